@@ -1,0 +1,1 @@
+//! A fake upstream and a load driver.

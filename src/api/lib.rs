@@ -1,0 +1,1 @@
+//! axum routers, error table, ingress

@@ -1,0 +1,291 @@
+//! What a backend is, what it says of itself, and how it may fail.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{BackendName, BadRequest, ChatStream, Classify, Fault, Outbound, Tokens, Trust};
+
+/// Something that answers chats: an engine on this machine, or an upstream.
+///
+/// Contract, for every implementation:
+/// - The stream obeys [`crate::Grammar`]; after an `Err` it ends.
+/// - Dropping the future or the stream cancels the work behind it: nothing goes on being generated
+///   or read.
+/// - `chat` may return before the first event; the caller bounds its patience.
+/// - An `Err` from `chat` means that the caller was sent nothing; the pipeline may go elsewhere.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Constant for the backend's life.
+    fn card(&self) -> &BackendCard;
+
+    /// A cheap snapshot; never blocks, never asks the network.
+    fn health(&self) -> Health;
+
+    /// Starts one chat.
+    async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError>;
+}
+
+#[derive(Clone, Debug)]
+pub struct BackendCard {
+    pub name: BackendName,
+    pub trust: Trust,
+    /// Never empty. The first is the backend's default.
+    pub models: Vec<ModelCard>,
+}
+
+impl BackendCard {
+    #[must_use]
+    pub fn model(&self, name: &str) -> Option<&ModelCard> {
+        self.models.iter().find(|model| model.name == name)
+    }
+
+    /// True when it runs on this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.trust == Trust::Device
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct ModelCard {
+    pub name: String,
+    /// Prompt and reply together; `None` when the provider does not say.
+    pub context_tokens_max: Option<Tokens>,
+    pub abilities: Abilities,
+}
+
+/// What a request may need of a model beyond plain text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ability {
+    Tools,
+    /// `tool_choice` of `required` or a named tool.
+    ForcedTools,
+    Images,
+    JsonObject,
+    JsonSchema,
+    Logprobs,
+    /// More than one choice.
+    Choices,
+    LogitBias,
+    /// Content parts we do not interpret.
+    OtherParts,
+}
+
+impl Ability {
+    pub const ALL: [Ability; 9] = [
+        Ability::Tools,
+        Ability::ForcedTools,
+        Ability::Images,
+        Ability::JsonObject,
+        Ability::JsonSchema,
+        Ability::Logprobs,
+        Ability::Choices,
+        Ability::LogitBias,
+        Ability::OtherParts,
+    ];
+
+    /// The request field that asks for it, for error messages.
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Ability::Tools => "tools",
+            Ability::ForcedTools => "tool_choice",
+            Ability::Images => "image content parts",
+            Ability::JsonObject => "response_format json_object",
+            Ability::JsonSchema => "response_format json_schema",
+            Ability::Logprobs => "logprobs",
+            Ability::Choices => "n",
+            Ability::LogitBias => "logit_bias",
+            Ability::OtherParts => "content parts other than text and images",
+        }
+    }
+}
+
+/// A set of [`Ability`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities(u16);
+
+impl Abilities {
+    pub const NONE: Abilities = Abilities(0);
+
+    /// Everything: an upstream judges for itself.
+    #[must_use]
+    pub fn all() -> Self {
+        Ability::ALL.into_iter().collect()
+    }
+
+    #[must_use]
+    pub fn has(self, ability: Ability) -> bool {
+        self.0 & (1 << ability as u16) != 0
+    }
+
+    #[must_use]
+    pub fn with(self, ability: Ability) -> Self {
+        Self(self.0 | (1 << ability as u16))
+    }
+
+    /// The first ability in `self` that `other` lacks.
+    #[must_use]
+    pub fn first_missing_from(self, other: Abilities) -> Option<Ability> {
+        Ability::ALL
+            .into_iter()
+            .find(|ability| self.has(*ability) && !other.has(*ability))
+    }
+}
+
+impl FromIterator<Ability> for Abilities {
+    fn from_iter<I: IntoIterator<Item = Ability>>(items: I) -> Self {
+        items.into_iter().fold(Self::NONE, Self::with)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub state: HealthState,
+    /// How long a new request would wait before its work begins, if known.
+    pub wait: Option<Duration>,
+}
+
+impl Health {
+    pub const READY: Health = Health {
+        state: HealthState::Ready,
+        wait: None,
+    };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HealthState {
+    Ready,
+    /// Not yet able to answer, and on the way there.
+    Starting,
+    /// Known to be unable to answer.
+    Down,
+}
+
+impl HealthState {
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            HealthState::Ready => "ready",
+            HealthState::Starting => "starting",
+            HealthState::Down => "down",
+        }
+    }
+}
+
+/// Why a backend did not answer, by what the pipeline does about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The request itself is at fault; no other candidate would do better.
+    #[error("the backend rejected the request with status {status}")]
+    Rejected { status: u16, reason: BadRequest },
+    #[error("the prompt has {asked} tokens and the model takes {limit}")]
+    ContextExceeded { asked: Tokens, limit: Tokens },
+    #[error("the model cannot do {}", .0.as_label())]
+    Unable(Ability),
+    #[error("the backend is overloaded")]
+    Overloaded { retry_after: Duration },
+    #[error("the backend limits our rate")]
+    RateLimited { retry_after: Option<Duration> },
+    /// The upstream refused our own credentials.
+    #[error("the upstream refused its credentials with status {status}")]
+    Credentials { status: u16 },
+    #[error("the backend could not be reached: {0}")]
+    Unreachable(&'static str),
+    #[error("the backend was too slow: {}", .0.as_label())]
+    TimedOut(TimeoutPhase),
+    #[error("the upstream failed with status {status}")]
+    Failed { status: u16 },
+    /// What came back is not what the protocol says.
+    #[error("the upstream's answer is malformed: {0}")]
+    Garbled(&'static str),
+    /// The stream ended without its end.
+    #[error("the reply was cut off")]
+    Interrupted,
+    /// The local engine failed.
+    #[error("the engine failed: {0}")]
+    Engine(&'static str),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TimeoutPhase {
+    Connect,
+    FirstEvent,
+    BetweenEvents,
+}
+
+impl TimeoutPhase {
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            TimeoutPhase::Connect => "connect",
+            TimeoutPhase::FirstEvent => "first event",
+            TimeoutPhase::BetweenEvents => "between events",
+        }
+    }
+}
+
+impl BackendError {
+    /// True when another candidate may succeed where this one failed.
+    #[must_use]
+    pub fn may_try_next(&self) -> bool {
+        !matches!(self, BackendError::Rejected { .. })
+    }
+
+    #[must_use]
+    pub fn as_label(&self) -> &'static str {
+        match self {
+            BackendError::Rejected { .. } => "rejected",
+            BackendError::ContextExceeded { .. } => "context_exceeded",
+            BackendError::Unable(_) => "unable",
+            BackendError::Overloaded { .. } => "overloaded",
+            BackendError::RateLimited { .. } => "rate_limited",
+            BackendError::Credentials { .. } => "credentials",
+            BackendError::Unreachable(_) => "unreachable",
+            BackendError::TimedOut(_) => "timed_out",
+            BackendError::Failed { .. } => "failed",
+            BackendError::Garbled(_) => "garbled",
+            BackendError::Interrupted => "interrupted",
+            BackendError::Engine(_) => "engine",
+        }
+    }
+}
+
+impl Classify for BackendError {
+    fn fault(&self) -> Fault {
+        match self {
+            BackendError::Rejected { reason, .. } => Fault::BadRequest(reason.clone()),
+            BackendError::ContextExceeded { asked, limit } => Fault::BadRequest(BadRequest {
+                param: Some("messages".into()),
+                code: Some("context_length_exceeded".into()),
+                message: format!(
+                    "the messages come to {asked} tokens, and this model's context holds {limit} \
+                     tokens, prompt and reply together; shorten the messages or name a model with \
+                     a longer context"
+                ),
+            }),
+            BackendError::Unable(ability) => Fault::BadRequest(BadRequest {
+                param: None,
+                code: Some("unsupported_by_model".into()),
+                message: format!(
+                    "the chosen model cannot do {}; leave it out or name another model",
+                    ability.as_label()
+                ),
+            }),
+            BackendError::Overloaded { retry_after } => Fault::Overloaded {
+                retry_after: *retry_after,
+            },
+            BackendError::RateLimited { retry_after } => Fault::RateLimited {
+                retry_after: retry_after.unwrap_or(Duration::from_secs(1)),
+            },
+            BackendError::TimedOut(_) => Fault::UpstreamTimedOut,
+            BackendError::Credentials { .. }
+            | BackendError::Unreachable(_)
+            | BackendError::Failed { .. }
+            | BackendError::Garbled(_)
+            | BackendError::Interrupted => Fault::UpstreamFailed,
+            BackendError::Engine(_) => Fault::Internal,
+        }
+    }
+}

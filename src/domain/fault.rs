@@ -1,0 +1,99 @@
+//! What a caller may learn of a failure: a closed list. `api` alone turns it into a status.
+
+use std::time::Duration;
+
+/// Everything a caller can be told. Rooms state it; none of them words it for HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    BadRequest(BadRequest),
+    Unauthenticated,
+    Forbidden {
+        what: &'static str,
+    },
+    /// The model asked for does not exist; `nearest` is the closest name there is.
+    ModelNotFound {
+        asked: String,
+        nearest: Option<String>,
+    },
+    NotFound,
+    MethodNotAllowed,
+    /// The body is larger than `bytes_max`.
+    TooLarge {
+        bytes_max: u64,
+    },
+    /// The caller took longer than the limit to send the request.
+    RequestTimedOut,
+    UnsupportedMediaType,
+    RateLimited {
+        retry_after: Duration,
+    },
+    BudgetSpent,
+    Overloaded {
+        retry_after: Duration,
+    },
+    UpstreamFailed,
+    UpstreamTimedOut,
+    /// No candidate may lawfully or ably answer; the reasons are per candidate.
+    NoCandidate {
+        reasons: Vec<String>,
+    },
+    Internal,
+}
+
+/// A fault in the request itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRequest {
+    /// The JSON path of the field at fault, as `messages[2].role`.
+    pub param: Option<String>,
+    /// OpenAI's machine-readable code, where there is one.
+    pub code: Option<String>,
+    /// What is wrong and what would be right. May quote field names, never other callers' text.
+    pub message: String,
+}
+
+impl BadRequest {
+    #[must_use]
+    pub fn at(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            param: Some(param.into()),
+            code: None,
+            message: message.into(),
+        }
+    }
+
+    #[must_use]
+    pub fn with_code(mut self, code: &str) -> Self {
+        self.code = Some(code.to_owned());
+        self
+    }
+}
+
+impl Fault {
+    /// A label for metrics and records.
+    #[must_use]
+    pub fn as_label(&self) -> &'static str {
+        match self {
+            Fault::BadRequest(_) => "bad_request",
+            Fault::Unauthenticated => "unauthenticated",
+            Fault::Forbidden { .. } => "forbidden",
+            Fault::ModelNotFound { .. } => "model_not_found",
+            Fault::NotFound => "not_found",
+            Fault::MethodNotAllowed => "method_not_allowed",
+            Fault::TooLarge { .. } => "too_large",
+            Fault::RequestTimedOut => "request_timed_out",
+            Fault::UnsupportedMediaType => "unsupported_media_type",
+            Fault::RateLimited { .. } => "rate_limited",
+            Fault::BudgetSpent => "budget_spent",
+            Fault::Overloaded { .. } => "overloaded",
+            Fault::UpstreamFailed => "upstream_failed",
+            Fault::UpstreamTimedOut => "upstream_timed_out",
+            Fault::NoCandidate { .. } => "no_candidate",
+            Fault::Internal => "internal",
+        }
+    }
+}
+
+/// An error that knows what its caller may be told.
+pub trait Classify {
+    fn fault(&self) -> Fault;
+}

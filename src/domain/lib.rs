@@ -1,0 +1,54 @@
+//! Nouns, the event stream and the traits between rooms. No runtime, no clock, no I/O.
+//!
+//! One word per idea, everywhere:
+//!
+//! | word | means |
+//! | --- | --- |
+//! | exchange | one request and its reply, from admission to record |
+//! | principal | who asks: key, team, grants |
+//! | candidate | one backend and model that may answer, with the reason it is on the list |
+//! | plan | the ordered candidates of one exchange |
+//! | finding | a stretch of text that is personal data, and its class |
+//! | masked view | the request with every finding replaced by a placeholder |
+//! | outbound | a request sealed for one destination, masked as that destination demands |
+//! | event | one step of a reply stream |
+//! | reply | a whole stream, collected |
+//! | compartment | the part of the cache one kind of caller can see |
+//! | receipt | leaves exactly one record per exchange, however it ends |
+//! | fault | what a caller may learn of a failure |
+//! | card | what a backend says of itself |
+//! | slot | one running sequence in the local engine |
+
+mod backend;
+mod chat;
+mod event;
+mod fault;
+mod ids;
+mod principal;
+mod privacy;
+mod record;
+mod reply;
+mod store;
+mod template;
+
+pub use backend::{
+    Abilities, Ability, Backend, BackendCard, BackendError, Health, HealthState, ModelCard,
+    TimeoutPhase,
+};
+pub use chat::{
+    ChatRequest, Delivery, Dialect, Extra, Image, Message, OutputFormat, Part, Role, Sampling,
+    SourceBody, Tool, ToolCall, ToolChoice,
+};
+pub use event::{
+    ChatEvent, ChatStream, FinishReason, Grammar, GrammarError, Started, ToolCallPart, Usage,
+};
+pub use fault::{BadRequest, Classify, Fault};
+pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Tokens};
+pub use principal::{KeyDigest, Principal};
+pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
+pub use record::{CacheOutcome, ExchangeRecord, Outcome, RouteTaken};
+pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, replay};
+pub use store::{CacheKey, CacheStore, KeyDirectory, RecordSink};
+pub use template::{
+    ChatTemplate, Prompt, PromptPiece, TemplateCompiler, TemplateError, TemplateSource,
+};

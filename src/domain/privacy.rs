@@ -1,0 +1,236 @@
+//! Personal data: what was found, whom it may reach, and the one way out of the building.
+//!
+//! [`Outbound`] is what backends take, and its only constructor masks. A finding therefore travels
+//! unmasked only to a destination as trusted as its class demands; the type sees to it.
+
+use std::fmt;
+
+use crate::{ChatRequest, RequestId};
+
+/// How far a destination is trusted, least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Trust {
+    /// Anyone's cloud.
+    Public,
+    /// Machines of the operator's own.
+    Tenant,
+    /// This machine.
+    Device,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FindingClass {
+    Email,
+    Phone,
+    Card,
+    Iban,
+    NationalId,
+    Secret,
+    Custom,
+}
+
+impl FindingClass {
+    /// The stem of its placeholders, and its metric label in lower case.
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            FindingClass::Email => "EMAIL",
+            FindingClass::Phone => "PHONE",
+            FindingClass::Card => "CARD",
+            FindingClass::Iban => "IBAN",
+            FindingClass::NationalId => "NATIONAL_ID",
+            FindingClass::Secret => "SECRET",
+            FindingClass::Custom => "CUSTOM",
+        }
+    }
+}
+
+/// One value that is personal data. All its occurrences share a placeholder.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub class: FindingClass,
+    /// The text as written. Never empty, never logged.
+    pub value: String,
+    /// `<EMAIL_1>`: stable within the exchange, and absent from the request's own text.
+    pub placeholder: String,
+    /// The least trusted destination that may see the value.
+    pub trust_min: Trust,
+}
+
+impl fmt::Debug for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Finding")
+            .field("class", &self.class)
+            .field("bytes", &self.value.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// All findings of one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings(Vec<Finding>);
+
+impl Findings {
+    /// Longest value first, so that no value is masked inside a longer one.
+    #[must_use]
+    pub fn new(mut found: Vec<Finding>) -> Self {
+        found.sort_by(|a, b| {
+            b.value
+                .len()
+                .cmp(&a.value.len())
+                .then(a.value.cmp(&b.value))
+        });
+        Self(found)
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Finding> {
+        self.0.iter()
+    }
+
+    /// Replaces every value that `trust` may not see. True when something was replaced.
+    pub fn mask(&self, text: &mut String, trust: Trust) -> bool {
+        let mut has_changed = false;
+        for finding in self.0.iter().filter(|finding| trust < finding.trust_min) {
+            if text.contains(&finding.value) {
+                *text = text.replace(&finding.value, &finding.placeholder);
+                has_changed = true;
+            }
+        }
+        has_changed
+    }
+
+    /// The request as `trust` may see it. The received bytes go with the first value masked.
+    #[must_use]
+    pub fn masked_view(&self, mut request: ChatRequest, trust: Trust) -> ChatRequest {
+        let mut has_changed = false;
+        if !self.is_empty() {
+            request.texts_mut(&mut |text| has_changed |= self.mask(text, trust));
+        }
+        if has_changed {
+            request.source = None;
+        }
+        request
+    }
+}
+
+/// A request sealed for one destination. Its fields are private: what left unmasked was allowed to.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    request_id: RequestId,
+    model: String,
+    request: ChatRequest,
+}
+
+impl Outbound {
+    /// Masks `request` for a destination of `trust` that knows the model as `model`.
+    #[must_use]
+    pub fn seal(
+        request_id: RequestId,
+        model: String,
+        request: ChatRequest,
+        findings: &Findings,
+        trust: Trust,
+    ) -> Self {
+        Self {
+            request_id,
+            model,
+            request: findings.masked_view(request, trust),
+        }
+    }
+
+    #[must_use]
+    pub fn request_id(&self) -> &RequestId {
+        &self.request_id
+    }
+
+    /// The model as the destination names it.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    #[must_use]
+    pub fn request(&self) -> &ChatRequest {
+        &self.request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Delivery, Dialect, Extra, Message, OutputFormat, Role, Sampling, SourceBody, ToolChoice,
+    };
+
+    fn request(text: &str) -> ChatRequest {
+        ChatRequest {
+            model: "m".into(),
+            messages: vec![Message::new(Role::User, text)],
+            tools: vec![],
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: None,
+            sampling: Sampling::default(),
+            format: OutputFormat::Text,
+            output_tokens_max: None,
+            choices: 1,
+            delivery: Delivery::Whole,
+            extra: Extra::new(),
+            source: Some(SourceBody {
+                dialect: Dialect::OpenAi,
+                bytes: bytes::Bytes::new(),
+            }),
+        }
+    }
+
+    fn findings() -> Findings {
+        Findings::new(vec![Finding {
+            class: FindingClass::Email,
+            value: "a@b.example".into(),
+            placeholder: "<EMAIL_1>".into(),
+            trust_min: Trust::Tenant,
+        }])
+    }
+
+    #[test]
+    fn a_public_destination_sees_only_the_placeholder() {
+        let sent = Outbound::seal(
+            "r".into(),
+            "m".into(),
+            request("write to a@b.example"),
+            &findings(),
+            Trust::Public,
+        );
+        assert_eq!(sent.request().messages[0].text(), "write to <EMAIL_1>");
+        assert!(sent.request().source.is_none());
+    }
+
+    #[test]
+    fn the_device_sees_the_text_itself() {
+        let sent = Outbound::seal(
+            "r".into(),
+            "m".into(),
+            request("write to a@b.example"),
+            &findings(),
+            Trust::Device,
+        );
+        assert_eq!(sent.request().messages[0].text(), "write to a@b.example");
+        assert!(sent.request().source.is_some());
+    }
+
+    #[test]
+    fn untouched_requests_keep_their_bytes() {
+        let sent = Outbound::seal(
+            "r".into(),
+            "m".into(),
+            request("hi"),
+            &findings(),
+            Trust::Public,
+        );
+        assert!(sent.request().source.is_some());
+    }
+}

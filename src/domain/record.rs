@@ -1,0 +1,77 @@
+//! What is kept of an exchange: numbers and names, never text.
+
+use std::time::Duration;
+
+use crate::{BackendName, KeyId, ModelAlias, RequestId, TeamId, Usage};
+
+/// One finished exchange, however it ended.
+#[derive(Clone, Debug)]
+pub struct ExchangeRecord {
+    pub request_id: RequestId,
+    pub key: Option<KeyId>,
+    pub team: TeamId,
+    pub model_asked: ModelAlias,
+    pub route: Option<RouteTaken>,
+    /// The rule that decided, or the empty string when none did.
+    pub reason: String,
+    pub cache: CacheOutcome,
+    pub outcome: Outcome,
+    /// What the backend reported, or what was counted.
+    pub usage: Option<Usage>,
+    /// Characters of findings masked, by count of values.
+    pub masked_count: u32,
+    /// From admission to the first content event.
+    pub first_content_after: Option<Duration>,
+    pub took: Duration,
+    /// Candidates that failed before one answered, by [`crate::BackendError::as_label`].
+    pub failed_candidates: Vec<(BackendName, &'static str)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteTaken {
+    pub backend: BackendName,
+    pub model: String,
+    pub is_local: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CacheOutcome {
+    /// Asked not to, or not allowed to.
+    Bypassed,
+    Missed,
+    HitExact,
+}
+
+impl CacheOutcome {
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            CacheOutcome::Bypassed => "bypassed",
+            CacheOutcome::Missed => "missed",
+            CacheOutcome::HitExact => "hit_exact",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Answered,
+    /// The caller left before the end.
+    Abandoned,
+    /// With [`crate::Fault::as_label`].
+    Refused(&'static str),
+    /// The stream broke after content was sent.
+    BrokenOff(&'static str),
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Outcome::Answered => "answered",
+            Outcome::Abandoned => "abandoned",
+            Outcome::Refused(_) => "refused",
+            Outcome::BrokenOff(_) => "broken_off",
+        }
+    }
+}

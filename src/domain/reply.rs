@@ -1,0 +1,340 @@
+//! A whole reply: collected from a stream, or replayed as one.
+
+use futures::{StreamExt, stream};
+
+use crate::{
+    BackendError, ChatEvent, ChatStream, FinishReason, Started, ToolCall, ToolCallPart, Usage,
+};
+
+/// A stream, collected. Only complete streams become one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    pub started: Started,
+    /// In order of `choice`.
+    pub choices: Vec<ReplyChoice>,
+    pub usage: Option<Usage>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplyChoice {
+    pub choice: u32,
+    /// Text and thoughts in the order they came, joined where neighbours are of a kind.
+    pub pieces: Vec<ReplyPiece>,
+    pub tool_calls: Vec<ToolCall>,
+    pub reason: FinishReason,
+}
+
+#[derive(Clone, PartialEq)]
+pub enum ReplyPiece {
+    Text(String),
+    Thought(String),
+}
+
+impl std::fmt::Debug for ReplyPiece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ReplyPiece::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            ReplyPiece::Thought(text) => write!(f, "Thought({} bytes)", text.len()),
+        }
+    }
+}
+
+impl ReplyChoice {
+    /// All answer text, without thoughts.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                ReplyPiece::Text(text) => Some(text.as_str()),
+                ReplyPiece::Thought(_) => None,
+            })
+            .collect()
+    }
+
+    /// All reasoning text.
+    #[must_use]
+    pub fn thoughts(&self) -> String {
+        self.pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                ReplyPiece::Thought(text) => Some(text.as_str()),
+                ReplyPiece::Text(_) => None,
+            })
+            .collect()
+    }
+}
+
+impl Reply {
+    /// Bytes of text held, for size bounds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.choices
+            .iter()
+            .map(|choice| {
+                let pieces: usize = choice
+                    .pieces
+                    .iter()
+                    .map(|piece| match piece {
+                        ReplyPiece::Text(text) | ReplyPiece::Thought(text) => text.len(),
+                    })
+                    .sum();
+                let calls: usize = choice
+                    .tool_calls
+                    .iter()
+                    .map(|call| call.id.len() + call.name.len() + call.arguments.len())
+                    .sum();
+                pieces + calls
+            })
+            .sum()
+    }
+}
+
+/// Builds a reply out of events, one at a time.
+#[derive(Debug, Default)]
+struct Collector {
+    started: Option<Started>,
+    choices: Vec<(ReplyChoice, bool)>,
+    usage: Option<Usage>,
+}
+
+impl Collector {
+    fn choice(&mut self, choice: u32) -> &mut (ReplyChoice, bool) {
+        let at = match self
+            .choices
+            .iter()
+            .position(|(open, _)| open.choice == choice)
+        {
+            Some(at) => at,
+            None => {
+                self.choices.push((
+                    ReplyChoice {
+                        choice,
+                        pieces: Vec::new(),
+                        tool_calls: Vec::new(),
+                        reason: FinishReason::Stop,
+                    },
+                    false,
+                ));
+                self.choices.len() - 1
+            }
+        };
+        &mut self.choices[at]
+    }
+
+    fn take(&mut self, event: ChatEvent) {
+        match event {
+            ChatEvent::Started(started) => self.started = Some(started),
+            ChatEvent::Text { choice, text } => {
+                let (open, _) = self.choice(choice);
+                if let Some(ReplyPiece::Text(last)) = open.pieces.last_mut() {
+                    last.push_str(&text);
+                } else {
+                    open.pieces.push(ReplyPiece::Text(text));
+                }
+            }
+            ChatEvent::Thought { choice, text } => {
+                let (open, _) = self.choice(choice);
+                if let Some(ReplyPiece::Thought(last)) = open.pieces.last_mut() {
+                    last.push_str(&text);
+                } else {
+                    open.pieces.push(ReplyPiece::Thought(text));
+                }
+            }
+            ChatEvent::ToolCall {
+                choice,
+                index,
+                part,
+            } => {
+                let (open, _) = self.choice(choice);
+                let at = index as usize;
+                // A gap in the indices would be a provider's fault; it must not make us allocate.
+                let at = at.min(open.tool_calls.len());
+                if at == open.tool_calls.len() {
+                    open.tool_calls.push(ToolCall {
+                        id: String::new(),
+                        name: String::new(),
+                        arguments: String::new(),
+                    });
+                }
+                let call = &mut open.tool_calls[at];
+                if let Some(id) = part.id {
+                    call.id = id;
+                }
+                if let Some(name) = part.name {
+                    call.name = name;
+                }
+                call.arguments.push_str(&part.arguments);
+            }
+            ChatEvent::ChoiceEnded { choice, reason } => {
+                let (open, has_ended) = self.choice(choice);
+                open.reason = reason;
+                *has_ended = true;
+            }
+            ChatEvent::Usage(usage) => self.usage = Some(usage),
+        }
+    }
+
+    fn finish(mut self) -> Result<Reply, BackendError> {
+        let is_whole = !self.choices.is_empty() && self.choices.iter().all(|(_, ended)| *ended);
+        let Some(started) = self.started.take().filter(|_| is_whole) else {
+            return Err(BackendError::Interrupted);
+        };
+        let mut choices: Vec<ReplyChoice> =
+            self.choices.into_iter().map(|(choice, _)| choice).collect();
+        choices.sort_by_key(|choice| choice.choice);
+        Ok(Reply {
+            started,
+            choices,
+            usage: self.usage,
+        })
+    }
+}
+
+/// Collects a stream into a reply.
+///
+/// # Errors
+/// The stream's own error, or [`BackendError::Interrupted`] when it ended before every choice did.
+pub async fn collect(mut stream: ChatStream) -> Result<Reply, BackendError> {
+    let mut collector = Collector::default();
+    while let Some(event) = stream.next().await {
+        collector.take(event?);
+    }
+    collector.finish()
+}
+
+/// The inverse of [`collect`]: a stream with one event per piece.
+#[must_use]
+pub fn replay(reply: &Reply) -> ChatStream {
+    let mut events = vec![ChatEvent::Started(reply.started.clone())];
+    for choice in &reply.choices {
+        let at = choice.choice;
+        for piece in &choice.pieces {
+            events.push(match piece {
+                ReplyPiece::Text(text) => ChatEvent::Text {
+                    choice: at,
+                    text: text.clone(),
+                },
+                ReplyPiece::Thought(text) => ChatEvent::Thought {
+                    choice: at,
+                    text: text.clone(),
+                },
+            });
+        }
+        for (index, call) in choice.tool_calls.iter().enumerate() {
+            events.push(ChatEvent::ToolCall {
+                choice: at,
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+                part: ToolCallPart {
+                    id: Some(call.id.clone()),
+                    name: Some(call.name.clone()),
+                    arguments: call.arguments.clone(),
+                },
+            });
+        }
+        events.push(ChatEvent::ChoiceEnded {
+            choice: at,
+            reason: choice.reason,
+        });
+    }
+    events.extend(reply.usage.map(ChatEvent::Usage));
+    stream::iter(events.into_iter().map(Ok)).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::{Grammar, Tokens};
+
+    fn started() -> Started {
+        Started {
+            model: "m".into(),
+            reply_id: None,
+            fingerprint: None,
+        }
+    }
+
+    fn sample() -> Reply {
+        Reply {
+            started: started(),
+            choices: vec![ReplyChoice {
+                choice: 0,
+                pieces: vec![
+                    ReplyPiece::Thought("hm".into()),
+                    ReplyPiece::Text("yes".into()),
+                ],
+                tool_calls: vec![ToolCall {
+                    id: "c1".into(),
+                    name: "f".into(),
+                    arguments: "{}".into(),
+                }],
+                reason: FinishReason::ToolCalls,
+            }],
+            usage: Some(Usage {
+                prompt_tokens: Tokens(3),
+                ..Usage::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn collect_undoes_replay() {
+        let reply = sample();
+        assert_eq!(block_on(collect(replay(&reply))).unwrap(), reply);
+    }
+
+    #[test]
+    fn a_replay_obeys_the_grammar() {
+        let mut grammar = Grammar::default();
+        for event in block_on(replay(&sample()).collect::<Vec<_>>()) {
+            grammar.take(&event.unwrap()).unwrap();
+        }
+        grammar.finish().unwrap();
+    }
+
+    #[test]
+    fn a_stream_cut_short_is_no_reply() {
+        let events = vec![
+            Ok(ChatEvent::Started(started())),
+            Ok(ChatEvent::Text {
+                choice: 0,
+                text: "half".into(),
+            }),
+        ];
+        let cut = block_on(collect(stream::iter(events).boxed()));
+        assert!(matches!(cut, Err(BackendError::Interrupted)));
+    }
+
+    #[test]
+    fn the_grammar_names_each_breach() {
+        use crate::GrammarError as E;
+        let text = |choice| ChatEvent::Text {
+            choice,
+            text: "a".into(),
+        };
+        let end = |choice| ChatEvent::ChoiceEnded {
+            choice,
+            reason: FinishReason::Stop,
+        };
+        let start = || ChatEvent::Started(started());
+        let usage = || ChatEvent::Usage(Usage::default());
+        let cases: Vec<(Vec<ChatEvent>, E)> = vec![
+            (vec![text(0)], E::NotStarted),
+            (vec![start(), start()], E::StartedTwice),
+            (vec![start(), end(0), text(0)], E::AfterEnd(0)),
+            (vec![start(), text(0), usage()], E::NeverEnded(0)),
+            (vec![start(), end(0), usage(), usage()], E::AfterUsage),
+            (vec![start()], E::NoChoice),
+        ];
+        for (events, breach) in cases {
+            let mut grammar = Grammar::default();
+            let seen = events
+                .iter()
+                .try_for_each(|event| grammar.take(event))
+                .and_then(|()| grammar.finish());
+            assert_eq!(seen, Err(breach), "{events:?}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! local inference: scheduler, slots, llama.cpp behind the feature llama

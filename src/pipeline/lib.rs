@@ -1,0 +1,1 @@
+//! the trunk every request travels

@@ -1,0 +1,1 @@
+//! dialect codecs and SSE framing
