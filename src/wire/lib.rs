@@ -1,1 +1,10 @@
-//! dialect codecs and SSE framing
+//! Dialect codecs and SSE framing: bytes to `domain` nouns and back, nothing else.
+//!
+//! A dialect is written once, as four halves that share a folder: decode request and encode reply
+//! (as a server), encode request and decode reply (as a client). Each converts to or from `domain`,
+//! never dialect to dialect. No I/O, no clock, no randomness: ids and times arrive as arguments.
+
+pub mod openai;
+mod sse;
+
+pub use sse::{SseDecoder, SseEvent, SseFault};

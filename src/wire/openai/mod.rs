@@ -1,0 +1,28 @@
+//! OpenAI's chat completions dialect, in four halves.
+//!
+//! | half | file | used by |
+//! | --- | --- | --- |
+//! | decode request | `decode_request.rs` | the server |
+//! | encode reply | `encode_reply.rs`, `encode_chunk.rs` | the server |
+//! | encode request | `encode_request.rs` | the client |
+//! | decode reply | `decode_reply.rs`, `decode_chunk.rs` | the client |
+//!
+//! Behaviour follows OpenAI's API reference, pages "Chat", "Streaming" and "Error codes", as
+//! published and read 2026-11. Beyond it: `top_k`, `min_p` and `reasoning_content`, as llama.cpp's
+//! server, vLLM and DeepSeek write them.
+
+mod decode_chunk;
+mod decode_reply;
+mod decode_request;
+mod encode_chunk;
+mod encode_reply;
+mod encode_request;
+mod error_body;
+
+pub use decode_chunk::ChunkDecoder;
+pub use decode_reply::decode_reply;
+pub use decode_request::decode_request;
+pub use encode_chunk::ChunkEncoder;
+pub use encode_reply::{Framing, encode_reply};
+pub use encode_request::encode_request;
+pub use error_body::ErrorBody;
