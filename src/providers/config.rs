@@ -1,0 +1,91 @@
+//! What an upstream is configured with, and what may be wrong with it.
+
+use std::fmt;
+use std::time::Duration;
+
+use domain::{BackendName, Trust};
+
+use crate::Secret;
+
+/// One OpenAI-compatible upstream.
+#[derive(Clone)]
+pub struct UpstreamConfig {
+    pub name: BackendName,
+    /// `http` or `https`, with any path before `/chat/completions` (`https://api.openai.com/v1`).
+    pub base_url: String,
+    /// Sent as `Authorization: Bearer`; `None` sends no such header.
+    pub key: Option<Secret>,
+    /// The model that stands for this upstream when none is named.
+    pub default_model: String,
+    /// Further models. Empty: any name passes, which the card shows as a last model named `*`.
+    pub models: Vec<String>,
+    pub trust: Trust,
+    /// Headers to add to every request, as `openai-organization`. Values are kept out of `Debug`.
+    pub headers: Vec<(String, String)>,
+    /// From asking for a connection to having one, per try.
+    pub connect_timeout: Duration,
+    /// From sending the request to the reply's first event (whole replies: to the whole reply).
+    pub first_event_timeout: Duration,
+    /// Between two reads of a streamed reply.
+    pub idle_timeout: Duration,
+}
+
+impl UpstreamConfig {
+    pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
+    pub const FIRST_EVENT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+    pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+    /// An upstream with the default patience, no key and no further headers.
+    #[must_use]
+    pub fn new(
+        name: impl Into<BackendName>,
+        base_url: impl Into<String>,
+        default_model: impl Into<String>,
+        trust: Trust,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            base_url: base_url.into(),
+            key: None,
+            default_model: default_model.into(),
+            models: Vec::new(),
+            trust,
+            headers: Vec::new(),
+            connect_timeout: Self::CONNECT_TIMEOUT_DEFAULT,
+            first_event_timeout: Self::FIRST_EVENT_TIMEOUT_DEFAULT,
+            idle_timeout: Self::IDLE_TIMEOUT_DEFAULT,
+        }
+    }
+}
+
+impl fmt::Debug for UpstreamConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamConfig")
+            .field("name", &self.name)
+            .field("has_key", &self.key.is_some())
+            .field("default_model", &self.default_model)
+            .field("trust", &self.trust)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an upstream cannot be built. `field` names are those of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamConfigError {
+    #[error("base_url does not parse as a URL; write it as https://host/v1")]
+    UrlMalformed,
+    #[error("base_url must begin with http:// or https://")]
+    UrlScheme,
+    #[error("base_url must not hold a user name or password; use key instead")]
+    UrlCredentials,
+    #[error("base_url must not have a query or a fragment")]
+    UrlQuery,
+    #[error("the key holds characters that no header can carry")]
+    KeyUnsendable,
+    #[error("header {name:?} cannot be sent: its name or value is malformed")]
+    HeaderMalformed { name: String },
+    #[error("header {name:?} is set by hedge itself")]
+    HeaderReserved { name: String },
+    #[error("default_model must not be empty")]
+    NoDefaultModel,
+}
