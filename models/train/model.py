@@ -1,0 +1,88 @@
+"""The network and tokenizer of hedge-tiny, shared by train.py, export.py and evaluate.py --checkpoint.
+
+The network is the llama architecture as GGUF names it: RMSNorm, rotary positions over interleaved pairs (so that
+weights need no permutation), SwiGLU, tied embeddings. Everything here needs torch; corpus.py does not.
+"""
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MARKS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>"]
+SPECIALS = CONTROL + MARKS
+# The pre-tokenizer that GGUF calls "qwen2": every digit is its own token.
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+EPS, ROPE_BASE, CONTEXT = 1e-6, 10000.0, 4096
+
+
+def splitter():
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+                                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def tokenizer(tokens, merges):
+    """tokens: id order, specials last; merges: [left, right] pairs."""
+    t = Tokenizer(models.BPE({w: i for i, w in enumerate(tokens)}, [tuple(m) for m in merges]))
+    t.pre_tokenizer, t.decoder = splitter(), decoders.ByteLevel()
+    t.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in SPECIALS])
+    return t
+
+
+class Block(nn.Module):
+    def __init__(self, d, heads, ffn):
+        super().__init__()
+        line = lambda i, o: nn.Linear(i, o, bias=False)
+        self.heads = heads
+        self.attn_norm, self.ffn_norm = nn.RMSNorm(d, eps=EPS), nn.RMSNorm(d, eps=EPS)
+        self.attn_q, self.attn_k, self.attn_v, self.attn_output = line(d, d), line(d, d), line(d, d), line(d, d)
+        self.ffn_gate, self.ffn_up, self.ffn_down = line(d, ffn), line(d, ffn), line(ffn, d)
+
+    def forward(self, x, cos, sin):
+        b, t, d = x.shape
+        split = lambda z: z.view(b, t, self.heads, -1).transpose(1, 2)
+
+        def turn(z):
+            p, q = z[..., 0::2], z[..., 1::2]
+            return torch.stack((p * cos - q * sin, p * sin + q * cos), -1).flatten(-2)
+        y = self.attn_norm(x)
+        q, k, v = turn(split(self.attn_q(y))), turn(split(self.attn_k(y))), split(self.attn_v(y))
+        y = F.scaled_dot_product_attention(q, k, v.to(q.dtype), is_causal=True)
+        x = x + self.attn_output(y.transpose(1, 2).reshape(b, t, d))
+        y = self.ffn_norm(x)
+        return x + self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y))
+
+
+class Net(nn.Module):
+    def __init__(self, vocab, embd, layers, heads, ffn):
+        super().__init__()
+        self.shape = dict(vocab=vocab, embd=embd, layers=layers, heads=heads, ffn=ffn)
+        self.token_embd = nn.Embedding(vocab, embd)
+        self.blk = nn.ModuleList(Block(embd, heads, ffn) for _ in range(layers))
+        self.output_norm = nn.RMSNorm(embd, eps=EPS)
+        for p in self.parameters():
+            if p.dim() == 2:
+                nn.init.normal_(p, std=.02 if p is self.token_embd.weight else p.shape[1] ** -.5 * .6)
+        for b in self.blk:
+            for m in (b.attn_output, b.ffn_down):
+                nn.init.normal_(m.weight, std=m.weight.shape[1] ** -.5 * .3 / layers ** .5)
+        hd = embd // heads
+        angle = torch.arange(2 * CONTEXT)[:, None] / (ROPE_BASE ** (torch.arange(0, hd, 2) / hd))
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def hidden(self, ids, positions=None):
+        """ids: i64[batch, time] -> f32[batch, time, embd], normed."""
+        x = self.token_embd(ids)
+        if positions is None:
+            cos, sin = self.cos[:ids.shape[1]], self.sin[:ids.shape[1]]
+        else:
+            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
+        if torch.is_autocast_enabled("cpu") or x.device.type == "cuda":
+            cos, sin = cos.bfloat16(), sin.bfloat16()
+        for b in self.blk:
+            x = b(x, cos, sin)
+        return self.output_norm(x)
+
+    def logits(self, h):
+        return F.linear(h, self.token_embd.weight)
