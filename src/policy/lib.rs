@@ -1,1 +1,49 @@
-//! decisions without I/O
+//! Decisions without I/O: who answers, what is masked, what a cached reply is called, what a prompt
+//! looks like.
+//!
+//! Everything here is a function of its arguments. There is no clock, no randomness, no network and
+//! no file; a decision made twice is made the same way.
+//!
+//! ```text
+//! model name ─resolve─► Asked ─┐
+//! rules ────────RoutePolicy────┼─route─► Plan
+//! request, team, headers ─Ask──┘
+//!
+//! request ─ScanRules─► Findings ─mask─► masked view ─cache_key─► CacheKey
+//!                          └─Unmasker: the reply's text, piece by piece
+//!
+//! template, request ─Templates─► Prompt
+//! ```
+
+mod rule_fault;
+
+mod roster;
+
+mod condition;
+mod features;
+mod needs;
+mod route;
+mod route_file;
+mod tokens;
+mod toml_section;
+
+mod detect;
+mod scan;
+mod unmask;
+
+mod cache_key;
+
+pub use cache_key::{CacheSecret, cache_key};
+pub use features::{Ask, MATCHED_BYTES_MAX};
+pub use needs::needs;
+pub use roster::{
+    ANY_MODEL, AUTO, Asked, CLOUD, LOCAL, Roster, RosterEntry, Target, check_aliases, resolve,
+};
+pub use route::{Candidate, NAMED_RULE, Plan, SkipCause, Skipped, route};
+pub use route_file::{DEFAULT_ROUTES, LOCAL_ONLY_ROUTES, RULES_MAX, RoutePolicy};
+pub use rule_fault::RuleFault;
+pub use scan::{
+    CustomRule, DEFAULT_CLASSES, FINDINGS_MAX, ScanRuleFault, ScanRules, VALUE_BYTES_MIN,
+};
+pub use tokens::{TOKENIZED_BYTES_MAX, count_tokens, warm_up};
+pub use unmask::Unmasker;

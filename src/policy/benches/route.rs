@@ -1,0 +1,5 @@
+//! What one decision costs.
+
+fn main() {
+    divan::main();
+}

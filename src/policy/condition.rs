@@ -1,0 +1,215 @@
+//! One rule's condition, compiled: tests joined by all, any and not.
+
+use domain::OutputFormat;
+use regex::{Regex, RegexSet, RegexSetBuilder};
+
+use crate::features::{Features, MATCHED_BYTES_MAX};
+use crate::tokens::prefix;
+
+/// A compiled pattern may take this much; a set of patterns as much as eight of them.
+pub(crate) const PATTERN_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Condition {
+    Test(Test),
+    All(Vec<Condition>),
+    Any(Vec<Condition>),
+    Not(Box<Condition>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Test {
+    TokensMin(u32),
+    TokensMax(u32),
+    TurnsMin(u32),
+    TurnsMax(u32),
+    CharsMin(u32),
+    CharsMax(u32),
+    SystemCharsMin(u32),
+    SystemCharsMax(u32),
+    Code(bool),
+    Mathematics(bool),
+    Tools(bool),
+    Images(bool),
+    Format(Vec<FormatKind>),
+    Language(Vec<String>),
+    Team(Vec<String>),
+    Header {
+        name: String,
+        value: Regex,
+    },
+    /// Indices into the policy's patterns over the last user text; any of them.
+    Said(Vec<usize>),
+    /// Indices into the policy's patterns over the system text; any of them.
+    Instructed(Vec<usize>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FormatKind {
+    Text,
+    JsonObject,
+    JsonSchema,
+}
+
+impl FormatKind {
+    pub const ALL: [FormatKind; 3] = [Self::Text, Self::JsonObject, Self::JsonSchema];
+
+    pub fn as_label(self) -> &'static str {
+        match self {
+            FormatKind::Text => "text",
+            FormatKind::JsonObject => "json_object",
+            FormatKind::JsonSchema => "json_schema",
+        }
+    }
+
+    fn of(format: &OutputFormat) -> Self {
+        match format {
+            OutputFormat::Text => FormatKind::Text,
+            OutputFormat::JsonObject => FormatKind::JsonObject,
+            OutputFormat::JsonSchema(_) => FormatKind::JsonSchema,
+        }
+    }
+}
+
+/// Every pattern of a policy over one text, matched in one pass.
+#[derive(Clone, Debug)]
+pub(crate) struct Patterns(RegexSet);
+
+impl Patterns {
+    /// `patterns` were each compiled alone before.
+    pub fn compile(patterns: &[String]) -> Result<Self, regex::Error> {
+        RegexSetBuilder::new(patterns)
+            .case_insensitive(true)
+            .size_limit(8 * PATTERN_BYTES_MAX)
+            .build()
+            .map(Self)
+    }
+
+    fn matched(&self, text: &str) -> regex::SetMatches {
+        self.0.matches(prefix(text, MATCHED_BYTES_MAX))
+    }
+}
+
+/// The features of one request and the patterns that matched it, found when first asked for.
+pub(crate) struct Sight<'a> {
+    pub features: Features<'a>,
+    said: Lazy<'a>,
+    instructed: Lazy<'a>,
+}
+
+struct Lazy<'a> {
+    patterns: &'a Patterns,
+    matched: std::cell::OnceCell<regex::SetMatches>,
+}
+
+impl Lazy<'_> {
+    fn has_any(&self, wanted: &[usize], text: &str) -> bool {
+        let matched = self.matched.get_or_init(|| self.patterns.matched(text));
+        wanted.iter().any(|index| matched.matched(*index))
+    }
+}
+
+impl<'a> Sight<'a> {
+    pub fn new(features: Features<'a>, said: &'a Patterns, instructed: &'a Patterns) -> Self {
+        let lazy = |patterns| Lazy {
+            patterns,
+            matched: std::cell::OnceCell::new(),
+        };
+        Self {
+            features,
+            said: lazy(said),
+            instructed: lazy(instructed),
+        }
+    }
+}
+
+impl Condition {
+    pub fn holds(&self, sight: &Sight<'_>) -> bool {
+        match self {
+            Condition::Test(test) => test.holds(sight),
+            Condition::All(parts) => parts.iter().all(|part| part.holds(sight)),
+            Condition::Any(parts) => parts.iter().any(|part| part.holds(sight)),
+            Condition::Not(part) => !part.holds(sight),
+        }
+    }
+
+    /// Puts cheap tests before dear ones, so that most rules fail for nothing. Order never changes
+    /// what a condition means.
+    pub fn sort_by_cost(&mut self) {
+        match self {
+            Condition::Test(_) => {}
+            Condition::Not(part) => part.sort_by_cost(),
+            Condition::All(parts) | Condition::Any(parts) => {
+                parts.iter_mut().for_each(Condition::sort_by_cost);
+                parts.sort_by_key(Condition::cost);
+            }
+        }
+    }
+
+    fn cost(&self) -> u8 {
+        match self {
+            Condition::Test(test) => test.cost(),
+            Condition::Not(part) => part.cost(),
+            Condition::All(parts) | Condition::Any(parts) => {
+                parts.iter().map(Condition::cost).max().unwrap_or(0)
+            }
+        }
+    }
+}
+
+impl Test {
+    fn cost(&self) -> u8 {
+        match self {
+            Test::Tools(_)
+            | Test::Images(_)
+            | Test::Format(_)
+            | Test::TurnsMin(_)
+            | Test::TurnsMax(_)
+            | Test::Team(_) => 0,
+            Test::CharsMin(_)
+            | Test::CharsMax(_)
+            | Test::SystemCharsMin(_)
+            | Test::SystemCharsMax(_)
+            | Test::Header { .. } => 1,
+            Test::Said(_) | Test::Instructed(_) => 2,
+            Test::Code(_) | Test::Mathematics(_) => 3,
+            Test::TokensMin(_) | Test::TokensMax(_) => 4,
+            Test::Language(_) => 5,
+        }
+    }
+
+    fn holds(&self, sight: &Sight<'_>) -> bool {
+        let features = &sight.features;
+        let request = features.ask.request;
+        match self {
+            Test::TokensMin(min) => features.has_tokens(*min),
+            Test::TokensMax(max) => !features.has_tokens(max.saturating_add(1)),
+            Test::TurnsMin(min) => features.turns() >= *min as usize,
+            Test::TurnsMax(max) => features.turns() <= *max as usize,
+            Test::CharsMin(min) => has_chars(features.last_user(), *min),
+            Test::CharsMax(max) => !has_chars(features.last_user(), max.saturating_add(1)),
+            Test::SystemCharsMin(min) => has_chars(features.system(), *min),
+            Test::SystemCharsMax(max) => !has_chars(features.system(), max.saturating_add(1)),
+            Test::Code(wanted) => features.has_code() == *wanted,
+            Test::Mathematics(wanted) => features.has_mathematics() == *wanted,
+            Test::Tools(wanted) => request.tools.is_empty() != *wanted,
+            Test::Images(wanted) => request.has_images() == *wanted,
+            Test::Format(kinds) => kinds.contains(&FormatKind::of(&request.format)),
+            Test::Language(codes) => features
+                .language()
+                .is_some_and(|language| codes.iter().any(|code| code == language)),
+            Test::Team(teams) => teams.iter().any(|team| team == features.ask.team.as_str()),
+            Test::Header { name, value } => features
+                .header(name)
+                .is_some_and(|found| value.is_match(found)),
+            Test::Said(indices) => sight.said.has_any(indices, features.last_user()),
+            Test::Instructed(indices) => sight.instructed.has_any(indices, features.system()),
+        }
+    }
+}
+
+/// True when `text` has at least `min` characters; reads no further than that.
+fn has_chars(text: &str, min: u32) -> bool {
+    let min = min as usize;
+    text.len() >= min && (min == 0 || text.chars().nth(min - 1).is_some())
+}

@@ -1,0 +1,368 @@
+//! Detectors: one pattern each, and a check of what the pattern found.
+//!
+//! Precision comes first, since every finding changes what a remote model sees: a pattern proposes,
+//! a checksum, a length table or the neighbouring characters decide. Patterns need no look-around,
+//! so matching is linear; the checks read a bounded stretch.
+
+use std::ops::Range;
+
+use domain::FindingClass;
+
+/// What looks for one shape of one class.
+#[derive(Clone, Copy)]
+pub(crate) struct Detector {
+    pub class: FindingClass,
+    pub pattern: &'static str,
+    /// Narrows a match to what is personal, or rejects it.
+    pub check: fn(&str, Range<usize>) -> Option<Range<usize>>,
+}
+
+/// In order of precedence: where two claim the same stretch, the earlier keeps it.
+pub(crate) const DETECTORS: [Detector; 8] = [
+    Detector {
+        class: FindingClass::Secret,
+        pattern: r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=\s\\:,.-]{0,16384}?-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----|[A-Za-z0-9+/=\s\\]{0,16384})",
+        check: trimmed,
+    },
+    Detector {
+        class: FindingClass::Secret,
+        pattern: r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+        check: standing_alone,
+    },
+    Detector {
+        class: FindingClass::Secret,
+        pattern: r"(?:sk|rk|pk)[-_][A-Za-z0-9_-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|xox[abeprs]-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{35}|hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,}|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|dop_v1_[a-f0-9]{64}",
+        check: key_like,
+    },
+    Detector {
+        class: FindingClass::Secret,
+        pattern: r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@<>'\x22]{0,64}:[^\s/@<>'\x22]{6,128}@",
+        check: password_in_address,
+    },
+    Detector {
+        class: FindingClass::Iban,
+        pattern: r"(?i:[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30})",
+        check: iban,
+    },
+    Detector {
+        class: FindingClass::Card,
+        pattern: r"[0-9](?:[ -]?[0-9]){12,18}",
+        check: card,
+    },
+    Detector {
+        class: FindingClass::Email,
+        pattern: r"[A-Za-z0-9](?:[A-Za-z0-9._%+'-]{0,62}[A-Za-z0-9_+-])?@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}",
+        check: email,
+    },
+    Detector {
+        class: FindingClass::Phone,
+        pattern: r"\+[0-9]{1,3}[ .-]?(?:\([0-9]{1,5}\)[ .-]?)?[0-9](?:[ .-]?[0-9]){5,13}",
+        check: phone,
+    },
+];
+
+fn before(text: &str, at: usize) -> Option<char> {
+    text[..at].chars().next_back()
+}
+
+fn after(text: &str, at: usize) -> Option<char> {
+    text[at..].chars().next()
+}
+
+fn is_word(edge: Option<char>) -> bool {
+    edge.is_some_and(|edge| edge.is_alphanumeric() || edge == '_')
+}
+
+/// The match without white space at its end.
+fn trimmed(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    let length = text[found.clone()].trim_end().len();
+    Some(found.start..found.start + length)
+}
+
+fn standing_alone(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    let is_part = is_word(before(text, found.start)) || is_word(after(text, found.end));
+    (!is_part).then_some(found)
+}
+
+/// A key has digits as well as letters; documented examples say that they are.
+fn key_like(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    if is_word(before(text, found.start)) {
+        return None;
+    }
+    let key = &text[found.clone()];
+    let digits = key.bytes().filter(u8::is_ascii_digit).count();
+    let letters = key.bytes().filter(u8::is_ascii_alphabetic).count();
+    let upper = key.to_ascii_uppercase();
+    let is_example = [
+        "EXAMPLE",
+        "XXXXXX",
+        "YOUR",
+        "PLACEHOLDER",
+        "1234567890ABCDEF",
+    ]
+    .iter()
+    .any(|mark| upper.contains(mark));
+    (digits >= 2 && letters >= 6 && !is_example).then_some(found)
+}
+
+/// The password of `scheme://user:password@`, alone.
+fn password_in_address(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    let address = &text[found.clone()];
+    let user_at = address.find("://")? + 3;
+    let password_at = user_at + address[user_at..].find(':')? + 1;
+    let password = &address[password_at..address.len() - 1];
+    let is_variable = password.starts_with(['$', '{', '%', '*', '[']);
+    let is_word_for_it = ["password", "passwd", "secret", "changeme"]
+        .iter()
+        .any(|word| password.eq_ignore_ascii_case(word));
+    let start = found.start + password_at;
+    (!is_variable && !is_word_for_it).then_some(start..found.end - 1)
+}
+
+fn email(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    let address = &text[found.clone()];
+    let is_part = is_word(before(text, found.start))
+        || matches!(before(text, found.start), Some('@' | '%' | '.'))
+        || matches!(after(text, found.end), Some('@'))
+        || is_word(after(text, found.end));
+    // `git@host:path` and `ssh user@host` name machines; only the first is told apart here.
+    let is_remote = address.starts_with("git@");
+    let has_double_dot = address.contains("..");
+    (!is_part && !is_remote && !has_double_dot).then_some(found)
+}
+
+/// Digits of the match, as numbers.
+fn digits(text: &str) -> Vec<u8> {
+    text.bytes()
+        .filter(u8::is_ascii_digit)
+        .map(|digit| digit - b'0')
+        .collect()
+}
+
+fn card(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    let is_inside = |edge: Option<char>| is_word(edge) || edge == Some('.');
+    let next = after(text, found.end);
+    let next_but_one = text[found.end..].chars().nth(1);
+    let goes_on =
+        matches!(next, Some('-' | '.')) && next_but_one.is_some_and(char::is_alphanumeric);
+    let comes_from = matches!(before(text, found.start), Some('-' | '+' | '#' | '/' | '='));
+    if is_inside(before(text, found.start)) || is_word(next) || goes_on || comes_from {
+        return None;
+    }
+    let written = &text[found.clone()];
+    let number = digits(written);
+    let has_one_separator = !(written.contains(' ') && written.contains('-'));
+    (has_one_separator && is_issued(&number) && passes_luhn(&number)).then_some(found)
+}
+
+/// ISO/IEC 7812 check digit.
+fn passes_luhn(number: &[u8]) -> bool {
+    let sum: u32 = number
+        .iter()
+        .rev()
+        .enumerate()
+        .map(|(at, digit)| {
+            let doubled = u32::from(*digit) * (1 + at as u32 % 2);
+            doubled / 10 + doubled % 10
+        })
+        .sum();
+    sum % 10 == 0
+}
+
+/// True for a prefix and length that a card network issues (issuer identification numbers as the
+/// networks publish them, read 2025).
+fn is_issued(number: &[u8]) -> bool {
+    let first = |count: usize| {
+        number[..count]
+            .iter()
+            .fold(0_u32, |prefix, digit| prefix * 10 + u32::from(*digit))
+    };
+    let length = number.len();
+    let (two, three, four) = (first(2), first(3), first(4));
+    let is_visa = number[0] == 4 && matches!(length, 13 | 16 | 19);
+    let is_mastercard = (matches!(two, 51..=55) || matches!(four, 2221..=2720)) && length == 16;
+    let is_amex = matches!(two, 34 | 37) && length == 15;
+    let is_diners = (matches!(three, 300..=305) || matches!(two, 36 | 38 | 39)) && length == 14;
+    let is_discover =
+        (four == 6011 || two == 65 || matches!(three, 644..=649)) && matches!(length, 16 | 19);
+    let is_jcb = matches!(four, 3528..=3589) && length == 16;
+    let is_unionpay = two == 62 && matches!(length, 16..=19);
+    let is_maestro = matches!(
+        four,
+        5018 | 5020 | 5038 | 5893 | 6304 | 6759 | 6761 | 6762 | 6763
+    );
+    is_visa
+        || is_mastercard
+        || is_amex
+        || is_diners
+        || is_discover
+        || is_jcb
+        || is_unionpay
+        || is_maestro
+}
+
+/// Lengths by country, from the SWIFT IBAN registry.
+const IBAN_LENGTHS: [(&str, usize); 84] = [
+    ("AD", 24),
+    ("AE", 23),
+    ("AL", 28),
+    ("AT", 20),
+    ("AZ", 28),
+    ("BA", 20),
+    ("BE", 16),
+    ("BG", 22),
+    ("BH", 22),
+    ("BI", 27),
+    ("BR", 29),
+    ("BY", 28),
+    ("CH", 21),
+    ("CR", 22),
+    ("CY", 28),
+    ("CZ", 24),
+    ("DE", 22),
+    ("DJ", 27),
+    ("DK", 18),
+    ("DO", 28),
+    ("EE", 20),
+    ("EG", 29),
+    ("ES", 24),
+    ("FI", 18),
+    ("FK", 18),
+    ("FO", 18),
+    ("FR", 27),
+    ("GB", 22),
+    ("GE", 22),
+    ("GI", 23),
+    ("GL", 18),
+    ("GR", 27),
+    ("GT", 28),
+    ("HR", 21),
+    ("HU", 28),
+    ("IE", 22),
+    ("IL", 23),
+    ("IQ", 23),
+    ("IS", 26),
+    ("IT", 27),
+    ("JO", 30),
+    ("KW", 30),
+    ("KZ", 20),
+    ("LB", 28),
+    ("LC", 32),
+    ("LI", 21),
+    ("LT", 20),
+    ("LU", 20),
+    ("LV", 21),
+    ("LY", 25),
+    ("MC", 27),
+    ("MD", 24),
+    ("ME", 22),
+    ("MK", 19),
+    ("MN", 20),
+    ("MR", 27),
+    ("MT", 31),
+    ("MU", 30),
+    ("NI", 28),
+    ("NL", 18),
+    ("NO", 15),
+    ("PK", 24),
+    ("PL", 28),
+    ("PS", 29),
+    ("PT", 25),
+    ("QA", 29),
+    ("RO", 24),
+    ("RS", 22),
+    ("RU", 33),
+    ("SA", 24),
+    ("SC", 31),
+    ("SD", 18),
+    ("SE", 24),
+    ("SI", 19),
+    ("SK", 24),
+    ("SM", 27),
+    ("SO", 23),
+    ("ST", 25),
+    ("SV", 28),
+    ("TL", 23),
+    ("TN", 24),
+    ("TR", 26),
+    ("UA", 29),
+    ("VA", 22),
+];
+
+/// Cuts the match to its country's length and checks it by ISO 7064 mod 97-10.
+fn iban(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    if is_word(before(text, found.start)) {
+        return None;
+    }
+    let written = &text[found.clone()];
+    let country = written[..2].to_ascii_uppercase();
+    let (_, length) = IBAN_LENGTHS.iter().find(|(code, _)| *code == country)?;
+    let (last, _) = written
+        .char_indices()
+        .filter(|(_, letter)| letter.is_ascii_alphanumeric())
+        .nth(length - 1)?;
+    let end = found.start + last + 1;
+    let number: Vec<u8> = text[found.start..end]
+        .bytes()
+        .filter(u8::is_ascii_alphanumeric)
+        .collect();
+    let is_whole = !is_word(after(text, end));
+    (is_whole && mod_97(&number) == 1).then_some(found.start..end)
+}
+
+fn mod_97(number: &[u8]) -> u32 {
+    let (head, tail) = number.split_at(4);
+    tail.iter()
+        .chain(head)
+        .fold(0, |rest, letter| match letter {
+            b'0'..=b'9' => (rest * 10 + u32::from(letter - b'0')) % 97,
+            _ => (rest * 100 + u32::from(letter.to_ascii_uppercase() - b'A') + 10) % 97,
+        })
+}
+
+/// Country codes of one and two digits as ITU-T E.164 assigns them; all of three digits begin with
+/// one of the pairs listed last.
+const COUNTRY_CODES_2: [u8; 42] = [
+    20, 27, 30, 31, 32, 33, 34, 36, 39, 40, 41, 43, 44, 45, 46, 47, 48, 49, 51, 52, 53, 54, 55, 56,
+    57, 58, 60, 61, 62, 63, 64, 65, 66, 81, 82, 84, 86, 90, 91, 92, 93, 94,
+];
+const COUNTRY_CODE_3_PAIRS: [u8; 16] = [
+    21, 22, 23, 24, 25, 26, 29, 35, 37, 38, 42, 50, 59, 67, 85, 97,
+];
+
+fn phone(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    let is_sum = is_word(before(text, found.start))
+        || matches!(before(text, found.start), Some('+' | ')' | '.' | '-'));
+    let next_but_one = text[found.end..].chars().nth(1);
+    let goes_on = is_word(after(text, found.end))
+        || (matches!(after(text, found.end), Some('.' | '-' | ':' | '/'))
+            && next_but_one.is_some_and(|it| it.is_ascii_digit()));
+    if is_sum || goes_on {
+        return None;
+    }
+    let number = digits(&text[found.clone()]);
+    let pair = number[0] * 10 + number[1];
+    let is_dialled = match number[0] {
+        1 => number.len() == 11 && number[1] >= 2 && number[4] >= 2,
+        7 => number.len() == 11,
+        _ if COUNTRY_CODES_2.contains(&pair) || matches!(pair, 95 | 98) => {
+            (9..=14).contains(&number.len())
+        }
+        _ => {
+            let is_assigned =
+                COUNTRY_CODE_3_PAIRS.contains(&pair) || matches!(pair, 68 | 69 | 88 | 96 | 99);
+            is_assigned && (9..=15).contains(&number.len())
+        }
+    };
+    (is_dialled && !is_date(&number)).then_some(found)
+}
+
+/// `+20240131...`: an added line of a patch that begins with a date, rather than a call to Egypt.
+fn is_date(number: &[u8]) -> bool {
+    let two = |at: usize| number[at] * 10 + number[at + 1];
+    number.len() >= 8
+        && matches!(two(0), 19 | 20)
+        && matches!(two(4), 1..=12)
+        && matches!(two(6), 1..=31)
+        && number.len() % 2 == 0
+}

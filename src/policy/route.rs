@@ -1,0 +1,252 @@
+//! Who is to answer: the rules' verdict, checked against what each candidate can do.
+
+use std::fmt;
+
+use domain::{Abilities, Ability, BadRequest, Fault, HealthState, Tokens};
+
+use crate::condition::Sight;
+use crate::features::{Ask, Features};
+use crate::needs::{advice, needs};
+use crate::roster::{Asked, Roster, Target};
+use crate::route_file::{DEFAULT_RULE, RoutePolicy};
+
+/// The rule of a plan whose request named its model.
+pub const NAMED_RULE: &str = "model-named";
+
+/// Estimates count with another vocabulary than the model's own. A candidate is passed over only
+/// when the prompt is this many times its context, which no vocabulary makes up for.
+const CONTEXT_EXCESS_SURE: u32 = 3;
+
+/// The ordered candidates of one exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The rule that decided, [`NAMED_RULE`], or `default`.
+    pub rule: String,
+    /// In order of preference; never empty.
+    pub candidates: Vec<Candidate>,
+    pub skipped: Vec<Skipped>,
+}
+
+/// One backend and model that may answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Index into [`Roster::backends`].
+    pub backend: usize,
+    pub model: String,
+    /// For `x-hedge-reason` when this one answers. Whoever falls back to it adds why.
+    pub reason: String,
+}
+
+/// A candidate that will not be tried, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The candidate's name: `backend/model`, or as the rules write it where there is no such.
+    pub name: String,
+    pub cause: SkipCause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipCause {
+    /// No backend or model of this name is configured.
+    Absent,
+    Unable(Ability),
+    /// The prompt is surely longer than the model's context.
+    ContextTooSmall(Tokens),
+    /// Known to be down, and another candidate is not.
+    Down,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.name)?;
+        match self.cause {
+            SkipCause::Absent => f.write_str("not configured"),
+            SkipCause::Unable(ability) => write!(f, "cannot do {}", ability.as_label()),
+            SkipCause::ContextTooSmall(limit) => {
+                write!(
+                    f,
+                    "its context holds {limit} tokens and the prompt is longer"
+                )
+            }
+            SkipCause::Down => f.write_str("down"),
+        }
+    }
+}
+
+/// Decides who may answer, in which order. Takes at most 50 us for a prompt of 1 KB.
+///
+/// # Errors
+/// [`Fault::BadRequest`] when a model was named and cannot do what the request needs;
+/// [`Fault::NoCandidate`] when the rules leave nobody.
+pub fn route(
+    policy: &RoutePolicy,
+    asked: &Asked,
+    ask: &Ask<'_>,
+    roster: &Roster,
+) -> Result<Plan, Fault> {
+    let needed = needs(ask.request);
+    match asked {
+        Asked::Exactly(targets) => plan_named(targets, needed, roster),
+        Asked::Auto => plan_by_rules(policy, needed, ask, roster),
+    }
+}
+
+/// The named targets and no others. Their context is left to the backend, which counts exactly.
+fn plan_named(targets: &[Target], needed: Abilities, roster: &Roster) -> Result<Plan, Fault> {
+    let mut list = Shortlist::new(roster);
+    for target in targets {
+        match missing(target, needed, roster) {
+            Some(ability) => list.skip(target, SkipCause::Unable(ability)),
+            None => list.keep(target.clone()),
+        }
+    }
+    let unable = list.first_unable();
+    list.into_plan(NAMED_RULE).map_err(|fault| match unable {
+        Some((name, ability)) => Fault::BadRequest(unable_fault(&name, ability)),
+        None => fault,
+    })
+}
+
+fn plan_by_rules(
+    policy: &RoutePolicy,
+    needed: Abilities,
+    ask: &Ask<'_>,
+    roster: &Roster,
+) -> Result<Plan, Fault> {
+    let sight = Sight::new(Features::new(ask), &policy.said, &policy.instructed);
+    let rule = policy.rules.iter().find(|rule| rule.when.holds(&sight));
+    let (name, then) = rule.map_or((DEFAULT_RULE, policy.default), |rule| {
+        (rule.name.as_str(), rule.then)
+    });
+    let mut list = Shortlist::new(roster);
+    for candidate in &policy.outcomes[then].candidates {
+        let targets = roster.targets(candidate);
+        if targets.is_empty() {
+            list.skip_absent(candidate);
+        }
+        for target in targets {
+            match cause_to_skip(&target, needed, &sight.features, roster) {
+                Some(cause) => list.skip(&target, cause),
+                None => list.keep(target),
+            }
+        }
+    }
+    list.into_plan(name)
+}
+
+fn cause_to_skip(
+    target: &Target,
+    needed: Abilities,
+    features: &Features<'_>,
+    roster: &Roster,
+) -> Option<SkipCause> {
+    if let Some(ability) = missing(target, needed, roster) {
+        return Some(SkipCause::Unable(ability));
+    }
+    let limit = roster.model_card(target)?.context_tokens_max?;
+    let surely_over = limit.0.saturating_mul(CONTEXT_EXCESS_SURE);
+    features
+        .has_tokens(surely_over)
+        .then_some(SkipCause::ContextTooSmall(limit))
+}
+
+fn missing(target: &Target, needed: Abilities, roster: &Roster) -> Option<Ability> {
+    let card = roster.model_card(target)?;
+    needed.first_missing_from(card.abilities)
+}
+
+fn unable_fault(name: &str, ability: Ability) -> BadRequest {
+    let (param, hint) = advice(ability);
+    BadRequest::at(
+        param,
+        format!(
+            "`{name}` cannot do {}; {hint}, or name another model",
+            ability.as_label()
+        ),
+    )
+    .with_code("unsupported_by_model")
+}
+
+/// Candidates as they are found, each at most once.
+struct Shortlist<'a> {
+    roster: &'a Roster,
+    kept: Vec<Target>,
+    skipped: Vec<Skipped>,
+}
+
+impl<'a> Shortlist<'a> {
+    fn new(roster: &'a Roster) -> Self {
+        Self {
+            roster,
+            kept: Vec::new(),
+            skipped: Vec::new(),
+        }
+    }
+
+    fn keep(&mut self, target: Target) {
+        if !self.kept.contains(&target) {
+            self.kept.push(target);
+        }
+    }
+
+    fn skip(&mut self, target: &Target, cause: SkipCause) {
+        let backend = &self.roster.card(target.backend).name;
+        self.skipped.push(Skipped {
+            name: format!("{backend}/{}", target.model),
+            cause,
+        });
+    }
+
+    fn skip_absent(&mut self, name: &str) {
+        self.skipped.push(Skipped {
+            name: name.to_owned(),
+            cause: SkipCause::Absent,
+        });
+    }
+
+    fn first_unable(&self) -> Option<(String, Ability)> {
+        self.skipped.iter().find_map(|skipped| match skipped.cause {
+            SkipCause::Unable(ability) => Some((skipped.name.clone(), ability)),
+            SkipCause::Absent | SkipCause::ContextTooSmall(_) | SkipCause::Down => None,
+        })
+    }
+
+    fn state(&self, target: &Target) -> HealthState {
+        self.roster.backends[target.backend].health.state
+    }
+
+    /// Those that can answer now, then those on the way there; those that are down only when there
+    /// is no other, since a health report may be stale and a try costs little.
+    fn into_plan(mut self, rule: &str) -> Result<Plan, Fault> {
+        let kept = std::mem::take(&mut self.kept);
+        let (down, mut able): (Vec<Target>, Vec<Target>) = kept
+            .into_iter()
+            .partition(|target| self.state(target) == HealthState::Down);
+        able.sort_by_key(|target| self.state(target) == HealthState::Starting);
+        if able.is_empty() {
+            able = down;
+        } else {
+            for target in &down {
+                self.skip(target, SkipCause::Down);
+            }
+        }
+        if able.is_empty() {
+            return Err(Fault::NoCandidate {
+                reasons: self.skipped.iter().map(Skipped::to_string).collect(),
+            });
+        }
+        let candidates = able
+            .into_iter()
+            .map(|target| Candidate {
+                backend: target.backend,
+                model: target.model,
+                reason: rule.to_owned(),
+            })
+            .collect();
+        Ok(Plan {
+            rule: rule.to_owned(),
+            candidates,
+            skipped: self.skipped,
+        })
+    }
+}
