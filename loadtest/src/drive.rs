@@ -1,0 +1,58 @@
+//! The driver: the same requests to every target in turn, round after round.
+//!
+//! A shared machine drifts, so no figure is taken once and no target is measured alone: a round
+//! visits every target, and what is reported is the median over rounds of each round's percentile.
+//! What a proxy adds is its percentile less the direct one of the same round.
+
+mod client;
+mod fleet;
+mod process;
+mod report;
+mod scenario;
+
+pub use client::Target;
+pub use fleet::{Fleet, FleetError};
+pub use process::Usage;
+pub use report::{Report, Row};
+pub use scenario::{Load, Sample, Scenario, measure};
+
+use std::io;
+use std::time::Duration;
+
+/// One run: what to send, where, and how often.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// The first is the floor that the others are compared with.
+    pub targets: Vec<Target>,
+    pub scenarios: Vec<Scenario>,
+    pub rounds: u32,
+    /// How long one measurement of whole replies lasts.
+    pub window: Duration,
+}
+
+/// Runs the course and reports it.
+///
+/// # Errors
+/// A target cannot be reached, or its process cannot be read.
+pub async fn run(course: &Course, mut progress: impl FnMut(&str)) -> io::Result<Report> {
+    let mut report = Report::new(course);
+    for round in 0..course.rounds {
+        for scenario in &course.scenarios {
+            // The order turns with the round, so that nobody always follows the same neighbour.
+            let count = course.targets.len();
+            for step in 0..count {
+                let target = &course.targets[(step + round as usize) % count];
+                progress(&format!(
+                    "round {}/{}  {}  {}",
+                    round + 1,
+                    course.rounds,
+                    scenario.name,
+                    target.name
+                ));
+                let sample = measure(target, scenario, course.window).await?;
+                report.take(&scenario.name, &target.name, round, sample);
+            }
+        }
+    }
+    Ok(report)
+}

@@ -1,0 +1,261 @@
+//! An OpenAI-compatible server whose replies, speed and failures are set by its configuration or,
+//! for one request, by a marker in its text (see [`Behaviour`]).
+//!
+//! It runs on a thread of its own with a single-threaded runtime. Ending it drops that runtime, so
+//! every open connection breaks at once, as when a process is killed. Each reply's head and first
+//! bytes leave in one write, and Nagle's algorithm is off: what a proxy adds is not hidden behind
+//! our own delays.
+
+mod behaviour;
+mod record;
+mod reply;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+pub use behaviour::{Behaviour, Mishap};
+pub use record::{Counts, Seen};
+
+use record::Record;
+use reply::{Answer, Body};
+
+/// Large enough for any request a test sends; a proxy that inflates bodies is told so.
+const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How the server answers when a request does not say otherwise.
+#[derive(Clone, Debug)]
+pub struct FakeConfig {
+    /// Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What `/v1/models` lists. Any model name is answered.
+    pub models: Vec<String>,
+    /// When set, every request must carry it as its bearer.
+    pub key: Option<String>,
+    /// Keeps requests for [`FakeUpstream::seen`]; off for measurements.
+    pub records: bool,
+    pub behaviour: Behaviour,
+}
+
+impl Default for FakeConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            models: vec!["bench".to_owned()],
+            key: None,
+            records: true,
+            behaviour: Behaviour::default(),
+        }
+    }
+}
+
+/// A running server. Dropping it ends it.
+#[derive(Debug)]
+pub struct FakeUpstream {
+    addr: SocketAddr,
+    record: Arc<Record>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeUpstream {
+    /// Listens before it returns: the first connection need not wait or retry.
+    ///
+    /// # Errors
+    /// The address is taken, or the thread cannot start.
+    pub fn start(config: FakeConfig) -> io::Result<Self> {
+        let listener = StdListener::bind(config.listen)?;
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        let record = Arc::new(Record::new(config.records));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (stop, stopped) = oneshot::channel();
+        let service = Arc::new(Service {
+            config,
+            record: Arc::clone(&record),
+        });
+        let thread = std::thread::Builder::new()
+            .name("fake-upstream".to_owned())
+            .spawn(move || runtime.block_on(serve(service, listener, stopped)))?;
+        Ok(Self {
+            addr,
+            record,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What an SDK calls the base URL.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.addr)
+    }
+
+    /// The chat requests so far, oldest first; at most the last 256.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Seen> {
+        self.record.seen()
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.record.counts()
+    }
+
+    /// Ends the server: the port refuses connections and open replies break off.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    /// Serves until the process ends.
+    pub fn wait(mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed already, and there is nothing left to do.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for FakeUpstream {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+struct Service {
+    config: FakeConfig,
+    record: Arc<Record>,
+}
+
+/// Accepts until `stopped` resolves. Returning drops every connection.
+async fn serve(service: Arc<Service>, listener: StdListener, stopped: oneshot::Receiver<()>) {
+    let Ok(listener) = TcpListener::from_std(listener) else {
+        return;
+    };
+    let accept = async {
+        let mut connections = JoinSet::new();
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of file descriptors, most likely: a moment later there may be some.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            connections.spawn(serve_connection(Arc::clone(&service), stream));
+            while connections.try_join_next().is_some() {}
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        _ = stopped => {}
+    }
+}
+
+async fn serve_connection(service: Arc<Service>, stream: TcpStream) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let handle = service_fn(move |request| {
+        let service = Arc::clone(&service);
+        async move { Ok::<_, std::convert::Infallible>(service.answer(request).await) }
+    });
+    // An error here is the peer's leaving or a break we were asked to make.
+    drop(
+        http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), handle)
+            .await,
+    );
+}
+
+impl Service {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        match (&head.method, head.uri.path()) {
+            (&Method::GET, "/_seen") => return json(StatusCode::OK, &self.record.to_json()),
+            (&Method::DELETE, "/_seen") => {
+                self.record.clear();
+                return json(StatusCode::OK, "{}");
+            }
+            _ => {}
+        }
+        if let Some(key) = &self.config.key
+            && head.headers.get(AUTHORIZATION).map(|sent| sent.as_bytes())
+                != Some(format!("Bearer {key}").as_bytes())
+        {
+            return error(StatusCode::UNAUTHORIZED, "Incorrect API key provided");
+        }
+        match (&head.method, head.uri.path()) {
+            (&Method::GET, "/v1/models") => {
+                json(StatusCode::OK, &reply::models(&self.config.models))
+            }
+            (&Method::POST, "/v1/chat/completions") => {
+                match Limited::new(body, BODY_BYTES_MAX).collect().await {
+                    Ok(body) => self.chat(&head, body.to_bytes()).await,
+                    Err(_) => error(StatusCode::PAYLOAD_TOO_LARGE, "the body cannot be read"),
+                }
+            }
+            _ => error(StatusCode::NOT_FOUND, "no such path"),
+        }
+    }
+
+    async fn chat(&self, head: &http::request::Parts, body: Bytes) -> Response<Body> {
+        let open = self.record.open(head, &body);
+        let Ok(ask) = serde_json::from_slice::<reply::Ask>(&body) else {
+            return error(StatusCode::BAD_REQUEST, "the body is no chat request");
+        };
+        let behaviour = self.config.behaviour.for_text(ask.last_text());
+        let answer = Answer::new(&ask, behaviour, open);
+        if ask.is_streamed() {
+            answer.streamed().await
+        } else {
+            answer.whole().await
+        }
+    }
+}
+
+fn json(status: StatusCode, body: &str) -> Response<Body> {
+    let mut response = Response::new(
+        Full::new(Bytes::copy_from_slice(body.as_bytes()))
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    );
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+fn error(status: StatusCode, message: &str) -> Response<Body> {
+    let body = serde_json::json!({"error": {
+        "message": message, "type": "fake_error", "param": null, "code": null,
+    }});
+    json(status, &body.to_string())
+}
+
+#[cfg(test)]
+mod tests;

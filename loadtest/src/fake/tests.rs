@@ -1,0 +1,115 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::*;
+
+/// One exchange over a connection of its own; everything the server sent, head included.
+fn exchange(fake: &FakeUpstream, method: &str, path: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(fake.addr()).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: fake\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut reply = String::new();
+    // A reply that breaks off is what some cases ask for.
+    drop(stream.read_to_string(&mut reply));
+    reply
+}
+
+fn chat(fake: &FakeUpstream, text: &str, is_streamed: bool) -> String {
+    let body = serde_json::json!({
+        "model": "m", "stream": is_streamed, "stream_options": {"include_usage": true},
+        "messages": [{"role": "user", "content": text}],
+    });
+    exchange(fake, "POST", "/v1/chat/completions", &body.to_string())
+}
+
+fn fake() -> FakeUpstream {
+    FakeUpstream::start(FakeConfig::default()).unwrap()
+}
+
+#[test]
+fn each_behaviour_is_what_its_marker_says() {
+    let fake = fake();
+    // Marker, whether streamed, what the reply holds, what it must not hold.
+    let cases = [
+        ("hi", false, "t0 t1 ", "t16"),
+        ("hi", true, "data: [DONE]", "\"finish_reason\":\"length\""),
+        ("hi", true, "\"completion_tokens\":16", "HTTP/1.1 5"),
+        ("[[fake tokens=2]]", true, "t1", "t2"),
+        ("[[fake status=503]]", false, "HTTP/1.1 503", "choices"),
+        (
+            "[[fake status=429 retry-after=7]]",
+            true,
+            "retry-after: 7",
+            "choices",
+        ),
+        ("[[fake cut-after=2]]", true, "t1", "t2"),
+        ("[[fake cut-after=2]]", true, "t1", "0\r\n\r\n"),
+        ("[[fake end-early=2]]", true, "0\r\n\r\n", "[DONE]"),
+        ("[[fake garbage]]", false, "<html>", "choices"),
+        ("[[fake garbage]]", true, "{\"del", "[DONE]"),
+        ("[[fake call=weather]]", true, "\"name\":\"weather\"", "t0"),
+        (
+            "[[fake call=weather]]",
+            false,
+            "\"finish_reason\":\"tool_calls\"",
+            "t0",
+        ),
+        ("[[fake nonsense]]", false, "HTTP/1.1 400", "choices"),
+    ];
+    for (text, is_streamed, holds, lacks) in cases {
+        let reply = chat(&fake, text, is_streamed);
+        assert!(reply.contains(holds), "{text}: {reply}");
+        assert!(!reply.contains(lacks), "{text}: {reply}");
+    }
+}
+
+#[test]
+fn what_was_sent_can_be_read_back() {
+    let fake = fake();
+    chat(&fake, "remember me", false);
+    let seen = fake.seen();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].body["messages"][0]["content"], "remember me");
+    assert_eq!(seen[0].headers["host"], "fake");
+    let reply = exchange(&fake, "GET", "/_seen", "");
+    assert!(reply.contains("remember me"), "{reply}");
+    exchange(&fake, "DELETE", "/_seen", "");
+    assert!(fake.seen().is_empty());
+}
+
+#[test]
+fn a_wrong_key_is_refused() {
+    let fake = FakeUpstream::start(FakeConfig {
+        key: Some("right".to_owned()),
+        ..FakeConfig::default()
+    })
+    .unwrap();
+    assert!(chat(&fake, "hi", false).starts_with("HTTP/1.1 401"));
+    assert_eq!(fake.counts().asked, 0);
+}
+
+#[test]
+fn killing_it_breaks_open_replies_and_closes_the_port() {
+    let fake = fake();
+    let addr = fake.addr();
+    let mut stream = TcpStream::connect(addr).unwrap();
+    let body = r#"{"model":"m","stream":true,"messages":[{"content":"[[fake hang-after=1]]"}]}"#;
+    write!(
+        stream,
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: f\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut first = [0u8; 15];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    fake.kill();
+    let mut rest = Vec::new();
+    drop(stream.read_to_end(&mut rest));
+    assert!(!rest.ends_with(b"0\r\n\r\n"));
+    assert!(TcpStream::connect(addr).is_err());
+}
