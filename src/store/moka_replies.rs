@@ -1,0 +1,144 @@
+//! Exact replies in memory, weighed by bytes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domain::{CacheKey, CacheStore, Reply};
+use moka::Expiry;
+use moka::sync::Cache;
+
+/// What an entry takes beside its text: key, pointers, the reply's fixed parts and moka's own
+/// bookkeeping. An estimate, on the high side.
+pub const OVERHEAD_BYTES: usize = 512;
+
+/// Replies within a bound of bytes. When it is reached, the least useful entries go first, by
+/// moka's TinyLFU; a reply larger than the whole bound is not kept.
+#[derive(Clone)]
+pub struct MokaReplies {
+    cache: Cache<CacheKey, Entry>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    reply: Arc<Reply>,
+    ttl: Duration,
+}
+
+impl fmt::Debug for MokaReplies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MokaReplies")
+            .field("entries", &self.cache.entry_count())
+            .field("bytes", &self.cache.weighted_size())
+            .finish()
+    }
+}
+
+impl MokaReplies {
+    /// Keeps at most about `bytes_max`, counting [`OVERHEAD_BYTES`] for each reply.
+    #[must_use]
+    pub fn new(bytes_max: u64) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(bytes_max)
+            .weigher(|_, entry: &Entry| weight(&entry.reply))
+            .expire_after(OwnTtl)
+            .build();
+        Self { cache }
+    }
+
+    /// Does the housekeeping that is due now rather than with some later call, so that the counts in
+    /// `Debug` and the bound are exact.
+    pub fn settle(&self) {
+        self.cache.run_pending_tasks();
+    }
+
+    /// The bytes kept, as of the last housekeeping.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.cache.weighted_size()
+    }
+}
+
+fn weight(reply: &Reply) -> u32 {
+    u32::try_from(reply.bytes() + OVERHEAD_BYTES).unwrap_or(u32::MAX)
+}
+
+/// Each entry lives for the time it was kept with; being read does not prolong it.
+struct OwnTtl;
+
+impl Expiry<CacheKey, Entry> for OwnTtl {
+    fn expire_after_create(&self, _: &CacheKey, entry: &Entry, _: Instant) -> Option<Duration> {
+        Some(entry.ttl)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &CacheKey,
+        entry: &Entry,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(entry.ttl)
+    }
+}
+
+impl CacheStore for MokaReplies {
+    fn find(&self, key: &CacheKey) -> Option<Arc<Reply>> {
+        self.cache.get(key).map(|entry| entry.reply)
+    }
+
+    fn keep(&self, key: CacheKey, reply: Arc<Reply>, ttl: Duration) {
+        if ttl.is_zero() {
+            self.cache.invalidate(&key);
+            return;
+        }
+        self.cache.insert(key, Entry { reply, ttl });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{check_cache_store, reply_of};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn key(at: u8) -> CacheKey {
+        CacheKey([at; 32])
+    }
+
+    #[test]
+    fn it_keeps_the_contract_of_a_cache() {
+        check_cache_store(&MokaReplies::new(1 << 20));
+    }
+
+    #[test]
+    fn the_bytes_kept_stay_within_the_bound() {
+        let bound = 20 * 1024;
+        let replies = MokaReplies::new(bound);
+        for at in 0..200 {
+            replies.keep(key(at), Arc::new(reply_of(&"x".repeat(1024))), MINUTE);
+        }
+        replies.settle();
+        assert!(replies.bytes() <= bound, "{} bytes", replies.bytes());
+        let kept = (0..200).filter(|at| replies.find(&key(*at)).is_some());
+        let count = kept.count();
+        assert!((1..=13).contains(&count), "{count} entries");
+    }
+
+    #[test]
+    fn a_reply_larger_than_the_bound_is_not_kept() {
+        let replies = MokaReplies::new(1024);
+        replies.keep(key(1), Arc::new(reply_of(&"x".repeat(4096))), MINUTE);
+        replies.settle();
+        assert!(replies.find(&key(1)).is_none());
+        assert_eq!(replies.bytes(), 0);
+    }
+
+    #[test]
+    fn debug_shows_no_text() {
+        let replies = MokaReplies::new(1 << 20);
+        replies.keep(key(1), Arc::new(reply_of("my secret")), MINUTE);
+        assert!(!format!("{replies:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,100 @@
+//! Keys from configuration.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use domain::{KeyDigest, KeyDirectory, Principal};
+use sha2::{Digest, Sha256};
+
+/// The digest under which a key is known. The only thing to do with a key's text.
+#[must_use]
+pub fn digest_key(key: &str) -> KeyDigest {
+    KeyDigest(Sha256::digest(key.as_bytes()).into())
+}
+
+/// A fixed list of keys. Without any, callers need none.
+///
+/// Lookup compares digests with an ordinary map: how long it takes tells something of a digest,
+/// from which no key can be found.
+#[derive(Clone, Default)]
+pub struct StaticKeys {
+    principals: HashMap<KeyDigest, Principal>,
+}
+
+impl fmt::Debug for StaticKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StaticKeys({})", self.principals.len())
+    }
+}
+
+impl StaticKeys {
+    /// Where a digest comes twice, the later principal holds it.
+    #[must_use]
+    pub fn new(keys: impl IntoIterator<Item = (KeyDigest, Principal)>) -> Self {
+        Self {
+            principals: keys.into_iter().collect(),
+        }
+    }
+}
+
+impl KeyDirectory for StaticKeys {
+    fn is_required(&self) -> bool {
+        !self.principals.is_empty()
+    }
+
+    fn find(&self, digest: &KeyDigest) -> Option<Principal> {
+        self.principals.get(digest).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::KeyId;
+
+    use super::*;
+    use crate::conformance::check_key_directory;
+
+    fn principal(id: &str) -> Principal {
+        Principal {
+            key: Some(KeyId::new(id)),
+            ..Principal::anyone()
+        }
+    }
+
+    #[test]
+    fn it_keeps_the_contract_of_a_key_directory() {
+        let known = digest_key("key-one");
+        let keys = StaticKeys::new([(known, principal("one"))]);
+        check_key_directory(&keys, &known, &digest_key("key-two"));
+    }
+
+    #[test]
+    fn without_keys_none_is_required() {
+        let keys = StaticKeys::default();
+        assert!(!keys.is_required());
+        assert_eq!(keys.find(&digest_key("")), None);
+    }
+
+    #[test]
+    fn each_key_finds_its_own_principal() {
+        let names = ["a", "b", "c"];
+        let keys = StaticKeys::new(names.map(|name| (digest_key(name), principal(name))));
+        for name in names {
+            assert_eq!(keys.find(&digest_key(name)), Some(principal(name)));
+        }
+    }
+
+    #[test]
+    fn a_digest_is_sha_256_of_the_key_s_bytes() {
+        // FIPS 180-2, appendix B.1.
+        let digest = digest_key("abc").0;
+        assert_eq!(digest[..4], [0xba, 0x78, 0x16, 0xbf]);
+        assert_eq!(digest[28..], [0xf2, 0x00, 0x15, 0xad]);
+    }
+
+    #[test]
+    fn debug_shows_neither_digests_nor_names() {
+        let keys = StaticKeys::new([(digest_key("key-one"), principal("one"))]);
+        assert_eq!(format!("{keys:?}"), "StaticKeys(1)");
+    }
+}
