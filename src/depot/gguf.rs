@@ -1,0 +1,71 @@
+//! Looks a GGUF file over before llama.cpp gets it.
+//!
+//! llama.cpp ends the process on some malformed files, and reads past buffers on others (a token
+//! score list shorter than the vocabulary). So everything that can be checked without computing is
+//! checked here, in safe Rust, reading the header only: magic, version, counts, types, lengths,
+//! shapes, offsets against the file's size, and the keys a chat model needs. Nothing in the file
+//! makes this room allocate more than the file is large.
+//!
+//! Format: ggml's `docs/gguf.md`; sizes and further rules from `gguf.cpp` and `ggml-common.h` of
+//! the pinned llama-cpp-sys-2.
+
+mod fault;
+mod header;
+mod reader;
+mod tensor;
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+pub use fault::{GgufFault, GgufProblem};
+use header::Header;
+use reader::Reader;
+
+/// What a model file says of itself, once it is known to be whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GgufSummary {
+    pub version: u32,
+    /// `general.architecture`: `llama`, `qwen2`, …
+    pub architecture: String,
+    /// `general.name`.
+    pub name: Option<String>,
+    /// `general.license`.
+    pub licence: Option<String>,
+    /// The context the model was trained for, in tokens.
+    pub context_tokens: Option<u32>,
+    pub vocabulary_count: u64,
+    pub tensor_count: u64,
+    /// Weights, by count.
+    pub parameter_count: u64,
+    /// `tokenizer.chat_template`, as written.
+    pub chat_template: Option<String>,
+    pub bytes: u64,
+}
+
+/// Checks the file at `path`.
+///
+/// # Errors
+/// The first thing wrong with it, and where.
+pub fn inspect(path: &Path) -> Result<GgufSummary, GgufFault> {
+    let file = File::open(path).map_err(GgufFault::io)?;
+    let bytes = file.metadata().map_err(GgufFault::io)?.len();
+    inspect_from(BufReader::with_capacity(1 << 16, file), bytes)
+}
+
+/// Checks a file of `bytes` bytes that is read from `source`.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_from(source: impl Read, bytes: u64) -> Result<GgufSummary, GgufFault> {
+    let mut reader = Reader::new(source, bytes);
+    let header = Header::read(&mut reader)?;
+    let tensors = tensor::read_all(&mut reader, &header)?;
+    header.check_model(&reader, &tensors)?;
+    Ok(header.summary(&tensors, bytes))
+}
+
+#[cfg(test)]
+mod builder;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! What may be wrong with a model file.
+
+use std::io;
+
+/// One fault, and the byte it was seen at.
+#[derive(Debug, thiserror::Error)]
+#[error("not a usable GGUF file: {problem} (at byte {at})")]
+pub struct GgufFault {
+    pub at: u64,
+    #[source]
+    pub problem: GgufProblem,
+}
+
+impl GgufFault {
+    pub(super) fn io(error: io::Error) -> Self {
+        Self {
+            at: 0,
+            problem: GgufProblem::Io(error),
+        }
+    }
+}
+
+/// Names from the file are cut to a printable stretch before they get here.
+#[derive(Debug, thiserror::Error)]
+pub enum GgufProblem {
+    #[error("it cannot be read")]
+    Io(#[source] io::Error),
+    #[error("it does not begin with `GGUF`; it is some other kind of file")]
+    Magic,
+    #[error("its version is {0}; versions 2 and 3 are understood")]
+    Version(u32),
+    #[error("it ends too early: {needed} more bytes are needed for {what}; pull it again")]
+    Truncated { what: &'static str, needed: u64 },
+    #[error("it claims {count} {what}, more than the {count_max} there can be")]
+    TooMany {
+        what: &'static str,
+        count: u64,
+        count_max: u64,
+    },
+    #[error("text is not UTF-8 in {0}")]
+    NotUtf8(&'static str),
+    #[error("key number {0} has no name")]
+    EmptyKey(u64),
+    #[error("`{0}` is there twice")]
+    Twice(String),
+    #[error("`{key}` has value type {kind}, which does not exist")]
+    ValueType { key: String, kind: u32 },
+    #[error("`{key}` should be {expected}")]
+    WrongType { key: String, expected: &'static str },
+    #[error("`{0}` is missing")]
+    Missing(String),
+    #[error("`{key}` is {value}, which is out of range")]
+    OutOfRange { key: String, value: u64 },
+    #[error("the chat template has {bytes} bytes; the most is {bytes_max}")]
+    TemplateTooLarge { bytes: u64, bytes_max: u64 },
+    #[error("`{key}` has {count} entries for a vocabulary of {vocabulary_count}")]
+    VocabularyMismatch {
+        key: &'static str,
+        count: u64,
+        vocabulary_count: u64,
+    },
+    #[error("it is one of {0} parts; join them with llama-gguf-split --merge first")]
+    Split(u64),
+    #[error("tensor `{name}` {reason}")]
+    Tensor { name: String, reason: TensorReason },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TensorReason {
+    #[error("has {0} dimensions; from 1 to 4 are allowed")]
+    Dimensions(u32),
+    #[error("has an empty dimension or more elements than fit a machine")]
+    Shape,
+    #[error("has element type {0}, which this build does not know")]
+    Type(u32),
+    #[error("has rows of {row} elements, no multiple of its block of {block}")]
+    Row { row: u64, block: u64 },
+    #[error("lies at {offset} and should lie at {expected}")]
+    Offset { offset: u64, expected: u64 },
+    #[error("reaches {missing} bytes past the end of the file; pull it again")]
+    PastEnd { missing: u64 },
+    #[error("has rows for {rows} tokens and the vocabulary has {vocabulary_count}")]
+    Vocabulary { rows: u64, vocabulary_count: u64 },
+}
+
+/// A name from a file, fit for a message.
+pub(super) fn shown(name: &str) -> String {
+    const SHOWN_MAX: usize = 80;
+    name.chars()
+        .take(SHOWN_MAX)
+        .map(|letter| if letter.is_control() { '?' } else { letter })
+        .collect()
+}

@@ -1,0 +1,178 @@
+//! The tensors' table: shapes, types and places, against the file's size.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use super::fault::{GgufFault, GgufProblem, TensorReason, shown};
+use super::header::Header;
+use super::reader::Reader;
+
+/// ggml's `GGML_MAX_NAME`, less its zero byte.
+const NAME_BYTES_MAX: u64 = 63;
+/// ggml's `GGML_MAX_DIMS`.
+const DIMENSIONS_MAX: u32 = 4;
+
+/// What the table comes to.
+pub(super) struct Tensors {
+    pub(super) element_count: u64,
+    /// Rows of the token embedding, one per token.
+    pub(super) token_rows: Option<u64>,
+}
+
+struct Tensor {
+    name: String,
+    bytes: u64,
+    offset: u64,
+}
+
+/// Reads the whole table and checks that the data it promises is in the file. Tensors must lie one
+/// after the other, as ggml demands.
+pub(super) fn read_all<R: Read>(
+    reader: &mut Reader<R>,
+    header: &Header,
+) -> Result<Tensors, GgufFault> {
+    let alignment = header.alignment(reader)?;
+    let mut seen = BTreeSet::new();
+    let mut places = Vec::new();
+    let mut element_count = 0_u64;
+    let mut token_rows = None;
+    for _ in 0..header.tensor_count {
+        let (tensor, shape) = read_one(reader)?;
+        element_count = element_count.saturating_add(shape.iter().product());
+        if tensor.name == "token_embd.weight" {
+            token_rows = Some(shape[1]);
+        }
+        if !seen.insert(tensor.name.clone()) {
+            return Err(reader.fault(GgufProblem::Twice(shown(&tensor.name))));
+        }
+        places.push(tensor);
+    }
+    check_places(reader, &places, alignment)?;
+    Ok(Tensors {
+        element_count,
+        token_rows,
+    })
+}
+
+fn fault<R: Read>(reader: &Reader<R>, name: &str, reason: TensorReason) -> GgufFault {
+    reader.fault(GgufProblem::Tensor {
+        name: shown(name),
+        reason,
+    })
+}
+
+/// One row of the table, and the tensor's shape, fastest axis first.
+fn read_one<R: Read>(reader: &mut Reader<R>) -> Result<(Tensor, [u64; 4]), GgufFault> {
+    let name = reader.text("a tensor's name", NAME_BYTES_MAX)?;
+    let dimensions = reader.u32("a tensor's dimensions")?;
+    if !(1..=DIMENSIONS_MAX).contains(&dimensions) {
+        let reason = TensorReason::Dimensions(dimensions);
+        return Err(fault(reader, &name, reason));
+    }
+    let mut shape = [1_u64; DIMENSIONS_MAX as usize];
+    for length in shape.iter_mut().take(dimensions as usize) {
+        *length = reader.u64("a tensor's shape")?;
+    }
+    let kind = reader.u32("a tensor's type")?;
+    let offset = reader.u64("a tensor's offset")?;
+    let Some((block, block_bytes)) = block_of(kind) else {
+        return Err(fault(reader, &name, TensorReason::Type(kind)));
+    };
+    let elements = shape
+        .iter()
+        .try_fold(1_u64, |product, length| product.checked_mul(*length))
+        .filter(|elements| (1..=i64::MAX.unsigned_abs()).contains(elements));
+    let Some(elements) = elements else {
+        return Err(fault(reader, &name, TensorReason::Shape));
+    };
+    if shape[0] % block != 0 {
+        let row = shape[0];
+        return Err(fault(reader, &name, TensorReason::Row { row, block }));
+    }
+    let Some(bytes) = (elements / block).checked_mul(block_bytes) else {
+        return Err(fault(reader, &name, TensorReason::Shape));
+    };
+    let tensor = Tensor {
+        name,
+        bytes,
+        offset,
+    };
+    Ok((tensor, shape))
+}
+
+fn check_places<R: Read>(
+    reader: &Reader<R>,
+    places: &[Tensor],
+    alignment: u64,
+) -> Result<(), GgufFault> {
+    let start = reader.at().next_multiple_of(alignment);
+    let mut expected = 0_u64;
+    for tensor in places {
+        let name = &tensor.name;
+        let offset = tensor.offset;
+        if offset != expected {
+            return Err(fault(
+                reader,
+                name,
+                TensorReason::Offset { offset, expected },
+            ));
+        }
+        let file_end = offset
+            .checked_add(tensor.bytes)
+            .and_then(|end| end.checked_add(start));
+        let next =
+            file_end.and_then(|_| (offset + tensor.bytes).checked_next_multiple_of(alignment));
+        let (Some(file_end), Some(next)) = (file_end, next) else {
+            return Err(fault(reader, name, TensorReason::Shape));
+        };
+        if file_end > reader.bytes() {
+            let missing = file_end - reader.bytes();
+            return Err(fault(reader, name, TensorReason::PastEnd { missing }));
+        }
+        expected = next;
+    }
+    Ok(())
+}
+
+/// Elements and bytes of a block, by ggml's type number. `None` for types that were removed or came
+/// after the pinned version.
+fn block_of(kind: u32) -> Option<(u64, u64)> {
+    let block = match kind {
+        0 => (1, 4),       // f32
+        1 => (1, 2),       // f16
+        2 => (32, 18),     // q4_0
+        3 => (32, 20),     // q4_1
+        6 => (32, 22),     // q5_0
+        7 => (32, 24),     // q5_1
+        8 => (32, 34),     // q8_0
+        9 => (32, 36),     // q8_1
+        10 => (256, 84),   // q2_K
+        11 => (256, 110),  // q3_K
+        12 => (256, 144),  // q4_K
+        13 => (256, 176),  // q5_K
+        14 => (256, 210),  // q6_K
+        15 => (256, 292),  // q8_K
+        16 => (256, 66),   // iq2_xxs
+        17 => (256, 74),   // iq2_xs
+        18 => (256, 98),   // iq3_xxs
+        19 => (256, 50),   // iq1_s
+        20 => (32, 18),    // iq4_nl
+        21 => (256, 110),  // iq3_s
+        22 => (256, 82),   // iq2_s
+        23 => (256, 136),  // iq4_xs
+        24 => (1, 1),      // i8
+        25 => (1, 2),      // i16
+        26 => (1, 4),      // i32
+        27 | 28 => (1, 8), // i64, f64
+        29 => (256, 56),   // iq1_m
+        30 => (1, 2),      // bf16
+        34 => (256, 54),   // tq1_0
+        35 => (256, 66),   // tq2_0
+        39 => (32, 17),    // mxfp4
+        40 => (64, 36),    // nvfp4
+        41 => (128, 18),   // q1_0
+        42 => (64, 18),    // q2_0
+        _ => return None,
+    };
+    Some(block)
+}
