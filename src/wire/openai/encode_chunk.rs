@@ -1,35 +1,166 @@
 //! Encodes a streamed reply, as a server.
-use bytes::BytesMut;
-use domain::ChatEvent;
+//!
+//! Runs once per token, so a chunk's constant head is serialized once per stream and everything
+//! else is appended to the caller's buffer: no value tree, no allocation of its own.
 
+use bytes::{BufMut, BytesMut};
+use domain::{ChatEvent, ToolCallPart};
+use serde::Serialize;
+
+use super::encode_reply::UsageBody;
 use super::{ErrorBody, Framing};
 
 /// Writes a stream's events as `data:` lines of `chat.completion.chunk` objects.
+///
+/// Each choice begins with a chunk that carries the role; after the last event come `finish`'s
+/// `[DONE]` or `fail`'s error, never both.
 #[derive(Debug)]
-pub struct ChunkEncoder {}
+pub struct ChunkEncoder {
+    /// `data: {"id":…,"model":…,` with everything that stands before `"choices"`.
+    head: Vec<u8>,
+    includes_usage: bool,
+    /// One bit per choice whose role chunk was written.
+    roles: u128,
+}
 
 impl ChunkEncoder {
     #[must_use]
     pub fn new(framing: Framing) -> Self {
-        let _ = framing;
-        todo!()
+        let mut head = Vec::with_capacity(160);
+        head.extend_from_slice(b"data: {\"id\":");
+        put_json(&mut head, &framing.id);
+        head.extend_from_slice(b",\"object\":\"chat.completion.chunk\",\"created\":");
+        put_json(&mut head, &framing.created);
+        head.extend_from_slice(b",\"model\":");
+        put_json(&mut head, &framing.model);
+        head.push(b',');
+        Self {
+            head,
+            includes_usage: framing.includes_usage,
+            roles: 0,
+        }
     }
 
-    /// Appends the chunks of one event.
+    /// Appends the chunks of one event: none, one, or two where a choice begins.
     pub fn encode(&mut self, event: &ChatEvent, out: &mut BytesMut) {
-        let _ = (event, out);
-        todo!()
+        match event {
+            ChatEvent::Started(started) => {
+                if let Some(fingerprint) = &started.fingerprint {
+                    self.head.extend_from_slice(b"\"system_fingerprint\":");
+                    put_json(&mut self.head, fingerprint);
+                    self.head.push(b',');
+                }
+                self.begin_choice(0, out);
+            }
+            ChatEvent::Text { choice, text } => {
+                self.begin_choice(*choice, out);
+                self.open_delta(*choice, out);
+                out.put_slice(b"\"content\":");
+                put_json(out.writer(), text);
+                self.close_delta(None, out);
+            }
+            ChatEvent::Thought { choice, text } => {
+                self.begin_choice(*choice, out);
+                self.open_delta(*choice, out);
+                out.put_slice(b"\"reasoning_content\":");
+                put_json(out.writer(), text);
+                self.close_delta(None, out);
+            }
+            ChatEvent::ToolCall {
+                choice,
+                index,
+                part,
+            } => {
+                self.begin_choice(*choice, out);
+                self.open_delta(*choice, out);
+                put_call(*index, part, out);
+                self.close_delta(None, out);
+            }
+            ChatEvent::ChoiceEnded { choice, reason } => {
+                self.begin_choice(*choice, out);
+                self.open_delta(*choice, out);
+                self.close_delta(Some(reason.as_label()), out);
+            }
+            ChatEvent::Usage(usage) if self.includes_usage => {
+                out.put_slice(&self.head);
+                out.put_slice(b"\"choices\":[],\"usage\":");
+                put_json(out.writer(), &UsageBody::from(usage));
+                out.put_slice(b"}\n\n");
+            }
+            ChatEvent::Usage(_) => {}
+        }
     }
 
-    /// Appends an in-band error. Nothing may follow it, `finish` included.
+    /// Appends an in-band error. Nothing may follow it, `finish` included: a client that sees no
+    /// `[DONE]` knows that the reply is not whole.
     pub fn fail(&mut self, error: &ErrorBody, out: &mut BytesMut) {
-        let _ = (error, out);
-        todo!()
+        out.put_slice(b"data: ");
+        out.put_slice(&error.to_json());
+        out.put_slice(b"\n\n");
     }
 
     /// Appends `data: [DONE]`.
     pub fn finish(&mut self, out: &mut BytesMut) {
-        let _ = out;
-        todo!()
+        out.put_slice(b"data: [DONE]\n\n");
     }
+
+    /// The role chunk, once per choice. Choices past the bitmap's width go without one.
+    fn begin_choice(&mut self, choice: u32, out: &mut BytesMut) {
+        let bit = 1_u128.checked_shl(choice).unwrap_or(0);
+        if bit == 0 || self.roles & bit != 0 {
+            return;
+        }
+        self.roles |= bit;
+        self.open_delta(choice, out);
+        out.put_slice(b"\"role\":\"assistant\",\"content\":\"\"");
+        self.close_delta(None, out);
+    }
+
+    fn open_delta(&self, choice: u32, out: &mut BytesMut) {
+        out.reserve(self.head.len() + 160);
+        out.put_slice(&self.head);
+        out.put_slice(b"\"choices\":[{\"index\":");
+        put_json(out.writer(), &choice);
+        out.put_slice(b",\"delta\":{");
+    }
+
+    fn close_delta(&self, finish_reason: Option<&'static str>, out: &mut BytesMut) {
+        out.put_slice(b"},\"logprobs\":null,\"finish_reason\":");
+        match finish_reason {
+            Some(reason) => {
+                out.put_u8(b'"');
+                out.put_slice(reason.as_bytes());
+                out.put_u8(b'"');
+            }
+            None => out.put_slice(b"null"),
+        }
+        out.put_slice(if self.includes_usage {
+            b"}],\"usage\":null}\n\n"
+        } else {
+            b"}]}\n\n"
+        });
+    }
+}
+
+fn put_call(index: u32, part: &ToolCallPart, out: &mut BytesMut) {
+    out.put_slice(b"\"tool_calls\":[{\"index\":");
+    put_json(out.writer(), &index);
+    if let Some(id) = &part.id {
+        out.put_slice(b",\"id\":");
+        put_json(out.writer(), id);
+        out.put_slice(b",\"type\":\"function\"");
+    }
+    out.put_slice(b",\"function\":{");
+    if let Some(name) = &part.name {
+        out.put_slice(b"\"name\":");
+        put_json(out.writer(), name);
+        out.put_u8(b',');
+    }
+    out.put_slice(b"\"arguments\":");
+    put_json(out.writer(), &part.arguments);
+    out.put_slice(b"}}]");
+}
+
+fn put_json(out: impl std::io::Write, value: &(impl Serialize + ?Sized)) {
+    serde_json::to_writer(out, value).expect("writing strings and integers to memory cannot fail");
 }

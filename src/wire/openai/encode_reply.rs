@@ -1,5 +1,7 @@
 //! Encodes a whole reply, as a server.
-use domain::Reply;
+
+use domain::{Reply, ReplyChoice, Usage};
+use serde::Serialize;
 
 /// What surrounds a reply's content: the same for every chunk of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,9 +16,130 @@ pub struct Framing {
     pub includes_usage: bool,
 }
 
-/// A `chat.completion` object.
+/// A `chat.completion` object. `usage` is left out when the backend gave none.
 #[must_use]
 pub fn encode_reply(framing: &Framing, reply: &Reply) -> Vec<u8> {
-    let _ = (framing, reply);
-    todo!()
+    let completion = Completion {
+        id: &framing.id,
+        object: "chat.completion",
+        created: framing.created,
+        model: &framing.model,
+        choices: reply.choices.iter().map(ChoiceBody::from).collect(),
+        usage: reply.usage.as_ref().map(UsageBody::from),
+        system_fingerprint: reply.started.fingerprint.as_deref(),
+    };
+    serde_json::to_vec(&completion).expect("strings and integers always serialize")
+}
+
+#[derive(Serialize)]
+struct Completion<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<ChoiceBody<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<UsageBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_fingerprint: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ChoiceBody<'a> {
+    index: u32,
+    message: MessageBody<'a>,
+    logprobs: (),
+    finish_reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct MessageBody<'a> {
+    role: &'static str,
+    /// Null only beside tool calls.
+    content: Option<String>,
+    refusal: (),
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<CallBody<'a>>,
+}
+
+#[derive(Serialize)]
+struct CallBody<'a> {
+    id: &'a str,
+    r#type: &'static str,
+    function: FunctionBody<'a>,
+}
+
+#[derive(Serialize)]
+struct FunctionBody<'a> {
+    name: &'a str,
+    arguments: &'a str,
+}
+
+impl<'a> From<&'a ReplyChoice> for ChoiceBody<'a> {
+    fn from(choice: &'a ReplyChoice) -> Self {
+        let text = choice.text();
+        let thoughts = choice.thoughts();
+        let is_calls_only = text.is_empty() && !choice.tool_calls.is_empty();
+        ChoiceBody {
+            index: choice.choice,
+            message: MessageBody {
+                role: "assistant",
+                content: (!is_calls_only).then_some(text),
+                refusal: (),
+                reasoning_content: (!thoughts.is_empty()).then_some(thoughts),
+                tool_calls: choice
+                    .tool_calls
+                    .iter()
+                    .map(|call| CallBody {
+                        id: &call.id,
+                        r#type: "function",
+                        function: FunctionBody {
+                            name: &call.name,
+                            arguments: &call.arguments,
+                        },
+                    })
+                    .collect(),
+            },
+            logprobs: (),
+            finish_reason: choice.reason.as_label(),
+        }
+    }
+}
+
+/// The `usage` object, shared with the stream's usage chunk.
+#[derive(Serialize)]
+pub(super) struct UsageBody {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u64,
+    prompt_tokens_details: PromptDetails,
+    completion_tokens_details: CompletionDetails,
+}
+
+#[derive(Serialize)]
+struct PromptDetails {
+    cached_tokens: u32,
+}
+
+#[derive(Serialize)]
+struct CompletionDetails {
+    reasoning_tokens: u32,
+}
+
+impl From<&Usage> for UsageBody {
+    fn from(usage: &Usage) -> Self {
+        UsageBody {
+            prompt_tokens: usage.prompt_tokens.0,
+            completion_tokens: usage.completion_tokens.0,
+            total_tokens: u64::from(usage.prompt_tokens.0) + u64::from(usage.completion_tokens.0),
+            prompt_tokens_details: PromptDetails {
+                cached_tokens: usage.cached_tokens.0,
+            },
+            completion_tokens_details: CompletionDetails {
+                reasoning_tokens: usage.reasoning_tokens.0,
+            },
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! OpenAI's chat completions dialect, in four halves.
 //!
-//! | half | file | used by |
+//! | half | begins in | used by |
 //! | --- | --- | --- |
 //! | decode request | `decode_request.rs` | the server |
 //! | encode reply | `encode_reply.rs`, `encode_chunk.rs` | the server |
@@ -11,13 +11,28 @@
 //! published and read 2026-11. Beyond it: `top_k`, `min_p` and `reasoning_content`, as llama.cpp's
 //! server, vLLM and DeepSeek write them.
 
-mod decode_chunk;
-mod decode_reply;
-mod decode_request;
-mod encode_chunk;
-mod encode_reply;
-mod encode_request;
 mod error_body;
+
+// Decode request.
+mod decode_request;
+mod decode_messages;
+mod decode_tools;
+mod fields;
+mod request_fault;
+mod strict_json;
+
+// Encode reply.
+mod encode_reply;
+mod encode_chunk;
+
+// Encode request.
+mod encode_request;
+mod request_body;
+
+// Decode reply.
+mod decode_reply;
+mod decode_chunk;
+mod reply_shape;
 
 pub use decode_chunk::ChunkDecoder;
 pub use decode_reply::decode_reply;

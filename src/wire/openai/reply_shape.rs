@@ -1,0 +1,327 @@
+//! What providers' replies look like, whole and in chunks, read tolerantly.
+//!
+//! One set of shapes serves both decoders: a chunk's `delta` and a reply's `message` have the same
+//! members. Strings are borrowed from the bytes where they hold no escapes. Everything that a
+//! known provider leaves out, sends as null, or sends in another type is taken; what cannot be
+//! taken without guessing is an error.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use domain::{BackendError, FinishReason, Tokens, Usage};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The highest `index` of a choice taken, plus one. OpenAI's `n` ends at 128.
+pub(super) const CHOICES_MAX: u32 = 128;
+/// Tool calls taken per choice.
+pub(super) const TOOL_CALLS_MAX: usize = 256;
+
+#[derive(Deserialize)]
+pub(super) struct Body<'a> {
+    #[serde(borrow, default)]
+    pub id: Loose<'a>,
+    #[serde(borrow, default)]
+    pub model: Loose<'a>,
+    #[serde(borrow, default)]
+    pub system_fingerprint: Loose<'a>,
+    #[serde(borrow, default)]
+    pub choices: Option<Vec<ChoiceBody<'a>>>,
+    #[serde(default)]
+    pub usage: Option<UsageBody>,
+    #[serde(borrow, default)]
+    pub error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ChoiceBody<'a> {
+    #[serde(default)]
+    pub index: Option<u32>,
+    #[serde(borrow, default)]
+    pub delta: Option<MessageBody<'a>>,
+    /// A whole reply's content; some providers also write it into a stream's only chunk.
+    #[serde(borrow, default)]
+    pub message: Option<MessageBody<'a>>,
+    #[serde(borrow, default)]
+    pub finish_reason: Loose<'a>,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct MessageBody<'a> {
+    #[serde(borrow, default)]
+    pub content: Content<'a>,
+    /// DeepSeek's and vLLM's name for reasoning text.
+    #[serde(borrow, default)]
+    pub reasoning_content: Loose<'a>,
+    /// OpenRouter's and newer vLLM's name for it.
+    #[serde(borrow, default)]
+    pub reasoning: Loose<'a>,
+    #[serde(borrow, default)]
+    pub refusal: Loose<'a>,
+    #[serde(borrow, default)]
+    pub tool_calls: Option<Vec<CallBody<'a>>>,
+}
+
+impl<'a> MessageBody<'a> {
+    /// The reasoning text, under whichever name it came. Some providers write both.
+    pub fn thought(&mut self) -> Option<Cow<'a, str>> {
+        self.reasoning_content
+            .take_filled()
+            .or_else(|| self.reasoning.take_filled())
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct CallBody<'a> {
+    #[serde(default)]
+    pub index: Option<u32>,
+    #[serde(borrow, default)]
+    pub id: Loose<'a>,
+    #[serde(borrow, default)]
+    pub function: Option<FunctionBody<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct FunctionBody<'a> {
+    #[serde(borrow, default)]
+    pub name: Loose<'a>,
+    #[serde(borrow, default)]
+    pub arguments: Option<&'a RawValue>,
+}
+
+impl FunctionBody<'_> {
+    /// The arguments' JSON text. Ollama's older versions write the object itself, not its text.
+    pub fn arguments_text(&self) -> Result<String, BackendError> {
+        let Some(raw) = self.arguments else {
+            return Ok(String::new());
+        };
+        match raw.get().as_bytes().first() {
+            Some(b'"') => serde_json::from_str(raw.get())
+                .map_err(|_| BackendError::Garbled("tool arguments are no valid string")),
+            _ if raw.get() == "null" => Ok(String::new()),
+            _ => Ok(raw.get().to_owned()),
+        }
+    }
+}
+
+/// A string, or nothing: values of every other type read as absent.
+#[derive(Default)]
+pub(super) struct Loose<'a>(pub Option<Cow<'a, str>>);
+
+impl<'a> Loose<'a> {
+    /// The text, unless it is absent or empty.
+    pub fn take_filled(&mut self) -> Option<Cow<'a, str>> {
+        self.0.take().filter(|text| !text.is_empty())
+    }
+}
+
+/// Text, null, or a list of parts (Mistral's reasoning models).
+#[derive(Default)]
+pub(super) struct Content<'a> {
+    pub text: Loose<'a>,
+    pub thought: Loose<'a>,
+}
+
+#[derive(Deserialize)]
+struct PartBody<'a> {
+    #[serde(borrow, default)]
+    text: Loose<'a>,
+    #[serde(borrow, default)]
+    thinking: Content<'a>,
+}
+
+struct LooseVisitor;
+
+impl<'de> Visitor<'de> for LooseVisitor {
+    type Value = Loose<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Loose(Some(Cow::Borrowed(text))))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Loose(Some(Cow::Owned(text.to_owned()))))
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(Loose(None))
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Loose(None))
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Loose(None))
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Loose(None))
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Loose(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Loose(None))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Loose(None))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Loose<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LooseVisitor)
+    }
+}
+
+struct ContentVisitor;
+
+impl<'de> Visitor<'de> for ContentVisitor {
+    type Value = Content<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, null or a list of parts")
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Content {
+            text: Loose(Some(Cow::Borrowed(text))),
+            thought: Loose(None),
+        })
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Content {
+            text: Loose(Some(Cow::Owned(text.to_owned()))),
+            thought: Loose(None),
+        })
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(Content::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Self::Value, A::Error> {
+        let mut text = String::new();
+        let mut thought = String::new();
+        while let Some(mut part) = parts.next_element::<PartBody<'de>>()? {
+            text.extend(part.text.take_filled());
+            thought.extend(part.thinking.text.take_filled());
+        }
+        Ok(Content {
+            text: Loose(Some(Cow::Owned(text))),
+            thought: Loose(Some(Cow::Owned(thought))),
+        })
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}
+
+#[derive(Clone, Copy, Deserialize)]
+pub(super) struct UsageBody {
+    #[serde(default)]
+    prompt_tokens: Option<Count>,
+    #[serde(default)]
+    completion_tokens: Option<Count>,
+    /// DeepSeek's place for cached prompt tokens.
+    #[serde(default)]
+    prompt_cache_hit_tokens: Option<Count>,
+    #[serde(default)]
+    prompt_tokens_details: Option<DetailsBody>,
+    #[serde(default)]
+    completion_tokens_details: Option<DetailsBody>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+struct DetailsBody {
+    #[serde(default)]
+    cached_tokens: Option<Count>,
+    #[serde(default)]
+    reasoning_tokens: Option<Count>,
+}
+
+/// A count of tokens, clamped into range. Some providers write whole numbers as `3.0`.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(from = "f64")]
+struct Count(u32);
+
+impl From<f64> for Count {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "float to integer casts saturate, and NaN becomes 0; JSON holds neither"
+    )]
+    fn from(number: f64) -> Self {
+        Count(number as u32)
+    }
+}
+
+fn tokens(count: Option<Count>) -> Tokens {
+    Tokens(count.map_or(0, |Count(number)| number))
+}
+
+impl From<UsageBody> for Usage {
+    fn from(body: UsageBody) -> Self {
+        let prompt = body.prompt_tokens_details.unwrap_or_default();
+        let completion = body.completion_tokens_details.unwrap_or_default();
+        Usage {
+            prompt_tokens: tokens(body.prompt_tokens),
+            completion_tokens: tokens(body.completion_tokens),
+            cached_tokens: tokens(prompt.cached_tokens.or(body.prompt_cache_hit_tokens)),
+            reasoning_tokens: tokens(completion.reasoning_tokens),
+        }
+    }
+}
+
+/// A choice's end, by the words of OpenAI and of those who kept their own.
+///
+/// # Errors
+/// Words that mean that the reply is not whole.
+pub(super) fn finish_reason(word: &str) -> Result<FinishReason, BackendError> {
+    match word {
+        "length" | "max_tokens" | "model_length" => Ok(FinishReason::Length),
+        "tool_calls" | "function_call" | "tool_use" => Ok(FinishReason::ToolCalls),
+        "content_filter" | "safety" | "SAFETY" => Ok(FinishReason::ContentFilter),
+        "error" => Err(BackendError::Failed {
+            status: FAILED_STATUS,
+        }),
+        "abort" | "cancelled" | "insufficient_system_resource" => Err(BackendError::Interrupted),
+        _ => Ok(FinishReason::Stop),
+    }
+}
+
+/// Stands for an error that came under a good status and named none of its own.
+const FAILED_STATUS: u16 = 500;
+
+/// An error object's own status, where it writes one as `code` or `status` (OpenRouter, llama.cpp).
+pub(super) fn failure(raw: &RawValue) -> BackendError {
+    #[derive(Deserialize)]
+    struct Status {
+        #[serde(default)]
+        code: serde_json::Value,
+        #[serde(default)]
+        status: serde_json::Value,
+    }
+    let status = serde_json::from_str::<Status>(raw.get())
+        .ok()
+        .and_then(|body| body.code.as_u64().or_else(|| body.status.as_u64()))
+        .and_then(|number| u16::try_from(number).ok())
+        .filter(|number| (400..600).contains(number))
+        .unwrap_or(FAILED_STATUS);
+    BackendError::Failed { status }
+}

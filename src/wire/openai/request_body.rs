@@ -1,0 +1,180 @@
+//! A request's JSON, written from `domain` alone.
+
+use domain::{
+    ChatRequest, Delivery, Extra, Message, OutputFormat, Part, Role, Sampling, Tool, ToolCall,
+    ToolChoice,
+};
+use serde_json::{Map, Value, json};
+
+/// A field of `extra` that says only under which name the caller set the output bound. Providers
+/// know one of the two names, and the caller knows its provider.
+pub(super) const NEWER_OUTPUT_BOUND: &str = "max_completion_tokens";
+
+pub(super) fn request_body(model: &str, request: &ChatRequest) -> Value {
+    let mut body = Map::new();
+    body.insert("model".into(), model.into());
+    // Fields found inside content parts need the parts to stand where they stood.
+    let has_nested = request.extra.keys().any(|name| name.starts_with('/'));
+    let messages = request.messages.iter();
+    let messages: Vec<Value> = messages
+        .map(|message| message_body(message, has_nested))
+        .collect();
+    body.insert("messages".into(), messages.into());
+    add_tools(&mut body, request);
+    add_sampling(&mut body, &request.sampling);
+    match &request.format {
+        OutputFormat::Text => {}
+        OutputFormat::JsonObject => {
+            body.insert("response_format".into(), json!({"type": "json_object"}));
+        }
+        OutputFormat::JsonSchema(schema) => {
+            let format = json!({"type": "json_schema", "json_schema": schema});
+            body.insert("response_format".into(), format);
+        }
+    }
+    if let Some(bound) = request.output_tokens_max {
+        let is_newer = request.extra.contains_key(NEWER_OUTPUT_BOUND);
+        let name = if is_newer { NEWER_OUTPUT_BOUND } else { "max_tokens" };
+        body.insert(name.into(), bound.0.into());
+    }
+    if request.choices != 1 {
+        body.insert("n".into(), request.choices.into());
+    }
+    if let Delivery::Streamed { .. } = request.delivery {
+        body.insert("stream".into(), true.into());
+        body.insert("stream_options".into(), json!({"include_usage": true}));
+    }
+    let mut body = Value::Object(body);
+    add_extra(&mut body, &request.extra);
+    body
+}
+
+fn message_body(message: &Message, has_nested: bool) -> Value {
+    let mut body = Map::new();
+    body.insert("role".into(), message.role.as_label().into());
+    let content = match message.content.as_slice() {
+        [] if message.role == Role::Assistant => Value::Null,
+        [Part::Text(text)] if !has_nested => text.as_str().into(),
+        parts => parts.iter().map(part_body).collect::<Vec<_>>().into(),
+    };
+    body.insert("content".into(), content);
+    if let Some(name) = &message.name {
+        body.insert("name".into(), name.as_str().into());
+    }
+    if !message.tool_calls.is_empty() {
+        let calls: Vec<Value> = message.tool_calls.iter().map(call_body).collect();
+        body.insert("tool_calls".into(), calls.into());
+    }
+    if let Some(id) = &message.tool_call_id {
+        body.insert("tool_call_id".into(), id.as_str().into());
+    }
+    for (name, value) in &message.extra {
+        body.insert(name.clone(), value.clone());
+    }
+    Value::Object(body)
+}
+
+fn part_body(part: &Part) -> Value {
+    match part {
+        Part::Text(text) => json!({"type": "text", "text": text}),
+        Part::Image(image) => {
+            let mut body = json!({"type": "image_url", "image_url": {"url": image.url}});
+            if let Some(detail) = &image.detail {
+                body["image_url"]["detail"] = detail.as_str().into();
+            }
+            body
+        }
+        Part::Other(value) => value.clone(),
+    }
+}
+
+fn call_body(call: &ToolCall) -> Value {
+    json!({
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    })
+}
+
+fn add_tools(body: &mut Map<String, Value>, request: &ChatRequest) {
+    if !request.tools.is_empty() {
+        let tools: Vec<Value> = request.tools.iter().map(tool_body).collect();
+        body.insert("tools".into(), tools.into());
+    }
+    let choice = match &request.tool_choice {
+        ToolChoice::Auto => None,
+        ToolChoice::None => Some("none".into()),
+        ToolChoice::Required => Some("required".into()),
+        ToolChoice::Named(name) => Some(json!({"type": "function", "function": {"name": name}})),
+    };
+    body.extend(choice.map(|choice| ("tool_choice".into(), choice)));
+    let parallel = request.parallel_tool_calls;
+    body.extend(parallel.map(|parallel| ("parallel_tool_calls".into(), parallel.into())));
+}
+
+fn tool_body(tool: &Tool) -> Value {
+    let mut function = Map::new();
+    function.insert("name".into(), tool.name.as_str().into());
+    if let Some(description) = &tool.description {
+        function.insert("description".into(), description.as_str().into());
+    }
+    if tool.parameters.as_object().is_none_or(|schema| !schema.is_empty()) {
+        function.insert("parameters".into(), tool.parameters.clone());
+    }
+    for (name, value) in &tool.extra {
+        function.insert(name.clone(), value.clone());
+    }
+    json!({"type": "function", "function": function})
+}
+
+fn add_sampling(body: &mut Map<String, Value>, sampling: &Sampling) {
+    let decimals = [
+        ("temperature", sampling.temperature),
+        ("top_p", sampling.top_p),
+        ("min_p", sampling.min_p),
+        ("frequency_penalty", sampling.frequency_penalty),
+        ("presence_penalty", sampling.presence_penalty),
+    ];
+    for (name, value) in decimals {
+        body.extend(value.map(|value| (name.to_owned(), shortest(value))));
+    }
+    body.extend(sampling.top_k.map(|top_k| ("top_k".into(), top_k.into())));
+    body.extend(sampling.seed.map(|seed| ("seed".into(), seed.into())));
+    if !sampling.stop.is_empty() {
+        body.insert("stop".into(), sampling.stop.clone().into());
+    }
+    if !sampling.logit_bias.is_empty() {
+        let bias = sampling.logit_bias.iter();
+        let bias: Map<String, Value> = bias
+            .map(|(token, bias)| (token.to_string(), shortest(*bias)))
+            .collect();
+        body.insert("logit_bias".into(), bias.into());
+    }
+    if let Some(best) = sampling.logprobs {
+        body.insert("logprobs".into(), true.into());
+        body.insert("top_logprobs".into(), best.into());
+    }
+}
+
+/// The number as its fewest digits say it: 0.7, not the 0.699999988 that 64 bits make of it.
+fn shortest(number: f32) -> Value {
+    let wide = number.to_string().parse::<f64>();
+    wide.map_or(Value::Null, Value::from)
+}
+
+/// Puts uninterpreted fields back: plain names at the top, JSON Pointers where they stood.
+fn add_extra(body: &mut Value, extra: &Extra) {
+    for (name, value) in extra {
+        if name == NEWER_OUTPUT_BOUND {
+            continue;
+        }
+        let (place, name) = match name.rsplit_once('/') {
+            Some((place, name)) if place.is_empty() || place.starts_with('/') => (place, name),
+            _ => ("", name.as_str()),
+        };
+        let name = name.replace("~1", "/").replace("~0", "~");
+        if let Some(Value::Object(fields)) = body.pointer_mut(place) {
+            fields.insert(name, value.clone());
+        }
+    }
+}
