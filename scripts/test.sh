@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The whole gate, the same here as in CI. Each step is run even when an earlier one failed, so that
+# one run shows everything; the last lines say what failed and count the tests.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+log_dir=target/gate
+mkdir -p "$log_dir"
+results=()
+steps_failed=0
+tests_passed=0
+tests_failed=0
+
+# NAME COMMAND...: runs a step, shows and keeps its output, adds up the tests it reports.
+step() {
+    local name=$1 log=$log_dir/$1.log begun=$SECONDS verdict=ok
+    shift
+    echo "== $name: $*"
+    "$@" 2>&1 | tee "$log"
+    if [ "${PIPESTATUS[0]}" -ne 0 ]; then
+        verdict=FAILED
+        steps_failed=$((steps_failed + 1))
+    fi
+    results+=("$(printf '%-10s %-6s %4d s' "$name" "$verdict" $((SECONDS - begun)))")
+    count "$log" "$verdict"
+}
+
+# Reads cargo test's and unittest's own summaries, and `N passed, N failed` lines.
+count() {
+    local passed failed
+    read -r passed failed < <(awk '
+        /^test result:/ { passed += $4; failed += $6 }
+        /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
+        /^Ran [0-9]+ tests? in/ { ran += $2 }
+        /^FAILED \(/ { line = $0; gsub(/[^0-9,]/, "", line); n = split(line, parts, ",")
+                       for (i = 1; i <= n; i++) broken += parts[i] }
+        END { print passed + ran - broken, failed + broken }' "$1")
+    # A step that broke without counting anything is one failure.
+    if [ "$2" = FAILED ] && [ "$failed" -eq 0 ]; then failed=1; fi
+    tests_passed=$((tests_passed + passed))
+    tests_failed=$((tests_failed + failed))
+}
+
+scripts/setup.sh test || exit 1
+
+step fmt cargo fmt --all --check
+step clippy cargo clippy --workspace --all-targets -- -D warnings
+step check make --no-print-directory check
+step tests cargo test --workspace --no-fail-fast
+step docs env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+step deny scripts/deny.sh
+step recipe python3 models/train/test_recipe.py
+step clients tests/clients/run.sh target/debug/hedge
+step model scripts/score-model.sh target/debug/hedge
+
+echo
+printf '%s\n' "${results[@]}"
+echo "steps failed: $steps_failed"
+echo "$tests_passed passed, $tests_failed failed"
+[ "$steps_failed" -eq 0 ]

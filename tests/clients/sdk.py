@@ -1,0 +1,126 @@
+"""OpenAI's Python SDK, unmodified, against a running hedge whose address is in HEDGE_URL.
+
+With SDK_TEST_KEY set, the server asks for that key and only the checks of keys run.
+"""
+import os
+import sys
+
+import openai
+
+from checks import Checks, raised
+
+URL = os.environ["HEDGE_URL"]
+KEY = os.environ.get("SDK_TEST_KEY")
+QUESTION = [{"role": "user", "content": "What is the capital of Portugal?"}]
+# A cached reply would make any repetition equal, whatever the seed does.
+FRESH = {"Cache-Control": "no-store"}
+
+# The SDK's own retries would hide a failure.
+client = openai.OpenAI(base_url=URL, api_key=KEY or "unused", max_retries=0, timeout=60)
+check = Checks("python, keys" if KEY else "python")
+
+
+def chat(**changes):
+    asked = {"model": "local", "messages": QUESTION, "temperature": 0, "extra_headers": FRESH}
+    return client.chat.completions.create(**{**asked, **changes})
+
+
+if KEY:
+    @check
+    def the_right_key_is_let_in():
+        assert chat().choices[0].message.content
+
+    @check
+    def a_wrong_key_is_an_authentication_error():
+        stranger = openai.OpenAI(base_url=URL, api_key="wrong", max_retries=0)
+        error = raised(openai.AuthenticationError, lambda: stranger.chat.completions.create(model="local", messages=QUESTION))
+        assert error.status_code == 401 and error.code == "invalid_api_key", error.body
+        raised(openai.AuthenticationError, stranger.models.list)
+
+else:
+    @check
+    def models_are_listed_and_each_can_be_retrieved():
+        listed = [model.id for model in client.models.list()]
+        assert "auto" in listed and "local" in listed, listed
+        for name in listed:
+            assert client.models.retrieve(name).id == name
+
+    @check
+    def an_unknown_model_is_not_found_and_the_nearest_is_named():
+        error = raised(openai.NotFoundError, lambda: chat(model="locol"))
+        assert error.code == "model_not_found" and "local" in error.message, error.body
+        raised(openai.NotFoundError, lambda: client.models.retrieve("locol"))
+
+    @check
+    def a_whole_reply_is_right_and_counted():
+        reply = chat()
+        choice = reply.choices[0]
+        assert "Lisbon" in choice.message.content, choice.message.content
+        assert choice.message.role == "assistant" and choice.finish_reason == "stop"
+        usage = reply.usage
+        assert usage.prompt_tokens > 0 and usage.completion_tokens > 0
+        assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+    @check
+    def a_streamed_reply_says_the_same_with_usage_last():
+        chunks = list(chat(stream=True, stream_options={"include_usage": True}))
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert text == chat().choices[0].message.content, text
+        reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
+        assert reasons[-1] == "stop" and not any(reasons[:-1]), reasons
+        last = chunks[-1]
+        assert not last.choices and last.usage.completion_tokens > 0
+        assert all(chunk.usage is None for chunk in chunks[:-1])
+        assert len({chunk.id for chunk in chunks}) == 1
+
+    @check
+    def a_stream_has_no_usage_unless_asked():
+        assert all(chunk.usage is None and chunk.choices for chunk in chat(stream=True))
+
+    @check
+    def a_stop_string_ends_the_reply_and_is_not_in_it():
+        whole = chat().choices[0].message.content
+        stop = whole[len(whole) // 2:len(whole) // 2 + 3]
+        cut = chat(stop=[stop]).choices[0]
+        assert cut.message.content == whole[:whole.index(stop)], (cut.message.content, stop)
+        assert cut.finish_reason == "stop"
+        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chat(stop=stop, stream=True))
+        assert streamed == cut.message.content, streamed
+
+    @check
+    def one_seed_gives_one_reply_and_several_give_several():
+        hot = {"temperature": 2, "max_tokens": 24}
+        replies = [chat(seed=7, **hot).choices[0].message.content for _ in range(3)]
+        assert len(set(replies)) == 1, replies
+        others = {chat(seed=seed, **hot).choices[0].message.content for seed in range(8)}
+        assert len(others) > 1, "eight seeds at temperature 2 all gave the same"
+
+    @check
+    def the_token_bound_is_kept_and_said():
+        for bound in ({"max_tokens": 2}, {"max_completion_tokens": 2}):
+            reply = chat(**bound)
+            assert reply.choices[0].finish_reason == "length", bound
+            assert reply.usage.completion_tokens == 2, reply.usage
+
+    @check
+    def a_bad_parameter_is_a_bad_request_with_its_path():
+        cases = [
+            ({"temperature": 9}, "temperature"),
+            ({"top_p": -1}, "top_p"),
+            ({"max_tokens": -5}, "max_tokens"),
+            ({"messages": []}, "messages"),
+            ({"messages": [*QUESTION, {"role": "wizard", "content": "x"}]}, "messages[1].role"),
+        ]
+        for change, path in cases:
+            error = raised(openai.BadRequestError, lambda change=change: chat(**change))
+            assert error.param == path, (change, error.body)
+            assert error.type == "invalid_request_error", error.body
+
+    @check
+    def the_reply_says_where_it_came_from():
+        raw = client.chat.completions.with_raw_response.create(model="local", messages=QUESTION)
+        assert raw.headers["x-hedge-route"].startswith("local:"), raw.headers
+        assert raw.headers["x-request-id"]
+
+
+sys.exit(check.run())
