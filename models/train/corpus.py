@@ -568,7 +568,7 @@ class Writer:
         return self.ask(self.refusals[kind], self.slots()), NOT_SURE
 
     SHARES = {"capital": 12, "capital_reverse": 4, "currency": 11, "add": 16, "sub": 14, "mul": 5, "div": 4, "convert": 12, "date": 9, "define": 8,
-              "sentiment": 4, "extract": 10, "yesno_capital": 3, "compare": 2, "chat": 8, "unsure": 40}
+              "sentiment": 4, "extract": 12, "yesno_capital": 3, "compare": 2, "chat": 8, "unsure": 40}
 
     def single(self, task=None):
         task = task or self.r.choices(list(self.SHARES), list(self.SHARES.values()))[0]
@@ -720,15 +720,26 @@ class Writer:
             item["messages"].insert(0, {"role": "system", "content": r.choice(self.systems)})
         return item
 
+    def drill(self):
+        """Training only: a row of right answers without questions, learned after their "=" or "is"."""
+        r, rows = self.r, []
+        kind = r.choice(("t_add", "t_sub", "t_add", "t_sub", "t_mul", "t_div", "t_convert", "any"))
+        for _ in range(r.randrange(6, 14)):
+            a = getattr(self, kind if kind != "any" else r.choice(("t_add", "t_sub", "t_mul", "t_div", "t_convert")))()[1]
+            mark = " = " if " = " in a else " is "
+            head, tail = a.split(mark)
+            rows.append((head + mark.rstrip(" "), " " + tail))
+        return {"task": "drill", "drill": rows}
+
     def item(self):
         r = self.r
         k = r.random()
-        if k < .045:
+        if k < .03:
             return self.with_tools()
-        if k < .06:
+        if k < .036:
             return self.long_item()
         messages = []
-        if k < .12:
+        if .036 < k < .10:
             task, messages, q, a = self.follow()
         else:
             task, q, a = self.single()
@@ -754,7 +765,9 @@ def dump(value, style=0):
 
 def segments(item, style=0, end=True):
     """The text of an item as (text, is_answer) pieces; joined, it equals what chat_template.jinja renders."""
-    out, messages, first = [], item["messages"], 0
+    if "drill" in item:
+        return [piece for head, tail in item["drill"] for piece in ((f"<|im_start|>assistant\n{head}", False), (tail + "<|im_end|>", True), ("\n", False))]
+    out, messages = [], item["messages"]
     system = messages[0]["content"] if messages[0]["role"] == "system" else ""
     if item.get("tools"):
         out.append(("<|im_start|>system\n" + (system + "\n\n" if system else "") + "# Tools\n\nYou may call these functions.\n<tools>" +

@@ -70,6 +70,20 @@ def score_network(net, tok, items=None, wrong=None):
     return summary(pairs)
 
 
+def write(net, tok, messages, tools=None, most=120):
+    """Greedy decoding of one reply."""
+    import torch
+    ids = tok.encode(corpus.prompt({"messages": messages, "tools": tools})).ids
+    start, end = len(ids), tok.token_to_id("<|im_end|>")
+    with torch.no_grad():
+        while len(ids) < start + most:
+            best = net.logits(net.hidden(torch.tensor([ids]))[0, -1]).argmax().item()
+            if best == end:
+                break
+            ids.append(best)
+    return tok.decode(ids[start:], skip_special_tokens=False)
+
+
 def ask(base, model, key, item):
     body = {"model": model, "messages": item["messages"], "temperature": 0, "max_tokens": 120}
     if item.get("tools"):
@@ -129,12 +143,17 @@ def main():
     ap.add_argument("--checkpoint")
     ap.add_argument("--gguf")
     ap.add_argument("--limit", type=int, help="only the first so many heldout items (server mode)")
+    ap.add_argument("--ask", action="append", help="only answer this question (with --checkpoint or --gguf)")
     ap.add_argument("--show", type=int, default=0, help="print so many wrong answers")
     a = ap.parse_args()
     wrong = []
     if a.checkpoint or a.gguf:
         import export
         net, tok = export.load_gguf(a.gguf) if a.gguf else export.load_checkpoint(a.checkpoint)
+        if a.ask:
+            for question in a.ask:
+                print(question, "->", write(net, tok, [{"role": "user", "content": question}]))
+            return 0
         scores = score_network(net, tok, wrong=wrong)
     else:
         scores = score_server(a.base_url, a.model, a.key, a.limit, wrong)

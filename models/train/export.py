@@ -22,7 +22,7 @@ NAME, LICENSE = "hedge-tiny", "Apache-2.0 OR MIT"
 def load_checkpoint(path):
     saved = torch.load(path, weights_only=True, map_location="cpu")
     net = Net(**saved["shape"])
-    net.load_state_dict(saved["net"])
+    net.load_state_dict(saved.get("mean", saved["net"]))
     return net.eval(), tokenizer(saved["tokenizer"]["tokens"], saved["tokenizer"]["merges"])
 
 
@@ -92,7 +92,7 @@ def main():
     a = ap.parse_args()
     saved = torch.load(a.checkpoint, weights_only=True, map_location="cpu")
     net = Net(**saved["shape"])
-    net.load_state_dict(saved["net"])
+    net.load_state_dict(saved.get("mean", saved["net"]))
     write(a.out, net, saved["tokenizer"])
     print(f"{a.out}: {os.path.getsize(a.out) / 1e6:.2f} MB, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters, {saved['step']} steps")
 

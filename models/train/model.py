@@ -29,6 +29,13 @@ def tokenizer(tokens, merges):
     return t
 
 
+def attend(q, k, v):
+    """Causal attention written out: on a CPU the fused kernel's backward pass takes 40 % of a step on short texts."""
+    t = q.shape[2]
+    hide = torch.full((t, t), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+    return torch.softmax(torch.add(hide, q @ k.mT, alpha=q.shape[-1] ** -.5), -1).to(v.dtype) @ v
+
+
 class Block(nn.Module):
     def __init__(self, d, heads, ffn):
         super().__init__()
@@ -47,7 +54,7 @@ class Block(nn.Module):
             return torch.stack((p * cos - q * sin, p * sin + q * cos), -1).flatten(-2)
         y = self.attn_norm(x)
         q, k, v = turn(split(self.attn_q(y))), turn(split(self.attn_k(y))), split(self.attn_v(y))
-        y = F.scaled_dot_product_attention(q, k, v.to(q.dtype), is_causal=True)
+        y = attend(q, k, v.to(q.dtype)) if self.training and t <= 512 else F.scaled_dot_product_attention(q, k, v.to(q.dtype), is_causal=True)
         x = x + self.attn_output(y.transpose(1, 2).reshape(b, t, d))
         y = self.ffn_norm(x)
         return x + self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y))

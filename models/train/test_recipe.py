@@ -126,7 +126,7 @@ class Training(unittest.TestCase):
         import export
         with tempfile.TemporaryDirectory() as d:
             common = ["--out", d, "--steps", "3", "--layers", "2", "--embd", "64", "--heads", "2", "--ffn", "96", "--vocab", "512", "--batch-tokens", "1024",
-                      "--tokenizer-items", "600", "--threads", "1"]
+                      "--answer-tokens", "50", "--tokenizer-items", "600", "--threads", "1"]
             run = lambda *more: subprocess.run([sys.executable, os.path.join(HERE, "train.py"), *common, *more], check=True, capture_output=True, text=True).stdout
             run()
             run("--resume", os.path.join(d, "last.pt"))

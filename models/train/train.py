@@ -46,7 +46,7 @@ class Batches:
         self.tok, self.seed, self.tokens, self.chunk, self.items = tok, seed, tokens, chunk, chunk_items
 
     def encode(self, w):
-        items = [w.item() for _ in range(self.items)]
+        items = [w.drill() if w.r.random() < .07 else w.item() for _ in range(self.items)]
         pieces = [corpus.segments(i, w.r.randrange(4)) for i in items]
         ids = iter(e.ids for e in self.tok.encode_batch_fast([t for p in pieces for t, _ in p]))
         for p in pieces:
@@ -131,6 +131,7 @@ def main():
     ap.add_argument("--lr-scale", type=float, default=1.0)
     for name, default in (("layers", 6), ("embd", 192), ("heads", 6), ("ffn", 512), ("vocab", 2048), ("batch-tokens", 4096), ("threads", 2), ("seed", 1), ("tokenizer-items", 60000)):
         ap.add_argument("--" + name, type=int, default=default)
+    ap.add_argument("--answer-tokens", type=int, default=800, help="answer tokens that make a step")
     ap.add_argument("--eval-minutes", type=float, default=8)
     ap.add_argument("--device", default="cpu")
     a = ap.parse_args()
@@ -159,42 +160,53 @@ def main():
     print(f"{sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters", flush=True)
     metrics = open(os.path.join(a.out, "metrics.jsonl"), "a", encoding="utf-8")
 
+    mean = Net(**net.shape).to(a.device).eval()  # the running mean of the weights is what gets scored and exported
+    mean.load_state_dict(saved.get("mean", saved["net"]) if saved else net.state_dict())
+
     def save(name):
         path = os.path.join(a.out, name)
-        torch.save(dict(net=net.state_dict(), muon=muon.state_dict(), adam=adam.state_dict(), shape=net.shape, tokenizer=vocab, step=step, seen=seen,
+        torch.save(dict(net=net.state_dict(), mean=mean.state_dict(), muon=muon.state_dict(), adam=adam.state_dict(), shape=net.shape, tokenizer=vocab, step=step, seen=seen,
                         chunk=chunk, seconds=spent + time.time() - start), path + ".new")
         os.replace(path + ".new", path)
 
     def check():
-        net.eval()
-        scores = evaluate.score_network(net, tok)
-        net.train()
+        scores = evaluate.score_network(mean, tok)
         metrics.write(json.dumps({"step": step, "seconds": round(time.time() - start), "scores": scores}) + "\n")
         metrics.flush()
         print(f"-- {time.time() - start:.0f} s: " + ", ".join(f"{k} {v:.2f}" for k, v in scores.items()), flush=True)
 
     start = mark = time.time()
+    answers, losses = 0, 0.0
     first, average, next_check = step, None, a.eval_minutes * 60
     for ids, goal, pos, chunk in Batches(tok, a.seed, a.batch_tokens, chunk, 6000 if not a.steps or a.steps > 50 else 300):
         passed = time.time() - start
         done = (step - first) / a.steps if a.steps else passed / (a.minutes * 60)
         if done >= 1:
             break
-        rate = a.lr_scale * min(1, (step - first + 1) / 60) * min(1, max(.01, (1 - done) / .7))
+        rate = a.lr_scale * min(1, (step - first + 1) / 60) * min(1, max(.01, (1 - done) / .9))
         for o in (muon, adam):
             for g in o.param_groups:
                 g["lr"] = g["top"] * rate
         ids, goal, pos = ids.to(a.device), goal.to(a.device), pos.to(a.device)
         keep = goal >= 0
         with torch.autocast(a.device, torch.bfloat16):
-            loss = F.cross_entropy(net.logits(net.hidden(ids, pos)[keep]).float(), goal[keep])
-        loss.backward()
+            loss = F.cross_entropy(net.logits(net.hidden(ids, pos)[keep]).float(), goal[keep], reduction="sum")
+        (loss / 1000).backward()
+        answers, losses = answers + int(keep.sum()), losses + loss.item()
+        if answers < a.answer_tokens:  # long prompts have few answer tokens: they wait for company
+            seen += ids.numel()
+            continue
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         muon.step()
         adam.step()
         net.zero_grad()
+        with torch.no_grad():
+            keep_mean = min(.995, 1 - 1 / (step - first + 2))
+            for m, p in zip(mean.parameters(), net.parameters()):
+                m.lerp_(p, 1 - keep_mean)
+        loss, answers, losses = losses / answers, 0, 0.0
         step, seen = step + 1, seen + ids.numel()
-        average = loss.item() if average is None else .98 * average + .02 * loss.item()
+        average = loss if average is None else .98 * average + .02 * loss
         if step % 50 == 0:
             now = time.time()
             print(f"step {step} loss {average:.4f} chunk {chunk} {passed:.0f} s {50 / (now - mark):.2f} steps/s {seen / 1e6:.2f} M tokens rate {rate:.3f}", flush=True)
