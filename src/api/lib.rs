@@ -1,1 +1,36 @@
-//! axum routers, error table, ingress
+//! Everything HTTP on the server side: who may connect, what a request must look like, and how an
+//! answer or a refusal is written.
+//!
+//! ```text
+//! accept ─seats─► connection ─flood guard─► gate (Host, Origin) ─► POST chat: auth ─► body ─► pipeline ─► SSE | JSON
+//!                                                              └─► axum router: models, health, metrics, 404, 405
+//! ```
+//! A chat is matched before the router, since it is what the node is for; everything else is rare.
+//! Decisions about the exchange itself belong to `pipeline`, the dialect's bytes to `wire`.
+//!
+//! Connections speak HTTP/1.1 only. hyper-util's builder that also knows HTTP/2 reads a
+//! connection's first bytes without any time-out, which would open the door to silent connections.
+
+mod auth;
+mod body;
+mod chat;
+mod connection;
+mod cors;
+mod error;
+mod flood;
+mod gate;
+mod ingress;
+mod line;
+mod models;
+mod probes;
+mod request_id;
+mod router;
+mod seats;
+mod server;
+mod service;
+mod sse;
+mod tally;
+
+pub use ingress::{BodyLimits, FloodConfig, IngressConfig, LoadLimits};
+pub use probes::Scrape;
+pub use server::Api;

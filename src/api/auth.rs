@@ -1,0 +1,47 @@
+//! Who asks: the `Authorization` header, turned into a key's digest before the body is read.
+
+use domain::{Fault, KeyDigest, Principal};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use pipeline::Pipeline;
+use sha2::{Digest, Sha256};
+
+/// # Errors
+/// `Unauthenticated`, when the node asks for keys and the header holds none of them.
+pub(crate) fn principal(pipeline: &Pipeline, headers: &HeaderMap) -> Result<Principal, Fault> {
+    let digest = bearer(headers).map(|key| KeyDigest(Sha256::digest(key).into()));
+    pipeline.authenticate(digest.as_ref())
+}
+
+/// The token of `Authorization: Bearer <token>` (RFC 6750, section 2.1; the scheme's case does not
+/// matter). Any other scheme is as good as no key.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked("bearer ".len())?;
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_a_bearer_token_is_a_key() {
+        let cases: [(&'static str, Option<&[u8]>); 6] = [
+            ("Bearer sk-1", Some(b"sk-1")),
+            ("bearer  sk-1 ", Some(b"sk-1")),
+            ("Bearer ", None),
+            ("Bearer", None),
+            ("Basic c2stMQ==", None),
+            ("sk-1", None),
+        ];
+        for (sent, key) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static(sent));
+            assert_eq!(bearer(&headers), key, "{sent}");
+        }
+    }
+}

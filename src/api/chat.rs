@@ -1,0 +1,297 @@
+//! `POST /v1/chat/completions`: from the request's head to the answer's.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use bytes::Bytes;
+use domain::{ChatRequest, Classify, Delivery, Fault, RequestId, collect};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use pipeline::{Answer, CacheWish, Parsed, Refusal, RequestContext, Timings};
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+use wire::openai::{Framing, decode_request, encode_reply};
+
+use crate::error::refusal;
+use crate::line::Signs;
+use crate::server::Api;
+use crate::sse::SseBody;
+use crate::{auth, body};
+
+const X_HEDGE_ROUTE: HeaderName = HeaderName::from_static("x-hedge-route");
+const X_HEDGE_REASON: HeaderName = HeaderName::from_static("x-hedge-reason");
+/// A request with `x-hedge-timing: 1` gets a `server-timing` header.
+const X_HEDGE_TIMING: HeaderName = HeaderName::from_static("x-hedge-timing");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Azure's and Anthropic's key headers: not read here, and not shown to routing rules either.
+const OTHER_KEYS: [&str; 2] = ["api-key", "x-api-key"];
+
+/// Bodies up to this are decoded in place: about 0.3 ms. Larger ones go to the blocking pool.
+const DECODE_INLINE_BYTES_MAX: usize = 64 * 1024;
+
+/// What a caller is told to wait when too many requests are under way.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+
+/// Answers a chat, or says why not.
+pub(crate) async fn answer<B>(
+    api: &Arc<Api>,
+    id: &RequestId,
+    signs: &Arc<Signs>,
+    request: Request<B>,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes>,
+{
+    match attempt(api, id, signs, request).await {
+        Ok(response) => response,
+        Err(Refusal { fault, reason }) => {
+            let mut response = refusal(&fault);
+            if let Some(reason) = reason {
+                response
+                    .headers_mut()
+                    .insert(X_HEDGE_REASON, header_text(&reason));
+            }
+            response
+        }
+    }
+}
+
+async fn attempt<B>(
+    api: &Arc<Api>,
+    id: &RequestId,
+    signs: &Arc<Signs>,
+    request: Request<B>,
+) -> Result<Response<Body>, Refusal>
+where
+    B: http_body::Body<Data = Bytes>,
+{
+    let (head, body) = request.into_parts();
+    let principal = auth::principal(&api.pipeline, &head.headers).map_err(early)?;
+    let seat = Arc::clone(&api.requests).try_acquire_owned().map_err(|_| {
+        early(Fault::Overloaded {
+            retry_after: BUSY_WAIT,
+        })
+    })?;
+    check_media_type(&head.headers).map_err(early)?;
+    let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
+    signs.set_unread(false);
+    let request = decode(bytes).await.map_err(early)?;
+    let framing = framing(&request);
+    let delivery = request.delivery;
+    let shows_timing = head
+        .headers
+        .get(X_HEDGE_TIMING)
+        .is_some_and(|value| value == "1");
+    let context = RequestContext {
+        request_id: id.clone(),
+        cache: cache_wish(&head.headers),
+        headers: plain_headers(&head.headers),
+    };
+    let answer = api
+        .pipeline
+        .run(Parsed {
+            request,
+            principal,
+            context,
+        })
+        .await?;
+    let timings = answer.timings;
+    let mut response = match delivery {
+        Delivery::Whole => whole(answer, &framing).await?,
+        Delivery::Streamed { .. } => streamed(api, answer, framing, signs, seat),
+    };
+    if shows_timing {
+        response
+            .headers_mut()
+            .insert(SERVER_TIMING, server_timing(&timings));
+    }
+    Ok(response)
+}
+
+/// A refusal from before any rule was looked at.
+fn early(fault: Fault) -> Refusal {
+    Refusal {
+        fault,
+        reason: None,
+    }
+}
+
+async fn decode(bytes: Bytes) -> Result<ChatRequest, Fault> {
+    if bytes.len() <= DECODE_INLINE_BYTES_MAX {
+        return decode_request(&bytes).map_err(Fault::BadRequest);
+    }
+    match tokio::task::spawn_blocking(move || decode_request(&bytes)).await {
+        Ok(decoded) => decoded.map_err(Fault::BadRequest),
+        Err(_) => Err(Fault::Internal),
+    }
+}
+
+fn framing(request: &ChatRequest) -> Framing {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let mut buffer = Uuid::encode_buffer();
+    let unique: &str = Uuid::now_v7().simple().encode_lower(&mut buffer);
+    Framing {
+        id: format!("chatcmpl-{unique}"),
+        created: now.as_secs(),
+        model: request.model.as_str().to_owned(),
+        includes_usage: matches!(
+            request.delivery,
+            Delivery::Streamed {
+                includes_usage: true
+            }
+        ),
+    }
+}
+
+async fn whole(answer: Answer, framing: &Framing) -> Result<Response<Body>, Refusal> {
+    let Answer {
+        route,
+        reason,
+        stream,
+        ..
+    } = answer;
+    let reply = match collect(stream).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            return Err(Refusal {
+                fault: error.fault(),
+                reason: Some(reason),
+            });
+        }
+    };
+    let mut response = Response::new(Body::from(encode_reply(framing, &reply)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(X_HEDGE_ROUTE, header_text(&route.to_string()));
+    headers.insert(X_HEDGE_REASON, header_text(&reason));
+    Ok(response)
+}
+
+fn streamed(
+    api: &Arc<Api>,
+    answer: Answer,
+    framing: Framing,
+    signs: &Arc<Signs>,
+    seat: OwnedSemaphorePermit,
+) -> Response<Body> {
+    let Answer {
+        route,
+        reason,
+        stream,
+        ..
+    } = answer;
+    let body = SseBody::new(stream, framing, Arc::clone(signs), Arc::clone(api), seat);
+    let mut response = Response::new(Body::new(body));
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream; charset=utf-8"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    headers.insert(X_HEDGE_ROUTE, header_text(&route.to_string()));
+    headers.insert(X_HEDGE_REASON, header_text(&reason));
+    response
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), Fault> {
+    let is_json = headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let essence = value
+            .as_bytes()
+            .split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default();
+        essence
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"application/json")
+    });
+    let is_plain = headers
+        .get(CONTENT_ENCODING)
+        .is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if is_json && is_plain {
+        Ok(())
+    } else {
+        Err(Fault::UnsupportedMediaType)
+    }
+}
+
+/// `Cache-Control` of the request (RFC 9111, section 5.2.1). `no-store` outweighs `no-cache`.
+fn cache_wish(headers: &HeaderMap) -> CacheWish {
+    let mut wish = CacheWish::Use;
+    for value in headers.get_all(CACHE_CONTROL) {
+        for directive in value.as_bytes().split(|byte| *byte == b',') {
+            let directive = directive.trim_ascii();
+            if directive.eq_ignore_ascii_case(b"no-store") {
+                return CacheWish::Bypass;
+            }
+            if directive.eq_ignore_ascii_case(b"no-cache") {
+                wish = CacheWish::Refresh;
+            }
+        }
+    }
+    wish
+}
+
+/// What routing rules may look at: text headers without credentials. `http` keeps names in lower
+/// case.
+fn plain_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let is_secret = |name: &HeaderName| {
+        *name == AUTHORIZATION
+            || *name == COOKIE
+            || *name == PROXY_AUTHORIZATION
+            || OTHER_KEYS.contains(&name.as_str())
+    };
+    headers
+        .iter()
+        .filter(|(name, _)| !is_secret(name))
+        .filter_map(|(name, value)| {
+            Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+        })
+        .collect()
+}
+
+/// Text as a header value: what a header cannot hold becomes `?`, and long text is cut.
+fn header_text(text: &str) -> HeaderValue {
+    const CHARS_MAX: usize = 512;
+    let is_fit = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    if text.len() <= CHARS_MAX && text.bytes().all(is_fit) {
+        return HeaderValue::from_str(text).expect("every byte is printable ASCII");
+    }
+    let fitted: String = text
+        .chars()
+        .take(CHARS_MAX)
+        .map(|c| {
+            if u8::try_from(c).is_ok_and(is_fit) {
+                c
+            } else {
+                '?'
+            }
+        })
+        .collect();
+    HeaderValue::from_str(&fitted).expect("every other character was replaced")
+}
+
+/// W3C Server Timing: durations in milliseconds.
+fn server_timing(timings: &Timings) -> HeaderValue {
+    let stages = [
+        ("admit", timings.admit),
+        ("scan", timings.scan),
+        ("lookup", timings.look_up),
+        ("route", timings.route),
+        ("open", timings.open),
+    ];
+    let mut text = String::with_capacity(96);
+    for (at, (name, took)) in stages.into_iter().enumerate() {
+        let comma = if at == 0 { "" } else { ", " };
+        let took_ms = took.as_secs_f64() * 1e3;
+        write!(text, "{comma}{name};dur={took_ms:.3}").expect("writing to a string does not fail");
+    }
+    header_text(&text)
+}

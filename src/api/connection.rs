@@ -1,0 +1,187 @@
+//! From an accepted socket to a conversation in HTTP/1.1.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{HttpService, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower::{Layer, ServiceExt};
+use tracing::debug;
+
+use crate::flood::Flood;
+use crate::line::{Line, Signs};
+use crate::request_id::{self, X_REQUEST_ID};
+use crate::router::Door;
+use crate::seats::{AddressKey, Seat, Seats};
+use crate::server::Api;
+use crate::service::Front;
+
+/// hyper's smallest buffer.
+const BUFFER_BYTES_MIN: usize = 8 * 1024;
+
+/// A peer that vanished without a word is noticed after about this, plus the kernel's probes.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Sent to a connection that gets no seat; its request is not read.
+const TURNED_AWAY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+    retry-after: 1\r\nconnection: close\r\ncontent-length: 133\r\n\r\n\
+    {\"error\":{\"message\":\"too many connections; close idle ones and try again\",\
+    \"type\":\"server_error\",\"param\":null,\"code\":\"overloaded\"}}";
+
+/// What one listener needs to receive connections.
+pub(crate) struct Host {
+    front: Arc<Front>,
+    seats: Seats,
+    flood: Flood,
+    http: http1::Builder,
+    stop: CancellationToken,
+}
+
+impl Host {
+    pub fn new(api: &Arc<Api>, door: Door, is_loopback: bool, stop: CancellationToken) -> Self {
+        let ingress = &api.ingress;
+        let header_bytes_max = ingress.header_bytes_max.max(BUFFER_BYTES_MIN);
+        let mut http = http1::Builder::new();
+        // At most 100 headers is hyper's default; setting it would cost an allocation per request.
+        http.timer(TokioTimer::new())
+            .header_read_timeout(ingress.header_timeout)
+            .max_header_size(header_bytes_max)
+            .max_buf_size(header_bytes_max);
+        Self {
+            seats: Seats::new(&ingress.load),
+            flood: Flood::new(&ingress.flood),
+            front: Arc::new(Front::new(Arc::clone(api), door, is_loopback)),
+            http,
+            stop,
+        }
+    }
+
+    pub fn forget_quiet(&self) {
+        self.flood.forget_quiet();
+    }
+
+    /// Gives a connection a seat and a task, or turns it away.
+    pub fn receive(&self, connections: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
+        let key = self.flood.key(peer.ip());
+        let Some(seat) = self.seats.take(key) else {
+            self.front.api.tally.count_connection_refused();
+            turn_away(&stream);
+            return;
+        };
+        tune(&stream);
+        let signs = Arc::new(Signs::default());
+        let stall_max = self.front.api.ingress.write_stall_max;
+        let line = Line::new(TokioIo::new(stream), Arc::clone(&signs), stall_max);
+        let front = Arc::clone(&self.front);
+        let stop = self.stop.clone();
+        match key {
+            None => {
+                let service = open_service(Arc::clone(&front), signs);
+                let connection = self.http.serve_connection(line, service);
+                connections.spawn(converse(connection, front, seat, stop));
+            }
+            Some(key) => {
+                let service = guarded_service(&self.flood, key, Arc::clone(&front), signs);
+                let connection = self.http.serve_connection(line, service);
+                connections.spawn(converse(connection, front, seat, stop));
+            }
+        }
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+fn open_service(
+    front: Arc<Front>,
+    signs: Arc<Signs>,
+) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> + Send + use<> {
+    service_fn(move |request| {
+        let (front, signs) = (Arc::clone(&front), Arc::clone(&signs));
+        async move { Ok(front.answer(&signs, request).await) }
+    })
+}
+
+/// The same behind the flood guard.
+fn guarded_service(
+    flood: &Flood,
+    key: AddressKey,
+    front: Arc<Front>,
+    signs: Arc<Signs>,
+) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> + Send + use<> {
+    let answering = {
+        let front = Arc::clone(&front);
+        tower::service_fn(move |request: Request<Incoming>| -> Answering {
+            let (front, signs) = (Arc::clone(&front), Arc::clone(&signs));
+            Box::pin(async move { Ok(front.answer(&signs, request).await) })
+        })
+    };
+    let guarded = flood.layer().layer(answering);
+    service_fn(move |mut request: Request<Incoming>| {
+        let (front, guarded) = (Arc::clone(&front), guarded.clone());
+        request.extensions_mut().insert(key);
+        let sent_id = request.headers().get(X_REQUEST_ID).cloned();
+        async move {
+            let mut response = guarded.oneshot(request).await?;
+            if !response.headers().contains_key(X_REQUEST_ID) {
+                front.finish(&mut response, request_id::from_sent(sent_id.as_ref()));
+            }
+            Ok(response)
+        }
+    })
+}
+
+/// Serves one connection to its end. After `stop` the exchange under way is finished and no other
+/// begun.
+async fn converse<S>(
+    connection: http1::Connection<Line<TokioIo<TcpStream>>, S>,
+    front: Arc<Front>,
+    _seat: Seat,
+    stop: CancellationToken,
+) where
+    S: HttpService<Incoming, ResBody = Body, Error = Infallible>,
+{
+    let _open = front.api.tally.connection();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        // Mostly clients that left or were too slow: worth a line only to who looks for it.
+        debug!(%error, "connection ended early");
+    }
+}
+
+/// Tells a client that there is no seat, if that can be done without waiting.
+fn turn_away(stream: &TcpStream) {
+    // Whether it got through makes no difference: the connection closes either way.
+    let _: io::Result<usize> = stream.try_write(TURNED_AWAY);
+}
+
+fn tune(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE);
+    let tuned = stream
+        .set_nodelay(true)
+        .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
+    if let Err(error) = tuned {
+        debug!(%error, "socket options not set");
+    }
+}

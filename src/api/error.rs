@@ -1,0 +1,254 @@
+//! The single table from [`Fault`] to status, error type, code, headers and hint.
+//!
+//! A message says what is wrong and, where the caller can do something about it, what to do.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use domain::{BadRequest, Fault};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use wire::openai::ErrorBody;
+
+const INVALID_REQUEST: &str = "invalid_request_error";
+const AUTHENTICATION: &str = "authentication_error";
+const PERMISSION: &str = "permission_error";
+const RATE_LIMIT: &str = "rate_limit_error";
+const QUOTA: &str = "insufficient_quota";
+const SERVER: &str = "server_error";
+
+/// What HTTP says of a fault.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub status: StatusCode,
+    pub body: ErrorBody,
+    pub retry_after: Option<Duration>,
+    /// The connection is of no further use: the rest of the request was not read.
+    pub closes: bool,
+}
+
+/// The table.
+pub(crate) fn verdict(fault: &Fault) -> Verdict {
+    match fault {
+        Fault::BadRequest(BadRequest {
+            param,
+            code,
+            message,
+        }) => {
+            let verdict = plain(
+                StatusCode::BAD_REQUEST,
+                INVALID_REQUEST,
+                None,
+                message.clone(),
+            );
+            let body = ErrorBody {
+                param: param.clone(),
+                code: code.clone(),
+                ..verdict.body
+            };
+            Verdict { body, ..verdict }
+        }
+        Fault::Unauthenticated => plain(
+            StatusCode::UNAUTHORIZED,
+            AUTHENTICATION,
+            Some("invalid_api_key"),
+            "this server needs an API key it knows; send it as `Authorization: Bearer <key>` (the \
+             SDKs' `api_key`)",
+        ),
+        Fault::Forbidden { what } => {
+            plain(StatusCode::FORBIDDEN, PERMISSION, Some("forbidden"), *what)
+        }
+        Fault::ModelNotFound { asked, nearest } => model_not_found(asked, nearest.as_deref()),
+        Fault::NotFound => plain(
+            StatusCode::NOT_FOUND,
+            INVALID_REQUEST,
+            Some("not_found"),
+            "there is nothing at this path",
+        ),
+        Fault::MethodNotAllowed => plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            INVALID_REQUEST,
+            Some("method_not_allowed"),
+            "this path does not take this method; the `allow` header lists those it takes",
+        ),
+        Fault::TooLarge { bytes_max } => closing(plain(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            INVALID_REQUEST,
+            Some("request_too_large"),
+            format!("the request body is larger than {bytes_max} bytes; send less in one request"),
+        )),
+        Fault::RequestTimedOut => closing(plain(
+            StatusCode::REQUEST_TIMEOUT,
+            INVALID_REQUEST,
+            Some("request_timeout"),
+            "the request body came too slowly; send it again without pauses",
+        )),
+        Fault::UnsupportedMediaType => plain(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            INVALID_REQUEST,
+            Some("unsupported_media_type"),
+            "the body must be uncompressed JSON, sent with `content-type: application/json`",
+        ),
+        Fault::RateLimited { retry_after } => waiting(
+            *retry_after,
+            plain(
+                StatusCode::TOO_MANY_REQUESTS,
+                RATE_LIMIT,
+                Some("rate_limit_exceeded"),
+                "too many requests; wait as long as the `retry-after` header says",
+            ),
+        ),
+        Fault::BudgetSpent => plain(
+            StatusCode::TOO_MANY_REQUESTS,
+            QUOTA,
+            Some("insufficient_quota"),
+            "this key's budget is spent; its owner can raise it",
+        ),
+        Fault::Overloaded { retry_after } => waiting(
+            *retry_after,
+            plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                SERVER,
+                Some("overloaded"),
+                "everything that could answer is busy; wait as long as the `retry-after` header \
+                 says",
+            ),
+        ),
+        Fault::UpstreamFailed => plain(
+            StatusCode::BAD_GATEWAY,
+            SERVER,
+            Some("upstream_failed"),
+            "the model's provider failed to answer; trying again may help",
+        ),
+        Fault::UpstreamTimedOut => plain(
+            StatusCode::GATEWAY_TIMEOUT,
+            SERVER,
+            Some("upstream_timed_out"),
+            "the model did not answer in time; trying again may help",
+        ),
+        Fault::NoCandidate { reasons } => no_candidate(reasons),
+        Fault::Internal => plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            SERVER,
+            Some("internal_error"),
+            "something broke inside the server; its log has more under this request's id",
+        ),
+    }
+}
+
+/// The refusal as an answer. Only what every refusal needs; the service adds the request's id.
+pub(crate) fn refusal(fault: &Fault) -> Response<Body> {
+    refusal_with_hint(fault, None)
+}
+
+/// The same, with a hint that only the place of refusal can know.
+pub(crate) fn refusal_with_hint(fault: &Fault, hint: Option<&str>) -> Response<Body> {
+    let Verdict {
+        status,
+        mut body,
+        retry_after,
+        closes,
+    } = verdict(fault);
+    if let Some(hint) = hint {
+        body.message.push_str("; ");
+        body.message.push_str(hint);
+    }
+    let mut response = Response::new(Body::from(body.to_json()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(wait) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds_up(wait)));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if closes {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn plain(
+    status: StatusCode,
+    kind: &'static str,
+    code: Option<&str>,
+    message: impl Into<String>,
+) -> Verdict {
+    let body = ErrorBody {
+        message: message.into(),
+        kind,
+        param: None,
+        code: code.map(str::to_owned),
+    };
+    Verdict {
+        status,
+        body,
+        retry_after: None,
+        closes: false,
+    }
+}
+
+fn waiting(wait: Duration, verdict: Verdict) -> Verdict {
+    Verdict {
+        retry_after: Some(wait),
+        ..verdict
+    }
+}
+
+fn closing(verdict: Verdict) -> Verdict {
+    Verdict {
+        closes: true,
+        ..verdict
+    }
+}
+
+fn model_not_found(asked: &str, nearest: Option<&str>) -> Verdict {
+    let asked = shortened(asked);
+    let meant = nearest.map_or_else(String::new, |name| format!(" did you mean `{name}`?"));
+    let message = format!("the model `{asked}` does not exist;{meant} GET /v1/models lists them");
+    let verdict = plain(
+        StatusCode::NOT_FOUND,
+        INVALID_REQUEST,
+        Some("model_not_found"),
+        message,
+    );
+    let body = ErrorBody {
+        param: Some("model".to_owned()),
+        ..verdict.body
+    };
+    Verdict { body, ..verdict }
+}
+
+fn no_candidate(reasons: &[String]) -> Verdict {
+    let mut message = "no model may or can answer this request now".to_owned();
+    for (at, reason) in reasons.iter().enumerate() {
+        message.push_str(if at == 0 { ": " } else { ", " });
+        message.push_str(reason);
+    }
+    let verdict = plain(
+        StatusCode::SERVICE_UNAVAILABLE,
+        SERVER,
+        Some("no_candidate"),
+        message,
+    );
+    waiting(NO_CANDIDATE_WAIT, verdict)
+}
+
+/// Back ends come back within seconds or not at all; a client should neither spin nor give up.
+const NO_CANDIDATE_WAIT: Duration = Duration::from_secs(5);
+
+/// Whole seconds, rounded up, at least one: a client told to wait zero seconds would spin.
+fn seconds_up(wait: Duration) -> u64 {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    seconds.max(1)
+}
+
+/// A name that a caller sent, cut to a length worth quoting back.
+fn shortened(name: &str) -> String {
+    const QUOTED_CHARS_MAX: usize = 100;
+    match name.char_indices().nth(QUOTED_CHARS_MAX) {
+        Some((at, _)) => format!("{}…", &name[..at]),
+        None => name.to_owned(),
+    }
+}

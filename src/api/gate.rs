@@ -1,0 +1,169 @@
+//! What a request's head must look like before anyone acts on it: one `Host` that is served here,
+//! at most one `Authorization`, and no web page calling that was not invited.
+//!
+//! A page anywhere on the web can make a browser send requests to this machine, and with a DNS
+//! name that is rebound to a loopback address it could read the answers too. The `Host` header
+//! then still bears the page's name, and `Origin` names the page: both are checked.
+
+use std::net::IpAddr;
+
+use domain::{BadRequest, Fault};
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
+use http::{HeaderMap, HeaderValue, Uri};
+
+use crate::ingress::IngressConfig;
+
+/// The rules of one listener.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    hosts: Vec<HostName>,
+    serves_any_host: bool,
+    /// True where the listener can be reached from outside.
+    serves_addresses: bool,
+    origins: Vec<String>,
+    serves_any_origin: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct HostName {
+    name: String,
+    /// `None` is any.
+    port: Option<u16>,
+}
+
+impl Gate {
+    /// `is_loopback` says whether the listener is bound to a loopback address.
+    pub fn new(config: &IngressConfig, is_loopback: bool) -> Self {
+        let host = |text: &String| {
+            split_host(text).map(|(name, port)| HostName {
+                name: name.to_ascii_lowercase(),
+                port,
+            })
+        };
+        Self {
+            hosts: config.hosts.iter().filter_map(host).collect(),
+            serves_any_host: config.hosts.iter().any(|host| host == "*"),
+            serves_addresses: !is_loopback,
+            origins: config
+                .origins
+                .iter()
+                .map(|origin| origin.trim_end_matches('/').to_ascii_lowercase())
+                .collect(),
+            serves_any_origin: config.origins.iter().any(|origin| origin == "*"),
+        }
+    }
+
+    /// Lets a request pass. `Some` is the foreign origin that was invited: the answer must name it.
+    ///
+    /// # Errors
+    /// `BadRequest` for a head that must not occur, `Forbidden` for a host or origin not served.
+    pub fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<HeaderValue>, Fault> {
+        let host = only(headers, HOST, "Host")?.ok_or_else(|| malformed("Host", "is missing"))?;
+        let host_text = host.to_str().unwrap_or_default();
+        // An absolute request target overrules `Host` (RFC 9112, section 3.2.2); both must be ours.
+        let target = uri
+            .authority()
+            .map_or(host_text, |authority| authority.as_str());
+        if !(self.serves(host_text) && self.serves(target)) {
+            return Err(Fault::Forbidden { what: FOREIGN_HOST });
+        }
+        only(headers, AUTHORIZATION, "Authorization")?;
+        let Some(origin) = only(headers, ORIGIN, "Origin")? else {
+            return Ok(None);
+        };
+        self.check_origin(origin, host_text)
+    }
+
+    fn check_origin(&self, origin: &HeaderValue, host: &str) -> Result<Option<HeaderValue>, Fault> {
+        let text = origin.to_str().unwrap_or_default().to_ascii_lowercase();
+        if self.serves_any_origin || self.origins.contains(&text) {
+            return Ok(Some(origin.clone()));
+        }
+        let own = text
+            .strip_prefix("http://")
+            .or_else(|| text.strip_prefix("https://"));
+        if own.is_some_and(|own| own.eq_ignore_ascii_case(host)) {
+            return Ok(None);
+        }
+        Err(Fault::Forbidden {
+            what: FOREIGN_ORIGIN,
+        })
+    }
+
+    fn serves(&self, host: &str) -> bool {
+        let Some((name, port)) = split_host(host) else {
+            return false;
+        };
+        if self.serves_any_host || is_loopback(name) {
+            return true;
+        }
+        if self.serves_addresses && address(name).is_some() {
+            return true;
+        }
+        let name = name.trim_end_matches('.');
+        self.hosts.iter().any(|own| {
+            own.name.eq_ignore_ascii_case(name) && own.port.is_none_or(|own| Some(own) == port)
+        })
+    }
+}
+
+const FOREIGN_HOST: &str = "the Host header names a host that this server does not answer for; \
+     use localhost, or have the operator add the name to `hosts`";
+const FOREIGN_ORIGIN: &str = "web pages of this Origin may not call this server; the operator can \
+     add it to `origins`";
+
+fn malformed(name: &str, what: &str) -> Fault {
+    Fault::BadRequest(BadRequest {
+        param: None,
+        code: Some("malformed_head".to_owned()),
+        message: format!("the {name} header {what}; send exactly one"),
+    })
+}
+
+/// The header's only value.
+fn only<'a>(
+    headers: &'a HeaderMap,
+    name: http::HeaderName,
+    shown: &str,
+) -> Result<Option<&'a HeaderValue>, Fault> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    match values.next() {
+        None => Ok(first),
+        Some(_) => Err(malformed(shown, "came more than once")),
+    }
+}
+
+/// `name`, `name:port`, `[v6]` or `[v6]:port`; `None` for anything else.
+fn split_host(host: &str) -> Option<(&str, Option<u16>)> {
+    let end = if host.starts_with('[') {
+        host.find(']')? + 1
+    } else {
+        host.find(':').unwrap_or(host.len())
+    };
+    let (name, rest) = host.split_at_checked(end)?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]%*".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_plain) {
+        return None;
+    }
+    match rest.strip_prefix(':') {
+        None if rest.is_empty() => Some((name, None)),
+        None => None,
+        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some((name, Some(port.parse().ok()?)))
+        }
+        Some(_) => None,
+    }
+}
+
+fn is_loopback(name: &str) -> bool {
+    name.eq_ignore_ascii_case("localhost")
+        || address(name).is_some_and(|address| address.to_canonical().is_loopback())
+}
+
+fn address(name: &str) -> Option<IpAddr> {
+    match name.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?.parse().ok().map(IpAddr::V6),
+        None => name.parse().ok().map(IpAddr::V4),
+    }
+}

@@ -1,0 +1,66 @@
+//! Is it alive, can it answer, what has it done: for supervisors and for Prometheus.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use axum::extract::State;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use crate::models::json;
+use crate::server::Api;
+
+/// What `/metrics` shows, in the Prometheus text format. The doors' own counters are appended.
+pub trait Scrape: Send + Sync + 'static {
+    /// Complete lines.
+    fn text(&self) -> String;
+}
+
+#[derive(Serialize)]
+struct Ready<'a> {
+    status: &'static str,
+    backends: Vec<BackendState<'a>>,
+}
+
+#[derive(Serialize)]
+struct BackendState<'a> {
+    name: &'a str,
+    state: &'static str,
+}
+
+/// 200 as long as the process can answer anything at all.
+pub(crate) async fn healthz() -> Response<Body> {
+    json(StatusCode::OK, &serde_json::json!({"status": "alive"}))
+}
+
+/// 200 only when a chat can be answered, so never while stopping.
+pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
+    let readiness = api.pipeline.readiness();
+    let backends = readiness
+        .backends
+        .iter()
+        .map(|(name, state)| BackendState {
+            name,
+            state: state.as_label(),
+        })
+        .collect();
+    let (code, status) = if api.is_stopping.load(Ordering::Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+    } else if readiness.is_ready {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    };
+    json(code, &Ready { status, backends })
+}
+
+pub(crate) async fn metrics(State(api): State<Arc<Api>>) -> Response<Body> {
+    let mut text = api.scrape.text();
+    api.tally.write(&mut text);
+    let mut response = Response::new(Body::from(text));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,87 @@
+//! Everything but the chat itself: models, probes, and clear words for wrong turns.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::{any, get};
+use domain::Fault;
+use http::header::ALLOW;
+use http::{HeaderValue, Response, Uri};
+
+use crate::error::{refusal, refusal_with_hint};
+use crate::server::Api;
+use crate::{models, probes};
+
+/// Which door a listener is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// For callers of the API. Shows metrics as well where only this machine can reach it.
+    Client { is_loopback: bool },
+    /// For the operator.
+    Admin,
+}
+
+pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
+
+pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
+    let probes = Router::new()
+        .route("/healthz", get(probes::healthz).fallback(only_get))
+        .route("/readyz", get(probes::readyz).fallback(only_get));
+    let metrics = || get(probes::metrics).fallback(only_get);
+    let router = match door {
+        Door::Client { is_loopback } => {
+            let client = probes
+                .route(CHAT_PATH, any(only_post))
+                .route("/v1/models", get(models::list).fallback(only_get))
+                .route("/v1/models/{*id}", get(models::one).fallback(only_get));
+            if is_loopback {
+                client.route("/metrics", metrics())
+            } else {
+                client
+            }
+        }
+        Door::Admin => probes.route("/metrics", metrics()),
+    };
+    router.fallback(not_found).with_state(api)
+}
+
+async fn only_get() -> Response<Body> {
+    wrong_method("GET, HEAD")
+}
+
+async fn only_post() -> Response<Body> {
+    wrong_method("POST")
+}
+
+fn wrong_method(allowed: &'static str) -> Response<Body> {
+    let mut response = refusal(&Fault::MethodNotAllowed);
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+async fn not_found(uri: Uri) -> Response<Body> {
+    refusal_with_hint(&Fault::NotFound, hint(uri.path()))
+}
+
+/// What somebody who ended up at `path` probably wants.
+fn hint(path: &str) -> Option<&'static str> {
+    const BASE_URL: &str = "the SDKs' base_url must end in `/v1`, as `http://127.0.0.1:8787/v1`";
+    match path {
+        "/" => Some("the API is under `/v1`: POST /v1/chat/completions, GET /v1/models"),
+        "/chat/completions" | "/models" => Some(BASE_URL),
+        _ if path.starts_with("/models/") => Some(BASE_URL),
+        _ if path.starts_with("/v1/v1/") => Some("`/v1` is in the base_url twice"),
+        _ if path.starts_with("/api/") => {
+            Some("this server speaks OpenAI's API: POST /v1/chat/completions")
+        }
+        "/metrics" => Some("metrics are on the admin listener"),
+        _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),
+        _ if path.starts_with("/v1/") => {
+            Some("this server offers POST /v1/chat/completions and GET /v1/models")
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,145 @@
+//! The accept loop: connections in, each with a seat, a time to speak, and an end.
+//!
+//! Ours rather than `axum::serve`, which never arms hyper's header timer.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pipeline::Pipeline;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::connection::Host;
+use crate::flood::FORGET_EVERY;
+use crate::ingress::IngressConfig;
+use crate::probes::Scrape;
+use crate::router::Door;
+use crate::tally::Tally;
+
+/// How long to leave the listener alone when the process is out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The HTTP side of the node. One value serves every listener.
+pub struct Api {
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) scrape: Arc<dyn Scrape>,
+    pub(crate) ingress: IngressConfig,
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) tally: Tally,
+    pub(crate) is_stopping: AtomicBool,
+    /// Unix seconds.
+    pub(crate) started_at: u64,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api")
+            .field("ingress", &self.ingress)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    #[must_use]
+    pub fn new(pipeline: Arc<Pipeline>, scrape: Arc<dyn Scrape>, ingress: IngressConfig) -> Self {
+        let requests_max = ingress.load.requests_max.clamp(1, Semaphore::MAX_PERMITS);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            pipeline,
+            scrape,
+            ingress,
+            requests: Arc::new(Semaphore::new(requests_max)),
+            tally: Tally::default(),
+            is_stopping: AtomicBool::new(false),
+            started_at: now.as_secs(),
+        }
+    }
+
+    /// Serves callers of the API until `stop`, then drains for `shutdown_grace`. Shows `/metrics`
+    /// as well when the listener is bound to loopback.
+    pub async fn serve_client(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let is_loopback = is_loopback(&listener);
+        self.serve(listener, Door::Client { is_loopback }, stop)
+            .await;
+    }
+
+    /// Serves the operator: probes and `/metrics`, without keys. Bind it to an address that only
+    /// the operator reaches.
+    pub async fn serve_admin(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        self.serve(listener, Door::Admin, stop).await;
+    }
+
+    async fn serve(self: Arc<Self>, listener: TcpListener, door: Door, stop: CancellationToken) {
+        let grace = self.ingress.shutdown_grace;
+        let is_loopback = is_loopback(&listener);
+        let host = Host::new(&self, door, is_loopback, stop.clone());
+        let mut connections = JoinSet::new();
+        let mut forget = interval(FORGET_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ended) = connections.join_next() => report(ended),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => host.receive(&mut connections, stream, peer),
+                    Err(error) => pause_after(&error).await,
+                },
+                _ = forget.tick() => host.forget_quiet(),
+            }
+        }
+        self.is_stopping.store(true, Ordering::Relaxed);
+        drop(listener);
+        drain(connections, grace).await;
+    }
+}
+
+/// Lets the connections finish what they are at, for as long as `grace`; then drops them.
+async fn drain(mut connections: JoinSet<()>, grace: Duration) {
+    let all_ended = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    if timeout(grace, all_ended).await.is_err() {
+        warn!(
+            connections = connections.len(),
+            "grace is over; dropping open connections"
+        );
+        connections.shutdown().await;
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if ended.is_err_and(|error| error.is_panic()) {
+        error!("a connection's task panicked");
+    }
+}
+
+/// A connection that died in the queue is its own affair; anything else will not have passed by
+/// the next moment, and asking again at once would spin.
+async fn pause_after(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    ) {
+        return;
+    }
+    warn!(%error, "accepting connections failed; pausing");
+    sleep(ACCEPT_PAUSE).await;
+}
+
+fn is_loopback(listener: &TcpListener) -> bool {
+    listener
+        .local_addr()
+        .is_ok_and(|address| address.ip().to_canonical().is_loopback())
+}

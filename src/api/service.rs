@@ -1,0 +1,105 @@
+//! One request on one connection: through the gate, to the chat or the router, and out with an id.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use domain::Fault;
+use futures::FutureExt;
+use http::{Method, Request, Response};
+use tower::ServiceExt;
+use tracing::error;
+
+use crate::error::refusal;
+use crate::gate::Gate;
+use crate::line::Signs;
+use crate::request_id::{self, ExchangeId, X_REQUEST_ID};
+use crate::router::{CHAT_PATH, Door, router};
+use crate::server::Api;
+use crate::{chat, cors};
+
+/// What all connections of one listener share.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub api: Arc<Api>,
+    gate: Gate,
+    router: Router,
+    door: Door,
+}
+
+impl Front {
+    pub fn new(api: Arc<Api>, door: Door, is_loopback: bool) -> Self {
+        Self {
+            gate: Gate::new(&api.ingress, is_loopback),
+            router: router(Arc::clone(&api), door),
+            door,
+            api,
+        }
+    }
+
+    /// Answers one request. Never fails, never panics.
+    pub async fn answer<B>(&self, signs: &Arc<Signs>, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let id = request_id::of(request.headers());
+        signs.set_unread(!request.body().is_end_stream());
+        let caught = AssertUnwindSafe(self.decide(&id, signs, request))
+            .catch_unwind()
+            .await;
+        let mut response = caught.unwrap_or_else(|_| {
+            error!(request_id = %id.id, "request handler panicked");
+            refusal(&Fault::Internal)
+        });
+        self.finish(&mut response, id);
+        response
+    }
+
+    /// What every answer gets on its way out.
+    pub fn finish(&self, response: &mut Response<Body>, id: ExchangeId) {
+        self.api.tally.count_answer(response.status());
+        response.headers_mut().insert(X_REQUEST_ID, id.header);
+    }
+
+    async fn decide<B>(
+        &self,
+        id: &ExchangeId,
+        signs: &Arc<Signs>,
+        request: Request<B>,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let origin = match self.gate.check(request.uri(), request.headers()) {
+            Ok(origin) => origin,
+            Err(fault) => return refusal(&fault),
+        };
+        let is_preflight = cors::is_preflight(request.method(), request.headers());
+        let mut response = if is_preflight && origin.is_some() {
+            cors::preflight(request.headers())
+        } else if self.is_chat(&request) {
+            chat::answer(&self.api, &id.id, signs, request).await
+        } else {
+            let request = request.map(Body::new);
+            self.router
+                .clone()
+                .oneshot(request)
+                .await
+                .unwrap_or_else(|never| match never {})
+        };
+        if let Some(origin) = origin {
+            cors::allow(&mut response, origin);
+        }
+        response
+    }
+
+    fn is_chat<B>(&self, request: &Request<B>) -> bool {
+        matches!(self.door, Door::Client { .. })
+            && request.method() == Method::POST
+            && request.uri().path() == CHAT_PATH
+    }
+}

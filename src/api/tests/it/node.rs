@@ -1,0 +1,268 @@
+//! A node with one scripted back end, served on a port of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use api::{Api, IngressConfig, Scrape};
+use async_trait::async_trait;
+use domain::{
+    Abilities, Backend, BackendCard, BackendError, CacheKey, CacheStore, ChatEvent, ChatStream,
+    FinishReason, Health, HealthState, KeyDigest, KeyDirectory, ModelCard, Outbound, Principal,
+    Reply, Started, Tokens, Trust, Usage,
+};
+use futures::{StreamExt, stream};
+use pipeline::{CacheRules, Parts, Patience, Pipeline, Snapshot};
+use policy::{CacheSecret, RoutePolicy, ScanRules};
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub type Event = Result<ChatEvent, BackendError>;
+
+/// What the back end does with a call.
+pub enum Script {
+    /// Answers every call with these.
+    Says(Vec<Event>),
+    /// Answers the first call with what is sent; the sender below learns of the stream's end.
+    Live(Mutex<Option<(mpsc::Receiver<Event>, oneshot::Sender<()>)>>),
+    Panics,
+}
+
+struct Scripted {
+    card: BackendCard,
+    script: Script,
+    health: HealthState,
+    calls: Arc<Mutex<Vec<Outbound>>>,
+}
+
+#[async_trait]
+impl Backend for Scripted {
+    fn card(&self) -> &BackendCard {
+        &self.card
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            state: self.health,
+            wait: None,
+        }
+    }
+
+    async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
+        self.calls.lock().unwrap().push(call);
+        match &self.script {
+            Script::Says(events) => Ok(stream::iter(events.clone()).boxed()),
+            Script::Live(once) => {
+                let (events, ended) = once.lock().unwrap().take().expect("one call only");
+                // `ended` goes down with the stream.
+                let live = stream::unfold((events, ended), |(mut events, ended)| async move {
+                    Some((events.recv().await?, (events, ended)))
+                });
+                Ok(live.boxed())
+            }
+            Script::Panics => panic!("scripted"),
+        }
+    }
+}
+
+#[derive(Default)]
+struct MapCache(Mutex<HashMap<CacheKey, Arc<Reply>>>);
+
+impl CacheStore for MapCache {
+    fn find(&self, key: &CacheKey) -> Option<Arc<Reply>> {
+        self.0.lock().unwrap().get(key).cloned()
+    }
+
+    fn keep(&self, key: CacheKey, reply: Arc<Reply>, _ttl: Duration) {
+        self.0.lock().unwrap().insert(key, reply);
+    }
+}
+
+/// Knows one key, if any.
+struct OneKey(Option<KeyDigest>);
+
+impl KeyDirectory for OneKey {
+    fn is_required(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn find(&self, digest: &KeyDigest) -> Option<Principal> {
+        (self.0 == Some(*digest)).then(Principal::anyone)
+    }
+}
+
+struct NoScrape;
+
+impl Scrape for NoScrape {
+    fn text(&self) -> String {
+        "node_up 1\n".to_owned()
+    }
+}
+
+/// How to build a node; the default answers every call with "hello there".
+pub struct Recipe {
+    pub script: Script,
+    pub health: HealthState,
+    pub key: Option<&'static str>,
+    pub ingress: IngressConfig,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            script: Script::Says(hello()),
+            health: HealthState::Ready,
+            key: None,
+            ingress: IngressConfig::default(),
+        }
+    }
+}
+
+pub struct Node {
+    pub client: SocketAddr,
+    pub admin: SocketAddr,
+    pub stop: CancellationToken,
+    pub serving: JoinSet<()>,
+    /// What the back end was asked.
+    pub calls: Arc<Mutex<Vec<Outbound>>>,
+    _recording: JoinSet<()>,
+}
+
+const ROUTES: &str = r#"
+default = "all"
+[outcomes.all]
+candidates = ["local"]
+"#;
+
+impl Recipe {
+    pub async fn start(self) -> Node {
+        let calls: Arc<Mutex<Vec<Outbound>>> = Arc::default();
+        let model = ModelCard {
+            name: "tiny".into(),
+            context_tokens_max: Some(Tokens(2048)),
+            abilities: Abilities::all(),
+        };
+        let backend = Scripted {
+            card: BackendCard {
+                name: "local".into(),
+                trust: Trust::Device,
+                models: vec![model],
+            },
+            script: self.script,
+            health: self.health,
+            calls: Arc::clone(&calls),
+        };
+        let digest = self.key.map(|key| KeyDigest(Sha256::digest(key).into()));
+        let (pipeline, recorder) = Pipeline::new(Parts {
+            snapshot: Snapshot::new(
+                RoutePolicy::parse("test.toml", ROUTES).unwrap(),
+                ScanRules::compile(&[], &[]).unwrap(),
+                vec![Arc::new(backend)],
+                BTreeMap::new(),
+                CacheRules {
+                    is_enabled: true,
+                    secret: CacheSecret::new([7; 32]),
+                    ttl: Duration::from_secs(60),
+                    reply_bytes_max: 1024,
+                },
+                Patience::default(),
+            ),
+            cache: Arc::new(MapCache::default()),
+            keys: Arc::new(OneKey(digest)),
+            sinks: vec![],
+            exchanges_max: 512,
+        });
+        let api = Arc::new(Api::new(
+            Arc::new(pipeline),
+            Arc::new(NoScrape),
+            self.ingress,
+        ));
+        let stop = CancellationToken::new();
+        let mut serving = JoinSet::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = listener.local_addr().unwrap();
+        serving.spawn(Arc::clone(&api).serve_client(listener, stop.clone()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = listener.local_addr().unwrap();
+        serving.spawn(api.serve_admin(listener, stop.clone()));
+        let mut recording = JoinSet::new();
+        recording.spawn(recorder.run());
+        Node {
+            client,
+            admin,
+            stop,
+            serving,
+            calls,
+            _recording: recording,
+        }
+    }
+}
+
+/// A node that streams what the test sends.
+pub struct Live {
+    pub node: Node,
+    pub events: mpsc::Sender<Event>,
+    /// Resolves when the back end's stream was dropped.
+    pub ended: oneshot::Receiver<()>,
+}
+
+pub async fn live(ingress: IngressConfig) -> Live {
+    let (events, inbox) = mpsc::channel(8);
+    let (ending, ended) = oneshot::channel();
+    let script = Script::Live(Mutex::new(Some((inbox, ending))));
+    let node = Recipe {
+        script,
+        ingress,
+        ..Recipe::default()
+    }
+    .start()
+    .await;
+    Live {
+        node,
+        events,
+        ended,
+    }
+}
+
+pub async fn node() -> Node {
+    Recipe::default().start().await
+}
+
+pub fn started() -> Event {
+    Ok(ChatEvent::Started(Started {
+        model: "tiny".into(),
+        reply_id: None,
+        fingerprint: None,
+    }))
+}
+
+pub fn text(text: &str) -> Event {
+    Ok(ChatEvent::Text {
+        choice: 0,
+        text: text.into(),
+    })
+}
+
+pub fn end() -> [Event; 2] {
+    [
+        Ok(ChatEvent::ChoiceEnded {
+            choice: 0,
+            reason: FinishReason::Stop,
+        }),
+        Ok(ChatEvent::Usage(Usage {
+            prompt_tokens: Tokens(3),
+            completion_tokens: Tokens(2),
+            ..Usage::default()
+        })),
+    ]
+}
+
+pub fn hello() -> Vec<Event> {
+    let mut events = vec![started(), text("hello "), text("there")];
+    events.extend(end());
+    events
+}
