@@ -1,6 +1,26 @@
-//! configuration, wiring, task set, telemetry, drain
+//! Configuration, wiring, the task set, telemetry and the command line: the only room that knows
+//! every concrete type.
+//!
+//! ```text
+//! cli ─► commands ─► config ─► assembly ─► node ─► tasks
+//! ```
 
-#[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
-}
+mod cli;
+mod commands;
+
+mod assembly;
+mod bundled;
+mod config;
+mod local;
+
+mod client;
+mod metrics;
+mod node;
+mod signals;
+mod tasks;
+mod telemetry;
+
+mod banner;
+mod terminal;
+
+pub use commands::main;

@@ -1,0 +1,188 @@
+//! Everything a configuration comes to before anything is started: compiled rules, upstreams, keys.
+//! `hedge check` stops here; `hedge serve` and a reload go on.
+
+use std::sync::Arc;
+
+use domain::{Backend, BackendCard, Health, Principal};
+use pipeline::{CacheRules, Patience, Snapshot};
+use policy::{
+    CacheSecret, CustomRule, Roster, RosterEntry, RoutePolicy, RuleFault, ScanRuleFault, ScanRules,
+    check_aliases,
+};
+use providers::Upstream;
+use store::StaticKeys;
+
+use crate::config::{Config, ConfigFaults, Findings, upstream_fault_key};
+
+/// The replaceable part of a node. Made whole or not at all.
+pub struct Assembly {
+    routes: RoutePolicy,
+    scan: ScanRules,
+    upstreams: Vec<Arc<dyn Backend>>,
+    pub keys: StaticKeys,
+    config: Config,
+}
+
+impl std::fmt::Debug for Assembly {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Assembly")
+            .field("upstreams", &self.upstreams.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Assembly {
+    /// Compiles and checks. `local` is what the model on this machine will say of itself.
+    ///
+    /// # Errors
+    /// Every fault, with its path.
+    pub fn build(
+        config: &Config,
+        local: Option<&BackendCard>,
+        client: &reqwest::Client,
+    ) -> Result<Self, ConfigFaults> {
+        let mut findings = Findings::default();
+        let upstreams = upstreams(config, client, &mut findings);
+        let scan = scan_rules(config, &mut findings);
+        let routes = match RoutePolicy::parse(&config.routes.name, &config.routes.text) {
+            Ok(routes) => Some(routes),
+            Err(faults) => {
+                report(&faults, "routes", &mut findings);
+                None
+            }
+        };
+        let roster = roster(config, local, &upstreams);
+        report(
+            &check_aliases(&roster, "aliases", "aliases"),
+            "",
+            &mut findings,
+        );
+        if let Some(routes) = &routes {
+            report(&routes.check(&roster), "routes", &mut findings);
+        }
+        match (routes, scan) {
+            (Some(routes), Some(scan)) if findings.faults.is_empty() => Ok(Self {
+                routes,
+                scan,
+                upstreams,
+                keys: keys(config),
+                config: config.clone(),
+            }),
+            _ => Err(ConfigFaults(findings.faults)),
+        }
+    }
+
+    /// The snapshot for the pipeline. The local model comes first among equals.
+    #[must_use]
+    pub fn snapshot(&self, local: Option<Arc<dyn Backend>>, secret: &CacheSecret) -> Snapshot {
+        let backends = local
+            .into_iter()
+            .chain(self.upstreams.iter().cloned())
+            .collect();
+        let limits = &self.config.limits;
+        Snapshot::new(
+            self.routes.clone(),
+            self.scan.clone(),
+            backends,
+            self.config.aliases.clone(),
+            CacheRules {
+                is_enabled: self.config.cache.is_enabled,
+                secret: secret.clone(),
+                ttl: self.config.cache.ttl,
+                reply_bytes_max: self.config.cache.reply_bytes_max,
+            },
+            Patience {
+                local: limits.first_content_local,
+                remote: limits.first_content_remote,
+                last: limits.first_content_last,
+            },
+        )
+    }
+}
+
+fn upstreams(
+    config: &Config,
+    client: &reqwest::Client,
+    findings: &mut Findings,
+) -> Vec<Arc<dyn Backend>> {
+    let mut upstreams: Vec<Arc<dyn Backend>> = Vec::new();
+    for (at, upstream) in config.upstreams.iter().enumerate() {
+        match Upstream::new(upstream.clone(), client.clone()) {
+            Ok(upstream) => upstreams.push(Arc::new(upstream)),
+            Err(error) => {
+                let key = upstream_fault_key(&error);
+                findings.fault(format!("upstreams[{at}].{key}"), error.to_string());
+            }
+        }
+    }
+    upstreams
+}
+
+fn scan_rules(config: &Config, findings: &mut Findings) -> Option<ScanRules> {
+    let custom: Vec<CustomRule> = config
+        .privacy
+        .custom
+        .iter()
+        .map(|class| CustomRule {
+            name: class.name.clone(),
+            pattern: class.pattern.clone(),
+            trust_min: class.trust,
+        })
+        .collect();
+    match ScanRules::compile(&config.privacy.classes, &custom) {
+        Ok(rules) => Some(rules),
+        Err(faults) => {
+            for fault in faults {
+                let path = match &fault {
+                    ScanRuleFault::NoDetector(_) => "privacy.classes".to_owned(),
+                    ScanRuleFault::Malformed { index, .. }
+                    | ScanRuleFault::TooLarge { index, .. }
+                    | ScanRuleFault::MatchesNothing { index, .. } => {
+                        format!("privacy.custom[{index}].pattern")
+                    }
+                };
+                findings.fault(path, fault.to_string());
+            }
+            None
+        }
+    }
+}
+
+fn roster(config: &Config, local: Option<&BackendCard>, upstreams: &[Arc<dyn Backend>]) -> Roster {
+    let cards = local
+        .cloned()
+        .into_iter()
+        .chain(upstreams.iter().map(|upstream| upstream.card().clone()));
+    Roster {
+        backends: cards
+            .map(|card| RosterEntry {
+                card: Arc::new(card),
+                health: Health::READY,
+            })
+            .collect(),
+        aliases: Arc::new(config.aliases.clone()),
+    }
+}
+
+/// Rule faults carry their own file; ours is named only where the file is another.
+fn report(faults: &[RuleFault], prefix: &str, findings: &mut Findings) {
+    for fault in faults {
+        let path = match (prefix, fault.path.as_str()) {
+            ("", path) => path.to_owned(),
+            (_, "") => fault.file.clone(),
+            (_, path) => format!("{}: {path}", fault.file),
+        };
+        findings.fault(path, fault.message.clone());
+    }
+}
+
+fn keys(config: &Config) -> StaticKeys {
+    StaticKeys::new(config.keys.iter().map(|key| {
+        let principal = Principal {
+            key: Some(key.name.clone()),
+            team: key.team.clone(),
+            models: key.models.clone(),
+        };
+        (key.digest, principal)
+    }))
+}

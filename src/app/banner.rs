@@ -1,0 +1,106 @@
+//! What `hedge serve` says when it serves: an address, and two ways to use it that work as pasted.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::config::Config;
+use crate::local::{Absent, LocalModel};
+use crate::node::Addresses;
+
+/// The whole text, ending in a newline.
+#[must_use]
+pub fn text(config: &Config, model: &Result<LocalModel, Absent>, addresses: Addresses) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_text(&mut text, config, model, addresses);
+    text
+}
+
+fn write_text(
+    text: &mut String,
+    config: &Config,
+    model: &Result<LocalModel, Absent>,
+    addresses: Addresses,
+) -> std::fmt::Result {
+    let base = format!("http://{}/v1", reachable(addresses.clients));
+    let version = env!("CARGO_PKG_VERSION");
+    let has_keys = !config.keys.is_empty();
+    writeln!(text, "\nhedge {version} serves {base}\n")?;
+    match model {
+        Ok(model) => writeln!(text, "  local    {}", local_line(model))?,
+        Err(absent) => writeln!(text, "  local    none: {}", absent.as_words())?,
+    }
+    if config.upstreams.is_empty() {
+        writeln!(text, "  cloud    none; add [[upstreams]] to hedge.toml")?;
+    }
+    for upstream in &config.upstreams {
+        let (name, model) = (&upstream.name, &upstream.default_model);
+        writeln!(text, "  cloud    {name} ({model})")?;
+    }
+    writeln!(text, "  routes   {}", config.routes.name)?;
+    let keys = match config.keys.len() {
+        0 => "none asked for".to_owned(),
+        1 => "1 known".to_owned(),
+        more => format!("{more} known"),
+    };
+    writeln!(text, "  keys     {keys}")?;
+    if let Some(admin) = addresses.admin {
+        writeln!(text, "  metrics  http://{admin}/metrics")?;
+    }
+    let header = if has_keys {
+        " -H \"authorization: Bearer $HEDGE_API_KEY\""
+    } else {
+        ""
+    };
+    let question = "What is the capital of Portugal?";
+    writeln!(
+        text,
+        "\nTry it:\n  curl -N {base}/chat/completions{header} -H 'content-type: application/json' \
+         -d '{{\"model\":\"auto\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\
+         \"{question}\"}}]}}'"
+    )?;
+    let key = if has_keys {
+        "os.environ[\"HEDGE_API_KEY\"]"
+    } else {
+        "\"none\""
+    };
+    let import = if has_keys { "import os\n  " } else { "" };
+    writeln!(
+        text,
+        "\nFrom Python (pip install openai):\n  {import}from openai import OpenAI\n  \
+         client = OpenAI(base_url=\"{base}\", api_key={key})\n  \
+         reply = client.chat.completions.create(model=\"auto\", messages=[{{\"role\": \"user\", \
+         \"content\": \"{question}\"}}])\n  print(reply.choices[0].message.content)\n"
+    )
+}
+
+fn local_line(model: &LocalModel) -> String {
+    let millions = model.summary.parameter_count as f64 / 1e6;
+    let bundled = if model.is_bundled { ", bundled" } else { "" };
+    let name = &model.engine.name;
+    let architecture = &model.summary.architecture;
+    format!("{name} ({architecture}, {millions:.1} M parameters{bundled}), loading")
+}
+
+/// An address to type: listening on all of them includes this machine's own.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listening_everywhere_is_reached_here() {
+        let shown = |text: &str| reachable(text.parse().unwrap()).to_string();
+        assert_eq!(shown("0.0.0.0:80"), "127.0.0.1:80");
+        assert_eq!(shown("[::]:80"), "[::1]:80");
+        assert_eq!(shown("10.0.0.1:80"), "10.0.0.1:80");
+    }
+}

@@ -1,0 +1,157 @@
+//! The command line: names, words and examples. What each command does is in [`crate::commands`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// One OpenAI-compatible endpoint that answers on this machine or in the cloud.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hedge",
+    version,
+    about,
+    long_about = "hedge answers OpenAI-compatible requests. For each it decides whether a reply is \
+        already known, whether the model on this machine should answer, or which cloud may.\n\n\
+        Nothing needs to be set up: `hedge serve` starts with a small model that is inside the \
+        binary.",
+    after_help = "First steps:
+  hedge serve                          serve on http://127.0.0.1:8787/v1
+  hedge chat \"What is the capital of Portugal?\"
+                                       ask the running server
+  hedge doctor                         what this machine can do, and what is missing
+
+Next steps:
+  hedge models pull Qwen/Qwen2.5-1.5B-Instruct-GGUF
+                                       a larger model; then set local.model in hedge.toml
+  hedge config schema                  every key of hedge.toml
+  hedge check                          everything wrong with hedge.toml, at once",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer requests until told to stop
+    #[command(after_help = "Examples:
+  hedge serve
+  hedge serve --listen 127.0.0.1:9000
+  hedge serve --config /etc/hedge.toml
+  HEDGE_LOCAL__MODEL=./model.gguf hedge serve
+
+Then, from any OpenAI client: base_url http://127.0.0.1:8787/v1, any api_key, model \"auto\".
+SIGTERM or Ctrl-C lets running replies finish; a second one ends at once. SIGHUP reloads
+routes, aliases, keys and privacy rules, whole or not at all.")]
+    Serve(ServeArgs),
+    /// Say everything that is wrong with the configuration, without starting
+    Check(ConfigArgs),
+    /// Print the configuration's schema, or what is in force
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+    /// Talk to a running server from the terminal
+    #[command(after_help = "Examples:
+  hedge chat \"What is the capital of Portugal?\"
+  hedge chat --model local
+  echo \"Summarise this\" | hedge chat -
+  HEDGE_API_KEY=... hedge chat --url https://hedge.example/v1
+
+Without a prompt it keeps asking; an empty line or Ctrl-D ends it.")]
+    Chat(ChatArgs),
+    /// Look at this machine and say what is missing and what to do next
+    Doctor(ConfigArgs),
+    /// Fetch, list and remove model files
+    Models {
+        #[command(subcommand)]
+        what: ModelsCommand,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Print the version, and what this build can do
+    Version,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigArgs {
+    /// The configuration file. Left out: $HEDGE_CONFIG, ./hedge.toml, ~/.config/hedge/hedge.toml
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Where clients connect, instead of 127.0.0.1:8787
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Every key, its default and its meaning, as JSON schema
+    Schema,
+    /// File, environment and flags together, as TOML; secrets stay hidden
+    Show(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// The prompt; `-` reads it from standard input
+    pub prompt: Option<String>,
+    /// The server, up to and including /v1
+    #[arg(
+        long,
+        env = "HEDGE_URL",
+        default_value = "http://127.0.0.1:8787/v1",
+        value_name = "URL"
+    )]
+    pub url: String,
+    /// auto, local, UPSTREAM/MODEL or an alias
+    #[arg(long, env = "HEDGE_MODEL", default_value = "auto")]
+    pub model: String,
+    /// The API key, where the server asks for one; better as a variable than as a flag
+    #[arg(
+        long,
+        env = "HEDGE_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    pub key: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Fetch a model file, with a progress bar, resumed where it broke off
+    #[command(after_help = "Examples:
+  hedge models pull Qwen/Qwen2.5-1.5B-Instruct-GGUF
+  hedge models pull Qwen/Qwen2.5-1.5B-Instruct-GGUF:qwen2.5-1.5b-instruct-q8_0.gguf
+  hedge models pull https://example.com/model.gguf --sha256 HEX
+
+A hub token, where one is needed, is read from HF_TOKEN.")]
+    Pull {
+        /// ORG/REPO, ORG/REPO:FILE, or an https address
+        source: String,
+        /// What to call it; else the file's name
+        #[arg(long)]
+        name: Option<String>,
+        /// Refuse the file if its digest differs
+        #[arg(long, value_name = "HEX")]
+        sha256: Option<String>,
+    },
+    /// What is here
+    List,
+    /// Remove a model and its file
+    Rm { name: String },
+    /// Add a GGUF file that is already on this machine
+    Import {
+        file: PathBuf,
+        /// What to call it; else the file's name
+        #[arg(long)]
+        name: Option<String>,
+    },
+}

@@ -1,0 +1,31 @@
+//! The one HTTP client, shared by upstreams, pulls and the command line.
+
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+
+/// Longest wait for a connection, whatever a caller's own patience is.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Providers close idle connections after about a minute; we close first.
+const POOL_IDLE_MAX: Duration = Duration::from_secs(50);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// Idle connections kept for one host; as many as replies may run at once is too many to keep.
+const POOL_IDLE_PER_HOST_MAX: usize = 64;
+
+/// A client that follows no redirect: an upstream does not choose where a prompt or a key goes.
+///
+/// # Errors
+/// The machine has no usable certificates, or TLS cannot be set up.
+pub fn build() -> Result<reqwest::Client, reqwest::Error> {
+    // Failing means that a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .user_agent(concat!("hedge/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        .connect_timeout(CONNECT_MAX)
+        .pool_idle_timeout(POOL_IDLE_MAX)
+        .pool_max_idle_per_host(POOL_IDLE_PER_HOST_MAX)
+        .tcp_nodelay(true)
+        .tcp_keepalive(TCP_KEEPALIVE)
+        .build()
+}

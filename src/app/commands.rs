@@ -1,0 +1,62 @@
+//! What each command does.
+
+mod chat;
+mod check;
+mod doctor;
+mod models;
+mod serve;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::terminal;
+
+/// Runs the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            terminal::note(format!("error: {}", chain(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::serve(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Config { what } => check::config(&what),
+        Command::Chat(args) => chat::chat(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Models { what, config } => models::models(what, &config),
+        Command::Version => {
+            version::version();
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The error and its causes, each once: causes that their parent already words are left out.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// A small runtime for commands that talk to the network and end.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}

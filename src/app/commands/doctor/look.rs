@@ -1,0 +1,344 @@
+//! The looking itself: each function sees one thing.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use providers::UpstreamConfig;
+use reqwest::{Client, StatusCode};
+
+use super::Line;
+use crate::assembly::Assembly;
+use crate::cli::ConfigArgs;
+use crate::commands::version::features;
+use crate::config::{self, AdminListen, Config, Loaded};
+use crate::local::{self, Absent, LocalModel};
+use crate::{bundled, client};
+
+/// Patience with an upstream that is only looked at.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+
+pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
+    let loaded = config::load(args.config.as_deref(), &config::environment(), &[]);
+    let mut lines = vec![cpu(), memory(), gpu()];
+    lines.extend(configuration(&loaded));
+    let Some(config) = &loaded.config else {
+        return Ok(lines);
+    };
+    let (line, model) = model(config);
+    lines.push(line);
+    lines.push(data_dir(config));
+    lines.extend(ports(config));
+    match client::build() {
+        Ok(client) => {
+            lines.push(rules(config, model.as_ref(), &client));
+            lines.extend(upstreams(config, &client)?);
+        }
+        Err(_) => lines.push(Line::fail(
+            "tls",
+            "no certificates to check servers with",
+            "install the package ca-certificates",
+        )),
+    }
+    Ok(lines)
+}
+
+/// What this CPU can do, against what this build uses.
+fn cpu() -> Line {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let found = format!("{cores} threads, {}", instruction_sets());
+    if cfg!(feature = "dynamic-backends") || !has_unused_avx512() {
+        return Line::ok("cpu", found);
+    }
+    Line::warn(
+        "cpu",
+        format!("{found}; this build does not use its AVX-512"),
+        "build here with RUSTFLAGS=-Ctarget-cpu=native, or use a release with dynamic back ends",
+    )
+}
+
+#[cfg(target_arch = "x86_64")]
+fn instruction_sets() -> String {
+    let all = [
+        ("avx2", std::is_x86_feature_detected!("avx2")),
+        ("fma", std::is_x86_feature_detected!("fma")),
+        ("avx512f", std::is_x86_feature_detected!("avx512f")),
+        ("avx512vnni", std::is_x86_feature_detected!("avx512vnni")),
+        ("avx512bf16", std::is_x86_feature_detected!("avx512bf16")),
+    ];
+    let there: Vec<&str> = all
+        .into_iter()
+        .filter_map(|(name, is_there)| is_there.then_some(name))
+        .collect();
+    if there.is_empty() {
+        "no vector instructions".to_owned()
+    } else {
+        there.join(" ")
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn instruction_sets() -> String {
+    std::env::consts::ARCH.to_owned()
+}
+
+/// AVX-512 is worth 20 to 35 % of prompt speed to llama.cpp.
+#[cfg(target_arch = "x86_64")]
+fn has_unused_avx512() -> bool {
+    std::is_x86_feature_detected!("avx512f") && !cfg!(target_feature = "avx512f")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_unused_avx512() -> bool {
+    false
+}
+
+fn memory() -> Line {
+    let unknown = || {
+        Line::warn(
+            "memory",
+            "the system does not say",
+            "look at it by other means",
+        )
+    };
+    let Ok(mut system) = sysinfo::System::new() else {
+        return unknown();
+    };
+    system.refresh_memory();
+    // Inside a container the group's limit counts, not the machine's.
+    let (total, free) = match system.cgroup_limits() {
+        Some(limits) => (limits.total_memory, limits.free_memory),
+        None => (system.total_memory(), system.available_memory()),
+    };
+    let found = format!(
+        "{:.1} GiB free of {:.1}",
+        free as f64 / GIB,
+        total as f64 / GIB
+    );
+    if (free as f64) < GIB / 2.0 {
+        return Line::warn(
+            "memory",
+            found,
+            "the bundled model needs little, larger ones about their file's size",
+        );
+    }
+    Line::ok("memory", found)
+}
+
+fn gpu() -> Line {
+    let device = [
+        ("/dev/nvidiactl", "an NVIDIA GPU", "cuda"),
+        ("/dev/kfd", "an AMD GPU", "vulkan"),
+        ("/dev/dri/renderD128", "a GPU", "vulkan"),
+    ]
+    .into_iter()
+    .find(|(path, ..)| Path::new(path).exists());
+    let built = features()
+        .into_iter()
+        .find(|(name, is_on)| *is_on && matches!(*name, "cuda" | "vulkan" | "metal"));
+    match (device, built) {
+        (None, None) => Line::ok("gpu", "none seen; the CPU computes"),
+        (None, Some((feature, _))) => Line::warn(
+            "gpu",
+            format!("this build wants one ({feature}) and none is seen"),
+            "pass the device into the container, or install its driver",
+        ),
+        (Some((_, what, feature)), None) => Line::warn(
+            "gpu",
+            format!("{what} is there and this build does not use it"),
+            format!("build with --features {feature}"),
+        ),
+        (Some((_, what, _)), Some((feature, _))) => {
+            Line::ok("gpu", format!("{what}, used through {feature}"))
+        }
+    }
+}
+
+fn configuration(loaded: &Loaded) -> Vec<Line> {
+    let origin = loaded.file.as_ref().map_or_else(
+        || "no file; defaults and HEDGE_*".to_owned(),
+        |file| file.display().to_string(),
+    );
+    let warnings = &loaded.findings.warnings;
+    let mut lines: Vec<Line> = loaded
+        .findings
+        .faults
+        .iter()
+        .map(|fault| Line::fail("config", fault.to_string(), format!("correct {origin}")))
+        .collect();
+    lines.extend(
+        warnings
+            .iter()
+            .map(|warning| Line::warn("config", warning.to_string(), format!("look at {origin}"))),
+    );
+    if lines.is_empty() {
+        lines.push(Line::ok("config", origin));
+    }
+    lines
+}
+
+fn model(config: &Config) -> (Line, Option<LocalModel>) {
+    match local::locate(config) {
+        Ok(Ok(model)) => {
+            let found = format!(
+                "{} ({}, {:.1} M parameters), {}",
+                model.engine.name,
+                model.summary.architecture,
+                model.summary.parameter_count as f64 / 1e6,
+                model.engine.path.display()
+            );
+            let line = if model.is_bundled {
+                Line::warn(
+                    "model",
+                    found,
+                    "it knows little; `hedge models pull Qwen/Qwen2.5-1.5B-Instruct-GGUF` for a real one",
+                )
+            } else {
+                Line::ok("model", found)
+            };
+            (line, Some(model))
+        }
+        Ok(Err(Absent::Off)) => (Line::ok("model", "off (local.enabled = false)"), None),
+        Ok(Err(absent)) => {
+            let next = match absent {
+                Absent::NoEngine => "build with the feature `llama`",
+                Absent::Off | Absent::NotBundled => "hedge models pull, then set local.model",
+            };
+            let line = if config.upstreams.is_empty() {
+                Line::fail("model", absent.as_words(), next)
+            } else {
+                Line::warn("model", absent.as_words(), next)
+            };
+            (line, None)
+        }
+        Err(fault) => {
+            let found = crate::commands::chain(&fault.into());
+            (
+                Line::fail(
+                    "model",
+                    found,
+                    "look at `hedge models list` and local.model",
+                ),
+                None,
+            )
+        }
+    }
+}
+
+fn data_dir(config: &Config) -> Line {
+    let dir = &config.depot_dir;
+    let found = dir.display().to_string();
+    // The nearest folder that exists says whether more can be made in it.
+    let existing = dir.ancestors().find(|dir| dir.exists());
+    let is_writable = existing
+        .and_then(|dir| dir.metadata().ok())
+        .is_some_and(|metadata| !metadata.permissions().readonly());
+    if is_writable {
+        return Line::ok("depot", found);
+    }
+    let line = "a pull will not work; set depot.dir to a folder that can be written to";
+    if bundled::is_present() {
+        Line::warn("depot", format!("{found} is read-only"), line)
+    } else {
+        Line::fail("depot", format!("{found} is read-only"), line)
+    }
+}
+
+fn ports(config: &Config) -> Vec<Line> {
+    let admin = match config.admin {
+        AdminListen::Chosen(address) | AdminListen::Offered(address) => address,
+    };
+    [("port", config.listen), ("admin port", admin)]
+        .into_iter()
+        .map(|(what, address)| port(what, address))
+        .collect()
+}
+
+fn port(what: &'static str, address: SocketAddr) -> Line {
+    match TcpListener::bind(address) {
+        Ok(_) => Line::ok(what, format!("{address} is free")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Line::warn(
+            what,
+            format!("{address} is taken"),
+            "fine if that is hedge already; else choose another with --listen or admin.listen",
+        ),
+        Err(error) => Line::fail(
+            what,
+            format!("{address}: {}", error.kind()),
+            "choose an address of this machine",
+        ),
+    }
+}
+
+fn rules(config: &Config, model: Option<&LocalModel>, client: &Client) -> Line {
+    let standing_in = model.map(local::Loading::new);
+    let card = standing_in.as_ref().map(|loading| loading.card());
+    match Assembly::build(config, card, client) {
+        Ok(_) => Line::ok("routes", config.routes.name.clone()),
+        Err(faults) => Line::fail("routes", faults.to_string(), "hedge check"),
+    }
+}
+
+fn upstreams(config: &Config, client: &Client) -> anyhow::Result<Vec<Line>> {
+    if config.upstreams.is_empty() {
+        return Ok(vec![Line::ok(
+            "upstreams",
+            "none; everything is answered here",
+        )]);
+    }
+    let runtime = crate::commands::runtime()?;
+    Ok(runtime.block_on(async {
+        let looks = config
+            .upstreams
+            .iter()
+            .map(|upstream| look_at(upstream, client));
+        futures::future::join_all(looks).await
+    }))
+}
+
+/// Asks for the list of models, which costs nothing.
+async fn look_at(upstream: &UpstreamConfig, client: &Client) -> Line {
+    let what = "upstream";
+    let name = &upstream.name;
+    let base = upstream.base_url.trim_end_matches('/');
+    let mut request = client.get(format!("{base}/models")).timeout(LOOK_MAX);
+    if let Some(key) = &upstream.key {
+        request = request.bearer_auth(key.expose());
+    }
+    match request.send().await {
+        Ok(response) => match response.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Line::fail(
+                what,
+                format!("{name} refuses the key"),
+                format!("look at the key of upstream `{name}`"),
+            ),
+            // Some have no such list; they are there all the same.
+            status if status.is_success() || status == StatusCode::NOT_FOUND => {
+                let key = if upstream.key.is_some() {
+                    ""
+                } else {
+                    ", without a key"
+                };
+                Line::ok(what, format!("{name} answers{key}"))
+            }
+            status => Line::warn(
+                what,
+                format!("{name} answers with status {}", status.as_u16()),
+                "look at its base_url, up to and including /v1",
+            ),
+        },
+        Err(error) => {
+            let why = if error.is_timeout() {
+                "does not answer in time"
+            } else {
+                "cannot be reached"
+            };
+            Line::fail(
+                what,
+                format!("{name} {why}"),
+                "look at base_url, the network, and proxies",
+            )
+        }
+    }
+}

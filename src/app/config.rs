@@ -1,0 +1,254 @@
+//! Configuration: file, then `HEDGE_*`, then flags, judged once and trusted after.
+//!
+//! ```text
+//! hedge.toml ─► Table ─┐
+//! HEDGE_*    ──────────┼─ lay over ─► RawConfig ─ judge ─► Config
+//! flags      ──────────┘                            └────► every fault, with its path
+//! ```
+//! Nothing here opens a socket or a model. Secrets are read here, and leave as types that do not
+//! print.
+
+mod faults;
+mod overlay;
+mod raw;
+mod read;
+mod secret;
+mod sections;
+mod upstreams;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use providers::UpstreamConfig;
+
+pub use faults::{ConfigFault, ConfigFaults, Findings};
+pub use overlay::Override;
+pub use raw::{LogFormat, RawConfig, RawLog};
+pub use secret::Surroundings;
+pub use sections::{
+    AdminListen, CacheSettings, IngressSettings, KeyGrant, LimitSettings, LocalSettings,
+    ModelSource, PrivacySettings, RouteFile,
+};
+pub use upstreams::{is_loopback, upstream_fault_key};
+
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:8787";
+pub const ADMIN_PORT_DEFAULT: u16 = 8788;
+/// Largest configuration or rules file.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// A configuration the node can work with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub admin: AdminListen,
+    pub ingress: IngressSettings,
+    pub keys: Vec<KeyGrant>,
+    pub local: Option<LocalSettings>,
+    pub upstreams: Vec<UpstreamConfig>,
+    pub aliases: BTreeMap<String, Vec<String>>,
+    pub routes: RouteFile,
+    pub cache: CacheSettings,
+    pub privacy: PrivacySettings,
+    pub limits: LimitSettings,
+    pub shutdown_grace: Duration,
+    pub log: RawLog,
+    pub data_dir: PathBuf,
+    pub depot_dir: PathBuf,
+}
+
+impl Config {
+    /// Judges `raw`. Faults and warnings go to `findings`; `None` when there is a fault.
+    #[must_use]
+    pub fn judge(
+        raw: &RawConfig,
+        around: &Surroundings<'_>,
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        let listen = sections::address("listen", &raw.listen, findings);
+        let admin = listen
+            .and_then(|listen| sections::admin(raw.admin.listen.as_deref(), listen, findings));
+        let ingress = sections::ingress(&raw.ingress, findings);
+        let keys = sections::keys(&raw.keys, around, findings);
+        if let Some(listen) = listen {
+            refuse_open(raw, listen, findings);
+        }
+        let local = sections::local(&raw.local, findings);
+        let upstreams = upstreams::upstreams(&raw.upstreams, around, findings);
+        if local.is_none() && raw.upstreams.is_empty() {
+            findings.fault(
+                "local.enabled",
+                "is false and there are no upstreams, so nothing could answer",
+            );
+        }
+        let aliases = upstreams::aliases(raw, findings);
+        sections::log(&raw.log, findings);
+        let routes = sections::routes(&raw.routes, around, findings);
+        let cache = sections::cache(&raw.cache, findings);
+        let privacy = sections::privacy(&raw.privacy, findings);
+        let limits = sections::limits(&raw.limits, findings);
+        let data_dir = data_dir(around.environment);
+        let config = Self {
+            listen: listen?,
+            admin: admin?,
+            ingress,
+            keys,
+            local,
+            upstreams,
+            aliases,
+            routes: routes?,
+            cache,
+            privacy,
+            limits,
+            shutdown_grace: Duration::from_secs(raw.shutdown.grace_s),
+            log: raw.log.clone(),
+            depot_dir: raw
+                .depot
+                .dir
+                .as_ref()
+                .map_or_else(|| data_dir.join("models"), PathBuf::from),
+            data_dir,
+        };
+        findings.faults.is_empty().then_some(config)
+    }
+}
+
+/// An address beyond this machine without keys spends the operator's money on anyone.
+fn refuse_open(raw: &RawConfig, listen: SocketAddr, findings: &mut Findings) {
+    if listen.ip().is_loopback() || !raw.keys.is_empty() {
+        return;
+    }
+    if raw.ingress.allow_open {
+        findings.warn(
+            "ingress.allow_open",
+            format!("{listen} answers anyone who reaches it, without a key"),
+        );
+    } else {
+        findings.fault(
+            "listen",
+            format!(
+                "{listen} can be reached from beyond this machine and there are no [[keys]]; add \
+                 one, or set ingress.allow_open = true if something in front checks callers"
+            ),
+        );
+    }
+}
+
+/// The rules that come with the binary.
+fn builtin_routes(name: &str) -> Option<&'static str> {
+    match name {
+        "default" => Some(policy::DEFAULT_ROUTES),
+        "local-only" => Some(policy::LOCAL_ONLY_ROUTES),
+        _ => None,
+    }
+}
+
+fn listen_default() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8787)
+}
+
+/// `$XDG_DATA_HOME/hedge`, else `~/.local/share/hedge`, else a folder in the temporary one.
+fn data_dir(environment: &BTreeMap<String, String>) -> PathBuf {
+    let filled = |name: &str| environment.get(name).filter(|text| !text.is_empty());
+    if let Some(home) = filled("XDG_DATA_HOME") {
+        return Path::new(home).join("hedge");
+    }
+    match filled("HOME") {
+        Some(home) => Path::new(home).join(".local/share/hedge"),
+        None => std::env::temp_dir().join("hedge"),
+    }
+}
+
+/// What was read, judged or not: for `hedge config show` and `hedge check`.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The file, when there is one.
+    pub file: Option<PathBuf>,
+    pub raw: RawConfig,
+    pub config: Option<Config>,
+    pub findings: Findings,
+}
+
+impl Loaded {
+    /// The configuration and its warnings.
+    ///
+    /// # Errors
+    /// Every fault.
+    pub fn into_config(self) -> Result<(Config, Vec<ConfigFault>), ConfigFaults> {
+        match self.config {
+            Some(config) => Ok((config, self.findings.warnings)),
+            None => Err(ConfigFaults(self.findings.faults)),
+        }
+    }
+}
+
+/// The environment, once. Values that are not UTF-8 are left out.
+#[must_use]
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Finds, reads and judges: `chosen` (from `--config`), else `HEDGE_CONFIG`, else `./hedge.toml`,
+/// else `$XDG_CONFIG_HOME/hedge/hedge.toml`.
+#[must_use]
+pub fn load(
+    chosen: Option<&Path>,
+    environment: &BTreeMap<String, String>,
+    flags: &[Override],
+) -> Loaded {
+    let mut findings = Findings::default();
+    let file = find_file(chosen, environment);
+    let text = match &file {
+        None => String::new(),
+        Some(path) => read_file(path).unwrap_or_else(|error| {
+            findings.fault("", format!("cannot read {}: {error}", path.display()));
+            String::new()
+        }),
+    };
+    let table = read::parse(&text, &mut findings);
+    let mut changes = overlay::from_environment(environment, &table);
+    changes.extend_from_slice(flags);
+    let raw = read::read(table, &changes, &mut findings);
+    let around = Surroundings {
+        environment,
+        read_file: &read_file,
+    };
+    let config = Config::judge(&raw, &around, &mut findings);
+    Loaded {
+        file,
+        raw,
+        config,
+        findings,
+    }
+}
+
+fn find_file(chosen: Option<&Path>, environment: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let filled = |name: &str| environment.get(name).filter(|text| !text.is_empty());
+    if let Some(path) = chosen {
+        return Some(path.to_owned());
+    }
+    if let Some(path) = filled("HEDGE_CONFIG") {
+        return Some(PathBuf::from(path));
+    }
+    let here = PathBuf::from("hedge.toml");
+    if here.is_file() {
+        return Some(here);
+    }
+    let home = filled("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| filled("HOME").map(|home| Path::new(home).join(".config")))?;
+    Some(home.join("hedge/hedge.toml")).filter(|path| path.is_file())
+}
+
+fn read_file(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
+    std::fs::read_to_string(path)
+}
+
+#[cfg(test)]
+mod tests;

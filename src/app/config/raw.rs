@@ -1,0 +1,451 @@
+//! The configuration as written: every key, its default and its words.
+//!
+//! The doc comments here are the reference: `hedge config schema` prints them. Nothing is judged in
+//! this file; [`super::Config`] does that.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// The whole of `hedge.toml`. Everything has a default, so an empty file is a complete one.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// Where clients connect: `ADDR:PORT`. An address beyond this machine needs keys.
+    pub listen: String,
+    pub admin: RawAdmin,
+    pub ingress: RawIngress,
+    /// API keys. With none, callers need no key and only this machine may call.
+    pub keys: Vec<RawKey>,
+    pub local: RawLocal,
+    /// OpenAI-compatible providers, in order of preference.
+    pub upstreams: Vec<RawUpstream>,
+    /// Other names for models: `fast = "local"`, or a list tried in order:
+    /// `smart = ["openai/gpt-5", "local"]`.
+    pub aliases: BTreeMap<String, OneOrMany>,
+    pub routes: RawRoutes,
+    pub cache: RawCache,
+    pub privacy: RawPrivacy,
+    pub limits: RawLimits,
+    pub shutdown: RawShutdown,
+    pub log: RawLog,
+    pub depot: RawDepot,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            listen: super::LISTEN_DEFAULT.into(),
+            admin: RawAdmin::default(),
+            ingress: RawIngress::default(),
+            keys: Vec::new(),
+            local: RawLocal::default(),
+            upstreams: Vec::new(),
+            aliases: BTreeMap::new(),
+            routes: RawRoutes::default(),
+            cache: RawCache::default(),
+            privacy: RawPrivacy::default(),
+            limits: RawLimits::default(),
+            shutdown: RawShutdown::default(),
+            log: RawLog::default(),
+            depot: RawDepot::default(),
+        }
+    }
+}
+
+/// The listener for metrics and administration, apart from the clients' one.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAdmin {
+    /// `ADDR:PORT`. Left out: `127.0.0.1:8788` beside the default client address, otherwise any
+    /// free port of this machine.
+    pub listen: Option<String>,
+}
+
+/// What is accepted from the network before a request is read.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawIngress {
+    /// Further names clients may put into `Host`, beside the names of this machine and the
+    /// address listened on. Guards against DNS rebinding.
+    pub hosts: Vec<String>,
+    /// Origins of web pages that may call, as `https://app.example`. None by default.
+    pub origins: Vec<String>,
+    /// Serve addresses beyond this machine without any key. Anyone who reaches the port can then
+    /// spend your upstreams' money.
+    pub allow_open: bool,
+    /// Largest request body.
+    pub body_bytes_max: u64,
+    /// Open connections; more are refused at once.
+    pub connections_max: u32,
+    /// Open connections from one address other than this machine.
+    pub connections_per_address_max: u32,
+    /// Time for a client to send its headers.
+    pub header_timeout_ms: u64,
+    /// Longest silence inside a request body.
+    pub body_idle_ms: u64,
+    /// Requests per second from one address other than this machine, on average.
+    pub requests_per_second_max: u32,
+    /// Requests one address may send at once before that average counts.
+    pub requests_burst_max: u32,
+}
+
+impl Default for RawIngress {
+    fn default() -> Self {
+        Self {
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            allow_open: false,
+            body_bytes_max: 4 * 1024 * 1024,
+            connections_max: 4096,
+            connections_per_address_max: 256,
+            header_timeout_ms: 10_000,
+            body_idle_ms: 10_000,
+            requests_per_second_max: 50,
+            requests_burst_max: 200,
+        }
+    }
+}
+
+/// One API key.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawKey {
+    /// The key's public name, for logs and metrics. Required.
+    #[schemars(required)]
+    pub name: Option<String>,
+    /// The team it belongs to. Replies are cached per team.
+    pub team: Option<String>,
+    /// `env:NAME`, `file:/path`, or `sha256:HEX`, which keeps no key at all on this machine
+    /// (`printf %s "$KEY" | sha256sum`). Required.
+    #[schemars(required)]
+    pub secret: Option<SecretText>,
+    /// Models the key may name; all when left out.
+    pub models: Option<Vec<String>>,
+}
+
+/// The model on this machine.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLocal {
+    pub enabled: bool,
+    /// A path to a GGUF file, or the name of a model that `hedge models list` shows. Left out: the
+    /// small model inside this binary.
+    pub model: Option<String>,
+    /// What callers name it. Left out: taken from the file.
+    pub name: Option<String>,
+    /// Prompt and reply together. Left out: what the model was trained for, up to 8192.
+    pub context_tokens_max: Option<u32>,
+    /// Replies generated at the same time.
+    pub slots_max: u32,
+    /// Requests that may wait for a slot; more go to the next candidate or are refused.
+    pub queue_max: u32,
+    /// Prompt tokens computed in one step.
+    pub batch_tokens_max: u32,
+    /// CPU threads. Left out: one per physical core.
+    pub threads: Option<u32>,
+    /// Layers to put on the GPU, in builds that have one. Left out: all of them.
+    pub gpu_layers: Option<u32>,
+    /// Tokens of all replies under way that are kept in memory. Left out: enough for a few full
+    /// contexts.
+    pub kv_tokens_max: Option<u32>,
+    /// Sampling temperature where the request names none. Left out: 0 for the model inside this
+    /// binary, 0.7 for others.
+    pub temperature_default: Option<f32>,
+    /// Tokens generated where the request sets no bound. Left out: what the context has room for.
+    pub output_tokens_default: Option<u32>,
+    /// Events one reply may be ahead of its reader before its slot pauses.
+    pub events_max: u32,
+    /// How long a paused slot waits for its reader before it is freed.
+    pub stall_ms_max: u64,
+}
+
+impl Default for RawLocal {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            model: None,
+            name: None,
+            context_tokens_max: None,
+            slots_max: 8,
+            queue_max: 64,
+            batch_tokens_max: 512,
+            threads: None,
+            gpu_layers: None,
+            kv_tokens_max: None,
+            temperature_default: None,
+            output_tokens_default: None,
+            events_max: 32,
+            stall_ms_max: 10_000,
+        }
+    }
+}
+
+/// How far an upstream is trusted with personal data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RawTrust {
+    /// Anyone's cloud.
+    #[default]
+    Public,
+    /// A machine of your own.
+    Tenant,
+    /// This machine alone.
+    Device,
+}
+
+/// One OpenAI-compatible provider.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawUpstream {
+    /// Callers name its models as `NAME/model`. Required.
+    #[schemars(required)]
+    pub name: Option<String>,
+    /// Up to and including the version: `https://api.openai.com/v1`. Required.
+    #[schemars(required)]
+    pub base_url: Option<String>,
+    /// `env:NAME` or `file:/path`. Left out for upstreams that ask for none.
+    pub key: Option<SecretText>,
+    /// Models it is used for. The first is its default.
+    pub models: Vec<String>,
+    /// The model for requests that name none; one of `models`.
+    pub default_model: Option<String>,
+    /// `public` (default) or `tenant`, a machine of your own. Decides what is masked.
+    pub trust: RawTrust,
+    /// Speak plain HTTP to a host beyond this machine.
+    pub allow_http: bool,
+    pub connect_timeout_ms: u64,
+    /// Patience for the first event of a reply, before the next candidate is tried.
+    pub first_event_timeout_ms: u64,
+    /// Longest silence inside a reply.
+    pub idle_timeout_ms: u64,
+    /// Further headers to send, for example `OpenAI-Organization`.
+    pub headers: BTreeMap<String, SecretText>,
+}
+
+impl Default for RawUpstream {
+    fn default() -> Self {
+        Self {
+            name: None,
+            base_url: None,
+            key: None,
+            models: Vec::new(),
+            default_model: None,
+            trust: RawTrust::Public,
+            allow_http: false,
+            connect_timeout_ms: 3_000,
+            first_event_timeout_ms: 15_000,
+            idle_timeout_ms: 60_000,
+            headers: BTreeMap::new(),
+        }
+    }
+}
+
+/// Which rules decide where a request goes.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRoutes {
+    /// `default`, `local-only`, or the path of a rules file.
+    pub file: String,
+}
+
+impl Default for RawRoutes {
+    fn default() -> Self {
+        Self {
+            file: "default".into(),
+        }
+    }
+}
+
+/// Exact replies, kept in memory.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawCache {
+    pub enabled: bool,
+    /// Memory for all kept replies.
+    pub bytes_max: u64,
+    /// How long a reply is kept.
+    pub ttl_s: u64,
+    /// Replies larger than this are not kept.
+    pub reply_bytes_max: u64,
+}
+
+impl Default for RawCache {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            bytes_max: 64 * 1024 * 1024,
+            ttl_s: 3600,
+            reply_bytes_max: 256 * 1024,
+        }
+    }
+}
+
+/// Personal data and who may see it: the least trusted destination that gets each class unmasked.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPrivacy {
+    pub classes: RawClasses,
+    /// Patterns of your own.
+    pub custom: Vec<RawCustomClass>,
+}
+
+/// `device` keeps a class on this machine, `tenant` lets your own machines see it, `public` lets
+/// everyone.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawClasses {
+    pub email: RawTrust,
+    pub phone: RawTrust,
+    pub card: RawTrust,
+    pub iban: RawTrust,
+    pub secret: RawTrust,
+}
+
+impl Default for RawClasses {
+    fn default() -> Self {
+        Self {
+            email: RawTrust::Tenant,
+            phone: RawTrust::Tenant,
+            card: RawTrust::Tenant,
+            iban: RawTrust::Tenant,
+            secret: RawTrust::Tenant,
+        }
+    }
+}
+
+/// A pattern of the operator's own.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawCustomClass {
+    /// What the pattern finds, for messages. Required.
+    #[schemars(required)]
+    pub name: Option<String>,
+    /// A regular expression. Required.
+    #[schemars(required)]
+    pub pattern: Option<String>,
+    pub trust: RawTrust,
+}
+
+/// Bounds on the whole node.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLimits {
+    /// Exchanges in flight; more are refused with a wait.
+    pub exchanges_max: u32,
+    /// Patience for the first content of the local model, before the next candidate is tried.
+    pub first_content_local_ms_max: u64,
+    /// The same for upstreams.
+    pub first_content_remote_ms_max: u64,
+    /// The same for the last candidate: giving up on it gives up on the request.
+    pub first_content_last_ms_max: u64,
+    /// Threads for the network. Few, since the model wants the cores.
+    pub network_threads_max: u32,
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        Self {
+            exchanges_max: 512,
+            first_content_local_ms_max: 5_000,
+            first_content_remote_ms_max: 15_000,
+            first_content_last_ms_max: 120_000,
+            network_threads_max: 2,
+        }
+    }
+}
+
+/// How the node ends.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawShutdown {
+    /// Time for exchanges in flight to finish.
+    pub grace_s: u64,
+}
+
+impl Default for RawShutdown {
+    fn default() -> Self {
+        Self { grace_s: 30 }
+    }
+}
+
+/// What is written to standard error.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,engine=debug`.
+    pub level: String,
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Human,
+            level: "info".into(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+/// Where model files live.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDepot {
+    /// Left out: `$XDG_DATA_HOME/hedge/models`, else `~/.local/share/hedge/models`.
+    pub dir: Option<String>,
+}
+
+/// A string or a list of strings.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    #[must_use]
+    pub fn into_vec(self) -> Vec<String> {
+        match self {
+            OneOrMany::One(name) => vec![name],
+            OneOrMany::Many(names) => names,
+        }
+    }
+}
+
+/// Where a secret is found, as written. An inline secret is never printed.
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct SecretText(pub String);
+
+impl SecretText {
+    /// What may be shown of it.
+    fn shown(&self) -> &str {
+        let is_reference = ["env:", "file:", "sha256:"]
+            .iter()
+            .any(|scheme| self.0.starts_with(scheme));
+        if is_reference { &self.0 } else { "<inline>" }
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.shown())
+    }
+}
+
+impl Serialize for SecretText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.shown())
+    }
+}

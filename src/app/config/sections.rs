@@ -1,0 +1,502 @@
+//! Each section of the configuration, judged: from what is written to what the node works with.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use domain::{FindingClass, KeyDigest, KeyId, ModelAlias, TeamId, Trust};
+
+use engine::EngineConfig;
+
+use super::faults::Findings;
+use super::raw::{
+    RawCache, RawClasses, RawIngress, RawKey, RawLimits, RawLocal, RawLog, RawPrivacy, RawRoutes,
+    RawTrust,
+};
+use super::secret::Surroundings;
+
+/// Names that callers use for something else than an upstream.
+pub const RESERVED_NAMES: &[&str] = &["auto", "local", "cloud", "cache"];
+/// Beyond any model's context.
+const TOKENS_MAX: u32 = 16 * 1024 * 1024;
+/// Of connections and of requests.
+const CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
+/// A day; longer waits are mistakes.
+const WAIT_MS_MAX: u64 = 24 * 3600 * 1000;
+
+/// Where administration listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminListen {
+    /// As configured; the node does not start without it.
+    Chosen(SocketAddr),
+    /// Our own choice; the node starts without it, with a warning.
+    Offered(SocketAddr),
+}
+
+#[derive(Clone, Debug)]
+pub struct IngressSettings {
+    pub hosts: Vec<String>,
+    pub origins: Vec<String>,
+    pub body_bytes_max: u64,
+    pub connections_max: usize,
+    pub connections_per_address_max: u32,
+    pub header_timeout: Duration,
+    pub body_idle: Duration,
+    pub requests_per_second_max: NonZeroU32,
+    pub requests_burst_max: NonZeroU32,
+}
+
+#[derive(Clone, Debug)]
+pub struct KeyGrant {
+    pub name: KeyId,
+    pub team: TeamId,
+    pub digest: KeyDigest,
+    pub models: Option<Vec<ModelAlias>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct LocalSettings {
+    pub source: ModelSource,
+    pub name: Option<String>,
+    pub context_tokens_max: Option<u32>,
+    pub slots_max: u32,
+    pub queue_max: usize,
+    pub batch_tokens_max: u32,
+    pub threads: Option<u32>,
+    pub gpu_layers: Option<u32>,
+    pub kv_tokens_max: Option<u32>,
+    pub temperature_default: Option<f32>,
+    pub output_tokens_default: Option<u32>,
+    pub events_max: usize,
+    pub stall_max: Duration,
+}
+
+/// Which model file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The one inside this binary.
+    Bundled,
+    Path(PathBuf),
+    /// A name in the depot.
+    Depot(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct RouteFile {
+    /// For messages: the path, or `default`.
+    pub name: String,
+    pub text: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct CacheSettings {
+    pub is_enabled: bool,
+    pub bytes_max: u64,
+    pub ttl: Duration,
+    pub reply_bytes_max: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct PrivacySettings {
+    /// The least trusted destination that sees each class.
+    pub classes: Vec<(FindingClass, Trust)>,
+    pub custom: Vec<CustomClass>,
+}
+
+#[derive(Clone, Debug)]
+pub struct CustomClass {
+    pub name: String,
+    pub pattern: String,
+    pub trust: Trust,
+}
+
+#[derive(Clone, Debug)]
+pub struct LimitSettings {
+    pub exchanges_max: usize,
+    pub first_content_local: Duration,
+    pub first_content_remote: Duration,
+    pub first_content_last: Duration,
+    pub network_threads_max: usize,
+}
+
+pub fn trust(raw: RawTrust) -> Trust {
+    match raw {
+        RawTrust::Public => Trust::Public,
+        RawTrust::Tenant => Trust::Tenant,
+        RawTrust::Device => Trust::Device,
+    }
+}
+
+fn within<N: Copy + PartialOrd + std::fmt::Display>(
+    path: &str,
+    value: N,
+    range: RangeInclusive<N>,
+    findings: &mut Findings,
+) -> N {
+    if !range.contains(&value) {
+        findings.fault(
+            path,
+            format!(
+                "{value} is out of range; from {} to {}",
+                range.start(),
+                range.end()
+            ),
+        );
+    }
+    value
+}
+
+pub fn wait_ms(path: &str, value: u64, findings: &mut Findings) -> Duration {
+    Duration::from_millis(within(path, value, 1..=WAIT_MS_MAX, findings))
+}
+
+fn rate(path: &str, value: u32, findings: &mut Findings) -> NonZeroU32 {
+    let value = within(path, value, CONNECTIONS, findings);
+    NonZeroU32::new(value).unwrap_or(NonZeroU32::MIN)
+}
+
+/// `ADDR:PORT`, with `localhost` understood.
+pub fn address(path: &str, text: &str, findings: &mut Findings) -> Option<SocketAddr> {
+    let numeric = text
+        .strip_prefix("localhost:")
+        .map(|port| format!("127.0.0.1:{port}"));
+    let parsed = numeric.as_deref().unwrap_or(text).parse().ok();
+    if parsed.is_none() {
+        findings.fault(
+            path,
+            format!("`{text}` is not ADDR:PORT, such as 127.0.0.1:8787 or [::1]:8787"),
+        );
+    }
+    parsed
+}
+
+/// The admin address: as written, or one that cannot clash with the clients' one.
+pub fn admin(
+    raw: Option<&str>,
+    listen: SocketAddr,
+    findings: &mut Findings,
+) -> Option<AdminListen> {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let Some(text) = raw else {
+        let port = if listen == super::listen_default() {
+            super::ADMIN_PORT_DEFAULT
+        } else {
+            0
+        };
+        return Some(AdminListen::Offered(SocketAddr::new(loopback, port)));
+    };
+    let address = address("admin.listen", text, findings)?;
+    if address == listen && address.port() != 0 {
+        findings.fault(
+            "admin.listen",
+            "is the same address as `listen`; metrics have a listener of their own",
+        );
+    }
+    if !address.ip().is_loopback() {
+        findings.warn(
+            "admin.listen",
+            "metrics and administration are reachable from beyond this machine",
+        );
+    }
+    Some(AdminListen::Chosen(address))
+}
+
+pub fn ingress(raw: &RawIngress, findings: &mut Findings) -> IngressSettings {
+    for (at, origin) in raw.origins.iter().enumerate() {
+        let is_origin = reqwest::Url::parse(origin)
+            .is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+        if !is_origin {
+            findings.fault(
+                format!("ingress.origins[{at}]"),
+                "is not an origin such as https://app.example, without a path",
+            );
+        }
+    }
+    for (at, host) in raw.hosts.iter().enumerate() {
+        if host.is_empty() || host.contains(['/', ' ', '*']) {
+            findings.fault(
+                format!("ingress.hosts[{at}]"),
+                "is not a host name such as hedge.example or hedge.example:8787",
+            );
+        }
+    }
+    IngressSettings {
+        hosts: raw.hosts.clone(),
+        origins: raw.origins.clone(),
+        body_bytes_max: within(
+            "ingress.body_bytes_max",
+            raw.body_bytes_max,
+            1024..=256 * 1024 * 1024,
+            findings,
+        ),
+        connections_max: within(
+            "ingress.connections_max",
+            raw.connections_max,
+            CONNECTIONS,
+            findings,
+        ) as usize,
+        connections_per_address_max: within(
+            "ingress.connections_per_address_max",
+            raw.connections_per_address_max,
+            CONNECTIONS,
+            findings,
+        ),
+        header_timeout: wait_ms("ingress.header_timeout_ms", raw.header_timeout_ms, findings),
+        body_idle: wait_ms("ingress.body_idle_ms", raw.body_idle_ms, findings),
+        requests_per_second_max: rate(
+            "ingress.requests_per_second_max",
+            raw.requests_per_second_max,
+            findings,
+        ),
+        requests_burst_max: rate(
+            "ingress.requests_burst_max",
+            raw.requests_burst_max,
+            findings,
+        ),
+    }
+}
+
+pub fn keys(raw: &[RawKey], around: &Surroundings<'_>, findings: &mut Findings) -> Vec<KeyGrant> {
+    let mut seen = BTreeSet::new();
+    let mut grants = Vec::new();
+    for (at, key) in raw.iter().enumerate() {
+        let path = format!("keys[{at}]");
+        let name = key.name.as_deref().filter(|name| !name.is_empty());
+        match name {
+            None => findings.fault(format!("{path}.name"), "is required"),
+            Some(name) if !seen.insert(name) => findings.fault(
+                format!("{path}.name"),
+                format!("`{name}` is the name of another key"),
+            ),
+            Some(_) => {}
+        }
+        let digest = match &key.secret {
+            Some(text) => around.key_digest(&format!("{path}.secret"), text, findings),
+            None => {
+                findings.fault(
+                    format!("{path}.secret"),
+                    "is required: env:NAME, file:/path or sha256:HEX",
+                );
+                None
+            }
+        };
+        if let (Some(name), Some(digest)) = (name, digest) {
+            grants.push(KeyGrant {
+                name: KeyId::new(name),
+                team: TeamId::new(key.team.as_deref().unwrap_or("default")),
+                digest,
+                models: key
+                    .models
+                    .as_ref()
+                    .map(|models| models.iter().map(ModelAlias::new).collect()),
+            });
+        }
+    }
+    grants
+}
+
+pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
+    if !raw.enabled {
+        return None;
+    }
+    for (path, tokens) in [
+        ("local.context_tokens_max", raw.context_tokens_max),
+        ("local.kv_tokens_max", raw.kv_tokens_max),
+        ("local.output_tokens_default", raw.output_tokens_default),
+    ] {
+        if let Some(tokens) = tokens {
+            within(path, tokens, 2..=TOKENS_MAX, findings);
+        }
+    }
+    if let Some(threads) = raw.threads {
+        within("local.threads", threads, 1..=1024, findings);
+    }
+    if let Some(temperature) = raw.temperature_default {
+        within(
+            "local.temperature_default",
+            temperature,
+            0.0..=2.0,
+            findings,
+        );
+    }
+    if let Some(name) = &raw.name
+        && (RESERVED_NAMES.contains(&name.as_str()) || name.is_empty() || name.contains('/'))
+    {
+        findings.fault(
+            "local.name",
+            format!("`{name}` cannot name a model: not empty, no slash, none of auto, local, cloud, cache"),
+        );
+    }
+    Some(LocalSettings {
+        source: model_source(raw.model.as_deref()),
+        name: raw.name.clone(),
+        context_tokens_max: raw.context_tokens_max,
+        slots_max: within(
+            "local.slots_max",
+            raw.slots_max,
+            1..=EngineConfig::SLOTS_LIMIT,
+            findings,
+        ),
+        queue_max: within("local.queue_max", raw.queue_max, 1..=100_000, findings) as usize,
+        batch_tokens_max: within(
+            "local.batch_tokens_max",
+            raw.batch_tokens_max,
+            raw.slots_max.max(16)..=65_536,
+            findings,
+        ),
+        threads: raw.threads,
+        gpu_layers: raw.gpu_layers,
+        temperature_default: raw.temperature_default,
+        kv_tokens_max: raw.kv_tokens_max,
+        output_tokens_default: raw.output_tokens_default,
+        events_max: within("local.events_max", raw.events_max, 1..=65_536, findings) as usize,
+        stall_max: wait_ms("local.stall_ms_max", raw.stall_ms_max, findings),
+    })
+}
+
+fn model_source(text: Option<&str>) -> ModelSource {
+    match text {
+        None | Some("" | "bundled") => ModelSource::Bundled,
+        Some(text) if text.contains(['/', '\\']) || Path::new(text).exists() => {
+            ModelSource::Path(PathBuf::from(text))
+        }
+        Some(name) => ModelSource::Depot(name.to_owned()),
+    }
+}
+
+pub fn routes(
+    raw: &RawRoutes,
+    around: &Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<RouteFile> {
+    if let Some(text) = super::builtin_routes(&raw.file) {
+        return Some(RouteFile {
+            name: raw.file.clone(),
+            text: text.to_owned(),
+        });
+    }
+    match (around.read_file)(Path::new(&raw.file)) {
+        Ok(text) => Some(RouteFile {
+            name: raw.file.clone(),
+            text,
+        }),
+        Err(error) => {
+            findings.fault(
+                "routes.file",
+                format!(
+                    "`{}` is neither `default` nor `local-only`, and as a file: {}",
+                    raw.file,
+                    error.kind()
+                ),
+            );
+            None
+        }
+    }
+}
+
+pub fn cache(raw: &RawCache, findings: &mut Findings) -> CacheSettings {
+    const MEBIBYTE: u64 = 1024 * 1024;
+    within("cache.ttl_s", raw.ttl_s, 1..=31_536_000, findings);
+    within(
+        "cache.bytes_max",
+        raw.bytes_max,
+        MEBIBYTE..=1024 * 1024 * MEBIBYTE,
+        findings,
+    );
+    within(
+        "cache.reply_bytes_max",
+        raw.reply_bytes_max,
+        1..=raw.bytes_max.max(1),
+        findings,
+    );
+    CacheSettings {
+        is_enabled: raw.enabled,
+        bytes_max: raw.bytes_max,
+        ttl: Duration::from_secs(raw.ttl_s),
+        reply_bytes_max: usize::try_from(raw.reply_bytes_max).unwrap_or(usize::MAX),
+    }
+}
+
+pub fn privacy(raw: &RawPrivacy, findings: &mut Findings) -> PrivacySettings {
+    let RawClasses {
+        email,
+        phone,
+        card,
+        iban,
+        secret,
+    } = raw.classes;
+    let classes = [
+        (FindingClass::Email, email),
+        (FindingClass::Phone, phone),
+        (FindingClass::Card, card),
+        (FindingClass::Iban, iban),
+        (FindingClass::Secret, secret),
+    ];
+    let mut custom = Vec::new();
+    for (at, class) in raw.custom.iter().enumerate() {
+        match (&class.name, &class.pattern) {
+            (Some(name), Some(pattern)) => custom.push(CustomClass {
+                name: name.clone(),
+                pattern: pattern.clone(),
+                trust: trust(class.trust),
+            }),
+            (None, _) => findings.fault(format!("privacy.custom[{at}].name"), "is required"),
+            (_, None) => findings.fault(format!("privacy.custom[{at}].pattern"), "is required"),
+        }
+    }
+    PrivacySettings {
+        classes: classes
+            .into_iter()
+            .map(|(class, min)| (class, trust(min)))
+            .collect(),
+        custom,
+    }
+}
+
+pub fn limits(raw: &RawLimits, findings: &mut Findings) -> LimitSettings {
+    LimitSettings {
+        exchanges_max: within(
+            "limits.exchanges_max",
+            raw.exchanges_max,
+            1..=100_000,
+            findings,
+        ) as usize,
+        first_content_local: wait_ms(
+            "limits.first_content_local_ms_max",
+            raw.first_content_local_ms_max,
+            findings,
+        ),
+        first_content_remote: wait_ms(
+            "limits.first_content_remote_ms_max",
+            raw.first_content_remote_ms_max,
+            findings,
+        ),
+        first_content_last: wait_ms(
+            "limits.first_content_last_ms_max",
+            raw.first_content_last_ms_max,
+            findings,
+        ),
+        network_threads_max: within(
+            "limits.network_threads_max",
+            raw.network_threads_max,
+            1..=256,
+            findings,
+        ) as usize,
+    }
+}
+
+pub fn log(raw: &RawLog, findings: &mut Findings) {
+    let filter = tracing_subscriber::EnvFilter::builder().parse(&raw.level);
+    if raw.level.is_empty() || filter.is_err() {
+        findings.fault(
+            "log.level",
+            format!(
+                "`{}` is not a level such as info, or a filter such as info,engine=debug",
+                raw.level
+            ),
+        );
+    }
+}

@@ -1,0 +1,261 @@
+use std::io;
+
+use super::*;
+
+fn judged(text: &str, environment: &[(&str, &str)]) -> (Option<Config>, Findings) {
+    let environment: BTreeMap<String, String> = environment
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let mut findings = Findings::default();
+    let table = read::parse(text, &mut findings);
+    let changes = overlay::from_environment(&environment, &table);
+    let raw = read::read(table, &changes, &mut findings);
+    let around = Surroundings {
+        environment: &environment,
+        read_file: &|path| match path.to_str() {
+            Some("/run/key") => Ok("from-file\n".to_owned()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        },
+    };
+    let config = Config::judge(&raw, &around, &mut findings);
+    (config, findings)
+}
+
+fn accepted(text: &str, environment: &[(&str, &str)]) -> (Config, Vec<String>) {
+    let (config, findings) = judged(text, environment);
+    assert_eq!(findings.faults, [], "{text}");
+    let warnings = findings.warnings.iter().map(ToString::to_string).collect();
+    (config.expect("no faults"), warnings)
+}
+
+fn refused(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    let (config, findings) = judged(text, environment);
+    assert!(config.is_none(), "{text}");
+    findings.faults.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_empty_file_serves_the_bundled_model_to_this_machine() {
+    let (config, warnings) = accepted("", &[("HOME", "/home/u")]);
+    assert_eq!(config.listen, "127.0.0.1:8787".parse().unwrap());
+    assert_eq!(
+        config.admin,
+        AdminListen::Offered("127.0.0.1:8788".parse().unwrap())
+    );
+    assert_eq!(config.local.unwrap().source, ModelSource::Bundled);
+    assert_eq!(
+        config.depot_dir,
+        Path::new("/home/u/.local/share/hedge/models")
+    );
+    assert!(config.routes.text.contains("rule"));
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn every_section_reports_its_faults_at_once() {
+    let text = "
+        listen = 'nowhere'
+        [ingress]
+        origins = ['https://a.example/path']
+        body_bytes_max = 1
+        [local]
+        name = 'auto'
+        slots_max = 0
+        temperature_default = nan
+        [[keys]]
+        secret = 'sha256:abc'
+        [[keys]]
+        name = 'k'
+        [[upstreams]]
+        name = 'a/b'
+        base_url = 'http://far.example/v1'
+        models = ['m']
+        default_model = 'other'
+        [[upstreams]]
+        name = 'b'
+        base_url = 'https://u:p@far.example'
+        key = 'env:ABSENT'
+        connect_timeout_ms = 0
+        [routes]
+        file = '/no/such'
+        [cache]
+        ttl_s = 0
+        [limits]
+        exchanges_max = 0
+        [[privacy.custom]]
+        name = 'x'
+        [log]
+        format = 'xml'
+        level = 'loud=='
+    ";
+    let found = refused(text, &[]);
+    for wanted in [
+        "listen: `nowhere` is not ADDR:PORT",
+        "ingress.origins[0]: is not an origin",
+        "ingress.body_bytes_max: 1 is out of range",
+        "local.name: `auto` cannot name a model",
+        "local.slots_max: 0 is out of range",
+        "local.temperature_default: NaN is out of range",
+        "keys[0].name: is required",
+        "keys[0].secret: sha256: is followed by 64",
+        "keys[1].secret: is required",
+        "upstreams[0].name: takes letters",
+        "upstreams[0].base_url: is plain HTTP to another machine",
+        "upstreams[0].default_model: `other` is not among",
+        "upstreams[1].base_url: must not hold a user name",
+        "upstreams[1].key: the environment has no ABSENT",
+        "upstreams[1].models: name at least one model",
+        "upstreams[1].connect_timeout_ms: 0 is out of range",
+        "routes.file: `/no/such` is neither",
+        "cache.ttl_s: 0 is out of range",
+        "limits.exchanges_max: 0 is out of range",
+        "privacy.custom[0].pattern: is required",
+        "log.level: `loud==` is not",
+        "log.format: unknown variant `xml`",
+    ] {
+        assert!(
+            found.iter().any(|fault| fault.starts_with(wanted)),
+            "{wanted}: {found:#?}"
+        );
+    }
+    assert_eq!(found.len(), 22, "{found:#?}");
+}
+
+#[test]
+fn secrets_come_from_the_environment_or_a_file_and_never_print() {
+    let text = "
+        [[upstreams]]
+        name = 'a'
+        base_url = 'https://a.example/v1'
+        models = ['m']
+        key = 'env:A_KEY'
+        [[upstreams]]
+        name = 'b'
+        base_url = 'http://127.0.0.1:9/v1'
+        models = ['m']
+        key = 'file:/run/key'
+        [[upstreams]]
+        name = 'c'
+        base_url = 'https://c.example/v1'
+        models = ['m']
+        key = 'sk-inline'
+    ";
+    let (config, warnings) = accepted(text, &[("A_KEY", "from-env")]);
+    let keys: Vec<&str> = config
+        .upstreams
+        .iter()
+        .map(|upstream| upstream.key.as_ref().unwrap().expose())
+        .collect();
+    assert_eq!(keys, ["from-env", "from-file", "sk-inline"]);
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].starts_with("upstreams[2].key: "),
+        "{warnings:?}"
+    );
+    let shown = format!("{config:?} {warnings:?}");
+    assert!(!shown.contains("sk-inline") && !shown.contains("from-env"));
+    let (raw_text, findings) = {
+        let mut findings = Findings::default();
+        let raw = read::read(read::parse(text, &mut findings), &[], &mut findings);
+        (
+            format!("{raw:?}{}", toml::to_string_pretty(&raw).unwrap()),
+            findings,
+        )
+    };
+    assert_eq!(findings.faults, []);
+    assert!(raw_text.contains("env:A_KEY") && !raw_text.contains("sk-inline"));
+}
+
+#[test]
+fn a_key_may_be_kept_as_its_digest_alone() {
+    let digest = "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683";
+    let text = format!(
+        "[[keys]]\nname = 'a'\nsecret = 'sha256:{digest}'\n[[keys]]\nname = 'b'\nsecret = 'env:K'"
+    );
+    let (config, _) = accepted(&text, &[("K", "key")]);
+    assert_eq!(config.keys[0].digest, config.keys[1].digest);
+}
+
+#[test]
+fn addresses_beyond_this_machine_need_keys_or_a_plain_word() {
+    let open = "listen = '0.0.0.0:8787'";
+    assert!(refused(open, &[])[0].contains("allow_open"));
+    let (_, warnings) = accepted(&format!("{open}\n[ingress]\nallow_open = true"), &[]);
+    assert!(warnings[0].contains("answers anyone"));
+    let keyed = format!("{open}\n[[keys]]\nname = 'k'\nsecret = 'env:K'");
+    let (config, _) = accepted(&keyed, &[("K", "s")]);
+    assert_eq!(
+        config.admin,
+        AdminListen::Offered("127.0.0.1:0".parse().unwrap())
+    );
+}
+
+#[test]
+fn nothing_to_answer_with_is_a_fault() {
+    let found = refused("[local]\nenabled = false", &[]);
+    assert!(found[0].contains("nothing could answer"));
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let (config, _) = accepted(
+        "listen = '127.0.0.1:1'",
+        &[
+            ("HEDGE_LISTEN", "127.0.0.1:2"),
+            ("HEDGE_LOCAL__MODEL", "./a.gguf"),
+        ],
+    );
+    assert_eq!(config.listen.port(), 2);
+    assert_eq!(
+        config.local.unwrap().source,
+        ModelSource::Path("./a.gguf".into())
+    );
+}
+
+#[test]
+fn an_unknown_variable_is_a_fault_that_names_it() {
+    let found = refused("", &[("HEDGE_LISTN", "127.0.0.1:2")]);
+    assert!(
+        found[0].starts_with("listn (from HEDGE_LISTN): ") && found[0].contains("`listen`?"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn the_schema_knows_every_section_and_what_is_required() {
+    let schema = serde_json::to_value(schemars::schema_for!(RawConfig)).unwrap();
+    let sections = schema["properties"].as_object().unwrap();
+    for section in [
+        "listen",
+        "admin",
+        "ingress",
+        "keys",
+        "local",
+        "upstreams",
+        "aliases",
+        "routes",
+        "cache",
+        "privacy",
+        "limits",
+        "shutdown",
+        "log",
+        "depot",
+    ] {
+        assert!(sections.contains_key(section), "{section}");
+    }
+    assert_eq!(schema["additionalProperties"], false);
+    let required = schema["$defs"]["RawUpstream"]["required"].to_string();
+    assert!(required.contains("base_url"), "{required}");
+}
+
+#[test]
+fn the_example_file_is_accepted() {
+    let text = include_str!("../../../hedge.example.toml");
+    let keys = [
+        ("OPENAI_API_KEY", "k"),
+        ("HEDGE_KEY_LAPTOP", "k"),
+        ("GROQ_API_KEY", "k"),
+    ];
+    accepted(text, &keys);
+}

@@ -1,0 +1,326 @@
+//! Counters and histograms over finished exchanges, and gauges read when somebody looks.
+//!
+//! Labels come from closed lists, or from names in the configuration; never from a caller.
+
+use std::fmt;
+use std::sync::{Mutex, OnceLock, PoisonError, Weak};
+
+use api::Scrape;
+use domain::{CacheOutcome, ExchangeRecord, HealthState, Outcome, RecordSink};
+use pipeline::Pipeline;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// From a cached reply to a long answer by a large model on a small machine.
+const SECONDS: [f64; 15] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+];
+
+type Label = &'static str;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ExchangeLabels {
+    route: Label,
+    outcome: Label,
+    cache: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FaultLabels {
+    fault: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RouteLabels {
+    route: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TokenLabels {
+    route: Label,
+    kind: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CandidateLabels {
+    backend: String,
+    error: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BackendLabels {
+    backend: String,
+    state: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BuildLabels {
+    version: Label,
+}
+
+type Seconds = Family<RouteLabels, Histogram, fn() -> Histogram>;
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+/// All of the node's metrics: takes records, and shows itself to Prometheus.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    exchanges: Family<ExchangeLabels, Counter>,
+    faults: Family<FaultLabels, Counter>,
+    failures: Family<CandidateLabels, Counter>,
+    tokens: Family<TokenLabels, Counter>,
+    spared: Family<RouteLabels, Counter>,
+    masked: Counter,
+    took: Seconds,
+    first_content: Seconds,
+    backends: Family<BackendLabels, Gauge>,
+    in_flight: Gauge,
+    ready: Gauge,
+    pipeline: OnceLock<Weak<Pipeline>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Mutex::new(Registry::with_prefix("hedge")),
+            exchanges: Family::default(),
+            faults: Family::default(),
+            failures: Family::default(),
+            tokens: Family::default(),
+            spared: Family::default(),
+            masked: Counter::default(),
+            took: Family::new_with_constructor(seconds),
+            first_content: Family::new_with_constructor(seconds),
+            backends: Family::default(),
+            in_flight: Gauge::default(),
+            ready: Gauge::default(),
+            pipeline: OnceLock::new(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&self) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register("exchanges", "Exchanges that ended", self.exchanges.clone());
+        registry.register(
+            "faults",
+            "Exchanges refused or broken off, by cause",
+            self.faults.clone(),
+        );
+        registry.register(
+            "candidate_failures",
+            "Candidates that failed before one answered",
+            self.failures.clone(),
+        );
+        registry.register("tokens", "Tokens read and written", self.tokens.clone());
+        registry.register(
+            "tokens_spared",
+            "Tokens that no upstream was paid for, since this machine or the cache answered",
+            self.spared.clone(),
+        );
+        registry.register("masked_values", "Values masked", self.masked.clone());
+        registry.register(
+            "exchange_seconds",
+            "From admission to the end",
+            self.took.clone(),
+        );
+        registry.register(
+            "first_content_seconds",
+            "From admission to the first content",
+            self.first_content.clone(),
+        );
+        registry.register(
+            "backend_state",
+            "1 for the state it is in",
+            self.backends.clone(),
+        );
+        registry.register(
+            "exchanges_in_flight",
+            "Exchanges under way",
+            self.in_flight.clone(),
+        );
+        registry.register("ready", "1 when a chat can be answered", self.ready.clone());
+        let build = Family::<BuildLabels, Gauge>::default();
+        let version = env!("CARGO_PKG_VERSION");
+        build.get_or_create(&BuildLabels { version }).set(1);
+        registry.register("build", "This build", build);
+    }
+
+    /// Where the gauges are read from. Held weakly, so that a scrape keeps nothing alive.
+    pub fn watch(&self, pipeline: Weak<Pipeline>) {
+        // Set once, at start.
+        let _ = self.pipeline.set(pipeline);
+    }
+
+    fn read_gauges(&self) {
+        let Some(pipeline) = self.pipeline.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        let readiness = pipeline.readiness();
+        self.ready.set(i64::from(readiness.is_ready));
+        let in_flight = i64::try_from(pipeline.exchanges_count()).unwrap_or(i64::MAX);
+        self.in_flight.set(in_flight);
+        self.backends.clear();
+        for (backend, state) in &readiness.backends {
+            for known in [HealthState::Ready, HealthState::Starting, HealthState::Down] {
+                let labels = BackendLabels {
+                    backend: backend.clone(),
+                    state: known.as_label(),
+                };
+                let is_it = i64::from(known == *state);
+                self.backends.get_or_create(&labels).set(is_it);
+            }
+        }
+    }
+}
+
+impl Scrape for Metrics {
+    fn text(&self) -> String {
+        self.read_gauges();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::new();
+        // Without the end mark: the doors' own counters follow. Writing to a string cannot fail.
+        let _ = encode_registry(&mut text, &registry);
+        text
+    }
+}
+
+impl RecordSink for Metrics {
+    fn append(&self, record: &ExchangeRecord) {
+        let route = route(record);
+        self.exchanges
+            .get_or_create(&ExchangeLabels {
+                route,
+                outcome: record.outcome.as_label(),
+                cache: record.cache.as_label(),
+            })
+            .inc();
+        if let Outcome::Refused(fault) | Outcome::BrokenOff(fault) = record.outcome {
+            self.faults.get_or_create(&FaultLabels { fault }).inc();
+        }
+        for (backend, error) in &record.failed_candidates {
+            self.failures
+                .get_or_create(&CandidateLabels {
+                    backend: backend.to_string(),
+                    error,
+                })
+                .inc();
+        }
+        self.count_tokens(record, route);
+        self.masked.inc_by(u64::from(record.masked_count));
+        let labels = RouteLabels { route };
+        self.took
+            .get_or_create(&labels)
+            .observe(record.took.as_secs_f64());
+        if let Some(after) = record.first_content_after {
+            self.first_content
+                .get_or_create(&labels)
+                .observe(after.as_secs_f64());
+        }
+    }
+}
+
+impl Metrics {
+    fn count_tokens(&self, record: &ExchangeRecord, route: Label) {
+        let Some(usage) = record.usage else {
+            return;
+        };
+        let counts = [
+            ("prompt", usage.prompt_tokens.0),
+            ("completion", usage.completion_tokens.0),
+        ];
+        for (kind, count) in counts {
+            self.tokens
+                .get_or_create(&TokenLabels { route, kind })
+                .inc_by(u64::from(count));
+        }
+        if matches!(route, "local" | "cache") {
+            let all = counts.iter().map(|(_, count)| u64::from(*count)).sum();
+            self.spared
+                .get_or_create(&RouteLabels { route })
+                .inc_by(all);
+        }
+    }
+}
+
+fn route(record: &ExchangeRecord) -> Label {
+    match (&record.route, record.cache) {
+        (_, CacheOutcome::HitExact) => "cache",
+        (Some(route), _) if route.is_local => "local",
+        (Some(_), _) => "cloud",
+        (None, _) => "none",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use domain::{RouteTaken, Tokens, Usage};
+
+    use super::*;
+
+    fn record(is_local: bool, cache: CacheOutcome) -> ExchangeRecord {
+        ExchangeRecord {
+            request_id: "r".into(),
+            key: None,
+            team: "t".into(),
+            model_asked: "auto".into(),
+            route: Some(RouteTaken {
+                backend: if is_local { "local" } else { "cloudy" }.into(),
+                model: "m".into(),
+                is_local,
+            }),
+            reason: String::new(),
+            cache,
+            outcome: Outcome::Answered,
+            usage: Some(Usage {
+                prompt_tokens: Tokens(7),
+                completion_tokens: Tokens(3),
+                ..Usage::default()
+            }),
+            masked_count: 2,
+            first_content_after: Some(Duration::from_millis(20)),
+            took: Duration::from_millis(40),
+            failed_candidates: vec![("cloudy".into(), "unreachable")],
+        }
+    }
+
+    #[test]
+    fn a_scrape_shows_what_was_spared_and_what_failed() {
+        let metrics = Metrics::default();
+        metrics.append(&record(true, CacheOutcome::Missed));
+        metrics.append(&record(true, CacheOutcome::HitExact));
+        metrics.append(&record(false, CacheOutcome::Missed));
+        let text = metrics.text();
+        for line in [
+            r#"hedge_exchanges_total{route="local",outcome="answered",cache="missed"} 1"#,
+            r#"hedge_tokens_spared_total{route="local"} 10"#,
+            r#"hedge_tokens_spared_total{route="cache"} 10"#,
+            r#"hedge_tokens_total{route="cloud",kind="completion"} 3"#,
+            r#"hedge_candidate_failures_total{backend="cloudy",error="unreachable"} 3"#,
+            r#"hedge_masked_values_total 6"#,
+            r#"hedge_first_content_seconds_bucket{le="0.025",route="local"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(!text.contains(r#"spared_total{route="cloud"}"#));
+        assert!(!text.contains("# EOF"), "the doors' counters follow");
+    }
+}

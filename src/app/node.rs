@@ -1,0 +1,310 @@
+//! A running node: what is started, in which order, and how it ends.
+//!
+//! ```text
+//! listen ─► pipeline, api, recorder ─► engine loads while we serve ─► until a signal or an early end
+//! end: readiness false, listeners close ─► exchanges drain ─► engine stops ─► recorder flushes
+//! ```
+//! A driver that ends early takes the node down in order, not silently.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use api::{Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
+use arc_swap::ArcSwap;
+use domain::{Backend, KeyDigest, KeyDirectory, Principal};
+use engine::{Engine, EngineDriver, LoadError};
+use pipeline::{Parts, Pipeline};
+use policy::{CacheSecret, Templates};
+use store::{MokaReplies, StaticKeys};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::assembly::Assembly;
+use crate::config::{AdminListen, Config, ConfigFaults};
+use crate::local::{Loading, LocalModel};
+use crate::metrics::Metrics;
+use crate::signals::{Signals, Word};
+use crate::tasks::TaskSet;
+use crate::telemetry::log_sink;
+
+const CLIENTS: &str = "clients' listener";
+const ADMIN: &str = "admin listener";
+const RECORDER: &str = "recorder";
+const ENGINE: &str = "engine";
+/// For the engine to leave its step and the recorder to write its last lines.
+const FINISH_MAX: Duration = Duration::from_secs(5);
+
+/// Keys that a reload replaces.
+#[derive(Debug, Default)]
+struct Keys(ArcSwap<StaticKeys>);
+
+impl KeyDirectory for Keys {
+    fn is_required(&self) -> bool {
+        self.0.load().is_required()
+    }
+
+    fn find(&self, digest: &KeyDigest) -> Option<Principal> {
+        self.0.load().find(digest)
+    }
+}
+
+/// The addresses a node answers on.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub clients: SocketAddr,
+    pub admin: Option<SocketAddr>,
+}
+
+type Loaded = Result<(Engine, EngineDriver), LoadError>;
+
+/// A node that serves.
+pub struct Node {
+    pub addresses: Addresses,
+    tasks: TaskSet,
+    stop: CancellationToken,
+    api: Arc<Api>,
+    pipeline: Arc<Pipeline>,
+    keys: Arc<Keys>,
+    assembly: Assembly,
+    secret: CacheSecret,
+    client: reqwest::Client,
+    loading: Option<JoinHandle<Loaded>>,
+    local: Option<Arc<dyn Backend>>,
+    engine: Option<Arc<Engine>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Listens and serves; the engine goes on loading behind it.
+    ///
+    /// # Errors
+    /// The configuration has faults that only now show, or an address cannot be had.
+    pub async fn start(
+        config: &Config,
+        model: Option<LocalModel>,
+        client: reqwest::Client,
+    ) -> anyhow::Result<Self> {
+        let standing_in = model.as_ref().map(Loading::new);
+        let card = standing_in.as_ref().map(|loading| loading.card());
+        let assembly = Assembly::build(config, card, &client)?;
+        let clients = bind(config.listen).await?;
+        let admin = bind_admin(config.admin).await?;
+        let addresses = Addresses {
+            clients: clients.local_addr()?,
+            admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
+        };
+
+        let secret = CacheSecret::new(rand::random());
+        let local = standing_in.map(|loading| loading as Arc<dyn Backend>);
+        let keys = Arc::new(Keys(ArcSwap::from_pointee(assembly.keys.clone())));
+        let metrics = Arc::new(Metrics::default());
+        let (pipeline, recorder) = Pipeline::new(Parts {
+            snapshot: assembly.snapshot(local.clone(), &secret),
+            cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
+            keys: Arc::clone(&keys) as Arc<dyn KeyDirectory>,
+            sinks: vec![log_sink(), Arc::clone(&metrics) as _],
+            exchanges_max: config.limits.exchanges_max,
+        });
+        let pipeline = Arc::new(pipeline);
+        metrics.watch(Arc::downgrade(&pipeline));
+        let api = Arc::new(Api::new(Arc::clone(&pipeline), metrics, ingress(config)));
+
+        let stop = CancellationToken::new();
+        let mut tasks = TaskSet::default();
+        tasks.spawn(RECORDER, recorder.run());
+        tasks.spawn(
+            CLIENTS,
+            Arc::clone(&api).serve_client(clients, stop.clone()),
+        );
+        if let Some(admin) = admin {
+            tasks.spawn(ADMIN, Arc::clone(&api).serve_admin(admin, stop.clone()));
+        }
+        // Loading blocks for as long as a disk takes to read gigabytes.
+        let loading = model.map(|model| {
+            tokio::task::spawn_blocking(move || {
+                policy::warm_up();
+                Engine::load(model.engine, Arc::new(Templates::default()))
+            })
+        });
+        Ok(Self {
+            addresses,
+            tasks,
+            stop,
+            api,
+            pipeline,
+            keys,
+            assembly,
+            secret,
+            client,
+            loading,
+            local,
+            engine: None,
+        })
+    }
+
+    /// Serves until told to stop, then ends in order. `reload` reads the configuration anew.
+    ///
+    /// # Errors
+    /// The engine could not be loaded, or a driver ended early.
+    pub async fn run(
+        mut self,
+        signals: &mut Signals,
+        reload: impl Fn() -> Result<Config, ConfigFaults>,
+    ) -> anyhow::Result<()> {
+        let end = loop {
+            tokio::select! {
+                word = signals.next() => match word {
+                    Word::Stop => break Ok(()),
+                    Word::Reload => self.reload(reload()),
+                },
+                Some(ended) = self.tasks.next_ended() => {
+                    break Err(anyhow!("the {} ended early", ended.name));
+                }
+                loaded = wait_for(&mut self.loading) => {
+                    self.loading = None;
+                    if let Err(error) = self.take_engine(loaded) {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        info!("stopping; running exchanges may finish, a second signal ends at once");
+        tokio::select! {
+            () = self.drain() => {}
+            () = signals.stop() => warn!("ended at once; running exchanges were dropped"),
+        }
+        end
+    }
+
+    /// The loaded engine takes the place of its stand-in.
+    fn take_engine(&mut self, loaded: Loaded) -> anyhow::Result<()> {
+        let (engine, driver) = loaded.context("the local model could not be loaded")?;
+        let engine = Arc::new(engine);
+        let model = engine.card().models.first().map(|model| model.name.clone());
+        self.tasks.spawn(ENGINE, async move {
+            if let Err(error) = driver.run().await {
+                error!(%error, "engine failed");
+            }
+        });
+        let local = Arc::clone(&engine) as Arc<dyn Backend>;
+        self.engine = Some(engine);
+        self.local = Some(local);
+        self.publish();
+        info!(model = model.unwrap_or_default(), "local model is ready");
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let snapshot = self.assembly.snapshot(self.local.clone(), &self.secret);
+        self.pipeline.reload(snapshot);
+    }
+
+    /// Routes, aliases, upstreams, keys, privacy and cache rules, whole or not at all. Addresses,
+    /// limits and the model stay as they are until the next start.
+    fn reload(&mut self, config: Result<Config, ConfigFaults>) {
+        let card = self.local.as_ref().map(|local| local.card().clone());
+        let assembly =
+            config.and_then(|config| Assembly::build(&config, card.as_ref(), &self.client));
+        match assembly {
+            Ok(assembly) => {
+                self.keys.0.store(Arc::new(assembly.keys.clone()));
+                self.assembly = assembly;
+                self.publish();
+                info!("configuration reloaded");
+            }
+            Err(faults) => {
+                for fault in &faults.0 {
+                    error!(%fault, "configuration not reloaded");
+                }
+            }
+        }
+    }
+
+    async fn drain(mut self) {
+        // The listeners wait for their exchanges, for as long as the grace lasts.
+        self.stop.cancel();
+        self.tasks.until_ended(&[CLIENTS, ADMIN]).await;
+        if let Some(engine) = &self.engine {
+            engine.stop();
+        }
+        let mut tasks = self.tasks;
+        // The recorder ends when nobody can leave a record any more.
+        drop((self.api, self.pipeline, self.local, self.engine));
+        let rest = tasks.until_ended(&[RECORDER, ENGINE]);
+        if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {
+            warn!("not everything ended in time");
+        }
+        info!("stopped");
+    }
+}
+
+/// Waits for the engine; for ever when none is loading.
+async fn wait_for(loading: &mut Option<JoinHandle<Loaded>>) -> Loaded {
+    match loading {
+        None => std::future::pending().await,
+        Some(handle) => handle.await.unwrap_or(Err(LoadError::Panicked)),
+    }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "cannot listen on {address}; another hedge may be running there, so stop it or choose \
+             another address with --listen"
+        )
+    })
+}
+
+/// Metrics are no reason not to serve, unless somebody asked for them.
+async fn bind_admin(admin: AdminListen) -> anyhow::Result<Option<TcpListener>> {
+    match admin {
+        AdminListen::Chosen(address) => TcpListener::bind(address)
+            .await
+            .map(Some)
+            .with_context(|| format!("cannot listen on admin.listen = {address}")),
+        AdminListen::Offered(address) => match TcpListener::bind(address).await {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) => {
+                warn!(%address, %error, "no admin listener; set admin.listen to another address");
+                Ok(None)
+            }
+        },
+    }
+}
+
+fn ingress(config: &Config) -> IngressConfig {
+    let ours = &config.ingress;
+    IngressConfig {
+        hosts: ours.hosts.clone(),
+        origins: ours.origins.clone(),
+        header_timeout: ours.header_timeout,
+        body: BodyLimits {
+            bytes_max: ours.body_bytes_max,
+            idle_max: ours.body_idle,
+            ..BodyLimits::default()
+        },
+        load: LoadLimits {
+            connections_max: ours.connections_max,
+            connections_per_address_max: ours.connections_per_address_max,
+            requests_max: config.limits.exchanges_max.saturating_mul(2),
+        },
+        flood: FloodConfig {
+            per_second: ours.requests_per_second_max,
+            burst: ours.requests_burst_max,
+            ..FloodConfig::default()
+        },
+        shutdown_grace: config.shutdown_grace,
+        ..IngressConfig::default()
+    }
+}
