@@ -1,25 +1,133 @@
 //! An upstream as a [`Backend`].
 
-use async_trait::async_trait;
-use domain::{Backend, BackendCard, BackendError, ChatStream, Health, Outbound};
+use std::pin::pin;
+use std::time::Duration;
 
-use crate::{UpstreamConfig, UpstreamConfigError};
+use async_trait::async_trait;
+use bytes::Bytes;
+use domain::{
+    Abilities, Ability, Backend, BackendCard, BackendError, ChatStream, Delivery, Health,
+    ModelCard, Outbound, TimeoutPhase,
+};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Body, Client, Response, Url};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::debug;
+use wire::openai::encode_request;
+
+use crate::breaker::Breaker;
+use crate::reading::{Patience, read_answer};
+use crate::refusal::read_refusal;
+use crate::sending::MarkedBody;
+use crate::{Secret, UpstreamConfig, UpstreamConfigError};
+
+/// Further tries after a connection was refused or broke while it was made.
+const CONNECT_RETRIES_MAX: u32 = 2;
+/// Before the first retry; doubled for the next, then spread over half to one and a half.
+const CONNECT_BACKOFF: Duration = Duration::from_millis(40);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// One OpenAI-compatible upstream over HTTP.
+///
+/// Connects are retried; a request that a connection took is not. Health is learnt from chats:
+/// after three in a row without a connection the upstream counts as down for five seconds.
 #[derive(Debug)]
 pub struct Upstream {
     card: BackendCard,
+    endpoint: Url,
+    /// Credentials and the operator's own, ready to send.
+    headers: HeaderMap,
+    /// Kept to keep it out of what an upstream's errors pass on.
+    key: Option<Secret>,
+    connect_timeout: Duration,
+    first_event_timeout: Duration,
+    idle_timeout: Duration,
+    client: Client,
+    breaker: Breaker,
 }
 
 impl Upstream {
+    /// The client must follow no redirects: they would carry a prompt to an address that nobody
+    /// configured. A connect timeout of its own bounds this upstream's from above.
+    ///
     /// # Errors
     /// What is wrong with `config`.
-    pub fn new(
-        config: UpstreamConfig,
-        client: reqwest::Client,
-    ) -> Result<Self, UpstreamConfigError> {
-        let _ = (config, client);
-        todo!()
+    pub fn new(config: UpstreamConfig, client: Client) -> Result<Self, UpstreamConfigError> {
+        Ok(Self {
+            endpoint: endpoint(&config.base_url)?,
+            headers: headers(&config)?,
+            card: card(&config)?,
+            key: config.key,
+            connect_timeout: config.connect_timeout,
+            first_event_timeout: config.first_event_timeout,
+            idle_timeout: config.idle_timeout,
+            client,
+            breaker: Breaker::new(Instant::now()),
+        })
+    }
+
+    /// Sends until a connection takes the request. The tries end with the first one that did.
+    async fn send(&self, call: &Outbound, body: Bytes) -> Result<Response, BackendError> {
+        let mut retries = 0;
+        loop {
+            let error = match self.send_once(call, body.clone()).await {
+                Ok(response) => {
+                    self.breaker.reached();
+                    return Ok(response);
+                }
+                Err(SendError::Unconnected) if retries < CONNECT_RETRIES_MAX => {
+                    sleep(backoff(retries)).await;
+                    retries += 1;
+                    continue;
+                }
+                Err(SendError::Unconnected) => {
+                    BackendError::Unreachable("no connection could be made")
+                }
+                Err(SendError::ConnectTimedOut) => BackendError::TimedOut(TimeoutPhase::Connect),
+                Err(SendError::Broken) => {
+                    return Err(BackendError::Unreachable(
+                        "the connection broke before the reply began",
+                    ));
+                }
+            };
+            self.breaker.missed(Instant::now());
+            debug!(backend = %self.card.name, retries, "no connection to the upstream");
+            return Err(error);
+        }
+    }
+
+    async fn send_once(&self, call: &Outbound, body: Bytes) -> Result<Response, SendError> {
+        let (body, taken) = MarkedBody::new(body);
+        let accept = match call.request().delivery {
+            Delivery::Whole => JSON,
+            Delivery::Streamed { .. } => EVENT_STREAM,
+        };
+        let mut request = self
+            .client
+            .post(self.endpoint.clone())
+            .headers(self.headers.clone())
+            .header(ACCEPT, accept)
+            .body(Body::wrap(body));
+        if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
+            request = request.header(REQUEST_ID, id);
+        }
+        let mut answer = pin!(request.send());
+        let answer = tokio::select! {
+            answer = &mut answer => answer,
+            connected = timeout(self.connect_timeout, taken) => match connected {
+                Ok(_) => answer.await,
+                Err(_) => return Err(SendError::ConnectTimedOut),
+            },
+        };
+        answer.map_err(|error| match (error.is_connect(), error.is_timeout()) {
+            (true, true) => SendError::ConnectTimedOut,
+            (true, false) => SendError::Unconnected,
+            (false, _) => SendError::Broken,
+        })
     }
 }
 
@@ -30,11 +138,131 @@ impl Backend for Upstream {
     }
 
     fn health(&self) -> Health {
-        todo!()
+        self.breaker.health(Instant::now())
     }
 
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
-        let _ = call;
-        todo!()
+        let patience = Patience {
+            first_event_by: Instant::now() + self.first_event_timeout,
+            idle: self.idle_timeout,
+        };
+        let is_streamed = matches!(call.request().delivery, Delivery::Streamed { .. });
+        let body = encode_request(call.model(), call.request());
+        let opened = timeout_at(patience.first_event_by, async {
+            let response = self.send(&call, body).await?;
+            if response.status() == http::StatusCode::OK {
+                Ok(response)
+            } else {
+                Err(read_refusal(response, self.key.as_ref()).await)
+            }
+        });
+        let response = opened
+            .await
+            .map_err(|_| BackendError::TimedOut(TimeoutPhase::FirstEvent))??;
+        read_answer(response, call.model(), is_streamed, patience).await
     }
 }
+
+/// How one try to send ended without a response, by what to do next.
+enum SendError {
+    /// Refused, or broken while it was made: nothing was sent.
+    Unconnected,
+    ConnectTimedOut,
+    /// A connection took the request; whether the upstream worked on it is unknown.
+    Broken,
+}
+
+fn backoff(retries: u32) -> Duration {
+    let spread: f64 = rand::random_range(0.5..1.5);
+    (CONNECT_BACKOFF * 2_u32.pow(retries)).mul_f64(spread)
+}
+
+/// `base_url` with `/chat/completions` after whatever path it has.
+fn endpoint(base_url: &str) -> Result<Url, UpstreamConfigError> {
+    let mut url = Url::parse(base_url.trim()).map_err(|_| UpstreamConfigError::UrlMalformed)?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(UpstreamConfigError::UrlScheme);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(UpstreamConfigError::UrlCredentials);
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(UpstreamConfigError::UrlQuery);
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    // The whole endpoint is what many providers' pages print; taking it costs nobody anything.
+    let path = path.strip_suffix("/chat/completions").unwrap_or(&path);
+    url.set_path(&format!("{path}/chat/completions"));
+    Ok(url)
+}
+
+fn headers(config: &UpstreamConfig) -> Result<HeaderMap, UpstreamConfigError> {
+    let reserved = [
+        ACCEPT,
+        AUTHORIZATION,
+        CONTENT_LENGTH,
+        CONTENT_TYPE,
+        HOST,
+        REQUEST_ID,
+        TRANSFER_ENCODING,
+    ];
+    let mut headers = HeaderMap::new();
+    for (name, value) in &config.headers {
+        let malformed = || UpstreamConfigError::HeaderMalformed { name: name.clone() };
+        let parsed: HeaderName = name.parse().map_err(|_| malformed())?;
+        // Azure's `api-key` is sent this way; `authorization` is for `key`.
+        if reserved.contains(&parsed) {
+            return Err(UpstreamConfigError::HeaderReserved { name: name.clone() });
+        }
+        let mut value = HeaderValue::from_str(value).map_err(|_| malformed())?;
+        value.set_sensitive(true);
+        headers.insert(parsed, value);
+    }
+    headers.insert(CONTENT_TYPE, JSON);
+    if let Some(key) = &config.key {
+        let text = format!("Bearer {}", key.expose());
+        let mut value =
+            HeaderValue::from_str(&text).map_err(|_| UpstreamConfigError::KeyUnsendable)?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(headers)
+}
+
+/// An upstream judges a request for itself, but for log probabilities: replies travel as
+/// `domain` events, which do not hold any.
+fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfigError> {
+    if config.default_model.is_empty() {
+        return Err(UpstreamConfigError::NoDefaultModel);
+    }
+    let abilities: Abilities = Ability::ALL
+        .into_iter()
+        .filter(|ability| *ability != Ability::Logprobs)
+        .collect();
+    let mut names = vec![config.default_model.as_str()];
+    let listed = config.models.iter().map(String::as_str);
+    for name in listed.filter(|name| *name != ANY_MODEL) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    if config.models.is_empty() || config.models.iter().any(|name| name == ANY_MODEL) {
+        names.push(ANY_MODEL);
+    }
+    let model_card = |name: &str| ModelCard {
+        name: name.to_owned(),
+        context_tokens_max: None,
+        abilities,
+    };
+    Ok(BackendCard {
+        name: config.name.clone(),
+        trust: config.trust,
+        models: names.into_iter().map(model_card).collect(),
+    })
+}
+
+/// The card's last model where any name passes.
+const ANY_MODEL: &str = "*";
+
+#[cfg(test)]
+mod tests;

@@ -29,11 +29,7 @@ pub(super) fn read_messages(
         .collect()
 }
 
-fn read_message(
-    path: Path<'_>,
-    value: Value,
-    extra: &mut Extra,
-) -> Result<Message, BadRequest> {
+fn read_message(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Message, BadRequest> {
     let mut fields = Fields::open(path, value)?;
     let role = read_role(&mut fields)?;
     if fields.take("function_call").is_some() {
@@ -110,13 +106,11 @@ fn read_content(
         None if may_be_silent => Ok(Vec::new()),
         None => Err(fault::missing(&path)),
         Some(Value::String(text)) => Ok(vec![Part::Text(text)]),
-        Some(Value::Array(parts)) => {
-            array(&path, Value::Array(parts), 1, PARTS_MAX)?
-                .into_iter()
-                .enumerate()
-                .map(|(at, part)| read_part(path.index(at), part, extra))
-                .collect()
-        }
+        Some(Value::Array(parts)) => array(&path, Value::Array(parts), 1, PARTS_MAX)?
+            .into_iter()
+            .enumerate()
+            .map(|(at, part)| read_part(path.index(at), part, extra))
+            .collect(),
         Some(other) => Err(fault::wrong_type(
             &path,
             "a string or an array of content parts",

@@ -27,7 +27,10 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
         return Err(BackendError::Garbled("the reply has no choices"));
     }
     choices.sort_by_key(|choice| choice.choice);
-    if choices.windows(2).any(|pair| pair[0].choice == pair[1].choice) {
+    if choices
+        .windows(2)
+        .any(|pair| pair[0].choice == pair[1].choice)
+    {
         return Err(BackendError::Garbled("two choices have one index"));
     }
     Ok(Reply {
@@ -57,7 +60,10 @@ fn read_choice(position: usize, mut body: ChoiceBody<'_>) -> Result<ReplyChoice,
         return Err(BackendError::Garbled("a choice has no message"));
     };
     let thought = message.thought().or(message.content.thought.take_filled());
-    let texts = [message.content.text.take_filled(), message.refusal.take_filled()];
+    let texts = [
+        message.content.text.take_filled(),
+        message.refusal.take_filled(),
+    ];
     let text: String = texts.into_iter().flatten().collect();
     let mut pieces = Vec::new();
     pieces.extend(thought.map(|thought| ReplyPiece::Thought(thought.into_owned())));

@@ -202,7 +202,9 @@ fn read_logprobs(fields: &mut Fields<'_>) -> Result<Option<u8>, BadRequest> {
             "it may be set only when 'logprobs' is true.",
         )),
         _ if !is_asked => Ok(None),
-        best => Ok(Some(best.and_then(|best| u8::try_from(best).ok()).unwrap_or(0))),
+        best => Ok(Some(
+            best.and_then(|best| u8::try_from(best).ok()).unwrap_or(0),
+        )),
     }
 }
 

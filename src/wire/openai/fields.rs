@@ -67,9 +67,7 @@ impl<'p> Fields<'p> {
 
     pub fn take(&mut self, name: &str) -> Option<Value> {
         // The order of what is left is kept: it is the caller's.
-        self.map
-            .shift_remove(name)
-            .filter(|value| !value.is_null())
+        self.map.shift_remove(name).filter(|value| !value.is_null())
     }
 
     pub fn has(&self, name: &str) -> bool {

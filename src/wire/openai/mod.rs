@@ -14,27 +14,29 @@
 mod error_body;
 
 // Decode request.
-mod decode_request;
 mod decode_messages;
+mod decode_request;
 mod decode_tools;
 mod fields;
 mod request_fault;
 mod strict_json;
 
 // Encode reply.
-mod encode_reply;
 mod encode_chunk;
+mod encode_reply;
 
 // Encode request.
 mod encode_request;
 mod request_body;
 
 // Decode reply.
-mod decode_reply;
 mod decode_chunk;
+mod decode_error;
+mod decode_reply;
 mod reply_shape;
 
 pub use decode_chunk::ChunkDecoder;
+pub use decode_error::{ErrorReply, decode_error};
 pub use decode_reply::decode_reply;
 pub use decode_request::decode_request;
 pub use encode_chunk::ChunkEncoder;

@@ -34,7 +34,11 @@ pub(super) fn request_body(model: &str, request: &ChatRequest) -> Value {
     }
     if let Some(bound) = request.output_tokens_max {
         let is_newer = request.extra.contains_key(NEWER_OUTPUT_BOUND);
-        let name = if is_newer { NEWER_OUTPUT_BOUND } else { "max_tokens" };
+        let name = if is_newer {
+            NEWER_OUTPUT_BOUND
+        } else {
+            "max_tokens"
+        };
         body.insert(name.into(), bound.0.into());
     }
     if request.choices != 1 {
@@ -118,7 +122,11 @@ fn tool_body(tool: &Tool) -> Value {
     if let Some(description) = &tool.description {
         function.insert("description".into(), description.as_str().into());
     }
-    if tool.parameters.as_object().is_none_or(|schema| !schema.is_empty()) {
+    if tool
+        .parameters
+        .as_object()
+        .is_none_or(|schema| !schema.is_empty())
+    {
         function.insert("parameters".into(), tool.parameters.clone());
     }
     for (name, value) in &tool.extra {

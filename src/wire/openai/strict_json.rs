@@ -101,9 +101,11 @@ impl Budget {
 
     fn spend<E: de::Error>(&self) -> Result<(), E> {
         let left = self.0.get().checked_sub(1);
-        self.0.set(left.ok_or_else(|| {
-            E::custom(format_args!("more than {VALUES_MAX} values in one body"))
-        })?);
+        self.0.set(
+            left.ok_or_else(|| {
+                E::custom(format_args!("more than {VALUES_MAX} values in one body"))
+            })?,
+        );
         Ok(())
     }
 }

@@ -1,0 +1,191 @@
+//! From a response's body to a [`ChatStream`].
+//!
+//! The body is read only as the stream is polled, and dropped, which closes it, with the stream or
+//! at its first error.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use domain::{BackendError, ChatEvent, ChatStream, Reply, TimeoutPhase, replay};
+use futures::{StreamExt, stream};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use reqwest::Response;
+use tokio::time::{Instant, timeout, timeout_at};
+use wire::openai::{ChunkDecoder, decode_reply};
+
+/// The largest whole reply read. 128 choices of 8,000 tokens come to about a quarter of it.
+const REPLY_BYTES_MAX: usize = 16 << 20;
+/// How long a finished stream waits for its body's end, so that the connection can be used again.
+/// An upstream slower than this pays with a new connection.
+const DRAIN_MAX: Duration = Duration::from_millis(20);
+
+/// How long a stream may keep its reader waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For the first event.
+    pub first_event_by: Instant,
+    /// Between two reads after it.
+    pub idle: Duration,
+}
+
+/// What a response's headers say of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyKind {
+    Whole,
+    Streamed,
+}
+
+/// The reply as events, whichever way the upstream chose to send it. `model` stands in where the
+/// upstream names none.
+pub(crate) async fn read_answer(
+    response: Response,
+    model: &str,
+    is_streamed: bool,
+    patience: Patience,
+) -> Result<ChatStream, BackendError> {
+    match body_kind(response.headers(), is_streamed)? {
+        BodyKind::Streamed => Ok(stream_of(response, model.to_owned(), patience)),
+        BodyKind::Whole => {
+            let whole = timeout_at(patience.first_event_by, read_whole(response)).await;
+            let mut reply =
+                whole.map_err(|_| BackendError::TimedOut(TimeoutPhase::FirstEvent))??;
+            name_model(&mut reply.started.model, model);
+            Ok(replay(&reply))
+        }
+    }
+}
+
+fn body_kind(headers: &HeaderMap, is_streamed: bool) -> Result<BodyKind, BackendError> {
+    let encoding = headers.get(CONTENT_ENCODING);
+    if encoding.is_some_and(|encoding| encoding != "identity") {
+        return Err(BackendError::Garbled("the reply is compressed, unasked"));
+    }
+    let Some(kind) = headers.get(CONTENT_TYPE) else {
+        return Ok(if is_streamed {
+            BodyKind::Streamed
+        } else {
+            BodyKind::Whole
+        });
+    };
+    let essence = kind.to_str().unwrap_or_default().split(';').next();
+    let essence = essence.unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "text/event-stream" => Ok(BodyKind::Streamed),
+        "application/json" => Ok(BodyKind::Whole),
+        _ => Err(BackendError::Garbled(
+            "the reply is neither JSON nor an event stream",
+        )),
+    }
+}
+
+async fn read_whole(mut response: Response) -> Result<Reply, BackendError> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = read_chunk(&mut response).await? {
+        if body.len() + chunk.len() > REPLY_BYTES_MAX {
+            return Err(BackendError::Garbled("the reply is too large"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    decode_reply(&body)
+}
+
+async fn read_chunk(response: &mut Response) -> Result<Option<Bytes>, BackendError> {
+    let chunk = response.chunk().await;
+    chunk.map_err(|_| BackendError::Interrupted)
+}
+
+fn name_model(named: &mut String, model: &str) {
+    if named.is_empty() {
+        model.clone_into(named);
+    }
+}
+
+fn stream_of(response: Response, model: String, patience: Patience) -> ChatStream {
+    let reading = Reading {
+        response: Some(response),
+        decoder: ChunkDecoder::new(),
+        events: VecDeque::new(),
+        has_begun: false,
+        model,
+        patience,
+    };
+    stream::unfold(reading, |mut reading| async move {
+        let event = reading.next().await?;
+        Some((event, reading))
+    })
+    .boxed()
+}
+
+struct Reading {
+    /// `None` once nothing more is wanted of it.
+    response: Option<Response>,
+    decoder: ChunkDecoder,
+    /// Decoded and not yet handed out: at most one read's worth.
+    events: VecDeque<Result<ChatEvent, BackendError>>,
+    has_begun: bool,
+    model: String,
+    patience: Patience,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<Result<ChatEvent, BackendError>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(self.pass(event));
+            }
+            let response = self.response.as_mut()?;
+            if self.decoder.is_over() {
+                drain(response).await;
+                self.response = None;
+                return None;
+            }
+            match self.patience.read(response, self.has_begun).await {
+                Ok(Some(bytes)) => self.decoder.push(&bytes, &mut self.events),
+                Ok(None) => self.decoder.finish(&mut self.events),
+                Err(error) => self.events.push_back(Err(error)),
+            }
+        }
+    }
+
+    fn pass(
+        &mut self,
+        mut event: Result<ChatEvent, BackendError>,
+    ) -> Result<ChatEvent, BackendError> {
+        match &mut event {
+            Ok(ChatEvent::Started(started)) => {
+                self.has_begun = true;
+                name_model(&mut started.model, &self.model);
+            }
+            Ok(_) => {}
+            Err(_) => self.response = None,
+        }
+        event
+    }
+}
+
+impl Patience {
+    async fn read(
+        self,
+        response: &mut Response,
+        has_begun: bool,
+    ) -> Result<Option<Bytes>, BackendError> {
+        let (read, phase) = if has_begun {
+            let read = timeout(self.idle, read_chunk(response)).await;
+            (read, TimeoutPhase::BetweenEvents)
+        } else {
+            let read = timeout_at(self.first_event_by, read_chunk(response)).await;
+            (read, TimeoutPhase::FirstEvent)
+        };
+        read.map_err(|_| BackendError::TimedOut(phase))?
+    }
+}
+
+async fn drain(response: &mut Response) {
+    let drained = timeout(DRAIN_MAX, async {
+        while let Ok(Some(_)) = response.chunk().await {}
+    });
+    // Late, broken or done: the reply is whole either way.
+    let _ = drained.await;
+}
