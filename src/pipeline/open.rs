@@ -1,0 +1,198 @@
+//! Trying the candidates: the commit point of an exchange.
+//!
+//! A candidate's stream is kept only when its first content arrives in time; `Started` is held back
+//! until then. Before that, failure moves on to the next candidate; after it, an error goes to the
+//! caller in-band. No reply is stitched from two backends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{
+    Backend, BackendCard, BackendError, ChatEvent, ChatRequest, ChatStream, Classify, Fault,
+    Outbound, RouteTaken, TimeoutPhase, Trust,
+};
+use futures::StreamExt;
+use policy::Candidate;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use crate::answer::{Refusal, RouteLabel};
+use crate::snapshot::Snapshot;
+use crate::stages::{Failed, Missed, Opened, Planned};
+
+/// Events held back before the first content: `Started`, and for an empty reply its end.
+const HEAD_EVENTS_MAX: usize = 64;
+
+pub(crate) async fn open(planned: Planned) -> Result<Opened, Refusal> {
+    let Planned {
+        missed: Missed {
+            mut admitted,
+            findings,
+            key,
+        },
+        plan,
+    } = planned;
+    let began = Instant::now();
+    let snapshot = Arc::clone(&admitted.snapshot);
+    let mut failed: Vec<Failed> = Vec::new();
+    let mut request = Some(admitted.request);
+
+    for (at, candidate) in plan.candidates.iter().enumerate() {
+        let is_last = at + 1 == plan.candidates.len();
+        let Some(backend) = snapshot.backends().get(candidate.backend) else {
+            continue;
+        };
+        let Some(request) = take_or_clone(&mut request, is_last) else {
+            break;
+        };
+        let card = backend.card();
+        let call = Outbound::seal(
+            admitted.context.request_id.clone(),
+            candidate.model.clone(),
+            request,
+            &findings,
+            card.trust,
+        );
+        let patience = patience(&snapshot, card, is_last);
+        match first_content(backend, call, patience).await {
+            Ok((head, rest)) => {
+                admitted.timings.open = began.elapsed();
+                let reason = reason(candidate, &failed, &snapshot);
+                admitted.receipt.note(|record| {
+                    record.route = Some(RouteTaken {
+                        backend: card.name.clone(),
+                        model: candidate.model.clone(),
+                        is_local: card.is_local(),
+                    });
+                    record.reason.clone_from(&reason);
+                });
+                // A reply over raw findings, or by a stand-in, is not what the key promises.
+                let saw_findings = findings
+                    .iter()
+                    .any(|finding| card.trust >= finding.trust_min);
+                let key = key.filter(|_| failed.is_empty() && !saw_findings);
+                return Ok(Opened {
+                    findings,
+                    key,
+                    route: label(card, &candidate.model),
+                    reason,
+                    head,
+                    rest,
+                    receipt: admitted.receipt,
+                    timings: admitted.timings,
+                    snapshot,
+                });
+            }
+            Err(error) => {
+                debug!(backend = %card.name, error = error.as_label(), "candidate failed");
+                admitted.receipt.note(|record| {
+                    record
+                        .failed_candidates
+                        .push((card.name.clone(), error.as_label()));
+                });
+                let may_try_next = error.may_try_next();
+                failed.push(Failed {
+                    backend: candidate.backend,
+                    error,
+                });
+                if !may_try_next {
+                    break;
+                }
+            }
+        }
+    }
+
+    let fault = fault(&failed);
+    admitted.receipt.note(|record| {
+        record.reason.clone_from(&plan.rule);
+        record.outcome = domain::Outcome::Refused(fault.as_label());
+    });
+    Err(Refusal {
+        fault,
+        reason: Some(plan.rule),
+    })
+}
+
+/// The request, moved to the last candidate and copied for the ones before it.
+fn take_or_clone(request: &mut Option<ChatRequest>, is_last: bool) -> Option<ChatRequest> {
+    if is_last {
+        request.take()
+    } else {
+        request.clone()
+    }
+}
+
+fn patience(snapshot: &Snapshot, card: &BackendCard, is_last: bool) -> Duration {
+    let patience = snapshot.patience();
+    match (is_last, card.trust) {
+        (true, _) => patience.last,
+        (false, Trust::Device) => patience.local,
+        (false, Trust::Tenant | Trust::Public) => patience.remote,
+    }
+}
+
+fn label(card: &BackendCard, model: &str) -> RouteLabel {
+    if card.is_local() {
+        RouteLabel::Local {
+            model: model.to_owned(),
+        }
+    } else {
+        RouteLabel::Cloud {
+            backend: card.name.clone(),
+        }
+    }
+}
+
+/// The rule, and after it what failed on the way: `coding; fallback: fake unreachable`.
+fn reason(candidate: &Candidate, failed: &[Failed], snapshot: &Snapshot) -> String {
+    let mut reason = candidate.reason.clone();
+    for (at, Failed { backend, error }) in failed.iter().enumerate() {
+        reason.push_str(if at == 0 { "; fallback: " } else { ", " });
+        if let Some(backend) = snapshot.backends().get(*backend) {
+            reason.push_str(backend.card().name.as_str());
+            reason.push(' ');
+        }
+        reason.push_str(error.as_label());
+    }
+    reason
+}
+
+/// What the caller learns when nobody answered. A rejection says what is wrong with the request;
+/// else the first candidate's failure counts, for it was the one meant to answer.
+fn fault(failed: &[Failed]) -> Fault {
+    failed
+        .iter()
+        .find(|failed| !failed.error.may_try_next())
+        .or(failed.first())
+        .map_or(
+            Fault::NoCandidate {
+                reasons: Vec::new(),
+            },
+            |failed| failed.error.fault(),
+        )
+}
+
+async fn first_content(
+    backend: &Arc<dyn Backend>,
+    call: Outbound,
+    patience: Duration,
+) -> Result<(Vec<ChatEvent>, ChatStream), BackendError> {
+    timeout(patience, async {
+        let mut stream = backend.chat(call).await?;
+        let mut head = Vec::with_capacity(2);
+        while let Some(event) = stream.next().await {
+            let event = event?;
+            let commits = event.is_content() || matches!(event, ChatEvent::ChoiceEnded { .. });
+            head.push(event);
+            if commits {
+                return Ok((head, stream));
+            }
+            if head.len() >= HEAD_EVENTS_MAX {
+                return Err(BackendError::Garbled("no content among the first events"));
+            }
+        }
+        Err(BackendError::Interrupted)
+    })
+    .await
+    .unwrap_or(Err(BackendError::TimedOut(TimeoutPhase::FirstEvent)))
+}

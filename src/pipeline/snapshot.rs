@@ -1,0 +1,127 @@
+//! What an exchange needs to know, replaced whole on reload.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{Backend, BackendCard};
+use policy::{CacheSecret, Roster, RosterEntry, RoutePolicy, ScanRules};
+
+/// Everything that may change on reload. An exchange keeps the one it was admitted with.
+pub struct Snapshot {
+    routes: RoutePolicy,
+    scan: ScanRules,
+    backends: Vec<Arc<dyn Backend>>,
+    cards: Vec<Arc<BackendCard>>,
+    aliases: Arc<BTreeMap<String, Vec<String>>>,
+    cache: CacheRules,
+    patience: Patience,
+}
+
+impl Snapshot {
+    #[must_use]
+    pub fn new(
+        routes: RoutePolicy,
+        scan: ScanRules,
+        backends: Vec<Arc<dyn Backend>>,
+        aliases: BTreeMap<String, Vec<String>>,
+        cache: CacheRules,
+        patience: Patience,
+    ) -> Self {
+        let cards = backends
+            .iter()
+            .map(|backend| Arc::new(backend.card().clone()))
+            .collect();
+        Self {
+            routes,
+            scan,
+            backends,
+            cards,
+            aliases: Arc::new(aliases),
+            cache,
+            patience,
+        }
+    }
+
+    pub(crate) fn routes(&self) -> &RoutePolicy {
+        &self.routes
+    }
+
+    pub(crate) fn scan(&self) -> &ScanRules {
+        &self.scan
+    }
+
+    pub(crate) fn cache(&self) -> &CacheRules {
+        &self.cache
+    }
+
+    pub(crate) fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    pub(crate) fn backends(&self) -> &[Arc<dyn Backend>] {
+        &self.backends
+    }
+
+    pub(crate) fn aliases(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.aliases
+    }
+
+    /// The backends as `policy` sees them: cards, and their health at this moment.
+    pub(crate) fn roster(&self) -> Roster {
+        let entries = self
+            .cards
+            .iter()
+            .zip(&self.backends)
+            .map(|(card, backend)| RosterEntry {
+                card: Arc::clone(card),
+                health: backend.health(),
+            })
+            .collect();
+        Roster {
+            backends: entries,
+            aliases: Arc::clone(&self.aliases),
+        }
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("backends", &self.cards.len())
+            .field("aliases", &self.aliases.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How exact replies are kept.
+#[derive(Debug)]
+pub struct CacheRules {
+    pub is_enabled: bool,
+    pub secret: CacheSecret,
+    pub ttl: Duration,
+    /// A reply with more text than this is answered and not kept.
+    pub reply_bytes_max: usize,
+}
+
+/// How long a candidate may take to its first content.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For a backend on this machine, while another candidate is left.
+    pub local: Duration,
+    /// For any other, while another candidate is left.
+    pub remote: Duration,
+    /// For the last candidate: giving up on it gives up on the exchange.
+    pub last: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            local: Duration::from_secs(5),
+            remote: Duration::from_secs(15),
+            last: Duration::from_secs(120),
+        }
+    }
+}

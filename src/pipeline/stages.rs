@@ -1,0 +1,92 @@
+//! The types between the stages: each says what has already happened to the exchange.
+
+use std::sync::Arc;
+
+use domain::{
+    BackendError, CacheKey, ChatEvent, ChatRequest, ChatStream, Findings, Principal, RequestId,
+};
+use policy::{Asked, Plan};
+use tokio::time::Instant;
+
+use crate::answer::{RouteLabel, Timings};
+use crate::receipt::Receipt;
+use crate::snapshot::Snapshot;
+
+/// A decoded request and who sent it.
+#[derive(Debug)]
+pub struct Parsed {
+    pub request: ChatRequest,
+    pub principal: Principal,
+    pub context: RequestContext,
+}
+
+#[derive(Clone, Debug)]
+pub struct RequestContext {
+    pub request_id: RequestId,
+    /// Names in lower case; credentials left out. Routing rules may look at them.
+    pub headers: Vec<(String, String)>,
+    pub cache: CacheWish,
+}
+
+/// What the caller wants of the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheWish {
+    #[default]
+    Use,
+    /// `no-cache`: a fresh reply, which may be kept.
+    Refresh,
+    /// `no-store`: neither read nor kept.
+    Bypass,
+}
+
+/// Let in: it has a seat, a receipt, a snapshot, and a model that exists.
+pub(crate) struct Admitted {
+    pub request: ChatRequest,
+    pub principal: Principal,
+    pub context: RequestContext,
+    pub asked: Asked,
+    pub snapshot: Arc<Snapshot>,
+    pub receipt: Receipt,
+    pub timings: Timings,
+    /// When the stage now under way began.
+    pub since: Instant,
+}
+
+/// Its personal data is known.
+pub(crate) struct Scanned {
+    pub admitted: Admitted,
+    pub findings: Arc<Findings>,
+}
+
+/// The cache has no reply. `key` is where one would be kept.
+pub(crate) struct Missed {
+    pub admitted: Admitted,
+    pub findings: Arc<Findings>,
+    pub key: Option<CacheKey>,
+}
+
+/// It is known who may answer, in which order.
+pub(crate) struct Planned {
+    pub missed: Missed,
+    pub plan: Plan,
+}
+
+/// A candidate answers: `head` is everything up to its first content, `rest` what follows.
+pub(crate) struct Opened {
+    pub snapshot: Arc<Snapshot>,
+    pub findings: Arc<Findings>,
+    /// `None` when the reply must not be kept.
+    pub key: Option<CacheKey>,
+    pub route: RouteLabel,
+    pub reason: String,
+    pub head: Vec<ChatEvent>,
+    pub rest: ChatStream,
+    pub receipt: Receipt,
+    pub timings: Timings,
+}
+
+/// A candidate that did not answer.
+pub(crate) struct Failed {
+    pub backend: usize,
+    pub error: BackendError,
+}

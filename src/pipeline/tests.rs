@@ -1,0 +1,549 @@
+//! The trunk with scripted backends under paused time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::*;
+use futures::{StreamExt, stream};
+use policy::{CacheSecret, RoutePolicy, ScanRules};
+use tokio::sync::mpsc;
+
+use crate::*;
+
+/// What a scripted backend does with a call.
+#[derive(Clone)]
+enum Script {
+    Says(&'static str),
+    Fails(BackendError),
+    /// Starts, says this, then breaks.
+    Breaks(&'static str),
+    /// Never says anything.
+    Hangs,
+    /// Says what it was asked, in pieces of one byte.
+    Echoes,
+    Empty,
+}
+
+struct Fake {
+    card: BackendCard,
+    script: Script,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Fake {
+    fn new(name: &str, trust: Trust, script: Script) -> Arc<Self> {
+        let model = ModelCard {
+            name: if trust == Trust::Device {
+                "tiny".into()
+            } else {
+                "big".into()
+            },
+            context_tokens_max: None,
+            abilities: Abilities::all(),
+        };
+        Arc::new(Self {
+            card: BackendCard {
+                name: name.into(),
+                trust,
+                models: vec![model],
+            },
+            script,
+            calls: Arc::default(),
+        })
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Backend for Fake {
+    fn card(&self) -> &BackendCard {
+        &self.card
+    }
+
+    fn health(&self) -> Health {
+        Health::READY
+    }
+
+    async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
+        let asked = call.request().last_user_text();
+        self.calls.lock().unwrap().push(asked.clone());
+        let started = ChatEvent::Started(Started {
+            model: call.model().to_owned(),
+            reply_id: None,
+            fingerprint: None,
+        });
+        let text = |text: &str| ChatEvent::Text {
+            choice: 0,
+            text: text.to_owned(),
+        };
+        let ended = ChatEvent::ChoiceEnded {
+            choice: 0,
+            reason: FinishReason::Stop,
+        };
+        let usage = ChatEvent::Usage(Usage {
+            completion_tokens: Tokens(1),
+            ..Usage::default()
+        });
+        Ok(match self.script.clone() {
+            Script::Says(words) => {
+                stream::iter([started, text(words), ended, usage].map(Ok)).boxed()
+            }
+            Script::Fails(error) => return Err(error),
+            Script::Breaks(words) => {
+                stream::iter([Ok(started), Ok(text(words)), Err(BackendError::Interrupted)]).boxed()
+            }
+            Script::Hangs => stream::iter([Ok(started)]).chain(stream::pending()).boxed(),
+            Script::Echoes => {
+                let mut events = vec![started];
+                events.extend(asked.chars().map(|c| text(&c.to_string())));
+                events.extend([ended, usage]);
+                stream::iter(events.into_iter().map(Ok)).boxed()
+            }
+            Script::Empty => stream::iter([started, ended].map(Ok)).boxed(),
+        })
+    }
+}
+
+#[derive(Default)]
+struct MapCache(Mutex<HashMap<CacheKey, Arc<Reply>>>);
+
+impl CacheStore for MapCache {
+    fn find(&self, key: &CacheKey) -> Option<Arc<Reply>> {
+        self.0.lock().unwrap().get(key).cloned()
+    }
+
+    fn keep(&self, key: CacheKey, reply: Arc<Reply>, _ttl: Duration) {
+        self.0.lock().unwrap().insert(key, reply);
+    }
+}
+
+struct NoKeys;
+
+impl KeyDirectory for NoKeys {
+    fn is_required(&self) -> bool {
+        false
+    }
+
+    fn find(&self, _digest: &KeyDigest) -> Option<Principal> {
+        None
+    }
+}
+
+struct Sent(mpsc::Sender<ExchangeRecord>);
+
+impl RecordSink for Sent {
+    fn append(&self, record: &ExchangeRecord) {
+        self.0.try_send(record.clone()).unwrap();
+    }
+}
+
+struct Bench {
+    pipeline: Pipeline,
+    cache: Arc<MapCache>,
+    records: mpsc::Receiver<ExchangeRecord>,
+    _recorder: tokio::task::JoinSet<()>,
+}
+
+const ROUTES: &str = r#"
+default = "cloud-first"
+[outcomes.cloud-first]
+candidates = ["cloud", "local"]
+"#;
+
+fn bench(backends: Vec<Arc<Fake>>, exchanges_max: usize) -> Bench {
+    let backends = backends
+        .into_iter()
+        .map(|fake| fake as Arc<dyn Backend>)
+        .collect();
+    let classes = [(FindingClass::Email, Trust::Tenant)];
+    let cache = Arc::new(MapCache::default());
+    let (sent, records) = mpsc::channel(64);
+    let (pipeline, recorder) = Pipeline::new(Parts {
+        snapshot: Snapshot::new(
+            RoutePolicy::parse("test.toml", ROUTES).unwrap(),
+            ScanRules::compile(&classes, &[]).unwrap(),
+            backends,
+            BTreeMap::new(),
+            CacheRules {
+                is_enabled: true,
+                secret: CacheSecret::new([7; 32]),
+                ttl: Duration::from_secs(60),
+                reply_bytes_max: 1024,
+            },
+            Patience::default(),
+        ),
+        cache: cache.clone(),
+        keys: Arc::new(NoKeys),
+        sinks: vec![Arc::new(Sent(sent))],
+        exchanges_max,
+    });
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(recorder.run());
+    Bench {
+        pipeline,
+        cache,
+        records,
+        _recorder: running,
+    }
+}
+
+fn parsed(model: &str, text: &str) -> Parsed {
+    Parsed {
+        request: ChatRequest {
+            model: model.into(),
+            messages: vec![Message::new(Role::User, text)],
+            tools: vec![],
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: None,
+            sampling: Sampling::default(),
+            format: OutputFormat::Text,
+            output_tokens_max: None,
+            choices: 1,
+            delivery: Delivery::Whole,
+            extra: Extra::new(),
+            source: None,
+        },
+        principal: Principal::anyone(),
+        context: RequestContext {
+            request_id: "r-1".into(),
+            headers: vec![],
+            cache: CacheWish::Use,
+        },
+    }
+}
+
+async fn text(answer: Answer) -> String {
+    collect(answer.stream).await.unwrap().choices[0].text()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_candidate_answers_and_is_recorded() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("yes"));
+    let local = Fake::new("local", Trust::Device, Script::Says("no"));
+    let mut bench = bench(vec![local.clone(), cloud], 4);
+    let answer = bench
+        .pipeline
+        .run(parsed("auto", "hard question"))
+        .await
+        .unwrap();
+    assert_eq!(answer.route.to_string(), "cloud:fake");
+    assert_eq!(text(answer).await, "yes");
+    assert!(local.calls().is_empty());
+    let record = bench.records.recv().await.unwrap();
+    assert_eq!(record.outcome, Outcome::Answered);
+    assert_eq!(record.route.unwrap().backend.as_str(), "fake");
+    assert_eq!(record.usage.unwrap().completion_tokens, Tokens(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_cloud_falls_back_and_says_so() {
+    let cases = [
+        (
+            Script::Fails(BackendError::Unreachable("refused")),
+            "fake unreachable",
+        ),
+        (Script::Hangs, "fake timed_out"),
+        (
+            Script::Fails(BackendError::Credentials { status: 401 }),
+            "fake credentials",
+        ),
+    ];
+    for (script, why) in cases {
+        let cloud = Fake::new("fake", Trust::Public, script);
+        let local = Fake::new("local", Trust::Device, Script::Says("here"));
+        let mut bench = bench(vec![local, cloud], 4);
+        let answer = bench
+            .pipeline
+            .run(parsed("auto", "question"))
+            .await
+            .unwrap();
+        assert_eq!(answer.route.to_string(), "local:tiny");
+        assert!(
+            answer.reason.ends_with(&format!("; fallback: {why}")),
+            "{}",
+            answer.reason
+        );
+        assert_eq!(text(answer).await, "here");
+        assert_eq!(
+            bench.records.recv().await.unwrap().failed_candidates.len(),
+            1
+        );
+        assert!(
+            bench.cache.0.lock().unwrap().is_empty(),
+            "a stand-in's reply is not kept"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_request_is_not_tried_elsewhere() {
+    let reason = BadRequest::at("tools", "too many");
+    let cloud = Fake::new(
+        "fake",
+        Trust::Public,
+        Script::Fails(BackendError::Rejected {
+            status: 400,
+            reason: reason.clone(),
+        }),
+    );
+    let local = Fake::new("local", Trust::Device, Script::Says("here"));
+    let mut bench = bench(vec![local.clone(), cloud], 4);
+    let refusal = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap_err();
+    assert_eq!(refusal.fault, Fault::BadRequest(reason));
+    assert!(local.calls().is_empty());
+    assert_eq!(
+        bench.records.recv().await.unwrap().outcome,
+        Outcome::Refused("bad_request")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_fail_the_first_failure_is_told() {
+    let cloud = Fake::new(
+        "fake",
+        Trust::Public,
+        Script::Fails(BackendError::RateLimited {
+            retry_after: Some(Duration::from_secs(9)),
+        }),
+    );
+    let local = Fake::new(
+        "local",
+        Trust::Device,
+        Script::Fails(BackendError::Engine("x")),
+    );
+    let bench = bench(vec![local, cloud], 4);
+    let refusal = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refusal.fault,
+        Fault::RateLimited {
+            retry_after: Duration::from_secs(9)
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_content_an_error_goes_to_the_caller_and_no_other_backend_is_asked() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Breaks("half"));
+    let local = Fake::new("local", Trust::Device, Script::Says("here"));
+    let mut bench = bench(vec![local.clone(), cloud], 4);
+    let answer = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap();
+    let events: Vec<_> = answer.stream.collect().await;
+    assert!(matches!(
+        events.last(),
+        Some(Err(BackendError::Interrupted))
+    ));
+    assert!(local.calls().is_empty());
+    let record = bench.records.recv().await.unwrap();
+    assert_eq!(record.outcome, Outcome::BrokenOff("interrupted"));
+    assert!(bench.cache.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exact_repeat_comes_from_the_cache() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("yes"));
+    let bench = bench(vec![cloud.clone()], 4);
+    let first = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap();
+    assert_eq!(text(first).await, "yes");
+    let again = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap();
+    assert_eq!(again.route.to_string(), "cache:exact");
+    assert_eq!(text(again).await, "yes");
+    assert_eq!(cloud.calls().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_store_neither_reads_nor_keeps_and_no_cache_keeps() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("yes"));
+    let bench = bench(vec![cloud.clone()], 4);
+    for (wish, calls, kept) in [
+        (CacheWish::Bypass, 1, 0),
+        (CacheWish::Refresh, 2, 1),
+        (CacheWish::Refresh, 3, 1),
+    ] {
+        let mut asked = parsed("auto", "question");
+        asked.context.cache = wish;
+        let answer = bench.pipeline.run(asked).await.unwrap();
+        assert_eq!(answer.route.to_string(), "cloud:fake");
+        text(answer).await;
+        assert_eq!(cloud.calls().len(), calls);
+        assert_eq!(bench.cache.0.lock().unwrap().len(), kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_reply_is_recorded_and_not_kept() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("yes"));
+    let mut bench = bench(vec![cloud], 1);
+    let answer = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap();
+    drop(answer);
+    assert_eq!(
+        bench.records.recv().await.unwrap().outcome,
+        Outcome::Abandoned
+    );
+    assert!(bench.cache.0.lock().unwrap().is_empty());
+    assert_eq!(bench.pipeline.exchanges_count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_seat_after_the_last_is_refused_as_overloaded() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("yes"));
+    let mut bench = bench(vec![cloud], 1);
+    let held = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap();
+    let refusal = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap_err();
+    assert!(matches!(refusal.fault, Fault::Overloaded { .. }));
+    drop(held);
+    bench.records.recv().await.unwrap();
+    bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_public_backend_sees_placeholders_and_the_caller_does_not() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Echoes);
+    let bench = bench(vec![cloud.clone()], 4);
+    let said = "mail ann@example.org and bob@example.org today";
+    let answer = bench.pipeline.run(parsed("auto", said)).await.unwrap();
+    assert_eq!(text(answer).await, said);
+    let seen = cloud.calls().remove(0);
+    assert!(!seen.contains("example.org"), "{seen}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_reply_holds_no_finding_and_replays_with_the_callers_own() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Echoes);
+    let bench = bench(vec![cloud.clone()], 4);
+    let first = bench
+        .pipeline
+        .run(parsed("auto", "mail ann@example.org"))
+        .await
+        .unwrap();
+    assert_eq!(text(first).await, "mail ann@example.org");
+    for reply in bench.cache.0.lock().unwrap().values() {
+        assert!(!reply.choices[0].text().contains("ann"));
+    }
+    let other = bench
+        .pipeline
+        .run(parsed("auto", "mail bob@example.org"))
+        .await
+        .unwrap();
+    assert_eq!(other.route.to_string(), "cache:exact");
+    assert_eq!(text(other).await, "mail bob@example.org");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_over_raw_findings_is_not_kept() {
+    let local = Fake::new("local", Trust::Device, Script::Echoes);
+    let bench = bench(vec![local.clone()], 4);
+    let answer = bench
+        .pipeline
+        .run(parsed("local", "mail ann@example.org"))
+        .await
+        .unwrap();
+    assert_eq!(text(answer).await, "mail ann@example.org");
+    assert_eq!(local.calls(), ["mail ann@example.org"]);
+    assert!(bench.cache.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_reply_is_an_answer() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Empty);
+    let bench = bench(vec![cloud], 4);
+    let answer = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap();
+    assert_eq!(collect(answer.stream).await.unwrap().choices[0].text(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_model_names_the_nearest() {
+    let local = Fake::new("local", Trust::Device, Script::Says("x"));
+    let bench = bench(vec![local], 4);
+    let refusal = bench.pipeline.run(parsed("tinny", "hi")).await.unwrap_err();
+    assert_eq!(
+        refusal.fault,
+        Fault::ModelNotFound {
+            asked: "tinny".into(),
+            nearest: Some("tiny".into())
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_asks_only_for_models_it_grants() {
+    let local = Fake::new("local", Trust::Device, Script::Says("x"));
+    let bench = bench(vec![local], 4);
+    let mut asked = parsed("tiny", "hi");
+    asked.principal.models = Some(vec!["auto".into()]);
+    let refusal = bench.pipeline.run(asked).await.unwrap_err();
+    assert!(matches!(refusal.fault, Fault::Forbidden { .. }));
+    let granted = Principal {
+        models: Some(vec!["auto".into()]),
+        ..Principal::anyone()
+    };
+    let listed: Vec<_> = bench
+        .pipeline
+        .models(&granted)
+        .into_iter()
+        .map(|listing| listing.id)
+        .collect();
+    assert_eq!(listed, ["auto"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn models_are_listed_once_under_the_names_that_work() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("yes"));
+    let local = Fake::new("local", Trust::Device, Script::Says("no"));
+    let bench = bench(vec![local, cloud], 4);
+    let listed: Vec<_> = bench
+        .pipeline
+        .models(&Principal::anyone())
+        .into_iter()
+        .map(|listing| listing.id)
+        .collect();
+    assert_eq!(listed, ["auto", "local", "tiny", "fake/big"]);
+    for name in listed {
+        let answer = bench.pipeline.run(parsed(&name, "hi")).await.unwrap();
+        text(answer).await;
+    }
+}

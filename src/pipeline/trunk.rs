@@ -1,0 +1,358 @@
+//! The trunk: it reads like the table in `docs/architecture.md`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use domain::{
+    CacheOutcome, CacheStore, ExchangeRecord, Fault, Findings, HealthState, KeyDigest,
+    KeyDirectory, Outcome, Principal, RecordSink, Reply, Tokens, Trust, replay,
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+use crate::answer::{Answer, Refusal, RouteLabel};
+use crate::open::open;
+use crate::receipt::{Receipt, Recorder};
+use crate::snapshot::Snapshot;
+use crate::stages::{Admitted, CacheWish, Missed, Parsed, Planned, Scanned};
+use crate::wrap::{wrap, wrap_hit};
+
+/// What a caller is told to wait when every seat is taken.
+const SEAT_WAIT: Duration = Duration::from_secs(1);
+
+/// The reason given with an exact reply.
+const EXACT_REASON: &str = "exact-repeat";
+
+/// What a pipeline is made of.
+pub struct Parts {
+    pub snapshot: Snapshot,
+    pub cache: Arc<dyn CacheStore>,
+    pub keys: Arc<dyn KeyDirectory>,
+    pub sinks: Vec<Arc<dyn RecordSink>>,
+    /// Exchanges under way at once, and places in the recorder's queue. One more is refused as
+    /// overloaded.
+    pub exchanges_max: usize,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts")
+            .field("snapshot", &self.snapshot)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Decides every exchange. Shared by all connections.
+pub struct Pipeline {
+    snapshot: ArcSwap<Snapshot>,
+    cache: Arc<dyn CacheStore>,
+    keys: Arc<dyn KeyDirectory>,
+    seats: Arc<Semaphore>,
+    seats_max: usize,
+    desk: mpsc::Sender<ExchangeRecord>,
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline")
+            .field("exchanges", &self.exchanges_count())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A model as `/v1/models` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelListing {
+    pub id: String,
+    pub owned_by: String,
+    pub context_tokens_max: Option<Tokens>,
+}
+
+/// Whether a chat can be answered now, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    pub is_ready: bool,
+    pub backends: Vec<(String, HealthState)>,
+}
+
+impl Pipeline {
+    /// The pipeline, and the driver that records what it did.
+    #[must_use]
+    pub fn new(parts: Parts) -> (Self, Recorder) {
+        // A semaphore counts no further than this; more seats than that means no bound at all.
+        let seats_max = parts.exchanges_max.clamp(1, Semaphore::MAX_PERMITS);
+        let (desk, inbox) = mpsc::channel(seats_max);
+        let pipeline = Self {
+            snapshot: ArcSwap::from_pointee(parts.snapshot),
+            cache: parts.cache,
+            keys: parts.keys,
+            seats: Arc::new(Semaphore::new(seats_max)),
+            seats_max,
+            desk,
+        };
+        (pipeline, Recorder::new(inbox, parts.sinks))
+    }
+
+    /// Replaces the snapshot. Exchanges under way keep theirs.
+    pub fn reload(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// Who holds this key.
+    ///
+    /// # Errors
+    /// `Unauthenticated` when the node asks for keys and this is none of them.
+    pub fn authenticate(&self, key: Option<&KeyDigest>) -> Result<Principal, Fault> {
+        match key.and_then(|digest| self.keys.find(digest)) {
+            Some(principal) => Ok(principal),
+            None if self.keys.is_required() => Err(Fault::Unauthenticated),
+            None => Ok(Principal::anyone()),
+        }
+    }
+
+    /// Answers one request, or says why not. Returns once the first content has arrived.
+    ///
+    /// # Errors
+    /// A refusal; nothing was sent to the caller, and its record is left.
+    pub async fn run(&self, parsed: Parsed) -> Result<Answer, Refusal> {
+        let admitted = self.admit(parsed)?;
+        let scanned = scan(admitted)?;
+        let missed = match self.look_up(scanned) {
+            Looked::Hit(answer) => return Ok(*answer),
+            Looked::Missed(missed) => *missed,
+        };
+        let planned = plan(missed)?;
+        let opened = open(planned).await?;
+        Ok(wrap(opened, Arc::clone(&self.cache)))
+    }
+
+    /// Every name this principal may ask for.
+    #[must_use]
+    pub fn models(&self, principal: &Principal) -> Vec<ModelListing> {
+        let snapshot = self.snapshot.load();
+        let mut listings = vec![listing("auto", "hedge", None)];
+        for backend in snapshot.backends() {
+            let card = backend.card();
+            let is_first_local =
+                card.is_local() && !listings.iter().any(|listed| listed.id == "local");
+            if is_first_local {
+                let context = card
+                    .models
+                    .first()
+                    .and_then(|model| model.context_tokens_max);
+                listings.push(listing("local", "hedge", context));
+            }
+            for model in card.models.iter().filter(|model| model.name != "*") {
+                let id = if card.is_local() {
+                    model.name.clone()
+                } else {
+                    format!("{}/{}", card.name, model.name)
+                };
+                listings.push(listing(&id, card.name.as_str(), model.context_tokens_max));
+            }
+        }
+        listings.extend(
+            snapshot
+                .aliases()
+                .keys()
+                .map(|alias| listing(alias, "operator", None)),
+        );
+        listings.retain(|listed| principal.may_use(&listed.id.as_str().into()));
+        let mut seen = std::collections::HashSet::new();
+        listings.retain(|listed| seen.insert(listed.id.clone()));
+        listings
+    }
+
+    /// Whether a chat can be answered now.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let snapshot = self.snapshot.load();
+        let backends: Vec<_> = snapshot
+            .backends()
+            .iter()
+            .map(|backend| (backend.card().name.to_string(), backend.health().state))
+            .collect();
+        let is_ready = backends
+            .iter()
+            .any(|(_, state)| *state == HealthState::Ready);
+        Readiness { is_ready, backends }
+    }
+
+    /// Exchanges under way.
+    #[must_use]
+    pub fn exchanges_count(&self) -> usize {
+        self.seats_max
+            .saturating_sub(self.seats.available_permits())
+    }
+
+    fn admit(&self, parsed: Parsed) -> Result<Admitted, Refusal> {
+        let began = Instant::now();
+        let Parsed {
+            request,
+            principal,
+            context,
+        } = parsed;
+        let overloaded = |_| Refusal {
+            fault: Fault::Overloaded {
+                retry_after: SEAT_WAIT,
+            },
+            reason: None,
+        };
+        let seat = Arc::clone(&self.seats)
+            .try_acquire_owned()
+            .map_err(overloaded)?;
+        // As many places as seats, but a place is free only once its record was taken.
+        let desk = self
+            .desk
+            .clone()
+            .try_reserve_owned()
+            .map_err(|_| overloaded(tokio::sync::TryAcquireError::NoPermits))?;
+        let mut receipt = Receipt::new(
+            context.request_id.clone(),
+            &principal,
+            request.model.clone(),
+            desk,
+            seat,
+        );
+        let snapshot = self.snapshot.load_full();
+        let asked = policy::resolve(&request.model, &snapshot.roster())
+            .and_then(|asked| {
+                if principal.may_use(&request.model) {
+                    Ok(asked)
+                } else {
+                    Err(Fault::Forbidden {
+                        what: "this key does not grant the model",
+                    })
+                }
+            })
+            .map_err(|fault| refuse(&mut receipt, fault, None))?;
+        let now = Instant::now();
+        let timings = crate::Timings {
+            admit: now - began,
+            ..Default::default()
+        };
+        Ok(Admitted {
+            request,
+            principal,
+            context,
+            asked,
+            snapshot,
+            receipt,
+            timings,
+            since: now,
+        })
+    }
+
+    fn look_up(&self, scanned: Scanned) -> Looked {
+        let Scanned {
+            mut admitted,
+            findings,
+        } = scanned;
+        let key = cache_key(&admitted, &findings);
+        let hit = key
+            .as_ref()
+            .filter(|_| admitted.context.cache == CacheWish::Use)
+            .and_then(|key| self.cache.find(key));
+        let now = Instant::now();
+        admitted.timings.look_up = now - admitted.since;
+        admitted.since = now;
+        if let Some(reply) = hit {
+            return Looked::Hit(Box::new(replay_hit(admitted, &findings, &reply)));
+        }
+        if key.is_some() {
+            admitted
+                .receipt
+                .note(|record| record.cache = CacheOutcome::Missed);
+        }
+        Looked::Missed(Box::new(Missed {
+            admitted,
+            findings,
+            key,
+        }))
+    }
+}
+
+enum Looked {
+    Hit(Box<Answer>),
+    Missed(Box<Missed>),
+}
+
+fn scan(mut admitted: Admitted) -> Result<Scanned, Refusal> {
+    let findings = match admitted.snapshot.scan().scan(&admitted.request) {
+        Ok(findings) => findings,
+        Err(fault) => return Err(refuse(&mut admitted.receipt, fault, None)),
+    };
+    let masked_count = u32::try_from(findings.iter().count()).unwrap_or(u32::MAX);
+    admitted
+        .receipt
+        .note(|record| record.masked_count = masked_count);
+    let now = Instant::now();
+    admitted.timings.scan = now - admitted.since;
+    admitted.since = now;
+    Ok(Scanned {
+        admitted,
+        findings: Arc::new(findings),
+    })
+}
+
+/// Where this request's reply is kept; made from what the least trusted destination would see.
+fn cache_key(admitted: &Admitted, findings: &Findings) -> Option<domain::CacheKey> {
+    let rules = admitted.snapshot.cache();
+    if !rules.is_enabled || admitted.context.cache == CacheWish::Bypass {
+        return None;
+    }
+    let team = &admitted.principal.team;
+    if findings.is_empty() {
+        return policy::cache_key(&rules.secret, team, &admitted.request);
+    }
+    let masked = findings.masked_view(admitted.request.clone(), Trust::Public);
+    policy::cache_key(&rules.secret, team, &masked)
+}
+
+fn replay_hit(mut admitted: Admitted, findings: &Arc<Findings>, reply: &Reply) -> Answer {
+    admitted.receipt.note(|record| {
+        record.cache = CacheOutcome::HitExact;
+        EXACT_REASON.clone_into(&mut record.reason);
+        record.usage = reply.usage;
+    });
+    let stream = wrap_hit(replay(reply), findings, admitted.receipt);
+    Answer {
+        route: RouteLabel::CacheExact,
+        reason: EXACT_REASON.to_owned(),
+        timings: admitted.timings,
+        stream,
+    }
+}
+
+fn plan(mut missed: Missed) -> Result<Planned, Refusal> {
+    let admitted = &mut missed.admitted;
+    let ask = policy::Ask {
+        request: &admitted.request,
+        team: &admitted.principal.team,
+        headers: &admitted.context.headers,
+    };
+    let roster = admitted.snapshot.roster();
+    let planned = policy::route(admitted.snapshot.routes(), &admitted.asked, &ask, &roster);
+    let now = Instant::now();
+    admitted.timings.route = now - admitted.since;
+    admitted.since = now;
+    match planned {
+        Ok(plan) => Ok(Planned { missed, plan }),
+        Err(fault) => Err(refuse(&mut admitted.receipt, fault, None)),
+    }
+}
+
+fn refuse(receipt: &mut Receipt, fault: Fault, reason: Option<String>) -> Refusal {
+    receipt.note(|record| record.outcome = Outcome::Refused(fault.as_label()));
+    Refusal { fault, reason }
+}
+
+fn listing(id: &str, owned_by: &str, context_tokens_max: Option<Tokens>) -> ModelListing {
+    ModelListing {
+        id: id.to_owned(),
+        owned_by: owned_by.to_owned(),
+        context_tokens_max,
+    }
+}

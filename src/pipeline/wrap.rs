@@ -1,0 +1,305 @@
+//! What happens to a stream on its way to the caller: kept, unmasked, measured.
+//!
+//! One wrapper does all three, in that order: the kept copy still has placeholders, what the caller
+//! reads has not, and the receipt sees how it ended. Nothing is buffered beyond one event, the
+//! unmasker's tail, and the copy for the cache, which is given up past its bound.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use domain::{
+    BackendError, CacheKey, CacheStore, ChatEvent, ChatStream, Findings, Grammar, GrammarError,
+    Outcome, ToolCallPart, collect,
+};
+use futures::{FutureExt, Stream, StreamExt, stream};
+use policy::Unmasker;
+
+use crate::answer::Answer;
+use crate::receipt::Receipt;
+use crate::stages::Opened;
+
+/// Turns an opened candidate into the caller's answer.
+pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
+    let Opened {
+        snapshot,
+        findings,
+        key,
+        route,
+        reason,
+        head,
+        rest,
+        mut receipt,
+        timings,
+        ..
+    } = opened;
+    receipt.note_first_content();
+    let rules = snapshot.cache();
+    let tee = key.map(|key| Tee {
+        key,
+        cache,
+        ttl: rules.ttl,
+        events: Vec::new(),
+        bytes: 0,
+        bytes_max: rules.reply_bytes_max,
+    });
+    let events = stream::iter(head.into_iter().map(Ok)).chain(rest).boxed();
+    let stream = Wrapped::new(events, tee, &findings, receipt).boxed();
+    Answer {
+        route,
+        reason,
+        timings,
+        stream,
+    }
+}
+
+/// A kept reply on its way out: unmasked with the present request's own findings.
+pub(crate) fn wrap_hit(
+    events: ChatStream,
+    findings: &Arc<Findings>,
+    mut receipt: Receipt,
+) -> ChatStream {
+    receipt.note_first_content();
+    Wrapped::new(events, None, findings, receipt).boxed()
+}
+
+struct Wrapped {
+    events: ChatStream,
+    grammar: Grammar,
+    tee: Option<Tee>,
+    unmask: Unmask,
+    ready: VecDeque<Result<ChatEvent, BackendError>>,
+    /// Taken when the stream ends, so that the record leaves at once.
+    receipt: Option<Receipt>,
+}
+
+impl Wrapped {
+    fn new(events: ChatStream, tee: Option<Tee>, findings: &Findings, receipt: Receipt) -> Self {
+        Self {
+            events,
+            grammar: Grammar::default(),
+            tee,
+            unmask: Unmask::new(findings),
+            ready: VecDeque::new(),
+            receipt: Some(receipt),
+        }
+    }
+
+    fn pass(&mut self, event: ChatEvent) {
+        if let Err(breach) = self.grammar.take(&event) {
+            return self.break_off(malformed(breach));
+        }
+        if let Some(mut tee) = self.tee.take() {
+            self.tee = tee.take(&event).then_some(tee);
+        }
+        if let (ChatEvent::Usage(usage), Some(receipt)) = (&event, &mut self.receipt) {
+            let usage = *usage;
+            receipt.note(|record| record.usage = Some(usage));
+        }
+        self.unmask.take(event, &mut self.ready);
+    }
+
+    fn end(&mut self) {
+        if self.grammar.finish().is_err() {
+            return self.break_off(BackendError::Interrupted);
+        }
+        if let Some(tee) = self.tee.take() {
+            tee.keep();
+        }
+        if let Some(mut receipt) = self.receipt.take() {
+            receipt.note(|record| record.outcome = Outcome::Answered);
+        }
+    }
+
+    fn break_off(&mut self, error: BackendError) {
+        self.tee = None;
+        self.events = stream::empty().boxed();
+        if let Some(mut receipt) = self.receipt.take() {
+            receipt.note(|record| record.outcome = Outcome::BrokenOff(error.as_label()));
+        }
+        self.ready.push_back(Err(error));
+    }
+}
+
+fn malformed(breach: GrammarError) -> BackendError {
+    BackendError::Garbled(match breach {
+        GrammarError::NotStarted | GrammarError::StartedTwice => "its stream starts oddly",
+        GrammarError::AfterUsage | GrammarError::AfterEnd(_) => "its stream goes on after its end",
+        GrammarError::NeverEnded(_) | GrammarError::NoChoice => "its stream has no end",
+    })
+}
+
+impl Stream for Wrapped {
+    type Item = Result<ChatEvent, BackendError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            if self.receipt.is_none() {
+                return Poll::Ready(None);
+            }
+            match self.events.poll_next_unpin(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(event))) => self.pass(event),
+                Poll::Ready(Some(Err(error))) => self.break_off(error),
+                Poll::Ready(None) => self.end(),
+            }
+        }
+    }
+}
+
+/// A copy of the stream for the cache.
+struct Tee {
+    key: CacheKey,
+    cache: Arc<dyn CacheStore>,
+    ttl: Duration,
+    events: Vec<ChatEvent>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Tee {
+    /// False once the reply is too large to keep.
+    fn take(&mut self, event: &ChatEvent) -> bool {
+        self.bytes += match event {
+            ChatEvent::Text { text, .. } | ChatEvent::Thought { text, .. } => text.len(),
+            ChatEvent::ToolCall { part, .. } => part.arguments.len(),
+            ChatEvent::Started(_) | ChatEvent::ChoiceEnded { .. } | ChatEvent::Usage(_) => 0,
+        };
+        self.events.push(event.clone());
+        self.bytes <= self.bytes_max
+    }
+
+    fn keep(self) {
+        let events = stream::iter(self.events.into_iter().map(Ok)).boxed();
+        // Every event is at hand, so the collection is ready at its first poll.
+        if let Some(Ok(reply)) = collect(events).now_or_never() {
+            self.cache.keep(self.key, Arc::new(reply), self.ttl);
+        }
+    }
+}
+
+/// Puts the caller's own values back, per choice and channel.
+struct Unmask {
+    /// `None` when there is nothing to put back.
+    findings: Option<Findings>,
+    tails: Vec<(Channel, Unmasker)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Channel {
+    Text { choice: u32 },
+    Thought { choice: u32 },
+    Arguments { choice: u32, index: u32 },
+}
+
+impl Channel {
+    fn choice(self) -> u32 {
+        match self {
+            Channel::Text { choice }
+            | Channel::Thought { choice }
+            | Channel::Arguments { choice, .. } => choice,
+        }
+    }
+
+    fn event(self, text: String) -> ChatEvent {
+        match self {
+            Channel::Text { choice } => ChatEvent::Text { choice, text },
+            Channel::Thought { choice } => ChatEvent::Thought { choice, text },
+            Channel::Arguments { choice, index } => ChatEvent::ToolCall {
+                choice,
+                index,
+                part: ToolCallPart {
+                    id: None,
+                    name: None,
+                    arguments: text,
+                },
+            },
+        }
+    }
+}
+
+impl Unmask {
+    fn new(findings: &Findings) -> Self {
+        let findings = (!findings.is_empty()).then(|| findings.clone());
+        Self {
+            findings,
+            tails: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, event: ChatEvent, out: &mut VecDeque<Result<ChatEvent, BackendError>>) {
+        if self.findings.is_none() {
+            return out.push_back(Ok(event));
+        }
+        match event {
+            ChatEvent::Text { choice, text } => self.text(Channel::Text { choice }, &text, out),
+            ChatEvent::Thought { choice, text } => {
+                self.text(Channel::Thought { choice }, &text, out);
+            }
+            ChatEvent::ToolCall {
+                choice,
+                index,
+                mut part,
+            } => {
+                let arguments = std::mem::take(&mut part.arguments);
+                if part.id.is_some() || part.name.is_some() {
+                    out.push_back(Ok(ChatEvent::ToolCall {
+                        choice,
+                        index,
+                        part,
+                    }));
+                }
+                self.text(Channel::Arguments { choice, index }, &arguments, out);
+            }
+            ChatEvent::ChoiceEnded { choice, reason } => {
+                self.flush(choice, out);
+                out.push_back(Ok(ChatEvent::ChoiceEnded { choice, reason }));
+            }
+            ChatEvent::Started(_) | ChatEvent::Usage(_) => out.push_back(Ok(event)),
+        }
+    }
+
+    fn text(
+        &mut self,
+        channel: Channel,
+        text: &str,
+        out: &mut VecDeque<Result<ChatEvent, BackendError>>,
+    ) {
+        let Some(findings) = &self.findings else {
+            return;
+        };
+        let at = match self.tails.iter().position(|(open, _)| *open == channel) {
+            Some(at) => at,
+            None => {
+                let unmasker = match channel {
+                    Channel::Text { .. } | Channel::Thought { .. } => Unmasker::new(findings),
+                    Channel::Arguments { .. } => Unmasker::in_json(findings),
+                };
+                self.tails.push((channel, unmasker));
+                self.tails.len() - 1
+            }
+        };
+        let text = self.tails[at].1.push(text);
+        if !text.is_empty() {
+            out.push_back(Ok(channel.event(text)));
+        }
+    }
+
+    fn flush(&mut self, choice: u32, out: &mut VecDeque<Result<ChatEvent, BackendError>>) {
+        let (ended, open): (Vec<_>, Vec<_>) = std::mem::take(&mut self.tails)
+            .into_iter()
+            .partition(|(channel, _)| channel.choice() == choice);
+        self.tails = open;
+        for (channel, mut unmasker) in ended {
+            let text = unmasker.finish();
+            if !text.is_empty() {
+                out.push_back(Ok(channel.event(text)));
+            }
+        }
+    }
+}
