@@ -1,1 +1,46 @@
-//! local inference: scheduler, slots, llama.cpp behind the feature llama
+//! Local inference: one thread per model, several chats in one batch.
+//!
+//! ```text
+//! Engine ── prompt ──► Shared queue ──► Scheduler ──► Decoder (llama.cpp, or a script)
+//!    ▲                                    │ slots, sampler
+//!    └────── ReplyStream ◄── channel ◄── Voice (characters, stops, thoughts, calls)
+//! ```
+//! The scheduler is a value that is stepped, by the engine's thread or by a test. It knows numbers
+//! only; llama.cpp lives in `llama/` behind the feature of that name, and all `unsafe` in one file
+//! there. Without the feature everything but [`Engine::load`] is the same.
+//!
+//! Not here: choosing a model, fetching files, rendering templates (a
+//! [`domain::TemplateCompiler`] is passed in), forced tool calls and formats, log probabilities,
+//! images. A request that needs one of those is refused as `Unable`.
+//!
+//! llama.cpp's own assertions end the process. All sizes and ids are checked before they cross,
+//! and whoever starts the process should set `GGML_NO_BACKTRACE=1`: an abort otherwise starts a
+//! debugger first.
+
+#![cfg_attr(
+    not(any(feature = "llama", test)),
+    expect(dead_code, reason = "the scheduler's only decoder outside tests is llama.cpp")
+)]
+
+mod config;
+mod decoder;
+mod engine;
+#[cfg(test)]
+mod fake;
+#[cfg(feature = "llama")]
+mod llama;
+mod load;
+mod prompt;
+mod queue;
+mod reply;
+mod sampler;
+mod scheduler;
+mod slot;
+mod stops;
+mod tagged;
+mod utf8;
+mod voice;
+
+pub use config::EngineConfig;
+pub use engine::{Engine, EngineDriver, EnginePanicked};
+pub use load::LoadError;

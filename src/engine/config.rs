@@ -1,0 +1,141 @@
+//! What the engine is told at load. Every limit has a name and a word on what happens at it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of one engine, that is of one loaded model.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The GGUF file.
+    pub path: PathBuf,
+    /// The model's name on the card.
+    pub name: String,
+    /// The most tokens of one chat, prompt and reply together. `None`: the model's own length, or
+    /// [`EngineConfig::CONTEXT_TOKENS_DEFAULT`] where that is less. A longer prompt is refused,
+    /// and a reply ends there.
+    pub context_tokens_max: Option<u32>,
+    /// Room of the KV cache in tokens, shared by all slots as they need it. `None`: a full context
+    /// for every slot, but no more than the larger of one context and
+    /// [`EngineConfig::KV_TOKENS_DEFAULT`]. When it is used up, requests wait in the queue, and
+    /// the youngest running one is set back to be computed again.
+    pub kv_tokens_max: Option<u32>,
+    /// Chats computed at once; at most [`EngineConfig::SLOTS_LIMIT`]. Further ones wait.
+    pub slots_max: u32,
+    /// Chats that may wait for a slot. One more is refused as overloaded.
+    pub queue_max: usize,
+    /// Threads that compute. `None`: the physical cores this process may use, at most
+    /// [`EngineConfig::THREADS_DEFAULT_MAX`], and 1 for a model so small that threads would only
+    /// wait for each other.
+    pub threads: Option<u32>,
+    /// Tokens in one step of computation, prompts and replies together.
+    pub batch_tokens_max: u32,
+    /// Prompt tokens in one step while another chat is being answered: what a long prompt may
+    /// delay everybody else's next token by.
+    pub busy_prompt_tokens_max: u32,
+    /// Layers kept on an accelerator, where the build has one; `u32::MAX` for all.
+    pub gpu_layers: u32,
+    /// Events of one reply that wait for its reader. At this many its slot pauses.
+    pub events_max: usize,
+    /// How long a reader may take nothing before its slot is freed and its reply ends in an error.
+    pub stall_max: Duration,
+    /// The bound on a reply whose request states none. `None`: what is left of the context.
+    pub output_tokens_default: Option<u32>,
+    /// The temperature of a request that states none. 0 takes the likeliest token each time.
+    pub temperature_default: f32,
+    /// Where the CPU back ends lie in a build with `dynamic-backends`; unused in any other.
+    pub backends_dir: Option<PathBuf>,
+}
+
+impl EngineConfig {
+    /// The most slots there may be: llama.cpp's own bound is 256 sequences, and 64 of them already
+    /// share a CPU's bandwidth too thinly to be of use.
+    pub const SLOTS_LIMIT: u32 = 64;
+    /// Models state up to a million tokens; the cache for those would not fit most machines.
+    pub const CONTEXT_TOKENS_DEFAULT: u32 = 8_192;
+    /// 12 KB a token for a 0.5B model, 128 KB for an 8B one: 0.2 to 2 GB.
+    pub const KV_TOKENS_DEFAULT: u32 = 16_384;
+    /// Decoding is bound by memory bandwidth, which few cores use up.
+    pub const THREADS_DEFAULT_MAX: u32 = 16;
+
+    /// Defaults for the model in `path`, known to callers as `name`.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, name: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            name: name.into(),
+            context_tokens_max: None,
+            kv_tokens_max: None,
+            slots_max: 8,
+            queue_max: 64,
+            threads: None,
+            batch_tokens_max: 512,
+            busy_prompt_tokens_max: 128,
+            gpu_layers: u32::MAX,
+            events_max: 32,
+            stall_max: Duration::from_secs(10),
+            output_tokens_default: None,
+            temperature_default: 0.0,
+            backends_dir: None,
+        }
+    }
+
+    /// The first setting that no engine could work with, by name.
+    pub(crate) fn fault(&self) -> Option<&'static str> {
+        let zero = [
+            (self.slots_max == 0, "slots_max"),
+            (self.slots_max > Self::SLOTS_LIMIT, "slots_max"),
+            (self.queue_max == 0, "queue_max"),
+            (self.threads == Some(0), "threads"),
+            (self.batch_tokens_max < self.slots_max, "batch_tokens_max"),
+            (self.busy_prompt_tokens_max == 0, "busy_prompt_tokens_max"),
+            (self.events_max == 0, "events_max"),
+            (self.context_tokens_max.is_some_and(|n| n < 2), "context_tokens_max"),
+            (self.kv_tokens_max.is_some_and(|n| n < 2), "kv_tokens_max"),
+            (self.output_tokens_default == Some(0), "output_tokens_default"),
+            (!(0.0..=2.0).contains(&self.temperature_default), "temperature_default"),
+        ];
+        zero.into_iter().find_map(|(is_wrong, name)| is_wrong.then_some(name))
+    }
+
+    /// The context of one chat for a model trained on `trained` tokens.
+    pub(crate) fn context_tokens(&self, trained: u32) -> u32 {
+        let trained = trained.max(1);
+        self.context_tokens_max
+            .unwrap_or(Self::CONTEXT_TOKENS_DEFAULT)
+            .min(trained)
+    }
+
+    /// The room of the whole cache, never less than one context.
+    pub(crate) fn kv_tokens(&self, context_tokens: u32) -> u32 {
+        let full = context_tokens.saturating_mul(self.slots_max);
+        self.kv_tokens_max
+            .unwrap_or_else(|| full.min(Self::KV_TOKENS_DEFAULT.max(context_tokens)))
+            .max(context_tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_holds_a_context_and_no_more_than_it_may() {
+        let config = EngineConfig::new("m.gguf", "m");
+        assert_eq!(config.context_tokens(131_072), 8_192);
+        assert_eq!(config.context_tokens(512), 512);
+        assert_eq!(config.kv_tokens(512), 4_096);
+        assert_eq!(config.kv_tokens(8_192), 16_384);
+        assert_eq!(config.kv_tokens(100_000), 100_000);
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named() {
+        let mut config = EngineConfig::new("m.gguf", "m");
+        assert_eq!(config.fault(), None);
+        config.slots_max = 65;
+        assert_eq!(config.fault(), Some("slots_max"));
+        config.slots_max = 8;
+        config.temperature_default = f32::NAN;
+        assert_eq!(config.fault(), Some("temperature_default"));
+    }
+}

@@ -1,0 +1,115 @@
+//! The inner seam: what the scheduler asks of a model, in plain numbers.
+//!
+//! [`Decoder`] holds the KV cache and computes logits; [`Vocabulary`] turns text into tokens and
+//! back. llama.cpp implements both behind the feature `llama`; the tests script both.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A token's id in the model's vocabulary.
+pub(crate) type Token = i32;
+
+/// One token to be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub token: Token,
+    /// 0 is the first token of the sequence.
+    pub position: u32,
+    /// Which sequence; below [`Shape::sequences`].
+    pub sequence: u32,
+    /// True when the logits after this token are wanted. At most one entry per sequence.
+    pub wants_logits: bool,
+}
+
+/// The decoder's fixed sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// How many sequences may hold tokens at once.
+    pub sequences: u32,
+    /// Tokens that all sequences together may hold.
+    pub kv_tokens: u32,
+    /// Entries that one call may carry.
+    pub batch_tokens: u32,
+    /// Tokens that one sequence may hold, prompt and reply together.
+    pub context_tokens: u32,
+}
+
+/// How a call of [`Decoder::decode`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decoded {
+    /// Every entry is in the cache, and the logits asked for can be read.
+    Done,
+    /// The cache had no room; it is as before the call.
+    NoRoom,
+    /// [`Interrupt`] was raised. Some entries may be in the cache: ask [`Decoder::held`].
+    Aborted,
+    /// The computation failed. What the cache holds is unknown: [`Decoder::reset`] it.
+    Failed,
+}
+
+/// A model's cache and arithmetic. Used by one thread only, and built on it.
+///
+/// Contract: a sequence's entries come in order of position without gaps, from
+/// [`Decoder::held`] on; a batch is never empty nor longer than [`Shape::batch_tokens`].
+pub(crate) trait Decoder {
+    fn shape(&self) -> Shape;
+
+    /// Computes `batch`, and may be cut short by the interrupt it was built with.
+    fn decode(&mut self, batch: &[Entry]) -> Decoded;
+
+    /// The logits after entry `index` of the last batch, which was `Done` and wanted them.
+    /// `f32[vocabulary]`; `None` when there are none.
+    fn logits(&mut self, index: usize) -> Option<&[f32]>;
+
+    /// How many tokens, from position 0 on without a gap, the cache holds of `sequence`.
+    fn held(&self, sequence: u32) -> u32;
+
+    /// Forgets all of `sequence` from position `keep` on, and returns how many tokens it still
+    /// holds: `keep`, or 0 for a kind of memory that cannot be cut.
+    fn truncate(&mut self, sequence: u32, keep: u32) -> u32;
+
+    /// Forgets everything.
+    fn reset(&mut self);
+}
+
+/// Text to tokens and back. Shared by all threads.
+pub(crate) trait Vocabulary: Send + Sync {
+    fn size(&self) -> u32;
+
+    /// Appends the tokens of `text`. Control tokens in it are read as such only where
+    /// `has_controls`. Adds nothing of its own at either end.
+    fn tokenize(&self, text: &str, has_controls: bool, tokens: &mut Vec<Token>);
+
+    /// Appends the bytes of `token`, which may be a part of a character. Control tokens have none,
+    /// apart from those whose text marks tool calls and thoughts.
+    fn piece(&self, token: Token, bytes: &mut Vec<u8>);
+
+    /// True for tokens that end a reply.
+    fn is_end(&self, token: Token) -> bool;
+
+    /// The token that every prompt begins with, where the model wants one.
+    fn first_token(&self) -> Option<Token>;
+
+    /// The texts that tokenizing reads as control tokens when it may.
+    fn controls(&self) -> &[String];
+
+    /// The most bytes of text that one token can stand for; at least 1.
+    fn piece_bytes_max(&self) -> u32;
+}
+
+/// Ends a running [`Decoder::decode`] early.
+#[derive(Debug, Default)]
+pub(crate) struct Interrupt(AtomicBool);
+
+impl Interrupt {
+    pub(crate) fn raise(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn lower(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_raised(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}

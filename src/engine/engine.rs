@@ -1,0 +1,285 @@
+//! The handle everyone else holds, and the thread behind it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use domain::{
+    Abilities, Ability, Backend, BackendCard, BackendError, BackendName, ChatRequest, ChatStream,
+    ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokens, ToolChoice, Trust,
+};
+use futures::StreamExt;
+use tokio::sync::{Semaphore, oneshot};
+use tracing::{error, info};
+
+use crate::config::EngineConfig;
+use crate::decoder::{Decoder, Vocabulary};
+use crate::load::LoadError;
+use crate::prompt::{Prepared, prepare};
+use crate::queue::{Request, Shared};
+use crate::reply::{ReplyStream, reply};
+use crate::sampler::Sampler;
+use crate::scheduler::{Pace, Rules, Scheduler};
+use crate::voice::VoiceRules;
+
+/// Prompts rendered and tokenized at once. Further ones wait, so that a burst of long texts cannot
+/// take every core from the engine's thread.
+const PREPARING_MAX: usize = 2;
+
+/// A model on this machine. Cheap to share; dropping the last one stops the thread.
+pub struct Engine {
+    card: BackendCard,
+    shared: Arc<Shared>,
+    mind: Arc<Mind>,
+    preparing: Arc<Semaphore>,
+    config: EngineConfig,
+    call_stem: String,
+}
+
+/// What of a model is read by all threads.
+pub(crate) struct Mind {
+    pub vocabulary: Arc<dyn Vocabulary>,
+    pub template: Arc<dyn ChatTemplate>,
+    pub context_tokens: u32,
+    /// The template speaks of thoughts, so a reply may begin with one.
+    pub has_thoughts: bool,
+}
+
+/// The engine's thread, to be waited for at shutdown.
+#[derive(Debug)]
+pub struct EngineDriver {
+    thread: JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// The engine's thread panicked. Its chats were cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine's thread panicked")]
+pub struct EnginePanicked;
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("card", &self.card)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Starts a thread on which `build` makes the decoder. Waits until it has.
+    pub(crate) fn start<D: Decoder + 'static>(
+        config: EngineConfig,
+        mind: Mind,
+        build: impl FnOnce(Arc<Shared>) -> Result<D, LoadError> + Send + 'static,
+    ) -> Result<(Engine, EngineDriver), LoadError> {
+        let shared = Arc::new(Shared::new(config.queue_max, config.slots_max));
+        let rules = Rules {
+            model: config.name.clone(),
+            busy_prompt_tokens_max: config.busy_prompt_tokens_max,
+            stall_max: config.stall_max,
+        };
+        let (built, is_built) = std::sync::mpsc::sync_channel(1);
+        let (ending, ended) = oneshot::channel();
+        let (theirs, vocabulary) = (Arc::clone(&shared), Arc::clone(&mind.vocabulary));
+        let thread = thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || {
+                // Closed last of all, also when this thread panics.
+                let _closing = Closing(Arc::clone(&theirs), Some(ending));
+                let decoder = match build(Arc::clone(&theirs)) {
+                    Ok(decoder) => decoder,
+                    Err(error) => return drop(built.send(Err(error))),
+                };
+                theirs.bell.hang(thread::current());
+                theirs.pulse.set_state(HealthState::Ready);
+                let scheduler = Scheduler::new(decoder, vocabulary, theirs, rules);
+                if built.send(Ok(())).is_ok() {
+                    run(scheduler);
+                }
+            })
+            .map_err(LoadError::Thread)?;
+        is_built.recv().map_err(|_| LoadError::Panicked)??;
+        let engine = Engine {
+            card: card(&config, &mind),
+            shared,
+            mind: Arc::new(mind),
+            preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
+            config,
+            call_stem: format!("{:08x}", rand::random::<u32>()),
+        };
+        Ok((engine, EngineDriver { thread, ended }))
+    }
+
+    /// Stops the thread. What runs and what waits ends with an error, at once.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+
+    async fn prepare(&self, request: ChatRequest) -> Result<Prepared, BackendError> {
+        let permit = Arc::clone(&self.preparing)
+            .acquire_owned()
+            .await
+            .map_err(|_| BackendError::Engine("it has stopped"))?;
+        let mind = Arc::clone(&self.mind);
+        let output_default = self.config.output_tokens_default;
+        let work = tokio::task::spawn_blocking(move || {
+            let prepared = prepare(
+                request,
+                mind.template.as_ref(),
+                mind.vocabulary.as_ref(),
+                mind.context_tokens,
+                output_default,
+            );
+            drop(permit);
+            prepared
+        });
+        work.await
+            .map_err(|_| BackendError::Engine("preparing the prompt failed"))?
+    }
+
+    fn submit(&self, request: &ChatRequest, prepared: Prepared) -> Result<ReplyStream, BackendError> {
+        let (sender, stream) = reply(
+            self.config.events_max,
+            Arc::clone(&self.shared.bell),
+            Arc::clone(&self.shared.interrupt),
+        );
+        let reads_calls = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
+        let has_thoughts = self.mind.has_thoughts || prepared.opens_thought;
+        self.shared.submit(Request {
+            prompt: prepared.tokens,
+            output_max: prepared.output_max,
+            sampler: Sampler::new(
+                &request.sampling,
+                self.config.temperature_default,
+                rand::random(),
+            ),
+            rules: VoiceRules {
+                stops: request.sampling.stop.clone(),
+                reads_calls,
+                ends_at_call: request.parallel_tool_calls == Some(false),
+                thoughts: has_thoughts.then_some(prepared.opens_thought),
+                call_stem: format!("{}{:06x}", self.call_stem, rand::random::<u32>() >> 8),
+            },
+            reply: sender,
+        })?;
+        Ok(stream)
+    }
+}
+
+#[async_trait]
+impl Backend for Engine {
+    fn card(&self) -> &BackendCard {
+        &self.card
+    }
+
+    fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    /// Must be called within a Tokio runtime: prompts are prepared on its blocking pool.
+    async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
+        let able = self.card.models[0].abilities;
+        if let Some(ability) = needs(call.request()).first_missing_from(able) {
+            return Err(BackendError::Unable(ability));
+        }
+        // Before the work of preparing, and again after it.
+        self.shared.check_room()?;
+        let prepared = self.prepare(call.request().clone()).await?;
+        Ok(self.submit(call.request(), prepared)?.boxed())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl EngineDriver {
+    /// Waits until the thread has ended, which [`Engine::stop`] brings about.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub async fn run(self) -> Result<(), EnginePanicked> {
+        // Sent or dropped, the thread is on its last lines.
+        let _ = self.ended.await;
+        self.thread.join().map_err(|_| EnginePanicked)
+    }
+
+    /// As [`EngineDriver::run`], for a caller that may block.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub fn join(self) -> Result<(), EnginePanicked> {
+        self.thread.join().map_err(|_| EnginePanicked)
+    }
+}
+
+/// The thread's loop around [`Scheduler::step`].
+fn run<D: Decoder>(mut scheduler: Scheduler<D>) {
+    loop {
+        match scheduler.step(Instant::now()) {
+            Pace::Busy => {}
+            Pace::Idle(None) => thread::park(),
+            Pace::Idle(Some(until)) => {
+                thread::park_timeout(until.saturating_duration_since(Instant::now()));
+            }
+            Pace::Stopped => return info!("engine stopped"),
+        }
+    }
+}
+
+/// Leaves nobody waiting, however the thread ends.
+struct Closing(Arc<Shared>, Option<oneshot::Sender<()>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            error!("engine thread panicked");
+        }
+        self.0.pulse.set_state(HealthState::Down);
+        self.0.close();
+        if let Some(ending) = self.1.take() {
+            let _ = ending.send(());
+        }
+    }
+}
+
+fn card(config: &EngineConfig, mind: &Mind) -> BackendCard {
+    let mut abilities = Abilities::NONE.with(Ability::LogitBias);
+    if mind.template.renders_tools() {
+        abilities = abilities.with(Ability::Tools);
+    }
+    BackendCard {
+        name: BackendName::new("local"),
+        trust: Trust::Device,
+        models: vec![ModelCard {
+            name: config.name.clone(),
+            context_tokens_max: Some(Tokens(mind.context_tokens)),
+            abilities,
+        }],
+    }
+}
+
+/// What `request` asks of a model beyond plain text.
+fn needs(request: &ChatRequest) -> Abilities {
+    let is_offered = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
+    let is_forced = matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
+    let needs = [
+        (is_offered, Ability::Tools),
+        (is_forced, Ability::ForcedTools),
+        (request.has_images(), Ability::Images),
+        (request.format == OutputFormat::JsonObject, Ability::JsonObject),
+        (matches!(request.format, OutputFormat::JsonSchema(_)), Ability::JsonSchema),
+        (request.sampling.logprobs.is_some(), Ability::Logprobs),
+        (request.choices > 1, Ability::Choices),
+        (!request.sampling.logit_bias.is_empty(), Ability::LogitBias),
+        (request.has_other_parts(), Ability::OtherParts),
+    ];
+    needs
+        .into_iter()
+        .filter_map(|(is_needed, ability)| is_needed.then_some(ability))
+        .collect()
+}

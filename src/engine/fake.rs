@@ -1,0 +1,225 @@
+//! A scripted model for tests: bytes are tokens, and it answers as its script says.
+//!
+//! Every breach of the [`Decoder`] contract panics, so that each test also checks the scheduler's
+//! side of it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use crate::decoder::{Decoded, Decoder, Entry, Interrupt, Shape, Token, Vocabulary};
+
+/// Ends a reply. Bytes are the tokens below it.
+pub(crate) const END: Token = 256;
+/// Read from `<s>` where control tokens are read.
+pub(crate) const FIRST: Token = 257;
+const SIZE: usize = 258;
+
+pub(crate) struct FakeVocabulary {
+    pub controls: Vec<String>,
+    pub has_first_token: bool,
+}
+
+impl Default for FakeVocabulary {
+    fn default() -> Self {
+        Self {
+            controls: vec!["<s>".to_owned()],
+            has_first_token: false,
+        }
+    }
+}
+
+impl Vocabulary for FakeVocabulary {
+    fn size(&self) -> u32 {
+        SIZE as u32
+    }
+
+    fn tokenize(&self, text: &str, has_controls: bool, tokens: &mut Vec<Token>) {
+        let plain = |text: &str, tokens: &mut Vec<Token>| {
+            tokens.extend(text.bytes().map(Token::from));
+        };
+        if !has_controls {
+            return plain(text, tokens);
+        }
+        let mut parts = text.split("<s>");
+        plain(parts.next().unwrap_or(""), tokens);
+        for part in parts {
+            tokens.push(FIRST);
+            plain(part, tokens);
+        }
+    }
+
+    fn piece(&self, token: Token, bytes: &mut Vec<u8>) {
+        bytes.extend(u8::try_from(token));
+    }
+
+    fn is_end(&self, token: Token) -> bool {
+        token == END
+    }
+
+    fn first_token(&self) -> Option<Token> {
+        self.has_first_token.then_some(FIRST)
+    }
+
+    fn controls(&self) -> &[String] {
+        &self.controls
+    }
+
+    fn piece_bytes_max(&self) -> u32 {
+        3
+    }
+}
+
+/// What the next calls of `decode` do instead of succeeding.
+pub(crate) enum Mishap {
+    Fail,
+    NoRoom,
+    /// Runs in mid-decode, when this many entries are in the cache. What comes after them is
+    /// computed only if the interrupt was not raised.
+    At(usize, Box<dyn FnOnce() + Send>),
+}
+
+/// One call as the decoder saw it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub batch: Vec<Entry>,
+    pub decoded: Decoded,
+}
+
+impl Seen {
+    /// How many entries `sequence` had.
+    pub(crate) fn count(&self, sequence: u32) -> usize {
+        let entries = self.batch.iter();
+        entries.filter(|entry| entry.sequence == sequence).count()
+    }
+}
+
+pub(crate) type Script = Box<dyn Fn(&[Token]) -> Token + Send>;
+
+/// Replies with what the prompt says before its `>`, then ends: a chat that got another's tokens
+/// would say so.
+pub(crate) fn echo(tokens: &[Token]) -> Token {
+    let mark = tokens.iter().position(|token| *token == Token::from(b'>'));
+    let said = mark.map_or(0, |mark| tokens.len() - mark - 1);
+    match mark {
+        Some(mark) if said < mark => tokens[said],
+        _ => END,
+    }
+}
+
+pub(crate) struct FakeDecoder {
+    pub shape: Shape,
+    pub script: Script,
+    pub interrupt: Arc<Interrupt>,
+    pub mishaps: Arc<Mutex<VecDeque<Mishap>>>,
+    pub log: Arc<Mutex<Vec<Seen>>>,
+    /// For a memory that cannot be cut.
+    pub is_recurrent: bool,
+    sequences: Vec<Vec<Token>>,
+    rows: Vec<Option<Vec<f32>>>,
+}
+
+impl FakeDecoder {
+    pub(crate) fn new(shape: Shape, interrupt: Arc<Interrupt>) -> Self {
+        Self {
+            shape,
+            script: Box::new(echo),
+            interrupt,
+            mishaps: Arc::default(),
+            log: Arc::default(),
+            is_recurrent: false,
+            sequences: vec![Vec::new(); shape.sequences as usize],
+            rows: Vec::new(),
+        }
+    }
+
+    fn check(&self, batch: &[Entry]) {
+        assert!(!batch.is_empty(), "an empty batch");
+        assert!(batch.len() <= self.shape.batch_tokens as usize, "a batch too long");
+        let mut next: Vec<usize> = self.sequences.iter().map(Vec::len).collect();
+        let mut rows = vec![0; next.len()];
+        for entry in batch {
+            let at = &mut next[entry.sequence as usize];
+            assert_eq!(entry.position as usize, *at, "a gap in sequence {}", entry.sequence);
+            *at += 1;
+            rows[entry.sequence as usize] += usize::from(entry.wants_logits);
+        }
+        assert!(rows.iter().all(|rows| *rows <= 1), "two rows for one sequence");
+        let longest = next.iter().max().copied().unwrap_or(0);
+        assert!(longest <= self.shape.context_tokens as usize, "past the context");
+        let all: usize = next.iter().sum();
+        assert!(all <= self.shape.kv_tokens as usize, "past the cache");
+    }
+
+    fn compute(&mut self, entry: &Entry) {
+        let sequence = &mut self.sequences[entry.sequence as usize];
+        sequence.push(entry.token);
+        self.rows.push(entry.wants_logits.then(|| {
+            let mut row = vec![0.0; SIZE];
+            row[usize::try_from((self.script)(sequence)).unwrap()] = 20.0;
+            row
+        }));
+    }
+
+    fn outcome(&mut self, batch: &[Entry]) -> Decoded {
+        self.rows.clear();
+        let (pause, act) = match self.mishaps.lock().unwrap().pop_front() {
+            Some(Mishap::Fail) => return Decoded::Failed,
+            Some(Mishap::NoRoom) => return Decoded::NoRoom,
+            Some(Mishap::At(pause, act)) => (pause, Some(act)),
+            None => (batch.len(), None),
+        };
+        let pause = pause.min(batch.len());
+        for entry in &batch[..pause] {
+            self.compute(entry);
+        }
+        if let Some(act) = act {
+            act();
+        }
+        if self.interrupt.is_raised() {
+            if self.is_recurrent {
+                batch.iter().for_each(|entry| self.sequences[entry.sequence as usize].clear());
+            }
+            self.rows.clear();
+            return Decoded::Aborted;
+        }
+        for entry in &batch[pause..] {
+            self.compute(entry);
+        }
+        Decoded::Done
+    }
+}
+
+impl Decoder for FakeDecoder {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn decode(&mut self, batch: &[Entry]) -> Decoded {
+        self.check(batch);
+        let decoded = self.outcome(batch);
+        self.log.lock().unwrap().push(Seen {
+            batch: batch.to_vec(),
+            decoded,
+        });
+        decoded
+    }
+
+    fn logits(&mut self, index: usize) -> Option<&[f32]> {
+        self.rows.get(index)?.as_deref()
+    }
+
+    fn held(&self, sequence: u32) -> u32 {
+        self.sequences[sequence as usize].len() as u32
+    }
+
+    fn truncate(&mut self, sequence: u32, keep: u32) -> u32 {
+        let tokens = &mut self.sequences[sequence as usize];
+        let keep = if self.is_recurrent && (keep as usize) < tokens.len() { 0 } else { keep };
+        tokens.truncate(keep as usize);
+        tokens.len() as u32
+    }
+
+    fn reset(&mut self) {
+        self.sequences.iter_mut().for_each(Vec::clear);
+    }
+}

@@ -1,0 +1,196 @@
+//! Opens a GGUF file and starts its engine.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use domain::{TemplateCompiler, TemplateSource};
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use tracing::{info, warn};
+
+use crate::config::EngineConfig;
+use crate::decoder::{Shape, Vocabulary};
+use crate::engine::{Engine, EngineDriver, Mind};
+use crate::llama::decoder::LlamaDecoder;
+use crate::llama::raw::{self, Context, Sizes};
+use crate::llama::vocabulary::LlamaVocabulary;
+use crate::load::LoadError;
+use crate::tagged::THOUGHT_OPEN;
+
+/// A model smaller than this gains nothing from a second thread: one step is shorter than the
+/// threads' waiting for each other.
+const ONE_THREAD_PARAMETERS_MAX: u64 = 20_000_000;
+
+impl Engine {
+    /// Loads the model and starts its thread. Takes from milliseconds to minutes and blocks.
+    ///
+    /// The file should have been checked before, digest and tensor bounds: llama.cpp refuses most
+    /// broken files cleanly, and some end the process.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load(
+        config: EngineConfig,
+        templates: Arc<dyn TemplateCompiler>,
+    ) -> Result<(Engine, EngineDriver), LoadError> {
+        if let Some(setting) = config.fault() {
+            return Err(LoadError::Setting(setting));
+        }
+        check_file(&config.path)?;
+        let backend = backend(&config);
+        let model = Arc::new(open(backend, &config)?);
+        let vocabulary = Arc::new(LlamaVocabulary::new(Arc::clone(&model)));
+        let source = template_source(&model, &vocabulary, &config.path)?;
+        let has_thoughts = source.text.contains(THOUGHT_OPEN);
+        let template = templates.compile(source)?;
+        let sizes = sizes(&config, &model);
+        log_model(&config, &model, sizes);
+        let mind = Mind {
+            vocabulary,
+            template,
+            context_tokens: sizes.shape.context_tokens,
+            has_thoughts,
+        };
+        Engine::start(config, mind, move |shared| {
+            // Words of an earlier failure on this thread cannot be: it is new.
+            Context::new(model, sizes, Arc::clone(&shared.interrupt))
+                .map(LlamaDecoder)
+                .ok_or_else(|| LoadError::Context {
+                    kv_tokens: sizes.shape.kv_tokens,
+                    reason: reason(),
+                })
+        })
+    }
+}
+
+/// llama.cpp's own message for a missing file is a mere "failed to load".
+fn check_file(path: &Path) -> Result<(), LoadError> {
+    let mut magic = [0; 4];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .or_else(|source| match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => Ok(()),
+            _ => Err(LoadError::File {
+                path: path.to_owned(),
+                source,
+            }),
+        })?;
+    if &magic == b"GGUF" {
+        return Ok(());
+    }
+    Err(LoadError::NotGguf {
+        path: path.to_owned(),
+    })
+}
+
+/// llama.cpp is set up once per process and never taken down.
+fn backend(config: &EngineConfig) -> &'static LlamaBackend {
+    static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
+    BACKEND.get_or_init(|| {
+        raw::send_log_to_tracing();
+        load_backends(config);
+        LlamaBackend::init().expect("nothing else in this process sets llama.cpp up")
+    })
+}
+
+#[cfg(feature = "dynamic-backends")]
+fn load_backends(config: &EngineConfig) {
+    match &config.backends_dir {
+        Some(dir) => llama_cpp_2::llama_backend::load_backends_from_path(dir),
+        None => llama_cpp_2::llama_backend::load_backends(),
+    }
+}
+
+#[cfg(not(feature = "dynamic-backends"))]
+fn load_backends(_config: &EngineConfig) {}
+
+fn open(backend: &LlamaBackend, config: &EngineConfig) -> Result<LlamaModel, LoadError> {
+    let refused = |reason| LoadError::Refused {
+        path: config.path.clone(),
+        reason,
+    };
+    let _ = raw::take_last_error();
+    let params = LlamaModelParams::default().with_n_gpu_layers(config.gpu_layers);
+    let model = LlamaModel::load_from_file(backend, &config.path, &params)
+        .map_err(|_| refused(reason()))?;
+    if raw::has_encoder(&model) {
+        return Err(refused("models with an encoder are not supported".to_owned()));
+    }
+    if model.n_vocab() < 1 {
+        return Err(refused("it has no vocabulary".to_owned()));
+    }
+    Ok(model)
+}
+
+fn reason() -> String {
+    raw::take_last_error().unwrap_or_else(|| "it gave no reason".to_owned())
+}
+
+fn template_source(
+    model: &LlamaModel,
+    vocabulary: &LlamaVocabulary,
+    path: &Path,
+) -> Result<TemplateSource, LoadError> {
+    // Read as metadata: the crate's own reader of named templates uses freed memory.
+    let text = model
+        .meta_val_str("tokenizer.chat_template")
+        .map_err(|_| LoadError::NotChat {
+            path: path.to_owned(),
+            what: "chat template",
+        })?;
+    let vocab = model.vocab();
+    Ok(TemplateSource {
+        text,
+        bos_token: vocabulary.text(vocab.bos()),
+        eos_token: vocabulary.text(vocab.eos()),
+        special_tokens: vocabulary.controls().to_vec(),
+    })
+}
+
+fn sizes(config: &EngineConfig, model: &LlamaModel) -> Sizes {
+    let context_tokens = config.context_tokens(model.n_ctx_train());
+    // llama.cpp rounds a cache up to 256 cells by itself; so counted, none are idle.
+    let kv_tokens = config.kv_tokens(context_tokens).next_multiple_of(256);
+    let small = model.n_params() <= ONE_THREAD_PARAMETERS_MAX;
+    Sizes {
+        shape: Shape {
+            sequences: config.slots_max,
+            kv_tokens,
+            batch_tokens: config.batch_tokens_max.min(kv_tokens),
+            context_tokens,
+        },
+        threads: config.threads.unwrap_or(if small { 1 } else { threads_default() }),
+    }
+}
+
+/// Physical cores that this process may use. Two threads on one core share its arithmetic and wait
+/// for each other at every operation.
+fn threads_default() -> u32 {
+    let usable = thread::available_parallelism().map_or(1, usize::from);
+    let physical = sysinfo::System::physical_core_count().unwrap_or(usable);
+    let threads = u32::try_from(usable.min(physical)).unwrap_or(1);
+    threads.clamp(1, EngineConfig::THREADS_DEFAULT_MAX)
+}
+
+fn log_model(config: &EngineConfig, model: &LlamaModel, sizes: Sizes) {
+    let system = raw::system_info();
+    info!(
+        model = %config.name,
+        parameters = model.n_params(),
+        bytes = model.size(),
+        context_tokens = sizes.shape.context_tokens,
+        kv_tokens = sizes.shape.kv_tokens,
+        threads = sizes.threads,
+        %system,
+        "model loaded"
+    );
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") && !system.contains("AVX512 = 1") {
+        warn!("this CPU has AVX512 and this build of llama.cpp does not use it; a build with \
+               -C target-cpu=native reads prompts up to a third faster");
+    }
+}

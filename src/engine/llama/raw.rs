@@ -1,0 +1,304 @@
+//! The only `unsafe` in the workspace: llama.cpp's context, batch, abort callback and log, over the
+//! pinned `llama-cpp-sys-2`. Exports safe items only.
+//!
+//! Why not `llama-cpp-2` for these: it has no abort callback, its batch can be written past its end
+//! from safe code, and its context borrows the model. Model and vocabulary stay with it.
+//!
+//! llama.cpp answers a wrong size or id with an assertion that ends the process. Every call here
+//! therefore checks what the header asks for first. Line numbers are those of
+//! `llama.cpp/include/llama.h` in llama-cpp-sys-2 0.1.161.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_sys_2 as sys;
+use tracing::{debug, error, trace, warn};
+
+use crate::decoder::{Decoded, Entry, Interrupt, Shape};
+
+/// A context and its batch. Belongs to the thread that made it: OpenMP keeps its pool there.
+pub(super) struct Context {
+    context: NonNull<sys::llama_context>,
+    batch: Batch,
+    shape: Shape,
+    vocabulary: usize,
+    /// The abort callback holds a pointer into this.
+    interrupt: Arc<Interrupt>,
+    /// The context points into the model, so the model must outlive it.
+    model: Arc<LlamaModel>,
+}
+
+/// Sizes of a context.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub shape: Shape,
+    pub threads: u32,
+}
+
+/// Contexts are made one at a time: making one writes to its model (llama-cpp-2, `new_context`).
+static MAKING: Mutex<()> = Mutex::new(());
+
+impl Context {
+    /// `None` when llama.cpp refuses; [`take_last_error`] then has its words.
+    pub(super) fn new(model: Arc<LlamaModel>, sizes: Sizes, interrupt: Arc<Interrupt>) -> Option<Self> {
+        let shape = sizes.shape;
+        let vocabulary = usize::try_from(model.n_vocab()).ok()?;
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: returns a plain struct by value and reads nothing (llama.h:475).
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = shape.kv_tokens;
+        params.n_batch = shape.batch_tokens;
+        params.n_ubatch = shape.batch_tokens;
+        params.n_seq_max = shape.sequences;
+        // One row of logits per sequence. The default, one per token of the batch, would reserve
+        // 300 MB for a large vocabulary.
+        params.n_outputs_max = shape.sequences;
+        params.n_threads = i32::try_from(sizes.threads).unwrap_or(1);
+        params.n_threads_batch = params.n_threads;
+        // One pool of cells for all sequences, so that each may grow to the whole context.
+        params.kv_unified = true;
+        params.no_perf = true;
+        params.abort_callback = Some(should_abort);
+        params.abort_callback_data = Arc::as_ptr(&interrupt).cast_mut().cast::<c_void>();
+        // SAFETY: the model pointer is live while `model` is, which the new value keeps. The
+        // callback's data lives as long as `interrupt`, kept beside it. No sampler, no other
+        // context and no evaluation callback are set (llama.h:403-420).
+        let context = unsafe { sys::llama_init_from_model(model_pointer(&model), params) };
+        let context = NonNull::new(context)?;
+        Some(Self {
+            context,
+            batch: Batch::new(shape.batch_tokens),
+            shape,
+            vocabulary,
+            interrupt,
+            model,
+        })
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Computes `entries`. A batch that llama.cpp would assert on is `Failed` instead.
+    pub(super) fn decode(&mut self, entries: &[Entry]) -> Decoded {
+        if !self.is_sound(entries) || !self.batch.fill(entries) {
+            error!(entries = entries.len(), "batch is not sound");
+            return Decoded::Failed;
+        }
+        // SAFETY: the context is live, the batch's arrays hold `n_tokens` written entries, and
+        // sizes and ids are within the context's, as just checked (llama.h:1003).
+        let code = unsafe { sys::llama_decode(self.context.as_ptr(), self.batch.raw) };
+        match code {
+            0 => Decoded::Done,
+            1 => Decoded::NoRoom,
+            2 => Decoded::Aborted,
+            _ => {
+                error!(code, "llama_decode failed");
+                Decoded::Failed
+            }
+        }
+    }
+
+    /// What llama.cpp asserts, or reads without a check.
+    fn is_sound(&self, entries: &[Entry]) -> bool {
+        let rows = entries.iter().filter(|entry| entry.wants_logits).count();
+        !entries.is_empty()
+            && entries.len() <= self.shape.batch_tokens as usize
+            && rows <= self.shape.sequences as usize
+            && entries.iter().all(|entry| {
+                entry.sequence < self.shape.sequences
+                    && entry.position < self.shape.kv_tokens
+                    && usize::try_from(entry.token).is_ok_and(|token| token < self.vocabulary)
+            })
+    }
+
+    /// `f32[vocabulary]` after entry `index` of the last batch.
+    pub(super) fn logits(&mut self, index: usize) -> Option<&[f32]> {
+        let index = i32::try_from(index).ok()?;
+        // SAFETY: the context is live; an index without logits gives NULL (llama.h:1139-1142).
+        let row = unsafe { sys::llama_get_logits_ith(self.context.as_ptr(), index) };
+        if row.is_null() {
+            return None;
+        }
+        // SAFETY: a row has one number per token of the vocabulary, and stays in place until the
+        // next decode, which the borrow of `self` keeps off (llama.h:1130-1134).
+        Some(unsafe { std::slice::from_raw_parts(row, self.vocabulary) })
+    }
+
+    /// How many tokens from position 0 on `sequence` holds.
+    pub(super) fn held(&self, sequence: u32) -> u32 {
+        let Some(sequence) = self.sequence(sequence) else {
+            return 0;
+        };
+        // SAFETY: the memory belongs to the live context, the id was checked (llama.h:813).
+        let last = unsafe { sys::llama_memory_seq_pos_max(self.memory(), sequence) };
+        u32::try_from(last + 1).unwrap_or(0)
+    }
+
+    /// Forgets `sequence` from position `from` on. False when this kind of memory cannot.
+    pub(super) fn remove(&mut self, sequence: u32, from: u32) -> bool {
+        let (Some(sequence), Ok(from)) = (self.sequence(sequence), i32::try_from(from)) else {
+            return false;
+        };
+        // SAFETY: as above; an end below 0 means all that follows (llama.h:757-765).
+        unsafe { sys::llama_memory_seq_rm(self.memory(), sequence, from, -1) }
+    }
+
+    pub(super) fn clear(&mut self) {
+        // SAFETY: the memory belongs to the live context (llama.h:752).
+        unsafe { sys::llama_memory_clear(self.memory(), true) }
+    }
+
+    /// An id below zero would mean every sequence, one beyond the context's asserts.
+    fn sequence(&self, sequence: u32) -> Option<i32> {
+        (sequence < self.shape.sequences).then(|| i32::try_from(sequence).ok())?
+    }
+
+    fn memory(&self) -> sys::llama_memory_t {
+        // SAFETY: the context is live; the memory is part of it (llama.h:590).
+        unsafe { sys::llama_get_memory(self.context.as_ptr()) }
+    }
+
+    /// True when positions cannot be taken out of the middle or the end of a sequence.
+    pub(super) fn is_recurrent(&self) -> bool {
+        self.model.is_recurrent() || self.model.is_hybrid()
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.interrupt.lower();
+        // SAFETY: made by `llama_init_from_model` and freed only here; model and callback data are
+        // dropped after this body (llama.h:556).
+        unsafe { sys::llama_free(self.context.as_ptr()) }
+    }
+}
+
+/// llama.cpp's arrays of one batch.
+struct Batch {
+    raw: sys::llama_batch,
+    room: usize,
+}
+
+impl Batch {
+    fn new(room: u32) -> Self {
+        let room_c = i32::try_from(room).unwrap_or(i32::MAX);
+        // SAFETY: allocates `room` entries with room for one sequence id each (llama.h:973).
+        let raw = unsafe { sys::llama_batch_init(room_c, 0, 1) };
+        Self {
+            raw,
+            room: room_c as usize,
+        }
+    }
+
+    /// False when the entries do not fit.
+    fn fill(&mut self, entries: &[Entry]) -> bool {
+        let Ok(count) = i32::try_from(entries.len()) else {
+            return false;
+        };
+        if entries.len() > self.room || self.raw.token.is_null() {
+            return false;
+        }
+        for (index, entry) in entries.iter().enumerate() {
+            // SAFETY: `index` is below `room`, for which `llama_batch_init` allocated each array,
+            // and each `seq_id` row has the one place that is written (llama.h:261-270, 968-976).
+            unsafe {
+                self.raw.token.add(index).write(entry.token);
+                self.raw.pos.add(index).write(entry.position.cast_signed());
+                self.raw.n_seq_id.add(index).write(1);
+                (*self.raw.seq_id.add(index)).write(entry.sequence.cast_signed());
+                self.raw.logits.add(index).write(i8::from(entry.wants_logits));
+            }
+        }
+        self.raw.n_tokens = count;
+        true
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // SAFETY: made by `llama_batch_init` and freed only here (llama.h:979).
+        unsafe { sys::llama_batch_free(self.raw) }
+    }
+}
+
+/// Asked between the operations of a running decode.
+unsafe extern "C" fn should_abort(data: *mut c_void) -> bool {
+    // SAFETY: `data` is the `Interrupt` in the `Arc` that the context keeps beside itself; only
+    // shared references to it exist, and its one field is atomic (llama.h:399-402).
+    unsafe { &*data.cast::<Interrupt>() }.is_raised()
+}
+
+fn model_pointer(model: &LlamaModel) -> *mut sys::llama_model {
+    const {
+        assert!(size_of::<LlamaModel>() == size_of::<*mut sys::llama_model>());
+    }
+    // SAFETY: `LlamaModel` is `#[repr(transparent)]` over a non-null `*mut llama_model`
+    // (llama-cpp-2 0.1.160, `model.rs` and `ptr.rs`; the version is pinned with `=`).
+    unsafe { std::mem::transmute_copy(model) }
+}
+
+/// True for models of the T5 kind, whose decoder needs an encoder's output.
+pub(super) fn has_encoder(model: &LlamaModel) -> bool {
+    // SAFETY: the model is live while borrowed (llama.h:658).
+    unsafe { sys::llama_model_has_encoder(model_pointer(model)) }
+}
+
+/// What llama.cpp was built for and finds here.
+pub(super) fn system_info() -> String {
+    // SAFETY: returns a pointer to a static buffer that this call fills; callers are serialised by
+    // the lock, and the text is copied before it is given up (llama.h:1661).
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = unsafe { CStr::from_ptr(sys::llama_print_system_info()) };
+    text.to_string_lossy().trim().to_owned()
+}
+
+thread_local! {
+    /// llama.cpp says only in its log why it refuses a file.
+    static LAST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// The last error llama.cpp logged on this thread, if there was one since the last call.
+pub(super) fn take_last_error() -> Option<String> {
+    LAST_ERROR.with_borrow_mut(Option::take)
+}
+
+/// Sends llama.cpp's log to `tracing`, once per process.
+pub(super) fn send_log_to_tracing() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the callback needs no data and lives for ever. Setting is not thread-safe, so it
+        // is done once, before anything else of llama.cpp runs (llama.h:1663-1667).
+        unsafe { sys::llama_log_set(Some(log), std::ptr::null_mut()) }
+    });
+}
+
+/// llama.cpp's levels are one too high for us: a model's metadata is its `info`.
+unsafe extern "C" fn log(level: sys::ggml_log_level, text: *const c_char, _data: *mut c_void) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: llama.cpp passes a NUL-terminated text that lives through the call (ggml.h,
+    // `ggml_log_callback`).
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let text = text.trim();
+    if text.is_empty() || text == "." {
+        return;
+    }
+    match level {
+        sys::GGML_LOG_LEVEL_ERROR => {
+            LAST_ERROR.with_borrow_mut(|last| *last = Some(text.to_owned()));
+            error!(target: "llama.cpp", "{text}");
+        }
+        // Its word for every interrupted batch, which is nothing to warn of here.
+        sys::GGML_LOG_LEVEL_WARN if text.contains("removing memory module entries") => {
+            trace!(target: "llama.cpp", "{text}");
+        }
+        sys::GGML_LOG_LEVEL_WARN => warn!(target: "llama.cpp", "{text}"),
+        sys::GGML_LOG_LEVEL_INFO => debug!(target: "llama.cpp", "{text}"),
+        _ => trace!(target: "llama.cpp", "{text}"),
+    }
+}

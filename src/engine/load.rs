@@ -1,0 +1,52 @@
+//! Why a model could not be loaded, and the way in where there is no llama.cpp.
+
+use std::path::PathBuf;
+
+use domain::TemplateError;
+
+/// Why [`crate::Engine::load`] gave no engine. For the operator; callers never see it.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// This binary was built without the feature `llama`.
+    #[error("this build has no local engine; build with the feature `llama`")]
+    NotBuilt,
+    /// A setting no engine could work with, by name.
+    #[error("the engine's setting `{0}` is out of range")]
+    Setting(&'static str),
+    #[error("cannot read the model file {}", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} is no GGUF file: it does not begin with `GGUF`", path.display())]
+    NotGguf { path: PathBuf },
+    /// llama.cpp refused the file; the words are its own.
+    #[error("llama.cpp cannot load {}: {reason}", path.display())]
+    Refused { path: PathBuf, reason: String },
+    #[error("{} is no chat model: it has no {what}", path.display())]
+    NotChat { path: PathBuf, what: &'static str },
+    #[error("the model's chat template cannot be used")]
+    Template(#[from] TemplateError),
+    /// llama.cpp could not make a context; the words are its own. Mostly memory.
+    #[error("llama.cpp cannot make a context of {kv_tokens} tokens: {reason}")]
+    Context { kv_tokens: u32, reason: String },
+    #[error("the engine's thread could not be started")]
+    Thread(#[source] std::io::Error),
+    #[error("the engine's thread panicked while loading")]
+    Panicked,
+}
+
+#[cfg(not(feature = "llama"))]
+impl crate::Engine {
+    /// Without llama.cpp there is nothing to load with.
+    ///
+    /// # Errors
+    /// Always [`LoadError::NotBuilt`].
+    pub fn load(
+        _config: crate::EngineConfig,
+        _templates: std::sync::Arc<dyn domain::TemplateCompiler>,
+    ) -> Result<(crate::Engine, crate::EngineDriver), LoadError> {
+        Err(LoadError::NotBuilt)
+    }
+}

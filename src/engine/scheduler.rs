@@ -1,0 +1,435 @@
+//! Continuous batching: which tokens are computed next, and for whom.
+//!
+//! The scheduler is a value; its thread calls [`Scheduler::step`] in a loop, and a test calls it by
+//! hand. One step: hand over what paused readers now take, free the slots of those who left, admit
+//! from the queue, fill one batch, compute it, draw one token for each sequence that is up to date.
+//!
+//! **Room.** All sequences share one KV cache of `kv_tokens`. A chat is admitted when its prompt
+//! and a little of its reply fit beside what the others have; it may then grow to a full context.
+//! When the room is used up, first the leftovers of finished chats go, then the youngest running
+//! chat is set back: it keeps its place and its text, and is computed again when there is room. The
+//! oldest always gets on, so everything ends.
+//!
+//! **Interruption.** A reader that leaves in mid-prompt cuts the whole batch short. What reached
+//! the cache stays; everybody else's tokens that did not are simply still pending in the next step.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domain::{BackendError, HealthState};
+use tracing::{debug, error, warn};
+
+use crate::decoder::{Decoded, Decoder, Entry, Shape, Vocabulary};
+use crate::queue::{Request, Shared};
+use crate::slot::{Delivered, Slot};
+
+/// Room kept free for each running reply when another chat asks to be admitted. More of it makes
+/// setting back rarer, less of it admits sooner.
+const HEADROOM_TOKENS: u32 = 64;
+
+/// From this many tokens on, a share of a batch is worth interrupting when its reader leaves.
+const WEIGHTY_TOKENS: u32 = 32;
+
+/// This many failed computations in a row are no accident: the engine is down.
+const FAILURES_MAX: u32 = 3;
+
+/// The part of [`crate::EngineConfig`] that scheduling goes by.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub model: String,
+    pub busy_prompt_tokens_max: u32,
+    pub stall_max: Duration,
+}
+
+/// What the thread does after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// There is more to do.
+    Busy,
+    /// Nothing until the bell rings, or until then.
+    Idle(Option<Instant>),
+    Stopped,
+}
+
+pub(crate) struct Scheduler<D> {
+    decoder: D,
+    vocabulary: Arc<dyn Vocabulary>,
+    shared: Arc<Shared>,
+    rules: Rules,
+    shape: Shape,
+    slots: Vec<Slot>,
+    batch: Vec<Entry>,
+    shares: Vec<Share>,
+    /// Counts admissions; the clock of ages.
+    admissions: u64,
+    failures: u32,
+}
+
+/// One slot's part of the batch.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    slot: usize,
+    count: u32,
+    /// Where in the batch its logits come out, if it is up to date after it.
+    logits: Option<usize>,
+}
+
+impl<D: Decoder> Scheduler<D> {
+    pub(crate) fn new(
+        decoder: D,
+        vocabulary: Arc<dyn Vocabulary>,
+        shared: Arc<Shared>,
+        rules: Rules,
+    ) -> Self {
+        let shape = decoder.shape();
+        Self {
+            decoder,
+            vocabulary,
+            shared,
+            rules,
+            shape,
+            slots: (0..shape.sequences).map(|_| Slot::default()).collect(),
+            batch: Vec::new(),
+            shares: Vec::new(),
+            admissions: 0,
+            failures: 0,
+        }
+    }
+
+    pub(crate) fn step(&mut self, now: Instant) -> Pace {
+        if self.shared.is_stopping() {
+            self.end_all();
+            return Pace::Stopped;
+        }
+        self.free_cancelled();
+        for slot in 0..self.slots.len() {
+            self.deliver(slot, now);
+        }
+        self.admit(now);
+        self.fill_batch();
+        if self.batch.is_empty() {
+            return self.rest();
+        }
+        let is_wanted = self.arm();
+        let decoded = is_wanted.then(|| self.decoder.decode(&self.batch));
+        self.disarm();
+        match decoded {
+            // Somebody left, or the engine is to stop: the next step sees to it.
+            None => {}
+            Some(Decoded::Done) => self.advance(now),
+            Some(Decoded::NoRoom) => self.make_any_room(),
+            Some(Decoded::Aborted) => self.recount(),
+            Some(Decoded::Failed) => self.fail_batch(),
+        }
+        self.note_running();
+        Pace::Busy
+    }
+
+    fn free_cancelled(&mut self) {
+        for slot in &mut self.slots {
+            if slot.job.as_ref().is_some_and(|job| job.reply.is_cancelled()) {
+                debug!("reader left, slot freed");
+                slot.end(None);
+            }
+        }
+    }
+
+    fn deliver(&mut self, slot: usize, now: Instant) {
+        let slot = &mut self.slots[slot];
+        let Some(job) = &mut slot.job else {
+            return;
+        };
+        match job.deliver(now, self.rules.stall_max) {
+            Delivered::All | Delivered::Paused => {}
+            Delivered::Last(service) => {
+                self.shared.pulse.learn(service);
+                slot.end(None);
+            }
+            Delivered::Stalled => {
+                warn!("reader stalled, slot freed");
+                slot.end(Some(BackendError::Engine(
+                    "the reply was not read for longer than the stall limit",
+                )));
+            }
+        }
+    }
+
+    fn admit(&mut self, now: Instant) {
+        while self.slots.iter().any(|slot| slot.job.is_none()) {
+            let expected: u32 = self
+                .slots
+                .iter()
+                .map(|slot| slot.expected(HEADROOM_TOKENS))
+                .fold(0, u32::saturating_add);
+            let room = self.shape.kv_tokens.saturating_sub(expected);
+            let fits = |request: &Request| {
+                let prompt = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
+                let need = prompt.saturating_add(request.output_max.min(HEADROOM_TOKENS));
+                // Alone, every chat fits: the cache holds a context.
+                expected == 0 || need <= room
+            };
+            let Some(request) = self.shared.take_if(fits) else {
+                break;
+            };
+            self.begin(request, now);
+        }
+        self.note_running();
+    }
+
+    /// Gives `request` the free slot whose leftovers serve it best, else the longest unused.
+    fn begin(&mut self, request: Request, now: Instant) {
+        let free = self.slots.iter().enumerate().filter(|(_, slot)| slot.job.is_none());
+        let best = free.max_by_key(|(index, slot)| {
+            (slot.shared_prefix(&request.prompt), Reverse((slot.used, *index)))
+        });
+        let Some((index, slot)) = best else {
+            return request.reply.end(Some(BackendError::Engine("no slot was free")));
+        };
+        let shared = slot.shared_prefix(&request.prompt);
+        let held = self.decoder.truncate(sequence(index), shared);
+        self.admissions += 1;
+        self.slots[index].begin(request, held, &self.rules.model, self.admissions, now);
+        self.deliver(index, now);
+    }
+
+    /// One token for every reply that is up to date, then slices of prompts, oldest first.
+    fn fill_batch(&mut self) {
+        self.batch.clear();
+        self.shares.clear();
+        let mut order: Vec<usize> = (0..self.slots.len())
+            .filter(|slot| self.slots[*slot].is_ready())
+            .collect();
+        order.sort_by_key(|slot| self.age(*slot));
+        let (talking, reading): (Vec<usize>, Vec<usize>) =
+            order.into_iter().partition(|slot| self.slots[*slot].pending() == 1);
+        for slot in talking {
+            self.take(slot, 1);
+        }
+        let mut budget = self.shape.batch_tokens.saturating_sub(self.batched());
+        if !self.batch.is_empty() {
+            budget = budget.min(self.rules.busy_prompt_tokens_max);
+        }
+        for slot in reading {
+            if self.may_resume(slot) {
+                budget -= self.take(slot, budget);
+            }
+        }
+    }
+
+    /// A slot that was set back begins again only when all of it fits beside the others, or it would
+    /// be set back again and again.
+    fn may_resume(&mut self, slot: usize) -> bool {
+        if !self.slots[slot].is_set_back {
+            return true;
+        }
+        let others = self.slots.iter().enumerate();
+        let others = others.filter(|(other, held)| *other != slot && !held.is_idle());
+        let held: u32 = others.map(|(_, other)| other.held).sum();
+        let expected = self.slots[slot].expected(HEADROOM_TOKENS);
+        let fits = held.saturating_add(expected) <= self.shape.kv_tokens;
+        self.slots[slot].is_set_back = !fits;
+        fits
+    }
+
+    /// Puts up to `most` pending tokens of `slot` into the batch, and says how many.
+    fn take(&mut self, slot: usize, most: u32) -> u32 {
+        let wanted = self.slots[slot].pending().min(most);
+        let wanted = wanted.min(self.shape.batch_tokens.saturating_sub(self.batched()));
+        // Another's need for room may have set this slot back.
+        let count = wanted.min(self.make_room(wanted, self.age(slot)));
+        if count == 0 {
+            return 0;
+        }
+        let from = &self.slots[slot];
+        let last = from.pending() == count;
+        for offset in 0..count {
+            let position = from.held + offset;
+            self.batch.push(Entry {
+                token: from.tokens[position as usize],
+                position,
+                sequence: sequence(slot),
+                wants_logits: last && offset + 1 == count,
+            });
+        }
+        let logits = last.then(|| self.batch.len() - 1);
+        self.shares.push(Share { slot, count, logits });
+        count
+    }
+
+    /// Tries to have `wanted` free tokens for a slot of `age`, and says how many there are.
+    fn make_room(&mut self, wanted: u32, age: u64) -> u32 {
+        loop {
+            let held: u32 = self.slots.iter().map(|slot| slot.held).sum();
+            let free = self.shape.kv_tokens.saturating_sub(held + self.batched());
+            if free >= wanted || !(self.drop_leftovers() || self.set_back_younger(age)) {
+                return free;
+            }
+        }
+    }
+
+    /// Forgets what the longest unused idle slot holds; false when none holds anything.
+    fn drop_leftovers(&mut self) -> bool {
+        let idle = (0..self.slots.len())
+            .filter(|slot| self.slots[*slot].is_idle() && self.slots[*slot].held > 0);
+        let Some(slot) = idle.min_by_key(|slot| self.slots[*slot].used) else {
+            return false;
+        };
+        self.forget(slot);
+        true
+    }
+
+    /// Sets the youngest running slot back that is younger than `age` and not in the batch.
+    fn set_back_younger(&mut self, age: u64) -> bool {
+        let younger = (0..self.slots.len()).filter(|slot| {
+            self.age(*slot) > age
+                && self.slots[*slot].held > 0
+                && !self.shares.iter().any(|share| share.slot == *slot)
+        });
+        let Some(slot) = younger.max_by_key(|slot| self.age(*slot)) else {
+            return false;
+        };
+        debug!("cache is full, youngest slot set back");
+        self.forget(slot);
+        self.slots[slot].is_set_back = true;
+        true
+    }
+
+    fn forget(&mut self, slot: usize) {
+        self.decoder.truncate(sequence(slot), 0);
+        self.slots[slot].held = 0;
+    }
+
+    /// Marks who weighs in the batch; false when somebody in it has left or the engine is to stop.
+    fn arm(&mut self) -> bool {
+        self.shared.interrupt.lower();
+        let is_alone = self.shares.len() == 1;
+        let mut is_wanted = true;
+        for share in &self.shares {
+            if let Some(job) = &self.slots[share.slot].job {
+                job.reply
+                    .set_weighs_in_batch(is_alone || share.count >= WEIGHTY_TOKENS);
+                is_wanted &= !job.reply.is_cancelled();
+            }
+        }
+        is_wanted && !self.shared.is_stopping()
+    }
+
+    fn disarm(&mut self) {
+        for share in &self.shares {
+            if let Some(job) = &self.slots[share.slot].job {
+                job.reply.set_weighs_in_batch(false);
+            }
+        }
+    }
+
+    /// The batch is computed: draws, and hands over what was said.
+    fn advance(&mut self, now: Instant) {
+        self.failures = 0;
+        for share in std::mem::take(&mut self.shares) {
+            let slot = &mut self.slots[share.slot];
+            slot.held += share.count;
+            let Some(index) = share.logits else {
+                continue;
+            };
+            let drawn = match self.decoder.logits(index) {
+                Some(logits) => slot.advance(logits, self.vocabulary.as_ref()),
+                None => Err(BackendError::Engine("the model gave no logits")),
+            };
+            match drawn {
+                Ok(()) => self.deliver(share.slot, now),
+                Err(error) => {
+                    error!(%error, "slot failed");
+                    slot.end(Some(error));
+                }
+            }
+        }
+    }
+
+    /// The decoder had less room than we counted. Nothing was computed; free something and go on.
+    fn make_any_room(&mut self) {
+        let oldest = self.shares.iter().map(|share| self.age(share.slot)).min();
+        self.shares.clear();
+        if self.drop_leftovers() || self.set_back_younger(oldest.unwrap_or(0)) {
+            return;
+        }
+        let stuck = (0..self.slots.len()).filter(|slot| self.slots[*slot].is_ready());
+        if let Some(slot) = stuck.min_by_key(|slot| self.age(*slot)) {
+            error!("the cache has no room for a single chat");
+            self.forget(slot);
+            self.slots[slot].end(Some(BackendError::Engine("its cache has no room")));
+        }
+    }
+
+    /// The batch was cut short: the decoder says what became of it. Logits are lost even of a token
+    /// that reached the cache, so the last one is always computed again.
+    fn recount(&mut self) {
+        for share in std::mem::take(&mut self.shares) {
+            let slot = &mut self.slots[share.slot];
+            let held = self.decoder.held(sequence(share.slot));
+            let most = (slot.held + share.count).min(slot.last());
+            slot.held = if held > most {
+                self.decoder.truncate(sequence(share.slot), most)
+            } else {
+                held
+            };
+        }
+    }
+
+    /// The computation failed: its chats end, the others are computed again from the beginning.
+    fn fail_batch(&mut self) {
+        self.failures += 1;
+        error!(failures = self.failures, "decode failed");
+        self.decoder.reset();
+        for share in std::mem::take(&mut self.shares) {
+            self.slots[share.slot].end(Some(BackendError::Engine("the computation failed")));
+        }
+        for slot in &mut self.slots {
+            slot.held = 0;
+            if slot.job.is_none() {
+                slot.tokens.clear();
+            }
+        }
+        if self.failures >= FAILURES_MAX {
+            self.shared.pulse.set_state(HealthState::Down);
+        }
+    }
+
+    /// Nothing can be computed now. Waits for readers, and no longer than the first may stall.
+    fn rest(&mut self) -> Pace {
+        let stalled = self.slots.iter().filter_map(|slot| slot.job.as_ref()?.stalled_since());
+        let until = stalled.min().map(|since| since + self.rules.stall_max);
+        Pace::Idle(until)
+    }
+
+    fn end_all(&mut self) {
+        self.shared.close();
+        for slot in &mut self.slots {
+            slot.end(Some(BackendError::Engine("it has stopped")));
+        }
+        self.note_running();
+        self.shared.pulse.set_state(HealthState::Down);
+    }
+
+    fn note_running(&self) {
+        let running = self.slots.iter().filter(|slot| slot.job.is_some()).count();
+        self.shared.pulse.set_running(running);
+    }
+
+    fn batched(&self) -> u32 {
+        u32::try_from(self.batch.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The order of admission; idle slots have none and count as oldest.
+    fn age(&self, slot: usize) -> u64 {
+        self.slots[slot].job.as_ref().map_or(0, |job| job.admitted)
+    }
+}
+
+/// The decoder's number of a slot's sequence.
+fn sequence(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

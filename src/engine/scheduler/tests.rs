@@ -1,0 +1,501 @@
+//! The scheduler, stepped by hand with a scripted decoder.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use domain::{ChatEvent, FinishReason, Grammar, Sampling, Usage};
+use futures::{FutureExt, StreamExt};
+use proptest::prelude::*;
+
+use super::*;
+use crate::fake::{FakeDecoder, FakeVocabulary, Mishap, Seen};
+use crate::reply::{ReplyStream, reply};
+use crate::sampler::Sampler;
+use crate::voice::VoiceRules;
+
+const SHAPE: Shape = Shape {
+    sequences: 4,
+    kv_tokens: 1_024,
+    batch_tokens: 64,
+    context_tokens: 256,
+};
+const STALL: Duration = Duration::from_secs(10);
+
+/// A scheduler on the bench, with its clock.
+struct Bench {
+    scheduler: Scheduler<FakeDecoder>,
+    shared: Arc<Shared>,
+    mishaps: Arc<Mutex<VecDeque<Mishap>>>,
+    log: Arc<Mutex<Vec<Seen>>>,
+    now: Instant,
+    events_max: usize,
+}
+
+/// What a reader has so far.
+#[derive(Debug, Default, PartialEq)]
+struct Read {
+    text: String,
+    reason: Option<FinishReason>,
+    usage: Usage,
+    error: Option<String>,
+}
+
+impl Bench {
+    fn new(shape: Shape) -> Self {
+        Self::with(shape, |_| ())
+    }
+
+    fn with(shape: Shape, change: impl FnOnce(&mut FakeDecoder)) -> Self {
+        let shared = Arc::new(Shared::new(64, shape.sequences));
+        let mut decoder = FakeDecoder::new(shape, Arc::clone(&shared.interrupt));
+        change(&mut decoder);
+        let (mishaps, log) = (Arc::clone(&decoder.mishaps), Arc::clone(&decoder.log));
+        let rules = Rules {
+            model: "fake".into(),
+            busy_prompt_tokens_max: 16,
+            stall_max: STALL,
+        };
+        let vocabulary = Arc::new(FakeVocabulary::default());
+        Self {
+            scheduler: Scheduler::new(decoder, vocabulary, Arc::clone(&shared), rules),
+            shared,
+            mishaps,
+            log,
+            now: Instant::now(),
+            events_max: 512,
+        }
+    }
+
+    fn ask(&self, prompt: &str) -> ReplyStream {
+        self.ask_with(prompt, |_| ())
+    }
+
+    fn ask_with(&self, prompt: &str, change: impl FnOnce(&mut Request)) -> ReplyStream {
+        let interrupt = Arc::clone(&self.shared.interrupt);
+        let (sender, stream) = reply(self.events_max, Arc::clone(&self.shared.bell), interrupt);
+        let mut request = Request {
+            prompt: prompt.bytes().map(i32::from).collect(),
+            output_max: self.scheduler.shape.context_tokens - prompt.len() as u32,
+            sampler: Sampler::new(&Sampling::default(), 0.0, 0),
+            rules: VoiceRules::default(),
+            reply: sender,
+        };
+        change(&mut request);
+        self.shared.submit(request).unwrap();
+        stream
+    }
+
+    fn step(&mut self) -> Pace {
+        self.scheduler.step(self.now)
+    }
+
+    /// Steps until there is nothing to do, and says how many steps did something.
+    fn run(&mut self) -> usize {
+        for steps in 0..10_000 {
+            if self.step() != Pace::Busy {
+                return steps;
+            }
+        }
+        panic!("no end in sight");
+    }
+
+    fn running(&self) -> usize {
+        self.scheduler.slots.iter().filter(|slot| slot.job.is_some()).count()
+    }
+
+    fn last(&self) -> Seen {
+        self.log.lock().unwrap().last().cloned().expect("something was computed")
+    }
+
+    fn mishap(&self, mishap: Mishap) {
+        self.mishaps.lock().unwrap().push_back(mishap);
+    }
+}
+
+/// Reads all there is now, and checks it against the grammar.
+fn read(stream: &mut ReplyStream) -> Read {
+    let mut read = Read::default();
+    let mut grammar = Grammar::default();
+    while let Some(Some(event)) = stream.next().now_or_never() {
+        match event {
+            Ok(event) => {
+                grammar.take(&event).expect("the stream obeys the grammar");
+                match event {
+                    ChatEvent::Text { text, .. } => read.text.push_str(&text),
+                    ChatEvent::ChoiceEnded { reason, .. } => read.reason = Some(reason),
+                    ChatEvent::Usage(usage) => read.usage = usage,
+                    _ => {}
+                }
+            }
+            Err(error) => read.error = Some(error.to_string()),
+        }
+    }
+    read
+}
+
+fn assert_said(stream: &mut ReplyStream, text: &str) {
+    let read = read(stream);
+    assert_eq!((read.text.as_str(), read.reason), (text, Some(FinishReason::Stop)), "{read:?}");
+}
+
+#[test]
+fn each_chat_gets_its_own_reply_out_of_one_batch() {
+    let mut bench = Bench::new(SHAPE);
+    let mut one = bench.ask("one>");
+    let mut two = bench.ask("second>");
+    bench.step();
+    let seen = bench.last();
+    assert_eq!((seen.count(0), seen.count(1)), (4, 7));
+    bench.step();
+    assert_eq!(bench.last().batch.len(), 2, "then one token each");
+    bench.run();
+    assert_said(&mut one, "one");
+    assert_said(&mut two, "second");
+    assert_eq!(bench.running(), 0);
+}
+
+#[test]
+fn more_chats_than_slots_all_finish() {
+    let mut bench = Bench::new(SHAPE);
+    let mut streams: Vec<_> = (0..32).map(|n| bench.ask(&format!("chat {n}>"))).collect();
+    bench.run();
+    for (n, stream) in streams.iter_mut().enumerate() {
+        assert_said(stream, &format!("chat {n}"));
+    }
+    assert_eq!(bench.shared.waiting(), 0);
+}
+
+#[test]
+fn a_long_prompt_is_cut_smaller_while_another_talks() {
+    let mut bench = Bench::new(SHAPE);
+    let _talking = bench.ask("some words to say>");
+    bench.step();
+    let _reading = bench.ask(&"x".repeat(200));
+    bench.step();
+    assert_eq!((bench.last().count(0), bench.last().count(1)), (1, 16));
+    drop(_talking);
+    bench.step();
+    assert_eq!(bench.last().count(1), 64, "alone, it gets the whole batch");
+}
+
+#[test]
+fn the_output_bound_ends_a_reply_by_length() {
+    let mut bench = Bench::new(SHAPE);
+    let mut stream = bench.ask_with("abcdef>", |request| request.output_max = 3);
+    bench.run();
+    let read = read(&mut stream);
+    assert_eq!((read.text.as_str(), read.reason), ("abc", Some(FinishReason::Length)));
+    assert_eq!((read.usage.prompt_tokens.0, read.usage.completion_tokens.0), (7, 3));
+}
+
+#[test]
+fn a_stop_string_ends_a_reply_and_is_not_said() {
+    let mut bench = Bench::new(SHAPE);
+    let mut stream = bench.ask_with("ab STOP cd>", |request| {
+        request.rules.stops = vec!["STOP".into()];
+    });
+    bench.run();
+    assert_said(&mut stream, "ab ");
+}
+
+#[test]
+fn characters_of_several_tokens_come_whole() {
+    let mut bench = Bench::new(SHAPE);
+    let mut stream = bench.ask("héé €🙂>");
+    bench.run();
+    assert_said(&mut stream, "héé €🙂");
+}
+
+#[test]
+fn a_follow_up_computes_only_what_is_new() {
+    let mut bench = Bench::new(SHAPE);
+    drop(bench.ask("other words>"));
+    let mut first = bench.ask("hello there>");
+    bench.run();
+    assert_said(&mut first, "hello there");
+    let mut second = bench.ask("hello there>hello there, again");
+    bench.step();
+    assert_eq!(bench.last().batch.len(), 7);
+    bench.run();
+    assert_eq!(read(&mut second).usage.cached_tokens.0, 23);
+}
+
+#[test]
+fn the_same_prompt_again_still_computes_its_last_token() {
+    let mut bench = Bench::new(SHAPE);
+    for cached in [0, 3] {
+        let mut stream = bench.ask("abc>");
+        bench.run();
+        let read = read(&mut stream);
+        assert_eq!((read.text.as_str(), read.usage.cached_tokens.0), ("abc", cached));
+    }
+}
+
+#[test]
+fn a_memory_that_cannot_be_cut_is_computed_anew() {
+    let mut bench = Bench::with(SHAPE, |decoder| decoder.is_recurrent = true);
+    for _ in 0..2 {
+        let mut stream = bench.ask("abc>");
+        bench.run();
+        let read = read(&mut stream);
+        assert_eq!((read.text.as_str(), read.usage.cached_tokens.0), ("abc", 0));
+    }
+}
+
+#[test]
+fn a_dropped_stream_frees_its_slot_within_one_step() {
+    let mut bench = Bench::new(SHAPE);
+    let stream = bench.ask("words that go on>");
+    bench.step();
+    assert_eq!(bench.running(), 1);
+    drop(stream);
+    assert_eq!(bench.step(), Pace::Idle(None));
+    assert_eq!(bench.running(), 0);
+}
+
+#[test]
+fn a_stream_dropped_while_waiting_is_never_computed() {
+    let mut bench = Bench::new(SHAPE);
+    drop(bench.ask("abc>"));
+    assert_eq!(bench.run(), 0);
+    assert!(bench.log.lock().unwrap().is_empty());
+}
+
+/// The reader of a long prompt leaves in mid-decode: the batch ends early, and the others lose
+/// nothing but time.
+fn leave_in_mid_prompt(is_recurrent: bool) {
+    let mut bench = Bench::with(SHAPE, |decoder| decoder.is_recurrent = is_recurrent);
+    let mut first = bench.ask("first>");
+    bench.step();
+    let mut second = bench.ask("the second>");
+    // Both smaller than a weighty share, so only the third's leaving interrupts.
+    bench.scheduler.rules.busy_prompt_tokens_max = 60;
+    let long = bench.ask(&"x".repeat(200));
+    bench.mishap(Mishap::At(5, Box::new(move || drop(long))));
+    bench.step();
+    assert_eq!(bench.last().decoded, Decoded::Aborted);
+    bench.step();
+    assert_eq!(bench.running(), 2, "the leaver is gone a step later");
+    bench.run();
+    assert_said(&mut first, "first");
+    assert_said(&mut second, "the second");
+}
+
+#[test]
+fn leaving_in_mid_prompt_cuts_the_batch_short_and_harms_nobody() {
+    leave_in_mid_prompt(false);
+}
+
+#[test]
+fn leaving_in_mid_prompt_harms_nobody_whose_memory_cannot_be_cut() {
+    leave_in_mid_prompt(true);
+}
+
+#[test]
+fn leaving_with_a_single_token_in_the_batch_does_not_disturb_it() {
+    let mut bench = Bench::new(SHAPE);
+    let (mut stays, leaves) = (bench.ask("stays>"), bench.ask("leaves>"));
+    bench.step();
+    bench.mishap(Mishap::At(1, Box::new(move || drop(leaves))));
+    bench.step();
+    assert_eq!(bench.last().decoded, Decoded::Done);
+    bench.run();
+    assert_said(&mut stays, "stays");
+}
+
+#[test]
+fn a_slow_reader_pauses_only_its_own_slot() {
+    let mut bench = Bench::new(SHAPE);
+    bench.events_max = 4;
+    let mut slow = bench.ask("slow reader here>");
+    bench.events_max = 512;
+    let mut quick = bench.ask("quick reader there>");
+    bench.run();
+    assert_said(&mut quick, "quick reader there");
+    assert_eq!(bench.running(), 1, "the slow one waits");
+    let computed = bench.log.lock().unwrap().len();
+    bench.step();
+    assert_eq!(bench.log.lock().unwrap().len(), computed, "and nothing is computed for it");
+    let mut text = String::new();
+    while bench.running() > 0 {
+        text.push_str(&read_some(&mut slow));
+        bench.run();
+    }
+    text.push_str(&read_some(&mut slow));
+    assert_eq!(text, "slow reader here");
+}
+
+fn read_some(stream: &mut ReplyStream) -> String {
+    let mut text = String::new();
+    while let Some(Some(Ok(event))) = stream.next().now_or_never() {
+        if let ChatEvent::Text { text: more, .. } = event {
+            text.push_str(&more);
+        }
+    }
+    text
+}
+
+#[test]
+fn a_reader_that_takes_nothing_for_too_long_loses_its_slot() {
+    let mut bench = Bench::new(SHAPE);
+    bench.events_max = 2;
+    let mut stream = bench.ask("nobody reads this>");
+    bench.run();
+    let stalled = bench.now;
+    assert_eq!(bench.step(), Pace::Idle(Some(stalled + STALL)));
+    bench.now = stalled + STALL - Duration::from_millis(1);
+    bench.step();
+    assert_eq!(bench.running(), 1);
+    bench.now = stalled + STALL;
+    bench.step();
+    assert_eq!(bench.running(), 0);
+    let read = read(&mut stream);
+    assert_eq!(read.text, "n", "what was sent before still comes");
+    assert!(read.error.is_some_and(|error| error.contains("stall limit")));
+}
+
+#[test]
+fn reading_something_starts_the_stall_clock_anew() {
+    let mut bench = Bench::new(SHAPE);
+    bench.events_max = 2;
+    let mut stream = bench.ask("read now and then>");
+    for _ in 0..5 {
+        bench.run();
+        bench.now += STALL / 2;
+        assert!(stream.next().now_or_never().is_some());
+    }
+    bench.step();
+    assert_eq!(bench.running(), 1);
+}
+
+#[test]
+fn the_cache_never_overflows_and_everybody_finishes() {
+    // Four chats of up to 98 tokens in a cache of 128: the decoder's own check is the proof.
+    let shape = Shape { kv_tokens: 128, context_tokens: 128, ..SHAPE };
+    let mut bench = Bench::new(shape);
+    let prompts: Vec<String> = (0..9).map(|n| format!("{n}{}", "abcdefg".repeat(6))).collect();
+    let mut streams: Vec<_> = prompts.iter().map(|prompt| bench.ask(&format!("{prompt}>"))).collect();
+    bench.run();
+    for (stream, prompt) in streams.iter_mut().zip(&prompts) {
+        assert_said(stream, prompt);
+    }
+}
+
+#[test]
+fn the_youngest_is_set_back_when_the_room_is_used_up() {
+    let shape = Shape { kv_tokens: 300, context_tokens: 256, sequences: 2, ..SHAPE };
+    let mut bench = Bench::new(shape);
+    let body = "y".repeat(80);
+    let (mut old, mut young) = (bench.ask(&format!("{body}1>")), bench.ask(&format!("{body}2>")));
+    bench.run();
+    let is_set_back = bench.log.lock().unwrap().iter().filter(|seen| {
+        seen.batch.iter().any(|entry| entry.sequence == 1 && entry.position == 0)
+    }).count();
+    assert_eq!(is_set_back, 2, "the young one was computed twice");
+    assert_said(&mut old, &format!("{body}1"));
+    assert_said(&mut young, &format!("{body}2"));
+}
+
+#[test]
+fn a_cache_smaller_than_counted_ends_one_chat_and_not_the_engine() {
+    let mut bench = Bench::new(SHAPE);
+    let mut stream = bench.ask("abc>");
+    bench.mishap(Mishap::NoRoom);
+    bench.run();
+    assert!(read(&mut stream).error.is_some());
+    let mut next = bench.ask("def>");
+    bench.run();
+    assert_said(&mut next, "def");
+}
+
+#[test]
+fn a_failed_computation_ends_its_chats_and_the_next_one_works() {
+    let mut bench = Bench::new(SHAPE);
+    let mut paused = {
+        bench.events_max = 4;
+        bench.ask("paused>")
+    };
+    bench.run();
+    bench.events_max = 512;
+    let mut failed = bench.ask("failed>");
+    bench.mishap(Mishap::Fail);
+    bench.run();
+    assert!(read(&mut failed).error.is_some());
+    // The one that was not in the batch lost its cache and is computed again.
+    let mut text = read_some(&mut paused);
+    bench.run();
+    text.push_str(&read_some(&mut paused));
+    assert_eq!(text, "paused");
+    assert_eq!(bench.shared.health().state, HealthState::Starting, "untouched");
+}
+
+#[test]
+fn failing_again_and_again_is_being_down() {
+    let mut bench = Bench::new(SHAPE);
+    for _ in 0..FAILURES_MAX {
+        let _stream = bench.ask("abc>");
+        bench.mishap(Mishap::Fail);
+        bench.run();
+    }
+    assert_eq!(bench.shared.health().state, HealthState::Down);
+}
+
+#[test]
+fn stopping_ends_everybody_even_in_mid_prompt() {
+    let mut bench = Bench::new(Shape { sequences: 1, ..SHAPE });
+    let (mut running, mut waiting) = (bench.ask(&"x".repeat(200)), bench.ask("abc>"));
+    let shared = Arc::clone(&bench.shared);
+    bench.mishap(Mishap::At(3, Box::new(move || shared.stop())));
+    bench.step();
+    assert_eq!(bench.last().decoded, Decoded::Aborted);
+    assert_eq!(bench.step(), Pace::Stopped);
+    assert!(read(&mut running).error.is_some());
+    assert!(read(&mut waiting).error.is_some());
+    assert_eq!(bench.shared.health().state, HealthState::Down);
+}
+
+#[test]
+fn the_queue_waits_for_room_and_not_only_for_a_slot() {
+    let shape = Shape { kv_tokens: 256, ..SHAPE };
+    let mut bench = Bench::new(shape);
+    let _big = bench.ask(&format!("{}>", "a".repeat(100)));
+    let _second = bench.ask(&format!("{}>", "b".repeat(100)));
+    bench.step();
+    assert_eq!((bench.running(), bench.shared.waiting()), (1, 1));
+}
+
+proptest! {
+    /// Whatever happens to whom, every reader that stays gets exactly its own reply.
+    #[test]
+    fn chaos_changes_nobody_elses_reply(
+        chats in prop::collection::vec((1_usize..90, 0_usize..40, any::<bool>(), 1_usize..40), 1..12),
+        kv_tokens in 200_u32..600,
+    ) {
+        let shape = Shape { kv_tokens, context_tokens: 200, batch_tokens: 32, sequences: 3 };
+        let mut bench = Bench::new(shape);
+        let mut staying = Vec::new();
+        for (n, (length, pause, leaves, events_max)) in chats.into_iter().enumerate() {
+            let letter = char::from(b'a' + u8::try_from(n).unwrap());
+            let body: String = std::iter::repeat_n(letter, length).collect();
+            bench.events_max = if leaves { 512 } else { events_max };
+            let stream = bench.ask(&format!("{body}>"));
+            if leaves {
+                bench.mishap(Mishap::At(0, Box::new(move || drop(stream))));
+            } else {
+                staying.push((stream, body, String::new()));
+            }
+            for _ in 0..pause {
+                bench.step();
+            }
+        }
+        for _ in 0..2_000 {
+            bench.step();
+            for (stream, _, text) in &mut staying {
+                text.push_str(&read_some(stream));
+            }
+        }
+        for (_, body, text) in staying {
+            prop_assert_eq!(text, body);
+        }
+    }
+}

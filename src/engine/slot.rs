@@ -1,0 +1,215 @@
+//! One running sequence, and what is left of it in the cache afterwards.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use domain::{BackendError, ChatEvent, FinishReason, Started, Tokens, Usage};
+
+use crate::decoder::{Token, Vocabulary};
+use crate::queue::Request;
+use crate::reply::{ReplySender, Sent};
+use crate::sampler::Sampler;
+use crate::voice::Voice;
+
+/// A place for one sequence. Its index is the sequence's number in the decoder.
+///
+/// `tokens[..held]` are in the decoder's cache. The rest, while there is a job, is still to be
+/// computed: a whole prompt, the last drawn token, or everything again after the slot was set back.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub tokens: Vec<Token>,
+    pub held: u32,
+    /// Rises with each use; the lowest is the longest unused.
+    pub used: u64,
+    /// What it held was given up for an older slot, and is not being computed again yet.
+    pub is_set_back: bool,
+    pub job: Option<Job>,
+}
+
+/// The chat a slot works on.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub reply: ReplySender,
+    sampler: Sampler,
+    voice: Voice,
+    /// Events the reader had no room for. Not empty: the slot is paused.
+    outbox: VecDeque<ChatEvent>,
+    /// The order of admission; the lowest is the oldest.
+    pub admitted: u64,
+    admitted_at: Instant,
+    stalled_since: Option<Instant>,
+    output_max: u32,
+    usage: Usage,
+    /// All events are made; only the reader is awaited.
+    is_done: bool,
+}
+
+impl Slot {
+    /// Takes a job on, with `held` tokens of its prompt already in the cache.
+    pub(crate) fn begin(
+        &mut self,
+        request: Request,
+        held: u32,
+        model: &str,
+        admitted: u64,
+        now: Instant,
+    ) {
+        let started = ChatEvent::Started(Started {
+            model: model.to_owned(),
+            reply_id: None,
+            fingerprint: None,
+        });
+        self.held = held;
+        self.used = admitted;
+        self.is_set_back = false;
+        self.job = Some(Job {
+            reply: request.reply,
+            sampler: request.sampler,
+            voice: Voice::new(request.rules),
+            outbox: VecDeque::from([started]),
+            admitted,
+            admitted_at: now,
+            stalled_since: None,
+            output_max: request.output_max,
+            usage: Usage {
+                prompt_tokens: Tokens(count(&request.prompt)),
+                cached_tokens: Tokens(held),
+                ..Usage::default()
+            },
+            is_done: false,
+        });
+        self.tokens = request.prompt;
+    }
+
+    /// Tokens still to be computed before the next can be drawn.
+    pub(crate) fn pending(&self) -> u32 {
+        count(&self.tokens).saturating_sub(self.held)
+    }
+
+    /// The position of the last token.
+    pub(crate) fn last(&self) -> u32 {
+        count(&self.tokens).saturating_sub(1)
+    }
+
+    /// True when there is something to compute and its reader keeps up.
+    pub(crate) fn is_ready(&self) -> bool {
+        let job = self.job.as_ref();
+        job.is_some_and(|job| !job.is_done && job.outbox.is_empty())
+    }
+
+    /// True when the tokens in the cache serve nobody at present.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.job.as_ref().is_none_or(|job| job.is_done)
+    }
+
+    /// How many tokens `prompt` begins with that the cache already holds. At least one token of a
+    /// prompt is left to compute: its logits are what the reply begins from.
+    pub(crate) fn shared_prefix(&self, prompt: &[Token]) -> u32 {
+        let held = &self.tokens[..(self.held as usize).min(self.tokens.len())];
+        let most = prompt.len().saturating_sub(1);
+        let same = held.iter().zip(&prompt[..most]).take_while(|(a, b)| a == b);
+        u32::try_from(same.count()).unwrap_or(u32::MAX)
+    }
+
+    /// The tokens this slot may come to hold soon, for the question whether another has room.
+    pub(crate) fn expected(&self, headroom: u32) -> u32 {
+        let Some(job) = self.job.as_ref().filter(|job| !job.is_done) else {
+            return 0;
+        };
+        let left = job.output_max.saturating_sub(job.usage.completion_tokens.0);
+        count(&self.tokens).saturating_add(left.min(headroom))
+    }
+
+    /// Draws the next token from `logits` and says what it completes.
+    pub(crate) fn advance(&mut self, logits: &[f32], vocabulary: &dyn Vocabulary) -> Result<(), BackendError> {
+        let Some(job) = &mut self.job else {
+            return Ok(());
+        };
+        let Some(token) = job.sampler.draw(logits) else {
+            return Err(BackendError::Engine("the model gave no numbers"));
+        };
+        if vocabulary.is_end(token) {
+            job.finish(FinishReason::Stop);
+            return Ok(());
+        }
+        self.tokens.push(token);
+        job.hear(token, vocabulary);
+        Ok(())
+    }
+
+    /// Ends the job. The cache keeps what it holds, for a prompt that begins alike.
+    pub(crate) fn end(&mut self, error: Option<BackendError>) {
+        self.tokens.truncate(self.held as usize);
+        if let Some(job) = self.job.take() {
+            job.reply.end(error);
+        }
+    }
+}
+
+/// What delivery found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    /// Everything is with the reader.
+    All,
+    /// Everything, and it was the last. The job held its slot for so long.
+    Last(Duration),
+    /// The reader has more than it can hold; the slot pauses.
+    Paused,
+    /// The reader took nothing for too long.
+    Stalled,
+}
+
+impl Job {
+    fn hear(&mut self, token: Token, vocabulary: &dyn Vocabulary) {
+        self.usage.completion_tokens.0 += 1;
+        let mut bytes = Vec::new();
+        vocabulary.piece(token, &mut bytes);
+        let is_over = self.voice.hear(&bytes, &mut self.outbox);
+        if self.voice.is_thinking() {
+            self.usage.reasoning_tokens.0 += 1;
+        }
+        if is_over {
+            self.finish(FinishReason::Stop);
+        } else if self.usage.completion_tokens.0 >= self.output_max {
+            self.finish(FinishReason::Length);
+        }
+    }
+
+    fn finish(&mut self, reason: FinishReason) {
+        self.voice.finish(&mut self.outbox);
+        let reason = match reason {
+            FinishReason::Stop if self.voice.has_calls() => FinishReason::ToolCalls,
+            other => other,
+        };
+        self.outbox
+            .push_back(ChatEvent::ChoiceEnded { choice: 0, reason });
+        self.outbox.push_back(ChatEvent::Usage(self.usage));
+        self.is_done = true;
+    }
+
+    /// Hands over what the reader has room for.
+    pub(crate) fn deliver(&mut self, now: Instant, stall_max: Duration) -> Delivered {
+        while !self.outbox.is_empty() {
+            match self.reply.send(|| self.outbox.pop_front()) {
+                Sent::Taken => self.stalled_since = None,
+                Sent::Full => {
+                    let since = *self.stalled_since.get_or_insert(now);
+                    let is_stalled = now.saturating_duration_since(since) >= stall_max;
+                    return if is_stalled { Delivered::Stalled } else { Delivered::Paused };
+                }
+            }
+        }
+        if self.is_done {
+            return Delivered::Last(now.saturating_duration_since(self.admitted_at));
+        }
+        Delivered::All
+    }
+
+    pub(crate) fn stalled_since(&self) -> Option<Instant> {
+        self.stalled_since
+    }
+}
+
+fn count(tokens: &[Token]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+}
