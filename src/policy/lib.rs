@@ -33,6 +33,8 @@ mod unmask;
 
 mod cache_key;
 
+mod template;
+
 pub use cache_key::{CacheSecret, cache_key};
 pub use features::{Ask, MATCHED_BYTES_MAX};
 pub use needs::needs;
@@ -45,5 +47,6 @@ pub use rule_fault::RuleFault;
 pub use scan::{
     CustomRule, DEFAULT_CLASSES, FINDINGS_MAX, ScanRuleFault, ScanRules, VALUE_BYTES_MIN,
 };
+pub use template::{Date, TEMPLATE_BYTES_MAX, Templates};
 pub use tokens::{TOKENIZED_BYTES_MAX, count_tokens, warm_up};
 pub use unmask::Unmasker;

@@ -1,0 +1,122 @@
+//! A request as templates expect to see one.
+
+use domain::{ChatRequest, Message, Role, TemplateSource, Tool, ToolCall, ToolChoice};
+use minijinja::{Value, context};
+use serde_json::Value as Json;
+
+use super::shield::{Marks, Shield};
+
+/// The variables that Hugging Face's `apply_chat_template` sets. `enable_thinking` is left out, so
+/// that each template's own default holds.
+pub(super) fn values(
+    request: &ChatRequest,
+    source: &TemplateSource,
+    shield: &Shield,
+    marks: &Marks,
+) -> Value {
+    let cover = Cover { shield, marks };
+    let messages: Vec<Value> = request
+        .messages
+        .iter()
+        .map(|message| cover.message(message))
+        .collect();
+    let are_offered = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
+    let tools = are_offered.then(|| {
+        let tools = request.tools.iter().map(|tool| cover.tool(tool));
+        tools.collect::<Vec<Value>>()
+    });
+    context! {
+        messages,
+        tools,
+        add_generation_prompt => true,
+        bos_token => source.bos_token.as_str(),
+        eos_token => source.eos_token.as_str(),
+    }
+}
+
+struct Cover<'a> {
+    shield: &'a Shield,
+    marks: &'a Marks,
+}
+
+impl Cover<'_> {
+    fn text(&self, text: &str) -> Value {
+        Value::from(self.shield.cover(text, self.marks))
+    }
+
+    fn message(&self, message: &Message) -> Value {
+        let role = match message.role {
+            Role::Developer => Role::System,
+            role => role,
+        };
+        let mut fields = vec![
+            ("role", Value::from(role.as_label())),
+            ("content", self.text(&message.text())),
+        ];
+        if let Some(name) = &message.name {
+            fields.push(("name", self.text(name)));
+        }
+        if !message.tool_calls.is_empty() {
+            let calls = message.tool_calls.iter().map(|call| self.call(call));
+            fields.push(("tool_calls", Value::from(calls.collect::<Vec<Value>>())));
+        }
+        if let Some(id) = &message.tool_call_id {
+            fields.push(("tool_call_id", self.text(id)));
+        }
+        Value::from_pairs(fields)
+    }
+
+    /// Arguments as an object where they are JSON, as templates expect; else as they came.
+    fn call(&self, call: &ToolCall) -> Value {
+        let arguments = match serde_json::from_str::<Json>(&call.arguments) {
+            Ok(arguments) => self.json(&arguments),
+            Err(_) => self.text(&call.arguments),
+        };
+        let function =
+            Value::from_pairs([("name", self.text(&call.name)), ("arguments", arguments)]);
+        Value::from_pairs([
+            ("id", self.text(&call.id)),
+            ("type", Value::from("function")),
+            ("function", function),
+        ])
+    }
+
+    fn tool(&self, tool: &Tool) -> Value {
+        let mut function = vec![("name".to_owned(), self.text(&tool.name))];
+        if let Some(description) = &tool.description {
+            function.push(("description".to_owned(), self.text(description)));
+        }
+        function.push(("parameters".to_owned(), self.json(&tool.parameters)));
+        for (key, value) in &tool.extra {
+            let key = self.shield.cover(key, self.marks).into_owned();
+            function.push((key, self.json(value)));
+        }
+        Value::from_pairs([
+            ("type", Value::from("function")),
+            ("function", Value::from_pairs(function)),
+        ])
+    }
+
+    fn json(&self, value: &Json) -> Value {
+        match value {
+            Json::Null => Value::from(()),
+            Json::Bool(flag) => Value::from(*flag),
+            Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+                (Some(whole), _) => Value::from(whole),
+                (None, Some(whole)) => Value::from(whole),
+                (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Json::String(text) => self.text(text),
+            Json::Array(items) => {
+                let items = items.iter().map(|item| self.json(item));
+                Value::from(items.collect::<Vec<Value>>())
+            }
+            Json::Object(fields) => Value::from_pairs(fields.iter().map(|(key, field)| {
+                (
+                    self.shield.cover(key, self.marks).into_owned(),
+                    self.json(field),
+                )
+            })),
+        }
+    }
+}
