@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use domain::Fault;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower::{Layer, ServiceExt};
 use tracing::debug;
 
+use crate::error::{Verdict, verdict};
 use crate::flood::Flood;
 use crate::line::{Line, Signs};
 use crate::request_id::{self, X_REQUEST_ID};
@@ -35,12 +37,8 @@ const BUFFER_BYTES_MIN: usize = 8 * 1024;
 /// A peer that vanished without a word is noticed after about this, plus the kernel's probes.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Sent to a connection that gets no seat; its request is not read.
-const TURNED_AWAY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
-    retry-after: 1\r\nconnection: close\r\ncontent-length: 133\r\n\r\n\
-    {\"error\":{\"message\":\"too many connections; close idle ones and try again\",\
-    \"type\":\"server_error\",\"param\":null,\"code\":\"overloaded\"}}";
+/// What a caller is told to wait when there is no seat for its connection.
+const SEAT_WAIT: Duration = Duration::from_secs(1);
 
 /// What one listener needs to receive connections.
 pub(crate) struct Host {
@@ -48,6 +46,8 @@ pub(crate) struct Host {
     seats: Seats,
     flood: Flood,
     http: http1::Builder,
+    /// The whole answer to a connection that gets no seat.
+    turned_away: Vec<u8>,
     stop: CancellationToken,
 }
 
@@ -66,6 +66,7 @@ impl Host {
             flood: Flood::new(&ingress.flood),
             front: Arc::new(Front::new(Arc::clone(api), door, is_loopback)),
             http,
+            turned_away: turned_away(),
             stop,
         }
     }
@@ -79,7 +80,8 @@ impl Host {
         let key = self.flood.key(peer.ip());
         let Some(seat) = self.seats.take(key) else {
             self.front.api.tally.count_connection_refused();
-            turn_away(&stream);
+            // Said if it can be said without waiting; the connection closes either way.
+            let _: io::Result<usize> = stream.try_write(&self.turned_away);
             return;
         };
         tune(&stream);
@@ -170,10 +172,19 @@ async fn converse<S>(
     }
 }
 
-/// Tells a client that there is no seat, if that can be done without waiting.
-fn turn_away(stream: &TcpStream) {
-    // Whether it got through makes no difference: the connection closes either way.
-    let _: io::Result<usize> = stream.try_write(TURNED_AWAY);
+fn turned_away() -> Vec<u8> {
+    let fault = Fault::Overloaded {
+        retry_after: SEAT_WAIT,
+    };
+    let Verdict { status, body, .. } = verdict(&fault);
+    let body = body.to_json();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nretry-after: {}\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n",
+        SEAT_WAIT.as_secs(),
+        body.len()
+    );
+    [head.into_bytes(), body].concat()
 }
 
 fn tune(stream: &TcpStream) {

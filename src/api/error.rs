@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use domain::{BadRequest, Fault};
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use wire::openai::ErrorBody;
 
 const INVALID_REQUEST: &str = "invalid_request_error";
@@ -17,6 +17,12 @@ const RATE_LIMIT: &str = "rate_limit_error";
 const QUOTA: &str = "insufficient_quota";
 const SERVER: &str = "server_error";
 
+/// Back ends come back within seconds or not at all; a client should neither spin nor give up.
+const NO_CANDIDATE_WAIT: Duration = Duration::from_secs(5);
+
+/// Read by OpenAI's SDKs, which else decide by status.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// What HTTP says of a fault.
 #[derive(Debug)]
 pub(crate) struct Verdict {
@@ -25,6 +31,8 @@ pub(crate) struct Verdict {
     pub retry_after: Option<Duration>,
     /// The connection is of no further use: the rest of the request was not read.
     pub closes: bool,
+    /// The SDKs would try a 429 again at once, where no second try can help.
+    pub is_final: bool,
 }
 
 /// The table.
@@ -98,12 +106,15 @@ pub(crate) fn verdict(fault: &Fault) -> Verdict {
                 "too many requests; wait as long as the `retry-after` header says",
             ),
         ),
-        Fault::BudgetSpent => plain(
-            StatusCode::TOO_MANY_REQUESTS,
-            QUOTA,
-            Some("insufficient_quota"),
-            "this key's budget is spent; its owner can raise it",
-        ),
+        Fault::BudgetSpent => Verdict {
+            is_final: true,
+            ..plain(
+                StatusCode::TOO_MANY_REQUESTS,
+                QUOTA,
+                Some("insufficient_quota"),
+                "this key's budget is spent; its owner can raise it",
+            )
+        },
         Fault::Overloaded { retry_after } => waiting(
             *retry_after,
             plain(
@@ -148,6 +159,7 @@ pub(crate) fn refusal_with_hint(fault: &Fault, hint: Option<&str>) -> Response<B
         mut body,
         retry_after,
         closes,
+        is_final,
     } = verdict(fault);
     if let Some(hint) = hint {
         body.message.push_str("; ");
@@ -165,6 +177,9 @@ pub(crate) fn refusal_with_hint(fault: &Fault, hint: Option<&str>) -> Response<B
     }
     if closes {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if is_final {
+        headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     response
 }
@@ -186,6 +201,7 @@ fn plain(
         body,
         retry_after: None,
         closes: false,
+        is_final: false,
     }
 }
 
@@ -235,9 +251,6 @@ fn no_candidate(reasons: &[String]) -> Verdict {
     waiting(NO_CANDIDATE_WAIT, verdict)
 }
 
-/// Back ends come back within seconds or not at all; a client should neither spin nor give up.
-const NO_CANDIDATE_WAIT: Duration = Duration::from_secs(5);
-
 /// Whole seconds, rounded up, at least one: a client told to wait zero seconds would spin.
 fn seconds_up(wait: Duration) -> u64 {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -250,5 +263,149 @@ fn shortened(name: &str) -> String {
     match name.char_indices().nth(QUOTED_CHARS_MAX) {
         Some((at, _)) => format!("{}…", &name[..at]),
         None => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_fault() -> Vec<(Fault, u16, &'static str, Option<&'static str>)> {
+        let wait = Duration::from_millis(1500);
+        vec![
+            (
+                Fault::BadRequest(BadRequest::at("n", "must be 1").with_code("c")),
+                400,
+                INVALID_REQUEST,
+                Some("c"),
+            ),
+            (
+                Fault::Unauthenticated,
+                401,
+                AUTHENTICATION,
+                Some("invalid_api_key"),
+            ),
+            (
+                Fault::Forbidden { what: "no" },
+                403,
+                PERMISSION,
+                Some("forbidden"),
+            ),
+            (
+                Fault::ModelNotFound {
+                    asked: "gtp".into(),
+                    nearest: Some("gpt".into()),
+                },
+                404,
+                INVALID_REQUEST,
+                Some("model_not_found"),
+            ),
+            (Fault::NotFound, 404, INVALID_REQUEST, Some("not_found")),
+            (
+                Fault::MethodNotAllowed,
+                405,
+                INVALID_REQUEST,
+                Some("method_not_allowed"),
+            ),
+            (
+                Fault::TooLarge { bytes_max: 7 },
+                413,
+                INVALID_REQUEST,
+                Some("request_too_large"),
+            ),
+            (
+                Fault::RequestTimedOut,
+                408,
+                INVALID_REQUEST,
+                Some("request_timeout"),
+            ),
+            (
+                Fault::UnsupportedMediaType,
+                415,
+                INVALID_REQUEST,
+                Some("unsupported_media_type"),
+            ),
+            (
+                Fault::RateLimited { retry_after: wait },
+                429,
+                RATE_LIMIT,
+                Some("rate_limit_exceeded"),
+            ),
+            (Fault::BudgetSpent, 429, QUOTA, Some("insufficient_quota")),
+            (
+                Fault::Overloaded { retry_after: wait },
+                503,
+                SERVER,
+                Some("overloaded"),
+            ),
+            (Fault::UpstreamFailed, 502, SERVER, Some("upstream_failed")),
+            (
+                Fault::UpstreamTimedOut,
+                504,
+                SERVER,
+                Some("upstream_timed_out"),
+            ),
+            (
+                Fault::NoCandidate {
+                    reasons: vec!["local is down".into()],
+                },
+                503,
+                SERVER,
+                Some("no_candidate"),
+            ),
+            (Fault::Internal, 500, SERVER, Some("internal_error")),
+        ]
+    }
+
+    #[test]
+    fn every_fault_has_its_row() {
+        for (fault, status, kind, code) in every_fault() {
+            let verdict = verdict(&fault);
+            assert_eq!(verdict.status.as_u16(), status, "{fault:?}");
+            assert_eq!(verdict.body.kind, kind, "{fault:?}");
+            assert_eq!(verdict.body.code.as_deref(), code, "{fault:?}");
+            assert!(!verdict.body.message.is_empty(), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn waits_are_whole_seconds_and_never_none() {
+        for (wait_ms, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (90_000, "90")] {
+            let retry_after = Duration::from_millis(wait_ms);
+            for fault in [
+                Fault::RateLimited { retry_after },
+                Fault::Overloaded { retry_after },
+            ] {
+                assert_eq!(refusal(&fault).headers()[RETRY_AFTER], seconds, "{wait_ms}");
+            }
+        }
+    }
+
+    #[test]
+    fn unread_requests_close_and_spent_budgets_are_final() {
+        for (fault, ..) in every_fault() {
+            let headers = refusal(&fault).headers().clone();
+            let closes = matches!(fault, Fault::TooLarge { .. } | Fault::RequestTimedOut);
+            assert_eq!(headers.contains_key(CONNECTION), closes, "{fault:?}");
+            let is_final = fault == Fault::BudgetSpent;
+            assert_eq!(headers.contains_key(X_SHOULD_RETRY), is_final, "{fault:?}");
+            let challenges = fault == Fault::Unauthenticated;
+            assert_eq!(
+                headers.contains_key(WWW_AUTHENTICATE),
+                challenges,
+                "{fault:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_model_asked_for_is_quoted_only_so_far() {
+        let asked = "é".repeat(5000);
+        let verdict = verdict(&Fault::ModelNotFound {
+            asked,
+            nearest: None,
+        });
+        assert!(verdict.body.message.len() < 400);
+        assert!(verdict.body.message.contains('…'));
     }
 }

@@ -1,8 +1,10 @@
 //! Whole chats, and what a bad one is told.
 
-use domain::{BackendError, HealthState};
+use std::time::Duration;
 
-use crate::client::{HELLO, ask, chat};
+use domain::{BackendError, BadRequest, TimeoutPhase};
+
+use crate::client::{HELLO, HELLO_STREAMED, ask, chat};
 use crate::node::{Recipe, Script, node, started, text};
 
 #[tokio::test]
@@ -143,15 +145,63 @@ async fn a_panic_is_a_500_and_the_node_goes_on() {
 }
 
 #[tokio::test]
-async fn with_nobody_to_answer_it_is_503() {
-    let node = Recipe {
-        health: HealthState::Down,
-        ..Recipe::default()
+async fn a_back_ends_failure_is_told_in_http() {
+    let wait = Duration::from_millis(2500);
+    let rejected = BackendError::Rejected {
+        status: 422,
+        reason: BadRequest::at("tools[0].name", "is odd"),
+    };
+    let cases = [
+        (
+            BackendError::Overloaded { retry_after: wait },
+            503,
+            "overloaded",
+            Some("3"),
+        ),
+        (
+            BackendError::RateLimited { retry_after: None },
+            429,
+            "rate_limit_exceeded",
+            Some("1"),
+        ),
+        (
+            BackendError::Unreachable("refused"),
+            502,
+            "upstream_failed",
+            None,
+        ),
+        (
+            BackendError::Credentials { status: 401 },
+            502,
+            "upstream_failed",
+            None,
+        ),
+        (
+            BackendError::TimedOut(TimeoutPhase::FirstEvent),
+            504,
+            "upstream_timed_out",
+            None,
+        ),
+        (BackendError::Engine("x"), 500, "internal_error", None),
+        (rejected, 400, "null", None),
+    ];
+    for (error, status, code, wait) in cases {
+        let script = Script::Says(vec![Err(error.clone())]);
+        let node = Recipe {
+            script,
+            ..Recipe::default()
+        }
+        .start()
+        .await;
+        for body in [HELLO, HELLO_STREAMED] {
+            let raw = ask(node.client, chat("", body)).await;
+            assert_eq!(
+                (raw.status, raw.error("code").as_str()),
+                (status, code),
+                "{error:?}"
+            );
+            assert_eq!(raw.header("retry-after"), wait, "{error:?}");
+            assert!(raw.header("x-hedge-reason").is_some(), "{error:?}");
+        }
     }
-    .start()
-    .await;
-    let body = HELLO.replace("\"local\"", "\"auto\"");
-    let raw = ask(node.client, chat("", &body)).await;
-    assert_eq!(raw.status, 503, "{}", raw.text());
-    assert!(raw.header("retry-after").is_some());
 }
