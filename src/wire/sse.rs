@@ -156,3 +156,6 @@ impl PendingEvent {
         self.data.clear();
     }
 }
+
+#[cfg(test)]
+mod tests;

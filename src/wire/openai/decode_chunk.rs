@@ -285,3 +285,6 @@ impl ChoiceState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,3 +111,6 @@ fn read_call(choice: u32, at: usize, mut call: CallBody<'_>) -> Result<ToolCall,
 pub(super) fn made_up_call_id(choice: u32, at: usize) -> String {
     format!("call_{choice}_{at}")
 }
+
+#[cfg(test)]
+mod tests;

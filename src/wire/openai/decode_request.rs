@@ -322,3 +322,6 @@ fn add_unknown(fields: Fields<'_>, extra: &mut Extra) -> Result<(), BadRequest> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

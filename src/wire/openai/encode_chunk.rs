@@ -164,3 +164,6 @@ fn put_call(index: u32, part: &ToolCallPart, out: &mut BytesMut) {
 fn put_json(out: impl std::io::Write, value: &(impl Serialize + ?Sized)) {
     serde_json::to_writer(out, value).expect("writing strings and integers to memory cannot fail");
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,3 +143,6 @@ impl From<&Usage> for UsageBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,3 +110,6 @@ impl<'de> Visitor<'de> for MembersVisitor {
         Ok(Members(members))
     }
 }
+
+#[cfg(test)]
+mod tests;

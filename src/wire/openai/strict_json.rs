@@ -9,7 +9,6 @@ use std::cell::Cell;
 use std::fmt;
 
 use domain::BadRequest;
-use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -170,7 +169,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(Name(name)) = fields.next_key()? {
+        while let Some(name) = fields.next_key::<String>()? {
             if map.contains_key(&name) {
                 return Err(de::Error::custom(format_args!(
                     "the name '{}' stands twice in one object",
@@ -183,6 +182,3 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(Value::Object(map))
     }
 }
-
-#[derive(Deserialize)]
-struct Name(String);

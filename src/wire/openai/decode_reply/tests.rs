@@ -1,0 +1,133 @@
+use domain::Tokens;
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn the_references_reply_is_read_whole() {
+    let reply = decode_reply(include_bytes!("../fixtures/reply_full.json")).unwrap();
+    let expected = Reply {
+        started: Started {
+            model: "gpt-x-2026-01-01".into(),
+            reply_id: Some("chatcmpl-123".into()),
+            fingerprint: Some("fp_1".into()),
+        },
+        choices: vec![
+            ReplyChoice {
+                choice: 0,
+                pieces: vec![],
+                tool_calls: vec![ToolCall {
+                    id: "call_1".into(),
+                    name: "look_up".into(),
+                    arguments: r#"{"q":"x"}"#.into(),
+                }],
+                reason: FinishReason::ToolCalls,
+            },
+            ReplyChoice {
+                choice: 1,
+                pieces: vec![
+                    ReplyPiece::Thought("hm".into()),
+                    ReplyPiece::Text("Hello \"you\" é".into()),
+                ],
+                tool_calls: vec![],
+                reason: FinishReason::Length,
+            },
+        ],
+        usage: Some(Usage {
+            prompt_tokens: Tokens(19),
+            completion_tokens: Tokens(10),
+            cached_tokens: Tokens(4),
+            reasoning_tokens: Tokens(3),
+        }),
+    };
+    assert_eq!(reply, expected);
+}
+
+fn read_choice_of(choice: &str) -> Result<ReplyChoice, String> {
+    let body = format!(r#"{{"choices":[{choice}]}}"#);
+    match decode_reply(body.as_bytes()) {
+        Ok(mut reply) => Ok(reply.choices.remove(0)),
+        Err(error) => Err(format!("{error:?}")),
+    }
+}
+
+#[test]
+fn what_providers_leave_out_is_taken() {
+    let choice = read_choice_of(r#"{"message":{"content":"a"}}"#).unwrap();
+    assert_eq!(choice.text(), "a");
+    assert_eq!((choice.choice, choice.reason), (0, FinishReason::Stop));
+
+    let refused = read_choice_of(r#"{"message":{"content":null,"refusal":"no"}}"#).unwrap();
+    assert_eq!(refused.text(), "no");
+
+    let call = r#"{"message":{"tool_calls":[{"function":{"name":"f","arguments":{"a":1}}}]}}"#;
+    let choice = read_choice_of(call).unwrap();
+    assert_eq!(choice.tool_calls[0].id, "call_0_0");
+    assert_eq!(choice.tool_calls[0].arguments, r#"{"a":1}"#);
+    assert_eq!(choice.reason, FinishReason::ToolCalls);
+
+    let unknown = read_choice_of(r#"{"message":{"content":"a"},"finish_reason":"eos"}"#).unwrap();
+    assert_eq!(unknown.reason, FinishReason::Stop);
+}
+
+#[test]
+fn what_is_no_reply_is_refused() {
+    for body in [
+        "",
+        "{",
+        "[]",
+        "<html>",
+        "{}",
+        r#"{"choices":[]}"#,
+        r#"{"choices":7}"#,
+    ] {
+        let error = decode_reply(body.as_bytes()).unwrap_err();
+        assert!(
+            matches!(error, BackendError::Garbled(_)),
+            "{body}: {error:?}"
+        );
+    }
+    for choice in [
+        r#"{"index":128,"message":{"content":"a"}}"#,
+        r#"{"index":-1,"message":{"content":"a"}}"#,
+        r#"{"finish_reason":"stop"}"#,
+        r#"{"message":{"content":"a"}},{"index":0,"message":{"content":"b"}}"#,
+        r#"{"message":{"tool_calls":[{"function":{"arguments":"{}"}}]}}"#,
+    ] {
+        let error = read_choice_of(choice).unwrap_err();
+        assert!(error.starts_with("Garbled"), "{choice}: {error}");
+    }
+    let error = decode_reply(br#"{"error":{"message":"m","code":429}}"#).unwrap_err();
+    assert!(matches!(error, BackendError::Failed { status: 429 }));
+    let aborted = read_choice_of(r#"{"message":{"content":"a"},"finish_reason":"abort"}"#);
+    assert_eq!(aborted.unwrap_err(), "Interrupted");
+}
+
+#[test]
+fn odd_counts_are_clamped() {
+    let usage = |body: &str| {
+        let body = format!(r#"{{"choices":[{{"message":{{}}}}],"usage":{body}}}"#);
+        decode_reply(body.as_bytes()).unwrap().usage.unwrap()
+    };
+    assert_eq!(usage(r#"{"prompt_tokens":3.0}"#).prompt_tokens, Tokens(3));
+    assert_eq!(usage(r#"{"prompt_tokens":-3}"#).prompt_tokens, Tokens(0));
+    assert_eq!(
+        usage(r#"{"prompt_tokens":1e99}"#).prompt_tokens,
+        Tokens(u32::MAX)
+    );
+    assert_eq!(usage(r#"{"prompt_tokens":null}"#).prompt_tokens, Tokens(0));
+    assert_eq!(usage("{}"), Usage::default());
+}
+
+proptest! {
+    #[test]
+    fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode_reply(&bytes);
+    }
+
+    #[test]
+    fn a_cut_reply_is_never_read(at in 0_usize..900) {
+        let bytes = include_bytes!("../fixtures/reply_full.json").trim_ascii();
+        prop_assert!(decode_reply(&bytes[..at.min(bytes.len() - 1)]).is_err());
+    }
+}
