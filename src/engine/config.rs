@@ -89,12 +89,22 @@ impl EngineConfig {
             (self.batch_tokens_max < self.slots_max, "batch_tokens_max"),
             (self.busy_prompt_tokens_max == 0, "busy_prompt_tokens_max"),
             (self.events_max == 0, "events_max"),
-            (self.context_tokens_max.is_some_and(|n| n < 2), "context_tokens_max"),
+            (
+                self.context_tokens_max.is_some_and(|n| n < 2),
+                "context_tokens_max",
+            ),
             (self.kv_tokens_max.is_some_and(|n| n < 2), "kv_tokens_max"),
-            (self.output_tokens_default == Some(0), "output_tokens_default"),
-            (!(0.0..=2.0).contains(&self.temperature_default), "temperature_default"),
+            (
+                self.output_tokens_default == Some(0),
+                "output_tokens_default",
+            ),
+            (
+                !(0.0..=2.0).contains(&self.temperature_default),
+                "temperature_default",
+            ),
         ];
-        zero.into_iter().find_map(|(is_wrong, name)| is_wrong.then_some(name))
+        zero.into_iter()
+            .find_map(|(is_wrong, name)| is_wrong.then_some(name))
     }
 
     /// The context of one chat for a model trained on `trained` tokens.

@@ -8,7 +8,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use domain::{
     Abilities, Ability, Backend, BackendCard, BackendError, BackendName, ChatRequest, ChatStream,
-    ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokens, ToolChoice, Trust,
+    ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokens, ToolChoice,
+    Trust,
 };
 use futures::StreamExt;
 use tokio::sync::{Semaphore, oneshot};
@@ -139,7 +140,11 @@ impl Engine {
             .map_err(|_| BackendError::Engine("preparing the prompt failed"))?
     }
 
-    fn submit(&self, request: &ChatRequest, prepared: Prepared) -> Result<ReplyStream, BackendError> {
+    fn submit(
+        &self,
+        request: &ChatRequest,
+        prepared: Prepared,
+    ) -> Result<ReplyStream, BackendError> {
         let (sender, stream) = reply(
             self.config.events_max,
             Arc::clone(&self.shared.bell),
@@ -266,13 +271,22 @@ fn card(config: &EngineConfig, mind: &Mind) -> BackendCard {
 /// What `request` asks of a model beyond plain text.
 fn needs(request: &ChatRequest) -> Abilities {
     let is_offered = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
-    let is_forced = matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
+    let is_forced = matches!(
+        request.tool_choice,
+        ToolChoice::Required | ToolChoice::Named(_)
+    );
     let needs = [
         (is_offered, Ability::Tools),
         (is_forced, Ability::ForcedTools),
         (request.has_images(), Ability::Images),
-        (request.format == OutputFormat::JsonObject, Ability::JsonObject),
-        (matches!(request.format, OutputFormat::JsonSchema(_)), Ability::JsonSchema),
+        (
+            request.format == OutputFormat::JsonObject,
+            Ability::JsonObject,
+        ),
+        (
+            matches!(request.format, OutputFormat::JsonSchema(_)),
+            Ability::JsonSchema,
+        ),
         (request.sampling.logprobs.is_some(), Ability::Logprobs),
         (request.choices > 1, Ability::Choices),
         (!request.sampling.logit_bias.is_empty(), Ability::LogitBias),
@@ -283,3 +297,6 @@ fn needs(request: &ChatRequest) -> Abilities {
         .filter_map(|(is_needed, ability)| is_needed.then_some(ability))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use domain::{
+    ChatRequest, ChatTemplate, Delivery, Extra, Findings, Message, Outbound, OutputFormat, Prompt,
+    PromptPiece, Role, Sampling, TemplateCompiler, TemplateError, TemplateSource, ToolChoice,
+    Trust,
+};
+
 use crate::decoder::{Decoded, Decoder, Entry, Interrupt, Shape, Token, Vocabulary};
 
 /// Ends a reply. Bytes are the tokens below it.
@@ -134,18 +140,31 @@ impl FakeDecoder {
 
     fn check(&self, batch: &[Entry]) {
         assert!(!batch.is_empty(), "an empty batch");
-        assert!(batch.len() <= self.shape.batch_tokens as usize, "a batch too long");
+        assert!(
+            batch.len() <= self.shape.batch_tokens as usize,
+            "a batch too long"
+        );
         let mut next: Vec<usize> = self.sequences.iter().map(Vec::len).collect();
         let mut rows = vec![0; next.len()];
         for entry in batch {
             let at = &mut next[entry.sequence as usize];
-            assert_eq!(entry.position as usize, *at, "a gap in sequence {}", entry.sequence);
+            assert_eq!(
+                entry.position as usize, *at,
+                "a gap in sequence {}",
+                entry.sequence
+            );
             *at += 1;
             rows[entry.sequence as usize] += usize::from(entry.wants_logits);
         }
-        assert!(rows.iter().all(|rows| *rows <= 1), "two rows for one sequence");
+        assert!(
+            rows.iter().all(|rows| *rows <= 1),
+            "two rows for one sequence"
+        );
         let longest = next.iter().max().copied().unwrap_or(0);
-        assert!(longest <= self.shape.context_tokens as usize, "past the context");
+        assert!(
+            longest <= self.shape.context_tokens as usize,
+            "past the context"
+        );
         let all: usize = next.iter().sum();
         assert!(all <= self.shape.kv_tokens as usize, "past the cache");
     }
@@ -177,7 +196,9 @@ impl FakeDecoder {
         }
         if self.interrupt.is_raised() {
             if self.is_recurrent {
-                batch.iter().for_each(|entry| self.sequences[entry.sequence as usize].clear());
+                batch
+                    .iter()
+                    .for_each(|entry| self.sequences[entry.sequence as usize].clear());
             }
             self.rows.clear();
             return Decoded::Aborted;
@@ -214,7 +235,11 @@ impl Decoder for FakeDecoder {
 
     fn truncate(&mut self, sequence: u32, keep: u32) -> u32 {
         let tokens = &mut self.sequences[sequence as usize];
-        let keep = if self.is_recurrent && (keep as usize) < tokens.len() { 0 } else { keep };
+        let keep = if self.is_recurrent && (keep as usize) < tokens.len() {
+            0
+        } else {
+            keep
+        };
         tokens.truncate(keep as usize);
         tokens.len() as u32
     }
@@ -222,4 +247,91 @@ impl Decoder for FakeDecoder {
     fn reset(&mut self) {
         self.sequences.iter_mut().for_each(Vec::clear);
     }
+}
+
+/// Writes each message between two texts of its own, and `tail` at the end.
+pub(crate) struct FakeTemplate {
+    pub head: fn(Role) -> String,
+    pub foot: &'static str,
+    pub tail: &'static str,
+    pub renders_tools: bool,
+}
+
+/// `text>`, which [`echo`] answers.
+pub(crate) const ECHO: FakeTemplate = FakeTemplate {
+    head: |_| String::new(),
+    foot: "",
+    tail: ">",
+    renders_tools: true,
+};
+
+/// The form the bundled model was taught.
+pub(crate) const CHATML: FakeTemplate = FakeTemplate {
+    head: |role| format!("<|im_start|>{}\n", role.as_label()),
+    foot: "<|im_end|>\n",
+    tail: "<|im_start|>assistant\n",
+    renders_tools: false,
+};
+
+impl ChatTemplate for FakeTemplate {
+    fn render(&self, request: &ChatRequest) -> Result<Prompt, TemplateError> {
+        let piece = |text: &str, has_controls| PromptPiece {
+            text: text.to_owned(),
+            has_controls,
+        };
+        let mut pieces = Vec::new();
+        for message in &request.messages {
+            if message.text() == "refuse" {
+                let reason = "as asked".to_owned();
+                return Err(TemplateError::Refused { reason });
+            }
+            pieces.push(piece(&(self.head)(message.role), true));
+            pieces.push(piece(&message.text(), false));
+            pieces.push(piece(self.foot, true));
+        }
+        pieces.push(piece(self.tail, true));
+        Ok(Prompt { pieces })
+    }
+
+    fn renders_tools(&self) -> bool {
+        self.renders_tools
+    }
+}
+
+/// Takes any template for [`CHATML`].
+pub(crate) struct FakeCompiler;
+
+impl TemplateCompiler for FakeCompiler {
+    fn compile(&self, source: TemplateSource) -> Result<Arc<dyn ChatTemplate>, TemplateError> {
+        assert!(
+            source.text.contains("im_start"),
+            "the tests' model speaks ChatML"
+        );
+        Ok(Arc::new(CHATML))
+    }
+}
+
+/// A request of one user message.
+pub(crate) fn request(text: &str, change: impl FnOnce(&mut ChatRequest)) -> ChatRequest {
+    let mut request = ChatRequest {
+        model: "local".into(),
+        messages: vec![Message::new(Role::User, text)],
+        tools: vec![],
+        tool_choice: ToolChoice::Auto,
+        parallel_tool_calls: None,
+        sampling: Sampling::default(),
+        format: OutputFormat::Text,
+        output_tokens_max: None,
+        choices: 1,
+        delivery: Delivery::Whole,
+        extra: Extra::new(),
+        source: None,
+    };
+    change(&mut request);
+    request
+}
+
+pub(crate) fn sealed(request: ChatRequest) -> Outbound {
+    let findings = Findings::default();
+    Outbound::seal("r".into(), "m".into(), request, &findings, Trust::Device)
 }

@@ -19,7 +19,10 @@
 
 #![cfg_attr(
     not(any(feature = "llama", test)),
-    expect(dead_code, reason = "the scheduler's only decoder outside tests is llama.cpp")
+    expect(
+        dead_code,
+        reason = "the scheduler's only decoder outside tests is llama.cpp"
+    )
 )]
 
 mod config;

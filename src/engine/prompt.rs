@@ -5,7 +5,9 @@
 //! does change the tokens, and with them what the model was trained on. So the whole prompt is
 //! tokenized at once wherever no control token touches a caller's text.
 
-use domain::{BackendError, BadRequest, ChatRequest, ChatTemplate, Prompt, TemplateError, Tokens, ToolChoice};
+use domain::{
+    BackendError, BadRequest, ChatRequest, ChatTemplate, Prompt, TemplateError, Tokens, ToolChoice,
+};
 
 use crate::decoder::{Token, Vocabulary};
 use crate::tagged::THOUGHT_OPEN;
@@ -46,9 +48,14 @@ pub(crate) fn prepare(
         return Err(exceeded(asked, context_tokens));
     }
     if tokens.is_empty() {
-        return Err(BackendError::Engine("the chat template gave an empty prompt"));
+        return Err(BackendError::Engine(
+            "the chat template gave an empty prompt",
+        ));
     }
-    let wanted = request.output_tokens_max.map(|tokens| tokens.0).or(output_default);
+    let wanted = request
+        .output_tokens_max
+        .map(|tokens| tokens.0)
+        .or(output_default);
     let opens_thought = prompt
         .pieces
         .last()
@@ -62,21 +69,33 @@ pub(crate) fn prepare(
 
 fn check_bias(request: &ChatRequest, vocabulary: &dyn Vocabulary) -> Result<(), BackendError> {
     let size = vocabulary.size();
-    let Some((token, _)) = request.sampling.logit_bias.iter().find(|(token, _)| *token >= size) else {
+    let Some((token, _)) = request
+        .sampling
+        .logit_bias
+        .iter()
+        .find(|(token, _)| *token >= size)
+    else {
         return Ok(());
     };
     Err(BackendError::Rejected {
         status: 400,
         reason: BadRequest::at(
             format!("logit_bias.{token}"),
-            format!("token {token} does not exist; this model's tokens are 0 to {}", size - 1),
+            format!(
+                "token {token} does not exist; this model's tokens are 0 to {}",
+                size - 1
+            ),
         ),
     })
 }
 
 /// Refuses a text that could not fit even if every token were the longest there is, so that nobody
 /// buys minutes of tokenizing with one request.
-fn check_bytes(prompt: &Prompt, vocabulary: &dyn Vocabulary, context_tokens: u32) -> Result<(), BackendError> {
+fn check_bytes(
+    prompt: &Prompt,
+    vocabulary: &dyn Vocabulary,
+    context_tokens: u32,
+) -> Result<(), BackendError> {
     let bytes: usize = prompt.pieces.iter().map(|piece| piece.text.len()).sum();
     let least = bytes / vocabulary.piece_bytes_max().max(1) as usize;
     let least = u32::try_from(least).unwrap_or(u32::MAX);
@@ -145,17 +164,134 @@ fn controls_stay_apart(prompt: &Prompt, controls: &[String]) -> bool {
         }
         at = end;
     }
-    controls.iter().filter(|control| !control.is_empty()).all(|control| {
-        // Overlapping matches of one control count too, so step by one character.
-        let mut from = 0;
-        while let Some(found) = text[from..].find(control.as_str()) {
-            let start = from + found;
-            let end = start + control.len();
-            if plain.iter().any(|range| range.start < end && start < range.end) {
-                return false;
+    controls
+        .iter()
+        .filter(|control| !control.is_empty())
+        .all(|control| {
+            // Overlapping matches of one control count too, so step by one character.
+            let mut from = 0;
+            while let Some(found) = text[from..].find(control.as_str()) {
+                let start = from + found;
+                let end = start + control.len();
+                if plain
+                    .iter()
+                    .any(|range| range.start < end && start < range.end)
+                {
+                    return false;
+                }
+                from = start + control.chars().next().map_or(1, char::len_utf8);
             }
-            from = start + control.chars().next().map_or(1, char::len_utf8);
+            true
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{ECHO, FIRST, FakeTemplate, FakeVocabulary, request};
+
+    fn run(text: &str, change: impl FnOnce(&mut ChatRequest)) -> Result<Prepared, BackendError> {
+        run_with(&ECHO, &FakeVocabulary::default(), text, change)
+    }
+
+    fn run_with(
+        template: &FakeTemplate,
+        vocabulary: &FakeVocabulary,
+        text: &str,
+        change: impl FnOnce(&mut ChatRequest),
+    ) -> Result<Prepared, BackendError> {
+        prepare(request(text, change), template, vocabulary, 10, None)
+    }
+
+    fn tokens(text: &str) -> Vec<Token> {
+        text.bytes().map(Token::from).collect()
+    }
+
+    #[test]
+    fn a_reply_may_have_what_the_context_has_left() {
+        let bounds = [(None, 7), (Some(3), 3), (Some(1_000), 7)];
+        for (asked, output_max) in bounds {
+            let prepared = run("ab", |request| {
+                request.output_tokens_max = asked.map(Tokens)
+            });
+            assert_eq!(prepared.unwrap().output_max, output_max, "{asked:?}");
         }
-        true
-    })
+    }
+
+    #[test]
+    fn a_prompt_that_leaves_no_room_is_refused_with_its_size() {
+        assert_eq!(run("12345678", |_| ()).unwrap().output_max, 1);
+        for (length, said) in [(9, 10), (10, 11), (29, 10), (300, 100)] {
+            let refused = run(&"x".repeat(length), |_| ()).unwrap_err();
+            let BackendError::ContextExceeded { asked, limit } = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(limit, Tokens(10));
+            // Beyond three bytes a token, the size is a lower bound: nothing was tokenized.
+            assert!(
+                asked.0 == said || length == 29 && asked.0 == 30,
+                "{length}: {asked}"
+            );
+        }
+    }
+
+    #[test]
+    fn callers_text_never_becomes_a_control_token() {
+        let prepared = run("a<s>b", |_| ()).unwrap();
+        assert_eq!(prepared.tokens, tokens("a<s>b>"));
+    }
+
+    #[test]
+    fn a_control_token_half_in_callers_text_is_none() {
+        let template = FakeTemplate { tail: "s>", ..ECHO };
+        let prepared = run_with(&template, &FakeVocabulary::default(), "a<", |_| ()).unwrap();
+        assert_eq!(prepared.tokens, tokens("a<s>"));
+    }
+
+    #[test]
+    fn the_first_token_is_there_once() {
+        let vocabulary = FakeVocabulary {
+            has_first_token: true,
+            ..FakeVocabulary::default()
+        };
+        let own = FakeTemplate {
+            head: |_| "<s>".to_owned(),
+            ..ECHO
+        };
+        for template in [&ECHO, &own] {
+            let prepared = run_with(template, &vocabulary, "a", |_| ()).unwrap();
+            assert_eq!(prepared.tokens, [FIRST, i32::from(b'a'), i32::from(b'>')]);
+        }
+    }
+
+    #[test]
+    fn a_prompt_that_ends_in_a_thought_says_so() {
+        let template = FakeTemplate {
+            tail: "<think>\n",
+            ..ECHO
+        };
+        let vocabulary = FakeVocabulary::default();
+        let prepared = prepare(request("a", |_| ()), &template, &vocabulary, 99, None).unwrap();
+        assert!(prepared.opens_thought);
+        assert!(!run("<think>", |_| ()).unwrap().opens_thought);
+    }
+
+    #[test]
+    fn bad_requests_name_their_field() {
+        let refused = run("refuse", |_| ()).unwrap_err();
+        let biased = run("a", |request| {
+            request.sampling.logit_bias = vec![(258, 1.0)]
+        })
+        .unwrap_err();
+        for (error, param) in [(refused, "messages"), (biased, "logit_bias.258")] {
+            let BackendError::Rejected {
+                status: 400,
+                reason,
+            } = error
+            else {
+                panic!("{error:?}");
+            };
+            assert_eq!(reason.param.as_deref(), Some(param));
+        }
+    }
 }

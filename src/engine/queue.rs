@@ -95,11 +95,17 @@ impl Shared {
         }
         if queue.waiting.len() >= self.queue_max {
             // Those who left while waiting take no place from those who come.
-            queue.waiting.retain(|request| !request.reply.is_cancelled());
+            queue
+                .waiting
+                .retain(|request| !request.reply.is_cancelled());
         }
         let is_full = queue.waiting.len() >= self.queue_max;
         drop(queue);
-        if is_full { Err(self.overloaded()) } else { Ok(()) }
+        if is_full {
+            Err(self.overloaded())
+        } else {
+            Ok(())
+        }
     }
 
     fn overloaded(&self) -> BackendError {
@@ -111,7 +117,9 @@ impl Shared {
     /// Takes the first request whose reader is still there, if `fits` it.
     pub(crate) fn take_if(&self, fits: impl FnOnce(&Request) -> bool) -> Option<Request> {
         let mut queue = self.queue();
-        queue.waiting.retain(|request| !request.reply.is_cancelled());
+        queue
+            .waiting
+            .retain(|request| !request.reply.is_cancelled());
         if !fits(queue.waiting.front()?) {
             return None;
         }
@@ -127,7 +135,9 @@ impl Shared {
         let mut queue = self.queue();
         queue.is_closed = true;
         for request in queue.waiting.drain(..) {
-            request.reply.end(Some(BackendError::Engine("it has stopped")));
+            request
+                .reply
+                .end(Some(BackendError::Engine("it has stopped")));
         }
     }
 
@@ -190,7 +200,8 @@ impl Pulse {
 
     pub(crate) fn set_state(&self, state: HealthState) {
         let index = STATES.iter().position(|other| *other == state).unwrap_or(0);
-        self.state.store(u8::try_from(index).unwrap_or(0), Ordering::Relaxed);
+        self.state
+            .store(u8::try_from(index).unwrap_or(0), Ordering::Relaxed);
     }
 
     fn state(&self) -> HealthState {
@@ -204,9 +215,15 @@ impl Pulse {
 
     /// Learns from a finished chat. An eighth of each new time goes into the mean.
     pub(crate) fn learn(&self, service: Duration) {
-        let us = u64::try_from(service.as_micros()).unwrap_or(u64::MAX).max(1);
+        let us = u64::try_from(service.as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1);
         let mean = self.service_us_mean.load(Ordering::Relaxed);
-        let mean = if mean == 0 { us } else { mean - mean / 8 + us / 8 };
+        let mean = if mean == 0 {
+            us
+        } else {
+            mean - mean / 8 + us / 8
+        };
         self.service_us_mean.store(mean.max(1), Ordering::Relaxed);
     }
 }
@@ -270,7 +287,10 @@ mod tests {
         let end = futures::executor::block_on(futures::StreamExt::next(&mut stream));
         assert!(matches!(end, Some(Err(BackendError::Engine(_)))));
         let (second, _stream) = request(&shared);
-        assert!(matches!(shared.submit(second), Err(BackendError::Engine(_))));
+        assert!(matches!(
+            shared.submit(second),
+            Err(BackendError::Engine(_))
+        ));
     }
 
     #[test]
@@ -278,7 +298,13 @@ mod tests {
         let shared = Shared::new(4, 2);
         assert_eq!(shared.health().state, HealthState::Starting);
         shared.pulse.set_state(HealthState::Ready);
-        assert_eq!(shared.health(), Health { state: HealthState::Ready, wait: Some(Duration::ZERO) });
+        assert_eq!(
+            shared.health(),
+            Health {
+                state: HealthState::Ready,
+                wait: Some(Duration::ZERO)
+            }
+        );
         shared.pulse.set_running(2);
         assert_eq!(shared.health().wait, None);
         shared.pulse.learn(Duration::from_secs(2));

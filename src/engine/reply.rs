@@ -194,7 +194,10 @@ mod tests {
     fn a_full_channel_takes_nothing_and_loses_nothing() {
         let (sender, mut stream, _) = ends();
         assert_eq!(sender.send(event), Sent::Taken);
-        assert_eq!(sender.send(|| panic!("asked for an event without room")), Sent::Full);
+        assert_eq!(
+            sender.send(|| panic!("asked for an event without room")),
+            Sent::Full
+        );
         assert!(block_on(stream.next()).is_some());
         assert_eq!(sender.send(event), Sent::Taken);
     }
@@ -205,7 +208,10 @@ mod tests {
         sender.send(event);
         sender.end(Some(BackendError::Engine("e")));
         let all: Vec<_> = block_on(stream.collect());
-        assert!(matches!(all[..], [Ok(_), Err(BackendError::Engine("e"))]), "{all:?}");
+        assert!(
+            matches!(all[..], [Ok(_), Err(BackendError::Engine("e"))]),
+            "{all:?}"
+        );
     }
 
     #[test]
@@ -213,7 +219,10 @@ mod tests {
         let (sender, stream, _) = ends();
         drop(sender);
         let all: Vec<_> = block_on(stream.collect());
-        assert!(matches!(all[..], [Err(BackendError::Interrupted)]), "{all:?}");
+        assert!(
+            matches!(all[..], [Err(BackendError::Interrupted)]),
+            "{all:?}"
+        );
     }
 
     #[test]

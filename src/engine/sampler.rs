@@ -83,7 +83,11 @@ impl Sampler {
         self.scratch
             .extend(logits.iter().enumerate().map(|(token, logit)| Candidate {
                 token,
-                weight: if logit.is_finite() { *logit } else { f32::NEG_INFINITY },
+                weight: if logit.is_finite() {
+                    *logit
+                } else {
+                    f32::NEG_INFINITY
+                },
             }));
         for (token, bias) in &self.bias {
             if let Some(candidate) = self.scratch.get_mut(*token) {
@@ -108,7 +112,10 @@ impl Sampler {
             return None;
         }
         if self.temperature <= 0.0 {
-            let found = self.scratch.iter().find(|candidate| candidate.weight == best);
+            let found = self
+                .scratch
+                .iter()
+                .find(|candidate| candidate.weight == best);
             return found.map(|candidate| candidate.token);
         }
         self.keep_top_k();
@@ -141,7 +148,8 @@ impl Sampler {
         let mut sorted = 64.min(self.scratch.len());
         loop {
             if sorted < self.scratch.len() {
-                self.scratch.select_nth_unstable_by(sorted - 1, heavier_first);
+                self.scratch
+                    .select_nth_unstable_by(sorted - 1, heavier_first);
             }
             self.scratch[..sorted].sort_unstable_by(heavier_first);
             let mut sum = 0.0;
@@ -161,8 +169,13 @@ impl Sampler {
 
     fn draw_by_weight(&mut self) -> Option<usize> {
         // Selection above leaves the order to chance; the draw must not depend on it.
-        self.scratch.sort_unstable_by_key(|candidate| candidate.token);
-        let all: f64 = self.scratch.iter().map(|candidate| f64::from(candidate.weight)).sum();
+        self.scratch
+            .sort_unstable_by_key(|candidate| candidate.token);
+        let all: f64 = self
+            .scratch
+            .iter()
+            .map(|candidate| f64::from(candidate.weight))
+            .sum();
         let mut left = self.random.random::<f64>() * all;
         for candidate in &self.scratch {
             left -= f64::from(candidate.weight);
@@ -171,7 +184,11 @@ impl Sampler {
             }
         }
         // Rounding may leave a crumb: it belongs to the last that weighs anything.
-        let last = self.scratch.iter().rev().find(|candidate| candidate.weight > 0.0);
+        let last = self
+            .scratch
+            .iter()
+            .rev()
+            .find(|candidate| candidate.weight > 0.0);
         last.map(|candidate| candidate.token)
     }
 }
@@ -220,7 +237,10 @@ mod tests {
             (sampling(|s| s.top_p = Some(0.5)), vec![1]),
             (sampling(|s| s.top_p = Some(0.85)), vec![1, 2]),
             (sampling(|s| s.min_p = Some(0.3)), vec![1, 2]),
-            (sampling(|s| s.logit_bias = vec![(1, -100.0), (2, -100.0)]), vec![0, 4]),
+            (
+                sampling(|s| s.logit_bias = vec![(1, -100.0), (2, -100.0)]),
+                vec![0, 4],
+            ),
             (
                 sampling(|s| {
                     s.temperature = Some(0.0);
@@ -238,8 +258,13 @@ mod tests {
     fn draws_follow_the_probabilities() {
         let mut sampler = Sampler::new(&Sampling::default(), 1.0, 3);
         let logits = [0.0, 3.0_f32.ln()];
-        let ones = (0..4_000).filter(|_| sampler.draw(&logits) == Some(1)).count();
-        assert!((2_850..3_150).contains(&ones), "{ones} of 4000, 3000 expected");
+        let ones = (0..4_000)
+            .filter(|_| sampler.draw(&logits) == Some(1))
+            .count();
+        assert!(
+            (2_850..3_150).contains(&ones),
+            "{ones} of 4000, 3000 expected"
+        );
     }
 
     #[test]
@@ -247,7 +272,9 @@ mod tests {
         let draws = |seed| {
             let asked = sampling(|s| s.seed = seed);
             let mut sampler = Sampler::new(&asked, 1.0, 1);
-            (0..64).map(|_| sampler.draw(&[0.0; 50])).collect::<Vec<_>>()
+            (0..64)
+                .map(|_| sampler.draw(&[0.0; 50]))
+                .collect::<Vec<_>>()
         };
         assert_eq!(draws(Some(-5)), draws(Some(-5)));
         assert_ne!(draws(Some(-5)), draws(Some(5)));

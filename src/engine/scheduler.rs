@@ -128,7 +128,11 @@ impl<D: Decoder> Scheduler<D> {
 
     fn free_cancelled(&mut self) {
         for slot in &mut self.slots {
-            if slot.job.as_ref().is_some_and(|job| job.reply.is_cancelled()) {
+            if slot
+                .job
+                .as_ref()
+                .is_some_and(|job| job.reply.is_cancelled())
+            {
                 debug!("reader left, slot freed");
                 slot.end(None);
             }
@@ -179,12 +183,21 @@ impl<D: Decoder> Scheduler<D> {
 
     /// Gives `request` the free slot whose leftovers serve it best, else the longest unused.
     fn begin(&mut self, request: Request, now: Instant) {
-        let free = self.slots.iter().enumerate().filter(|(_, slot)| slot.job.is_none());
+        let free = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.job.is_none());
         let best = free.max_by_key(|(index, slot)| {
-            (slot.shared_prefix(&request.prompt), Reverse((slot.used, *index)))
+            (
+                slot.shared_prefix(&request.prompt),
+                Reverse((slot.used, *index)),
+            )
         });
         let Some((index, slot)) = best else {
-            return request.reply.end(Some(BackendError::Engine("no slot was free")));
+            return request
+                .reply
+                .end(Some(BackendError::Engine("no slot was free")));
         };
         let shared = slot.shared_prefix(&request.prompt);
         let held = self.decoder.truncate(sequence(index), shared);
@@ -201,8 +214,9 @@ impl<D: Decoder> Scheduler<D> {
             .filter(|slot| self.slots[*slot].is_ready())
             .collect();
         order.sort_by_key(|slot| self.age(*slot));
-        let (talking, reading): (Vec<usize>, Vec<usize>) =
-            order.into_iter().partition(|slot| self.slots[*slot].pending() == 1);
+        let (talking, reading): (Vec<usize>, Vec<usize>) = order
+            .into_iter()
+            .partition(|slot| self.slots[*slot].pending() == 1);
         for slot in talking {
             self.take(slot, 1);
         }
@@ -253,7 +267,11 @@ impl<D: Decoder> Scheduler<D> {
             });
         }
         let logits = last.then(|| self.batch.len() - 1);
-        self.shares.push(Share { slot, count, logits });
+        self.shares.push(Share {
+            slot,
+            count,
+            logits,
+        });
         count
     }
 
@@ -397,7 +415,10 @@ impl<D: Decoder> Scheduler<D> {
 
     /// Nothing can be computed now. Waits for readers, and no longer than the first may stall.
     fn rest(&mut self) -> Pace {
-        let stalled = self.slots.iter().filter_map(|slot| slot.job.as_ref()?.stalled_since());
+        let stalled = self
+            .slots
+            .iter()
+            .filter_map(|slot| slot.job.as_ref()?.stalled_since());
         let until = stalled.min().map(|since| since + self.rules.stall_max);
         Pace::Idle(until)
     }

@@ -121,7 +121,11 @@ impl Slot {
     }
 
     /// Draws the next token from `logits` and says what it completes.
-    pub(crate) fn advance(&mut self, logits: &[f32], vocabulary: &dyn Vocabulary) -> Result<(), BackendError> {
+    pub(crate) fn advance(
+        &mut self,
+        logits: &[f32],
+        vocabulary: &dyn Vocabulary,
+    ) -> Result<(), BackendError> {
         let Some(job) = &mut self.job else {
             return Ok(());
         };
@@ -195,7 +199,11 @@ impl Job {
                 Sent::Full => {
                     let since = *self.stalled_since.get_or_insert(now);
                     let is_stalled = now.saturating_duration_since(since) >= stall_max;
-                    return if is_stalled { Delivered::Stalled } else { Delivered::Paused };
+                    return if is_stalled {
+                        Delivered::Stalled
+                    } else {
+                        Delivered::Paused
+                    };
                 }
             }
         }

@@ -26,7 +26,11 @@ impl StopFinder {
         let found = self
             .stops
             .iter()
-            .filter_map(|stop| self.held.find(stop).map(|start| (start + stop.len(), start)))
+            .filter_map(|stop| {
+                self.held
+                    .find(stop)
+                    .map(|start| (start + stop.len(), start))
+            })
             .min();
         if let Some((_, start)) = found {
             passed.push_str(&self.held[..start]);
@@ -90,7 +94,11 @@ mod tests {
             (&[], &["a", "b"], "ab", false),
         ];
         for (stops, pieces, passed, is_stopped) in cases {
-            assert_eq!(run(stops, pieces), (passed.to_owned(), is_stopped), "{stops:?} {pieces:?}");
+            assert_eq!(
+                run(stops, pieces),
+                (passed.to_owned(), is_stopped),
+                "{stops:?} {pieces:?}"
+            );
         }
     }
 

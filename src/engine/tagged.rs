@@ -151,7 +151,10 @@ impl Tagged {
             return (before, true);
         }
         let keep = partial_suffix(&self.buffer, tag);
-        (self.buffer.drain(..self.buffer.len() - keep).collect(), false)
+        (
+            self.buffer.drain(..self.buffer.len() - keep).collect(),
+            false,
+        )
     }
 
     fn say(&mut self, text: &str, said: &mut Vec<Spoken>) {
@@ -163,7 +166,9 @@ impl Tagged {
         };
         gap.push_str(text);
         if !gap.trim_start().is_empty() {
-            said.push(Spoken::Text(gap.trim_start_matches(['\n', '\r']).to_owned()));
+            said.push(Spoken::Text(
+                gap.trim_start_matches(['\n', '\r']).to_owned(),
+            ));
             self.gap = None;
         }
     }
@@ -264,15 +269,41 @@ mod tests {
                 vec![text("Let me see."), call("f", "{}"), call("g", "{}")],
             ),
             // The end tag is often the end of the reply itself.
-            (None, "<tool_call>{\"name\":\"f\",\"arguments\":{}}", vec![call("f", "{}")]),
-            (None, "<tool_call>{\"name\": oops}</tool_call>!", vec![text("<tool_call>{\"name\": oops}</tool_call>!")]),
-            (None, "<tool_call>{\"name\":\"f\",\"arguments\":[1]}</tool_call>", vec![text("<tool_call>{\"name\":\"f\",\"arguments\":[1]}</tool_call>")]),
+            (
+                None,
+                "<tool_call>{\"name\":\"f\",\"arguments\":{}}",
+                vec![call("f", "{}")],
+            ),
+            (
+                None,
+                "<tool_call>{\"name\": oops}</tool_call>!",
+                vec![text("<tool_call>{\"name\": oops}</tool_call>!")],
+            ),
+            (
+                None,
+                "<tool_call>{\"name\":\"f\",\"arguments\":[1]}</tool_call>",
+                vec![text(
+                    "<tool_call>{\"name\":\"f\",\"arguments\":[1]}</tool_call>",
+                )],
+            ),
             (None, "a <tool_c", vec![text("a <tool_c")]),
             (None, "<think>a</think>b", vec![text("<think>a</think>b")]),
-            (Some(false), "\n<think>a</think>\n\nb", vec![Spoken::Thought("a".into()), text("b")]),
+            (
+                Some(false),
+                "\n<think>a</think>\n\nb",
+                vec![Spoken::Thought("a".into()), text("b")],
+            ),
             (Some(false), "b <think>", vec![text("b <think>")]),
-            (Some(true), "a</think>b", vec![Spoken::Thought("a".into()), text("b")]),
-            (Some(true), "never closed </thi", vec![Spoken::Thought("never closed </thi".into())]),
+            (
+                Some(true),
+                "a</think>b",
+                vec![Spoken::Thought("a".into()), text("b")],
+            ),
+            (
+                Some(true),
+                "never closed </thi",
+                vec![Spoken::Thought("never closed </thi".into())],
+            ),
         ];
         for (thoughts, written, said) in cases {
             assert_eq!(run(thoughts, &[written]), said, "{written}");

@@ -95,8 +95,14 @@ impl Voice {
                 return;
             }
             events.push_back(match spoken {
-                Spoken::Text(text) => ChatEvent::Text { choice: CHOICE, text },
-                Spoken::Thought(text) => ChatEvent::Thought { choice: CHOICE, text },
+                Spoken::Text(text) => ChatEvent::Text {
+                    choice: CHOICE,
+                    text,
+                },
+                Spoken::Thought(text) => ChatEvent::Thought {
+                    choice: CHOICE,
+                    text,
+                },
                 Spoken::Call { name, arguments } => self.call(name, arguments),
             });
         }

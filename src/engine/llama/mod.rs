@@ -9,4 +9,6 @@ mod open;
     reason = "the one file over llama.cpp's raw handles; it exports safe items only"
 )]
 mod raw;
+#[cfg(test)]
+mod tests;
 mod vocabulary;

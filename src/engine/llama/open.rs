@@ -113,12 +113,14 @@ fn open(backend: &LlamaBackend, config: &EngineConfig) -> Result<LlamaModel, Loa
         path: config.path.clone(),
         reason,
     };
-    let _ = raw::take_last_error();
+    let _ = raw::take_first_error();
     let params = LlamaModelParams::default().with_n_gpu_layers(config.gpu_layers);
     let model = LlamaModel::load_from_file(backend, &config.path, &params)
         .map_err(|_| refused(reason()))?;
     if raw::has_encoder(&model) {
-        return Err(refused("models with an encoder are not supported".to_owned()));
+        return Err(refused(
+            "models with an encoder are not supported".to_owned(),
+        ));
     }
     if model.n_vocab() < 1 {
         return Err(refused("it has no vocabulary".to_owned()));
@@ -127,7 +129,7 @@ fn open(backend: &LlamaBackend, config: &EngineConfig) -> Result<LlamaModel, Loa
 }
 
 fn reason() -> String {
-    raw::take_last_error().unwrap_or_else(|| "it gave no reason".to_owned())
+    raw::take_first_error().unwrap_or_else(|| "it gave no reason".to_owned())
 }
 
 fn template_source(
@@ -163,7 +165,9 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Sizes {
             batch_tokens: config.batch_tokens_max.min(kv_tokens),
             context_tokens,
         },
-        threads: config.threads.unwrap_or(if small { 1 } else { threads_default() }),
+        threads: config
+            .threads
+            .unwrap_or(if small { 1 } else { threads_default() }),
     }
 }
 
@@ -190,7 +194,16 @@ fn log_model(config: &EngineConfig, model: &LlamaModel, sizes: Sizes) {
     );
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") && !system.contains("AVX512 = 1") {
-        warn!("this CPU has AVX512 and this build of llama.cpp does not use it; a build with \
-               -C target-cpu=native reads prompts up to a third faster");
+        warn!(
+            "this CPU has AVX512 and this build of llama.cpp does not use it; a build with \
+               -C target-cpu=native reads prompts up to a third faster"
+        );
     }
+}
+
+/// The bare model, for tests of the parts.
+#[cfg(test)]
+pub(super) fn tests_model(path: &Path) -> Arc<LlamaModel> {
+    let config = EngineConfig::new(path, "test");
+    Arc::new(open(backend(&config), &config).expect("the tests' model opens"))
 }

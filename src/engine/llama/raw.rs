@@ -42,8 +42,12 @@ pub(super) struct Sizes {
 static MAKING: Mutex<()> = Mutex::new(());
 
 impl Context {
-    /// `None` when llama.cpp refuses; [`take_last_error`] then has its words.
-    pub(super) fn new(model: Arc<LlamaModel>, sizes: Sizes, interrupt: Arc<Interrupt>) -> Option<Self> {
+    /// `None` when llama.cpp refuses; [`take_first_error`] then has its words.
+    pub(super) fn new(
+        model: Arc<LlamaModel>,
+        sizes: Sizes,
+        interrupt: Arc<Interrupt>,
+    ) -> Option<Self> {
         let shape = sizes.shape;
         let vocabulary = usize::try_from(model.n_vocab()).ok()?;
         let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,7 +214,10 @@ impl Batch {
                 self.raw.pos.add(index).write(entry.position.cast_signed());
                 self.raw.n_seq_id.add(index).write(1);
                 (*self.raw.seq_id.add(index)).write(entry.sequence.cast_signed());
-                self.raw.logits.add(index).write(i8::from(entry.wants_logits));
+                self.raw
+                    .logits
+                    .add(index)
+                    .write(i8::from(entry.wants_logits));
             }
         }
         self.raw.n_tokens = count;
@@ -257,13 +264,13 @@ pub(super) fn system_info() -> String {
 }
 
 thread_local! {
-    /// llama.cpp says only in its log why it refuses a file.
-    static LAST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// llama.cpp says only in its log why it refuses a file, and the cause before the consequences.
+    static FIRST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// The last error llama.cpp logged on this thread, if there was one since the last call.
-pub(super) fn take_last_error() -> Option<String> {
-    LAST_ERROR.with_borrow_mut(Option::take)
+/// The first error llama.cpp logged on this thread since the last call.
+pub(super) fn take_first_error() -> Option<String> {
+    FIRST_ERROR.with_borrow_mut(Option::take)
 }
 
 /// Sends llama.cpp's log to `tracing`, once per process.
@@ -290,7 +297,7 @@ unsafe extern "C" fn log(level: sys::ggml_log_level, text: *const c_char, _data:
     }
     match level {
         sys::GGML_LOG_LEVEL_ERROR => {
-            LAST_ERROR.with_borrow_mut(|last| *last = Some(text.to_owned()));
+            FIRST_ERROR.with_borrow_mut(|first| _ = first.get_or_insert_with(|| text.to_owned()));
             error!(target: "llama.cpp", "{text}");
         }
         // Its word for every interrupted batch, which is nothing to warn of here.

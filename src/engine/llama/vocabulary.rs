@@ -61,7 +61,9 @@ impl LlamaVocabulary {
         // llama.cpp looks ids up with a check that throws.
         if u32::try_from(token.0).is_ok_and(|token| token < self.size) {
             let vocab = self.model.vocab();
-            let text = vocab.text(token).map(|text| text.to_string_lossy().into_owned());
+            let text = vocab
+                .text(token)
+                .map(|text| text.to_string_lossy().into_owned());
             return text.unwrap_or_default();
         }
         String::new()
@@ -74,7 +76,10 @@ impl Vocabulary for LlamaVocabulary {
     }
 
     fn tokenize(&self, text: &str, has_controls: bool, tokens: &mut Vec<Token>) {
-        let read = self.model.vocab().tokenize(text.as_bytes(), false, has_controls);
+        let read = self
+            .model
+            .vocab()
+            .tokenize(text.as_bytes(), false, has_controls);
         tokens.extend(read.into_iter().map(|token| token.0));
     }
 

@@ -100,11 +100,20 @@ impl Bench {
     }
 
     fn running(&self) -> usize {
-        self.scheduler.slots.iter().filter(|slot| slot.job.is_some()).count()
+        self.scheduler
+            .slots
+            .iter()
+            .filter(|slot| slot.job.is_some())
+            .count()
     }
 
     fn last(&self) -> Seen {
-        self.log.lock().unwrap().last().cloned().expect("something was computed")
+        self.log
+            .lock()
+            .unwrap()
+            .last()
+            .cloned()
+            .expect("something was computed")
     }
 
     fn mishap(&self, mishap: Mishap) {
@@ -135,7 +144,11 @@ fn read(stream: &mut ReplyStream) -> Read {
 
 fn assert_said(stream: &mut ReplyStream, text: &str) {
     let read = read(stream);
-    assert_eq!((read.text.as_str(), read.reason), (text, Some(FinishReason::Stop)), "{read:?}");
+    assert_eq!(
+        (read.text.as_str(), read.reason),
+        (text, Some(FinishReason::Stop)),
+        "{read:?}"
+    );
 }
 
 #[test]
@@ -184,8 +197,14 @@ fn the_output_bound_ends_a_reply_by_length() {
     let mut stream = bench.ask_with("abcdef>", |request| request.output_max = 3);
     bench.run();
     let read = read(&mut stream);
-    assert_eq!((read.text.as_str(), read.reason), ("abc", Some(FinishReason::Length)));
-    assert_eq!((read.usage.prompt_tokens.0, read.usage.completion_tokens.0), (7, 3));
+    assert_eq!(
+        (read.text.as_str(), read.reason),
+        ("abc", Some(FinishReason::Length))
+    );
+    assert_eq!(
+        (read.usage.prompt_tokens.0, read.usage.completion_tokens.0),
+        (7, 3)
+    );
 }
 
 #[test]
@@ -227,7 +246,10 @@ fn the_same_prompt_again_still_computes_its_last_token() {
         let mut stream = bench.ask("abc>");
         bench.run();
         let read = read(&mut stream);
-        assert_eq!((read.text.as_str(), read.usage.cached_tokens.0), ("abc", cached));
+        assert_eq!(
+            (read.text.as_str(), read.usage.cached_tokens.0),
+            ("abc", cached)
+        );
     }
 }
 
@@ -315,7 +337,11 @@ fn a_slow_reader_pauses_only_its_own_slot() {
     assert_eq!(bench.running(), 1, "the slow one waits");
     let computed = bench.log.lock().unwrap().len();
     bench.step();
-    assert_eq!(bench.log.lock().unwrap().len(), computed, "and nothing is computed for it");
+    assert_eq!(
+        bench.log.lock().unwrap().len(),
+        computed,
+        "and nothing is computed for it"
+    );
     let mut text = String::new();
     while bench.running() > 0 {
         text.push_str(&read_some(&mut slow));
@@ -351,7 +377,10 @@ fn a_reader_that_takes_nothing_for_too_long_loses_its_slot() {
     assert_eq!(bench.running(), 0);
     let read = read(&mut stream);
     assert_eq!(read.text, "n", "what was sent before still comes");
-    assert!(read.error.is_some_and(|error| error.contains("stall limit")));
+    assert!(
+        read.error
+            .is_some_and(|error| error.contains("stall limit"))
+    );
 }
 
 #[test]
@@ -371,10 +400,19 @@ fn reading_something_starts_the_stall_clock_anew() {
 #[test]
 fn the_cache_never_overflows_and_everybody_finishes() {
     // Four chats of up to 98 tokens in a cache of 128: the decoder's own check is the proof.
-    let shape = Shape { kv_tokens: 128, context_tokens: 128, ..SHAPE };
+    let shape = Shape {
+        kv_tokens: 128,
+        context_tokens: 128,
+        ..SHAPE
+    };
     let mut bench = Bench::new(shape);
-    let prompts: Vec<String> = (0..9).map(|n| format!("{n}{}", "abcdefg".repeat(6))).collect();
-    let mut streams: Vec<_> = prompts.iter().map(|prompt| bench.ask(&format!("{prompt}>"))).collect();
+    let prompts: Vec<String> = (0..9)
+        .map(|n| format!("{n}{}", "abcdefg".repeat(6)))
+        .collect();
+    let mut streams: Vec<_> = prompts
+        .iter()
+        .map(|prompt| bench.ask(&format!("{prompt}>")))
+        .collect();
     bench.run();
     for (stream, prompt) in streams.iter_mut().zip(&prompts) {
         assert_said(stream, prompt);
@@ -383,14 +421,30 @@ fn the_cache_never_overflows_and_everybody_finishes() {
 
 #[test]
 fn the_youngest_is_set_back_when_the_room_is_used_up() {
-    let shape = Shape { kv_tokens: 300, context_tokens: 256, sequences: 2, ..SHAPE };
+    let shape = Shape {
+        kv_tokens: 300,
+        context_tokens: 256,
+        sequences: 2,
+        ..SHAPE
+    };
     let mut bench = Bench::new(shape);
     let body = "y".repeat(80);
-    let (mut old, mut young) = (bench.ask(&format!("{body}1>")), bench.ask(&format!("{body}2>")));
+    let (mut old, mut young) = (
+        bench.ask(&format!("{body}1>")),
+        bench.ask(&format!("{body}2>")),
+    );
     bench.run();
-    let is_set_back = bench.log.lock().unwrap().iter().filter(|seen| {
-        seen.batch.iter().any(|entry| entry.sequence == 1 && entry.position == 0)
-    }).count();
+    let is_set_back = bench
+        .log
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|seen| {
+            seen.batch
+                .iter()
+                .any(|entry| entry.sequence == 1 && entry.position == 0)
+        })
+        .count();
     assert_eq!(is_set_back, 2, "the young one was computed twice");
     assert_said(&mut old, &format!("{body}1"));
     assert_said(&mut young, &format!("{body}2"));
@@ -426,7 +480,11 @@ fn a_failed_computation_ends_its_chats_and_the_next_one_works() {
     bench.run();
     text.push_str(&read_some(&mut paused));
     assert_eq!(text, "paused");
-    assert_eq!(bench.shared.health().state, HealthState::Starting, "untouched");
+    assert_eq!(
+        bench.shared.health().state,
+        HealthState::Starting,
+        "untouched"
+    );
 }
 
 #[test]
@@ -442,7 +500,10 @@ fn failing_again_and_again_is_being_down() {
 
 #[test]
 fn stopping_ends_everybody_even_in_mid_prompt() {
-    let mut bench = Bench::new(Shape { sequences: 1, ..SHAPE });
+    let mut bench = Bench::new(Shape {
+        sequences: 1,
+        ..SHAPE
+    });
     let (mut running, mut waiting) = (bench.ask(&"x".repeat(200)), bench.ask("abc>"));
     let shared = Arc::clone(&bench.shared);
     bench.mishap(Mishap::At(3, Box::new(move || shared.stop())));
@@ -456,7 +517,10 @@ fn stopping_ends_everybody_even_in_mid_prompt() {
 
 #[test]
 fn the_queue_waits_for_room_and_not_only_for_a_slot() {
-    let shape = Shape { kv_tokens: 256, ..SHAPE };
+    let shape = Shape {
+        kv_tokens: 256,
+        ..SHAPE
+    };
     let mut bench = Bench::new(shape);
     let _big = bench.ask(&format!("{}>", "a".repeat(100)));
     let _second = bench.ask(&format!("{}>", "b".repeat(100)));

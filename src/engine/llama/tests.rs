@@ -1,0 +1,357 @@
+//! The engine over real llama.cpp, with the bundled model.
+//!
+//! Without `models/hedge-tiny.gguf` each test says so and passes; `HEDGE_TEST_MODEL` names another
+//! chat model that knows what Japan's capital is and speaks ChatML.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domain::{Backend, BackendError, ChatRequest, FinishReason, Reply, Tokens, collect};
+use futures::StreamExt;
+use futures::future::join_all;
+
+use crate::decoder::{Decoded, Entry, Interrupt, Shape, Vocabulary};
+use crate::fake::{FakeCompiler, request, sealed};
+use crate::llama::raw::{Context, Sizes};
+use crate::llama::vocabulary::LlamaVocabulary;
+use crate::{Engine, EngineConfig, EngineDriver, LoadError};
+
+const QUESTION: &str = "What is the capital of Japan?";
+const ANSWER: &str = "Tokyo";
+
+fn model_path() -> Option<PathBuf> {
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/hedge-tiny.gguf");
+    let path = std::env::var_os("HEDGE_TEST_MODEL").map_or(bundled, PathBuf::from);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: no model at {}", path.display());
+    None
+}
+
+fn load(change: impl FnOnce(&mut EngineConfig)) -> Option<(Engine, EngineDriver)> {
+    let mut config = EngineConfig::new(model_path()?, "tiny");
+    change(&mut config);
+    Some(Engine::load(config, Arc::new(FakeCompiler)).unwrap())
+}
+
+async fn ask(engine: &Engine, request: ChatRequest) -> Reply {
+    let stream = engine.chat(sealed(request)).await.unwrap();
+    collect(stream).await.unwrap()
+}
+
+async fn text(engine: &Engine, request: ChatRequest) -> String {
+    ask(engine, request).await.choices[0].text()
+}
+
+#[tokio::test]
+async fn a_question_is_answered() {
+    let Some((engine, driver)) = load(|_| ()) else {
+        return;
+    };
+    let reply = ask(&engine, request(QUESTION, |_| ())).await;
+    let choice = &reply.choices[0];
+    assert!(choice.text().contains(ANSWER), "{}", choice.text());
+    assert_eq!(choice.reason, FinishReason::Stop);
+    let usage = reply.usage.unwrap();
+    assert!(
+        usage.prompt_tokens.0 > 5 && usage.completion_tokens.0 > 1,
+        "{usage:?}"
+    );
+    engine.stop();
+    driver.run().await.unwrap();
+}
+
+#[tokio::test]
+async fn greedy_text_is_the_same_alone_and_in_a_mixed_batch() {
+    let Some((engine, _driver)) = load(|_| ()) else {
+        return;
+    };
+    let alone = text(&engine, request(QUESTION, |_| ())).await;
+    let others = [
+        "hello",
+        "What is 2 + 3?",
+        "thanks",
+        "Convert 3 km to m.",
+        "Is this good?",
+    ];
+    let asks = others
+        .iter()
+        .chain([&QUESTION; 3])
+        .map(|text| request(text, |_| ()));
+    let texts = join_all(asks.map(|request| text(&engine, request))).await;
+    for mixed in &texts[others.len()..] {
+        assert_eq!(*mixed, alone);
+    }
+}
+
+#[tokio::test]
+async fn a_seed_repeats_its_text_and_another_does_not() {
+    let Some((engine, _driver)) = load(|_| ()) else {
+        return;
+    };
+    let hot = |seed| {
+        request("Tell me something.", |r| {
+            r.sampling.temperature = Some(2.0);
+            r.sampling.seed = Some(seed);
+            r.output_tokens_max = Some(Tokens(24));
+        })
+    };
+    let first = text(&engine, hot(7)).await;
+    assert_eq!(text(&engine, hot(7)).await, first);
+    let others = join_all((8..16).map(|seed| text(&engine, hot(seed)))).await;
+    assert!(
+        others.iter().any(|other| *other != first),
+        "all eight alike: {first}"
+    );
+}
+
+#[tokio::test]
+async fn stop_strings_and_bounds_end_a_reply() {
+    let Some((engine, _driver)) = load(|_| ()) else {
+        return;
+    };
+    let whole = text(&engine, request(QUESTION, |_| ())).await;
+    let at = whole.find(ANSWER).unwrap();
+    let stopped = request(QUESTION, |r| r.sampling.stop = vec!["okyo".into()]);
+    assert_eq!(text(&engine, stopped).await, whole[..=at]);
+    let bounded = ask(
+        &engine,
+        request(QUESTION, |r| r.output_tokens_max = Some(Tokens(2))),
+    )
+    .await;
+    assert_eq!(bounded.choices[0].reason, FinishReason::Length);
+    assert_eq!(bounded.usage.unwrap().completion_tokens, Tokens(2));
+}
+
+#[tokio::test]
+async fn a_prompt_beyond_the_context_is_refused() {
+    let Some((engine, _driver)) = load(|config| config.context_tokens_max = Some(64)) else {
+        return;
+    };
+    let refused = engine
+        .chat(sealed(request(&"word ".repeat(200), |_| ())))
+        .await;
+    let Some(BackendError::ContextExceeded { asked, limit }) = refused.err() else {
+        panic!("not refused");
+    };
+    assert!(asked > limit && limit == Tokens(64), "{asked} {limit}");
+    let filling = ask(
+        &engine,
+        request(QUESTION, |r| {
+            r.output_tokens_max = Some(Tokens(1_000));
+            // The end of a reply, held off: it runs into the end of the context.
+            r.sampling.stop = vec![];
+            r.sampling.temperature = Some(2.0);
+        }),
+    )
+    .await;
+    let usage = filling.usage.unwrap();
+    assert!(
+        usage.prompt_tokens.0 + usage.completion_tokens.0 <= 64,
+        "{usage:?}"
+    );
+}
+
+#[tokio::test]
+async fn thirty_two_streams_in_eight_slots_all_get_their_answer() {
+    let Some((engine, _driver)) = load(|_| ()) else {
+        return;
+    };
+    let asks = (0..32).map(|_| text(&engine, request(QUESTION, |_| ())));
+    for text in join_all(asks).await {
+        assert!(text.contains(ANSWER), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_small_cache_serves_many_in_turn() {
+    let small = |config: &mut EngineConfig| {
+        config.context_tokens_max = Some(128);
+        config.kv_tokens_max = Some(256);
+    };
+    let Some((engine, _driver)) = load(small) else {
+        return;
+    };
+    let asks = (0..16).map(|_| text(&engine, request(QUESTION, |_| ())));
+    for text in join_all(asks).await {
+        assert!(text.contains(ANSWER), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_stream_frees_its_slot() {
+    let one = |config: &mut EngineConfig| {
+        config.slots_max = 1;
+        config.events_max = 1;
+        config.stall_max = Duration::from_secs(3_600);
+    };
+    let Some((engine, _driver)) = load(one) else {
+        return;
+    };
+    let mut stream = engine
+        .chat(sealed(request(QUESTION, |_| ())))
+        .await
+        .unwrap();
+    // It has the only slot, and unread it would keep it for an hour.
+    assert!(stream.next().await.is_some());
+    drop(stream);
+    assert!(
+        text(&engine, request(QUESTION, |_| ()))
+            .await
+            .contains(ANSWER)
+    );
+}
+
+#[tokio::test]
+async fn leaving_in_mid_prompt_leaves_the_engine_well() {
+    let Some((engine, _driver)) = load(|_| ()) else {
+        return;
+    };
+    let context = engine.card().models[0].context_tokens_max.unwrap().0 as usize;
+    let long = "a b ".repeat(context / 4);
+    for _ in 0..8 {
+        let asked = engine.chat(sealed(request(&long, |_| ()))).await;
+        let Ok(mut stream) = asked else { continue };
+        assert!(stream.next().await.is_some());
+        let left = Instant::now();
+        drop(stream);
+        assert!(
+            text(&engine, request(QUESTION, |_| ()))
+                .await
+                .contains(ANSWER)
+        );
+        println!("answered {:?} after leaving", left.elapsed());
+    }
+}
+
+#[test]
+fn files_that_are_no_model_are_refused_with_a_reason() {
+    let folder = std::env::temp_dir().join(format!("hedge-engine-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let attempt = |name: &str, bytes: Option<&[u8]>| {
+        let path = folder.join(name);
+        if let Some(bytes) = bytes {
+            std::fs::write(&path, bytes).unwrap();
+        }
+        Engine::load(EngineConfig::new(path, "m"), Arc::new(FakeCompiler)).unwrap_err()
+    };
+    assert!(matches!(attempt("absent", None), LoadError::File { .. }));
+    assert!(matches!(
+        attempt("empty", Some(b"")),
+        LoadError::NotGguf { .. }
+    ));
+    assert!(matches!(
+        attempt("text", Some(b"hello there")),
+        LoadError::NotGguf { .. }
+    ));
+    assert!(matches!(
+        attempt("magic", Some(b"GGUF")),
+        LoadError::Refused { .. }
+    ));
+    if let Some(path) = model_path() {
+        let bytes = std::fs::read(path).unwrap();
+        let cut = attempt("cut", Some(&bytes[..bytes.len() / 2]));
+        assert!(matches!(cut, LoadError::Refused { .. }), "{cut}");
+        let key = b"general.architecture";
+        let at = bytes
+            .windows(key.len())
+            .position(|window| window == key)
+            .unwrap();
+        let mut strange = bytes.clone();
+        // The value follows its type and its length.
+        strange[at + key.len() + 12] = b'x';
+        let refused = attempt("strange", Some(&strange)).to_string();
+        assert!(refused.contains("architecture"), "{refused}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn settings_out_of_range_are_refused_before_anything_is_read() {
+    let mut config = EngineConfig::new("absent", "m");
+    config.slots_max = 0;
+    let refused = Engine::load(config, Arc::new(FakeCompiler));
+    assert!(matches!(refused, Err(LoadError::Setting("slots_max"))));
+}
+
+/// What would end the process in llama.cpp comes back as a failure, and a decode cut short goes on.
+#[test]
+fn unsound_batches_fail_and_an_interrupt_is_recovered_from() {
+    let Some((engine, _driver)) = load(|_| ()) else {
+        return;
+    };
+    drop(engine);
+    let shape = Shape {
+        sequences: 2,
+        kv_tokens: 256,
+        batch_tokens: 32,
+        context_tokens: 256,
+    };
+    let interrupt = Arc::new(Interrupt::default());
+    let model = crate::llama::open::tests_model(&model_path().unwrap());
+    let size = model.n_vocab();
+    let sizes = Sizes { shape, threads: 1 };
+    let mut context = Context::new(Arc::clone(&model), sizes, Arc::clone(&interrupt)).unwrap();
+    let entry = |position, sequence, token| Entry {
+        token,
+        position,
+        sequence,
+        wants_logits: true,
+    };
+    let unsound: Vec<Vec<Entry>> = vec![
+        vec![],
+        (0..33).map(|position| entry(position, 0, 5)).collect(),
+        vec![entry(0, 2, 5)],
+        vec![entry(0, 0, size)],
+        vec![entry(0, 0, -1)],
+        vec![entry(256, 0, 5)],
+        vec![entry(0, 0, 5), entry(1, 0, 5), entry(2, 0, 5)],
+    ];
+    for batch in unsound {
+        assert_eq!(context.decode(&batch), Decoded::Failed, "{batch:?}");
+    }
+    assert!(context.logits(0).is_none() && context.logits(99).is_none());
+    interrupt.raise();
+    assert_eq!(context.decode(&[entry(0, 0, 5)]), Decoded::Aborted);
+    assert_eq!(context.held(0), 0);
+    interrupt.lower();
+    assert_eq!(
+        context.decode(&[entry(0, 0, 5), entry(0, 1, 6)]),
+        Decoded::Done
+    );
+    assert_eq!(
+        (context.held(0), context.held(1), context.held(2)),
+        (1, 1, 0)
+    );
+    assert_eq!(
+        context.logits(1).map(<[f32]>::len),
+        usize::try_from(size).ok()
+    );
+    assert_eq!(context.decode(&[entry(5, 1, 6)]), Decoded::Failed, "a gap");
+    assert!(context.remove(0, 0) && !context.remove(2, 0));
+    assert_eq!((context.held(0), context.held(1)), (0, 1));
+}
+
+#[test]
+fn control_tokens_in_plain_text_stay_text() {
+    let Some(path) = model_path() else { return };
+    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(&path));
+    let mark = "<|im_end|>";
+    assert!(vocabulary.controls().iter().any(|control| control == mark));
+    let count = |has_controls| {
+        let mut tokens = Vec::new();
+        vocabulary.tokenize(mark, has_controls, &mut tokens);
+        let mut bytes = Vec::new();
+        tokens
+            .iter()
+            .for_each(|token| vocabulary.piece(*token, &mut bytes));
+        (
+            tokens.len() == 1 && vocabulary.is_end(tokens[0]),
+            String::from_utf8(bytes).unwrap(),
+        )
+    };
+    assert_eq!(count(true), (true, String::new()));
+    assert_eq!(count(false), (false, mark.to_owned()));
+}
