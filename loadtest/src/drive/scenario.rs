@@ -13,6 +13,9 @@ use super::process::Usage;
 /// Requests a connection makes before it counts: the proxy's pool and the caches are then warm.
 const WARM_UP_REQUESTS: u32 = 20;
 
+/// Ten minutes; what takes longer counts as this long.
+const NANOS_MAX: u64 = 600_000_000_000;
+
 /// A named load.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -59,7 +62,8 @@ struct Tally {
 
 impl Tally {
     fn new() -> Self {
-        let histogram = || Histogram::new(3).expect("three digits are within what it allows");
+        let histogram =
+            || Histogram::new_with_bounds(1, NANOS_MAX, 3).expect("bounds and digits it allows");
         Self {
             times: histogram(),
             gaps: histogram(),
@@ -79,7 +83,7 @@ impl Tally {
     }
 
     fn merge(&mut self, other: &Tally) {
-        let proof = "both were made by `new`, and grow as needed";
+        let proof = "both were made by `new`, with the same bounds";
         self.times.add(&other.times).expect(proof);
         self.gaps.add(&other.gaps).expect(proof);
         self.failed += other.failed;

@@ -1,0 +1,91 @@
+//! The commands that do not serve.
+
+use std::process::Output;
+
+use crate::harness::hedge;
+
+fn output(arguments: &[&str], config: &str) -> (Output, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hedge.toml");
+    std::fs::write(&file, config).unwrap();
+    let output = hedge()
+        .args(arguments)
+        .env("HEDGE_CONFIG", &file)
+        .env("XDG_DATA_HOME", folder.path())
+        .output()
+        .unwrap();
+    let said = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    let said = String::from_utf8(said).unwrap();
+    (output, said)
+}
+
+#[test]
+fn check_names_every_fault_at_once_and_keeps_secrets() {
+    let config = "listen = \"nowhere\"\n\
+                  colour = \"red\"\n\
+                  [cache]\nttl_s = \"long\"\n\
+                  [[upstreams]]\nname = \"a\"\nbase_url = \"ftp://x\"\nkey = \"sk-inline-secret\"\nmodels = [\"m\"]\n";
+    let (output, said) = output(&["check"], config);
+    assert!(!output.status.success(), "{said}");
+    for path in ["listen", "colour", "cache.ttl_s", "upstreams[0].base_url"] {
+        assert!(said.contains(path), "{path} is not named:\n{said}");
+    }
+    assert!(!said.contains("sk-inline-secret"), "{said}");
+}
+
+#[test]
+fn an_empty_file_and_the_example_are_good() {
+    let example =
+        std::fs::read_to_string(crate::harness::root().join("hedge.example.toml")).unwrap();
+    // The example reads its key from the environment.
+    let example = example.replace("env:OPENAI_API_KEY", "env:PATH");
+    for config in ["", &example] {
+        let (output, said) = output(&["check"], config);
+        assert!(output.status.success(), "{said}");
+    }
+}
+
+#[test]
+fn the_schema_is_json_and_knows_every_section() {
+    let (output, said) = output(&["config", "schema"], "");
+    assert!(output.status.success(), "{said}");
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for section in ["listen", "local", "upstreams", "routes", "cache", "keys"] {
+        assert!(schema["properties"][section].is_object(), "{section}");
+    }
+}
+
+#[test]
+fn help_teaches_and_a_wrong_word_is_refused() {
+    let (help, said) = output(&["--help"], "");
+    assert!(help.status.success());
+    for word in ["serve", "chat", "models", "doctor", "127.0.0.1:8787"] {
+        assert!(said.contains(word), "{word}");
+    }
+    let (wrong, said) = output(&["serv"], "");
+    assert!(!wrong.status.success());
+    assert!(said.contains("serve"), "{said}");
+}
+
+#[test]
+fn a_damaged_model_is_refused_with_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases: [(&str, Vec<u8>); 3] = [
+        ("empty.gguf", Vec::new()),
+        ("text.gguf", b"this is no model".to_vec()),
+        (
+            "header.gguf",
+            [b"GGUF".as_slice(), &3u32.to_le_bytes(), &[0xff; 24]].concat(),
+        ),
+    ];
+    for (name, bytes) in cases {
+        let file = folder.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        let (imported, said) = output(&["models", "import", file.to_str().unwrap()], "");
+        assert!(!imported.status.success(), "{name}: {said}");
+        assert!(
+            said.len() > 20 && !said.contains("panicked"),
+            "{name}: {said}"
+        );
+    }
+}

@@ -1,0 +1,22 @@
+//! Black-box tests: the binary over HTTP, with its own model and a fake upstream.
+//!
+//! Every test starts a process of its own on a free port, so none sees another's state. Those that
+//! need local inference stand behind the `llama` feature, as the engine does.
+
+mod dockerfile;
+mod harness;
+mod rooms;
+
+mod bad_input;
+mod cache;
+mod command_line;
+mod ingress;
+mod operations;
+mod upstream;
+
+#[cfg(feature = "llama")]
+mod local;
+#[cfg(feature = "llama")]
+mod routing;
+#[cfg(feature = "llama")]
+mod streams;

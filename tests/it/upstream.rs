@@ -1,0 +1,153 @@
+//! The way through to an upstream, and every way it can fail.
+
+use http::StatusCode;
+use http::header::AUTHORIZATION;
+use serde_json::json;
+
+use crate::harness::{Hedge, ask, chat_request, eventually, fake, upstream, with};
+
+#[tokio::test]
+async fn a_reply_passes_through_whole_and_streamed() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let whole = hedge.chat(&ask("fake/bench", "[[fake tokens=3]]")).await;
+    assert_eq!(whole.status, StatusCode::OK, "{}", whole.text);
+    assert_eq!(whole.content(), "t0 t1 t2 ");
+    assert_eq!(whole.json()["usage"]["completion_tokens"], 3);
+    assert_eq!(whole.json()["choices"][0]["finish_reason"], "stop");
+
+    let options = json!({"stream": true, "stream_options": {"include_usage": true}});
+    let body = with(ask("fake/bench", "[[fake tokens=4]]"), options);
+    let streamed = hedge.chat(&body).await;
+    assert_eq!(streamed.streamed_text(), "t0 t1 t2 t3 ");
+    assert_eq!(
+        streamed.chunks().last().unwrap()["usage"]["completion_tokens"],
+        4
+    );
+    assert!(streamed.is_done());
+}
+
+#[tokio::test]
+async fn fields_we_do_not_know_arrive_untouched_and_callers_keys_do_not() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let unknown = json!({"reasoning_effort": "low", "metadata": {"a": [1, 2.50]}, "user": "u"});
+    let mut request = chat_request(&with(ask("fake/other", "hi"), unknown.clone()));
+    let key = http::HeaderValue::from_static("Bearer callers-own");
+    request.headers_mut().insert(AUTHORIZATION, key);
+    hedge.send(request).await;
+    let seen = &fake.seen()[0];
+    assert_eq!(seen.body["model"], "other");
+    for (name, value) in unknown.as_object().unwrap() {
+        assert_eq!(&seen.body[name], value, "{name}");
+    }
+    assert_eq!(seen.headers["authorization"], "Bearer cloud-key");
+    assert!(!hedge.log().contains("cloud-key"));
+}
+
+#[tokio::test]
+async fn a_tool_call_passes_through() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let tools = json!({"tools": [{"type": "function", "function": {"name": "weather"}}]});
+    let body = with(ask("fake/bench", "[[fake call=weather]]"), tools);
+    let call = |message: &serde_json::Value| message["tool_calls"][0]["function"].clone();
+    let whole = hedge.chat(&body).await.json();
+    assert_eq!(call(&whole["choices"][0]["message"])["name"], "weather");
+    assert_eq!(whole["choices"][0]["finish_reason"], "tool_calls");
+    let chunks = hedge
+        .chat(&with(body, json!({"stream": true, "seed": 1})))
+        .await
+        .chunks();
+    assert!(
+        chunks
+            .iter()
+            .any(|chunk| call(&chunk["choices"][0]["delta"])["name"] == "weather")
+    );
+}
+
+#[tokio::test]
+async fn each_failure_has_its_status() {
+    let fake = fake();
+    let config = upstream(&fake, "first_event_timeout_ms = 300\nidle_timeout_ms = 300");
+    let hedge = Hedge::start(&format!("[local]\nenabled = false\n{config}")).await;
+    let cases = [
+        ("[[fake status=400]]", 400),
+        ("[[fake status=401]]", 502),
+        ("[[fake status=500]]", 502),
+        ("[[fake status=429 retry-after=7]]", 429),
+        ("[[fake garbage]]", 502),
+        ("[[fake cut-after=1]]", 502),
+        ("[[fake hang]]", 504),
+        ("[[fake hang-after=1]]", 504),
+    ];
+    for (marker, status) in cases {
+        let reply = hedge.chat(&ask("fake/bench", marker)).await;
+        assert_eq!(reply.status.as_u16(), status, "{marker}: {}", reply.text);
+        assert!(reply.json()["error"]["message"].is_string(), "{marker}");
+        if status == 429 {
+            assert_eq!(reply.header("retry-after"), "7");
+        }
+    }
+    assert_eq!(
+        hedge.chat(&ask("fake/bench", "hi")).await.status,
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_dies_ends_with_an_error_and_never_with_done() {
+    let fake = fake();
+    let config = upstream(&fake, "idle_timeout_ms = 300");
+    let hedge = Hedge::start(&format!("[local]\nenabled = false\n{config}")).await;
+    for marker in ["cut-after=3", "end-early=3", "hang-after=3"] {
+        let text = format!("[[fake {marker}]]");
+        let body = with(ask("fake/bench", &text), json!({"stream": true}));
+        let reply = hedge.chat(&body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{marker}: {}", reply.text);
+        assert_eq!(reply.streamed_text(), "t0 t1 t2 ", "{marker}");
+        let last = reply.chunks().pop().unwrap();
+        assert!(last["error"]["message"].is_string(), "{marker}: {last}");
+        assert!(!reply.text.contains("[DONE]"), "{marker}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_upstreams_work() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let text = "[[fake tokens=100000 gap-ms=5]]";
+    let mut reply = hedge
+        .open(&with(ask("fake/bench", text), json!({"stream": true})))
+        .await;
+    reply.next().await.unwrap();
+    assert_eq!(fake.counts().abandoned, 0);
+    drop(reply);
+    eventually("the upstream sees it", async || {
+        fake.counts().abandoned == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn personal_data_does_not_reach_a_public_upstream() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let text = "Write to ana.lima@example.com about the invoice.";
+    let reply = hedge.chat(&ask("fake/bench", text)).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let sent = fake.seen()[0].body.to_string();
+    assert!(!sent.contains("ana.lima"), "{sent}");
+    assert!(sent.contains("about the invoice"), "{sent}");
+    assert!(!hedge.log().contains("ana.lima"));
+}
+
+#[tokio::test]
+async fn a_dead_upstream_is_said_at_once() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    fake.kill();
+    let reply = hedge.chat(&ask("fake/bench", "hi")).await;
+    assert_eq!(reply.status, StatusCode::BAD_GATEWAY, "{}", reply.text);
+    assert_eq!(reply.json()["error"]["code"], "upstream_failed");
+}
