@@ -167,3 +167,67 @@ fn address(name: &str) -> Option<IpAddr> {
         None => name.parse().ok().map(IpAddr::V4),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(is_loopback: bool) -> Gate {
+        Gate::new(&IngressConfig::default(), is_loopback)
+    }
+
+    #[test]
+    fn addresses_are_served_where_they_can_be_reached() {
+        for address in ["192.0.2.7", "192.0.2.7:8787", "[2001:db8::1]:80"] {
+            assert!(gate(false).serves(address), "{address}");
+            assert!(!gate(true).serves(address), "{address}");
+        }
+        for name in [
+            "evil.example",
+            "192.0.2.7.evil.example",
+            "3221225991",
+            "0x7f.1",
+        ] {
+            assert!(!gate(false).serves(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_and_perhaps_a_port() {
+        let cases = [
+            ("a.example", Some(("a.example", None))),
+            ("a.example:80", Some(("a.example", Some(80)))),
+            ("[::1]", Some(("[::1]", None))),
+            ("[::1]:80", Some(("[::1]", Some(80)))),
+            ("", None),
+            (":80", None),
+            ("a:", None),
+            ("a:80:80", None),
+            ("a:65536", None),
+            ("[::1", None),
+            ("[::1]x", None),
+            ("user@a", None),
+            ("a b", None),
+        ];
+        for (host, split) in cases {
+            assert_eq!(split_host(host), split, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_star_serves_every_name_and_every_page() {
+        let config = IngressConfig {
+            hosts: vec!["*".into()],
+            origins: vec!["*".into()],
+            ..IngressConfig::default()
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("any.example"));
+        headers.insert(ORIGIN, HeaderValue::from_static("https://page.example"));
+        let invited = Gate::new(&config, true).check(&Uri::from_static("/"), &headers);
+        assert_eq!(
+            invited,
+            Ok(Some(HeaderValue::from_static("https://page.example")))
+        );
+    }
+}

@@ -1,7 +1,6 @@
 //! Is it alive, can it answer, what has it done: for supervisors and for Prometheus.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -35,7 +34,7 @@ pub(crate) async fn healthz() -> Response<Body> {
     json(StatusCode::OK, &serde_json::json!({"status": "alive"}))
 }
 
-/// 200 only when a chat can be answered, so never while stopping.
+/// 200 only when a chat can be answered.
 pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
     let readiness = api.pipeline.readiness();
     let backends = readiness
@@ -46,9 +45,7 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
             state: state.as_label(),
         })
         .collect();
-    let (code, status) = if api.is_stopping.load(Ordering::Relaxed) {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
-    } else if readiness.is_ready {
+    let (code, status) = if readiness.is_ready {
         (StatusCode::OK, "ready")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready")

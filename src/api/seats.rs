@@ -25,11 +25,14 @@ impl AddressKey {
     }
 }
 
-/// Hands out places, and counts who holds them. The map is as large as there are connections.
+/// How many seats each address holds; as large as there are connections.
+type Held = Arc<Mutex<HashMap<AddressKey, u32>>>;
+
+/// Hands out places, and counts who holds them.
 #[derive(Debug)]
 pub(crate) struct Seats {
     all: Arc<Semaphore>,
-    by_address: Arc<Mutex<HashMap<AddressKey, u32>>>,
+    by_address: Held,
     per_address_max: u32,
 }
 
@@ -37,7 +40,7 @@ pub(crate) struct Seats {
 #[derive(Debug)]
 pub(crate) struct Seat {
     _one_of_all: OwnedSemaphorePermit,
-    counted: Option<(Arc<Mutex<HashMap<AddressKey, u32>>>, AddressKey)>,
+    counted: Option<(Held, AddressKey)>,
 }
 
 impl Seats {

@@ -5,7 +5,6 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pipeline::Pipeline;
@@ -33,7 +32,6 @@ pub struct Api {
     pub(crate) ingress: IngressConfig,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) tally: Tally,
-    pub(crate) is_stopping: AtomicBool,
     /// Unix seconds.
     pub(crate) started_at: u64,
 }
@@ -59,7 +57,6 @@ impl Api {
             ingress,
             requests: Arc::new(Semaphore::new(requests_max)),
             tally: Tally::default(),
-            is_stopping: AtomicBool::new(false),
             started_at: now.as_secs(),
         }
     }
@@ -96,7 +93,6 @@ impl Api {
                 _ = forget.tick() => host.forget_quiet(),
             }
         }
-        self.is_stopping.store(true, Ordering::Relaxed);
         drop(listener);
         drain(connections, grace).await;
     }

@@ -346,3 +346,23 @@ async fn the_callers_id_comes_back() {
     let asked = node.calls.lock().unwrap();
     assert_eq!(asked[0].request_id().as_str(), "trace-7");
 }
+
+#[tokio::test]
+async fn what_is_no_http_is_refused_and_harms_nobody() {
+    let node = node().await;
+    let cases: [&[u8]; 4] = [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET /healthz\xff HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost : localhost\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n\
+          content-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+    ];
+    for bytes in cases {
+        let mut client = Client::connect(node.client).await;
+        client.send(bytes).await;
+        let raw = client.answer().await;
+        assert_eq!(raw.status, 400, "{}", String::from_utf8_lossy(bytes));
+        assert!(client.ends().await);
+    }
+    assert_eq!(get(node.client, "/healthz").await.status, 200);
+}

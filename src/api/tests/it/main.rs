@@ -1,5 +1,7 @@
 //! The doors of the node, tested from outside: real sockets, a real pipeline, scripted back ends.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 mod chat;
 mod client;
 mod ingress;
