@@ -26,6 +26,9 @@ use crate::server::Api;
 /// A frame is sent when it holds this much, though more events may be ready.
 const FRAME_BYTES_MAX: usize = 16 * 1024;
 
+/// Comments more often than this would be a load of their own.
+const SILENCE_MIN: Duration = Duration::from_millis(100);
+
 const COMMENT: &[u8] = b": keep-alive\n\n";
 
 /// Breaks the connection off: the reply could not be finished.
@@ -141,7 +144,7 @@ struct Silence {
 impl Silence {
     fn new(period: Duration) -> Self {
         Self {
-            period,
+            period: period.max(SILENCE_MIN),
             timer: None,
             has_spoken: false,
         }
