@@ -155,3 +155,42 @@ A hub token, where one is needed, is read from HF_TOKEN.")]
         name: Option<String>,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn examples_in_the_help_parse() {
+        let mut command = Cli::command();
+        let mut texts = vec![command.render_long_help().to_string()];
+        for sub in command.get_subcommands_mut() {
+            texts.push(sub.render_long_help().to_string());
+            texts.extend(
+                sub.get_subcommands_mut()
+                    .map(|sub| sub.render_long_help().to_string()),
+            );
+        }
+        let examples: Vec<&str> = texts
+            .iter()
+            .flat_map(|text| text.lines())
+            .map(str::trim)
+            .filter(|line| line.starts_with("hedge "))
+            .collect();
+        assert!(examples.len() > 10, "{examples:?}");
+        for example in examples {
+            // Words beyond two spaces explain the example.
+            let typed = example.split("  ").next().unwrap_or(example);
+            let words = typed.replace("\"What is the capital of Portugal?\"", "Q");
+            let parsed = Cli::try_parse_from(words.split_whitespace());
+            assert!(parsed.is_ok(), "{example}: {parsed:?}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
+use reqwest::{Client, ClientBuilder};
 
 /// Longest wait for a connection, whatever a caller's own patience is.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -12,14 +13,42 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Idle connections kept for one host; as many as replies may run at once is too many to keep.
 const POOL_IDLE_PER_HOST_MAX: usize = 64;
 
+/// What to say where a machine has no certificates.
+pub const NO_CERTIFICATES: &str =
+    "this machine has no certificates to check servers with; install the package ca-certificates";
+
+/// The client, and whether https can work with it.
+#[derive(Clone, Debug)]
+pub struct HttpClient {
+    pub client: Client,
+    /// False on a machine without certificates, where every https request fails. A node that
+    /// answers by itself needs none.
+    pub has_certificates: bool,
+}
+
 /// A client that follows no redirect: an upstream does not choose where a prompt or a key goes.
 ///
 /// # Errors
-/// The machine has no usable certificates, or TLS cannot be set up.
-pub fn build() -> Result<reqwest::Client, reqwest::Error> {
+/// TLS cannot be set up at all.
+pub fn build() -> Result<HttpClient, reqwest::Error> {
     // Failing means that a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
+    if let Ok(client) = builder().build() {
+        return Ok(HttpClient {
+            client,
+            has_certificates: true,
+        });
+    }
+    // The platform's verifier refuses to exist without certificates; one that trusts nobody does
+    // not.
+    Ok(HttpClient {
+        client: builder().tls_certs_only([]).build()?,
+        has_certificates: false,
+    })
+}
+
+fn builder() -> ClientBuilder {
+    Client::builder()
         .user_agent(concat!("hedge/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
         .connect_timeout(CONNECT_MAX)
@@ -27,5 +56,4 @@ pub fn build() -> Result<reqwest::Client, reqwest::Error> {
         .pool_max_idle_per_host(POOL_IDLE_PER_HOST_MAX)
         .tcp_nodelay(true)
         .tcp_keepalive(TCP_KEEPALIVE)
-        .build()
 }

@@ -103,11 +103,7 @@ impl Config {
             limits,
             shutdown_grace: Duration::from_secs(raw.shutdown.grace_s),
             log: raw.log.clone(),
-            depot_dir: raw
-                .depot
-                .dir
-                .as_ref()
-                .map_or_else(|| data_dir.join("models"), PathBuf::from),
+            depot_dir: depot_dir(raw, around.environment),
             data_dir,
         };
         findings.faults.is_empty().then_some(config)
@@ -160,6 +156,14 @@ fn data_dir(environment: &BTreeMap<String, String>) -> PathBuf {
     }
 }
 
+/// Where model files live.
+fn depot_dir(raw: &RawConfig, environment: &BTreeMap<String, String>) -> PathBuf {
+    match &raw.depot.dir {
+        Some(dir) => PathBuf::from(dir),
+        None => data_dir(environment).join("models"),
+    }
+}
+
 /// What was read, judged or not: for `hedge config show` and `hedge check`.
 #[derive(Debug)]
 pub struct Loaded {
@@ -171,6 +175,23 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Where model files live, also where something else in the configuration is at fault, such as
+    /// a secret that only the server is given.
+    ///
+    /// # Errors
+    /// The faults, where the file could not be read or the folder itself is at fault.
+    pub fn depot_dir(
+        self,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<PathBuf, ConfigFaults> {
+        let is_in_doubt =
+            |fault: &ConfigFault| fault.path.is_empty() || fault.path.starts_with("depot");
+        if self.findings.faults.iter().any(is_in_doubt) {
+            return Err(ConfigFaults(self.findings.faults));
+        }
+        Ok(depot_dir(&self.raw, environment))
+    }
+
     /// The configuration and its warnings.
     ///
     /// # Errors

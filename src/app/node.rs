@@ -27,7 +27,7 @@ use crate::assembly::Assembly;
 use crate::config::{AdminListen, Config, ConfigFaults};
 use crate::local::{Loading, LocalModel};
 use crate::metrics::Metrics;
-use crate::signals::{Signals, Word};
+use crate::signals::Word;
 use crate::tasks::TaskSet;
 use crate::telemetry::log_sink;
 
@@ -130,10 +130,11 @@ impl Node {
         if let Some(admin) = admin {
             tasks.spawn(ADMIN, Arc::clone(&api).serve_admin(admin, stop.clone()));
         }
+        // Nobody waits for it: without it the first long prompt is routed a little later.
+        drop(tokio::task::spawn_blocking(policy::warm_up));
         // Loading blocks for as long as a disk takes to read gigabytes.
         let loading = model.map(|model| {
             tokio::task::spawn_blocking(move || {
-                policy::warm_up();
                 Engine::load(model.engine, Arc::new(Templates::default()))
             })
         });
@@ -153,18 +154,19 @@ impl Node {
         })
     }
 
-    /// Serves until told to stop, then ends in order. `reload` reads the configuration anew.
+    /// Serves until told to stop, then ends in order. `next` waits for the operator's next word, and
+    /// `reload` reads the configuration anew.
     ///
     /// # Errors
     /// The engine could not be loaded, or a driver ended early.
     pub async fn run(
         mut self,
-        signals: &mut Signals,
+        mut next: impl AsyncFnMut() -> Word,
         reload: impl Fn() -> Result<Config, ConfigFaults>,
     ) -> anyhow::Result<()> {
         let end = loop {
             tokio::select! {
-                word = signals.next() => match word {
+                word = next() => match word {
                     Word::Stop => break Ok(()),
                     Word::Reload => self.reload(reload()),
                 },
@@ -182,7 +184,7 @@ impl Node {
         info!("stopping; running exchanges may finish, a second signal ends at once");
         tokio::select! {
             () = self.drain() => {}
-            () = signals.stop() => warn!("ended at once; running exchanges were dropped"),
+            () = until_stop(&mut next) => warn!("ended at once; running exchanges were dropped"),
         }
         end
     }
@@ -249,6 +251,11 @@ impl Node {
     }
 }
 
+/// Waits for a word to stop, whatever else is said.
+async fn until_stop(next: &mut impl AsyncFnMut() -> Word) {
+    while next().await != Word::Stop {}
+}
+
 /// Waits for the engine; for ever when none is loading.
 async fn wait_for(loading: &mut Option<JoinHandle<Loaded>>) -> Loaded {
     match loading {
@@ -308,3 +315,6 @@ fn ingress(config: &Config) -> IngressConfig {
         ..IngressConfig::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

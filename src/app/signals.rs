@@ -39,9 +39,4 @@ impl Signals {
             _ = self.hang_up.recv() => Word::Reload,
         }
     }
-
-    /// Waits for a word to stop, whatever else is said.
-    pub async fn stop(&mut self) {
-        while self.next().await != Word::Stop {}
-    }
 }

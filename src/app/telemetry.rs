@@ -1,5 +1,6 @@
 //! Logs: to standard error, for people or for machines.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use domain::{CacheOutcome, ExchangeRecord, Outcome, RecordSink};
@@ -13,6 +14,7 @@ pub fn start(log: &RawLog) {
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // Failing means that logging was started already.
     let _ = match log.format {

@@ -66,6 +66,6 @@ pub fn inspect_from(source: impl Read, bytes: u64) -> Result<GgufSummary, GgufFa
 }
 
 #[cfg(test)]
-mod builder;
+pub(crate) mod builder;
 #[cfg(test)]
 mod tests;

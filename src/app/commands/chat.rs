@@ -69,7 +69,9 @@ impl Talk {
             bail!("the key would travel unencrypted to {base}; use https");
         }
         Ok(Self {
-            client: client::build().context("cannot set up the HTTP client")?,
+            client: client::build()
+                .context("cannot set up the HTTP client")?
+                .client,
             address,
             model: args.model.clone(),
             key: args.key.clone(),

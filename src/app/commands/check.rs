@@ -31,10 +31,10 @@ pub fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
                 None
             }
         };
-        let client = client::build().context("cannot set up the HTTP client")?;
+        let http = client::build().context("cannot set up the HTTP client")?;
         let standing_in = model.as_ref().map(local::Loading::new);
         let card = standing_in.as_ref().map(|loading| loading.card());
-        if let Err(found) = Assembly::build(config, card, &client) {
+        if let Err(found) = Assembly::build(config, card, &http.client) {
             faults.extend(found.0);
         }
     }

@@ -17,8 +17,7 @@ use crate::{client, config, terminal};
 pub fn models(what: ModelsCommand, args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let environment = config::environment();
     let loaded = config::load(args.config.as_deref(), &environment, &[]);
-    let (config, _) = loaded.into_config()?;
-    let depot = Depot::open(&config.depot_dir);
+    let depot = Depot::open(loaded.depot_dir(&environment)?);
     match what {
         ModelsCommand::Pull {
             source,
@@ -74,11 +73,14 @@ fn hub(environment: &std::collections::BTreeMap<String, String>) -> anyhow::Resu
 }
 
 fn pull(depot: &Depot, request: PullRequest) -> anyhow::Result<Entry> {
-    let client = client::build().context("cannot set up the HTTP client")?;
+    let http = client::build().context("cannot set up the HTTP client")?;
+    if !http.has_certificates {
+        terminal::note(format!("warning: {}", client::NO_CERTIFICATES));
+    }
     let bar = Bar::new()?;
     let pulled = super::runtime()?.block_on(async {
         tokio::select! {
-            pulled = depot.pull(&client, request, &bar) => pulled.map_err(anyhow::Error::from),
+            pulled = depot.pull(&http.client, request, &bar) => pulled.map_err(anyhow::Error::from),
             _ = tokio::signal::ctrl_c() => {
                 Err(anyhow::anyhow!("interrupted; run the same command to go on"))
             }

@@ -1,9 +1,12 @@
 //! `hedge serve`.
 
-use std::process::ExitCode;
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use providers::UpstreamConfig;
 use tracing::warn;
 
 use crate::cli::ServeArgs;
@@ -21,6 +24,7 @@ const LEAVE_MAX: Duration = Duration::from_millis(500);
 /// The configuration has faults, or the node could not start or keep going.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let environment = config::environment();
+    quiet_aborts(&environment);
     let flags: Vec<Override> = args
         .listen
         .iter()
@@ -41,6 +45,25 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     served.map(|()| ExitCode::SUCCESS)
 }
 
+/// llama.cpp starts a debugger on its way to an abort, which hangs where there is a terminal and
+/// takes seconds where there is none, unless `GGML_NO_BACKTRACE` is set. A process cannot safely
+/// change its own environment, so it becomes itself once more with the variable set.
+fn quiet_aborts(environment: &BTreeMap<String, String>) {
+    const NAME: &str = "GGML_NO_BACKTRACE";
+    if !cfg!(feature = "llama") || environment.contains_key(NAME) {
+        return;
+    }
+    let Ok(binary) = std::env::current_exe() else {
+        return;
+    };
+    // Returns only where it failed, and then all goes on without.
+    let error = Command::new(binary)
+        .args(std::env::args_os().skip(1))
+        .env(NAME, "1")
+        .exec();
+    terminal::note(format!("warning: {NAME} could not be set: {error}"));
+}
+
 async fn run(
     config: &Config,
     warnings: &[ConfigFault],
@@ -50,7 +73,14 @@ async fn run(
         warn!(%warning, "configuration");
     }
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let client = client::build().context("cannot set up the HTTP client")?;
+    let http = client::build().context("cannot set up the HTTP client")?;
+    let wants_https = |upstream: &UpstreamConfig| upstream.base_url.starts_with("https");
+    if !http.has_certificates && config.upstreams.iter().any(wants_https) {
+        warn!(
+            reason = client::NO_CERTIFICATES,
+            "upstreams cannot be reached"
+        );
+    }
     let model = local::locate(config)?;
     if let Err(absent) = model
         && absent != local::Absent::Off
@@ -63,9 +93,9 @@ async fn run(
             );
         }
     }
-    let node = Node::start(config, model.as_ref().ok().cloned(), client).await?;
+    let node = Node::start(config, model.as_ref().ok().cloned(), http.client).await?;
     announce(config, &model, &node);
-    node.run(&mut signals, reload).await
+    node.run(async || signals.next().await, reload).await
 }
 
 fn announce(config: &Config, model: &Result<local::LocalModel, local::Absent>, node: &Node) {

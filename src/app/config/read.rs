@@ -43,7 +43,7 @@ pub fn read(table: Table, changes: &[Override], findings: &mut Findings) -> RawC
             Err(error) => error,
         };
         let dotted = dotted(&path);
-        let origin = changes.iter().position(|change| change.dotted() == dotted);
+        let origin = changes.iter().rposition(|change| change.dotted() == dotted);
         // `HEDGE_LOCAL__NAME=7` looks like a number where a name is wanted.
         if let Some(at) = origin
             && !as_text[at]

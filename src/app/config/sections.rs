@@ -358,11 +358,10 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
 }
 
 fn model_source(text: Option<&str>) -> ModelSource {
+    let is_path = |text: &str| text.contains(['/', '\\']) || text.ends_with(".gguf");
     match text {
         None | Some("" | "bundled") => ModelSource::Bundled,
-        Some(text) if text.contains(['/', '\\']) || Path::new(text).exists() => {
-            ModelSource::Path(PathBuf::from(text))
-        }
+        Some(text) if is_path(text) => ModelSource::Path(PathBuf::from(text)),
         Some(name) => ModelSource::Depot(name.to_owned()),
     }
 }

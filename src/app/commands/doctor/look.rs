@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
 use providers::UpstreamConfig;
 use reqwest::{Client, StatusCode};
 
@@ -30,17 +31,13 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
     lines.push(line);
     lines.push(data_dir(config));
     lines.extend(ports(config));
-    match client::build() {
-        Ok(client) => {
-            lines.push(rules(config, model.as_ref(), &client));
-            lines.extend(upstreams(config, &client)?);
-        }
-        Err(_) => lines.push(Line::fail(
-            "tls",
-            "no certificates to check servers with",
-            "install the package ca-certificates",
-        )),
+    let http = client::build().context("cannot set up the HTTP client")?;
+    if !http.has_certificates {
+        let (found, next) = client::NO_CERTIFICATES.split_once("; ").unwrap_or_default();
+        lines.push(Line::fail("tls", found, next));
     }
+    lines.push(rules(config, model.as_ref(), &http.client));
+    lines.extend(upstreams(config, &http.client)?);
     Ok(lines)
 }
 
@@ -231,18 +228,23 @@ fn data_dir(config: &Config) -> Line {
     let found = dir.display().to_string();
     // The nearest folder that exists says whether more can be made in it.
     let existing = dir.ancestors().find(|dir| dir.exists());
-    let is_writable = existing
-        .and_then(|dir| dir.metadata().ok())
-        .is_some_and(|metadata| !metadata.permissions().readonly());
+    let is_writable = existing.is_some_and(can_write);
     if is_writable {
         return Line::ok("depot", found);
     }
     let line = "a pull will not work; set depot.dir to a folder that can be written to";
     if bundled::is_present() {
-        Line::warn("depot", format!("{found} is read-only"), line)
+        Line::warn("depot", format!("{found} cannot be written to"), line)
     } else {
-        Line::fail("depot", format!("{found} is read-only"), line)
+        Line::fail("depot", format!("{found} cannot be written to"), line)
     }
+}
+
+/// Tries it: permissions alone do not tell a read-only disk, nor what root may do.
+fn can_write(dir: &Path) -> bool {
+    let probe = dir.join(format!(".hedge-doctor-{}", std::process::id()));
+    let is_written = std::fs::write(&probe, b"").is_ok();
+    is_written && std::fs::remove_file(&probe).is_ok()
 }
 
 fn ports(config: &Config) -> Vec<Line> {
