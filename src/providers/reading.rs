@@ -48,7 +48,11 @@ pub(crate) async fn read_answer(
     match body_kind(response.headers(), is_streamed)? {
         BodyKind::Streamed => Ok(stream_of(response, model.to_owned(), patience)),
         BodyKind::Whole => {
-            let whole = timeout_at(patience.first_event_by, read_whole(response)).await;
+            let whole = timeout_at(
+                patience.first_event_by,
+                read_whole(response, REPLY_BYTES_MAX),
+            )
+            .await;
             let mut reply =
                 whole.map_err(|_| BackendError::TimedOut(TimeoutPhase::FirstEvent))??;
             name_model(&mut reply.started.model, model);
@@ -80,11 +84,16 @@ fn body_kind(headers: &HeaderMap, is_streamed: bool) -> Result<BodyKind, Backend
     }
 }
 
-async fn read_whole(mut response: Response) -> Result<Reply, BackendError> {
+async fn read_whole(mut response: Response, bytes_max: usize) -> Result<Reply, BackendError> {
+    const TOO_LARGE: BackendError = BackendError::Garbled("the reply is too large");
+    let declared = response.content_length().unwrap_or(0);
+    if usize::try_from(declared).unwrap_or(usize::MAX) > bytes_max {
+        return Err(TOO_LARGE);
+    }
     let mut body = BytesMut::new();
     while let Some(chunk) = read_chunk(&mut response).await? {
-        if body.len() + chunk.len() > REPLY_BYTES_MAX {
-            return Err(BackendError::Garbled("the reply is too large"));
+        if body.len() + chunk.len() > bytes_max {
+            return Err(TOO_LARGE);
         }
         body.extend_from_slice(&chunk);
     }
@@ -188,4 +197,41 @@ async fn drain(response: &mut Response) {
     });
     // Late, broken or done: the reply is whole either way.
     let _ = drained.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use reqwest::Body;
+
+    use super::*;
+
+    const REPLY: &str = r#"{"choices":[{"message":{"content":"a"}}]}"#;
+
+    /// `REPLY` in two chunks, with or without its length declared.
+    fn response(is_declared: bool) -> Response {
+        let body = if is_declared {
+            Body::from(REPLY)
+        } else {
+            let (start, end) = REPLY.split_at(10);
+            let chunks = [start, end].map(Ok::<_, std::convert::Infallible>);
+            Body::wrap_stream(stream::iter(chunks))
+        };
+        Response::from(http::Response::new(body))
+    }
+
+    #[test]
+    fn a_whole_reply_is_bounded_whether_or_not_it_declares_its_length() {
+        for is_declared in [true, false] {
+            let length = response(is_declared).content_length();
+            assert_eq!(length.is_some(), is_declared);
+            let fits = block_on(read_whole(response(is_declared), REPLY.len()));
+            assert_eq!(fits.unwrap().choices[0].text(), "a");
+            let over = block_on(read_whole(response(is_declared), REPLY.len() - 1));
+            assert!(matches!(
+                over,
+                Err(BackendError::Garbled("the reply is too large"))
+            ));
+        }
+    }
 }

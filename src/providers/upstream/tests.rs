@@ -1,1 +1,636 @@
+//! Against a scripted server on a real socket. Where time matters, the configured patience is tiny
+//! and nothing is asserted about how long things took.
 
+use domain::{ChatEvent, ChatRequest, Findings, HealthState, Outbound, Reply, Trust, collect};
+use futures::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use wire::openai::decode_request;
+
+use super::*;
+
+const KEY: &str = "sk-very-secret";
+const REPLY: &str = r#"{"id":"chatcmpl-9","model":"theirs-1","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+const FIRST_CHUNK: &str = "data: {\"model\":\"theirs-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hel\"}}]}\n\n";
+const LAST_CHUNKS: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"lo\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+
+/// What the server does once its bytes are written.
+enum Ending {
+    Close,
+    /// A TCP reset, as a crashed process leaves it.
+    Reset,
+    /// Keeps silent until the client closes.
+    Wait,
+}
+
+struct Server(TcpListener);
+
+impl Server {
+    async fn bind() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn url(&self, scheme: &str) -> String {
+        format!("{scheme}://{}/v1", self.0.local_addr().unwrap())
+    }
+
+    /// Serves one request and gives its head and body as they came.
+    async fn answer(&self, reply: &[u8], ending: Ending) -> (String, String) {
+        let (mut socket, _) = self.0.accept().await.unwrap();
+        let request = read_request(&mut socket).await;
+        // The client may have seen enough and left.
+        let _ = socket.write_all(reply).await;
+        match ending {
+            Ending::Close => {}
+            Ending::Reset => socket.set_zero_linger().unwrap(),
+            Ending::Wait => while matches!(socket.read(&mut [0; 64]).await, Ok(1..)) {},
+        }
+        request
+    }
+}
+
+async fn read_request(socket: &mut TcpStream) -> (String, String) {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let (_, length) = head.split_once("content-length: ").expect("a length");
+            let length: usize = length.lines().next().unwrap().parse().unwrap();
+            if body.len() == length {
+                break;
+            }
+        }
+        assert_ne!(socket.read_buf(&mut bytes).await.unwrap(), 0, "cut request");
+    }
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+fn response(status: &str, headers: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+fn json(status: &str, body: &str) -> Vec<u8> {
+    response(status, "content-type: application/json\r\n", body)
+}
+
+/// A body without a length: it lasts until the connection closes.
+fn events(body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{body}")
+        .into_bytes()
+}
+
+fn client() -> Client {
+    // Failing means that another test was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .tls_certs_only([])
+        .build()
+        .unwrap()
+}
+
+fn config(base_url: &str) -> UpstreamConfig {
+    let mut config = UpstreamConfig::new("cloud", base_url, "theirs", Trust::Public);
+    config.key = Some(Secret::new(KEY));
+    config
+}
+
+fn upstream(server: &Server) -> Upstream {
+    Upstream::new(config(&server.url("http")), client()).unwrap()
+}
+
+fn request(members: &str) -> ChatRequest {
+    let body = format!(r#"{{"model":"m",{members}"messages":[{{"role":"user","content":"hi"}}]}}"#);
+    decode_request(&Bytes::from(body)).unwrap()
+}
+
+fn outbound(request: ChatRequest) -> Outbound {
+    let findings = Findings::default();
+    Outbound::seal(
+        "req-1".into(),
+        "theirs".into(),
+        request,
+        &findings,
+        Trust::Public,
+    )
+}
+
+const STREAM: &str = r#""stream":true,"#;
+
+async fn chat(upstream: &Upstream, members: &str) -> Result<Vec<Seen>, BackendError> {
+    let stream = upstream.chat(outbound(request(members))).await?;
+    Ok(stream.collect().await)
+}
+
+type Seen = Result<ChatEvent, BackendError>;
+
+async fn whole(upstream: &Upstream, members: &str) -> Result<Reply, BackendError> {
+    collect(upstream.chat(outbound(request(members))).await?).await
+}
+
+/// The error that a chat ends in, before or within its stream.
+async fn failure(upstream: &Upstream, members: &str) -> String {
+    match chat(upstream, members).await {
+        Err(error) => format!("{error:?}"),
+        Ok(events) => {
+            let (last, before) = events.split_last().expect("an event");
+            assert!(before.iter().all(Result::is_ok), "{events:?}");
+            format!("{:?}", last.as_ref().expect_err("a clean end"))
+        }
+    }
+}
+
+/// The failure of a chat that is answered with `reply`.
+async fn failure_after(reply: &[u8], ending: Ending, members: &str) -> String {
+    let server = Server::bind().await;
+    let upstream = upstream(&server);
+    let (_, error) = tokio::join!(server.answer(reply, ending), failure(&upstream, members));
+    error
+}
+
+#[tokio::test]
+async fn a_whole_reply_comes_back_as_events() {
+    let server = Server::bind().await;
+    let upstream = upstream(&server);
+    let body = json("200 OK", REPLY);
+    let (_, reply) = tokio::join!(server.answer(&body, Ending::Close), whole(&upstream, ""),);
+    let reply = reply.unwrap();
+    assert_eq!(reply.started.model, "theirs-1");
+    assert_eq!(reply.choices[0].text(), "hello");
+    assert_eq!(reply.usage.unwrap().prompt_tokens.0, 3);
+}
+
+#[tokio::test]
+async fn a_streamed_reply_comes_back_as_events() {
+    let server = Server::bind().await;
+    let upstream = upstream(&server);
+    let reply = events(&format!("{FIRST_CHUNK}{LAST_CHUNKS}"));
+    let (_, reply) = tokio::join!(
+        server.answer(&reply, Ending::Close),
+        whole(&upstream, STREAM),
+    );
+    assert_eq!(reply.unwrap().choices[0].text(), "hello");
+}
+
+#[tokio::test]
+async fn either_form_of_reply_is_taken_whichever_was_asked_for() {
+    let streamed = events(&format!("{FIRST_CHUNK}{LAST_CHUNKS}"));
+    for (members, reply) in [(STREAM, json("200 OK", REPLY)), ("", streamed)] {
+        let server = Server::bind().await;
+        let upstream = upstream(&server);
+        let (_, reply) = tokio::join!(
+            server.answer(&reply, Ending::Close),
+            whole(&upstream, members),
+        );
+        assert_eq!(reply.unwrap().choices[0].text(), "hello");
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_names_no_model_gets_the_one_asked_for() {
+    let nameless = r#"{"choices":[{"message":{"content":"a"}}]}"#;
+    let stream = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    for (members, reply) in [("", json("200 OK", nameless)), (STREAM, events(stream))] {
+        let server = Server::bind().await;
+        let upstream = upstream(&server);
+        let (_, reply) = tokio::join!(
+            server.answer(&reply, Ending::Close),
+            whole(&upstream, members),
+        );
+        assert_eq!(reply.unwrap().started.model, "theirs");
+    }
+}
+
+#[tokio::test]
+async fn the_request_carries_key_id_and_every_field_untouched() {
+    let server = Server::bind().await;
+    let mut config = config(&server.url("http"));
+    config.headers = vec![("openai-organization".into(), "org-1".into())];
+    let upstream = Upstream::new(config, client()).unwrap();
+    let members = r#""x_vendor": {"b": 1.50, "a": "\u00e9"},"#;
+    let reply = json("200 OK", REPLY);
+    let ((head, body), _) = tokio::join!(
+        server.answer(&reply, Ending::Close),
+        whole(&upstream, members),
+    );
+    assert!(
+        head.starts_with("POST /v1/chat/completions HTTP/1.1"),
+        "{head}"
+    );
+    for line in [
+        "authorization: Bearer sk-very-secret",
+        "x-request-id: req-1",
+        "openai-organization: org-1",
+        "content-type: application/json",
+        "accept: application/json",
+    ] {
+        assert!(head.lines().any(|had| had == line), "{line} in {head}");
+    }
+    assert!(!head.contains("transfer-encoding"), "{head}");
+    assert!(!head.contains("accept-encoding"), "{head}");
+    assert_eq!(
+        body,
+        r#"{"model":"theirs","x_vendor":{"b": 1.50, "a": "\u00e9"},"messages":[{"role":"user","content":"hi"}]}"#
+    );
+}
+
+#[tokio::test]
+async fn a_streamed_request_asks_for_events_and_usage() {
+    let server = Server::bind().await;
+    let upstream = upstream(&server);
+    let reply = events(&format!("{FIRST_CHUNK}{LAST_CHUNKS}"));
+    let ((head, body), _) = tokio::join!(
+        server.answer(&reply, Ending::Close),
+        whole(&upstream, STREAM),
+    );
+    assert!(head.contains("accept: text/event-stream"), "{head}");
+    let streaming = r#""stream":true,"stream_options":{"include_usage":true}}"#;
+    assert!(body.ends_with(streaming), "{body}");
+}
+
+#[tokio::test]
+async fn every_status_becomes_a_decision() {
+    let error = r#"{"error":{"message":"bad n","type":"invalid_request_error","param":"n","code":"invalid_value"}}"#;
+    let rejected = |status: u16| {
+        format!(
+            "Rejected {{ status: {status}, reason: BadRequest {{ param: Some(\"n\"), code: \
+             Some(\"invalid_value\"), message: \"bad n\" }} }}"
+        )
+    };
+    let context = r#"{"error":{"message":"This model's maximum context length is 10 tokens. However, your messages resulted in 12 tokens.","code":"context_length_exceeded"}}"#;
+    let too_long = "ContextExceeded { asked: Tokens(12), limit: Tokens(10) }";
+    let failed = |status: u16| format!("Failed {{ status: {status} }}");
+    let cases: Vec<(&str, &str, &str, String)> = vec![
+        ("400 Bad Request", "", error, rejected(400)),
+        ("404 Not Found", "", error, rejected(404)),
+        ("413 Too Large", "", error, rejected(413)),
+        ("415 Unsupported", "", error, rejected(415)),
+        ("422 Unprocessable", "", error, rejected(422)),
+        ("400 Bad Request", "", context, too_long.into()),
+        ("404 Not Found", "", "<html>", failed(404)),
+        ("405 Not Allowed", "", "", failed(405)),
+        (
+            "401 Unauthorized",
+            "",
+            error,
+            "Credentials { status: 401 }".into(),
+        ),
+        (
+            "402 Payment",
+            "",
+            error,
+            "Credentials { status: 402 }".into(),
+        ),
+        (
+            "403 Forbidden",
+            "",
+            error,
+            "Credentials { status: 403 }".into(),
+        ),
+        ("408 Timeout", "", error, "TimedOut(FirstEvent)".into()),
+        (
+            "429 Slow",
+            "",
+            error,
+            "RateLimited { retry_after: None }".into(),
+        ),
+        (
+            "429 Slow",
+            "retry-after: 7\r\n",
+            error,
+            "RateLimited { retry_after: Some(7s) }".into(),
+        ),
+        ("500 Oops", "", error, failed(500)),
+        ("502 Oops", "", "<html>", failed(502)),
+        ("504 Oops", "", "", failed(504)),
+        (
+            "503 Busy",
+            "",
+            error,
+            "Overloaded { retry_after: 1s }".into(),
+        ),
+        (
+            "529 Busy",
+            "retry-after: 3\r\n",
+            "",
+            "Overloaded { retry_after: 3s }".into(),
+        ),
+        (
+            "307 Elsewhere",
+            "location: http://127.0.0.1:9/\r\n",
+            "",
+            failed(307),
+        ),
+        ("204 Nothing", "", "", failed(204)),
+    ];
+    for (status, headers, body, expected) in cases {
+        let reply = response(status, headers, body);
+        let seen = failure_after(&reply, Ending::Close, STREAM).await;
+        assert_eq!(seen, expected, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_body_without_sense_or_end_is_still_a_rejection() {
+    let huge = "x".repeat(1 << 20);
+    for body in ["", "<html>", "{}", &huge] {
+        let reply = response("400 Bad Request", "", body);
+        let seen = failure_after(&reply, Ending::Close, "").await;
+        assert!(seen.contains("status 400 and gave no reason"), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_reply_of_the_wrong_kind_is_garbled() {
+    let gzip = "content-type: application/json\r\ncontent-encoding: gzip\r\n";
+    let cases = [
+        (
+            response("200 OK", "content-type: text/html\r\n", "<html>"),
+            "neither JSON nor",
+        ),
+        (response("200 OK", gzip, "\u{1f}"), "compressed"),
+        (json("200 OK", "nonsense"), "no chat completion"),
+        (json("200 OK", "{}"), "no choices"),
+        (json("200 OK", ""), "no chat completion"),
+        (events("data: nonsense\n\n"), "malformed"),
+        (events(&format!("{FIRST_CHUNK}data: {{]\n\n")), "malformed"),
+    ];
+    for (reply, words) in cases {
+        let seen = failure_after(&reply, Ending::Close, STREAM).await;
+        assert!(
+            seen.starts_with("Garbled") && seen.contains(words),
+            "{seen}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_whole_reply_beyond_the_bound_is_refused_unread() {
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99999999\r\n\r\n";
+    let seen = failure_after(head.as_bytes(), Ending::Wait, "").await;
+    assert!(seen.contains("too large"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_reply_that_breaks_off_is_interrupted_and_never_whole() {
+    let begun = events(FIRST_CHUNK);
+    let half_reply = &json("200 OK", REPLY)[..150];
+    for (reply, members) in [(&begun[..], STREAM), (half_reply, "")] {
+        for ending in [Ending::Close, Ending::Reset] {
+            let seen = failure_after(reply, ending, members).await;
+            assert_eq!(seen, "Interrupted");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_inside_the_stream_ends_it() {
+    let reply = events(&format!(
+        "{FIRST_CHUNK}data: {{\"error\":{{\"message\":\"m\",\"code\":503}}}}\n\n{LAST_CHUNKS}"
+    ));
+    let seen = failure_after(&reply, Ending::Wait, STREAM).await;
+    assert_eq!(seen, "Failed { status: 503 }");
+}
+
+#[tokio::test]
+async fn a_sent_request_is_not_sent_again() {
+    let server = Server::bind().await;
+    let upstream = upstream(&server);
+    let mut count = 0;
+    let serve = async {
+        loop {
+            server.answer(b"", Ending::Reset).await;
+            count += 1;
+        }
+    };
+    let seen = tokio::select! {
+        biased;
+        seen = failure(&upstream, STREAM) => seen,
+        () = serve => unreachable!("it serves for ever"),
+    };
+    assert!(seen.starts_with("Unreachable"), "{seen}");
+    assert_eq!(count, 1);
+    assert_eq!(upstream.health().state, HealthState::Ready);
+}
+
+/// A TLS handshake that breaks is a connection that never came to be.
+#[tokio::test]
+async fn a_broken_connect_is_tried_again_and_then_given_up() {
+    let server = Server::bind().await;
+    let upstream = Upstream::new(config(&server.url("https")), client()).unwrap();
+    let mut count = 0;
+    let serve = async {
+        loop {
+            drop(server.0.accept().await);
+            count += 1;
+        }
+    };
+    let seen = tokio::select! {
+        biased;
+        seen = failure(&upstream, STREAM) => seen,
+        () = serve => unreachable!("it serves for ever"),
+    };
+    assert_eq!(seen, "Unreachable(\"no connection could be made\")");
+    assert_eq!(count, 1 + CONNECT_RETRIES_MAX);
+}
+
+#[tokio::test]
+async fn three_chats_without_a_connection_take_the_upstream_down() {
+    let server = Server::bind().await;
+    let upstream = upstream(&server);
+    // Nobody listens there any more.
+    drop(server);
+    for _ in 0..2 {
+        let seen = failure(&upstream, "").await;
+        assert_eq!(seen, "Unreachable(\"no connection could be made\")");
+        assert_eq!(upstream.health().state, HealthState::Ready);
+    }
+    failure(&upstream, "").await;
+    assert_eq!(upstream.health().state, HealthState::Down);
+}
+
+/// A server that takes the connection and never answers the TLS greeting.
+#[tokio::test]
+async fn a_connect_that_hangs_ends_by_the_upstreams_own_patience() {
+    let server = Server::bind().await;
+    let mut config = config(&server.url("https"));
+    config.connect_timeout = Duration::from_millis(30);
+    let upstream = Upstream::new(config, client()).unwrap();
+    assert_eq!(failure(&upstream, STREAM).await, "TimedOut(Connect)");
+}
+
+#[tokio::test]
+async fn silence_ends_by_the_patience_for_its_phase() {
+    let comments = events(": wait\n\n: wait\n\n");
+    let begun = events(FIRST_CHUNK);
+    let half_whole = &json("200 OK", REPLY)[..150];
+    for (reply, members, phase) in [
+        (&b""[..], STREAM, "FirstEvent"),
+        (&b""[..], "", "FirstEvent"),
+        (&comments, STREAM, "FirstEvent"),
+        (half_whole, "", "FirstEvent"),
+        (&begun, STREAM, "BetweenEvents"),
+    ] {
+        let server = Server::bind().await;
+        let mut config = config(&server.url("http"));
+        config.first_event_timeout = Duration::from_millis(200);
+        config.idle_timeout = Duration::from_millis(30);
+        let upstream = Upstream::new(config, client()).unwrap();
+        let (_, seen) = tokio::join!(
+            server.answer(reply, Ending::Wait),
+            failure(&upstream, members),
+        );
+        assert_eq!(seen, format!("TimedOut({phase})"));
+    }
+}
+
+/// The server's side ends only when it sees the connection closed.
+#[tokio::test]
+async fn dropping_the_stream_closes_the_connection() {
+    let server = Server::bind().await;
+    let upstream = upstream(&server);
+    let begun = events(FIRST_CHUNK);
+    tokio::join!(server.answer(&begun, Ending::Wait), async {
+        let chat = upstream.chat(outbound(request(STREAM))).await;
+        let mut stream = chat.unwrap();
+        assert!(matches!(
+            stream.next().await,
+            Some(Ok(ChatEvent::Started(_)))
+        ));
+        drop(stream);
+    });
+}
+
+#[tokio::test]
+async fn dropping_the_call_before_its_answer_closes_the_connection() {
+    let server = Server::bind().await;
+    let upstream = upstream(&server);
+    let (taken, was_taken) = tokio::sync::oneshot::channel();
+    let serve = async {
+        let (mut socket, _) = server.0.accept().await.unwrap();
+        read_request(&mut socket).await;
+        taken.send(()).unwrap();
+        while matches!(socket.read(&mut [0; 64]).await, Ok(1..)) {}
+    };
+    let leave = async {
+        tokio::select! {
+            _ = upstream.chat(outbound(request(STREAM))) => unreachable!("nobody answers"),
+            _ = was_taken => {}
+        }
+    };
+    tokio::join!(serve, leave);
+}
+
+#[tokio::test]
+async fn the_key_shows_nowhere() {
+    let server = Server::bind().await;
+    let mut config = config(&server.url("http"));
+    config.headers = vec![("api-key".into(), KEY.into())];
+    assert!(!format!("{config:?}").contains(KEY));
+    let upstream = Upstream::new(config, client()).unwrap();
+    assert!(!format!("{upstream:?}").contains(KEY));
+    let body = format!(r#"{{"error":{{"message":"odd: {KEY}","param":"{KEY}"}}}}"#);
+    for status in ["400 Bad Request", "401 Unauthorized", "500 Oops"] {
+        let reply = json(status, &body);
+        let (_, seen) = tokio::join!(server.answer(&reply, Ending::Close), failure(&upstream, ""),);
+        assert!(!seen.contains(KEY), "{seen}");
+    }
+}
+
+#[test]
+fn a_base_url_keeps_its_path() {
+    for (base_url, expected) in [
+        ("https://a.example", "https://a.example/chat/completions"),
+        (
+            "https://a.example/v1",
+            "https://a.example/v1/chat/completions",
+        ),
+        (
+            "https://a.example/v1/",
+            "https://a.example/v1/chat/completions",
+        ),
+        (
+            "http://a.example:81/x/openai//",
+            "http://a.example:81/x/openai/chat/completions",
+        ),
+        (
+            " https://a.example/v1/chat/completions ",
+            "https://a.example/v1/chat/completions",
+        ),
+    ] {
+        assert_eq!(endpoint(base_url).unwrap().as_str(), expected);
+    }
+}
+
+#[test]
+fn faults_of_a_configuration_are_named() {
+    use UpstreamConfigError as E;
+    type Change = fn(&mut UpstreamConfig);
+    let cases: [(Change, E); 10] = [
+        (
+            |config| config.base_url = "a.example/v1".into(),
+            E::UrlMalformed,
+        ),
+        (
+            |config| config.base_url = "ftp://a.example".into(),
+            E::UrlScheme,
+        ),
+        (
+            |config| config.base_url = "localhost:80".into(),
+            E::UrlScheme,
+        ),
+        (
+            |config| config.base_url = "https://u@a.example".into(),
+            E::UrlCredentials,
+        ),
+        (
+            |config| config.base_url = "https://a.example?k=1".into(),
+            E::UrlQuery,
+        ),
+        (
+            |config| config.base_url = "https://a.example#k".into(),
+            E::UrlQuery,
+        ),
+        (
+            |config| config.key = Some(Secret::new("a\nb")),
+            E::KeyUnsendable,
+        ),
+        (
+            |config| config.headers = vec![("a b".into(), "c".into())],
+            E::HeaderMalformed { name: "a b".into() },
+        ),
+        (
+            |config| config.headers = vec![("Authorization".into(), "c".into())],
+            E::HeaderReserved {
+                name: "Authorization".into(),
+            },
+        ),
+        (|config| config.default_model.clear(), E::NoDefaultModel),
+    ];
+    for (change, expected) in cases {
+        let mut config = config("https://a.example/v1");
+        change(&mut config);
+        assert_eq!(Upstream::new(config, client()).unwrap_err(), expected);
+    }
+}
+
+#[test]
+fn the_card_lists_the_default_first_and_any_last() {
+    for (listed, expected) in [
+        (&[][..], &["theirs", "*"][..]),
+        (&["b", "theirs", "b"], &["theirs", "b"]),
+        (&["*", "b"], &["theirs", "b", "*"]),
+    ] {
+        let mut config = config("https://a.example/v1");
+        config.models = listed.iter().map(|name| (*name).to_owned()).collect();
+        let upstream = Upstream::new(config, client()).unwrap();
+        let models = upstream.card().models.iter();
+        let names: Vec<&str> = models.map(|model| model.name.as_str()).collect();
+        assert_eq!(names, expected);
+    }
+}
