@@ -68,15 +68,19 @@ impl fmt::Debug for ChatRequest {
 
 impl ChatRequest {
     /// Every text a person may have written, in reading order: message parts, names, arguments of
-    /// tool calls, tools' descriptions and schemas, stop strings, uninterpreted fields. Scanning reads through this; `texts_mut` must visit the same places.
+    /// tool calls, tools' descriptions and schemas, stop strings, uninterpreted parts and fields.
+    /// Images are left out: they are addresses or bytes. Scanning reads through this; `texts_mut`
+    /// must visit the same places.
     pub fn texts(&self, visit: &mut dyn FnMut(&str)) {
         for message in &self.messages {
             if let Some(name) = &message.name {
                 visit(name);
             }
             for part in &message.content {
-                if let Part::Text(text) = part {
-                    visit(text);
+                match part {
+                    Part::Text(text) => visit(text),
+                    Part::Other(value) => strings(value, visit),
+                    Part::Image(_) => {}
                 }
             }
             for call in &message.tool_calls {
@@ -91,6 +95,9 @@ impl ChatRequest {
                 visit(description);
             }
             strings(&tool.parameters, visit);
+            for value in tool.extra.values() {
+                strings(value, visit);
+            }
         }
         if let OutputFormat::JsonSchema(schema) = &self.format {
             strings(schema, visit);
@@ -110,8 +117,10 @@ impl ChatRequest {
                 rewrite(name);
             }
             for part in &mut message.content {
-                if let Part::Text(text) = part {
-                    rewrite(text);
+                match part {
+                    Part::Text(text) => rewrite(text),
+                    Part::Other(value) => strings_mut(value, rewrite),
+                    Part::Image(_) => {}
                 }
             }
             for call in &mut message.tool_calls {
@@ -126,6 +135,9 @@ impl ChatRequest {
                 rewrite(description);
             }
             strings_mut(&mut tool.parameters, rewrite);
+            for value in tool.extra.values_mut() {
+                strings_mut(value, rewrite);
+            }
         }
         if let OutputFormat::JsonSchema(schema) = &mut self.format {
             strings_mut(schema, rewrite);
@@ -368,4 +380,63 @@ pub enum OutputFormat {
 pub enum Delivery {
     Whole,
     Streamed { includes_usage: bool },
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn extra(text: &str) -> Extra {
+        Extra::from_iter([("x".to_owned(), json!({"y": [text, 7]}))])
+    }
+
+    fn request() -> ChatRequest {
+        let mut message = Message::new(Role::User, "1");
+        message.content.push(Part::Other(json!({"type": "2"})));
+        message.name = Some("0".into());
+        message.tool_calls = vec![ToolCall {
+            id: "-".into(),
+            name: "-".into(),
+            arguments: "3".into(),
+        }];
+        message.extra = extra("4");
+        ChatRequest {
+            model: "-".into(),
+            messages: vec![message],
+            tools: vec![Tool {
+                name: "-".into(),
+                description: Some("5".into()),
+                parameters: json!({"title": "6"}),
+                extra: extra("7"),
+            }],
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: None,
+            sampling: Sampling {
+                stop: vec!["9".into()],
+                ..Sampling::default()
+            },
+            format: OutputFormat::JsonSchema(json!({"name": "8"})),
+            output_tokens_max: None,
+            choices: 1,
+            delivery: Delivery::Whole,
+            extra: extra("10"),
+            source: None,
+        }
+    }
+
+    #[test]
+    fn every_text_is_visited_in_order_and_rewritten_in_the_same_places() {
+        let mut request = request();
+        let mut seen = Vec::new();
+        request.texts(&mut |text| seen.push(text.to_owned()));
+        let expected: Vec<String> = (0..=10).map(|number| number.to_string()).collect();
+        assert_eq!(seen, expected);
+
+        let mut rewritten = Vec::new();
+        request.texts_mut(&mut |text| rewritten.push(std::mem::take(text)));
+        assert_eq!(rewritten, expected);
+        request.texts(&mut |text| assert_eq!(text, ""));
+    }
 }
