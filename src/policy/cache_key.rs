@@ -172,3 +172,129 @@ fn extra(fields: &Map<String, Value>) -> Value {
         .map(|(name, value)| (name.clone(), value.clone()));
     Value::Object(kept.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::{Delivery, Extra, Image, Role, Tokens};
+
+    use super::*;
+
+    fn request() -> ChatRequest {
+        ChatRequest {
+            model: "auto".into(),
+            messages: vec![Message::new(Role::User, "hi")],
+            tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: None,
+            sampling: Sampling::default(),
+            format: OutputFormat::Text,
+            output_tokens_max: None,
+            choices: 1,
+            delivery: Delivery::Whole,
+            extra: Extra::new(),
+            source: None,
+        }
+    }
+
+    fn key(request: &ChatRequest) -> Option<[u8; 32]> {
+        key_of(&CacheSecret::new([7; 32]), "red", request)
+    }
+
+    fn key_of(secret: &CacheSecret, team: &str, request: &ChatRequest) -> Option<[u8; 32]> {
+        cache_key(secret, &TeamId::new(team), request).map(|key| key.0)
+    }
+
+    fn extra(json: &str) -> Extra {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn whatever_may_change_the_reply_changes_the_key() {
+        type Change = fn(&mut ChatRequest);
+        let changes: [Change; 18] = [
+            |it| it.model = "local".into(),
+            |it| it.messages[0] = Message::new(Role::User, "hi "),
+            |it| it.messages[0] = Message::new(Role::System, "hi"),
+            |it| it.messages.push(Message::new(Role::Assistant, "x")),
+            |it| it.messages[0].name = Some("ann".to_owned()),
+            |it| it.messages[0].tool_call_id = Some("c".to_owned()),
+            |it| it.messages[0].content = vec![Part::Text("h".into()), Part::Text("i".into())],
+            |it| it.tool_choice = ToolChoice::None,
+            |it| it.tool_choice = ToolChoice::Named("none".to_owned()),
+            |it| it.parallel_tool_calls = Some(true),
+            |it| it.sampling.temperature = Some(1.0),
+            |it| it.sampling.temperature = Some(0.0),
+            |it| it.sampling.seed = Some(0),
+            |it| it.sampling.stop = vec!["x".to_owned()],
+            |it| it.sampling.logit_bias = vec![(1, 0.5)],
+            |it| it.format = OutputFormat::JsonObject,
+            |it| it.output_tokens_max = Some(Tokens(1)),
+            |it| it.extra = extra(r#"{"reasoning_effort": "low"}"#),
+        ];
+        let mut seen = vec![key(&request())];
+        for (index, change) in changes.iter().enumerate() {
+            let mut changed = request();
+            change(&mut changed);
+            let key = key(&changed);
+            assert!(key.is_some() && !seen.contains(&key), "change {index}");
+            seen.push(key);
+        }
+    }
+
+    #[test]
+    fn delivery_bookkeeping_and_the_order_of_fields_do_not() {
+        let mut streamed = request();
+        streamed.delivery = Delivery::Streamed {
+            includes_usage: true,
+        };
+        streamed.extra = extra(r#"{"user": "ann", "metadata": {"a": "b"}, "store": true}"#);
+        assert_eq!(key(&streamed), key(&request()));
+        let with = |json: &str| ChatRequest {
+            extra: extra(json),
+            ..request()
+        };
+        let (one, two) = (
+            r#"{"a": 1, "b": {"c": 2, "d": 3}}"#,
+            r#"{"b": {"d": 3, "c": 2}, "a": 1}"#,
+        );
+        assert_eq!(key(&with(one)), key(&with(two)));
+    }
+
+    #[test]
+    fn teams_and_secrets_do_not_share_keys() {
+        let secret = CacheSecret::new([7; 32]);
+        let other = CacheSecret::new([8; 32]);
+        let red = key_of(&secret, "red", &request());
+        assert_ne!(red, key_of(&secret, "blue", &request()));
+        assert_ne!(red, key_of(&other, "red", &request()));
+        assert_eq!(red, key_of(&secret, "red", &request()));
+    }
+
+    #[test]
+    fn replies_that_may_differ_have_no_key() {
+        let several = ChatRequest {
+            choices: 2,
+            ..request()
+        };
+        assert_eq!(key(&several), None);
+        let part = |part: Part| {
+            let mut request = request();
+            request.messages[0].content.push(part);
+            key(&request)
+        };
+        let image = |url: &str| {
+            Part::Image(Image {
+                url: url.to_owned(),
+                detail: None,
+            })
+        };
+        assert_eq!(part(Part::Other(json!({}))), None);
+        assert_eq!(part(image("https://example.com/a.png")), None);
+        assert!(part(image("data:image/png;base64,AA")).is_some());
+    }
+
+    #[test]
+    fn the_secret_is_not_shown() {
+        assert_eq!(format!("{:?}", CacheSecret::new([7; 32])), "CacheSecret");
+    }
+}

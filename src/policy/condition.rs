@@ -76,8 +76,7 @@ impl FormatKind {
 pub(crate) struct Patterns(RegexSet);
 
 impl Patterns {
-    /// `patterns` were each compiled alone before.
-    pub fn compile(patterns: &[String]) -> Result<Self, regex::Error> {
+    pub fn compile(patterns: &[&str]) -> Result<Self, regex::Error> {
         RegexSetBuilder::new(patterns)
             .case_insensitive(true)
             .size_limit(8 * PATTERN_BYTES_MAX)

@@ -290,14 +290,15 @@ impl Roster {
 
     /// The name most like `asked`, or `None` when nothing is much like it.
     fn nearest(&self, asked: &str) -> Option<String> {
-        let asked = asked.to_lowercase();
+        let lower = asked.to_lowercase();
         let similarity = |name: &str| {
             let bare = name.rsplit('/').next().unwrap_or(name).to_lowercase();
-            strsim::jaro_winkler(&asked, &name.to_lowercase())
-                .max(strsim::jaro_winkler(&asked, &bare))
+            strsim::jaro_winkler(&lower, &name.to_lowercase())
+                .max(strsim::jaro_winkler(&lower, &bare))
         };
         let mut best: Option<(f64, String)> = None;
-        for name in self.names() {
+        // A name that is there and leads nowhere is no help.
+        for name in self.names().into_iter().filter(|name| *name != asked) {
             let score = similarity(&name);
             let is_better = best.as_ref().is_none_or(|(top, _)| score > *top);
             if score >= NEAREST_SIMILARITY_MIN && is_better {

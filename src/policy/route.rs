@@ -1,5 +1,8 @@
 //! Who is to answer: the rules' verdict, checked against what each candidate can do.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use domain::{Abilities, Ability, BadRequest, Fault, HealthState, Tokens};

@@ -15,6 +15,9 @@
 //! then = "local"
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use regex::RegexBuilder;
 use toml::Table;
 
@@ -75,19 +78,20 @@ impl RoutePolicy {
             Ok(table) => table,
             Err(error) => {
                 faults.report("", syntax_fault(toml, &error));
-                return faults
-                    .into_result(())
-                    .map(|()| unreachable!("a fault was reported"));
+                return Err(faults.into_all());
             }
         };
         let mut root = Section::root(table);
-        let mut reader = RuleReader::default();
+        let mut reader = RuleReader {
+            parts: read_parts(&mut root, &mut faults),
+            ..RuleReader::default()
+        };
         let outcomes = read_outcomes(&mut root, &mut faults);
         let default = read_default(&mut root, &outcomes, &mut faults);
         let rules = read_rules(&mut root, &outcomes, &mut reader, &mut faults);
         root.finish(&mut faults);
-        let said = compile_all(&reader.said, &mut faults);
-        let instructed = compile_all(&reader.instructed, &mut faults);
+        let said = compile_all(reader.said, &mut faults);
+        let instructed = compile_all(reader.instructed, &mut faults);
         faults.into_result(RoutePolicy {
             file: file_name.to_owned(),
             outcomes,
@@ -129,14 +133,26 @@ fn syntax_fault(toml: &str, error: &toml::de::Error) -> String {
     format!("line {line}: {}", error.message())
 }
 
-fn compile_all(patterns: &[String], faults: &mut Faults) -> Patterns {
-    Patterns::compile(patterns).unwrap_or_else(|_| {
+/// Compiles patterns together, and alone only to find those at fault.
+fn compile_all(patterns: Vec<Pattern>, faults: &mut Faults) -> Patterns {
+    let texts: Vec<&str> = patterns.iter().map(|it| it.text.as_str()).collect();
+    if let Ok(compiled) = Patterns::compile(&texts) {
+        return compiled;
+    }
+    let mut is_explained = false;
+    for pattern in &patterns {
+        if let Err(message) = compile_one(&pattern.text) {
+            is_explained = true;
+            faults.report(&pattern.path, message);
+        }
+    }
+    if !is_explained {
         faults.report(
             "rules",
             "the patterns of all rules together are too large; shorten some",
         );
-        Patterns::compile(&[]).expect("the empty set compiles")
-    })
+    }
+    Patterns::compile(&[]).expect("the empty set compiles")
 }
 
 fn read_outcomes(root: &mut Section, faults: &mut Faults) -> Vec<Outcome> {
@@ -254,11 +270,78 @@ fn read_rules(
     rules
 }
 
+/// Named pieces of patterns.
+fn read_parts(root: &mut Section, faults: &mut Faults) -> Parts {
+    let section = root.take("parts").and_then(|entry| entry.section(faults));
+    let mut parts = Parts::default();
+    for (name, entry) in section.map(|mut it| it.take_all()).unwrap_or_default() {
+        let path = entry.path.clone();
+        if !is_part_name(&name) {
+            faults.report(
+                &path,
+                "a part's name is made of small letters, digits and `_`",
+            );
+        }
+        let Some(pattern) = entry.text(faults) else {
+            continue;
+        };
+        parts.0.push((name, format!("(?:{pattern})")));
+    }
+    parts
+}
+
+/// Pieces of patterns by name. A pattern uses one as `{name}`, which means nothing else in a regular
+/// expression.
+#[derive(Debug, Default)]
+struct Parts(Vec<(String, String)>);
+
+fn is_part_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+impl Parts {
+    /// The pattern with every `{name}` replaced. `\p{...}` and its like are left alone.
+    fn fill(&self, pattern: &str) -> Result<String, String> {
+        let mut filled = String::with_capacity(pattern.len());
+        let mut rest = pattern;
+        while let Some(open) = rest.find('{') {
+            let (before, from) = rest.split_at(open);
+            filled.push_str(before);
+            let name = from[1..].split('}').next().unwrap_or_default();
+            let is_escape = [r"\p", r"\P", r"\x", r"\u", r"\U"]
+                .iter()
+                .any(|escape| filled.ends_with(escape));
+            if is_escape || !is_part_name(name) || from.len() <= name.len() + 1 {
+                filled.push('{');
+                rest = &from[1..];
+                continue;
+            }
+            let part = self.0.iter().find(|(part, _)| part == name);
+            let (_, part) = part.ok_or_else(|| format!("no part is called `{name}`"))?;
+            filled.push_str(part);
+            rest = &from[name.len() + 2..];
+        }
+        filled.push_str(rest);
+        Ok(filled)
+    }
+}
+
 /// Reads rules, and gathers the patterns they share.
 #[derive(Debug, Default)]
 struct RuleReader {
-    said: Vec<String>,
-    instructed: Vec<String>,
+    parts: Parts,
+    said: Vec<Pattern>,
+    instructed: Vec<Pattern>,
+}
+
+/// A pattern with its parts filled in, and where it stands.
+#[derive(Debug)]
+struct Pattern {
+    text: String,
+    path: String,
 }
 
 impl RuleReader {
@@ -395,18 +478,22 @@ impl RuleReader {
     fn pattern_tests(&mut self, section: &mut Section, faults: &mut Faults) -> Vec<Condition> {
         let mut tests = Vec::new();
         if let Some(entry) = section.take("keywords") {
+            let path = entry.path.clone();
             let words = entry.texts(faults).unwrap_or_default();
             let words: Vec<String> = words.into_iter().map(|(word, _)| word).collect();
             let at = self.said.len();
-            self.said.push(keywords_pattern(&words));
+            let text = keywords_pattern(&words);
+            self.said.push(Pattern { text, path });
             tests.push(Test::Said(vec![at]));
         }
         if let Some(entry) = section.take("matches") {
-            tests.push(Test::Said(read_patterns(entry, &mut self.said, faults)));
+            let indices = read_patterns(entry, &self.parts, &mut self.said, faults);
+            tests.push(Test::Said(indices));
         }
         if let Some(entry) = section.take("system_matches") {
             tests.push(Test::Instructed(read_patterns(
                 entry,
+                &self.parts,
                 &mut self.instructed,
                 faults,
             )));
@@ -485,13 +572,18 @@ fn read_headers(entry: Entry, faults: &mut Faults) -> Vec<Condition> {
 }
 
 /// Appends each pattern to `patterns` and gives their indices there.
-fn read_patterns(entry: Entry, patterns: &mut Vec<String>, faults: &mut Faults) -> Vec<usize> {
+fn read_patterns(
+    entry: Entry,
+    parts: &Parts,
+    patterns: &mut Vec<Pattern>,
+    faults: &mut Faults,
+) -> Vec<usize> {
     let mut indices = Vec::new();
     for (pattern, path) in entry.texts(faults).unwrap_or_default() {
-        match compile_one(&pattern) {
-            Ok(_) => {
+        match parts.fill(&pattern) {
+            Ok(text) => {
                 indices.push(patterns.len());
-                patterns.push(pattern);
+                patterns.push(Pattern { text, path });
             }
             Err(message) => faults.report(path, message),
         }

@@ -1,5 +1,8 @@
 //! Finding personal data and secrets in a request.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;

@@ -27,6 +27,10 @@ impl Faults {
         });
     }
 
+    pub fn into_all(self) -> Vec<RuleFault> {
+        self.found
+    }
+
     pub fn into_result<T>(self, value: T) -> Result<T, Vec<RuleFault>> {
         if self.found.is_empty() {
             Ok(value)

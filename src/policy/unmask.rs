@@ -78,6 +78,12 @@ impl Unmasker {
         restored
     }
 
+    /// How much is held back just now.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
+
     /// Gives what was held back. No more text follows.
     #[must_use]
     pub fn finish(&mut self) -> String {

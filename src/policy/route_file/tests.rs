@@ -1,0 +1,142 @@
+use super::*;
+
+const FRAME: &str = "default = 'c'\n[outcomes.c]\ncandidates = ['cloud']\n";
+
+#[track_caller]
+fn check(toml: &str, wanted: &[&str]) {
+    let faults = RoutePolicy::parse("r.toml", toml).map(|_| ()).unwrap_err();
+    let shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, wanted);
+}
+
+#[track_caller]
+fn check_when(when: &str, wanted: &str) {
+    let toml = format!("{FRAME}[[rules]]\nname = 'r'\nthen = 'c'\nwhen = {{ {when} }}");
+    check(&toml, &[wanted]);
+}
+
+#[test]
+fn the_policies_shipped_parse() {
+    for toml in [DEFAULT_ROUTES, LOCAL_ONLY_ROUTES] {
+        assert_eq!(RoutePolicy::parse("shipped", toml).map(|_| ()), Ok(()));
+    }
+}
+
+#[test]
+fn a_syntax_fault_names_its_line() {
+    let faults = RoutePolicy::parse("r.toml", "a = 1\nb = [").unwrap_err();
+    assert!(
+        faults[0].to_string().starts_with("r.toml: line 2: "),
+        "{faults:?}"
+    );
+}
+
+#[test]
+fn all_faults_are_reported_at_once_with_their_paths() {
+    check(
+        "defualt = 'x'\ndefault = 'x'\n[outcomes.c]\ncandidates = ['cloud', 'auto', 3]\ntimeout = 1\n\
+         [[rules]]\nname = 'a b'\nwhen = { tokens_mni = 3, code = 'yes', tokens_max = -1 }\nthen = 'd'\n\
+         [[rules]]\nwhen = {}\n\
+         [[rules]]\nname = 'default'\nwhen = { matches = ['(', 'a'], keywords = [] }\nthen = 'c'",
+        &[
+            "r.toml: outcomes.c.candidates[2]: must be a string, not a whole number",
+            "r.toml: outcomes.c.timeout: unknown key; known keys: candidates",
+            "r.toml: outcomes.c.candidates[1]: `auto` is no candidate; name `local`, `cloud`, a backend or a model",
+            "r.toml: default: no outcome is called `x`; there are: c",
+            "r.toml: rules[0].name: must be at most 64 letters, digits, `-` and `_`",
+            "r.toml: rules[0].when.tokens_max: must be a whole number from 0 to 4294967295",
+            "r.toml: rules[0].when.code: must be true or false, not a string",
+            "r.toml: rules[0].when.tokens_mni: unknown key; did you mean `tokens_min`?",
+            "r.toml: rules[0].then: no outcome is called `d`; there are: c",
+            "r.toml: rules[1].when: an empty condition; leave the rule out, or say when",
+            "r.toml: rules[1].name: missing",
+            "r.toml: rules[1].then: missing",
+            "r.toml: rules[2].when.keywords: must not be empty",
+            "r.toml: rules[2].name: `default` is taken; every rule needs a name of its own",
+            "r.toml: defualt: unknown key; did you mean `default`?",
+            "r.toml: rules[2].when.matches[0]: no regular expression: unclosed group",
+        ],
+    );
+}
+
+#[test]
+fn an_empty_file_says_what_is_missing() {
+    check(
+        "",
+        &[
+            "r.toml: outcomes: missing; write at least one, as [outcomes.local] with candidates = [\"local\"]",
+            "r.toml: default: missing; name the outcome to take when no rule holds",
+        ],
+    );
+}
+
+#[test]
+fn each_wrong_value_is_refused() {
+    for (when, wanted) in [
+        (
+            "response_format = 'xml'",
+            "r.toml: rules[0].when.response_format: must be `text`, `json_object` or `json_schema`",
+        ),
+        (
+            "language = 'English'",
+            "r.toml: rules[0].when.language: must be a language code in lower case, as `en` or `pt`",
+        ),
+        (
+            "header = { X-A = 'b' }",
+            "r.toml: rules[0].when.header.X-A: header names are written in lower case",
+        ),
+        (
+            "header = { x-a = '[' }",
+            "r.toml: rules[0].when.header.x-a: no regular expression: unclosed character class",
+        ),
+        ("team = ''", "r.toml: rules[0].when.team: must not be empty"),
+        ("any = []", "r.toml: rules[0].when.any: must not be empty"),
+        (
+            "not = { x = 1 }",
+            "r.toml: rules[0].when.not.x: unknown key; known keys: tokens_min, tokens_max, turns_min, turns_max, chars_min, chars_max, system_chars_min, system_chars_max, code, mathematics, tools, images, response_format, language, team, header, keywords, matches, system_matches, all, any, not",
+        ),
+        (
+            "matches = '{nobody}'",
+            "r.toml: rules[0].when.matches: no part is called `nobody`",
+        ),
+        (
+            "matches = 'a{1000}{1000}'",
+            "r.toml: rules[0].when.matches: the pattern is too large",
+        ),
+    ] {
+        check_when(when, wanted);
+    }
+}
+
+#[test]
+fn conditions_nest_only_so_deep() {
+    let deep = format!("{}code = true{}", "not = { ".repeat(12), " }".repeat(12));
+    let path = format!("rules[0].when{}", ".not".repeat(9));
+    check_when(
+        &deep,
+        &format!("r.toml: {path}: nested deeper than 8 levels"),
+    );
+}
+
+#[test]
+fn parts_stand_for_their_patterns() {
+    let parts = Parts(vec![("a".to_owned(), "(?:x|y)".to_owned())]);
+    for (pattern, filled) in [
+        ("^{a}{2}$", "^(?:x|y){2}$"),
+        (r"\p{a}{a}", r"\p{a}(?:x|y)"),
+        ("{1,2}{A}{", "{1,2}{A}{"),
+        ("{a", "{a"),
+    ] {
+        assert_eq!(parts.fill(pattern).as_deref(), Ok(filled));
+    }
+}
+
+#[test]
+fn candidates_that_nobody_is_are_found_against_the_roster() {
+    let toml = "default = 'c'\n[outcomes.c]\ncandidates = ['cloud', 'local', 'nobody']";
+    let policy = RoutePolicy::parse("r.toml", toml).unwrap();
+    let faults = policy.check(&Roster::default());
+    let shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    let wanted = "r.toml: outcomes.c.candidates[2]: no backend or model is called `nobody`";
+    assert_eq!(shown, [wanted]);
+}

@@ -1,0 +1,260 @@
+use domain::{Delivery, Extra, Message, OutputFormat, Role, Sampling, ToolChoice};
+use proptest::prelude::*;
+
+use super::*;
+use crate::Unmasker;
+
+fn request(text: &str) -> ChatRequest {
+    ChatRequest {
+        model: "auto".into(),
+        messages: vec![Message::new(Role::User, text)],
+        tools: Vec::new(),
+        tool_choice: ToolChoice::Auto,
+        parallel_tool_calls: None,
+        sampling: Sampling::default(),
+        format: OutputFormat::Text,
+        output_tokens_max: None,
+        choices: 1,
+        delivery: Delivery::Whole,
+        extra: Extra::new(),
+        source: None,
+    }
+}
+
+fn masked(rules: &ScanRules, text: &str) -> String {
+    let request = request(text);
+    let findings = rules.scan(&request).unwrap();
+    findings.masked_view(request, Trust::Public).messages[0].text()
+}
+
+#[track_caller]
+fn check(cases: &[(&str, &str)]) {
+    let rules = ScanRules::default();
+    for (text, wanted) in cases {
+        assert_eq!(masked(&rules, text), *wanted);
+    }
+}
+
+#[test]
+fn addresses_are_found_and_look_alikes_are_not() {
+    check(&[
+        (
+            "write to ann.lee+x@mail.example.org.",
+            "write to <EMAIL_1>.",
+        ),
+        (
+            "<a@b.co>, c@d.io; a@b.co",
+            "<<EMAIL_1>>, <EMAIL_2>; <EMAIL_1>",
+        ),
+        (
+            "npm i pkg@1.2.3 @scope/name@latest",
+            "npm i pkg@1.2.3 @scope/name@latest",
+        ),
+        (
+            "git@github.com:a/b.git user@localhost",
+            "git@github.com:a/b.git user@localhost",
+        ),
+        ("a@b@c.de @handle x@y", "a@b@c.de @handle x@y"),
+    ]);
+}
+
+#[test]
+fn cards_need_an_issuer_and_a_check_digit() {
+    check(&[
+        ("4111 1111 1111 1111", "<CARD_1>"),
+        (
+            "card: 5555-5555-5555-4444, amex 378282246310005",
+            "card: <CARD_1>, amex <CARD_2>",
+        ),
+        ("4111 1111 1111 1112", "4111 1111 1111 1112"),
+        ("order 1234567890123456", "order 1234567890123456"),
+        (
+            "id 84111111111111111 x4111111111111111",
+            "id 84111111111111111 x4111111111111111",
+        ),
+        (
+            "v4.111111111111111 4111111111111111.5",
+            "v4.111111111111111 4111111111111111.5",
+        ),
+    ]);
+}
+
+#[test]
+fn ibans_need_their_country_s_length_and_checksum() {
+    check(&[
+        ("DE89 3704 0044 0532 0130 00 please", "<IBAN_1> please"),
+        ("pay GB29NWBK60161331926819.", "pay <IBAN_1>."),
+        ("gb29 nwbk 6016 1331 9268 19 to me", "<IBAN_1> to me"),
+        ("DE89370400440532013001", "DE89370400440532013001"),
+        ("ZZ89370400440532013000", "ZZ89370400440532013000"),
+    ]);
+}
+
+#[test]
+fn phone_numbers_need_a_plus_and_a_country() {
+    check(&[
+        (
+            "call +49 30 901820 or +1 (415) 555-2671",
+            "call <PHONE_1> or <PHONE_2>",
+        ),
+        ("+351212345678", "<PHONE_1>"),
+        ("5+12345678901 and 1+1", "5+12345678901 and 1+1"),
+        ("+1 015 555 2671", "+1 015 555 2671"),
+        (
+            "+20240131120000 a line of a patch",
+            "+20240131120000 a line of a patch",
+        ),
+    ]);
+}
+
+#[test]
+fn secrets_are_found_and_examples_are_not() {
+    // Put together here, so that no scanner of source code takes them for real.
+    let key = |prefix: &str, rest: &str| format!("{prefix}{rest}");
+    let openai = key("sk-", "proj-a1B2c3D4e5F6g7H8i9J0k1L2");
+    let amazon = key("AKIA", "Q3EGRZK7LMNP2T4V");
+    let github = key("ghp_", "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8");
+    let token = format!(
+        "{}.{}.{}",
+        key("eyJ", "hbGciOiJIUzI1"),
+        key("eyJ", "zdWIiOiIxMjM0"),
+        "SflKxwRJSMeKKF2QT4"
+    );
+    let pem = key(
+        "-----BEGIN RSA PRIVATE",
+        " KEY-----\nMIIEow\nIBAAKC\n-----END RSA PRIVATE KEY-----",
+    );
+    let cut = key(
+        "-----BEGIN PRIVATE",
+        " KEY-----\nMIIEowIBAAKCAQEAx1y2z3\nMIIEowIBAAKCAQEAx1y2z3",
+    );
+    for secret in [openai, amazon, github, token, pem, cut] {
+        let text = format!("a {secret} b");
+        assert_eq!(
+            masked(&ScanRules::default(), &text),
+            "a <SECRET_1> b",
+            "{secret}"
+        );
+    }
+    check(&[
+        (
+            "postgres://app:Tr0ub4dor@db.example.com/x",
+            "postgres://app:<SECRET_1>@db.example.com/x",
+        ),
+        (
+            "postgres://app:password@db.example.com/x",
+            "postgres://app:password@db.example.com/x",
+        ),
+        (
+            "postgres://app:${PASSWORD}@db/x",
+            "postgres://app:${PASSWORD}@db/x",
+        ),
+        (
+            "AKIAIOSFODNN7EXAMPLE sk-your-key-goes-here1 task-1234567890abcdefgh",
+            "AKIAIOSFODNN7EXAMPLE sk-your-key-goes-here1 task-1234567890abcdefgh",
+        ),
+        ("sk-learn-contrib-something", "sk-learn-contrib-something"),
+    ]);
+}
+
+#[test]
+fn placeholders_the_request_already_holds_are_passed_over() {
+    check(&[(
+        "<EMAIL_1> <EMAIL_3> a@b.co c@d.co",
+        "<EMAIL_1> <EMAIL_3> <EMAIL_2> <EMAIL_4>",
+    )]);
+}
+
+#[test]
+fn operators_rules_come_first_and_may_name_the_value() {
+    let custom = [CustomRule {
+        name: "case".to_owned(),
+        pattern: r"case (?<value>[A-Z]{2}\d{4})".to_owned(),
+        trust_min: Trust::Device,
+    }];
+    let rules = ScanRules::compile(&DEFAULT_CLASSES, &custom).unwrap();
+    assert_eq!(masked(&rules, "case AB1234"), "case <CUSTOM_1>");
+    let request = request("case AB1234 a@b.co");
+    let findings = rules.scan(&request).unwrap();
+    let seen = findings.masked_view(request, Trust::Tenant).messages[0].text();
+    assert_eq!(seen, "case <CUSTOM_1> a@b.co");
+}
+
+#[test]
+fn every_fault_of_the_rules_is_reported() {
+    let rule = |pattern: &str| CustomRule {
+        name: "r".to_owned(),
+        pattern: pattern.to_owned(),
+        trust_min: Trust::Tenant,
+    };
+    let custom = [rule("("), rule("a*"), rule("(a{1000}){1000}")];
+    let classes = [(FindingClass::NationalId, Trust::Tenant)];
+    let faults = ScanRules::compile(&classes, &custom).unwrap_err();
+    let shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "the pattern of rule `r` is no regular expression: unclosed group",
+            "the pattern of rule `r` matches the empty text",
+            "the pattern of rule `r` is too large",
+            "no detector finds NATIONAL_ID",
+        ]
+    );
+}
+
+#[test]
+fn more_findings_than_the_bound_are_refused() {
+    let list = |count: usize| -> String { (0..count).map(|at| format!("u{at}@b.co ")).collect() };
+    let rules = ScanRules::default();
+    assert!(rules.scan(&request(&list(FINDINGS_MAX))).is_ok());
+    let refused = rules.scan(&request(&list(FINDINGS_MAX + 1)));
+    assert!(
+        matches!(refused, Err(Fault::BadRequest(fault)) if fault.code.as_deref() == Some("too_many_findings"))
+    );
+}
+
+#[test]
+fn values_in_json_are_restored_as_json() {
+    let request = request("-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKC");
+    let findings = ScanRules::default().scan(&request).unwrap();
+    let mut unmasker = Unmasker::in_json(&findings);
+    let restored = unmasker.push(r#"{"key": "<SECRET_1>"}"#) + &unmasker.finish();
+    let value: serde_json::Value = serde_json::from_str(&restored).unwrap();
+    assert_eq!(value["key"], request.messages[0].text());
+}
+
+#[test]
+fn debug_shows_no_value() {
+    let findings = ScanRules::default().scan(&request("a@b.co")).unwrap();
+    assert!(!format!("{:?} {findings:?}", Unmasker::new(&findings)).contains("a@b"));
+}
+
+proptest! {
+    /// Whatever the text, and wherever the reply is cut.
+    #[test]
+    fn unmasking_undoes_masking(
+        parts in prop::collection::vec(prop::sample::select(vec![
+            "ann@b.co", "bob.ann@b.co", "4111 1111 1111 1111", "DE89370400440532013000", "+49 30 901820",
+            "<EMAIL_1>", "<EMAIL_", "<", ">", "_1>", " ", "\n", "é", "EMAIL", "b.co", "text",
+        ]), 0..24),
+        cuts in prop::collection::vec(1_usize..7, 0..64),
+    ) {
+        let text = parts.concat();
+        let rules = ScanRules::default();
+        let request = request(&text);
+        let findings = rules.scan(&request).unwrap();
+        let masked = findings.masked_view(request, Trust::Public).messages[0].text();
+        let longest = findings.iter().map(|it| it.placeholder.len()).max().unwrap_or(0);
+        let mut unmasker = Unmasker::new(&findings);
+        let (mut restored, mut rest) = (String::new(), masked.as_str());
+        for cut in cuts {
+            let end = rest.floor_char_boundary(cut.min(rest.len()));
+            restored += &unmasker.push(&rest[..end]);
+            rest = &rest[end..];
+            prop_assert!(unmasker.held_bytes() < longest.max(1));
+        }
+        restored += &unmasker.push(rest);
+        restored += &unmasker.finish();
+        prop_assert_eq!(restored, text);
+    }
+}
