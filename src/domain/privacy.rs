@@ -3,6 +3,7 @@
 //! [`Outbound`] is what backends take, and its only constructor masks. A finding therefore travels
 //! unmasked only to a destination as trusted as its class demands; the type sees to it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::{ChatRequest, RequestId};
@@ -93,15 +94,39 @@ impl Findings {
     }
 
     /// Replaces every value that `trust` may not see. True when something was replaced.
+    ///
+    /// All values are found before any is replaced: none is ever looked for inside a placeholder.
     pub fn mask(&self, text: &mut String, trust: Trust) -> bool {
-        let mut has_changed = false;
+        // Where each value stands: start to end and placeholder, none overlapping another.
+        let mut claims: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
         for finding in self.0.iter().filter(|finding| trust < finding.trust_min) {
-            if text.contains(&finding.value) {
-                *text = text.replace(&finding.value, &finding.placeholder);
-                has_changed = true;
+            let mut from = 0;
+            while let Some(found) = text[from..].find(&finding.value) {
+                let start = from + found;
+                let end = start + finding.value.len();
+                let before_end = claims.range(..end).next_back();
+                match before_end.filter(|(_, (claimed, _))| *claimed > start) {
+                    Some((_, (claimed, _))) => from = *claimed,
+                    None => {
+                        claims.insert(start, (end, &finding.placeholder));
+                        from = end;
+                    }
+                }
             }
         }
-        has_changed
+        if claims.is_empty() {
+            return false;
+        }
+        let mut masked = String::with_capacity(text.len());
+        let mut from = 0;
+        for (start, (end, placeholder)) in claims {
+            masked.push_str(&text[from..start]);
+            masked.push_str(placeholder);
+            from = end;
+        }
+        masked.push_str(&text[from..]);
+        *text = masked;
+        true
     }
 
     /// The request as `trust` may see it. The received bytes go with the first value masked.
@@ -207,6 +232,26 @@ mod tests {
         );
         assert_eq!(sent.request().messages[0].text(), "write to <EMAIL_1>");
         assert!(sent.request().source.is_none());
+    }
+
+    #[test]
+    fn values_are_not_looked_for_in_placeholders_and_longer_ones_win() {
+        let found = |value: &str, placeholder: &str| Finding {
+            class: FindingClass::Custom,
+            value: value.into(),
+            placeholder: placeholder.into(),
+            trust_min: Trust::Tenant,
+        };
+        let findings = Findings::new(vec![
+            found("EMAIL", "<CUSTOM_1>"),
+            found("aba", "<CUSTOM_2>"),
+            found("a@b.example", "<EMAIL_1>"),
+            found("b.example", "<CUSTOM_3>"),
+        ]);
+        let mut text = "a@b.example EMAIL b.example ababa".to_owned();
+        assert!(findings.mask(&mut text, Trust::Public));
+        assert_eq!(text, "<EMAIL_1> <CUSTOM_1> <CUSTOM_3> <CUSTOM_2>ba");
+        assert!(!findings.mask(&mut text.clone(), Trust::Device));
     }
 
     #[test]
