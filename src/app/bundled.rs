@@ -17,17 +17,48 @@ pub fn is_present() -> bool {
     !MODEL.is_empty()
 }
 
-/// A file with the bundled model: `data_dir/bundled/SHA256.gguf`, else in the temporary folder where
-/// the data directory cannot be written to, as in a container with a read-only root. Written once
-/// and checked each time, so that a damaged copy is replaced.
+/// True when the file at `path` is the bundled model, whatever it is called.
+#[must_use]
+pub fn is_at(path: &Path) -> bool {
+    let is_as_long = fs::metadata(path).is_ok_and(|file| file.len() == MODEL.len() as u64);
+    is_present() && is_as_long && fs::read(path).is_ok_and(|bytes| bytes == MODEL)
+}
+
+/// A path to the bundled model: `data_dir/bundled/SHA256.gguf`; where the data directory cannot be
+/// written to, a file in the temporary one; and where nothing can be written at all, as in a
+/// container with a read-only root, memory with a path of its own. A file is written once and
+/// checked each time, so that a damaged copy is replaced.
 ///
 /// # Errors
-/// Neither place can be written to.
+/// None of the places can be had.
 pub fn materialise(data_dir: &Path) -> io::Result<PathBuf> {
     let digest = Sha256Digest::of(MODEL);
     let name = format!("{digest}.gguf");
-    let first = place(&data_dir.join("bundled"), &name, &digest);
-    first.or_else(|_| place(&std::env::temp_dir().join("hedge-bundled"), &name, &digest))
+    place(&data_dir.join("bundled"), &name, &digest)
+        .or_else(|_| place(&std::env::temp_dir().join("hedge-bundled"), &name, &digest))
+        .or_else(|_| in_memory())
+}
+
+/// A file that is only memory, reached through this process's own descriptors.
+#[cfg(target_os = "linux")]
+fn in_memory() -> io::Result<PathBuf> {
+    use std::os::fd::AsRawFd;
+    use std::sync::OnceLock;
+
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    /// Open for as long as the process lives, and with it the path.
+    static HELD: OnceLock<fs::File> = OnceLock::new();
+
+    let mut file = fs::File::from(memfd_create("hedge-tiny.gguf", MemfdFlags::CLOEXEC)?);
+    file.write_all(MODEL)?;
+    let held = HELD.get_or_init(|| file);
+    Ok(PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd())))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn in_memory() -> io::Result<PathBuf> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 fn place(dir: &Path, name: &str, digest: &Sha256Digest) -> io::Result<PathBuf> {
@@ -73,6 +104,13 @@ mod tests {
         let blocked = dir.path().join("data");
         fs::write(&blocked, b"").unwrap();
         let path = materialise(&blocked).unwrap();
+        assert_eq!(fs::read(path).unwrap(), MODEL);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn where_nothing_can_be_written_memory_has_a_path() {
+        let path = in_memory().unwrap();
         assert_eq!(fs::read(path).unwrap(), MODEL);
     }
 }

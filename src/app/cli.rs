@@ -181,8 +181,8 @@ mod tests {
         let examples: Vec<&str> = texts
             .iter()
             .flat_map(|text| text.lines())
+            .filter(|line| line.starts_with("  hedge "))
             .map(str::trim)
-            .filter(|line| line.starts_with("hedge "))
             .collect();
         assert!(examples.len() > 10, "{examples:?}");
         for example in examples {

@@ -41,7 +41,7 @@ pub enum LocalFault {
         #[source]
         source: GgufFault,
     },
-    #[error("the bundled model cannot be written to the data directory or the temporary one")]
+    #[error("the bundled model can be put neither into a file nor into memory")]
     Bundled(#[source] std::io::Error),
     #[error("the model has no chat template, so it cannot chat: {}", .0.display())]
     NotChat(PathBuf),
@@ -103,7 +103,7 @@ pub fn locate(config: &Config) -> Result<Result<LocalModel, Absent>, LocalFault>
     if summary.chat_template.is_none() {
         return Err(LocalFault::NotChat(path));
     }
-    let is_bundled = settings.source == ModelSource::Bundled;
+    let is_bundled = settings.source == ModelSource::Bundled || bundled::is_at(&path);
     Ok(Ok(LocalModel {
         engine: engine_config(settings, path, name, is_bundled),
         summary,

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::{CacheOutcome, ExchangeRecord, Outcome, RecordSink};
 use tracing::info;
@@ -43,11 +44,16 @@ impl RecordSink for LogSink {
             cache = record.cache.as_label(),
             prompt_tokens,
             completion_tokens,
-            first_content_ms = record.first_content_after.map(|after| after.as_secs_f64() * 1e3),
-            took_ms = record.took.as_secs_f64() * 1e3,
+            first_content_ms = record.first_content_after.map(milliseconds),
+            took_ms = milliseconds(record.took),
             "exchange"
         );
     }
+}
+
+/// To the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
 }
 
 fn route(record: &ExchangeRecord) -> String {

@@ -48,7 +48,7 @@ pub fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         terminal::say(format!("ok    {origin}"));
         return Ok(ExitCode::SUCCESS);
     }
-    terminal::say(format!("{} in {origin}", count(faults.len())));
+    terminal::say(format!("{} ({origin})", count(faults.len())));
     Ok(ExitCode::FAILURE)
 }
 

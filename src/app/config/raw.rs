@@ -112,15 +112,14 @@ impl Default for RawIngress {
 /// One API key.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name", "secret"]))]
 pub struct RawKey {
     /// The key's public name, for logs and metrics. Required.
-    #[schemars(required)]
     pub name: Option<String>,
     /// The team it belongs to. Replies are cached per team.
     pub team: Option<String>,
     /// `env:NAME`, `file:/path`, or `sha256:HEX`, which keeps no key at all on this machine
     /// (`printf %s "$KEY" | sha256sum`). Required.
-    #[schemars(required)]
     pub secret: Option<SecretText>,
     /// Models the key may name; all when left out.
     pub models: Option<Vec<String>>,
@@ -199,12 +198,11 @@ pub enum RawTrust {
 /// One OpenAI-compatible provider.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name", "base_url"]))]
 pub struct RawUpstream {
     /// Callers name its models as `NAME/model`. Required.
-    #[schemars(required)]
     pub name: Option<String>,
     /// Up to and including the version: `https://api.openai.com/v1`. Required.
-    #[schemars(required)]
     pub base_url: Option<String>,
     /// `env:NAME` or `file:/path`. Left out for upstreams that ask for none.
     pub key: Option<SecretText>,
@@ -319,12 +317,11 @@ impl Default for RawClasses {
 /// A pattern of the operator's own.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name", "pattern"]))]
 pub struct RawCustomClass {
     /// What the pattern finds, for messages. Required.
-    #[schemars(required)]
     pub name: Option<String>,
     /// A regular expression. Required.
-    #[schemars(required)]
     pub pattern: Option<String>,
     pub trust: RawTrust,
 }

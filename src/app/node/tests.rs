@@ -52,97 +52,108 @@ fn configuration(upstream: SocketAddr, more: &str) -> Result<Config, ConfigFault
     ))
 }
 
+/// What a test holds while the node runs.
 struct Bench {
     client: reqwest::Client,
     addresses: Addresses,
     words: mpsc::Sender<Word>,
-    node: tokio::task::JoinHandle<anyhow::Result<()>>,
-    _tasks: TaskSet,
 }
 
 impl Bench {
-    /// A node that reads `later` when told to reload.
-    async fn start(first: &str, later: &'static str) -> Self {
-        let mut tasks = TaskSet::default();
-        let upstream = upstream(&mut tasks).await;
-        let client = crate::client::build().unwrap().client;
-        let config = configuration(upstream, first).unwrap();
-        let node = Node::start(&config, None, client.clone()).await.unwrap();
-        let addresses = node.addresses;
-        let (words, mut heard) = mpsc::channel(1);
-        let node = spawn(async move {
-            node.run(
-                async || heard.recv().await.unwrap_or(Word::Stop),
-                move || configuration(upstream, later),
-            )
+    async fn get(&self, address: SocketAddr, path: &str) -> String {
+        let url = format!("http://{address}{path}");
+        self.client
+            .get(url)
+            .send()
             .await
-        });
-        Self {
-            client,
-            addresses,
-            words,
-            node,
-            _tasks: tasks,
-        }
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
     }
 
-    async fn get(&self, path: &str) -> String {
-        let url = format!("http://{}{path}", self.addresses.clients);
-        self.client.get(url).send().await.unwrap().text().await.unwrap()
+    async fn models(&self) -> String {
+        self.get(self.addresses.clients, "/v1/models").await
+    }
+
+    /// Returns once a reload is through: the channel holds one word, and the node hears the next one
+    /// only after it.
+    async fn reload(&self) {
+        for _ in 0..3 {
+            self.words.send(Word::Reload).await.unwrap();
+        }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the test is its own task set")]
-fn spawn<T: Send + 'static>(
-    future: impl Future<Output = T> + Send + 'static,
-) -> tokio::task::JoinHandle<T> {
-    tokio::spawn(future)
+/// Runs `script` against a node that reads `later` when told to reload, then stops the node.
+async fn with_node(first: &str, later: &str, script: impl AsyncFnOnce(&Bench)) -> Bench {
+    let mut tasks = TaskSet::default();
+    let upstream = upstream(&mut tasks).await;
+    let client = crate::client::build().unwrap().client;
+    let config = configuration(upstream, first).unwrap();
+    let node = Node::start(&config, None, client.clone()).await.unwrap();
+    let (words, mut heard) = mpsc::channel(1);
+    let bench = Bench {
+        client,
+        addresses: node.addresses,
+        words,
+    };
+    let next = async || heard.recv().await.unwrap_or(Word::Stop);
+    let running = node.run(next, || configuration(upstream, later));
+    let playing = async {
+        script(&bench).await;
+        bench.words.send(Word::Stop).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(running, playing);
+    ended.unwrap();
+    bench
 }
 
 #[tokio::test]
 async fn a_node_answers_counts_and_ends_in_order() {
-    let bench = Bench::start("", "").await;
-    let url = format!("http://{}/v1/chat/completions", bench.addresses.clients);
-    let body = r#"{"model":"auto","messages":[{"role":"user","content":"hi"}]}"#;
-    let reply = bench
-        .client
-        .post(url.clone())
-        .header("content-type", "application/json")
-        .body(body)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(reply.headers()["x-hedge-route"], "cloud:fake");
-    assert!(reply.text().await.unwrap().contains("from afar"));
-
-    let admin = bench.addresses.admin.unwrap();
-    let metrics = bench.client.get(format!("http://{admin}/metrics"));
-    let metrics = metrics.send().await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("hedge_ready 1"), "{metrics}");
-    assert!(metrics.contains(r#"hedge_backend_state{backend="fake",state="ready"} 1"#));
-
-    bench.words.send(Word::Stop).await.unwrap();
-    bench.node.await.unwrap().unwrap();
-    let refused = bench.client.post(url).body(body).send().await.unwrap_err();
-    assert!(refused.is_connect());
+    const BODY: &str = r#"{"model":"auto","messages":[{"role":"user","content":"hi"}]}"#;
+    let ask = |bench: &Bench| {
+        let url = format!("http://{}/v1/chat/completions", bench.addresses.clients);
+        let request = bench
+            .client
+            .post(url)
+            .header("content-type", "application/json");
+        request.body(BODY).send()
+    };
+    let bench = with_node("", "", async |bench| {
+        let reply = ask(bench).await.unwrap();
+        assert_eq!(reply.headers()["x-hedge-route"], "cloud:fake");
+        assert!(reply.text().await.unwrap().contains("from afar"));
+        let metrics = bench.get(bench.addresses.admin.unwrap(), "/metrics").await;
+        let state = r#"hedge_backend_state{backend="fake",state="ready"} 1"#;
+        assert!(metrics.contains("hedge_ready 1"), "{metrics}");
+        assert!(metrics.contains(state), "{metrics}");
+    })
+    .await;
+    assert!(ask(&bench).await.unwrap_err().is_connect());
 }
 
 #[tokio::test]
 async fn a_reload_takes_all_or_nothing() {
-    let bench = Bench::start("", "[aliases]\nquick = 'fake/m'").await;
-    assert!(!bench.get("/v1/models").await.contains("quick"));
-    bench.words.send(Word::Reload).await.unwrap();
-    // Heard only once the reload is through: the channel holds one word.
-    bench.words.send(Word::Reload).await.unwrap();
-    bench.words.send(Word::Reload).await.unwrap();
-    assert!(bench.get("/v1/models").await.contains("quick"));
-
-    let bench = Bench::start("[aliases]\nquick = 'fake/m'", "[aliases]\nnew = 'nowhere/m'").await;
-    for _ in 0..3 {
-        bench.words.send(Word::Reload).await.unwrap();
-    }
-    let models = bench.get("/v1/models").await;
-    assert!(models.contains("quick") && !models.contains("new"), "{models}");
+    with_node("", "[aliases]\nquick = 'fake/m'", async |bench| {
+        assert!(!bench.models().await.contains("quick"));
+        bench.reload().await;
+        assert!(bench.models().await.contains("quick"));
+    })
+    .await;
+    let (first, later) = (
+        "[aliases]\nquick = 'fake/m'",
+        "[aliases]\nnew = 'nowhere/m'",
+    );
+    with_node(first, later, async |bench| {
+        bench.reload().await;
+        let models = bench.models().await;
+        assert!(
+            models.contains("quick") && !models.contains("new"),
+            "{models}"
+        );
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -166,7 +177,9 @@ async fn a_model_that_does_not_load_takes_the_node_down() {
     let config = judged("listen = '127.0.0.1:0'\n[admin]\nlisten = '127.0.0.1:0'").unwrap();
     let client = crate::client::build().unwrap().client;
     let node = Node::start(&config, Some(model), client).await.unwrap();
-    let ended = node.run(std::future::pending::<Word>, || unreachable!()).await;
+    let ended = node
+        .run(std::future::pending::<Word>, || unreachable!())
+        .await;
     let error = ended.unwrap_err().to_string();
     assert!(error.contains("could not be loaded"), "{error}");
 }

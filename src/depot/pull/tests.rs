@@ -2,7 +2,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response as Reply};
@@ -105,13 +105,17 @@ fn whole(bytes: &[u8]) -> Body {
     full.map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Sends `bytes`, then breaks the connection.
+/// Sends `bytes`, then breaks the connection, once they have left the server's buffer.
 fn cut(bytes: &[u8]) -> Body {
-    let frames = vec![
-        Ok(Frame::data(Bytes::copy_from_slice(bytes))),
-        Err(std::io::Error::other("cut on purpose")),
-    ];
-    StreamBody::new(stream::iter(frames)).boxed_unsync()
+    let first = Ok(Frame::data(Bytes::copy_from_slice(bytes)));
+    let then_break = async {
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        Err(std::io::Error::other("cut on purpose"))
+    };
+    let frames = stream::iter([first]).chain(stream::once(then_break));
+    StreamBody::new(frames).boxed_unsync()
 }
 
 fn status(status: u16) -> Reply<Body> {
