@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use domain::{
     ChatRequest, ChatTemplate, Delivery, Extra, Findings, Message, Outbound, OutputFormat, Prompt,
-    PromptPiece, Role, Sampling, TemplateCompiler, TemplateError, TemplateSource, ToolChoice,
-    Trust,
+    PromptPiece, Role, Sampling, TemplateError, ToolChoice, Trust,
 };
 
 use crate::decoder::{Decoded, Decoder, Entry, Interrupt, Shape, Token, Vocabulary};
@@ -295,19 +294,6 @@ impl ChatTemplate for FakeTemplate {
 
     fn renders_tools(&self) -> bool {
         self.renders_tools
-    }
-}
-
-/// Takes any template for [`CHATML`].
-pub(crate) struct FakeCompiler;
-
-impl TemplateCompiler for FakeCompiler {
-    fn compile(&self, source: TemplateSource) -> Result<Arc<dyn ChatTemplate>, TemplateError> {
-        assert!(
-            source.text.contains("im_start"),
-            "the tests' model speaks ChatML"
-        );
-        Ok(Arc::new(CHATML))
     }
 }
 

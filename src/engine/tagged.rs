@@ -323,9 +323,9 @@ mod tests {
     proptest! {
         #[test]
         fn cuts_do_not_matter(
-            parts in prop::collection::vec(prop::sample::select(vec![
-                "<think>", "</think>", "<tool_call>", "</tool_call>", "{\"name\":\"f\"}", "{", "é", " ", "\n", "<", "a",
-            ]), 0..10),
+            parts in prop::collection::vec(prop::sample::select(
+                [&TAGS[..], &["{\"name\":\"f\"}", "{", "é", " ", "\n", "<", "a"]].concat()
+            ), 0..10),
             every in 1_usize..6,
             thoughts in prop::option::of(any::<bool>()),
         ) {

@@ -171,7 +171,9 @@ const CALL: &str = "<tool_call>{\"name\":\"f\",\"arguments\":{\"a\":1}}</tool_ca
 fn call_back(decoder: &mut FakeDecoder) {
     decoder.script = Box::new(|tokens| {
         let said = tokens.len() - CALL.len() - 1;
-        CALL.bytes().nth(said).map_or(END, i32::from)
+        CALL.as_bytes()
+            .get(said)
+            .map_or(END, |byte| i32::from(*byte))
     });
 }
 

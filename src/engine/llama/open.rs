@@ -21,6 +21,12 @@ use crate::llama::vocabulary::LlamaVocabulary;
 use crate::load::LoadError;
 use crate::tagged::THOUGHT_OPEN;
 
+/// On a CPU, prompts are read as fast in pieces of 64 tokens as in 512 (235 and 245 t/s, 0.5B on two
+/// cores), and the interrupt is looked at between operations, which are this much shorter.
+const UBATCH_TOKENS_CPU: u32 = 128;
+/// An accelerator wants more at once.
+const UBATCH_TOKENS_GPU: u32 = 512;
+
 /// A model smaller than this gains nothing from a second thread: one step is shorter than the
 /// threads' waiting for each other.
 const ONE_THREAD_PARAMETERS_MAX: u64 = 20_000_000;
@@ -158,7 +164,14 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Sizes {
     // llama.cpp rounds a cache up to 256 cells by itself; so counted, none are idle.
     let kv_tokens = config.kv_tokens(context_tokens).next_multiple_of(256);
     let small = model.n_params() <= ONE_THREAD_PARAMETERS_MAX;
+    let has_gpu = cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal"));
+    let on_gpu = has_gpu && config.gpu_layers > 0;
     Sizes {
+        ubatch_tokens: if on_gpu {
+            UBATCH_TOKENS_GPU
+        } else {
+            UBATCH_TOKENS_CPU
+        },
         shape: Shape {
             sequences: config.slots_max,
             kv_tokens,

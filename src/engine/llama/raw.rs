@@ -35,6 +35,8 @@ pub(super) struct Context {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub shape: Shape,
+    /// Tokens computed at one go, within a batch. An interrupt loses at most these.
+    pub ubatch_tokens: u32,
     pub threads: u32,
 }
 
@@ -55,7 +57,7 @@ impl Context {
         let mut params = unsafe { sys::llama_context_default_params() };
         params.n_ctx = shape.kv_tokens;
         params.n_batch = shape.batch_tokens;
-        params.n_ubatch = shape.batch_tokens;
+        params.n_ubatch = sizes.ubatch_tokens.min(shape.batch_tokens);
         params.n_seq_max = shape.sequences;
         // One row of logits per sequence. The default, one per token of the batch, would reserve
         // 300 MB for a large vocabulary.

@@ -7,18 +7,34 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::{Backend, BackendError, ChatRequest, FinishReason, Reply, Tokens, collect};
+use domain::{
+    Backend, BackendError, ChatRequest, ChatTemplate, FinishReason, Reply, TemplateCompiler,
+    TemplateError, TemplateSource, Tokens, collect,
+};
 use futures::StreamExt;
 use futures::future::join_all;
 
 use crate::decoder::{Decoded, Entry, Interrupt, Shape, Vocabulary};
-use crate::fake::{FakeCompiler, request, sealed};
+use crate::fake::{CHATML, request, sealed};
 use crate::llama::raw::{Context, Sizes};
 use crate::llama::vocabulary::LlamaVocabulary;
 use crate::{Engine, EngineConfig, EngineDriver, LoadError};
 
 const QUESTION: &str = "What is the capital of Japan?";
 const ANSWER: &str = "Tokyo";
+
+/// Takes any template for [`CHATML`].
+struct FakeCompiler;
+
+impl TemplateCompiler for FakeCompiler {
+    fn compile(&self, source: TemplateSource) -> Result<Arc<dyn ChatTemplate>, TemplateError> {
+        assert!(
+            source.text.contains("im_start"),
+            "the tests' model speaks ChatML"
+        );
+        Ok(Arc::new(CHATML))
+    }
+}
 
 fn model_path() -> Option<PathBuf> {
     let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/hedge-tiny.gguf");
@@ -292,7 +308,11 @@ fn unsound_batches_fail_and_an_interrupt_is_recovered_from() {
     let interrupt = Arc::new(Interrupt::default());
     let model = crate::llama::open::tests_model(&model_path().unwrap());
     let size = model.n_vocab();
-    let sizes = Sizes { shape, threads: 1 };
+    let sizes = Sizes {
+        shape,
+        ubatch_tokens: 16,
+        threads: 1,
+    };
     let mut context = Context::new(Arc::clone(&model), sizes, Arc::clone(&interrupt)).unwrap();
     let entry = |position, sequence, token| Entry {
         token,
