@@ -53,7 +53,7 @@ impl Context {
         let shape = sizes.shape;
         let vocabulary = usize::try_from(model.n_vocab()).ok()?;
         let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: returns a plain struct by value and reads nothing (llama.h:475).
+        // SAFETY: returns a plain struct by value and reads nothing (llama.h:480).
         let mut params = unsafe { sys::llama_context_default_params() };
         params.n_ctx = shape.kv_tokens;
         params.n_batch = shape.batch_tokens;
@@ -178,7 +178,7 @@ impl Drop for Context {
     fn drop(&mut self) {
         self.interrupt.lower();
         // SAFETY: made by `llama_init_from_model` and freed only here; model and callback data are
-        // dropped after this body (llama.h:556).
+        // dropped after this body (llama.h:559).
         unsafe { sys::llama_free(self.context.as_ptr()) }
     }
 }

@@ -153,21 +153,31 @@ async fn a_prompt_beyond_the_context_is_refused() {
         panic!("not refused");
     };
     assert!(asked > limit && limit == Tokens(64), "{asked} {limit}");
-    let filling = ask(
-        &engine,
-        request(QUESTION, |r| {
-            r.output_tokens_max = Some(Tokens(1_000));
-            // The end of a reply, held off: it runs into the end of the context.
-            r.sampling.stop = vec![];
-            r.sampling.temperature = Some(2.0);
-        }),
-    )
-    .await;
-    let usage = filling.usage.unwrap();
-    assert!(
-        usage.prompt_tokens.0 + usage.completion_tokens.0 <= 64,
-        "{usage:?}"
-    );
+}
+
+#[tokio::test]
+async fn a_reply_that_never_ends_by_itself_ends_with_the_context() {
+    let small = |config: &mut EngineConfig| config.context_tokens_max = Some(64);
+    let Some((engine, _driver)) = load(small) else {
+        return;
+    };
+    let ends = ends(&model_path().unwrap());
+    let endless = request(QUESTION, |r| {
+        r.output_tokens_max = Some(Tokens(1_000));
+        r.sampling.logit_bias = ends.iter().map(|token| (*token, -100.0)).collect();
+    });
+    let reply = ask(&engine, endless).await;
+    let usage = reply.usage.unwrap();
+    assert_eq!(reply.choices[0].reason, FinishReason::Length);
+    assert_eq!(usage.prompt_tokens.0 + usage.completion_tokens.0, 64);
+}
+
+/// All tokens that end a reply.
+fn ends(path: &Path) -> Vec<u32> {
+    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(path));
+    let ids = 0..vocabulary.size();
+    ids.filter(|id| vocabulary.is_end(id.cast_signed()))
+        .collect()
 }
 
 #[tokio::test]
