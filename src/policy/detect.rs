@@ -21,7 +21,7 @@ pub(crate) struct Detector {
 pub(crate) const DETECTORS: [Detector; 8] = [
     Detector {
         class: FindingClass::Secret,
-        pattern: r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=\s\\:,.-]*?-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----|[A-Za-z0-9+/=\s\\]*)",
+        pattern: r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=\s\\:,.-]*?-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----|(?:(?:\s|\\n|\\r)*[A-Za-z0-9+/=]{20,})*)",
         check: trimmed,
     },
     Detector {
@@ -128,7 +128,20 @@ fn email(text: &str, found: Range<usize>) -> Option<Range<usize>> {
     // `git@host:path` and `ssh user@host` name machines; only the first is told apart here.
     let is_remote = address.starts_with("git@");
     let has_double_dot = address.contains("..");
-    (!is_part && !is_remote && !has_double_dot).then_some(found)
+    let is_host = is_in_authority(&text[..found.start]);
+    (!is_part && !is_remote && !has_double_dot && !is_host).then_some(found)
+}
+
+/// True when `before` ends inside `scheme://user:`, so that what follows is a password and a host.
+fn is_in_authority(before: &str) -> bool {
+    /// Longer stretches are no user and password.
+    const LOOKED_BACK_BYTES: usize = 256;
+    let near = before.len().saturating_sub(LOOKED_BACK_BYTES);
+    let tail = &before[before.ceil_char_boundary(near)..];
+    tail.rfind("://").is_some_and(|scheme| {
+        let ends_it = |letter: char| letter.is_whitespace() || matches!(letter, '/' | '?' | '#');
+        !tail[scheme + 3..].contains(ends_it)
+    })
 }
 
 /// Digits of the match, as numbers.

@@ -1,8 +1,12 @@
+use std::sync::LazyLock;
+
 use domain::{Delivery, Extra, Message, OutputFormat, Role, Sampling, ToolChoice};
 use proptest::prelude::*;
 
 use super::*;
 use crate::Unmasker;
+
+static RULES: LazyLock<ScanRules> = LazyLock::new(ScanRules::default);
 
 fn request(text: &str) -> ChatRequest {
     ChatRequest {
@@ -29,9 +33,9 @@ fn masked(rules: &ScanRules, text: &str) -> String {
 
 #[track_caller]
 fn check(cases: &[(&str, &str)]) {
-    let rules = ScanRules::default();
+    let rules = &*RULES;
     for (text, wanted) in cases {
-        assert_eq!(masked(&rules, text), *wanted);
+        assert_eq!(masked(rules, text), *wanted);
     }
 }
 
@@ -130,11 +134,7 @@ fn secrets_are_found_and_examples_are_not() {
     );
     for secret in [openai, amazon, github, token, pem, cut] {
         let text = format!("a {secret} b");
-        assert_eq!(
-            masked(&ScanRules::default(), &text),
-            "a <SECRET_1> b",
-            "{secret}"
-        );
+        assert_eq!(masked(&RULES, &text), "a <SECRET_1> b", "{secret}");
     }
     check(&[
         (
@@ -205,7 +205,7 @@ fn every_fault_of_the_rules_is_reported() {
 #[test]
 fn more_findings_than_the_bound_are_refused() {
     let list = |count: usize| -> String { (0..count).map(|at| format!("u{at}@b.co ")).collect() };
-    let rules = ScanRules::default();
+    let rules = &*RULES;
     assert!(rules.scan(&request(&list(FINDINGS_MAX))).is_ok());
     let refused = rules.scan(&request(&list(FINDINGS_MAX + 1)));
     assert!(
@@ -215,8 +215,8 @@ fn more_findings_than_the_bound_are_refused() {
 
 #[test]
 fn values_in_json_are_restored_as_json() {
-    let request = request("-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKC");
-    let findings = ScanRules::default().scan(&request).unwrap();
+    let request = request("-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEAx1y2z3");
+    let findings = RULES.scan(&request).unwrap();
     let mut unmasker = Unmasker::in_json(&findings);
     let restored = unmasker.push(r#"{"key": "<SECRET_1>"}"#) + &unmasker.finish();
     let value: serde_json::Value = serde_json::from_str(&restored).unwrap();
@@ -225,7 +225,7 @@ fn values_in_json_are_restored_as_json() {
 
 #[test]
 fn debug_shows_no_value() {
-    let findings = ScanRules::default().scan(&request("a@b.co")).unwrap();
+    let findings = RULES.scan(&request("a@b.co")).unwrap();
     assert!(!format!("{:?} {findings:?}", Unmasker::new(&findings)).contains("a@b"));
 }
 
@@ -240,7 +240,7 @@ proptest! {
         cuts in prop::collection::vec(1_usize..7, 0..64),
     ) {
         let text = parts.concat();
-        let rules = ScanRules::default();
+        let rules = &*RULES;
         let request = request(&text);
         let findings = rules.scan(&request).unwrap();
         let masked = findings.masked_view(request, Trust::Public).messages[0].text();
