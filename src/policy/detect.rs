@@ -179,7 +179,7 @@ fn passes_luhn(number: &[u8]) -> bool {
             doubled / 10 + doubled % 10
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// True for a prefix and length that a card network issues (issuer identification numbers as the
@@ -377,5 +377,5 @@ fn is_date(number: &[u8]) -> bool {
         && matches!(two(0), 19 | 20)
         && matches!(two(4), 1..=12)
         && matches!(two(6), 1..=31)
-        && number.len() % 2 == 0
+        && number.len().is_multiple_of(2)
 }

@@ -337,6 +337,9 @@ struct RuleReader {
     instructed: Vec<Pattern>,
 }
 
+/// Makes a test of a value read.
+type ToTest<T> = fn(T) -> Test;
+
 /// A pattern with its parts filled in, and where it stands.
 #[derive(Debug)]
 struct Pattern {
@@ -427,7 +430,7 @@ impl RuleReader {
 
     fn tests(&mut self, section: &mut Section, faults: &mut Faults) -> Vec<Condition> {
         let mut tests = Vec::new();
-        let counts: [(&'static str, fn(u32) -> Test); 8] = [
+        let counts: [(&'static str, ToTest<u32>); 8] = [
             ("tokens_min", Test::TokensMin),
             ("tokens_max", Test::TokensMax),
             ("turns_min", Test::TurnsMin),
@@ -445,7 +448,7 @@ impl RuleReader {
                     .map(test),
             );
         }
-        let flags: [(&'static str, fn(bool) -> Test); 4] = [
+        let flags: [(&'static str, ToTest<bool>); 4] = [
             ("code", Test::Code),
             ("mathematics", Test::Mathematics),
             ("tools", Test::Tools),
