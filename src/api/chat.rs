@@ -81,7 +81,7 @@ where
     let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
     signs.set_unread(false);
     let request = decode(bytes).await.map_err(early)?;
-    let framing = framing(&request);
+    let mut framing = framing(&request);
     let delivery = request.delivery;
     let shows_timing = head
         .headers
@@ -100,6 +100,9 @@ where
             context,
         })
         .await?;
+    if !answer.model.is_empty() {
+        framing.model.clone_from(&answer.model);
+    }
     let timings = answer.timings;
     let mut response = match delivery {
         Delivery::Whole => whole(answer, &framing).await?,

@@ -10,6 +10,8 @@ pub struct Answer {
     pub route: RouteLabel,
     /// The rule that decided, and what failed before this candidate answered.
     pub reason: String,
+    /// The model that answers, as its backend names it; empty when the backend does not say.
+    pub model: String,
     pub timings: Timings,
     pub stream: ChatStream,
 }

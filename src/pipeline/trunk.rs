@@ -321,6 +321,7 @@ fn replay_hit(mut admitted: Admitted, findings: &Arc<Findings>, reply: &Reply) -
     Answer {
         route: RouteLabel::CacheExact,
         reason: EXACT_REASON.to_owned(),
+        model: reply.started.model.clone(),
         timings: admitted.timings,
         stream,
     }

@@ -45,11 +45,19 @@ pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
         bytes: 0,
         bytes_max: rules.reply_bytes_max,
     });
+    let model = head
+        .iter()
+        .find_map(|event| match event {
+            ChatEvent::Started(started) => Some(started.model.clone()),
+            _ => None,
+        })
+        .unwrap_or_default();
     let events = stream::iter(head.into_iter().map(Ok)).chain(rest).boxed();
     let stream = Wrapped::new(events, tee, &findings, receipt).boxed();
     Answer {
         route,
         reason,
+        model,
         timings,
         stream,
     }

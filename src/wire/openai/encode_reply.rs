@@ -10,7 +10,7 @@ pub struct Framing {
     pub id: String,
     /// Unix seconds.
     pub created: u64,
-    /// The model's name as the caller shall see it.
+    /// The model that answers, as its backend names it; what was asked for where it does not say.
     pub model: String,
     /// True when the caller asked for the usage chunk. Without effect on whole replies.
     pub includes_usage: bool,

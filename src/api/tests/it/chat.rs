@@ -19,7 +19,7 @@ async fn a_whole_answer_says_where_it_came_from() {
     assert_eq!(raw.header("access-control-allow-origin"), None);
     let reply = raw.json();
     assert_eq!(reply["object"], "chat.completion");
-    assert_eq!(reply["model"], "local");
+    assert_eq!(reply["model"], "tiny");
     assert_eq!(reply["choices"][0]["message"]["content"], "hello there");
     assert_eq!(reply["usage"]["total_tokens"], 5);
     assert!(reply["id"].as_str().unwrap().starts_with("chatcmpl-"));
