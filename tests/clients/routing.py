@@ -35,12 +35,16 @@ def free_port():
 
 
 def wait_ready(address, process):
+    """Until every backend can answer: the cloud alone makes a node ready before its model has loaded."""
     for _ in range(300):
         assert process.poll() is None, "hedge ended before it was ready"
         try:
-            return urllib.request.urlopen(f"http://{address}/readyz", timeout=2)
+            with urllib.request.urlopen(f"http://{address}/readyz", timeout=2) as reply:
+                if all(backend["state"] == "ready" for backend in json.load(reply)["backends"]):
+                    return
         except OSError:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     raise AssertionError("hedge did not become ready")
 
 

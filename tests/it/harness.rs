@@ -103,10 +103,12 @@ impl Hedge {
         }
     }
 
-    /// Waits until `/readyz` says so.
+    /// Waits until every backend can answer. `/readyz` alone is satisfied by one of them, and with
+    /// an upstream at hand that is before the local model has loaded.
     pub async fn until_ready(&self) {
         eventually("ready", async || {
-            self.get("/readyz").await.status == StatusCode::OK
+            let reply = self.get("/readyz").await;
+            reply.status == StatusCode::OK && !reply.text.contains("starting")
         })
         .await;
     }
