@@ -23,7 +23,7 @@ REQUIREMENT = "It must keep every invariant of the store, handle malformed input
 TASK = (
     "Please refactor this Rust module and fix the race in it.\n```rust\n"
     "pub fn settle(ledger: &Ledger, hold: Hold) -> Result<Receipt, LedgerError> {\n    ledger.settle(hold)\n}\n```\n"
-    + REQUIREMENT * 36
+    + REQUIREMENT * 42
 )
 check = Checks("routing")
 
