@@ -3,6 +3,12 @@
 //! Every test starts a process of its own on a free port, so none sees another's state. Those that
 //! need local inference stand behind the `llama` feature, as the engine does.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "every line here is a test's: the allowance for tests covers test functions alone"
+)]
+
 mod dockerfile;
 mod harness;
 mod rooms;
