@@ -32,9 +32,15 @@ count() {
         /^test result:/ { passed += $4; failed += $6 }
         /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
         /^Ran [0-9]+ tests? in/ { ran += $2 }
-        /^FAILED \(/ { line = $0; gsub(/[^0-9,]/, "", line); n = split(line, parts, ",")
-                       for (i = 1; i <= n; i++) broken += parts[i] }
-        END { print passed + ran - broken, failed + broken }' "$1")
+        /^(OK|FAILED) \(/ {
+            n = split($0, parts, /[(, )]+/)
+            for (i = 1; i <= n; i++) {
+                split(parts[i], pair, "=")
+                if (pair[1] == "failures" || pair[1] == "errors") broken += pair[2]
+                if (pair[1] == "skipped") skipped += pair[2]
+            }
+        }
+        END { print passed + ran - broken - skipped, failed + broken }' "$1")
     # A step that broke without counting anything is one failure.
     if [ "$2" = FAILED ] && [ "$failed" -eq 0 ]; then failed=1; fi
     tests_passed=$((tests_passed + passed))
