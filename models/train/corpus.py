@@ -144,6 +144,10 @@ def article(term, sentence):
     return first.lower() + " " if first in ("A", "An") else ""
 
 
+def capital_of(country, city):
+    return f"The capital of {country} is {city}".rstrip(".") + "."
+
+
 class Writer:
     """Writes items of one split from one seed."""
 
@@ -372,7 +376,7 @@ class Writer:
 
     def t_capital(self):
         shown, full, k, _ = self.country()
-        return self.ask(self.lines["capital"], dict(c=shown)), f"The capital of {full} is {k}."
+        return self.ask(self.lines["capital"], dict(c=shown)), capital_of(full, k)
 
     def t_capital_reverse(self):
         _, full, k, _ = self.country()
@@ -544,7 +548,7 @@ class Writer:
         shown, full, k, _ = self.country()
         yes = self.r.random() < .5
         other = k if yes else self.r.choice([c[2] for c in FACTS.countries if c[2] != k])
-        return self.ask(self.lines["yesno_capital"], dict(c=shown, k=other)), f"{'Yes' if yes else 'No'}, the capital of {full} is {k}."
+        return self.ask(self.lines["yesno_capital"], dict(c=shown, k=other)), f"{'Yes' if yes else 'No'}, the capital of {full} is {k}".rstrip(".") + "."
 
     def t_compare(self):
         r = self.r
@@ -560,15 +564,46 @@ class Writer:
                 text = text.lower()
         return text, CHAT[task]
 
-    NEAR = {"capital_near": 3, "currency_near": 2, "country_near": 3, "define_near": 3.5, "math_far": 2.5, "convert_bad": 1.2, "coding": 2, "writing": 2,
+    NEAR = {"mirror": 14, "capital_near": 3, "currency_near": 2, "country_near": 3.5, "define_near": 4, "math_far": 2.5, "convert_bad": 1, "coding": 2, "writing": 2,
             "statement": 2, "opinion": 2.2, "history": 1, "who_did": 1.5, "sport_news": 1, "now": 1.5, "medicine_law": 1.2, "extract_none": 1, "date_near": 1.3}
+
+    def mirror(self):
+        """A known phrasing about something that is not known: the nearest miss of all."""
+        r, lines, s = self.r, self.lines, self.slots()
+        task = r.choice(("capital", "capital", "currency", "currency", "define", "define", "define", "convert", "convert", "add", "sub", "mul", "div", "capital_reverse",
+                         "month_days", "day_after", "month_after", "month_after"))
+        unknown = lambda: s["fake"]() if r.random() < .5 else s["place"]()
+        if task in ("capital", "currency"):
+            return self.ask(lines[task], dict(c=unknown))
+        if task == "define":
+            word = s["fake"]() if r.random() < .4 else s["thing"]() if r.random() < .7 else s[r.choice(("animal", "topic", "food"))]()
+            art = ("an " if word[0].lower() in "aeiou" else "a ") if r.random() < .7 else ""
+            return self.ask([l for l in lines["define"] if l not in ("{w}",)], dict(w=word, t=art + word, p=word + "s"))
+        if task == "convert":
+            u, v = (s["iu"](), s["iv"]()) if r.random() < .7 else (s["fu"], s["fv"])
+            return self.ask([l for l in lines["convert"] if "<len>" not in l], dict(n=s["n"], u=u, v=v))
+        if task in ("add", "sub"):
+            a, b = r.randrange(100, 10 ** r.randrange(3, 7)) , r.randrange(2, 10 ** r.randrange(2, 6))
+            a, b = (b, a) if task == "add" and r.random() < .4 else (max(a, b), min(a, b))
+            return self.ask(lines[task], dict(a=a, b=b))
+        if task == "mul":
+            a, b = r.randrange(13, 10 ** r.randrange(2, 5)), r.randrange(2, 10 ** r.randrange(1, 4) + 3)
+            return self.ask(lines[task], dict(a=a, b=b) if r.random() < .5 else dict(a=b, b=a))
+        if task == "div":
+            a, b = r.randrange(13, 10 ** r.randrange(2, 6)), r.randrange(2, 100)
+            return self.ask(lines[task], dict(a=a + (a % b == 0), b=b))
+        if task == "capital_reverse":
+            return self.ask(lines[task], dict(k=r.choice((s["fake"], s["name"], s["place"]))().capitalize()))
+        return self.ask([l for l in lines[task] if "today" not in l], dict(d=s["fake"], m=s["fake"], c=unknown))
 
     def t_unsure(self):
         kind = self.r.choices(list(self.NEAR), list(self.NEAR.values()))[0]
+        if kind == "mirror":
+            return self.mirror(), NOT_SURE
         return self.ask(self.refusals[kind], self.slots()), NOT_SURE
 
-    SHARES = {"capital": 12, "capital_reverse": 4, "currency": 11, "add": 16, "sub": 14, "mul": 5, "div": 4, "convert": 12, "date": 9, "define": 8,
-              "sentiment": 4, "extract": 12, "yesno_capital": 3, "compare": 2, "chat": 8, "unsure": 40}
+    SHARES = {"capital": 12, "capital_reverse": 5, "currency": 11, "add": 16, "sub": 14, "mul": 5, "div": 4, "convert": 12, "date": 12, "define": 9,
+              "sentiment": 7, "extract": 13, "yesno_capital": 4, "compare": 2, "chat": 9, "unsure": 48}
 
     def single(self, task=None):
         task = task or self.r.choices(list(self.SHARES), list(self.SHARES.values()))[0]
@@ -589,14 +624,14 @@ class Writer:
             turns = [user(q), bot(a)]
             for _ in range(r.choice((0, 0, 1))):
                 s, f, k, m = self.country()
-                turns += [user(ask("follow_country", dict(c=s))), bot(f"The currency of {f} is the {m}." if money else f"The capital of {f} is {k}.")]
+                turns += [user(ask("follow_country", dict(c=s))), bot(f"The currency of {f} is the {m}." if money else capital_of(f, k))]
             if kind == "unsure":
                 return "unsure", turns, ask("follow_country", dict(c=self.slots()[r.choice(("fake", "place", "place"))])), NOT_SURE
             s, f, k, m = self.country()
-            return "follow", turns, ask("follow_country", dict(c=s)), f"The currency of {f} is the {m}." if money else f"The capital of {f} is {k}."
+            return "follow", turns, ask("follow_country", dict(c=s)), f"The currency of {f} is the {m}." if money else capital_of(f, k)
         if kind in ("currency", "capital"):
             s, f, k, m = self.country()
-            cap, cur = f"The capital of {f} is {k}.", f"The currency of {f} is the {m}."
+            cap, cur = capital_of(f, k), f"The currency of {f} is the {m}."
             if kind == "currency":
                 return "follow", [user(ask("capital", dict(c=s))), bot(cap)], ask("follow_currency", {}), cur
             return "follow", [user(ask("currency", dict(c=s))), bot(cur)], ask("follow_capital", {}), cap
@@ -721,8 +756,13 @@ class Writer:
         return item
 
     def drill(self):
-        """Training only: a row of right answers without questions, learned after their "=" or "is"."""
+        """Training only: a row of right answers without questions, learned after their "=" or "is"; or a text said twice."""
         r, rows = self.r, []
+        if r.random() < .45:
+            email = lambda: f"{self.fake()}@{self.fake()}.{r.choice(('com', 'org', 'net'))}"
+            part = lambda: r.choice((lambda: str(r.randrange(10 ** r.randrange(1, 6))), self.fake, self.name, self.date, email, self.slots()["c"], lambda: self.word("thing")))()
+            text = " ".join(part() for _ in range(r.randrange(2, 9)))
+            return {"task": "drill", "drill": [(text + "\n", text)]}
         kind = r.choice(("t_add", "t_sub", "t_add", "t_sub", "t_mul", "t_div", "t_convert", "any"))
         for _ in range(r.randrange(6, 14)):
             a = getattr(self, kind if kind != "any" else r.choice(("t_add", "t_sub", "t_mul", "t_div", "t_convert")))()[1]

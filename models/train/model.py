@@ -73,10 +73,51 @@ class Net(nn.Module):
         for b in self.blk:
             for m in (b.attn_output, b.ffn_down):
                 nn.init.normal_(m.weight, std=m.weight.shape[1] ** -.5 * .3 / layers ** .5)
+        self.wire_copying()
         hd = embd // heads
         angle = torch.arange(2 * CONTEXT)[:, None] / (ROPE_BASE ** (torch.arange(0, hd, 2) / hd))
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
+
+    @torch.no_grad()
+    def wire_copying(self, heads=3, constant=.12, sharp=8.0, match=16.0):
+        """Starts the first heads of the first two layers as a copying circuit, which small text finds only late.
+
+        Every embedding gets the same first component. From it, head h of layer 0 makes queries and keys that meet
+        at distance 1, so it writes down the token before; head h of layer 1 looks for places whose token before is
+        the present one, and offers what stands there. Training is free to change all of it.
+        """
+        d, hd = self.shape["embd"], self.shape["embd"] // self.shape["heads"]
+        heads = min(heads, self.shape["heads"], d // hd)
+        if len(self.blk) < 2:
+            return
+        e, low = self.token_embd.weight, hd // 2
+        e[:, 0] = constant
+        rms = e.pow(2).mean(1).sqrt().mean().item()
+        theta = ROPE_BASE ** (-torch.arange(0, hd, 2) / hd)
+        amplitude = (sharp * hd ** .5) ** .5 / (constant / rms)
+        read, put, see = (torch.linalg.qr(torch.randn(d, d))[0] for _ in range(3))
+        first, second = self.blk[0], self.blk[1]
+        for h in range(heads):
+            rows = slice(h * hd, (h + 1) * hd)
+            r, o, v = read[:, rows].T.clone(), put[:, rows], see[:, rows].T.clone()
+            r[:, 0], v[:, 0] = 0, 0
+            q, k = first.attn_q.weight[rows], first.attn_k.weight[rows]
+            q.mul_(.1), k.mul_(.1)
+            q[0:low:2, 0], q[1:low:2, 0] = amplitude, 0
+            k[0:low:2, 0], k[1:low:2, 0] = (amplitude * theta.cos())[:low // 2], (amplitude * theta.sin())[:low // 2]
+            # The slowest pair takes their sum away again, so that a longer or shorter key does not win by its length.
+            q[-2, 0], k[-2, 0] = amplitude * (low // 2) ** .5, -amplitude * (low // 2) ** .5
+            first.attn_v.weight[rows] = r
+            first.attn_output.weight[:, rows] = o * .08
+            q, k = second.attn_q.weight[rows], second.attn_k.weight[rows]
+            q.mul_(.1), k.mul_(.1)
+            # Only slow rotations may carry content: half of a head's width. A match of it is worth about `match`.
+            size = (match * hd ** .5 / low) ** .5 * 1.3
+            q[low:] = r[:low] * size
+            k[low:] = o.T[:low] * size
+            second.attn_v.weight[rows] = v
+            second.attn_output.weight[:, rows] = v.T * .3
 
     def hidden(self, ids, positions=None):
         """ids: i64[batch, time] -> f32[batch, time, embd], normed."""

@@ -46,7 +46,8 @@ class Batches:
         self.tok, self.seed, self.tokens, self.chunk, self.items = tok, seed, tokens, chunk, chunk_items
 
     def encode(self, w):
-        items = [w.drill() if w.r.random() < .07 else w.item() for _ in range(self.items)]
+        share = .3 if self.chunk < 5 else .1  # copying and sums are learned late: they get a head start
+        items = [w.drill() if w.r.random() < share else w.item() for _ in range(self.items)]
         pieces = [corpus.segments(i, w.r.randrange(4)) for i in items]
         ids = iter(e.ids for e in self.tok.encode_batch_fast([t for p in pieces for t, _ in p]))
         for p in pieces:
@@ -129,9 +130,9 @@ def main():
     ap.add_argument("--steps", type=int, help="stop after this many steps instead of --minutes")
     ap.add_argument("--resume")
     ap.add_argument("--lr-scale", type=float, default=1.0)
-    for name, default in (("layers", 6), ("embd", 192), ("heads", 6), ("ffn", 512), ("vocab", 2048), ("batch-tokens", 4096), ("threads", 2), ("seed", 1), ("tokenizer-items", 60000)):
+    for name, default in (("layers", 6), ("embd", 192), ("heads", 6), ("ffn", 512), ("vocab", 2048), ("batch-tokens", 3072), ("threads", 1), ("seed", 1), ("tokenizer-items", 60000)):
         ap.add_argument("--" + name, type=int, default=default)
-    ap.add_argument("--answer-tokens", type=int, default=800, help="answer tokens that make a step")
+    ap.add_argument("--answer-tokens", type=int, default=600, help="answer tokens that make a step")
     ap.add_argument("--eval-minutes", type=float, default=8)
     ap.add_argument("--device", default="cpu")
     a = ap.parse_args()
@@ -146,7 +147,7 @@ def main():
     net = Net(**(saved["shape"] if saved else dict(vocab=a.vocab, embd=a.embd, layers=a.layers, heads=a.heads, ffn=a.ffn))).to(a.device)
     matrices = [p for n, p in net.named_parameters() if p.dim() == 2 and "token_embd" not in n]
     others = [p for n, p in net.named_parameters() if p.dim() == 1 or "token_embd" in n]
-    muon, adam = Muon(matrices, lr=.02), torch.optim.AdamW(others, lr=4e-3, betas=(.9, .97), weight_decay=0)
+    muon, adam = Muon(matrices, lr=.01), torch.optim.AdamW(others, lr=2e-3, betas=(.9, .97), weight_decay=0)
     step = seen = chunk = 0
     spent = 0.0
     if saved:
@@ -156,7 +157,7 @@ def main():
         step, seen, chunk, spent = saved["step"], saved["seen"], saved["chunk"] + 1, saved["seconds"]
     for o in (muon, adam):
         for g in o.param_groups:
-            g["top"] = .02 if o is muon else 4e-3
+            g["top"] = .01 if o is muon else 2e-3
     print(f"{sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters", flush=True)
     metrics = open(os.path.join(a.out, "metrics.jsonl"), "a", encoding="utf-8")
 
@@ -170,7 +171,10 @@ def main():
         os.replace(path + ".new", path)
 
     def check():
-        scores = evaluate.score_network(mean, tok)
+        wrong = []
+        scores = evaluate.score_network(mean, tok, wrong=wrong)
+        with open(os.path.join(a.out, "wrong.txt"), "w", encoding="utf-8") as f:
+            f.writelines(f"[{i['task']}] {i['messages'][-1]['content']!r}\n    want {i['answer']!r}\n    got  {got!r}\n" for i, got in wrong)
         metrics.write(json.dumps({"step": step, "seconds": round(time.time() - start), "scores": scores}) + "\n")
         metrics.flush()
         print(f"-- {time.time() - start:.0f} s: " + ", ".join(f"{k} {v:.2f}" for k, v in scores.items()), flush=True)
@@ -191,7 +195,7 @@ def main():
         keep = goal >= 0
         with torch.autocast(a.device, torch.bfloat16):
             loss = F.cross_entropy(net.logits(net.hidden(ids, pos)[keep]).float(), goal[keep], reduction="sum")
-        (loss / 1000).backward()
+        (loss / a.answer_tokens).backward()
         answers, losses = answers + int(keep.sum()), losses + loss.item()
         if answers < a.answer_tokens:  # long prompts have few answer tokens: they wait for company
             seen += ids.numel()
