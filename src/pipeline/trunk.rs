@@ -174,9 +174,10 @@ impl Pipeline {
             .iter()
             .map(|backend| (backend.card().name.to_string(), backend.health().state))
             .collect();
-        let is_ready = backends
-            .iter()
-            .any(|(_, state)| *state == HealthState::Ready);
+        // A model on its way would change where the first requests go: not before it has arrived.
+        let states = || backends.iter().map(|(_, state)| *state);
+        let is_ready = states().any(|state| state == HealthState::Ready)
+            && !states().any(|state| state == HealthState::Starting);
         Readiness { is_ready, backends }
     }
 
