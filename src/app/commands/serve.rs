@@ -33,7 +33,9 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let load = || config::load(args.config.config.as_deref(), &environment, &flags).into_config();
     let (config, warnings) = load()?;
     telemetry::start(&config.log);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // At most half of the cores: the engine needs the others, and an exchange whose tasks stay on
+    // one thread wakes nobody.
+    let threads = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.limits.network_threads_max.min(threads))
         .thread_name("network")

@@ -338,7 +338,7 @@ pub struct RawLimits {
     pub first_content_remote_ms_max: u64,
     /// The same for the last candidate: giving up on it gives up on the request.
     pub first_content_last_ms_max: u64,
-    /// Threads for the network. Few, since the model wants the cores.
+    /// Threads for the network, and never more than half of the cores: the model wants them.
     pub network_threads_max: u32,
 }
 
