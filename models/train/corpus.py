@@ -7,7 +7,7 @@ Standard library only and deterministic: the same --split, --seed and --count gi
     corpus.py --split heldout --snapshot > heldout.jsonl    # the committed evaluation set
 
 An item is {"task", "messages", "tools"?, "answer"}. The two splits share facts but neither phrasings nor
-operands: a phrasing line that begins with "~" is used by heldout only, and operand pairs, numbers with their
+operands: a phrasing line that begins with "~" is used by heldout only, and operands of sums, numbers with metric
 units, names and made-up words go to one split by a hash of their text.
 """
 import argparse
@@ -75,9 +75,9 @@ UNITS = {u[0]: u for u in [
 TEN = [("km", "m", 1000), ("m", "cm", 100), ("cm", "mm", 10), ("m", "mm", 1000), ("kg", "g", 1000), ("g", "mg", 1000),
        ("t", "kg", 1000), ("l", "ml", 1000), ("kW", "W", 1000), ("TB", "GB", 1000), ("GB", "MB", 1000), ("MB", "kB", 1000),
        ("euro", "cent", 100), ("dollar", "cent", 100), ("decade", "year", 10), ("century", "year", 100)]
-# from, to, factor, largest count taught, share of counts held out (only where another pair teaches the same product)
-LISTED = [("hour", "min", 60, 24, 6), ("min", "s", 60, 24, 6), ("day", "hour", 24, 12, 0), ("week", "day", 7, 12, 6),
-          ("year", "month", 12, 20, 6), ("ft", "in", 12, 20, 6), ("yd", "ft", 3, 33, 0), ("dozen", "item", 12, 20, 6)]
+# from, to, factor, largest count taught: tables, so both splits have all counts
+LISTED = [("hour", "min", 60, 24), ("min", "s", 60, 24), ("day", "hour", 24, 12), ("week", "day", 7, 12), ("year", "month", 12, 20),
+          ("ft", "in", 12, 20), ("yd", "ft", 3, 33), ("dozen", "item", 12, 20)]
 TEMPERATURES = {c: c * 9 // 5 + 32 for c in range(-20, 105, 5)}
 BAD_UNITS = ["kilometers", "meters", "kilograms", "grams", "liters", "hours", "minutes", "days", "degrees", "bytes", "watts",
              "km", "kg", "cm", "ml", "celsius", "euros", "inches", "dozen", "volts", "amps", "weeks", "feet", "gigabytes"]
@@ -414,12 +414,12 @@ class Writer:
 
     def t_mul(self):
         r = self.r
-        a, b = self.until(lambda: (r.randrange(13), r.randrange(13)), lambda p: f"mul {p[0]} {p[1]}", 6)
+        a, b = r.randrange(13), r.randrange(13)
         return self.ask(self.lines["mul"], self.numbers(a, b)), f"{a} x {b} = {a * b}."
 
     def t_div(self):
         r = self.r
-        a, b = self.until(lambda: (r.randrange(13), r.randrange(1, 13)), lambda p: f"div {p[0]} {p[1]}", 4)
+        a, b = r.randrange(13), r.randrange(1, 13)
         return self.ask(self.lines["div"], dict(a=a * b, b=b)), f"{a * b} / {b} = {a}."
 
     @staticmethod
@@ -450,17 +450,12 @@ class Writer:
                 return (u, v, big, small) if r.random() < .6 else (v, u, small, big)
             return self.until(make, lambda p: "ten " + " ".join(p[:3]), 10)
         if k < .9:
-            def make():
-                u, v, f, most, share = r.choice(LISTED)
-                n = r.choice((r.randrange(1, most + 1), r.randrange(1, min(most, 12) + 1)))
-                back = r.random() < .35
-                if f == 60 and r.random() < .12:
-                    return (u, v, f"{n}.5", str(n * 60 + 30), 0) if not back else (v, u, str(n * 60 + 30), f"{n}.5", 0)
-                return (u, v, str(n), str(n * f), share) if not back else (v, u, str(n * f), str(n), share)
-            while True:
-                u, v, a, b, share = make()
-                if not share or self.mine(f"listed {u} {v} {a}", share):
-                    return u, v, a, b
+            u, v, f, most = r.choice(LISTED)
+            n = r.choice((r.randrange(1, most + 1), r.randrange(1, min(most, 12) + 1)))
+            big, small = str(n), str(n * f)
+            if f == 60 and r.random() < .12:
+                big, small = f"{n}.5", str(n * 60 + 30)
+            return (v, u, small, big) if r.random() < .35 else (u, v, big, small)
         c, f = r.choice(list(TEMPERATURES.items()))
         return ("C", "F", str(c), str(f)) if r.random() < .6 else ("F", "C", str(f), str(c))
 
@@ -487,7 +482,7 @@ class Writer:
         elif task == "day_before":
             answer = f"The day before {d} is {DAYS[i - 1]}."
         elif task == "days_after":
-            n, i = self.until(lambda: (r.randrange(2, 11), r.randrange(7)), lambda p: f"days {p}", 8)
+            n = r.randrange(2, 11)
             slots.update(n=n if r.random() < .8 else SMALL[n], d=DAYS[i])
             answer = f"{n} days after {DAYS[i]} is {DAYS[(i + n) % 7]}."
         elif task == "month_days":
@@ -548,7 +543,7 @@ class Writer:
         shown, full, k, _ = self.country()
         yes = self.r.random() < .5
         other = k if yes else self.r.choice([c[2] for c in FACTS.countries if c[2] != k])
-        return self.ask(self.lines["yesno_capital"], dict(c=shown, k=other)), f"{'Yes' if yes else 'No'}, the capital of {full} is {k}".rstrip(".") + "."
+        return self.ask(self.lines["yesno_capital"], dict(c=shown, k=other)), f"The capital of {full} is {k}, so {'yes' if yes else 'no'}."
 
     def t_compare(self):
         r = self.r
@@ -602,8 +597,8 @@ class Writer:
             return self.mirror(), NOT_SURE
         return self.ask(self.refusals[kind], self.slots()), NOT_SURE
 
-    SHARES = {"capital": 12, "capital_reverse": 5, "currency": 11, "add": 16, "sub": 14, "mul": 5, "div": 4, "convert": 12, "date": 12, "define": 9,
-              "sentiment": 7, "extract": 13, "yesno_capital": 4, "compare": 2, "chat": 9, "unsure": 48}
+    SHARES = {"capital": 12, "capital_reverse": 7, "currency": 11, "add": 16, "sub": 14, "mul": 5, "div": 4, "convert": 12, "date": 12, "define": 9,
+              "sentiment": 7, "extract": 13, "yesno_capital": 6, "compare": 4, "chat": 9, "unsure": 48}
 
     def single(self, task=None):
         task = task or self.r.choices(list(self.SHARES), list(self.SHARES.values()))[0]
@@ -774,12 +769,12 @@ class Writer:
     def item(self):
         r = self.r
         k = r.random()
-        if k < .03:
+        if k < .04:
             return self.with_tools()
-        if k < .036:
+        if k < .047:
             return self.long_item()
         messages = []
-        if .036 < k < .10:
+        if .047 < k < .11:
             task, messages, q, a = self.follow()
         else:
             task, q, a = self.single()
