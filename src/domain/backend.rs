@@ -180,6 +180,11 @@ pub enum BackendError {
     /// The request itself is at fault; no other candidate would do better.
     #[error("the backend rejected the request with status {status}")]
     Rejected { status: u16, reason: BadRequest },
+    /// This candidate cannot take the request as it is; another may.
+    #[error("the model declined the request")]
+    Declined { reason: BadRequest },
+    #[error("the backend does not know the model")]
+    ModelUnknown { model: String },
     #[error("the prompt has {asked} tokens and the model takes {limit}")]
     ContextExceeded { asked: Tokens, limit: Tokens },
     #[error("the model cannot do {}", .0.as_label())]
@@ -237,6 +242,8 @@ impl BackendError {
     pub fn as_label(&self) -> &'static str {
         match self {
             BackendError::Rejected { .. } => "rejected",
+            BackendError::Declined { .. } => "declined",
+            BackendError::ModelUnknown { .. } => "model_unknown",
             BackendError::ContextExceeded { .. } => "context_exceeded",
             BackendError::Unable(_) => "unable",
             BackendError::Overloaded { .. } => "overloaded",
@@ -255,7 +262,13 @@ impl BackendError {
 impl Classify for BackendError {
     fn fault(&self) -> Fault {
         match self {
-            BackendError::Rejected { reason, .. } => Fault::BadRequest(reason.clone()),
+            BackendError::Rejected { reason, .. } | BackendError::Declined { reason } => {
+                Fault::BadRequest(reason.clone())
+            }
+            BackendError::ModelUnknown { model } => Fault::ModelNotFound {
+                asked: model.clone(),
+                nearest: None,
+            },
             BackendError::ContextExceeded { asked, limit } => Fault::BadRequest(BadRequest {
                 param: Some("messages".into()),
                 code: Some("context_length_exceeded".into()),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::{ChatRequest, RequestId};
+use crate::{ChatRequest, RequestId, TeamId};
 
 /// How far a destination is trusted, least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,6 +148,7 @@ impl Findings {
 pub struct Outbound {
     request_id: RequestId,
     model: String,
+    team: Option<TeamId>,
     request: ChatRequest,
 }
 
@@ -164,8 +165,22 @@ impl Outbound {
         Self {
             request_id,
             model,
+            team: None,
             request: findings.masked_view(request, trust),
         }
+    }
+
+    /// Says whose it is. Nothing computed for one team may be told to another.
+    #[must_use]
+    pub fn for_team(mut self, team: TeamId) -> Self {
+        self.team = Some(team);
+        self
+    }
+
+    /// `None` where nobody said.
+    #[must_use]
+    pub fn team(&self) -> Option<&TeamId> {
+        self.team.as_ref()
     }
 
     #[must_use]
