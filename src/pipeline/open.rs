@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{
-    Backend, BackendCard, BackendError, ChatEvent, ChatRequest, ChatStream, Classify, Fault,
-    Outbound, RouteTaken, TimeoutPhase, Trust,
+    Backend, BackendCard, BackendError, ChatEvent, ChatRequest, ChatStream, Classify, Delivery,
+    Fault, Outbound, RouteTaken, TimeoutPhase, Trust,
 };
 use futures::StreamExt;
 use policy::Candidate;
@@ -22,6 +22,9 @@ use crate::stages::{Failed, Missed, Opened, Planned};
 
 /// Events held back before the first content: `Started`, and for an empty reply its end.
 const HEAD_EVENTS_MAX: usize = 64;
+
+/// For a remote reply asked for whole. Upstreams have limits of their own below this one.
+const WHOLE_REPLY_MAX: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn open(planned: Planned) -> Result<Opened, Refusal> {
     let Planned {
@@ -52,12 +55,13 @@ pub(crate) async fn open(planned: Planned) -> Result<Opened, Refusal> {
             request,
             &findings,
             card.trust,
-        );
-        let patience = patience(&snapshot, card, is_last);
+        )
+        .for_team(admitted.principal.team.clone());
+        let patience = patience(&snapshot, card, is_last, call.request().delivery);
         match first_content(backend, call, patience).await {
             Ok((head, rest)) => {
                 admitted.timings.open = began.elapsed();
-                let reason = reason(candidate, &failed, &snapshot);
+                let reason = reason(candidate, &plan.passed_over, &failed, &snapshot);
                 admitted.receipt.note(|record| {
                     record.route = Some(RouteTaken {
                         backend: card.name.clone(),
@@ -70,7 +74,8 @@ pub(crate) async fn open(planned: Planned) -> Result<Opened, Refusal> {
                 let saw_findings = findings
                     .iter()
                     .any(|finding| card.trust >= finding.trust_min);
-                let key = key.filter(|_| failed.is_empty() && !saw_findings);
+                let is_stand_in = !failed.is_empty() || !plan.passed_over.is_empty();
+                let key = key.filter(|_| !is_stand_in && !saw_findings);
                 return Ok(Opened {
                     findings,
                     key,
@@ -122,12 +127,19 @@ fn take_or_clone(request: &mut Option<ChatRequest>, is_last: bool) -> Option<Cha
     }
 }
 
-fn patience(snapshot: &Snapshot, card: &BackendCard, is_last: bool) -> Duration {
+fn patience(
+    snapshot: &Snapshot,
+    card: &BackendCard,
+    is_last: bool,
+    delivery: Delivery,
+) -> Duration {
     let patience = snapshot.patience();
-    match (is_last, card.trust) {
-        (true, _) => patience.last,
-        (false, Trust::Device) => patience.local,
-        (false, Trust::Tenant | Trust::Public) => patience.remote,
+    match (card.trust, delivery, is_last) {
+        // A remote whole reply shows nothing until it is there; its own driver bounds it.
+        (Trust::Tenant | Trust::Public, Delivery::Whole, _) => WHOLE_REPLY_MAX,
+        (_, _, true) => patience.last,
+        (Trust::Device, _, false) => patience.local,
+        (Trust::Tenant | Trust::Public, Delivery::Streamed { .. }, false) => patience.remote,
     }
 }
 
@@ -144,15 +156,24 @@ fn label(card: &BackendCard, model: &str) -> RouteLabel {
 }
 
 /// The rule, and after it what failed on the way: `coding; fallback: fake unreachable`.
-fn reason(candidate: &Candidate, failed: &[Failed], snapshot: &Snapshot) -> String {
+fn reason(
+    candidate: &Candidate,
+    passed_over: &[usize],
+    failed: &[Failed],
+    snapshot: &Snapshot,
+) -> String {
+    let down = passed_over.iter().map(|backend| (*backend, "down"));
+    let failed = failed
+        .iter()
+        .map(|failed| (failed.backend, failed.error.as_label()));
     let mut reason = candidate.reason.clone();
-    for (at, Failed { backend, error }) in failed.iter().enumerate() {
+    for (at, (backend, why)) in down.chain(failed).enumerate() {
         reason.push_str(if at == 0 { "; fallback: " } else { ", " });
-        if let Some(backend) = snapshot.backends().get(*backend) {
+        if let Some(backend) = snapshot.backends().get(backend) {
             reason.push_str(backend.card().name.as_str());
             reason.push(' ');
         }
-        reason.push_str(error.as_label());
+        reason.push_str(why);
     }
     reason
 }

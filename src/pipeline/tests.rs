@@ -24,6 +24,10 @@ enum Script {
     /// Says what it was asked, in pieces of one byte.
     Echoes,
     Empty,
+    /// Known to be down.
+    Down,
+    /// Is silent that long first.
+    SaysAfter(Duration, &'static str),
 }
 
 struct Fake {
@@ -66,7 +70,13 @@ impl Backend for Fake {
     }
 
     fn health(&self) -> Health {
-        Health::READY
+        match self.script {
+            Script::Down => Health {
+                state: HealthState::Down,
+                wait: None,
+            },
+            _ => Health::READY,
+        }
     }
 
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
@@ -94,6 +104,7 @@ impl Backend for Fake {
                 stream::iter([started, text(words), ended, usage].map(Ok)).boxed()
             }
             Script::Fails(error) => return Err(error),
+            Script::Down => return Err(BackendError::Unreachable("down")),
             Script::Breaks(words) => {
                 stream::iter([Ok(started), Ok(text(words)), Err(BackendError::Interrupted)]).boxed()
             }
@@ -103,6 +114,10 @@ impl Backend for Fake {
                 events.extend(asked.chars().map(|c| text(&c.to_string())));
                 events.extend([ended, usage]);
                 stream::iter(events.into_iter().map(Ok)).boxed()
+            }
+            Script::SaysAfter(wait, words) => {
+                tokio::time::sleep(wait).await;
+                stream::iter([started, text(words), ended, usage].map(Ok)).boxed()
             }
             Script::Empty => stream::iter([started, ended].map(Ok)).boxed(),
         })
@@ -257,11 +272,11 @@ async fn a_dead_cloud_falls_back_and_says_so() {
         let cloud = Fake::new("fake", Trust::Public, script);
         let local = Fake::new("local", Trust::Device, Script::Says("here"));
         let mut bench = bench(vec![local, cloud], 4);
-        let answer = bench
-            .pipeline
-            .run(parsed("auto", "question"))
-            .await
-            .unwrap();
+        let mut asked = parsed("auto", "question");
+        asked.request.delivery = Delivery::Streamed {
+            includes_usage: false,
+        };
+        let answer = bench.pipeline.run(asked).await.unwrap();
         assert_eq!(answer.route.to_string(), "local:tiny");
         assert!(
             answer.reason.ends_with(&format!("; fallback: {why}")),
@@ -546,4 +561,56 @@ async fn models_are_listed_once_under_the_names_that_work() {
         let answer = bench.pipeline.run(parsed(&name, "hi")).await.unwrap();
         text(answer).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stand_in_for_a_backend_known_to_be_down_says_so_and_is_not_kept() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Down);
+    let local = Fake::new("local", Trust::Device, Script::Says("here"));
+    let bench = bench(vec![local, cloud.clone()], 4);
+    let answer = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap();
+    assert!(
+        answer.reason.ends_with("; fallback: fake down"),
+        "{}",
+        answer.reason
+    );
+    assert_eq!(text(answer).await, "here");
+    assert!(cloud.calls().is_empty());
+    assert!(bench.cache.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallback_that_is_down_changes_nothing() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("yes"));
+    let local = Fake::new("local", Trust::Device, Script::Down);
+    let bench = bench(vec![local, cloud], 4);
+    let answer = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap();
+    assert!(!answer.reason.contains("fallback"), "{}", answer.reason);
+    text(answer).await;
+    assert_eq!(bench.cache.0.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remote_reply_asked_for_whole_may_take_minutes() {
+    let cloud = Fake::new(
+        "fake",
+        Trust::Public,
+        Script::SaysAfter(Duration::from_secs(90), "yes"),
+    );
+    let local = Fake::new("local", Trust::Device, Script::Says("no"));
+    let bench = bench(vec![local, cloud], 4);
+    let answer = bench
+        .pipeline
+        .run(parsed("auto", "question"))
+        .await
+        .unwrap();
+    assert_eq!(text(answer).await, "yes");
 }

@@ -27,6 +27,9 @@ pub struct Plan {
     pub rule: String,
     /// In order of preference; never empty.
     pub candidates: Vec<Candidate>,
+    /// Backends that are down and would have come before the first candidate: its answer is a
+    /// stand-in's.
+    pub passed_over: Vec<usize>,
     pub skipped: Vec<Skipped>,
 }
 
@@ -222,16 +225,23 @@ impl<'a> Shortlist<'a> {
     /// is no other, since a health report may be stale and a try costs little.
     fn into_plan(mut self, rule: &str) -> Result<Plan, Fault> {
         let kept = std::mem::take(&mut self.kept);
+        let is_down = |target: &&Target| self.state(target) == HealthState::Down;
+        let passed_over: Vec<usize> = kept
+            .iter()
+            .take_while(is_down)
+            .map(|target| target.backend)
+            .collect();
         let (down, mut able): (Vec<Target>, Vec<Target>) = kept
             .into_iter()
             .partition(|target| self.state(target) == HealthState::Down);
         able.sort_by_key(|target| self.state(target) == HealthState::Starting);
-        if able.is_empty() {
-            able = down;
-        } else {
+        let has_able = !able.is_empty();
+        if has_able {
             for target in &down {
                 self.skip(target, SkipCause::Down);
             }
+        } else {
+            able = down;
         }
         if able.is_empty() {
             return Err(Fault::NoCandidate {
@@ -249,6 +259,8 @@ impl<'a> Shortlist<'a> {
         Ok(Plan {
             rule: rule.to_owned(),
             candidates,
+            // With nobody else left, the ones that are down are tried all the same.
+            passed_over: if has_able { passed_over } else { Vec::new() },
             skipped: self.skipped,
         })
     }

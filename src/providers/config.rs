@@ -24,8 +24,11 @@ pub struct UpstreamConfig {
     pub headers: Vec<(String, String)>,
     /// From asking for a connection to having one, per try.
     pub connect_timeout: Duration,
-    /// From sending the request to the reply's first event (whole replies: to the whole reply).
+    /// From sending the request to a streamed reply's first event.
     pub first_event_timeout: Duration,
+    /// From sending the request to the last byte of a reply asked for whole, which shows nothing
+    /// before it is there.
+    pub whole_reply_timeout: Duration,
     /// Between two reads of a streamed reply.
     pub idle_timeout: Duration,
 }
@@ -33,6 +36,8 @@ pub struct UpstreamConfig {
 impl UpstreamConfig {
     pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
     pub const FIRST_EVENT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+    /// What OpenAI's own clients wait.
+    pub const WHOLE_REPLY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(600);
     pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
     /// An upstream with the default patience, no key and no further headers.
@@ -53,6 +58,7 @@ impl UpstreamConfig {
             headers: Vec::new(),
             connect_timeout: Self::CONNECT_TIMEOUT_DEFAULT,
             first_event_timeout: Self::FIRST_EVENT_TIMEOUT_DEFAULT,
+            whole_reply_timeout: Self::WHOLE_REPLY_TIMEOUT_DEFAULT,
             idle_timeout: Self::IDLE_TIMEOUT_DEFAULT,
         }
     }

@@ -21,7 +21,11 @@ const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 const KEY_PLACEHOLDER: &str = "[key]";
 
 /// Reads what is needed of a response that is no success.
-pub(crate) async fn read_refusal(response: Response, key: Option<&Secret>) -> BackendError {
+pub(crate) async fn read_refusal(
+    response: Response,
+    model: &str,
+    key: Option<&Secret>,
+) -> BackendError {
     let status = response.status();
     let retry_after = retry_after(response.headers(), SystemTime::now());
     let reply = match status.as_u16() {
@@ -32,6 +36,7 @@ pub(crate) async fn read_refusal(response: Response, key: Option<&Secret>) -> Ba
         status,
         retry_after,
         reply.map(|reply| without_key(reply, key)),
+        model,
     )
 }
 
@@ -40,6 +45,7 @@ fn classify(
     status: StatusCode,
     retry_after: Option<Duration>,
     reply: Option<ErrorReply>,
+    model: &str,
 ) -> BackendError {
     let code = status.as_u16();
     match code {
@@ -48,6 +54,10 @@ fn classify(
         429 => BackendError::RateLimited { retry_after },
         503 | 529 => BackendError::Overloaded {
             retry_after: retry_after.unwrap_or(RETRY_AFTER_DEFAULT),
+        },
+        // With an error object it is the model that is not there, or no longer.
+        404 | 410 if reply.is_some() => BackendError::ModelUnknown {
+            model: model.to_owned(),
         },
         400..=499 => match reply {
             Some(ErrorReply {

@@ -45,6 +45,7 @@ pub struct Upstream {
     key: Option<Secret>,
     connect_timeout: Duration,
     first_event_timeout: Duration,
+    whole_reply_timeout: Duration,
     idle_timeout: Duration,
     client: Client,
     breaker: Breaker,
@@ -64,6 +65,7 @@ impl Upstream {
             key: config.key,
             connect_timeout: config.connect_timeout,
             first_event_timeout: config.first_event_timeout,
+            whole_reply_timeout: config.whole_reply_timeout,
             idle_timeout: config.idle_timeout,
             client,
             breaker: Breaker::new(Instant::now()),
@@ -142,18 +144,23 @@ impl Backend for Upstream {
     }
 
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
+        let is_streamed = matches!(call.request().delivery, Delivery::Streamed { .. });
+        let first = if is_streamed {
+            self.first_event_timeout
+        } else {
+            self.whole_reply_timeout
+        };
         let patience = Patience {
-            first_event_by: Instant::now() + self.first_event_timeout,
+            first_event_by: Instant::now() + first,
             idle: self.idle_timeout,
         };
-        let is_streamed = matches!(call.request().delivery, Delivery::Streamed { .. });
         let body = encode_request(call.model(), call.request());
         let opened = timeout_at(patience.first_event_by, async {
             let response = self.send(&call, body).await?;
             if response.status() == http::StatusCode::OK {
                 Ok(response)
             } else {
-                Err(read_refusal(response, self.key.as_ref()).await)
+                Err(read_refusal(response, call.model(), self.key.as_ref()).await)
             }
         });
         let response = opened

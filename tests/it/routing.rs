@@ -58,7 +58,7 @@ async fn without_the_cloud_the_local_model_answers_and_says_so() {
 #[tokio::test]
 async fn a_failing_cloud_is_passed_over_and_a_rejection_is_not() {
     let fake = fake();
-    let config = upstream(&fake, "first_event_timeout_ms = 300");
+    let config = upstream(&fake, "whole_reply_timeout_ms = 300");
     let hedge = Hedge::start(&config).await;
     for (marker, is_passed_over) in [
         ("status=500", true),

@@ -69,7 +69,7 @@ async fn a_tool_call_passes_through() {
 #[tokio::test]
 async fn each_failure_has_its_status() {
     let fake = fake();
-    let config = upstream(&fake, "first_event_timeout_ms = 300\nidle_timeout_ms = 300");
+    let config = upstream(&fake, "whole_reply_timeout_ms = 300\nidle_timeout_ms = 300");
     let hedge = Hedge::start(&format!("[local]\nenabled = false\n{config}")).await;
     let cases = [
         ("[[fake status=400]]", 400),

@@ -215,8 +215,10 @@ pub struct RawUpstream {
     /// Speak plain HTTP to a host beyond this machine.
     pub allow_http: bool,
     pub connect_timeout_ms: u64,
-    /// Patience for the first event of a reply, before the next candidate is tried.
+    /// Patience for the first event of a streamed reply, before the next candidate is tried.
     pub first_event_timeout_ms: u64,
+    /// The same for a reply that the client wants whole, up to its last byte.
+    pub whole_reply_timeout_ms: u64,
     /// Longest silence inside a reply.
     pub idle_timeout_ms: u64,
     /// Further headers to send, for example `OpenAI-Organization`.
@@ -235,6 +237,7 @@ impl Default for RawUpstream {
             allow_http: false,
             connect_timeout_ms: 3_000,
             first_event_timeout_ms: 15_000,
+            whole_reply_timeout_ms: 600_000,
             idle_timeout_ms: 60_000,
             headers: BTreeMap::new(),
         }

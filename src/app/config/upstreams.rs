@@ -71,6 +71,11 @@ fn upstream_config(
         raw.first_event_timeout_ms,
         findings,
     );
+    let whole_reply_timeout = wait_ms(
+        &format!("{path}.whole_reply_timeout_ms"),
+        raw.whole_reply_timeout_ms,
+        findings,
+    );
     let idle_timeout = wait_ms(
         &format!("{path}.idle_timeout_ms"),
         raw.idle_timeout_ms,
@@ -86,6 +91,7 @@ fn upstream_config(
         headers,
         connect_timeout,
         first_event_timeout,
+        whole_reply_timeout,
         idle_timeout,
     })
 }

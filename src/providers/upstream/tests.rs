@@ -261,12 +261,13 @@ async fn every_status_becomes_a_decision() {
              Some(\"invalid_value\"), message: \"bad n\" }} }}"
         )
     };
+    let unknown = || "ModelUnknown { model: \"theirs\" }".to_owned();
     let context = r#"{"error":{"message":"This model's maximum context length is 10 tokens. However, your messages resulted in 12 tokens.","code":"context_length_exceeded"}}"#;
     let too_long = "ContextExceeded { asked: Tokens(12), limit: Tokens(10) }";
     let failed = |status: u16| format!("Failed {{ status: {status} }}");
     let cases: Vec<(&str, &str, &str, String)> = vec![
         ("400 Bad Request", "", error, rejected(400)),
-        ("404 Not Found", "", error, rejected(404)),
+        ("404 Not Found", "", error, unknown()),
         ("413 Too Large", "", error, rejected(413)),
         ("415 Unsupported", "", error, rejected(415)),
         ("422 Unprocessable", "", error, rejected(422)),
@@ -479,6 +480,7 @@ async fn silence_ends_by_the_patience_for_its_phase() {
         let server = Server::bind().await;
         let mut config = config(&server.url("http"));
         config.first_event_timeout = Duration::from_millis(200);
+        config.whole_reply_timeout = Duration::from_millis(200);
         config.idle_timeout = Duration::from_millis(30);
         let upstream = Upstream::new(config, client()).unwrap();
         let (_, seen) = tokio::join!(
