@@ -52,10 +52,12 @@ pub(crate) struct Admitted {
     pub since: Instant,
 }
 
-/// Its personal data is known.
+/// Its personal data is known, and so is where its reply would be kept.
 pub(crate) struct Scanned {
     pub admitted: Admitted,
     pub findings: Arc<Findings>,
+    /// `None` when the reply must not be kept.
+    pub key: Option<CacheKey>,
 }
 
 /// The cache has no reply. `key` is where one would be kept.
