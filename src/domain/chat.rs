@@ -67,10 +67,10 @@ impl fmt::Debug for ChatRequest {
 }
 
 impl ChatRequest {
-    /// Every text a person may have written, in reading order: message parts, names, arguments of
-    /// tool calls, tools' descriptions and schemas, stop strings, uninterpreted parts and fields.
-    /// Images are left out: they are addresses or bytes. Scanning reads through this; `texts_mut`
-    /// must visit the same places.
+    /// Every text a person may have written, in reading order: message parts, names, ids, arguments
+    /// of tool calls, tools' descriptions and schemas, stop strings, uninterpreted parts and fields;
+    /// of JSON the keys, strings and numbers. Images named by address count, those that came as bytes
+    /// do not. Scanning reads through this; `texts_mut` must visit the same places.
     pub fn texts(&self, visit: &mut dyn FnMut(&str)) {
         for message in &self.messages {
             if let Some(name) = &message.name {
@@ -79,75 +79,104 @@ impl ChatRequest {
             for part in &message.content {
                 match part {
                     Part::Text(text) => visit(text),
-                    Part::Other(value) => strings(value, visit),
-                    Part::Image(_) => {}
+                    Part::Other(value) => texts_of(value, visit),
+                    Part::Image(image) => {
+                        if !image.is_inline() {
+                            visit(&image.url);
+                        }
+                        image.detail.iter().for_each(|detail| visit(detail));
+                    }
                 }
             }
             for call in &message.tool_calls {
-                visit(&call.arguments);
+                visit(&call.id);
+                visit(&call.name);
+                match Piece::all_of(&call.arguments) {
+                    Some(pieces) => pieces.iter().for_each(|piece| piece.visit(visit)),
+                    None => visit(&call.arguments),
+                }
             }
-            for value in message.extra.values() {
-                strings(value, visit);
+            if let Some(id) = &message.tool_call_id {
+                visit(id);
             }
+            texts_of_fields(&message.extra, visit);
         }
         for tool in &self.tools {
+            visit(&tool.name);
             if let Some(description) = &tool.description {
                 visit(description);
             }
-            strings(&tool.parameters, visit);
-            for value in tool.extra.values() {
-                strings(value, visit);
-            }
+            texts_of(&tool.parameters, visit);
+            texts_of_fields(&tool.extra, visit);
+        }
+        if let ToolChoice::Named(name) = &self.tool_choice {
+            visit(name);
         }
         if let OutputFormat::JsonSchema(schema) = &self.format {
-            strings(schema, visit);
+            texts_of(schema, visit);
         }
         for stop in &self.sampling.stop {
             visit(stop);
         }
-        for value in self.extra.values() {
-            strings(value, visit);
-        }
+        texts_of_fields(&self.extra, visit);
     }
 
-    /// The same places as [`ChatRequest::texts`], to be rewritten.
+    /// The same places as [`ChatRequest::texts`], to be rewritten. A number rewritten becomes a
+    /// string, and a message's name is left out instead: providers take only letters, digits, `_`
+    /// and `-` there.
     pub fn texts_mut(&mut self, rewrite: &mut dyn FnMut(&mut String)) {
         for message in &mut self.messages {
-            if let Some(name) = &mut message.name {
-                rewrite(name);
-            }
+            message.name = message.name.take().filter(|name| {
+                let mut rewritten = name.clone();
+                rewrite(&mut rewritten);
+                rewritten == *name
+            });
             for part in &mut message.content {
                 match part {
                     Part::Text(text) => rewrite(text),
-                    Part::Other(value) => strings_mut(value, rewrite),
-                    Part::Image(_) => {}
+                    Part::Other(value) => rewrite_texts_of(value, rewrite),
+                    Part::Image(image) => {
+                        if !image.is_inline() {
+                            rewrite(&mut image.url);
+                        }
+                        image.detail.iter_mut().for_each(&mut *rewrite);
+                    }
                 }
             }
             for call in &mut message.tool_calls {
-                rewrite(&mut call.arguments);
+                rewrite(&mut call.id);
+                rewrite(&mut call.name);
+                match Piece::all_of(&call.arguments) {
+                    Some(mut pieces) => {
+                        pieces.iter_mut().for_each(|piece| piece.rewrite(rewrite));
+                        call.arguments = pieces.iter().map(Piece::as_written).collect();
+                    }
+                    None => rewrite(&mut call.arguments),
+                }
             }
-            for value in message.extra.values_mut() {
-                strings_mut(value, rewrite);
+            if let Some(id) = &mut message.tool_call_id {
+                rewrite(id);
             }
+            rewrite_texts_of_fields(&mut message.extra, rewrite);
         }
         for tool in &mut self.tools {
+            rewrite(&mut tool.name);
             if let Some(description) = &mut tool.description {
                 rewrite(description);
             }
-            strings_mut(&mut tool.parameters, rewrite);
-            for value in tool.extra.values_mut() {
-                strings_mut(value, rewrite);
-            }
+            rewrite_texts_of(&mut tool.parameters, rewrite);
+            rewrite_texts_of_fields(&mut tool.extra, rewrite);
+        }
+        if let ToolChoice::Named(name) = &mut self.tool_choice {
+            rewrite(name);
         }
         if let OutputFormat::JsonSchema(schema) = &mut self.format {
-            strings_mut(schema, rewrite);
+            rewrite_texts_of(schema, rewrite);
         }
         for stop in &mut self.sampling.stop {
             rewrite(stop);
         }
-        for value in self.extra.values_mut() {
-            strings_mut(value, rewrite);
-        }
+        rewrite_texts_of_fields(&mut self.extra, rewrite);
     }
 
     /// The text of the last message by the user, or an empty string.
@@ -179,23 +208,141 @@ impl ChatRequest {
     }
 }
 
-fn strings(value: &Value, visit: &mut dyn FnMut(&str)) {
+fn texts_of(value: &Value, visit: &mut dyn FnMut(&str)) {
     match value {
         Value::String(text) => visit(text),
-        Value::Array(items) => items.iter().for_each(|item| strings(item, visit)),
-        Value::Object(fields) => fields.values().for_each(|field| strings(field, visit)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::Array(items) => items.iter().for_each(|item| texts_of(item, visit)),
+        Value::Object(fields) => texts_of_fields(fields, visit),
+        Value::Number(number) => visit(&number.to_string()),
+        Value::Null | Value::Bool(_) => {}
     }
 }
 
-fn strings_mut(value: &mut Value, rewrite: &mut dyn FnMut(&mut String)) {
+fn texts_of_fields(fields: &Map<String, Value>, visit: &mut dyn FnMut(&str)) {
+    for (name, field) in fields {
+        visit(name);
+        texts_of(field, visit);
+    }
+}
+
+fn rewrite_texts_of(value: &mut Value, rewrite: &mut dyn FnMut(&mut String)) {
     match value {
         Value::String(text) => rewrite(text),
-        Value::Array(items) => items.iter_mut().for_each(|item| strings_mut(item, rewrite)),
-        Value::Object(fields) => fields
-            .values_mut()
-            .for_each(|field| strings_mut(field, rewrite)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|item| rewrite_texts_of(item, rewrite)),
+        Value::Object(fields) => rewrite_texts_of_fields(fields, rewrite),
+        Value::Number(number) => {
+            let written = number.to_string();
+            let mut text = written.clone();
+            rewrite(&mut text);
+            if text != written {
+                *value = Value::String(text);
+            }
+        }
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+fn rewrite_texts_of_fields(fields: &mut Map<String, Value>, rewrite: &mut dyn FnMut(&mut String)) {
+    *fields = std::mem::take(fields)
+        .into_iter()
+        .map(|(mut name, mut field)| {
+            rewrite(&mut name);
+            rewrite_texts_of(&mut field, rewrite);
+            (name, field)
+        })
+        .collect();
+}
+
+/// A stretch of JSON text. Unlike a parsed value, all pieces together keep names given twice, white
+/// space and the way each number is written.
+enum Piece<'a> {
+    /// Punctuation, white space and words.
+    Between(&'a str),
+    /// A string or number as written, what it says, and what it is to say.
+    Text {
+        written: &'a str,
+        said: String,
+        wanted: String,
+    },
+}
+
+impl<'a> Piece<'a> {
+    /// The pieces of `json`, or `None` where it says what it means: nothing in it is escaped, or it
+    /// is no JSON.
+    fn all_of(json: &'a str) -> Option<Vec<Self>> {
+        let has_escapes = json.contains('\\');
+        if !has_escapes || serde_json::from_str::<serde::de::IgnoredAny>(json).is_err() {
+            return None;
+        }
+        let mut pieces = Vec::new();
+        let mut rest = json;
+        while !rest.is_empty() {
+            let (written, after) = rest.split_at(piece_length(rest));
+            pieces.push(Self::of(written));
+            rest = after;
+        }
+        Some(pieces)
+    }
+
+    fn of(written: &'a str) -> Self {
+        let said = match written.as_bytes()[0] {
+            // A lone surrogate is JSON, but no text.
+            b'"' => serde_json::from_str(written).unwrap_or_else(|_| written.to_owned()),
+            b'-' | b'0'..=b'9' => written.to_owned(),
+            _ => return Piece::Between(written),
+        };
+        let wanted = said.clone();
+        Piece::Text {
+            written,
+            said,
+            wanted,
+        }
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(&str)) {
+        if let Piece::Text { said, .. } = self {
+            visit(said);
+        }
+    }
+
+    fn rewrite(&mut self, rewrite: &mut dyn FnMut(&mut String)) {
+        if let Piece::Text { wanted, .. } = self {
+            rewrite(wanted);
+        }
+    }
+
+    fn as_written(&self) -> String {
+        match self {
+            Piece::Text { said, wanted, .. } if said != wanted => {
+                Value::from(wanted.as_str()).to_string()
+            }
+            Piece::Between(written) | Piece::Text { written, .. } => (*written).to_owned(),
+        }
+    }
+}
+
+/// The length of the piece that JSON text begins with; never 0.
+fn piece_length(json: &str) -> usize {
+    let bytes = json.as_bytes();
+    let is_of_number = |byte: &u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
+    match bytes[0] {
+        b'"' => {
+            let mut is_escaped = false;
+            let closing = bytes[1..].iter().position(|byte| {
+                let closes = *byte == b'"' && !is_escaped;
+                is_escaped = *byte == b'\\' && !is_escaped;
+                closes
+            });
+            closing.map_or(bytes.len(), |closing| closing + 2)
+        }
+        b'-' | b'0'..=b'9' => bytes.iter().take_while(|byte| is_of_number(byte)).count(),
+        _ => {
+            let opens_text = |byte: &u8| matches!(byte, b'"' | b'-' | b'0'..=b'9');
+            let next = bytes.iter().position(opens_text);
+            next.unwrap_or(bytes.len())
+        }
     }
 }
 
@@ -295,6 +442,14 @@ pub struct Image {
     pub detail: Option<String>,
 }
 
+impl Image {
+    /// True for a data URL: its bytes came along.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        self.url.starts_with("data:")
+    }
+}
+
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Image({} bytes)", self.url.len())
@@ -388,55 +543,123 @@ mod tests {
 
     use super::*;
 
-    fn extra(text: &str) -> Extra {
-        Extra::from_iter([("x".to_owned(), json!({"y": [text, 7]}))])
+    fn extra(name: &str, text: &str, number: u64) -> Extra {
+        Extra::from_iter([(name.to_owned(), json!([text, number, true, null]))])
+    }
+
+    fn image(url: &str, detail: Option<&str>) -> Part {
+        Part::Image(Image {
+            url: url.into(),
+            detail: detail.map(Into::into),
+        })
     }
 
     fn request() -> ChatRequest {
-        let mut message = Message::new(Role::User, "1");
-        message.content.push(Part::Other(json!({"type": "2"})));
-        message.name = Some("0".into());
-        message.tool_calls = vec![ToolCall {
-            id: "-".into(),
-            name: "-".into(),
-            arguments: "3".into(),
-        }];
-        message.extra = extra("4");
+        let mut message = Message::new(Role::User, "101");
+        message.content.push(Part::Other(json!({"102": "103"})));
+        message
+            .content
+            .push(image("data:image/png;base64,AA", None));
+        message.content.push(image("104", Some("105")));
+        message.name = Some("100".into());
+        message.tool_calls = vec![
+            ToolCall {
+                id: "106".into(),
+                name: "107".into(),
+                arguments: "108".into(),
+            },
+            ToolCall {
+                id: "109".into(),
+                name: "110".into(),
+                arguments: r#"{"\u0031\u0031\u0031" : ["112",113, true], "114": "11\u0035"}"#
+                    .into(),
+            },
+        ];
+        message.tool_call_id = Some("116".into());
+        message.extra = extra("117", "118", 119);
         ChatRequest {
             model: "-".into(),
             messages: vec![message],
             tools: vec![Tool {
-                name: "-".into(),
-                description: Some("5".into()),
-                parameters: json!({"title": "6"}),
-                extra: extra("7"),
+                name: "120".into(),
+                description: Some("121".into()),
+                parameters: json!({"122": {"123": 124}}),
+                extra: extra("125", "126", 127),
             }],
-            tool_choice: ToolChoice::Auto,
+            tool_choice: ToolChoice::Named("128".into()),
             parallel_tool_calls: None,
             sampling: Sampling {
-                stop: vec!["9".into()],
+                stop: vec!["131".into()],
                 ..Sampling::default()
             },
-            format: OutputFormat::JsonSchema(json!({"name": "8"})),
+            format: OutputFormat::JsonSchema(json!({"129": "130"})),
             output_tokens_max: None,
             choices: 1,
             delivery: Delivery::Whole,
-            extra: extra("10"),
+            extra: extra("132", "133", 134),
             source: None,
         }
+    }
+
+    fn texts(request: &ChatRequest) -> Vec<String> {
+        let mut seen = Vec::new();
+        request.texts(&mut |text| seen.push(text.to_owned()));
+        seen
     }
 
     #[test]
     fn every_text_is_visited_in_order_and_rewritten_in_the_same_places() {
         let mut request = request();
-        let mut seen = Vec::new();
-        request.texts(&mut |text| seen.push(text.to_owned()));
-        let expected: Vec<String> = (0..=10).map(|number| number.to_string()).collect();
-        assert_eq!(seen, expected);
+        let expected: Vec<String> = (100..=134).map(|number| number.to_string()).collect();
+        assert_eq!(texts(&request), expected);
 
         let mut rewritten = Vec::new();
-        request.texts_mut(&mut |text| rewritten.push(std::mem::take(text)));
+        request.texts_mut(&mut |text| {
+            rewritten.push(text.clone());
+            text.insert(0, '<');
+        });
         assert_eq!(rewritten, expected);
-        request.texts(&mut |text| assert_eq!(text, ""));
+        // The name is left out.
+        let mut wanted: Vec<String> = expected[1..].iter().map(|it| format!("<{it}")).collect();
+        // What was escaped in the arguments is so no more, so they are one text.
+        let arguments = request.messages[0].tool_calls[1].arguments.clone();
+        wanted.splice(10..15, [arguments]);
+        assert_eq!(texts(&request), wanted);
+        assert_eq!(request.messages[0].name, None);
+        assert_eq!(request.extra["<132"], json!(["<133", "<134", true, null]));
+        assert_eq!(
+            request.messages[0].tool_calls[1].arguments,
+            r#"{"<111" : ["<112","<113", true], "<114": "<115"}"#
+        );
+    }
+
+    #[test]
+    fn rewriting_nothing_changes_nothing() {
+        let mut same = request();
+        same.texts_mut(&mut |_| {});
+        assert_eq!(texts(&same), texts(&request()));
+        assert_eq!(same.messages[0].name.as_deref(), Some("100"));
+        assert_eq!(same.extra, request().extra);
+        assert_eq!(
+            same.messages[0].tool_calls,
+            request().messages[0].tool_calls
+        );
+    }
+
+    /// `alice\u0040x.com` in a tool call's arguments went to the cloud as it was.
+    #[test]
+    fn escapes_in_arguments_hide_nothing() {
+        let check = |arguments: &str, wanted: &[&str]| {
+            let mut request = request();
+            request.messages[0].tool_calls[0].arguments = arguments.into();
+            let seen = texts(&request);
+            assert_eq!(seen[8..8 + wanted.len()], *wanted, "{arguments}");
+            assert_eq!(seen.len(), 34 + wanted.len(), "{arguments}");
+        };
+        check(r#""alice\u0040x.com""#, &["alice@x.com"]);
+        check(r#"{"a":"x\\\"","a":-1e5}"#, &["a", "x\\\"", "a", "-1e5"]);
+        check(r#"["\ud800", ""]"#, &[r#""\ud800""#, ""]);
+        check(r#"{"a": "cut\u0040"#, &[r#"{"a": "cut\u0040"#]);
+        check("", &[""]);
     }
 }
