@@ -2,7 +2,8 @@
 //!
 //! Precision comes first, since every finding changes what a remote model sees: a pattern proposes,
 //! a checksum, a length table or the neighbouring characters decide. Patterns need no look-around,
-//! so matching is linear; the checks read a bounded stretch.
+//! so matching is linear; what the checks read is bounded, or read by no other check. Classes are
+//! spelled out in ASCII: without regard to case, `S` would also be `ſ`, which is two bytes.
 
 use std::ops::Range;
 
@@ -21,8 +22,8 @@ pub(crate) struct Detector {
 pub(crate) const DETECTORS: [Detector; 8] = [
     Detector {
         class: FindingClass::Secret,
-        pattern: r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=\s\\:,.-]*?-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----|(?:(?:\s|\\n|\\r)*[A-Za-z0-9+/=]{20,})*)",
-        check: trimmed,
+        pattern: r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----",
+        check: private_key,
     },
     Detector {
         class: FindingClass::Secret,
@@ -41,7 +42,7 @@ pub(crate) const DETECTORS: [Detector; 8] = [
     },
     Detector {
         class: FindingClass::Iban,
-        pattern: r"(?i:[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30})",
+        pattern: r"[A-Za-z]{2}[0-9]{2}(?:[ -]?[A-Za-z0-9]){11,30}",
         check: iban,
     },
     Detector {
@@ -73,10 +74,59 @@ fn is_word(edge: Option<char>) -> bool {
     edge.is_some_and(|edge| edge.is_alphanumeric() || edge == '_')
 }
 
-/// The match without white space at its end.
-fn trimmed(text: &str, found: Range<usize>) -> Option<Range<usize>> {
-    let length = text[found.clone()].trim_end().len();
-    Some(found.start..found.start + length)
+/// Where a private key's last line is looked for. One of 16,384 bits takes 13 KiB.
+const PRIVATE_KEY_BYTES_MAX: usize = 16 * 1024;
+
+/// From the first line to the last; where there is no last line, as far as the lines of base64 go.
+///
+/// No further than the next first line: otherwise each of many would read all the others.
+fn private_key(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    let bound = text.floor_char_boundary(found.end + PRIVATE_KEY_BYTES_MAX);
+    let near = &text[found.end..bound];
+    let own = near.find("-----BEGIN ").map_or(near, |next| &near[..next]);
+    let length = closed_length(own).unwrap_or_else(|| base64_length(&text[found.end..]));
+    Some(found.start..found.end + length)
+}
+
+/// The length of `body` with its last line, when it has one.
+fn closed_length(body: &str) -> Option<usize> {
+    let is_foreign = |letter: char| {
+        !letter.is_ascii_alphanumeric() && !letter.is_whitespace() && !"+/=\\:,.-".contains(letter)
+    };
+    let body = &body[..body.find(is_foreign).unwrap_or(body.len())];
+    body.match_indices("-----END ").find_map(|(at, opening)| {
+        let label_at = at + opening.len();
+        let label = &body[label_at..label_at + body[label_at..].find("-----")?];
+        let is_key = label.ends_with("PRIVATE KEY") || label.ends_with("PRIVATE KEY BLOCK");
+        is_key.then_some(label_at + label.len() + "-----".len())
+    })
+}
+
+/// How far `body` is lines of base64, their ends written as such or as `\n`.
+fn base64_length(body: &str) -> usize {
+    /// Shorter lines may be words.
+    const LINE_BYTES_MIN: usize = 20;
+    let mut length = 0;
+    loop {
+        let mut line = &body[length..];
+        loop {
+            let next = line.trim_start();
+            let next = next
+                .strip_prefix("\\n")
+                .or_else(|| next.strip_prefix("\\r"))
+                .unwrap_or(next);
+            if next.len() == line.len() {
+                break;
+            }
+            line = next;
+        }
+        let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+        let line_bytes = line.bytes().take_while(is_base64).count();
+        if line_bytes < LINE_BYTES_MIN {
+            return length;
+        }
+        length = body.len() - line.len() + line_bytes;
+    }
 }
 
 fn standing_alone(text: &str, found: Range<usize>) -> Option<Range<usize>> {

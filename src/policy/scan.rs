@@ -142,16 +142,17 @@ impl ScanRules {
     }
 
     fn scan_text(&self, text: &str, found: &mut Found) {
-        let mut claimed: Vec<Range<usize>> = Vec::new();
+        // Start to end, none overlapping another: only the last that starts before a match's end can
+        // reach into it. A text may hold a hundred thousand matches.
+        let mut claimed: BTreeMap<usize, usize> = BTreeMap::new();
         for index in self.set.matches(text) {
             let rule = &self.rules[index];
             rule.each_match(text, &mut |range| {
-                let is_free = claimed
-                    .iter()
-                    .all(|it| it.end <= range.start || range.end <= it.start);
+                let last_before = claimed.range(..range.end).next_back();
+                let is_free = last_before.is_none_or(|(_, end)| *end <= range.start);
                 if is_free && range.len() >= VALUE_BYTES_MIN && !found.is_full() {
                     found.add(rule, &text[range.clone()]);
-                    claimed.push(range);
+                    claimed.insert(range.start, range.end);
                 }
             });
         }

@@ -7,13 +7,65 @@ use domain::Findings;
 /// Restores placeholders in a stream of text. Give one to each text that grows on its own: a
 /// choice's answer, its thoughts, each tool call's arguments.
 ///
-/// Only exact placeholders are restored. At most the longest placeholder's length, less one byte, is held back.
+/// Only exact placeholders are restored; in JSON, `<` and `>` may be escaped. At most the longest
+/// placeholder's length as written, less one byte, is held back.
 #[derive(Clone)]
 pub struct Unmasker {
     /// Placeholder and what replaces it.
     pairs: Vec<(String, String)>,
+    notation: Notation,
     /// The end of what came, which may be the beginning of a placeholder.
     held: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Notation {
+    Plain,
+    Json,
+}
+
+impl Notation {
+    /// Other ways to write `letter`. Models and their servers escape these two for HTML's sake.
+    fn escapes(self, letter: char) -> &'static [&'static str] {
+        match (self, letter) {
+            (Notation::Json, '<') => &[r"\u003c", r"\u003C"],
+            (Notation::Json, '>') => &[r"\u003e", r"\u003E"],
+            _ => &[],
+        }
+    }
+
+    /// How `text` meets `placeholder`, which stands for `value`.
+    fn compare<'a>(self, text: &str, placeholder: &str, value: &'a str) -> Beginning<'a> {
+        let mut rest = text;
+        for letter in placeholder.chars() {
+            if rest.is_empty() {
+                return Beginning::Part;
+            }
+            let escapes = self.escapes(letter);
+            let after = rest
+                .strip_prefix(letter)
+                .or_else(|| escapes.iter().find_map(|it| rest.strip_prefix(it)));
+            match after {
+                Some(after) => rest = after,
+                None if escapes.iter().any(|it| it.starts_with(rest)) => return Beginning::Part,
+                None => return Beginning::Other,
+            }
+        }
+        Beginning::Placeholder(text.len() - rest.len(), value)
+    }
+
+    fn may_open(self, letter: char) -> bool {
+        letter == '<' || (self == Notation::Json && letter == '\\')
+    }
+}
+
+/// How a text begins.
+enum Beginning<'a> {
+    /// With a placeholder of so many bytes, which stands for the value.
+    Placeholder(usize, &'a str),
+    /// With all there is of one that may go on.
+    Part,
+    Other,
 }
 
 impl fmt::Debug for Unmasker {
@@ -28,25 +80,30 @@ impl fmt::Debug for Unmasker {
 impl Unmasker {
     #[must_use]
     pub fn new(findings: &Findings) -> Self {
-        Self::with_values(findings, str::to_owned)
+        Self::with_values(findings, Notation::Plain, str::to_owned)
     }
 
     /// For text that is JSON, as a tool call's arguments: values are escaped to stand inside a
     /// JSON string.
     #[must_use]
     pub fn in_json(findings: &Findings) -> Self {
-        Self::with_values(findings, |value| {
+        Self::with_values(findings, Notation::Json, |value| {
             let quoted = serde_json::Value::from(value).to_string();
             quoted[1..quoted.len() - 1].to_owned()
         })
     }
 
-    fn with_values(findings: &Findings, value: impl Fn(&str) -> String) -> Self {
+    fn with_values(
+        findings: &Findings,
+        notation: Notation,
+        value: impl Fn(&str) -> String,
+    ) -> Self {
         Self {
             pairs: findings
                 .iter()
                 .map(|finding| (finding.placeholder.clone(), value(&finding.value)))
                 .collect(),
+            notation,
             held: String::new(),
         }
     }
@@ -60,18 +117,24 @@ impl Unmasker {
         let text = std::mem::take(&mut self.held);
         let mut restored = String::with_capacity(text.len());
         let mut rest = text.as_str();
-        while let Some(open) = rest.find('<') {
+        while let Some(open) = rest.find(|letter| self.notation.may_open(letter)) {
             restored.push_str(&rest[..open]);
             rest = &rest[open..];
-            if let Some((placeholder, value)) = self.complete_at(rest) {
-                restored.push_str(value);
-                rest = &rest[placeholder.len()..];
-            } else if self.may_begin(rest) {
-                self.held = rest.to_owned();
-                return restored;
-            } else {
-                restored.push('<');
-                rest = &rest[1..];
+            match self.beginning(rest) {
+                Beginning::Placeholder(length, value) => {
+                    restored.push_str(value);
+                    rest = &rest[length..];
+                }
+                Beginning::Part => {
+                    self.held = rest.to_owned();
+                    return restored;
+                }
+                Beginning::Other => {
+                    // The second backslash of a pair escapes nothing.
+                    let passed = if rest.starts_with(r"\\") { 2 } else { 1 };
+                    restored.push_str(&rest[..passed]);
+                    rest = &rest[passed..];
+                }
             }
         }
         restored.push_str(rest);
@@ -90,15 +153,19 @@ impl Unmasker {
         std::mem::take(&mut self.held)
     }
 
-    fn complete_at(&self, text: &str) -> Option<&(String, String)> {
-        self.pairs
-            .iter()
-            .find(|(placeholder, _)| text.starts_with(placeholder))
-    }
-
-    fn may_begin(&self, text: &str) -> bool {
-        self.pairs
-            .iter()
-            .any(|(placeholder, _)| placeholder.starts_with(text))
+    fn beginning(&self, text: &str) -> Beginning<'_> {
+        let mut is_part = false;
+        for (placeholder, value) in &self.pairs {
+            match self.notation.compare(text, placeholder, value) {
+                Beginning::Part => is_part = true,
+                Beginning::Other => {}
+                whole @ Beginning::Placeholder(..) => return whole,
+            }
+        }
+        if is_part {
+            Beginning::Part
+        } else {
+            Beginning::Other
+        }
     }
 }

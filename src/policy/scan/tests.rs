@@ -90,6 +90,9 @@ fn ibans_need_their_country_s_length_and_checksum() {
         ("pay GB29NWBK60161331926819.", "pay <IBAN_1>."),
         ("gb29 nwbk 6016 1331 9268 19 to me", "<IBAN_1> to me"),
         ("DE89370400440532013001", "DE89370400440532013001"),
+        // Without regard to case `S` is also `ſ`, and `K` the sign for Kelvin: cutting there panicked.
+        ("Aſ12345678901234567", "Aſ12345678901234567"),
+        ("\u{212a}A12345678901234567", "\u{212a}A12345678901234567"),
         ("ZZ89370400440532013000", "ZZ89370400440532013000"),
     ]);
 }
@@ -155,6 +158,114 @@ fn secrets_are_found_and_examples_are_not() {
         ),
         ("sk-learn-contrib-something", "sk-learn-contrib-something"),
     ]);
+}
+
+#[test]
+fn a_private_key_ends_with_its_last_line_or_its_base64() {
+    let begin = ["-----BEGIN PRIVATE", " KEY-----"].concat();
+    let end = ["-----END PRIVATE", " KEY-----"].concat();
+    let line = "MIIEowIBAAKCAQEAx1y2z3";
+    let masked = |text: &str| masked(&RULES, text);
+    let escaped = format!("{begin}\\n{line}\\r\\n{line}");
+    assert_eq!(masked(&format!("{escaped}\\n ok")), "<SECRET_1>\\n ok");
+    let certificate = "-----END CERTIFICATE-----";
+    assert_eq!(
+        masked(&format!("{begin}{certificate} x {end}!")),
+        "<SECRET_1>!"
+    );
+    assert_eq!(
+        masked(&format!("{begin}\nno é key {end}")),
+        format!("<SECRET_1>\nno é key {end}")
+    );
+    // The first is cut; the second is whole.
+    let two = format!("{begin}\n{line} \n{begin}\nMII\n{end}\n");
+    assert_eq!(masked(&two), "<SECRET_1> \n<SECRET_2>\n");
+    let long = format!("{begin}\n{}\n{end}", "abcdefghijklmnop\n".repeat(2_000));
+    assert!(masked(&long).starts_with("<SECRET_1>\nabcd"));
+    let long = format!("{begin}{}é", format!("\n{line}").repeat(2_000));
+    assert_eq!(masked(&long), "<SECRET_1>é");
+}
+
+/// Four megabytes of `a@b.co` took minutes: each match was held against all before it.
+#[test]
+fn hostile_texts_are_scanned_and_masked_in_one_pass() {
+    let begin = ["-----BEGIN PRIVATE", " KEY-----"].concat();
+    let closed = [begin.as_str(), "-----END PRIVATE", " KEY-----"].concat();
+    let escaped = [begin.as_str(), "\\n \\n"].concat();
+    for piece in [
+        "a@b.co ",
+        "<EMAIL_1",
+        "4111 1111 1111 1111, ",
+        "DE89370400440532013000 ",
+        &begin,
+        &closed,
+        &escaped,
+        "-----END -----BEGIN ",
+        "eyJ",
+        "sk-a1b2c3d4e5f6g7h8",
+        "a://b:",
+        "+49 30 901820,",
+        "Aſ12",
+    ] {
+        let text = piece.repeat((1 << 20) / piece.len());
+        let request = request(&text);
+        let findings = RULES.scan(&request).unwrap();
+        let masked = findings.masked_view(request, Trust::Public).messages[0].text();
+        let mut unmasker = Unmasker::new(&findings);
+        let restored = unmasker.push(&masked) + &unmasker.finish();
+        assert!(restored == text, "{piece}");
+    }
+}
+
+#[test]
+fn many_values_in_many_texts_are_masked_in_one_pass() {
+    let mut request = request("");
+    request.messages = (0..40_000)
+        .map(|at| Message::new(Role::User, format!("u{}@b.co", at % FINDINGS_MAX)))
+        .collect();
+    let findings = RULES.scan(&request).unwrap();
+    assert_eq!(findings.iter().count(), FINDINGS_MAX);
+    let seen = findings.masked_view(request, Trust::Public);
+    let is_masked = |message: &Message| message.text().starts_with("<EMAIL_");
+    assert!(seen.messages.iter().all(is_masked));
+}
+
+#[test]
+fn numbers_names_and_addresses_of_images_are_masked() {
+    let mut request = request("hi");
+    request.messages[0].name = Some("a@b.co".into());
+    request.extra = serde_json::from_value(serde_json::json!({
+        "metadata": {"c@d.co": 4_111_111_111_111_111_u64, "n": 7},
+    }))
+    .unwrap();
+    request.messages[0].tool_calls = vec![domain::ToolCall {
+        id: "a@b.co".into(),
+        name: "f".into(),
+        arguments: r#"{"to": "a\u0040b.co", "n": 7}"#.into(),
+    }];
+    request.messages[0].tool_call_id = Some("a@b.co".into());
+    request.messages[0].content = vec![domain::Part::Image(domain::Image {
+        url: "https://a.example/?by=a@b.co".into(),
+        detail: None,
+    })];
+    let findings = RULES.scan(&request).unwrap();
+    let seen = findings.masked_view(request, Trust::Public);
+    let message = &seen.messages[0];
+    assert_eq!(message.name, None);
+    assert_eq!(
+        serde_json::to_string(&seen.extra).unwrap(),
+        r#"{"metadata":{"<EMAIL_2>":"<CARD_1>","n":7}}"#
+    );
+    assert_eq!(message.tool_calls[0].id, "<EMAIL_1>");
+    assert_eq!(message.tool_call_id.as_deref(), Some("<EMAIL_1>"));
+    assert_eq!(
+        message.tool_calls[0].arguments,
+        r#"{"to": "<EMAIL_1>", "n": 7}"#
+    );
+    let domain::Part::Image(image) = &message.content[0] else {
+        panic!("still an image");
+    };
+    assert_eq!(image.url, "https://a.example/?by=<EMAIL_1>");
 }
 
 #[test]
@@ -224,6 +335,25 @@ fn values_in_json_are_restored_as_json() {
 }
 
 #[test]
+fn escaped_placeholders_are_restored_only_in_json() {
+    let findings = RULES.scan(&request("a@b.co")).unwrap();
+    let restored = |mut unmasker: Unmasker, text: &str| unmasker.push(text) + &unmasker.finish();
+    for (text, wanted) in [
+        (r#""\u003cEMAIL_1\u003E""#, r#""a@b.co""#),
+        (r#""<EMAIL_1\u003e\u003CEMAIL_1>""#, r#""a@b.coa@b.co""#),
+        // Escaped is the backslash, not the bracket.
+        (r#""\\u003cEMAIL_1>""#, r#""\\u003cEMAIL_1>""#),
+        (r#""\\\u003cEMAIL_1>""#, r#""\\a@b.co""#),
+        (r#""\u003cEMAIL_2>\n""#, r#""\u003cEMAIL_2>\n""#),
+        (r#""\u003"#, r#""\u003"#),
+    ] {
+        assert_eq!(restored(Unmasker::in_json(&findings), text), wanted);
+    }
+    let escaped = r"\u003cEMAIL_1>";
+    assert_eq!(restored(Unmasker::new(&findings), escaped), escaped);
+}
+
+#[test]
 fn debug_shows_no_value() {
     let findings = RULES.scan(&request("a@b.co")).unwrap();
     assert!(!format!("{:?} {findings:?}", Unmasker::new(&findings)).contains("a@b"));
@@ -245,16 +375,52 @@ proptest! {
         let findings = rules.scan(&request).unwrap();
         let masked = findings.masked_view(request, Trust::Public).messages[0].text();
         let longest = findings.iter().map(|it| it.placeholder.len()).max().unwrap_or(0);
-        let mut unmasker = Unmasker::new(&findings);
-        let (mut restored, mut rest) = (String::new(), masked.as_str());
-        for cut in cuts {
-            let end = rest.floor_char_boundary(cut.min(rest.len()));
-            restored += &unmasker.push(&rest[..end]);
-            rest = &rest[end..];
-            prop_assert!(unmasker.held_bytes() < longest.max(1));
-        }
-        restored += &unmasker.push(rest);
-        restored += &unmasker.finish();
+        let restored = in_pieces(Unmasker::new(&findings), &masked, &cuts, longest.max(1));
         prop_assert_eq!(restored, text);
     }
+
+    /// As above, in the arguments of a tool call, whose brackets may be escaped.
+    #[test]
+    fn unmasking_undoes_masking_in_json(
+        parts in prop::collection::vec(prop::sample::select(vec![
+            "ann@b.co", "4111 1111 1111 1111", "<EMAIL_1>", "<EMAIL_", "<", ">", "_1>", " ", "\n",
+            "\\", "\\u003c", "\"", "u003cEMAIL_2>", "é", "EMAIL", "text",
+        ]), 0..24),
+        spellings in prop::collection::vec(0_usize..3, 1..16),
+        cuts in prop::collection::vec(1_usize..7, 0..64),
+    ) {
+        let text = parts.concat();
+        let request = request(&text);
+        let findings = RULES.scan(&request).unwrap();
+        let masked = findings.masked_view(request, Trust::Public).messages[0].text();
+        let mut spelling = spellings.iter().cycle();
+        let written: String = serde_json::Value::from(masked)
+            .to_string()
+            .chars()
+            .map(|letter| match (letter, spelling.next()) {
+                ('<', Some(1)) => r"\u003c".to_owned(),
+                ('<', Some(2)) => r"\u003C".to_owned(),
+                ('>', Some(1)) => r"\u003e".to_owned(),
+                ('>', Some(2)) => r"\u003E".to_owned(),
+                _ => letter.to_string(),
+            })
+            .collect();
+        // Both brackets take five bytes more when escaped.
+        let longest = findings.iter().map(|it| it.placeholder.len() + 10).max().unwrap_or(1);
+        let restored = in_pieces(Unmasker::in_json(&findings), &written, &cuts, longest);
+        prop_assert_eq!(serde_json::from_str::<String>(&restored).unwrap(), text);
+    }
+}
+
+/// What `unmasker` makes of `text` in pieces of `cuts` bytes, while it holds back less than `held_max`.
+fn in_pieces(mut unmasker: Unmasker, text: &str, cuts: &[usize], held_max: usize) -> String {
+    let (mut restored, mut rest) = (String::new(), text);
+    for cut in cuts {
+        let end = rest.floor_char_boundary((*cut).min(rest.len()));
+        restored += &unmasker.push(&rest[..end]);
+        rest = &rest[end..];
+        assert!(unmasker.held_bytes() < held_max);
+    }
+    restored += &unmasker.push(rest);
+    restored + &unmasker.finish()
 }
