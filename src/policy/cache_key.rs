@@ -55,10 +55,27 @@ impl fmt::Debug for CacheSecret {
 /// that nobody here interprets.
 #[must_use]
 pub fn cache_key(secret: &CacheSecret, team: &TeamId, masked: &ChatRequest) -> Option<CacheKey> {
+    cache_key_with_headers(secret, team, masked, &[], &[])
+}
+
+/// [`cache_key`] where rules look at headers, and so let them choose who answers. `headers_used` is
+/// what [`RoutePolicy::headers_used`](crate::RoutePolicy::headers_used) says, `headers` what
+/// [`Ask::headers`](crate::Ask::headers) holds; others take no part.
+#[must_use]
+pub fn cache_key_with_headers(
+    secret: &CacheSecret,
+    team: &TeamId,
+    masked: &ChatRequest,
+    headers_used: &[String],
+    headers: &[(String, String)],
+) -> Option<CacheKey> {
     if masked.choices > 1 || masked.has_other_parts() || has_remote_image(masked) {
         return None;
     }
     let mut text = canonical(team, masked);
+    if !headers_used.is_empty() {
+        text["headers"] = seen_headers(headers_used, headers);
+    }
     text.sort_all_objects();
     let bytes = serde_json::to_vec(&text).ok()?;
     let mut mac =
@@ -72,7 +89,7 @@ fn has_remote_image(request: &ChatRequest) -> bool {
         .messages
         .iter()
         .flat_map(|message| &message.content)
-        .any(|part| matches!(part, Part::Image(image) if !image.url.starts_with("data:")))
+        .any(|part| matches!(part, Part::Image(image) if !image.is_inline()))
 }
 
 fn canonical(team: &TeamId, request: &ChatRequest) -> Value {
@@ -91,6 +108,18 @@ fn canonical(team: &TeamId, request: &ChatRequest) -> Value {
         "output_tokens_max": request.output_tokens_max.map(|tokens| tokens.0),
         "extra": extra(&request.extra),
     })
+}
+
+/// Each header as the rules see it: its first value, or none.
+fn seen_headers(used: &[String], headers: &[(String, String)]) -> Value {
+    let value = |used: &String| {
+        let header = headers.iter().find(|(name, _)| name == used);
+        json!(header.map(|(_, value)| value))
+    };
+    used.iter()
+        .map(|used| (used.clone(), value(used)))
+        .collect::<Map<String, Value>>()
+        .into()
 }
 
 fn message(message: &Message) -> Value {
@@ -291,6 +320,27 @@ mod tests {
         assert_eq!(part(Part::Other(json!({}))), None);
         assert_eq!(part(image("https://example.com/a.png")), None);
         assert!(part(image("data:image/png;base64,AA")).is_some());
+    }
+
+    #[test]
+    fn headers_that_rules_use_change_the_key_and_others_do_not() {
+        let key = |used: &[&str], headers: &[(&str, &str)]| {
+            let used: Vec<String> = used.iter().map(|it| (*it).to_owned()).collect();
+            let headers: Vec<(String, String)> = headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect();
+            let secret = CacheSecret::new([7; 32]);
+            cache_key_with_headers(&secret, &TeamId::new("red"), &request(), &used, &headers)
+        };
+        let gold = key(&["x-tier"], &[("x-tier", "gold")]);
+        assert_ne!(gold, key(&["x-tier"], &[("x-tier", "tin")]));
+        assert_ne!(gold, key(&["x-tier"], &[]));
+        assert_ne!(key(&["x-tier"], &[("x-tier", "")]), key(&["x-tier"], &[]));
+        let others = [("x-b", "c"), ("x-tier", "gold"), ("x-tier", "tin")];
+        assert_eq!(gold, key(&["x-tier"], &others));
+        let plain = cache_key(&CacheSecret::new([7; 32]), &TeamId::new("red"), &request());
+        assert_eq!(key(&[], &[("x-tier", "gold")]), plain);
     }
 
     #[test]

@@ -132,6 +132,18 @@ impl Condition {
         }
     }
 
+    /// Every header that is looked at, in no order.
+    pub fn each_header(&self, visit: &mut dyn FnMut(&str)) {
+        match self {
+            Condition::Test(Test::Header { name, .. }) => visit(name),
+            Condition::Test(_) => {}
+            Condition::Not(part) => part.each_header(visit),
+            Condition::All(parts) | Condition::Any(parts) => {
+                parts.iter().for_each(|part| part.each_header(visit));
+            }
+        }
+    }
+
     /// Puts cheap tests before dear ones, so that most rules fail for nothing. Order never changes
     /// what a condition means.
     pub fn sort_by_cost(&mut self) {

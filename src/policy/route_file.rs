@@ -18,6 +18,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use regex::RegexBuilder;
 use toml::Table;
 
@@ -50,6 +52,7 @@ pub struct RoutePolicy {
     pub(crate) default: usize,
     pub(crate) said: Patterns,
     pub(crate) instructed: Patterns,
+    headers_used: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -95,11 +98,19 @@ impl RoutePolicy {
         faults.into_result(RoutePolicy {
             file: file_name.to_owned(),
             outcomes,
+            headers_used: headers_used(&rules),
             rules,
             default,
             said,
             instructed,
         })
+    }
+
+    /// The headers that any rule looks at: lower-case names in order, each once. What they hold may
+    /// decide who answers.
+    #[must_use]
+    pub fn headers_used(&self) -> &[String] {
+        &self.headers_used
     }
 
     /// Reports candidates that are none of `roster`'s names. `local` and `cloud` always may be written:
@@ -121,6 +132,16 @@ impl RoutePolicy {
         }
         faults
     }
+}
+
+fn headers_used(rules: &[Rule]) -> Vec<String> {
+    let mut names = BTreeSet::new();
+    for rule in rules {
+        rule.when.each_header(&mut |name| {
+            names.insert(name.to_owned());
+        });
+    }
+    names.into_iter().collect()
 }
 
 fn syntax_fault(toml: &str, error: &toml::de::Error) -> String {

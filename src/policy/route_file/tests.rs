@@ -140,3 +140,16 @@ fn candidates_that_nobody_is_are_found_against_the_roster() {
     let wanted = "r.toml: outcomes.c.candidates[2]: no backend or model is called `nobody`";
     assert_eq!(shown, [wanted]);
 }
+
+#[test]
+fn the_headers_that_rules_look_at_are_known() {
+    let used = |rules: &str| {
+        let policy = RoutePolicy::parse("r.toml", &format!("{FRAME}{rules}")).unwrap();
+        policy.headers_used().to_vec()
+    };
+    assert!(used("").is_empty());
+    let nested = "[[rules]]\nname = 'a'\nthen = 'c'\nwhen = { header = { x-tier = 'gold', x-b = '.' } }\n\
+                  [[rules]]\nname = 'b'\nthen = 'c'\n\
+                  when = { not = { any = [{ header = { x-a = '.', x-b = '.' } }, { code = true }] } }";
+    assert_eq!(used(nested), ["x-a", "x-b", "x-tier"]);
+}
