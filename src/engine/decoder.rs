@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::splitting::Splitting;
+
 /// A token's id in the model's vocabulary.
 pub(crate) type Token = i32;
 
@@ -74,6 +76,9 @@ pub(crate) trait Decoder {
 /// Text to tokens and back. Shared by all threads.
 pub(crate) trait Vocabulary: Send + Sync {
     fn size(&self) -> u32;
+
+    /// Says how deep [`Vocabulary::tokenize`] recurses, which the caller must have the stack for.
+    fn splitting(&self) -> Splitting;
 
     /// Appends the tokens of `text`. Control tokens in it are read as such only where
     /// `has_controls`. Adds nothing of its own at either end.

@@ -12,6 +12,7 @@ use domain::{
 };
 
 use crate::decoder::{Decoded, Decoder, Entry, Interrupt, Shape, Token, Vocabulary};
+use crate::splitting::Splitting;
 
 /// Ends a reply. Bytes are the tokens below it.
 pub(crate) const END: Token = 256;
@@ -22,6 +23,7 @@ const SIZE: usize = 258;
 pub(crate) struct FakeVocabulary {
     pub controls: Vec<String>,
     pub has_first_token: bool,
+    pub splitting: Splitting,
 }
 
 impl Default for FakeVocabulary {
@@ -29,6 +31,7 @@ impl Default for FakeVocabulary {
         Self {
             controls: vec!["<s>".to_owned()],
             has_first_token: false,
+            splitting: Splitting::Flat,
         }
     }
 }
@@ -36,6 +39,10 @@ impl Default for FakeVocabulary {
 impl Vocabulary for FakeVocabulary {
     fn size(&self) -> u32 {
         SIZE as u32
+    }
+
+    fn splitting(&self) -> Splitting {
+        self.splitting
     }
 
     fn tokenize(&self, text: &str, has_controls: bool, tokens: &mut Vec<Token>) {

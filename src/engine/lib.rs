@@ -39,6 +39,7 @@ mod reply;
 mod sampler;
 mod scheduler;
 mod slot;
+mod splitting;
 mod stops;
 mod tagged;
 mod utf8;

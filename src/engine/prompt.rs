@@ -10,6 +10,7 @@ use domain::{
 };
 
 use crate::decoder::{Token, Vocabulary};
+use crate::splitting::{Depth, RUN_CHARS_MAX, on_deep_stack};
 use crate::tagged::THOUGHT_OPEN;
 
 /// A prompt that fits.
@@ -26,7 +27,8 @@ pub(crate) struct Prepared {
 ///
 /// # Errors
 /// The template refused the messages or failed, the prompt leaves no room for a reply in
-/// `context_tokens`, or a token id is outside the vocabulary.
+/// `context_tokens`, it has a run that the vocabulary cannot split, or a token id is outside the
+/// vocabulary.
 pub(crate) fn prepare(
     mut request: ChatRequest,
     template: &dyn ChatTemplate,
@@ -40,7 +42,7 @@ pub(crate) fn prepare(
     }
     let prompt = template.render(&request).map_err(refusal)?;
     check_bytes(&prompt, vocabulary, context_tokens)?;
-    let tokens = tokenize(&prompt, vocabulary);
+    let tokens = tokenize_at_depth(&prompt, vocabulary)?;
     let asked = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
     // One token of the context is the reply's, or there is nothing to answer with.
     let left = context_tokens.saturating_sub(asked);
@@ -77,8 +79,8 @@ fn check_bias(request: &ChatRequest, vocabulary: &dyn Vocabulary) -> Result<(), 
     else {
         return Ok(());
     };
-    Err(BackendError::Rejected {
-        status: 400,
+    // Ids differ from model to model, so another may know it.
+    Err(BackendError::Declined {
         reason: BadRequest::at(
             format!("logit_bias.{token}"),
             format!(
@@ -112,17 +114,16 @@ fn exceeded(asked: u32, limit: u32) -> BackendError {
     }
 }
 
+/// Templates differ from model to model, so another may take what this one refuses.
 fn refusal(error: TemplateError) -> BackendError {
     match error {
-        TemplateError::Refused { reason } => BackendError::Rejected {
-            status: 400,
+        TemplateError::Refused { reason } => BackendError::Declined {
             reason: BadRequest::at(
                 "messages",
                 format!("the model's chat template does not take these messages: {reason}"),
             ),
         },
-        TemplateError::OutOfBounds(_) => BackendError::Rejected {
-            status: 400,
+        TemplateError::OutOfBounds(_) => BackendError::Declined {
             reason: BadRequest::at(
                 "messages",
                 "the messages are too many or too long for the model's chat template; shorten them",
@@ -131,6 +132,27 @@ fn refusal(error: TemplateError) -> BackendError {
         TemplateError::TooLarge { .. }
         | TemplateError::Malformed { .. }
         | TemplateError::Failed { .. } => BackendError::Engine("the model's chat template failed"),
+    }
+}
+
+fn tokenize_at_depth(
+    prompt: &Prompt,
+    vocabulary: &dyn Vocabulary,
+) -> Result<Vec<Token>, BackendError> {
+    match vocabulary.splitting().depth(&prompt.text()) {
+        Depth::Shallow => Ok(tokenize(prompt, vocabulary)),
+        Depth::Deep => on_deep_stack(|| tokenize(prompt, vocabulary))
+            .map_err(|_| BackendError::Engine("the tokenizer's thread failed")),
+        Depth::Bottomless => Err(BackendError::Declined {
+            reason: BadRequest::at(
+                "messages",
+                format!(
+                    "this model cannot read more than {RUN_CHARS_MAX} characters in a row without \
+                     white space between them, or of white space alone; break the text up or name \
+                     another model"
+                ),
+            ),
+        }),
     }
 }
 
@@ -189,6 +211,7 @@ fn controls_stay_apart(prompt: &Prompt, controls: &[String]) -> bool {
 mod tests {
     use super::*;
     use crate::fake::{ECHO, FIRST, FakeTemplate, FakeVocabulary, request};
+    use crate::splitting::Splitting;
 
     fn run(text: &str, change: impl FnOnce(&mut ChatRequest)) -> Result<Prepared, BackendError> {
         run_with(&ECHO, &FakeVocabulary::default(), text, change)
@@ -264,6 +287,26 @@ mod tests {
         }
     }
 
+    /// Seen: a long run of letters overflowed the stack in `std::regex` and ended the process.
+    #[test]
+    fn a_run_too_long_for_any_stack_is_declined_and_a_long_one_is_read() {
+        let vocabulary = FakeVocabulary {
+            splitting: Splitting::Runs,
+            ..FakeVocabulary::default()
+        };
+        let run = |length| {
+            let request = request(&"x".repeat(length), |_| ());
+            prepare(request, &ECHO, &vocabulary, 1_000_000, None)
+        };
+        let deep = run(RUN_CHARS_MAX - 1).unwrap();
+        assert_eq!(deep.tokens.len(), RUN_CHARS_MAX);
+        let refused = run(RUN_CHARS_MAX);
+        assert!(
+            matches!(&refused, Err(BackendError::Declined { reason }) if reason.param.as_deref() == Some("messages")),
+            "{refused:?}"
+        );
+    }
+
     #[test]
     fn a_prompt_that_ends_in_a_thought_says_so() {
         let template = FakeTemplate {
@@ -284,11 +327,10 @@ mod tests {
         })
         .unwrap_err();
         for (error, param) in [(refused, "messages"), (biased, "logit_bias.258")] {
-            let BackendError::Rejected {
-                status: 400,
-                reason,
-            } = error
-            else {
+            // Seen: a template that takes no system messages ended the exchange, though the next
+            // candidate would have answered.
+            assert!(error.may_try_next());
+            let BackendError::Declined { reason } = error else {
                 panic!("{error:?}");
             };
             assert_eq!(reason.param.as_deref(), Some(param));

@@ -17,7 +17,8 @@ use futures::future::join_all;
 use crate::decoder::{Decoded, Entry, Interrupt, Shape, Vocabulary};
 use crate::fake::{CHATML, request, sealed};
 use crate::llama::raw::{Context, Sizes};
-use crate::llama::vocabulary::LlamaVocabulary;
+use crate::llama::vocabulary::{LlamaVocabulary, splitting};
+use crate::splitting::{RUN_CHARS_MAX, Splitting, on_deep_stack};
 use crate::{Engine, EngineConfig, EngineDriver, LoadError};
 
 const QUESTION: &str = "What is the capital of Japan?";
@@ -384,4 +385,71 @@ fn control_tokens_in_plain_text_stay_text() {
     };
     assert_eq!(count(true), (true, String::new()));
     assert_eq!(count(false), (false, mark.to_owned()));
+}
+
+#[test]
+fn only_vocabularies_known_to_split_in_loops_count_as_flat() {
+    for (model, pre, expected) in [
+        (Some("gpt2"), Some("qwen2"), Splitting::Flat),
+        (Some("gpt2"), Some("llama-bpe"), Splitting::Flat),
+        (Some("llama"), None, Splitting::Flat),
+        (Some("gpt2"), Some("gpt-4o"), Splitting::Runs),
+        (Some("gpt2"), Some("tekken"), Splitting::Runs),
+        (Some("gpt2"), Some("deepseek-v3"), Splitting::Runs),
+        (Some("gpt2"), Some("of next year"), Splitting::Runs),
+        (Some("gpt2"), None, Splitting::Runs),
+        (None, None, Splitting::Runs),
+        (
+            Some("gpt2"),
+            Some("exaone-moe"),
+            Splitting::RunsAcrossSpaces,
+        ),
+    ] {
+        assert_eq!(splitting(model, pre), expected, "{model:?} {pre:?}");
+    }
+}
+
+/// The bundled model's kind is split in loops, so a run of any length is read on a small stack.
+#[test]
+fn a_long_run_is_read_on_a_small_stack_where_splitting_is_flat() {
+    let Some(path) = model_path() else { return };
+    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(&path));
+    if vocabulary.splitting() != Splitting::Flat {
+        return println!("skipped: this model's splitting recurses");
+    }
+    for run in ["a", "7", "!", " ", "\n", "字"] {
+        let mut tokens = Vec::new();
+        vocabulary.tokenize(&run.repeat(100_000), false, &mut tokens);
+        assert!(!tokens.is_empty(), "{run:?}");
+    }
+}
+
+/// With the model's own words for it changed to a recursive kind, as GPT-4o's is: what overflowed
+/// the stack is read on the deep one.
+#[test]
+fn the_longest_run_is_read_on_the_deep_stack_where_splitting_recurses() {
+    let Some(path) = model_path() else { return };
+    let mut bytes = std::fs::read(path).unwrap();
+    let key = b"tokenizer.ggml.pre";
+    let at = bytes.windows(key.len()).position(|window| window == key);
+    // The value follows its type and its length.
+    let at = at.unwrap() + key.len() + 12;
+    if &bytes[at..at + 5] != b"qwen2" {
+        return println!("skipped: written for a model split as qwen2 is");
+    }
+    bytes[at..at + 5].copy_from_slice(b"youtu");
+    let changed = std::env::temp_dir().join(format!("hedge-deep-{}.gguf", std::process::id()));
+    std::fs::write(&changed, bytes).unwrap();
+    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(&changed));
+    std::fs::remove_file(&changed).unwrap();
+    assert_eq!(vocabulary.splitting(), Splitting::Runs);
+    for run in ["a", "A", "!", " ", "\n", "字", "é"] {
+        let text = run.repeat(RUN_CHARS_MAX);
+        let read = on_deep_stack(|| {
+            let mut tokens = Vec::new();
+            vocabulary.tokenize(&text, false, &mut tokens);
+            tokens.len()
+        });
+        assert!(read.unwrap() > 0, "{run:?}");
+    }
 }

@@ -8,6 +8,7 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use crate::decoder::{Token, Vocabulary};
+use crate::splitting::Splitting;
 use crate::tagged::TAGS;
 
 pub(super) struct LlamaVocabulary {
@@ -18,7 +19,77 @@ pub(super) struct LlamaVocabulary {
     spoken: HashSet<Token>,
     piece_bytes_max: u32,
     first_token: Option<Token>,
+    splitting: Splitting,
 }
+
+/// Values of `tokenizer.ggml.model` whose tokenizers split by no expression (llama-vocab.cpp).
+const MODELS_FLAT: [&str; 5] = ["llama", "bert", "t5", "rwkv", "plamo2"];
+
+/// Values of `tokenizer.ggml.pre` each of whose expressions has a loop of its own in unicode.cpp,
+/// `unicode_regex_split_custom`, or matches one character. Read in llama-cpp-sys-2 0.1.161; what is
+/// not here counts as recursive.
+const PRES_FLAT: [&str; 57] = [
+    "a.x-4.0",
+    "chatglm-bpe",
+    "codeshell",
+    "command-r",
+    "dbrx",
+    "deepseek-r1-qwen",
+    "exaone",
+    "exaone4",
+    "f2llmv2",
+    "falcon-h1",
+    "falcon3",
+    "gemma4",
+    "gigachat",
+    "glm4",
+    "glm5",
+    "gpt-2",
+    "granite-docling",
+    "granite-embed-multi-311m",
+    "grok-2",
+    "hunyuan",
+    "jais",
+    "jina-de",
+    "jina-es",
+    "jina-v1-en",
+    "jina-v2-code",
+    "jina-v2-de",
+    "jina-v2-es",
+    "jina-v5-nano",
+    "kimi-k2",
+    "kormo",
+    "laguna",
+    "lfm2",
+    "llama-bpe",
+    "llama-v3",
+    "llama3",
+    "megrez",
+    "mellum",
+    "mellum2",
+    "midm-2.0",
+    "minerva-7b",
+    "mmbert",
+    "modern-bert",
+    "mpt",
+    "olmo",
+    "phi-2",
+    "pixtral",
+    "qwen2",
+    "qwen35",
+    "refact",
+    "roberta-bpe",
+    "sarvam-moe",
+    "smaug-bpe",
+    "smollm",
+    "solar-open",
+    "stablelm2",
+    "starcoder",
+    "trillion",
+];
+
+/// Its words may have spaces within (llama-vocab.cpp, `LLAMA_VOCAB_PRE_TYPE_EXAONE_MOE`).
+const PRE_ACROSS_SPACES: &str = "exaone-moe";
 
 impl LlamaVocabulary {
     pub(super) fn new(model: Arc<LlamaModel>) -> Self {
@@ -52,6 +123,10 @@ impl LlamaVocabulary {
             spoken,
             piece_bytes_max: u32::try_from(piece_bytes_max).unwrap_or(u32::MAX),
             first_token,
+            splitting: splitting(
+                model.meta_val_str("tokenizer.ggml.model").ok().as_deref(),
+                model.meta_val_str("tokenizer.ggml.pre").ok().as_deref(),
+            ),
             model,
         }
     }
@@ -70,9 +145,25 @@ impl LlamaVocabulary {
     }
 }
 
+/// A file without `pre` is split by llama.cpp's default, which is recursive.
+pub(super) fn splitting(model: Option<&str>, pre: Option<&str>) -> Splitting {
+    if model.is_some_and(|model| MODELS_FLAT.contains(&model)) {
+        return Splitting::Flat;
+    }
+    match pre {
+        Some(pre) if PRES_FLAT.contains(&pre) => Splitting::Flat,
+        Some(PRE_ACROSS_SPACES) => Splitting::RunsAcrossSpaces,
+        _ => Splitting::Runs,
+    }
+}
+
 impl Vocabulary for LlamaVocabulary {
     fn size(&self) -> u32 {
         self.size
+    }
+
+    fn splitting(&self) -> Splitting {
+        self.splitting
     }
 
     fn tokenize(&self, text: &str, has_controls: bool, tokens: &mut Vec<Token>) {
