@@ -140,11 +140,8 @@ impl Engine {
             .map_err(|_| BackendError::Engine("preparing the prompt failed"))?
     }
 
-    fn submit(
-        &self,
-        request: &ChatRequest,
-        prepared: Prepared,
-    ) -> Result<ReplyStream, BackendError> {
+    fn submit(&self, call: &Outbound, prepared: Prepared) -> Result<ReplyStream, BackendError> {
+        let request = call.request();
         let (sender, stream) = reply(
             self.config.events_max,
             Arc::clone(&self.shared.bell),
@@ -153,6 +150,7 @@ impl Engine {
         let reads_calls = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
         let has_thoughts = self.mind.has_thoughts || prepared.opens_thought;
         self.shared.submit(Request {
+            team: call.team().cloned(),
             prompt: prepared.tokens,
             output_max: prepared.output_max,
             sampler: Sampler::new(
@@ -192,7 +190,7 @@ impl Backend for Engine {
         // Before the work of preparing, and again after it.
         self.shared.check_room()?;
         let prepared = self.prepare(call.request().clone()).await?;
-        Ok(self.submit(call.request(), prepared)?.boxed())
+        Ok(self.submit(&call, prepared)?.boxed())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{BackendError, Health, HealthState};
+use domain::{BackendError, Health, HealthState, TeamId};
 
 use crate::decoder::{Interrupt, Token};
 use crate::reply::{Bell, ReplySender};
@@ -15,6 +15,8 @@ use crate::voice::VoiceRules;
 
 /// One chat, ready to be computed.
 pub(crate) struct Request {
+    /// Whose it is; the cache is shared within a team only.
+    pub team: Option<TeamId>,
     /// Never empty, and shorter than the context.
     pub prompt: Vec<Token>,
     /// At least 1, and no more than the context has left.
@@ -238,6 +240,7 @@ mod tests {
     fn request(shared: &Shared) -> (Request, ReplyStream) {
         let (sender, stream) = reply(4, Arc::clone(&shared.bell), Arc::clone(&shared.interrupt));
         let request = Request {
+            team: None,
             prompt: vec![1],
             output_max: 1,
             sampler: Sampler::new(&Sampling::default(), 0.0, 0),

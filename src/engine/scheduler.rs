@@ -34,6 +34,10 @@ const WEIGHTY_TOKENS: u32 = 32;
 /// This many failed computations in a row are no accident: the engine is down.
 const FAILURES_MAX: u32 = 3;
 
+/// How long it then counts as down. After that it counts as ready, so that the next chat is the
+/// probe: nobody is sent to an engine that is down. One more failure puts it down again at once.
+const COOL_OFF: Duration = Duration::from_secs(5);
+
 /// The part of [`crate::EngineConfig`] that scheduling goes by.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
@@ -64,6 +68,8 @@ pub(crate) struct Scheduler<D> {
     /// Counts admissions; the clock of ages.
     admissions: u64,
     failures: u32,
+    /// Down because of them, and until when.
+    down_until: Option<Instant>,
 }
 
 /// One slot's part of the batch.
@@ -94,6 +100,7 @@ impl<D: Decoder> Scheduler<D> {
             shares: Vec::new(),
             admissions: 0,
             failures: 0,
+            down_until: None,
         }
     }
 
@@ -101,6 +108,9 @@ impl<D: Decoder> Scheduler<D> {
         if self.shared.is_stopping() {
             self.end_all();
             return Pace::Stopped;
+        }
+        if self.down_until.is_some_and(|until| now >= until) {
+            self.rise();
         }
         self.free_cancelled();
         for slot in 0..self.slots.len() {
@@ -120,7 +130,7 @@ impl<D: Decoder> Scheduler<D> {
             Some(Decoded::Done) => self.advance(now),
             Some(Decoded::NoRoom) => self.make_any_room(),
             Some(Decoded::Aborted) => self.recount(),
-            Some(Decoded::Failed) => self.fail_batch(),
+            Some(Decoded::Failed) => self.fail_batch(now),
         }
         self.note_running();
         Pace::Busy
@@ -189,17 +199,14 @@ impl<D: Decoder> Scheduler<D> {
             .enumerate()
             .filter(|(_, slot)| slot.job.is_none());
         let best = free.max_by_key(|(index, slot)| {
-            (
-                slot.shared_prefix(&request.prompt),
-                Reverse((slot.used, *index)),
-            )
+            (slot.shared_prefix(&request), Reverse((slot.used, *index)))
         });
         let Some((index, slot)) = best else {
             return request
                 .reply
                 .end(Some(BackendError::Engine("no slot was free")));
         };
-        let shared = slot.shared_prefix(&request.prompt);
+        let shared = slot.shared_prefix(&request);
         let held = self.decoder.truncate(sequence(index), shared);
         self.admissions += 1;
         self.slots[index].begin(request, held, &self.rules.model, self.admissions, now);
@@ -344,6 +351,9 @@ impl<D: Decoder> Scheduler<D> {
     /// The batch is computed: draws, and hands over what was said.
     fn advance(&mut self, now: Instant) {
         self.failures = 0;
+        if self.down_until.is_some() {
+            self.rise();
+        }
         for share in std::mem::take(&mut self.shares) {
             let slot = &mut self.slots[share.slot];
             slot.held += share.count;
@@ -395,7 +405,7 @@ impl<D: Decoder> Scheduler<D> {
     }
 
     /// The computation failed: its chats end, the others are computed again from the beginning.
-    fn fail_batch(&mut self) {
+    fn fail_batch(&mut self, now: Instant) {
         self.failures += 1;
         error!(failures = self.failures, "decode failed");
         self.decoder.reset();
@@ -409,18 +419,25 @@ impl<D: Decoder> Scheduler<D> {
             }
         }
         if self.failures >= FAILURES_MAX {
+            self.down_until = Some(now + COOL_OFF);
             self.shared.pulse.set_state(HealthState::Down);
         }
     }
 
-    /// Nothing can be computed now. Waits for readers, and no longer than the first may stall.
+    fn rise(&mut self) {
+        self.down_until = None;
+        self.shared.pulse.set_state(HealthState::Ready);
+    }
+
+    /// Nothing can be computed now. Waits for readers, no longer than the first may stall or
+    /// than being down lasts.
     fn rest(&mut self) -> Pace {
         let stalled = self
             .slots
             .iter()
             .filter_map(|slot| slot.job.as_ref()?.stalled_since());
-        let until = stalled.min().map(|since| since + self.rules.stall_max);
-        Pace::Idle(until)
+        let stalled = stalled.map(|since| since + self.rules.stall_max);
+        Pace::Idle(stalled.chain(self.down_until).min())
     }
 
     fn end_all(&mut self) {

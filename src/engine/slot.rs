@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use domain::{BackendError, ChatEvent, FinishReason, Started, Tokens, Usage};
+use domain::{BackendError, ChatEvent, FinishReason, Started, TeamId, Tokens, Usage};
 
 use crate::decoder::{Token, Vocabulary};
 use crate::queue::Request;
@@ -19,6 +19,8 @@ use crate::voice::Voice;
 pub(crate) struct Slot {
     pub tokens: Vec<Token>,
     pub held: u32,
+    /// Whose tokens they are.
+    team: Option<TeamId>,
     /// Rises with each use; the lowest is the longest unused.
     pub used: u64,
     /// What it held was given up for an older slot, and is not being computed again yet.
@@ -79,6 +81,7 @@ impl Slot {
             is_done: false,
         });
         self.tokens = request.prompt;
+        self.team = request.team;
     }
 
     /// Tokens still to be computed before the next can be drawn.
@@ -102,9 +105,15 @@ impl Slot {
         self.job.as_ref().is_none_or(|job| job.is_done)
     }
 
-    /// How many tokens `prompt` begins with that the cache already holds. At least one token of a
+    /// How many tokens the prompt begins with that the cache already holds. At least one token of a
     /// prompt is left to compute: its logits are what the reply begins from.
-    pub(crate) fn shared_prefix(&self, prompt: &[Token]) -> u32 {
+    ///
+    /// Another team's tokens serve nobody: the count and the time saved would tell what it wrote.
+    pub(crate) fn shared_prefix(&self, request: &Request) -> u32 {
+        if self.team != request.team {
+            return 0;
+        }
+        let prompt = &request.prompt;
         let held = &self.tokens[..(self.held as usize).min(self.tokens.len())];
         let most = prompt.len().saturating_sub(1);
         let same = held.iter().zip(&prompt[..most]).take_while(|(a, b)| a == b);

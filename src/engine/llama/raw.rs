@@ -306,6 +306,10 @@ unsafe extern "C" fn log(level: sys::ggml_log_level, text: *const c_char, _data:
         sys::GGML_LOG_LEVEL_WARN if text.contains("removing memory module entries") => {
             trace!(target: "llama.cpp", "{text}");
         }
+        // Of the room that all slots share; no chat of ours grows beyond its own context.
+        sys::GGML_LOG_LEVEL_WARN if text.contains("possible training context overflow") => {
+            debug!(target: "llama.cpp", "{text}");
+        }
         sys::GGML_LOG_LEVEL_WARN => warn!(target: "llama.cpp", "{text}"),
         sys::GGML_LOG_LEVEL_INFO => debug!(target: "llama.cpp", "{text}"),
         _ => trace!(target: "llama.cpp", "{text}"),

@@ -74,6 +74,7 @@ impl Bench {
         let interrupt = Arc::clone(&self.shared.interrupt);
         let (sender, stream) = reply(self.events_max, Arc::clone(&self.shared.bell), interrupt);
         let mut request = Request {
+            team: None,
             prompt: prompt.bytes().map(i32::from).collect(),
             output_max: self.scheduler.shape.context_tokens - prompt.len() as u32,
             sampler: Sampler::new(&Sampling::default(), 0.0, 0),
@@ -237,6 +238,28 @@ fn a_follow_up_computes_only_what_is_new() {
     assert_eq!(bench.last().batch.len(), 7);
     bench.run();
     assert_eq!(read(&mut second).usage.cached_tokens.0, 23);
+}
+
+/// Seen: the count of cached tokens told one team how much of another's prompt it had guessed.
+#[test]
+fn what_one_team_left_in_the_cache_serves_no_other() {
+    let mut bench = Bench::new(SHAPE);
+    for (team, cached) in [
+        (Some("red"), 0),
+        (Some("blue"), 0),
+        (None, 0),
+        (Some("red"), 3),
+        (None, 3),
+    ] {
+        let mut stream = bench.ask_with("abc>", |request| request.team = team.map(Into::into));
+        bench.run();
+        let read = read(&mut stream);
+        assert_eq!(
+            (read.text.as_str(), read.usage.cached_tokens.0),
+            ("abc", cached),
+            "{team:?}"
+        );
+    }
 }
 
 #[test]
@@ -489,6 +512,33 @@ fn a_failed_computation_ends_its_chats_and_the_next_one_works() {
 
 #[test]
 fn failing_again_and_again_is_being_down() {
+    down();
+}
+
+/// Seen: down once, the engine was down until the next start.
+#[test]
+fn one_chat_that_works_ends_being_down() {
+    let mut bench = down();
+    let mut stream = bench.ask("abc>");
+    bench.run();
+    assert_said(&mut stream, "abc");
+    assert_eq!(bench.shared.health().state, HealthState::Ready);
+}
+
+#[test]
+fn being_down_ends_by_itself_and_one_more_failure_brings_it_back() {
+    let mut bench = down();
+    assert_eq!(bench.step(), Pace::Idle(Some(bench.now + COOL_OFF)));
+    bench.now += COOL_OFF;
+    assert_eq!(bench.step(), Pace::Idle(None));
+    assert_eq!(bench.shared.health().state, HealthState::Ready);
+    let _stream = bench.ask("abc>");
+    bench.mishap(Mishap::Fail);
+    bench.run();
+    assert_eq!(bench.shared.health().state, HealthState::Down);
+}
+
+fn down() -> Bench {
     let mut bench = Bench::new(SHAPE);
     for _ in 0..FAILURES_MAX {
         let _stream = bench.ask("abc>");
@@ -496,6 +546,7 @@ fn failing_again_and_again_is_being_down() {
         bench.run();
     }
     assert_eq!(bench.shared.health().state, HealthState::Down);
+    bench
 }
 
 #[test]
