@@ -166,6 +166,12 @@ struct Bench {
 
 const ROUTES: &str = r#"
 default = "cloud-first"
+[[rules]]
+name = "gold"
+when = { header = { "x-tier" = "gold" } }
+then = "local-first"
+[outcomes.local-first]
+candidates = ["local", "cloud"]
 [outcomes.cloud-first]
 candidates = ["cloud", "local"]
 "#;
@@ -613,4 +619,24 @@ async fn a_remote_reply_asked_for_whole_may_take_minutes() {
         .await
         .unwrap();
     assert_eq!(text(answer).await, "yes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_that_chooses_who_answers_chooses_the_kept_reply_too() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("yes"));
+    let local = Fake::new("local", Trust::Device, Script::Says("no"));
+    let bench = bench(vec![local, cloud], 4);
+    for (tier, route) in [
+        (None, "cloud:fake"),
+        (Some("gold"), "local:tiny"),
+        (None, "cache:exact"),
+        (Some("gold"), "cache:exact"),
+    ] {
+        let mut asked = parsed("auto", "question");
+        let tier = tier.map(|tier| ("x-tier".to_owned(), tier.to_owned()));
+        asked.context.headers.extend(tier);
+        let answer = bench.pipeline.run(asked).await.unwrap();
+        assert_eq!(answer.route.to_string(), route);
+        text(answer).await;
+    }
 }

@@ -323,12 +323,19 @@ fn cache_key(admitted: &Admitted, findings: &Findings) -> Option<domain::CacheKe
     if !rules.is_enabled || admitted.context.cache == CacheWish::Bypass {
         return None;
     }
-    let team = &admitted.principal.team;
+    let key_of = |masked: &domain::ChatRequest| {
+        policy::cache_key_with_headers(
+            &rules.secret,
+            &admitted.principal.team,
+            masked,
+            admitted.snapshot.routes().headers_used(),
+            &admitted.context.headers,
+        )
+    };
     if findings.is_empty() {
-        return policy::cache_key(&rules.secret, team, &admitted.request);
+        return key_of(&admitted.request);
     }
-    let masked = findings.masked_view(admitted.request.clone(), Trust::Public);
-    policy::cache_key(&rules.secret, team, &masked)
+    key_of(&findings.masked_view(admitted.request.clone(), Trust::Public))
 }
 
 fn replay_hit(mut admitted: Admitted, findings: &Arc<Findings>, reply: &Reply) -> Answer {
