@@ -226,6 +226,8 @@ impl Node {
             Ok(assembly) => {
                 self.keys.0.store(Arc::new(assembly.keys.clone()));
                 self.assembly = assembly;
+                // What was cached under other routes, aliases or privacy rules is not served again.
+                self.secret = CacheSecret::new(rand::random());
                 self.publish();
                 info!("configuration reloaded");
             }

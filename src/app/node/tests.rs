@@ -10,6 +10,9 @@ use crate::config::{Findings, RawConfig, Surroundings};
 
 const REPLY: &str = r#"{"id":"r","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"from afar"},"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"completion_tokens":2,"total_tokens":6}}"#;
 
+const BODY: &str =
+    r#"{"model":"auto","temperature":0,"messages":[{"role":"user","content":"hi"}]}"#;
+
 /// An upstream that gives the same answer to everyone, once per connection.
 async fn upstream(tasks: &mut TaskSet) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -76,6 +79,26 @@ impl Bench {
         self.get(self.addresses.clients, "/v1/models").await
     }
 
+    /// Where the same question, asked again each time, is answered.
+    async fn route(&self) -> String {
+        let request = self
+            .client
+            .post(format!(
+                "http://{}/v1/chat/completions",
+                self.addresses.clients
+            ))
+            .header("content-type", "application/json")
+            .body(BODY);
+        let reply = request.send().await.unwrap();
+        let route = reply.headers()["x-hedge-route"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        // The reply is kept once it was read to its end.
+        assert!(reply.text().await.unwrap().contains("from afar"));
+        route
+    }
+
     /// Returns once a reload is through: the channel holds one word, and the node hears the next one
     /// only after it.
     async fn reload(&self) {
@@ -111,7 +134,6 @@ async fn with_node(first: &str, later: &str, script: impl AsyncFnOnce(&Bench)) -
 
 #[tokio::test]
 async fn a_node_answers_counts_and_ends_in_order() {
-    const BODY: &str = r#"{"model":"auto","messages":[{"role":"user","content":"hi"}]}"#;
     let ask = |bench: &Bench| {
         let url = format!("http://{}/v1/chat/completions", bench.addresses.clients);
         let request = bench
@@ -152,6 +174,18 @@ async fn a_reload_takes_all_or_nothing() {
             models.contains("quick") && !models.contains("new"),
             "{models}"
         );
+    })
+    .await;
+}
+
+/// Seen: after a reload, replies made under the old rules were still served from the cache.
+#[tokio::test]
+async fn a_reload_forgets_what_was_cached() {
+    with_node("", "", async |bench| {
+        assert_eq!(bench.route().await, "cloud:fake");
+        assert_eq!(bench.route().await, "cache:exact");
+        bench.reload().await;
+        assert_eq!(bench.route().await, "cloud:fake");
     })
     .await;
 }
