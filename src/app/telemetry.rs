@@ -37,7 +37,7 @@ impl RecordSink for LogSink {
             request_id = %record.request_id,
             key = record.key.as_ref().map(tracing::field::display),
             team = %record.team,
-            model = %record.model_asked,
+            model = model(record),
             route = route(record),
             reason = record.reason,
             outcome = outcome(record.outcome),
@@ -54,6 +54,13 @@ impl RecordSink for LogSink {
 /// To the microsecond.
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
+}
+
+/// The model that answered. What the caller asked for is the caller's text: it is not for the log,
+/// where a line break in it would begin a line of its own.
+fn model(record: &ExchangeRecord) -> &str {
+    let route = record.route.as_ref();
+    route.map_or("none", |route| route.model.as_str())
 }
 
 fn route(record: &ExchangeRecord) -> String {
@@ -77,4 +84,72 @@ fn outcome(outcome: Outcome) -> &'static str {
 #[must_use]
 pub fn log_sink() -> Arc<dyn RecordSink> {
     Arc::new(LogSink)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::Mutex;
+
+    use domain::RouteTaken;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(route: Option<RouteTaken>) -> String {
+        let page = Page::default();
+        let writer = page.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let record = ExchangeRecord {
+            request_id: "r".into(),
+            key: None,
+            team: "t".into(),
+            model_asked: "secret\nINFO exchange forged".into(),
+            route,
+            reason: String::new(),
+            cache: CacheOutcome::Missed,
+            outcome: Outcome::Answered,
+            usage: None,
+            masked_count: 0,
+            first_content_after: None,
+            took: Duration::from_millis(40),
+            failed_candidates: Vec::new(),
+        };
+        tracing::subscriber::with_default(subscriber, || LogSink.append(&record));
+        let bytes = page.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Seen: a line break in the model's name began a line that looked like one of ours.
+    #[test]
+    fn a_callers_words_are_not_logged_and_forge_no_line() {
+        let unknown = logged(None);
+        assert!(unknown.contains("model=\"none\""), "{unknown}");
+        // An upstream that takes any model is asked for the name as it came.
+        let passed_on = logged(Some(RouteTaken {
+            backend: "cloudy".into(),
+            model: "m\nINFO exchange forged".into(),
+            is_local: false,
+        }));
+        for line in [unknown, passed_on] {
+            assert_eq!(line.lines().count(), 1, "{line}");
+            assert!(!line.contains("secret"), "{line}");
+        }
+    }
 }
