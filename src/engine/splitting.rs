@@ -47,10 +47,12 @@ impl Splitting {
             Splitting::Runs => longest_run(text, char::is_whitespace),
             Splitting::RunsAcrossSpaces => longest_run(text, |c| c != ' ' && c.is_whitespace()),
         };
-        match run {
-            0..=SHALLOW_CHARS_MAX => Depth::Shallow,
-            0..=RUN_CHARS_MAX => Depth::Deep,
-            _ => Depth::Bottomless,
+        if run <= SHALLOW_CHARS_MAX {
+            Depth::Shallow
+        } else if run <= RUN_CHARS_MAX {
+            Depth::Deep
+        } else {
+            Depth::Bottomless
         }
     }
 }
