@@ -132,10 +132,13 @@ def main():
     ap.add_argument("--lr-scale", type=float, default=1.0)
     for name, default in (("layers", 6), ("embd", 192), ("heads", 6), ("ffn", 512), ("vocab", 2048), ("batch-tokens", 3072), ("threads", 1), ("seed", 1), ("tokenizer-items", 60000)):
         ap.add_argument("--" + name, type=int, default=default)
+    ap.add_argument("--more", action="append", default=[], metavar="TASK=TIMES", help="multiply a task's share of the training text")
     ap.add_argument("--answer-tokens", type=int, default=600, help="answer tokens that make a step")
     ap.add_argument("--eval-minutes", type=float, default=8)
     ap.add_argument("--device", default="cpu")
     a = ap.parse_args()
+    for task, times in (m.split("=") for m in a.more):
+        corpus.Writer.SHARES[task] *= float(times)
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
     os.makedirs(a.out, exist_ok=True)
