@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Scores the bundled model through a running server, on questions it never saw. Fails under 90 %.
+# score-model.sh [HEDGE [OPTION...]]: scores the bundled model through a running server, on questions
+# it never saw. Fails under 90 %, or under the share that --bar names.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 hedge=${1:-target/release/hedge}
+shift || true
 # One client in turn: no wait for others, no flood guard in the way.
 exec scripts/serve-for.sh "$hedge" bash -c \
-    'exec python3 models/train/evaluate.py "$HEDGE_URL" --model local'
+    'exec python3 models/train/evaluate.py "$HEDGE_URL" --model local "$@"' score "$@"
