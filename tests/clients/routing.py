@@ -35,7 +35,7 @@ def free_port():
 
 
 def wait_ready(address, process):
-    """Until every backend can answer: the cloud alone makes a node ready before its model has loaded."""
+    """Until a chat can be answered, and every backend says so."""
     for _ in range(300):
         assert process.poll() is None, "hedge ended before it was ready"
         try:
