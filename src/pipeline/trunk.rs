@@ -324,7 +324,7 @@ fn cache_key(admitted: &Admitted, findings: &Findings) -> Option<domain::CacheKe
         return None;
     }
     let key_of = |masked: &domain::ChatRequest| {
-        policy::cache_key_with_headers(
+        policy::cache_key(
             &rules.secret,
             &admitted.principal.team,
             masked,

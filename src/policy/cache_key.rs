@@ -53,16 +53,12 @@ impl fmt::Debug for CacheSecret {
 /// The key of `masked`, or `None` when its reply must not be cached: several choices are asked for,
 /// so as to differ; images are named by address, behind which they may change; or there are parts
 /// that nobody here interprets.
-#[must_use]
-pub fn cache_key(secret: &CacheSecret, team: &TeamId, masked: &ChatRequest) -> Option<CacheKey> {
-    cache_key_with_headers(secret, team, masked, &[], &[])
-}
-
-/// [`cache_key`] where rules look at headers, and so let them choose who answers. `headers_used` is
-/// what [`RoutePolicy::headers_used`](crate::RoutePolicy::headers_used) says, `headers` what
+///
+/// Rules that look at headers let them choose who answers: `headers_used` is what
+/// [`RoutePolicy::headers_used`](crate::RoutePolicy::headers_used) says, `headers` what
 /// [`Ask::headers`](crate::Ask::headers) holds; others take no part.
 #[must_use]
-pub fn cache_key_with_headers(
+pub fn cache_key(
     secret: &CacheSecret,
     team: &TeamId,
     masked: &ChatRequest,
@@ -230,7 +226,7 @@ mod tests {
     }
 
     fn key_of(secret: &CacheSecret, team: &str, request: &ChatRequest) -> Option<[u8; 32]> {
-        cache_key(secret, &TeamId::new(team), request).map(|key| key.0)
+        cache_key(secret, &TeamId::new(team), request, &[], &[]).map(|key| key.0)
     }
 
     fn extra(json: &str) -> Extra {
@@ -331,7 +327,7 @@ mod tests {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect();
             let secret = CacheSecret::new([7; 32]);
-            cache_key_with_headers(&secret, &TeamId::new("red"), &request(), &used, &headers)
+            cache_key(&secret, &TeamId::new("red"), &request(), &used, &headers)
         };
         let gold = key(&["x-tier"], &[("x-tier", "gold")]);
         assert_ne!(gold, key(&["x-tier"], &[("x-tier", "tin")]));
@@ -339,7 +335,13 @@ mod tests {
         assert_ne!(key(&["x-tier"], &[("x-tier", "")]), key(&["x-tier"], &[]));
         let others = [("x-b", "c"), ("x-tier", "gold"), ("x-tier", "tin")];
         assert_eq!(gold, key(&["x-tier"], &others));
-        let plain = cache_key(&CacheSecret::new([7; 32]), &TeamId::new("red"), &request());
+        let plain = cache_key(
+            &CacheSecret::new([7; 32]),
+            &TeamId::new("red"),
+            &request(),
+            &[],
+            &[],
+        );
         assert_eq!(key(&[], &[("x-tier", "gold")]), plain);
     }
 

@@ -35,7 +35,7 @@ mod cache_key;
 
 mod template;
 
-pub use cache_key::{CacheSecret, cache_key, cache_key_with_headers};
+pub use cache_key::{CacheSecret, cache_key};
 pub use features::{Ask, MATCHED_BYTES_MAX};
 pub use needs::needs;
 pub use roster::{
