@@ -13,12 +13,14 @@ need() { # PACKAGE CHECK...: the package is missing when its check fails
     "$@" >/dev/null 2>&1 || missing+=("$package")
 }
 
-# bindgen looks in the same places, and in LIBCLANG_PATH.
+# bindgen looks in the same places, and in LIBCLANG_PATH. libclang-cpp is another library.
 have_libclang() {
-    compgen -G "${LIBCLANG_PATH:-/nonexistent}/libclang*.so*" ||
-        compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' ||
-        compgen -G '/usr/lib/*-linux-gnu/libclang*.so*' ||
-        compgen -G '/usr/lib64/libclang*.so*'
+    local directory
+    for directory in "${LIBCLANG_PATH:-/nonexistent}" /usr/lib/llvm-*/lib /usr/lib/*-linux-gnu /usr/lib64; do
+        compgen -G "$directory/libclang.so*" || compgen -G "$directory/libclang-[0-9]*.so*" || continue
+        return 0
+    done
+    return 1
 }
 
 have_certificates() { [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -n "${SSL_CERT_FILE:-}" ]; }
