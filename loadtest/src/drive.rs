@@ -10,10 +10,12 @@ mod process;
 mod report;
 mod scenario;
 
+pub(crate) use client::Lane;
 pub use client::Target;
 pub use fleet::{Fleet, FleetError};
 pub use process::Usage;
 pub use report::{Report, Row};
+pub(crate) use report::{machine, median};
 pub use scenario::{Load, Sample, Scenario, measure};
 
 use std::io;

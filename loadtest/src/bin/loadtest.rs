@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use loadtest::{Course, Fleet, Load, Report, Scenario, Target};
+use loadtest::{Course, EngineLoad, Fleet, Heat, Load, Race, Report, Scenario, Standing, Target};
 
 /// Measures what a proxy adds to chat requests.
 ///
@@ -39,6 +39,85 @@ enum Command {
         #[command(flatten)]
         course: CourseArgs,
     },
+    /// Race local engines that are already running, on the same weights. The first is the one the
+    /// others are compared with.
+    Engine {
+        /// NAME,ADDR:PORT,MODEL[,PID]; may be repeated.
+        #[arg(long = "target", required = true, value_parser = parse_target)]
+        targets: Vec<Target>,
+        #[command(flatten)]
+        race: RaceArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RaceArgs {
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Clients that ask at once; may be repeated.
+    #[arg(long = "clients", default_values_t = [1, 8])]
+    clients: Vec<u32>,
+    /// Tokens of a prompt; may be repeated.
+    #[arg(long = "prompt", default_values_t = [256])]
+    prompt_tokens: Vec<u32>,
+    /// Tokens with which every prompt begins alike.
+    #[arg(long, default_value_t = 0)]
+    shared: u32,
+    /// Tokens of an answer.
+    #[arg(long = "answer", default_value_t = 64)]
+    answer_tokens: u32,
+    /// Prompts of each client.
+    #[arg(long, default_value_t = 4)]
+    requests: u32,
+    /// Clients with prompts of 32, 256 and 1024 tokens in turn; 0 leaves the load out.
+    #[arg(long, default_value_t = 0)]
+    mixed: u32,
+    /// Streams under way while a prompt of 1024 tokens arrives; 0 leaves the load out.
+    #[arg(long, default_value_t = 0)]
+    stall: u32,
+    /// Where the figures go, as JSON.
+    #[arg(long, default_value = "loadtest/out/engine.json")]
+    out: PathBuf,
+}
+
+impl RaceArgs {
+    fn race(&self, targets: Vec<Target>) -> Race {
+        let heat = |name: String, load, requests| Heat {
+            name,
+            load,
+            answer_tokens: self.answer_tokens,
+            shared_tokens: self.shared,
+            requests,
+        };
+        let mut heats = Vec::new();
+        for prompt_tokens in self.prompt_tokens.iter().copied() {
+            for clients in self.clients.iter().copied() {
+                let load = EngineLoad::Even {
+                    clients,
+                    prompt_tokens,
+                };
+                let name = format!("c={clients} p={prompt_tokens} s={}", self.shared);
+                heats.push(heat(name, load, self.requests));
+            }
+        }
+        if self.mixed > 0 {
+            let load = EngineLoad::Mixed {
+                clients: self.mixed,
+            };
+            heats.push(heat(format!("mixed c={}", self.mixed), load, self.requests));
+        }
+        if self.stall > 0 {
+            let load = EngineLoad::Stall {
+                streams: self.stall,
+            };
+            heats.push(heat(format!("stall n={}", self.stall), load, 1));
+        }
+        Race {
+            targets,
+            heats,
+            rounds: self.rounds,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -141,15 +220,25 @@ fn run() -> anyhow::Result<()> {
             drop(fleet);
             publish(&report, &course.out)
         }
+        Command::Engine { targets, race } => {
+            let course = race.race(targets);
+            let standing = runtime()?.block_on(loadtest::race(&course, say))?;
+            publish_race(&standing, &race.out)
+        }
     }
 }
 
 fn drive(course: &Course) -> anyhow::Result<Report> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let progress = |line: &str| drop(writeln!(std::io::stderr(), "{line}"));
-    Ok(runtime.block_on(loadtest::run(course, progress))?)
+    Ok(runtime()?.block_on(loadtest::run(course, say))?)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    Ok(builder.enable_all().build()?)
+}
+
+fn say(line: &str) {
+    drop(writeln!(std::io::stderr(), "{line}"));
 }
 
 fn publish(report: &Report, out: &Path) -> anyhow::Result<()> {
@@ -159,13 +248,29 @@ fn publish(report: &Report, out: &Path) -> anyhow::Result<()> {
     for (scenario, ratio) in report.ratios("hedge", "nginx") {
         writeln!(stdout, "hedge / nginx, added p50, {scenario}: {ratio:.2}")?;
     }
+    write_figures(&report.to_json(), out)?;
+    refuse_failures(report.rows().iter().map(|row| row.failed).sum())
+}
+
+fn publish_race(standing: &Standing, out: &Path) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{}, {} rounds", standing.machine, standing.rounds)?;
+    writeln!(stdout, "{}", standing.table())?;
+    write_figures(&standing.to_json(), out)?;
+    refuse_failures(standing.places().iter().map(|place| place.failed).sum())
+}
+
+fn write_figures(figures: &serde_json::Value, out: &Path) -> anyhow::Result<()> {
     if let Some(folder) = out.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(out, serde_json::to_string_pretty(&report.to_json())?)
+    fs::write(out, serde_json::to_string_pretty(figures)?)
         .with_context(|| format!("cannot write {}", out.display()))?;
-    writeln!(stdout, "figures: {}", out.display())?;
-    let failed: u64 = report.rows().iter().map(|row| row.failed).sum();
+    writeln!(std::io::stdout(), "figures: {}", out.display())?;
+    Ok(())
+}
+
+fn refuse_failures(failed: u64) -> anyhow::Result<()> {
     if failed > 0 {
         bail!("{failed} requests failed");
     }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -56,7 +57,7 @@ pub(super) struct StreamTimes {
 
 /// An open connection.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     sender: SendRequest<Full<Bytes>>,
     host: String,
     body: Bytes,
@@ -64,7 +65,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// The second value drives the connection and must be polled beside the first's calls.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         addr: SocketAddr,
         body: Bytes,
     ) -> io::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
@@ -85,8 +86,8 @@ impl Lane {
         Ok((lane, drive))
     }
 
-    fn request(&self) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(self.body.clone()));
+    fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = http::Uri::from_static("/v1/chat/completions");
         let headers = request.headers_mut();
@@ -102,16 +103,18 @@ impl Lane {
         request
     }
 
+    /// Sends another body than the lane's own. The time is that of the request's first byte.
+    pub(crate) async fn send(&mut self, body: Bytes) -> io::Result<(Instant, Response<Incoming>)> {
+        self.sender.ready().await.map_err(io::Error::other)?;
+        let request = self.request(body);
+        let begun = Instant::now();
+        let reply = self.sender.send_request(request).await;
+        Ok((begun, reply.map_err(io::Error::other)?))
+    }
+
     /// One whole reply, from the request's first byte to the reply's last.
     pub(super) async fn whole(&mut self) -> io::Result<Duration> {
-        self.sender.ready().await.map_err(io::Error::other)?;
-        let request = self.request();
-        let begun = Instant::now();
-        let reply = self
-            .sender
-            .send_request(request)
-            .await
-            .map_err(io::Error::other)?;
+        let (begun, reply) = self.send(self.body.clone()).await?;
         let status = reply.status();
         let body = reply
             .into_body()
@@ -128,14 +131,7 @@ impl Lane {
 
     /// One streamed reply, read to its `[DONE]`.
     pub(super) async fn streamed(&mut self) -> io::Result<StreamTimes> {
-        self.sender.ready().await.map_err(io::Error::other)?;
-        let request = self.request();
-        let begun = Instant::now();
-        let reply = self
-            .sender
-            .send_request(request)
-            .await
-            .map_err(io::Error::other)?;
+        let (begun, reply) = self.send(self.body.clone()).await?;
         let status = reply.status();
         let mut body = reply.into_body();
         let mut times = StreamTimes {
