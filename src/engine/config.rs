@@ -29,9 +29,9 @@ pub struct EngineConfig {
     pub threads: Option<u32>,
     /// Tokens in one step of computation, prompts and replies together.
     pub batch_tokens_max: u32,
-    /// Prompt tokens in one step while another chat is being answered: what a long prompt may
-    /// delay everybody else's next token by.
-    pub busy_prompt_tokens_max: u32,
+    /// What prompts may add to the time until everybody else's next token, while somebody is being
+    /// answered. They are cut into what the machine computes of them in so long.
+    pub busy_prompt_delay_max: Duration,
     /// Layers kept on an accelerator, where the build has one; `u32::MAX` for all.
     pub gpu_layers: u32,
     /// Events of one reply that wait for its reader. At this many its slot pauses.
@@ -69,7 +69,7 @@ impl EngineConfig {
             queue_max: 64,
             threads: None,
             batch_tokens_max: 512,
-            busy_prompt_tokens_max: 128,
+            busy_prompt_delay_max: Duration::from_millis(150),
             gpu_layers: u32::MAX,
             events_max: 32,
             stall_max: Duration::from_secs(10),
@@ -87,7 +87,10 @@ impl EngineConfig {
             (self.queue_max == 0, "queue_max"),
             (self.threads == Some(0), "threads"),
             (self.batch_tokens_max < self.slots_max, "batch_tokens_max"),
-            (self.busy_prompt_tokens_max == 0, "busy_prompt_tokens_max"),
+            (
+                self.busy_prompt_delay_max.is_zero(),
+                "busy_prompt_delay_max",
+            ),
             (self.events_max == 0, "events_max"),
             (
                 self.context_tokens_max.is_some_and(|n| n < 2),

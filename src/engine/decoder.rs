@@ -69,6 +69,10 @@ pub(crate) trait Decoder {
     /// holds: `keep`, or 0 for a kind of memory that cannot be cut.
     fn truncate(&mut self, sequence: u32, keep: u32) -> u32;
 
+    /// Makes `to`, which holds nothing, hold the first `count` tokens of `from` too, at no cost of
+    /// computing. False, and nothing done, for a kind of memory that cannot.
+    fn share(&mut self, from: u32, to: u32, count: u32) -> bool;
+
     /// Forgets everything.
     fn reset(&mut self);
 }

@@ -22,7 +22,7 @@ use crate::prompt::{Prepared, prepare};
 use crate::queue::{Request, Shared};
 use crate::reply::{ReplyStream, reply};
 use crate::sampler::Sampler;
-use crate::scheduler::{Pace, Rules, Scheduler};
+use crate::scheduler::{BusyPrompt, Pace, Rules, Scheduler};
 use crate::voice::VoiceRules;
 
 /// Prompts rendered and tokenized at once. Further ones wait, so that a burst of long texts cannot
@@ -78,7 +78,7 @@ impl Engine {
         let shared = Arc::new(Shared::new(config.queue_max, config.slots_max));
         let rules = Rules {
             model: config.name.clone(),
-            busy_prompt_tokens_max: config.busy_prompt_tokens_max,
+            busy_prompt: BusyPrompt::Within(config.busy_prompt_delay_max),
             stall_max: config.stall_max,
         };
         let (built, is_built) = std::sync::mpsc::sync_channel(1);

@@ -250,6 +250,21 @@ impl Decoder for FakeDecoder {
         tokens.len() as u32
     }
 
+    fn share(&mut self, from: u32, to: u32, count: u32) -> bool {
+        assert!(
+            self.sequences[to as usize].is_empty(),
+            "sharing with a sequence in use"
+        );
+        if self.is_recurrent {
+            return false;
+        }
+        let shared = self.sequences[from as usize][..count as usize].to_vec();
+        self.sequences[to as usize] = shared;
+        let all: usize = self.sequences.iter().map(Vec::len).sum();
+        assert!(all <= self.shape.kv_tokens as usize, "past the cache");
+        true
+    }
+
     fn reset(&mut self) {
         self.sequences.iter_mut().for_each(Vec::clear);
     }

@@ -33,6 +33,7 @@ mod fake;
 #[cfg(feature = "llama")]
 mod llama;
 mod load;
+mod pacing;
 mod prompt;
 mod queue;
 mod reply;

@@ -10,6 +10,12 @@
 //! chat is set back: it keeps its place and its text, and is computed again when there is room. The
 //! oldest always gets on, so everything ends.
 //!
+//! **Prompts.** While somebody is being answered, prompts are computed in slices of a bounded time
+//! (see [`crate::pacing`]), else a batch at a time. The shortest remaining prompt comes first; one
+//! that was passed over counts as shorter with every time, so none waits for ever. What another
+//! slot of the same team has in the cache is shared and not computed again, and a prompt that
+//! begins like one under way waits for it.
+//!
 //! **Interruption.** A reader that leaves in mid-prompt cuts the whole batch short. What reached
 //! the cache stays; everybody else's tokens that did not are simply still pending in the next step.
 
@@ -21,6 +27,7 @@ use domain::{BackendError, HealthState};
 use tracing::{debug, error, warn};
 
 use crate::decoder::{Decoded, Decoder, Entry, Shape, Vocabulary};
+use crate::pacing::Pacing;
 use crate::queue::{Request, Shared};
 use crate::slot::{Delivered, Slot};
 
@@ -42,9 +49,22 @@ const COOL_OFF: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub model: String,
-    pub busy_prompt_tokens_max: u32,
+    pub busy_prompt: BusyPrompt,
     pub stall_max: Duration,
 }
+
+/// What one step may compute of prompts while somebody is being answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum BusyPrompt {
+    /// What is computed within so long, as measured.
+    Within(Duration),
+    /// A fixed count: for tests, whose time stands still.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))]
+    Tokens(u32),
+}
+
+/// A prefix shorter than this is computed again sooner than it is shared or waited for.
+const SHARED_TOKENS_MIN: u32 = 16;
 
 /// What the thread does after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +81,7 @@ pub(crate) struct Scheduler<D> {
     vocabulary: Arc<dyn Vocabulary>,
     shared: Arc<Shared>,
     rules: Rules,
+    pacing: Pacing,
     shape: Shape,
     slots: Vec<Slot>,
     batch: Vec<Entry>,
@@ -89,7 +110,12 @@ impl<D: Decoder> Scheduler<D> {
         rules: Rules,
     ) -> Self {
         let shape = decoder.shape();
+        let delay = match rules.busy_prompt {
+            BusyPrompt::Within(delay) => delay,
+            BusyPrompt::Tokens(_) => Duration::ZERO,
+        };
         Self {
+            pacing: Pacing::new(delay),
             decoder,
             vocabulary,
             shared,
@@ -122,7 +148,11 @@ impl<D: Decoder> Scheduler<D> {
             return self.rest();
         }
         let is_wanted = self.arm();
+        let begun = Instant::now();
         let decoded = is_wanted.then(|| self.decoder.decode(&self.batch));
+        if decoded == Some(Decoded::Done) {
+            self.learn(begun.elapsed());
+        }
         self.disarm();
         match decoded {
             // Somebody left, or the engine is to stop: the next step sees to it.
@@ -213,7 +243,14 @@ impl<D: Decoder> Scheduler<D> {
         self.deliver(index, now);
     }
 
-    /// One token for every reply that is up to date, then slices of prompts, oldest first.
+    fn learn(&mut self, took: Duration) {
+        let replies = self.shares.iter().filter(|share| share.count == 1).count();
+        let replies = u32::try_from(replies).unwrap_or(u32::MAX);
+        self.pacing
+            .learn(self.batched().saturating_sub(replies), replies, took);
+    }
+
+    /// One token for every reply that is up to date, then slices of prompts, shortest first.
     fn fill_batch(&mut self) {
         self.batch.clear();
         self.shares.clear();
@@ -229,12 +266,75 @@ impl<D: Decoder> Scheduler<D> {
         }
         let mut budget = self.shape.batch_tokens.saturating_sub(self.batched());
         if !self.batch.is_empty() {
-            budget = budget.min(self.rules.busy_prompt_tokens_max);
+            budget = budget.min(match self.rules.busy_prompt {
+                BusyPrompt::Within(_) => self.pacing.slice(),
+                BusyPrompt::Tokens(tokens) => tokens,
+            });
         }
-        for slot in reading {
-            if self.may_resume(slot) {
-                budget -= self.take(slot, budget);
+        let mut is_first = true;
+        for slot in self.shortest_first(reading) {
+            if !self.may_resume(slot) || self.follows(slot) {
+                continue;
             }
+            let left = self.slots[slot].pending();
+            let taken = self.take(slot, budget);
+            budget -= taken;
+            if !is_first
+                && taken < left
+                && let Some(job) = &mut self.slots[slot].job
+            {
+                job.passed_over = job.passed_over.saturating_add(1);
+            }
+            is_first = false;
+        }
+    }
+
+    /// `reading`, which is in order of age, by what is left of each prompt.
+    fn shortest_first(&self, mut reading: Vec<usize>) -> Vec<usize> {
+        reading.sort_by_key(|slot| {
+            let slot = &self.slots[*slot];
+            let passed_over = slot.job.as_ref().map_or(0, |job| job.passed_over);
+            slot.pending() / passed_over.saturating_add(1)
+        });
+        reading
+    }
+
+    /// Shares what another slot holds of this slot's prompt. True when one that is being computed
+    /// in this step will soon hold more of it: better to wait for that.
+    fn follows(&mut self, slot: usize) -> bool {
+        let least = self.slots[slot].held.saturating_add(SHARED_TOKENS_MIN);
+        let mut donor: Option<(u32, usize)> = None;
+        let mut is_following = false;
+        for other in (0..self.slots.len()).filter(|other| *other != slot) {
+            let common = self.slots[slot].common_with(&self.slots[other]);
+            if common < least {
+                continue;
+            }
+            let held = common.min(self.slots[other].held);
+            let is_computed = self.shares.iter().any(|share| share.slot == other);
+            is_following |= is_computed && held < common;
+            if held >= least && donor.is_none_or(|(most, _)| held > most) {
+                donor = Some((held, other));
+            }
+        }
+        // Not a part now and the rest later: sharing begins anew each time.
+        if let Some((held, donor)) = donor.filter(|_| !is_following) {
+            self.share(donor, slot, held);
+        }
+        is_following
+    }
+
+    /// Lets `slot` hold the first `count` tokens of `donor` instead of what it holds.
+    fn share(&mut self, donor: usize, slot: usize, count: u32) {
+        let wanted = count - self.slots[slot].held;
+        let has_room = self.make_room(wanted, self.age(slot)) >= wanted;
+        // Making room may have cost the donor what it held.
+        if !has_room || self.slots[donor].held < count {
+            return;
+        }
+        self.forget(slot);
+        if self.decoder.share(sequence(donor), sequence(slot), count) {
+            self.slots[slot].adopt(count);
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct Job {
     outbox: VecDeque<ChatEvent>,
     /// The order of admission; the lowest is the oldest.
     pub admitted: u64,
+    /// Steps in which its prompt waited for shorter ones.
+    pub passed_over: u32,
     admitted_at: Instant,
     stalled_since: Option<Instant>,
     output_max: u32,
@@ -70,6 +72,7 @@ impl Slot {
             voice: Voice::new(request.rules),
             outbox: VecDeque::from([started]),
             admitted,
+            passed_over: 0,
             admitted_at: now,
             stalled_since: None,
             output_max: request.output_max,
@@ -118,6 +121,28 @@ impl Slot {
         let most = prompt.len().saturating_sub(1);
         let same = held.iter().zip(&prompt[..most]).take_while(|(a, b)| a == b);
         u32::try_from(same.count()).unwrap_or(u32::MAX)
+    }
+
+    /// How many tokens of this slot's prompt another one begins with too, of the same team. The
+    /// last of this slot's is never counted: its logits are wanted.
+    pub(crate) fn common_with(&self, other: &Slot) -> u32 {
+        if self.team != other.team {
+            return 0;
+        }
+        let own = &self.tokens[..self.tokens.len().saturating_sub(1)];
+        let same = own.iter().zip(&other.tokens).take_while(|(a, b)| a == b);
+        u32::try_from(same.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Notes that the cache holds `held` tokens that were not computed for this slot.
+    pub(crate) fn adopt(&mut self, held: u32) {
+        self.held = held;
+        if let Some(job) = &mut self.job {
+            // Not those of a reply that is computed again after it was set back.
+            let prompt = job.usage.prompt_tokens.0;
+            let cached = job.usage.cached_tokens.0.max(held.min(prompt));
+            job.usage.cached_tokens = Tokens(cached);
+        }
     }
 
     /// The tokens this slot may come to hold soon, for the question whether another has room.

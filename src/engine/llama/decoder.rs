@@ -41,6 +41,14 @@ impl Decoder for LlamaDecoder {
         0
     }
 
+    fn share(&mut self, from: u32, to: u32, count: u32) -> bool {
+        // A recurrent state is of its last token only.
+        !self.0.is_recurrent()
+            && self.held(from) >= count
+            && self.0.copy(from, to, count)
+            && self.held(to) == count
+    }
+
     fn reset(&mut self) {
         self.0.clear();
     }

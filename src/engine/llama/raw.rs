@@ -153,6 +153,20 @@ impl Context {
         unsafe { sys::llama_memory_seq_rm(self.memory(), sequence, from, -1) }
     }
 
+    /// Gives the first `count` tokens of `from` to `to` as well. False for ids out of range.
+    pub(super) fn copy(&mut self, from: u32, to: u32, count: u32) -> bool {
+        let (Some(from), Some(to), Ok(count)) =
+            (self.sequence(from), self.sequence(to), i32::try_from(count))
+        else {
+            return false;
+        };
+        // SAFETY: the memory belongs to the live context, the ids were checked. A part of a
+        // sequence may be copied because all sequences share one pool of cells, `kv_unified`
+        // (llama.h:767-775).
+        unsafe { sys::llama_memory_seq_cp(self.memory(), from, to, 0, count) }
+        true
+    }
+
     pub(super) fn clear(&mut self) {
         // SAFETY: the memory belongs to the live context (llama.h:752).
         unsafe { sys::llama_memory_clear(self.memory(), true) }

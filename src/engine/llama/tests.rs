@@ -104,6 +104,48 @@ async fn greedy_text_is_the_same_alone_and_in_a_mixed_batch() {
 }
 
 #[tokio::test]
+async fn a_shared_beginning_is_computed_once_and_changes_nobodys_answer() {
+    let Some((engine, driver)) = load(|_| ()) else {
+        return;
+    };
+    let system = "You are a helpful assistant. Answer in one sentence. ".repeat(12);
+    let questions = [
+        QUESTION,
+        "What is 17 + 25?",
+        "3 km in m",
+        "currency of Norway",
+    ];
+    let asked = |question: &str| {
+        request(question, |request| {
+            let first = domain::Message::new(domain::Role::System, system.clone());
+            request.messages.insert(0, first);
+        })
+    };
+    let replies = join_all(
+        questions
+            .iter()
+            .map(|question| ask(&engine, asked(question))),
+    )
+    .await;
+    let cached = replies
+        .iter()
+        .filter(|reply| reply.usage.unwrap().cached_tokens.0 > 100)
+        .count();
+    assert_eq!(cached, questions.len() - 1, "all but the first");
+    for (question, reply) in questions.iter().zip(&replies) {
+        let Some((fresh, fresh_driver)) = load(|_| ()) else {
+            return;
+        };
+        let alone = text(&fresh, asked(question)).await;
+        assert_eq!(reply.choices[0].text(), alone, "{question}");
+        fresh.stop();
+        fresh_driver.run().await.unwrap();
+    }
+    engine.stop();
+    driver.run().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_seed_repeats_its_text_and_another_does_not() {
     let Some((engine, _driver)) = load(|_| ()) else {
         return;

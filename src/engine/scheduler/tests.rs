@@ -52,7 +52,7 @@ impl Bench {
         let (mishaps, log) = (Arc::clone(&decoder.mishaps), Arc::clone(&decoder.log));
         let rules = Rules {
             model: "fake".into(),
-            busy_prompt_tokens_max: 16,
+            busy_prompt: BusyPrompt::Tokens(16),
             stall_max: STALL,
         };
         let vocabulary = Arc::new(FakeVocabulary::default());
@@ -100,6 +100,13 @@ impl Bench {
         panic!("no end in sight");
     }
 
+    /// Until the one chat there is has its first token.
+    fn run_until_talking(&mut self) {
+        while self.scheduler.slots[0].pending() != 1 {
+            self.step();
+        }
+    }
+
     fn running(&self) -> usize {
         self.scheduler
             .slots
@@ -141,6 +148,15 @@ fn read(stream: &mut ReplyStream) -> Read {
         }
     }
     read
+}
+
+fn has_ended(stream: &mut ReplyStream) -> bool {
+    while let Some(Some(Ok(event))) = stream.next().now_or_never() {
+        if matches!(event, ChatEvent::ChoiceEnded { .. }) {
+            return true;
+        }
+    }
+    false
 }
 
 fn assert_said(stream: &mut ReplyStream, text: &str) {
@@ -276,6 +292,123 @@ fn the_same_prompt_again_still_computes_its_last_token() {
     }
 }
 
+/// How many tokens the decoder computed in all.
+fn computed(bench: &Bench) -> usize {
+    let log = bench.log.lock().unwrap();
+    log.iter().map(|seen| seen.batch.len()).sum()
+}
+
+#[test]
+fn a_prefix_that_another_slot_holds_is_shared_and_not_computed() {
+    let mut bench = Bench::new(SHAPE);
+    let system = "s".repeat(60);
+    let mut first = bench.ask(&format!("{system}one>"));
+    bench.run();
+    let before = computed(&bench);
+    // Both at once: one takes the slot that holds it, the other a copy.
+    let mut second = bench.ask(&format!("{system}second>"));
+    let mut third = bench.ask(&format!("{system}third>"));
+    bench.step();
+    assert_eq!(computed(&bench) - before, 7 + 6);
+    bench.run();
+    for (stream, said, cached) in [
+        (&mut first, "one", 0),
+        (&mut second, "second", 60),
+        (&mut third, "third", 60),
+    ] {
+        let read = read(stream);
+        assert_eq!(read.text, format!("{system}{said}"));
+        assert_eq!(read.usage.cached_tokens.0, cached, "{said}");
+    }
+}
+
+#[test]
+fn prompts_that_begin_alike_wait_for_the_first_of_them() {
+    let mut bench = Bench::new(SHAPE);
+    let system = "s".repeat(150);
+    let mut streams: Vec<_> = (0..4)
+        .map(|n| bench.ask_with(&format!("{system}{n}>"), |request| request.output_max = 1))
+        .collect();
+    bench.run();
+    // One computes the prefix, and nobody computes it again; each has its own two tokens.
+    assert_eq!(computed(&bench), 150 + 4 * 2);
+    let cached: Vec<u32> = streams
+        .iter_mut()
+        .map(|stream| read(stream).usage.cached_tokens.0)
+        .collect();
+    assert_eq!(cached, [0, 150, 150, 150]);
+}
+
+#[test]
+fn what_one_team_computes_is_not_shared_with_another_under_way() {
+    let mut bench = Bench::new(SHAPE);
+    let prompt = format!("{}>", "s".repeat(50));
+    for team in ["red", "blue"] {
+        drop(bench.ask_with(&prompt, |request| {
+            request.team = Some(team.into());
+        }));
+    }
+    let mut streams = ["red", "blue"].map(|team| {
+        bench.ask_with(&prompt, |request| {
+            request.team = Some(team.into());
+            request.output_max = 1;
+        })
+    });
+    bench.run();
+    assert_eq!(computed(&bench), 2 * 51);
+    assert!(
+        streams
+            .iter_mut()
+            .all(|stream| read(stream).usage.cached_tokens.0 == 0)
+    );
+}
+
+#[test]
+fn the_leader_of_those_who_wait_may_leave() {
+    let mut bench = Bench::new(SHAPE);
+    let system = "s".repeat(150);
+    let leader = bench.ask(&format!("{system}1>"));
+    let mut follower = bench.ask_with(&format!("{system}2>"), |request| request.output_max = 1);
+    bench.step();
+    assert_eq!(bench.last().count(1), 0, "it waits");
+    drop(leader);
+    bench.run();
+    assert_eq!(read(&mut follower).text, "s");
+}
+
+#[test]
+fn a_memory_that_cannot_be_shared_is_computed_by_everybody() {
+    let mut bench = Bench::with(SHAPE, |decoder| decoder.is_recurrent = true);
+    let system = "s".repeat(40);
+    let mut streams: Vec<_> = (0..3)
+        .map(|n| bench.ask(&format!("{system}{n}>")))
+        .collect();
+    bench.run();
+    for (n, stream) in streams.iter_mut().enumerate() {
+        assert_said(stream, &format!("{system}{n}"));
+    }
+}
+
+#[test]
+fn the_shortest_prompt_goes_first_and_none_waits_for_ever() {
+    let mut bench = Bench::new(SHAPE);
+    let _talking = bench.ask(&format!("{}>", "t".repeat(100)));
+    bench.run_until_talking();
+    let mut long = bench.ask_with(&"x".repeat(100), |request| request.output_max = 1);
+    bench.step();
+    assert_eq!(bench.last().count(1), 16, "nobody else is there");
+    // One short prompt after the other: each is computed before the rest of the long one.
+    let mut steps = 0;
+    while !has_ended(&mut long) {
+        let letter = char::from(b'a' + steps % 20);
+        let _short = bench.ask(&String::from(letter).repeat(16));
+        bench.step();
+        steps += 1;
+        assert!(steps < 90, "the long one starves");
+    }
+    assert!(steps > 6, "it gave way: {steps}");
+}
+
 #[test]
 fn a_memory_that_cannot_be_cut_is_computed_anew() {
     let mut bench = Bench::with(SHAPE, |decoder| decoder.is_recurrent = true);
@@ -314,7 +447,7 @@ fn leave_in_mid_prompt(is_recurrent: bool) {
     bench.step();
     let mut second = bench.ask("the second>");
     // Both smaller than a weighty share, so only the third's leaving interrupts.
-    bench.scheduler.rules.busy_prompt_tokens_max = 60;
+    bench.scheduler.rules.busy_prompt = BusyPrompt::Tokens(60);
     let long = bench.ask(&"x".repeat(200));
     bench.mishap(Mishap::At(5, Box::new(move || drop(long))));
     bench.step();
@@ -451,10 +584,10 @@ fn the_youngest_is_set_back_when_the_room_is_used_up() {
         ..SHAPE
     };
     let mut bench = Bench::new(shape);
-    let body = "y".repeat(80);
+    let (older, younger) = ("y".repeat(80), "z".repeat(80));
     let (mut old, mut young) = (
-        bench.ask(&format!("{body}1>")),
-        bench.ask(&format!("{body}2>")),
+        bench.ask(&format!("{older}>")),
+        bench.ask(&format!("{younger}>")),
     );
     bench.run();
     let is_set_back = bench
@@ -469,8 +602,8 @@ fn the_youngest_is_set_back_when_the_room_is_used_up() {
         })
         .count();
     assert_eq!(is_set_back, 2, "the young one was computed twice");
-    assert_said(&mut old, &format!("{body}1"));
-    assert_said(&mut young, &format!("{body}2"));
+    assert_said(&mut old, &older);
+    assert_said(&mut young, &younger);
 }
 
 #[test]
@@ -583,15 +716,17 @@ proptest! {
     /// Whatever happens to whom, every reader that stays gets exactly its own reply.
     #[test]
     fn chaos_changes_nobody_elses_reply(
-        chats in prop::collection::vec((1_usize..90, 0_usize..40, any::<bool>(), 1_usize..40), 1..12),
-        kv_tokens in 200_u32..600,
+        chats in prop::collection::vec((1_usize..70, 0_usize..40, any::<bool>(), 1_usize..40), 1..12),
+        shared in 0_usize..40,
+        kv_tokens in 240_u32..600,
     ) {
-        let shape = Shape { kv_tokens, context_tokens: 200, batch_tokens: 32, sequences: 3 };
+        let shape = Shape { kv_tokens, context_tokens: 240, batch_tokens: 32, sequences: 3 };
         let mut bench = Bench::new(shape);
         let mut staying = Vec::new();
         for (n, (length, pause, leaves, events_max)) in chats.into_iter().enumerate() {
             let letter = char::from(b'a' + u8::try_from(n).unwrap());
-            let body: String = std::iter::repeat_n(letter, length).collect();
+            // Some begin alike, so that prefixes are shared and waited for.
+            let body = "p".repeat(shared) + &String::from(letter).repeat(length);
             bench.events_max = if leaves { 512 } else { events_max };
             let stream = bench.ask(&format!("{body}>"));
             if leaves {
