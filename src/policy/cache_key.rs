@@ -186,7 +186,8 @@ fn format(format: &OutputFormat) -> Value {
     match format {
         OutputFormat::Text => json!("text"),
         OutputFormat::JsonObject => json!("json_object"),
-        OutputFormat::JsonSchema(schema) => json!({ "json_schema": schema }),
+        // As written: the order of its members is that of the reply's.
+        OutputFormat::JsonSchema(schema) => json!({ "json_schema": schema.to_string() }),
     }
 }
 
@@ -283,6 +284,20 @@ mod tests {
             r#"{"b": {"d": 3, "c": 2}, "a": 1}"#,
         );
         assert_eq!(key(&with(one)), key(&with(two)));
+    }
+
+    #[test]
+    fn the_order_of_a_schemas_members_does() {
+        let with = |schema: &str| ChatRequest {
+            format: OutputFormat::JsonSchema(serde_json::from_str(schema).unwrap()),
+            ..request()
+        };
+        let (one, two) = (
+            r#"{"schema": {"a": 1, "b": 2}}"#,
+            r#"{"schema": {"b": 2, "a": 1}}"#,
+        );
+        assert_ne!(key(&with(one)), key(&with(two)));
+        assert_eq!(key(&with(one)), key(&with(one)));
     }
 
     #[test]
