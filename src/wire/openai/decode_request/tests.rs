@@ -548,6 +548,19 @@ fn syntax_faults_name_place_line_and_column() {
     }
 }
 
+/// The order of a schema's members is that of the reply's.
+#[test]
+fn a_schema_is_kept_as_written() {
+    let schema = r#"{"name":"n","schema":{"properties":{"z":{"enum":[2,1]},"a":{"minimum":0.50}},"required":["z","a"],"$defs":{}}}"#;
+    let request = accepts(&format!(
+        r#""response_format":{{"type":"json_schema","json_schema":{schema}}}"#
+    ));
+    let OutputFormat::JsonSchema(kept) = request.format else {
+        panic!("{:?}", request.format);
+    };
+    assert_eq!(kept.to_string(), schema.replace("0.50", "0.5"));
+}
+
 #[test]
 fn bodies_that_are_no_json_object_are_refused_clearly() {
     for (body, words) in [
