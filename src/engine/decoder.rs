@@ -92,6 +92,9 @@ pub(crate) trait Vocabulary: Send + Sync {
     /// apart from those whose text marks tool calls and thoughts.
     fn piece(&self, token: Token, bytes: &mut Vec<u8>);
 
+    /// True for tokens that are no text of a reply, also where [`Vocabulary::piece`] gives them some.
+    fn is_control(&self, token: Token) -> bool;
+
     /// True for tokens that end a reply.
     fn is_end(&self, token: Token) -> bool;
 

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use domain::{
-    Abilities, Ability, Backend, BackendCard, BackendError, BackendName, ChatRequest, ChatStream,
-    ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokens, ToolChoice,
-    Trust,
+    Abilities, Ability, Backend, BackendCard, BackendError, BackendName, BadRequest, ChatRequest,
+    ChatStream, ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokens,
+    ToolChoice, Trust,
 };
 use futures::StreamExt;
 use tokio::sync::{Semaphore, oneshot};
@@ -17,6 +17,7 @@ use tracing::{error, info};
 
 use crate::config::EngineConfig;
 use crate::decoder::{Decoder, Vocabulary};
+use crate::grammar::{Grammar, Grammars};
 use crate::load::LoadError;
 use crate::prompt::{Prepared, prepare};
 use crate::queue::{Request, Shared};
@@ -25,7 +26,7 @@ use crate::sampler::Sampler;
 use crate::scheduler::{BusyPrompt, Pace, Rules, Scheduler};
 use crate::voice::VoiceRules;
 
-/// Prompts rendered and tokenized at once. Further ones wait, so that a burst of long texts cannot
+/// Prompts rendered and tokenized, and formats read, at once. Further ones wait, so that a burst of long texts cannot
 /// take every core from the engine's thread.
 const PREPARING_MAX: usize = 2;
 
@@ -34,6 +35,8 @@ pub struct Engine {
     card: BackendCard,
     shared: Arc<Shared>,
     mind: Arc<Mind>,
+    /// `None` for a vocabulary that takes no formats.
+    grammars: Option<Arc<Grammars>>,
     preparing: Arc<Semaphore>,
     config: EngineConfig,
     call_stem: String,
@@ -102,10 +105,12 @@ impl Engine {
             })
             .map_err(LoadError::Thread)?;
         is_built.recv().map_err(|_| LoadError::Panicked)??;
+        let grammars = Grammars::new(mind.vocabulary.as_ref()).map(Arc::new);
         let engine = Engine {
-            card: card(&config, &mind),
+            card: card(&config, &mind, grammars.is_some()),
             shared,
             mind: Arc::new(mind),
+            grammars,
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             config,
             call_stem: format!("{:08x}", rand::random::<u32>()),
@@ -118,29 +123,40 @@ impl Engine {
         self.shared.stop();
     }
 
-    async fn prepare(&self, request: ChatRequest) -> Result<Prepared, BackendError> {
+    async fn prepare(&self, call: &Outbound) -> Result<(Prepared, Option<Grammar>), BackendError> {
         let permit = Arc::clone(&self.preparing)
             .acquire_owned()
             .await
             .map_err(|_| BackendError::Engine("it has stopped"))?;
         let mind = Arc::clone(&self.mind);
+        let grammars = self.grammars.clone();
         let output_default = self.config.output_tokens_default;
+        let (request, team) = (call.request().clone(), call.team().cloned());
         let work = tokio::task::spawn_blocking(move || {
+            // Held to the end, whichever way it comes.
+            let _permit = permit;
+            let grammar = match &grammars {
+                Some(grammars) => grammars.grammar(team.as_ref(), &request.format)?,
+                None => None,
+            };
             let prepared = prepare(
                 request,
                 mind.template.as_ref(),
                 mind.vocabulary.as_ref(),
                 mind.context_tokens,
                 output_default,
-            );
-            drop(permit);
-            prepared
+            )?;
+            Ok((prepared, grammar))
         });
         work.await
             .map_err(|_| BackendError::Engine("preparing the prompt failed"))?
     }
 
-    fn submit(&self, call: &Outbound, prepared: Prepared) -> Result<ReplyStream, BackendError> {
+    fn submit(
+        &self,
+        call: &Outbound,
+        (prepared, grammar): (Prepared, Option<Grammar>),
+    ) -> Result<ReplyStream, BackendError> {
         let request = call.request();
         let (sender, stream) = reply(
             self.config.events_max,
@@ -148,7 +164,8 @@ impl Engine {
             Arc::clone(&self.shared.interrupt),
         );
         let reads_calls = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
-        let has_thoughts = self.mind.has_thoughts || prepared.opens_thought;
+        // Under a format all of a reply is its content.
+        let has_thoughts = grammar.is_none() && (self.mind.has_thoughts || prepared.opens_thought);
         self.shared.submit(Request {
             team: call.team().cloned(),
             prompt: prepared.tokens,
@@ -158,6 +175,7 @@ impl Engine {
                 self.config.temperature_default,
                 rand::random(),
             ),
+            grammar,
             rules: VoiceRules {
                 stops: request.sampling.stop.clone(),
                 reads_calls,
@@ -187,9 +205,10 @@ impl Backend for Engine {
         if let Some(ability) = needs(call.request()).first_missing_from(able) {
             return Err(BackendError::Unable(ability));
         }
+        check_together(call.request())?;
         // Before the work of preparing, and again after it.
         self.shared.check_room()?;
-        let prepared = self.prepare(call.request().clone()).await?;
+        let prepared = self.prepare(&call).await?;
         Ok(self.submit(&call, prepared)?.boxed())
     }
 }
@@ -250,8 +269,13 @@ impl Drop for Closing {
     }
 }
 
-fn card(config: &EngineConfig, mind: &Mind) -> BackendCard {
+fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
     let mut abilities = Abilities::NONE.with(Ability::LogitBias);
+    if has_grammars {
+        abilities = abilities
+            .with(Ability::JsonObject)
+            .with(Ability::JsonSchema);
+    }
     if mind.template.renders_tools() {
         abilities = abilities.with(Ability::Tools);
     }
@@ -264,6 +288,21 @@ fn card(config: &EngineConfig, mind: &Mind) -> BackendCard {
             abilities,
         }],
     }
+}
+
+/// A reply is either held to a format or free to call tools. Another candidate may do both.
+fn check_together(request: &ChatRequest) -> Result<(), BackendError> {
+    let offers_tools = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
+    if offers_tools && request.format != OutputFormat::Text {
+        return Err(BackendError::Declined {
+            reason: BadRequest::at(
+                "response_format",
+                "this model cannot have tools and a `response_format` at once; leave one out or set \
+                 `tool_choice` to `none`",
+            ),
+        });
+    }
+    Ok(())
 }
 
 /// What `request` asks of a model beyond plain text.

@@ -11,6 +11,9 @@ use domain::{
     PromptPiece, Role, Sampling, TemplateError, ToolChoice, Trust,
 };
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
 use crate::decoder::{Decoded, Decoder, Entry, Interrupt, Shape, Token, Vocabulary};
 use crate::splitting::Splitting;
 
@@ -62,6 +65,10 @@ impl Vocabulary for FakeVocabulary {
 
     fn piece(&self, token: Token, bytes: &mut Vec<u8>) {
         bytes.extend(u8::try_from(token));
+    }
+
+    fn is_control(&self, token: Token) -> bool {
+        token >= END
     }
 
     fn is_end(&self, token: Token) -> bool {
@@ -118,9 +125,23 @@ pub(crate) fn echo(tokens: &[Token]) -> Token {
     }
 }
 
+/// Anything may come next, what closes a JSON text a little sooner.
+pub(crate) fn babble(tokens: &[Token]) -> Vec<f32> {
+    let mut random = StdRng::seed_from_u64(tokens.len() as u64);
+    let lean = |token| match u8::try_from(token) {
+        Ok(byte) => b"\"}]".contains(&byte),
+        Err(_) => true,
+    };
+    (0..SIZE)
+        .map(|token| random.random_range(-2.0..2.0) + if lean(token) { 4.0 } else { 0.0 })
+        .collect()
+}
+
 pub(crate) struct FakeDecoder {
     pub shape: Shape,
     pub script: Script,
+    /// What is added to the script's one likely token, by the tokens before it.
+    pub noise: fn(&[Token]) -> Vec<f32>,
     pub interrupt: Arc<Interrupt>,
     pub mishaps: Arc<Mutex<VecDeque<Mishap>>>,
     pub log: Arc<Mutex<Vec<Seen>>>,
@@ -135,6 +156,7 @@ impl FakeDecoder {
         Self {
             shape,
             script: Box::new(echo),
+            noise: |_| vec![0.0; SIZE],
             interrupt,
             mishaps: Arc::default(),
             log: Arc::default(),
@@ -179,8 +201,8 @@ impl FakeDecoder {
         let sequence = &mut self.sequences[entry.sequence as usize];
         sequence.push(entry.token);
         self.rows.push(entry.wants_logits.then(|| {
-            let mut row = vec![0.0; SIZE];
-            row[usize::try_from((self.script)(sequence)).unwrap()] = 20.0;
+            let mut row = (self.noise)(sequence);
+            row[usize::try_from((self.script)(sequence)).unwrap()] += 20.0;
             row
         }));
     }

@@ -10,8 +10,8 @@
 //! there. Without the feature everything but [`Engine::load`] is the same.
 //!
 //! Not here: choosing a model, fetching files, rendering templates (a
-//! [`domain::TemplateCompiler`] is passed in), forced tool calls and formats, log probabilities,
-//! images. A request that needs one of those is refused as `Unable`.
+//! [`domain::TemplateCompiler`] is passed in), forced tool calls, log probabilities, images. A
+//! request that needs one of those is refused as `Unable`.
 //!
 //! llama.cpp's own assertions end the process. All sizes and ids are checked before they cross,
 //! and whoever starts the process should set `GGML_NO_BACKTRACE=1`: an abort otherwise starts a
@@ -30,6 +30,7 @@ mod decoder;
 mod engine;
 #[cfg(test)]
 mod fake;
+mod grammar;
 #[cfg(feature = "llama")]
 mod llama;
 mod load;

@@ -6,12 +6,13 @@
 //! tokenized at once wherever no control token touches a caller's text.
 
 use domain::{
-    BackendError, BadRequest, ChatRequest, ChatTemplate, Prompt, TemplateError, Tokens, ToolChoice,
+    BackendError, BadRequest, ChatRequest, ChatTemplate, OutputFormat, Prompt, PromptPiece,
+    TemplateError, Tokens, ToolChoice,
 };
 
 use crate::decoder::{Token, Vocabulary};
 use crate::splitting::{Depth, RUN_CHARS_MAX, on_deep_stack};
-use crate::tagged::THOUGHT_OPEN;
+use crate::tagged::{THOUGHT_CLOSE, THOUGHT_OPEN};
 
 /// A prompt that fits.
 #[derive(Debug, PartialEq)]
@@ -23,7 +24,8 @@ pub(crate) struct Prepared {
     pub opens_thought: bool,
 }
 
-/// Renders and tokenizes `request`. Takes milliseconds for long texts: not for an async worker.
+/// Renders and tokenizes `request`. A reply in a format has no thoughts: one that the prompt opens is
+/// closed, as templates do where thinking is switched off. Takes milliseconds for long texts: not for an async worker.
 ///
 /// # Errors
 /// The template refused the messages or failed, the prompt leaves no room for a reply in
@@ -40,7 +42,13 @@ pub(crate) fn prepare(
     if request.tool_choice == ToolChoice::None {
         request.tools.clear();
     }
-    let prompt = template.render(&request).map_err(refusal)?;
+    let mut prompt = template.render(&request).map_err(refusal)?;
+    if request.format != OutputFormat::Text && ends_in_thought(&prompt) {
+        prompt.pieces.push(PromptPiece {
+            text: format!("\n{THOUGHT_CLOSE}\n\n"),
+            has_controls: true,
+        });
+    }
     check_bytes(&prompt, vocabulary, context_tokens)?;
     let tokens = tokenize_at_depth(&prompt, vocabulary)?;
     let asked = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
@@ -58,15 +66,17 @@ pub(crate) fn prepare(
         .output_tokens_max
         .map(|tokens| tokens.0)
         .or(output_default);
-    let opens_thought = prompt
-        .pieces
-        .last()
-        .is_some_and(|piece| piece.has_controls && piece.text.trim_end().ends_with(THOUGHT_OPEN));
+    let opens_thought = ends_in_thought(&prompt);
     Ok(Prepared {
         tokens,
         output_max: wanted.unwrap_or(left).clamp(1, left),
         opens_thought,
     })
+}
+
+fn ends_in_thought(prompt: &Prompt) -> bool {
+    let last = prompt.pieces.last();
+    last.is_some_and(|piece| piece.has_controls && piece.text.trim_end().ends_with(THOUGHT_OPEN))
 }
 
 fn check_bias(request: &ChatRequest, vocabulary: &dyn Vocabulary) -> Result<(), BackendError> {

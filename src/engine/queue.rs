@@ -9,6 +9,7 @@ use std::time::Duration;
 use domain::{BackendError, Health, HealthState, TeamId};
 
 use crate::decoder::{Interrupt, Token};
+use crate::grammar::Grammar;
 use crate::reply::{Bell, ReplySender};
 use crate::sampler::Sampler;
 use crate::voice::VoiceRules;
@@ -22,6 +23,8 @@ pub(crate) struct Request {
     /// At least 1, and no more than the context has left.
     pub output_max: u32,
     pub sampler: Sampler,
+    /// What the reply is held to; `None` for plain text.
+    pub grammar: Option<Grammar>,
     pub rules: VoiceRules,
     pub reply: ReplySender,
 }
@@ -244,6 +247,7 @@ mod tests {
             prompt: vec![1],
             output_max: 1,
             sampler: Sampler::new(&Sampling::default(), 0.0, 0),
+            grammar: None,
             rules: VoiceRules::default(),
             reply: sender,
         };

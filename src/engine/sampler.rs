@@ -3,7 +3,7 @@
 //! Written here and not taken from llama.cpp: its samplers throw C++ exceptions through Rust
 //! frames, which ends the process, and these few steps are the same for every decoder.
 //!
-//! Order: logit bias, penalties, then greedy at temperature 0, else temperature, top-k, top-p,
+//! Order: logit bias, penalties, the grammar's choice, then greedy at temperature 0, else temperature, top-k, top-p,
 //! min-p and a draw. The draw depends on the seed and on how many tokens were drawn, on nothing
 //! else: the same seed and the same logits give the same text. Logits themselves may differ in the
 //! last bits with what else is in the batch, so a repeat among other neighbours can part ways
@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::decoder::Token;
+use crate::grammar::Allowed;
 
 /// How one reply's tokens are drawn.
 #[derive(Debug)]
@@ -61,13 +62,22 @@ impl Sampler {
         }
     }
 
-    /// The next token, or `None` when no logit is a number.
-    pub(crate) fn draw(&mut self, logits: &[f32]) -> Option<Token> {
+    /// The next token, one of `allowed` where there is a grammar, or `None` when no logit of those is
+    /// a number.
+    pub(crate) fn draw(&mut self, logits: &[f32], allowed: Option<&Allowed>) -> Option<Token> {
         let is_plain = self.bias.is_empty() && self.counts.is_empty();
         let token = if self.temperature <= 0.0 && is_plain {
-            likeliest(logits)?
+            match allowed {
+                None => likeliest(logits)?,
+                Some(allowed) => likeliest_of(logits, allowed)?,
+            }
         } else {
             self.fill(logits);
+            if let Some(allowed) = allowed {
+                // Before anything is compared or counted: the shares are of what may be drawn.
+                self.scratch
+                    .retain(|candidate| allowed.has(candidate.token));
+            }
             self.pick()?
         };
         let token = Token::try_from(token).ok()?;
@@ -206,6 +216,20 @@ fn likeliest(logits: &[f32]) -> Option<usize> {
     logits.iter().position(|logit| *logit == best)
 }
 
+/// As [`likeliest`], among `allowed`.
+fn likeliest_of(logits: &[f32], allowed: &Allowed) -> Option<usize> {
+    let mut best = None;
+    for token in allowed.tokens() {
+        let Some(&logit) = logits.get(token) else {
+            continue;
+        };
+        if logit > best.map_or(f32::NEG_INFINITY, |(_, weight)| weight) {
+            best = Some((token, logit));
+        }
+    }
+    best.map(|(token, _)| token)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,7 +245,9 @@ mod tests {
     /// Which of the five tokens turn up in 500 draws.
     fn drawn(sampling: &Sampling) -> Vec<Token> {
         let mut sampler = Sampler::new(sampling, 1.0, 7);
-        let mut seen: Vec<Token> = (0..500).filter_map(|_| sampler.draw(&LOGITS)).collect();
+        let mut seen: Vec<Token> = (0..500)
+            .filter_map(|_| sampler.draw(&LOGITS, None))
+            .collect();
         seen.sort_unstable();
         seen.dedup();
         seen
@@ -259,7 +285,7 @@ mod tests {
         let mut sampler = Sampler::new(&Sampling::default(), 1.0, 3);
         let logits = [0.0, 3.0_f32.ln()];
         let ones = (0..4_000)
-            .filter(|_| sampler.draw(&logits) == Some(1))
+            .filter(|_| sampler.draw(&logits, None) == Some(1))
             .count();
         assert!(
             (2_850..3_150).contains(&ones),
@@ -273,12 +299,47 @@ mod tests {
             let asked = sampling(|s| s.seed = seed);
             let mut sampler = Sampler::new(&asked, 1.0, 1);
             (0..64)
-                .map(|_| sampler.draw(&[0.0; 50]))
+                .map(|_| sampler.draw(&[0.0; 50], None))
                 .collect::<Vec<_>>()
         };
         assert_eq!(draws(Some(-5)), draws(Some(-5)));
         assert_ne!(draws(Some(-5)), draws(Some(5)));
         assert_eq!(draws(None), draws(Some(1)));
+    }
+
+    #[test]
+    fn nothing_but_what_is_allowed_is_drawn_whatever_the_settings() {
+        // The likeliest two, and the one that is no number, are not.
+        let allowed = Allowed::of(&[0, 4, 63]);
+        let asked = [
+            sampling(|s| s.temperature = Some(0.0)),
+            sampling(|_| ()),
+            sampling(|s| s.top_k = Some(1)),
+            sampling(|s| s.top_k = Some(2)),
+            sampling(|s| s.top_p = Some(0.01)),
+            sampling(|s| s.min_p = Some(1.0)),
+            sampling(|s| s.temperature = Some(0.01)),
+            sampling(|s| {
+                s.temperature = Some(0.0);
+                s.logit_bias = vec![(1, 100.0), (4, -100.0)];
+            }),
+            sampling(|s| s.logit_bias = vec![(0, -100.0), (4, -100.0), (2, 100.0)]),
+            sampling(|s| {
+                s.presence_penalty = Some(2.0);
+                s.frequency_penalty = Some(2.0);
+            }),
+        ];
+        for asked in asked {
+            let mut sampler = Sampler::new(&asked, 1.0, 7);
+            for _ in 0..100 {
+                let token = sampler.draw(&LOGITS, Some(&allowed));
+                assert!(matches!(token, Some(0 | 4)), "{token:?} by {asked:?}");
+            }
+        }
+        for temperature in [0.0, 1.0] {
+            let mut sampler = Sampler::new(&Sampling::default(), temperature, 7);
+            assert_eq!(sampler.draw(&LOGITS, Some(&Allowed::of(&[3]))), None);
+        }
     }
 
     #[test]
@@ -288,7 +349,9 @@ mod tests {
             s.frequency_penalty = Some(0.6);
         });
         let mut sampler = Sampler::new(&asked, 0.0, 0);
-        let drawn: Vec<_> = (0..4).filter_map(|_| sampler.draw(&[0.0, 1.0])).collect();
+        let drawn: Vec<_> = (0..4)
+            .filter_map(|_| sampler.draw(&[0.0, 1.0], None))
+            .collect();
         assert_eq!(drawn, [1, 1, 0, 1]);
     }
 
@@ -296,7 +359,7 @@ mod tests {
     fn logits_that_are_no_numbers_give_no_token() {
         for temperature in [0.0, 1.0] {
             let mut sampler = Sampler::new(&Sampling::default(), temperature, 0);
-            assert_eq!(sampler.draw(&[f32::NAN, f32::NEG_INFINITY]), None);
+            assert_eq!(sampler.draw(&[f32::NAN, f32::NEG_INFINITY], None), None);
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use domain::{BackendError, ChatEvent, FinishReason, Started, TeamId, Tokens, Usage};
 
 use crate::decoder::{Token, Vocabulary};
+use crate::grammar::Grammar;
 use crate::queue::Request;
 use crate::reply::{ReplySender, Sent};
 use crate::sampler::Sampler;
@@ -33,6 +34,7 @@ pub(crate) struct Slot {
 pub(crate) struct Job {
     pub reply: ReplySender,
     sampler: Sampler,
+    grammar: Option<Grammar>,
     voice: Voice,
     /// Events the reader had no room for. Not empty: the slot is paused.
     outbox: VecDeque<ChatEvent>,
@@ -69,6 +71,7 @@ impl Slot {
         self.job = Some(Job {
             reply: request.reply,
             sampler: request.sampler,
+            grammar: request.grammar,
             voice: Voice::new(request.rules),
             outbox: VecDeque::from([started]),
             admitted,
@@ -163,15 +166,18 @@ impl Slot {
         let Some(job) = &mut self.job else {
             return Ok(());
         };
-        let Some(token) = job.sampler.draw(logits) else {
+        let allowed = job.grammar.as_mut().map(Grammar::allowed).transpose()?;
+        let Some(token) = job.sampler.draw(logits, allowed.as_ref()) else {
             return Err(BackendError::Engine("the model gave no numbers"));
         };
         if vocabulary.is_end(token) {
             job.finish(FinishReason::Stop);
             return Ok(());
         }
+        let accepted = job.grammar.as_mut().map(|grammar| grammar.accept(token));
+        let is_whole = accepted.transpose()?.unwrap_or(false);
         self.tokens.push(token);
-        job.hear(token, vocabulary);
+        job.hear(token, is_whole, vocabulary);
         Ok(())
     }
 
@@ -198,7 +204,8 @@ pub(crate) enum Delivered {
 }
 
 impl Job {
-    fn hear(&mut self, token: Token, vocabulary: &dyn Vocabulary) {
+    /// `is_whole`: the grammar lets nothing follow.
+    fn hear(&mut self, token: Token, is_whole: bool, vocabulary: &dyn Vocabulary) {
         self.usage.completion_tokens.0 += 1;
         let mut bytes = Vec::new();
         vocabulary.piece(token, &mut bytes);
@@ -206,7 +213,7 @@ impl Job {
         if self.voice.is_thinking() {
             self.usage.reasoning_tokens.0 += 1;
         }
-        if is_over {
+        if is_over || is_whole {
             self.finish(FinishReason::Stop);
         } else if self.usage.completion_tokens.0 >= self.output_max {
             self.finish(FinishReason::Length);

@@ -8,8 +8,10 @@ use serde_json::json;
 use super::*;
 use crate::decoder::Shape;
 use crate::fake::{
-    CHATML, ECHO, END, FakeDecoder, FakeTemplate, FakeVocabulary, Mishap, request, sealed,
+    CHATML, ECHO, END, FakeDecoder, FakeTemplate, FakeVocabulary, Mishap, babble, request, sealed,
 };
+
+mod formats;
 
 const SHAPE: Shape = Shape {
     sequences: 2,
@@ -129,14 +131,6 @@ async fn what_the_model_cannot_do_is_refused_by_name() {
             Ability::ForcedTools,
         ),
         (request("a", |r| r.choices = 2), Ability::Choices),
-        (
-            request("a", |r| r.format = OutputFormat::JsonObject),
-            Ability::JsonObject,
-        ),
-        (
-            request("a", |r| r.format = OutputFormat::JsonSchema(json!({}))),
-            Ability::JsonSchema,
-        ),
         (
             request("a", |r| r.sampling.logprobs = Some(0)),
             Ability::Logprobs,

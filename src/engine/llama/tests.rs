@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::{
-    Backend, BackendError, ChatRequest, ChatTemplate, FinishReason, Reply, TemplateCompiler,
-    TemplateError, TemplateSource, Tokens, collect,
+    Backend, BackendError, ChatRequest, ChatTemplate, FinishReason, OutputFormat, Reply,
+    TemplateCompiler, TemplateError, TemplateSource, Tokens, collect,
 };
 use futures::StreamExt;
 use futures::future::join_all;
+use serde_json::json;
 
 use crate::decoder::{Decoded, Entry, Interrupt, Shape, Vocabulary};
 use crate::fake::{CHATML, request, sealed};
@@ -78,6 +79,48 @@ async fn a_question_is_answered() {
     );
     engine.stop();
     driver.run().await.unwrap();
+}
+
+/// No matter that the model was taught no JSON.
+#[tokio::test]
+async fn a_reply_is_valid_by_the_schema_it_is_held_to() {
+    let Some((engine, _driver)) = load(|_| ()) else {
+        return;
+    };
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "capital": {"type": "string", "minLength": 1, "maxLength": 20},
+            "country": {"enum": ["Japan", "Peru"]},
+            "people": {"type": "integer", "minimum": 1, "maximum": 99_999_999},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 8}, "maxItems": 2},
+        },
+        "required": ["capital", "country", "people", "tags"],
+        "additionalProperties": false,
+    });
+    let judge = jsonschema::validator_for(&schema).unwrap();
+    let held = |temperature| {
+        request(QUESTION, |request| {
+            request.format = OutputFormat::JsonSchema(json!({"name": "n", "schema": schema}));
+            request.sampling.temperature = Some(temperature);
+            request.sampling.seed = Some(7);
+        })
+    };
+    for temperature in [0.0, 1.0] {
+        let began = Instant::now();
+        let reply = ask(&engine, held(temperature)).await;
+        let (choice, tokens) = (&reply.choices[0], reply.usage.unwrap().completion_tokens);
+        println!(
+            "{} in {:?}, {tokens} tokens",
+            choice.text(),
+            began.elapsed()
+        );
+        assert_eq!(choice.reason, FinishReason::Stop, "{}", choice.text());
+        let value = serde_json::from_str(&choice.text()).unwrap();
+        assert!(judge.is_valid(&value), "{value}");
+    }
+    let free = text(&engine, request(QUESTION, |_| ())).await;
+    assert!(free.contains(ANSWER), "{free}");
 }
 
 #[tokio::test]

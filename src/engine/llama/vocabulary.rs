@@ -182,6 +182,11 @@ impl Vocabulary for LlamaVocabulary {
         }
     }
 
+    fn is_control(&self, token: Token) -> bool {
+        let attributes = self.model.vocab().attr(LlamaToken(token));
+        attributes.contains(LlamaTokenAttr::Control) || attributes.contains(LlamaTokenAttr::Unknown)
+    }
+
     fn is_end(&self, token: Token) -> bool {
         self.model.vocab().is_eog(LlamaToken(token))
     }

@@ -78,6 +78,7 @@ impl Bench {
             prompt: prompt.bytes().map(i32::from).collect(),
             output_max: self.scheduler.shape.context_tokens - prompt.len() as u32,
             sampler: Sampler::new(&Sampling::default(), 0.0, 0),
+            grammar: None,
             rules: VoiceRules::default(),
             reply: sender,
         };

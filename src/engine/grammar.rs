@@ -1,0 +1,277 @@
+//! Replies held to a format: which tokens may come next.
+//!
+//! ```text
+//! OutputFormat ── schema::read ──► plain schema ── llguidance ──► Grammar ──► Allowed, each token
+//! ```
+//! [`Grammars`] belongs to a model and knows the bytes of its tokens; a [`Grammar`] belongs to one
+//! reply and goes with it to the engine's thread. Control tokens have no bytes here, so none can
+//! come out as text. A reply that has said all it may is over; no end token is waited for.
+//!
+//! Everything a schema may cost has a bound with a name: its text in [`schema`], the compiler's
+//! work and each step's in [`limits`], what is kept in [`kept`].
+
+mod formats;
+mod kept;
+mod schema;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use domain::{BackendError, BadRequest, OutputFormat, TeamId};
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
+use serde_json::{Value, json};
+use tracing::warn;
+
+use crate::decoder::{Token, Vocabulary};
+use crate::grammar::kept::Kept;
+use crate::splitting::on_deep_stack;
+
+/// Longer tokens are never drawn under a grammar: the trie's depth has 10 bits. Few vocabularies
+/// have any, of white space.
+const PIECE_BYTES_MAX: usize = 1_000;
+
+/// All tokens' bytes together, of which the trie's addresses have 22 bits. 150,000 tokens come to
+/// about one million.
+const PIECES_BYTES_MAX: usize = 4_000_000;
+
+/// A step that costs more than this ends its reply in an error: all chats wait for it. In
+/// llguidance's words 14,000 a millisecond.
+const STEP_FUEL_MAX: u64 = 200_000;
+
+/// What all steps of one reply may come to keep, 1 to 2 kB each.
+const STATES_MAX: usize = 15_000;
+
+/// The compiler's first look at all strings of a schema, 50,000 a millisecond.
+const COMPILE_FUEL_MAX: u64 = 1_000_000;
+
+/// Symbols of a grammar while it is compiled. What takes longest to compile has the most.
+const SYMBOLS_MAX: usize = 20_000;
+
+/// The compiler's words that a caller is told, in bytes.
+const REASON_BYTES_MAX: usize = 300;
+
+/// White space between the parts of a JSON text: one space, or a line break with an indentation.
+/// Small models that may write more of it write nothing else.
+const GAP: &str = r" |\n[ \t]{0,32}";
+
+/// Escapes in strings, one for each character that must have one. With `\u` a member's name could
+/// be spelled in a second way, and escape what the schema says of it.
+const ESCAPES: &str = "nrbtf\\\"";
+
+/// Makes grammars for one model's vocabulary.
+pub(crate) struct Grammars {
+    factory: ParserFactory,
+    kept: Mutex<Kept>,
+}
+
+/// The grammar of one reply, and how far the reply has come in it.
+pub(crate) struct Grammar(Matcher);
+
+/// The tokens that may come next.
+pub(crate) struct Allowed(SimpleVob);
+
+impl fmt::Debug for Grammars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grammars").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Grammar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grammar").finish_non_exhaustive()
+    }
+}
+
+impl Grammars {
+    /// `None` for a vocabulary that no grammar can be laid over; the log says why. Takes a tenth of
+    /// a second for a large one.
+    pub(crate) fn new(vocabulary: &dyn Vocabulary) -> Option<Self> {
+        let Some(trie) = trie(vocabulary) else {
+            warn!("the vocabulary is too large for formats, which are refused");
+            return None;
+        };
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = match ParserFactory::new_simple(&env) {
+            Ok(factory) => factory,
+            Err(error) => {
+                warn!(%error, "the vocabulary takes no formats, which are refused");
+                return None;
+            }
+        };
+        factory.quiet();
+        *factory.limits_mut() = limits();
+        Some(Self {
+            factory,
+            kept: Mutex::default(),
+        })
+    }
+
+    /// The grammar for a reply in `format`; `None` for plain text. Takes milliseconds, and up to a
+    /// second for a schema at its limits: not for an async worker.
+    ///
+    /// # Errors
+    /// The schema is malformed, beyond a limit, or has a keyword that could not be kept to.
+    pub(crate) fn grammar(
+        &self,
+        team: Option<&TeamId>,
+        format: &OutputFormat,
+    ) -> Result<Option<Grammar>, BackendError> {
+        let made = match format {
+            OutputFormat::Text => return Ok(None),
+            OutputFormat::JsonObject => self.of_schema(team, &json!({"type": "object"})),
+            OutputFormat::JsonSchema(named) => match named.get("schema") {
+                Some(schema) => self.of_schema(team, schema),
+                // OpenAI's name for "any object" as well.
+                None => self.of_schema(team, &json!({"type": "object"})),
+            },
+        };
+        // Another candidate may know the keyword, or have a larger limit.
+        made.map(Some)
+            .map_err(|reason| BackendError::Declined { reason })
+    }
+
+    fn of_schema(&self, team: Option<&TeamId>, schema: &Value) -> Result<Grammar, BadRequest> {
+        let key = (team.cloned(), schema.to_string());
+        if let Some(known) = self.kept().find(&key) {
+            return known;
+        }
+        let made = schema::read(schema, key.1.len()).and_then(|plain| self.compile(plain));
+        self.kept().keep(key, &made);
+        made
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        // Every change under the lock is whole, so a panic elsewhere leaves nothing half done.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The compiler recurses as deep as references lead, so it has a stack for that.
+    fn compile(&self, mut plain: Value) -> Result<Grammar, BadRequest> {
+        JsonCompileOptions {
+            whitespace_pattern: Some(GAP.to_owned()),
+            json_allowed_escapes: Some(ESCAPES.to_owned()),
+            ..JsonCompileOptions::default()
+        }
+        .apply_to(&mut plain);
+        let grammar = TopLevelGrammar::from_json_schema(plain);
+        let made = on_deep_stack(|| {
+            let mut matcher = Matcher::new(self.factory.create_parser(grammar));
+            // The first step is the dearest, and what it learns is kept with the grammar. It also
+            // finds out those that cannot even begin.
+            matcher.compute_mask().map(|_| matcher)
+        });
+        match made {
+            Ok(Ok(matcher)) => Ok(Grammar(matcher)),
+            Ok(Err(error)) => Err(schema::fault(&reason(&error.to_string()))),
+            Err(_) => Err(schema::fault("it is too complex")),
+        }
+    }
+}
+
+impl Grammar {
+    /// The tokens that may come next, at least one.
+    ///
+    /// # Errors
+    /// There is none, or finding them out costs too much. The reply cannot go on.
+    pub(crate) fn allowed(&mut self) -> Result<Allowed, BackendError> {
+        self.0.compute_mask_or_eos().map(Allowed).map_err(|_| STUCK)
+    }
+
+    /// Goes on by `token`, which was allowed. True when nothing may follow it.
+    ///
+    /// # Errors
+    /// As for [`Grammar::allowed`].
+    pub(crate) fn accept(&mut self, token: Token) -> Result<bool, BackendError> {
+        let token = u32::try_from(token).map_err(|_| STUCK)?;
+        self.0.consume_token(token).map_err(|_| STUCK)?;
+        Ok(self.0.is_stopped())
+    }
+
+    /// The same grammar at its beginning, sharing nothing with this one.
+    fn again(&self) -> Self {
+        Self(self.0.deep_clone())
+    }
+}
+
+const STUCK: BackendError = BackendError::Engine("the reply could not go on within its format");
+
+impl Allowed {
+    #[cfg(test)]
+    pub(crate) fn of(tokens: &[u32]) -> Self {
+        let mut set = SimpleVob::alloc(64);
+        tokens.iter().for_each(|token| set.allow_token(*token));
+        Self(set)
+    }
+
+    pub(crate) fn has(&self, token: usize) -> bool {
+        token < self.0.len() && self.0.get(token)
+    }
+
+    /// In rising order.
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().map(|token| token as usize)
+    }
+}
+
+fn limits() -> ParserLimits {
+    ParserLimits {
+        initial_lexer_fuel: COMPILE_FUEL_MAX,
+        step_lexer_fuel: STEP_FUEL_MAX,
+        max_lexer_states: STATES_MAX,
+        max_grammar_size: SYMBOLS_MAX,
+        // Errors would hold what was said so far.
+        verbose_errors: false,
+        ..ParserLimits::default()
+    }
+}
+
+/// The tokens by their bytes. `None` for a vocabulary that does not fit.
+fn trie(vocabulary: &dyn Vocabulary) -> Option<TokTrie> {
+    let size = vocabulary.size();
+    let mut pieces = Vec::with_capacity(size as usize);
+    let mut ends = Vec::new();
+    for token in 0..size {
+        let id = Token::try_from(token).ok()?;
+        let mut piece = Vec::new();
+        if vocabulary.is_end(id) {
+            ends.push(token);
+        } else if !vocabulary.is_control(id) {
+            vocabulary.piece(id, &mut piece);
+        }
+        // The trie reads 0xff, which is in no UTF-8 text, as the beginning of a control token.
+        if piece.len() > PIECE_BYTES_MAX || piece.contains(&TokTrie::SPECIAL_TOKEN_MARKER) {
+            piece.clear();
+        }
+        pieces.push(piece);
+    }
+    let bytes: usize = pieces.iter().map(Vec::len).sum();
+    // Some token must say that a reply is over where more could follow.
+    let first_end = *ends.first()?;
+    if bytes == 0 || bytes > PIECES_BYTES_MAX {
+        return None;
+    }
+    let trie = TokTrie::from(&TokRxInfo::new(size, first_end), &pieces);
+    Some(trie.with_eos_tokens(&ends))
+}
+
+/// The first line of the compiler's words, cut to a length that fits an answer.
+fn reason(words: &str) -> String {
+    let line = words.lines().next().unwrap_or_default();
+    // It has checks of its own that panic, and catches them.
+    if line.starts_with("panic") {
+        return "it is too complex".to_owned();
+    }
+    if line == "NoExtensionBias" {
+        return "nothing is valid by it".to_owned();
+    }
+    let mut end = line.len().min(REASON_BYTES_MAX);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests;
