@@ -27,6 +27,8 @@ struct Ready<'a> {
 struct BackendState<'a> {
     name: &'a str,
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
 }
 
 /// 200 as long as the process can answer anything at all.
@@ -40,9 +42,10 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
     let backends = readiness
         .backends
         .iter()
-        .map(|(name, state)| BackendState {
+        .map(|(name, health)| BackendState {
             name,
-            state: state.as_label(),
+            state: health.state.as_label(),
+            reason: health.reason,
         })
         .collect();
     let (code, status) = if readiness.is_ready {

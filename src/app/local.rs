@@ -198,10 +198,7 @@ impl Backend for Loading {
     }
 
     fn health(&self) -> Health {
-        Health {
-            state: HealthState::Starting,
-            wait: Some(LOADING_WAIT),
-        }
+        Health::of(HealthState::Starting, Some(LOADING_WAIT))
     }
 
     async fn chat(&self, _call: Outbound) -> Result<ChatStream, BackendError> {

@@ -177,13 +177,13 @@ impl Metrics {
         let in_flight = i64::try_from(pipeline.exchanges_count()).unwrap_or(i64::MAX);
         self.in_flight.set(in_flight);
         self.backends.clear();
-        for (backend, state) in &readiness.backends {
+        for (backend, health) in &readiness.backends {
             for known in [HealthState::Ready, HealthState::Starting, HealthState::Down] {
                 let labels = BackendLabels {
                     backend: backend.clone(),
                     state: known.as_label(),
                 };
-                let is_it = i64::from(known == *state);
+                let is_it = i64::from(known == health.state);
                 self.backends.get_or_create(&labels).set(is_it);
             }
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::{BackendName, BadRequest, ChatStream, Classify, Fault, Outbound, Tokens, Trust};
 
@@ -47,7 +48,7 @@ impl BackendCard {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelCard {
     pub name: String,
     /// Prompt and reply together; `None` when the provider does not say.
@@ -56,7 +57,7 @@ pub struct ModelCard {
 }
 
 /// What a request may need of a model beyond plain text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ability {
     Tools,
     /// `tool_choice` of `required` or a named tool.
@@ -103,7 +104,7 @@ impl Ability {
 }
 
 /// A set of [`Ability`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Abilities(u16);
 
 impl Abilities {
@@ -145,16 +146,24 @@ pub struct Health {
     pub state: HealthState,
     /// How long a new request would wait before its work begins, if known.
     pub wait: Option<Duration>,
+    /// Why it is not ready, for the operator, where the state does not say all.
+    pub reason: Option<&'static str>,
 }
 
 impl Health {
-    pub const READY: Health = Health {
-        state: HealthState::Ready,
-        wait: None,
-    };
+    pub const READY: Health = Health::of(HealthState::Ready, None);
+
+    #[must_use]
+    pub const fn of(state: HealthState, wait: Option<Duration>) -> Self {
+        Self {
+            state,
+            wait,
+            reason: None,
+        }
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum HealthState {
     Ready,
     /// Not yet able to answer, and on the way there.
@@ -213,7 +222,7 @@ pub enum BackendError {
     Engine(&'static str),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TimeoutPhase {
     Connect,
     FirstEvent,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{ModelAlias, Tokens};
@@ -35,7 +36,7 @@ impl fmt::Debug for SourceBody {
 }
 
 /// One chat request. `messages` is never empty: the codecs refuse such a body.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ChatRequest {
     pub model: ModelAlias,
     pub messages: Vec<Message>,
@@ -50,6 +51,8 @@ pub struct ChatRequest {
     pub choices: u32,
     pub delivery: Delivery,
     pub extra: Extra,
+    /// Does not travel between processes: no engine reads it.
+    #[serde(skip)]
     pub source: Option<SourceBody>,
 }
 
@@ -346,7 +349,7 @@ fn piece_length(json: &str) -> usize {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Role {
     System,
     /// OpenAI's newer name for a system message; templates see `system`.
@@ -369,7 +372,7 @@ impl Role {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Message {
     pub role: Role,
     pub content: Vec<Part>,
@@ -417,7 +420,7 @@ impl fmt::Debug for Message {
     }
 }
 
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum Part {
     Text(String),
     Image(Image),
@@ -436,7 +439,7 @@ impl fmt::Debug for Part {
 }
 
 /// An image by address or as a data URL. Never fetched by us.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
     pub url: String,
     pub detail: Option<String>,
@@ -456,7 +459,7 @@ impl fmt::Debug for Image {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tool {
     pub name: String,
     pub description: Option<String>,
@@ -466,7 +469,7 @@ pub struct Tool {
     pub extra: Extra,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum ToolChoice {
     /// The model decides. Also what an absent field means.
     #[default]
@@ -477,7 +480,7 @@ pub enum ToolChoice {
 }
 
 /// A call of a tool. `arguments` is JSON text as the model wrote it: it may be malformed.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct ToolCall {
     pub id: String,
     pub name: String,
@@ -494,7 +497,7 @@ impl fmt::Debug for ToolCall {
 }
 
 /// How tokens are drawn. `None` leaves a value to the model's default.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// 0 to 2; 0 is greedy.
     pub temperature: Option<f32>,
@@ -521,7 +524,7 @@ impl Sampling {
     pub const STOPS_MAX: usize = 4;
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum OutputFormat {
     #[default]
     Text,
@@ -531,7 +534,7 @@ pub enum OutputFormat {
 }
 
 /// How the caller wants the reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Delivery {
     Whole,
     Streamed { includes_usage: bool },

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 
 use crate::{BackendError, Tokens};
 
@@ -11,7 +12,7 @@ use crate::{BackendError, Tokens};
 /// Grammar: `Started (Text | Thought | ToolCall)* ChoiceEnded+ Usage?` and then the end, or an
 /// `Err` at any point and then the end. With several choices, a choice's events may follow another
 /// choice's `ChoiceEnded`.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum ChatEvent {
     Started(Started),
     Text {
@@ -66,7 +67,7 @@ impl ChatEvent {
 /// A boxed stream of events. Dropping it cancels the work behind it.
 pub type ChatStream = BoxStream<'static, Result<ChatEvent, BackendError>>;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Started {
     /// The model that answers, as its backend names it.
     pub model: String,
@@ -77,7 +78,7 @@ pub struct Started {
 }
 
 /// A piece of one tool call. The first piece of an index carries `id` and `name`.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct ToolCallPart {
     pub id: Option<String>,
     pub name: Option<String>,
@@ -94,7 +95,7 @@ impl fmt::Debug for ToolCallPart {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FinishReason {
     Stop,
     Length,
@@ -115,7 +116,7 @@ impl FinishReason {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     pub prompt_tokens: Tokens,
     pub completion_tokens: Tokens,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Everything a caller can be told. Rooms state it; none of them words it for HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -41,7 +43,7 @@ pub enum Fault {
 }
 
 /// A fault in the request itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRequest {
     /// The JSON path of the field at fault, as `messages[2].role`.
     pub param: Option<String>,

@@ -157,10 +157,7 @@ impl Shared {
     }
 
     pub(crate) fn health(&self) -> Health {
-        Health {
-            state: self.pulse.state(),
-            wait: self.wait(),
-        }
+        Health::of(self.pulse.state(), self.wait())
     }
 
     /// How long a request that came now would wait for a slot: those before it and itself, each
@@ -307,10 +304,7 @@ mod tests {
         shared.pulse.set_state(HealthState::Ready);
         assert_eq!(
             shared.health(),
-            Health {
-                state: HealthState::Ready,
-                wait: Some(Duration::ZERO)
-            }
+            Health::of(HealthState::Ready, Some(Duration::ZERO))
         );
         shared.pulse.set_running(2);
         assert_eq!(shared.health().wait, None);

@@ -71,10 +71,7 @@ impl Backend for Fake {
 
     fn health(&self) -> Health {
         match self.script {
-            Script::Down => Health {
-                state: HealthState::Down,
-                wait: None,
-            },
+            Script::Down => Health::of(HealthState::Down, None),
             _ => Health::READY,
         }
     }

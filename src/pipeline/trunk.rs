@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use domain::{
-    CacheOutcome, CacheStore, ExchangeRecord, Fault, Findings, HealthState, KeyDigest,
+    CacheOutcome, CacheStore, ExchangeRecord, Fault, Findings, Health, HealthState, KeyDigest,
     KeyDirectory, Outcome, Principal, RecordSink, Reply, Tokens, Trust, replay,
 };
 use tokio::sync::{Semaphore, mpsc};
@@ -78,7 +78,7 @@ pub struct ModelListing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness {
     pub is_ready: bool,
-    pub backends: Vec<(String, HealthState)>,
+    pub backends: Vec<(String, Health)>,
 }
 
 impl Pipeline {
@@ -176,10 +176,10 @@ impl Pipeline {
         let backends: Vec<_> = snapshot
             .backends()
             .iter()
-            .map(|backend| (backend.card().name.to_string(), backend.health().state))
+            .map(|backend| (backend.card().name.to_string(), backend.health()))
             .collect();
         // A model on its way would change where the first requests go: not before it has arrived.
-        let states = || backends.iter().map(|(_, state)| *state);
+        let states = || backends.iter().map(|(_, health)| health.state);
         let is_ready = states().any(|state| state == HealthState::Ready)
             && !states().any(|state| state == HealthState::Starting);
         Readiness { is_ready, backends }

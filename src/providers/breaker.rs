@@ -37,10 +37,7 @@ impl Breaker {
         }
         let until = Duration::from_millis(self.down_until_ms.load(Ordering::Relaxed));
         match until.checked_sub(now.duration_since(self.made_at)) {
-            Some(wait) if !wait.is_zero() => Health {
-                state: HealthState::Down,
-                wait: Some(wait),
-            },
+            Some(wait) if !wait.is_zero() => Health::of(HealthState::Down, Some(wait)),
             _ => Health::READY,
         }
     }

@@ -47,8 +47,8 @@ impl Backend for Scripted {
 
     fn health(&self) -> Health {
         Health {
-            state: self.health,
-            wait: None,
+            reason: (self.health == HealthState::Down).then_some("as told"),
+            ..Health::of(self.health, None)
         }
     }
 

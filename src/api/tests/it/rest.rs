@@ -54,6 +54,9 @@ async fn readiness_is_about_being_able_to_chat() {
             assert_eq!(raw.status, status, "{health:?}");
             assert_eq!(raw.json()["backends"][0]["name"], "local");
             assert_eq!(raw.json()["backends"][0]["state"], health.as_label());
+            let reason = raw.json()["backends"][0].get("reason").cloned();
+            let is_down = health == HealthState::Down;
+            assert_eq!(reason, is_down.then(|| "as told".into()));
             assert_eq!(get(address, "/healthz").await.status, 200);
         }
     }
