@@ -306,7 +306,7 @@ fn check_together(request: &ChatRequest) -> Result<(), BackendError> {
 }
 
 /// What `request` asks of a model beyond plain text.
-fn needs(request: &ChatRequest) -> Abilities {
+pub(crate) fn needs(request: &ChatRequest) -> Abilities {
     let is_offered = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
     let is_forced = matches!(
         request.tool_choice,

@@ -13,9 +13,10 @@
 //! [`domain::TemplateCompiler`] is passed in), forced tool calls, log probabilities, images. A
 //! request that needs one of those is refused as `Unable`.
 //!
-//! llama.cpp's own assertions end the process. All sizes and ids are checked before they cross,
-//! and whoever starts the process should set `GGML_NO_BACKTRACE=1`: an abort otherwise starts a
-//! debugger first.
+//! llama.cpp's own assertions end the process. All sizes and ids are checked before they cross, and
+//! [`Remote`] holds an engine in a process of its own, so that no other goes with it. Whoever starts
+//! an [`Engine`]'s process should set `GGML_NO_BACKTRACE=1`: an abort otherwise starts a debugger
+//! first.
 
 #![cfg_attr(
     not(any(feature = "llama", test)),
@@ -35,6 +36,7 @@ mod grammar;
 mod llama;
 mod load;
 mod pacing;
+mod process;
 mod prompt;
 mod queue;
 mod reply;
@@ -50,3 +52,4 @@ mod voice;
 pub use config::EngineConfig;
 pub use engine::{Engine, EngineDriver, EnginePanicked};
 pub use load::LoadError;
+pub use process::{Program, QUARANTINED, Remote, RemoteDriver, ServeError, serve};

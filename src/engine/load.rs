@@ -35,6 +35,12 @@ pub enum LoadError {
     Thread(#[source] std::io::Error),
     #[error("the engine's thread panicked while loading")]
     Panicked,
+    /// The engine's process refused the model; the words are its whole chain of causes.
+    #[error("{words}")]
+    Elsewhere { words: String },
+    /// The engine's process died each time it loaded the model.
+    #[error("the engine's process died three times while loading, at last by {reason}")]
+    Quarantined { reason: String },
 }
 
 #[cfg(not(feature = "llama"))]

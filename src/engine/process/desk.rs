@@ -1,0 +1,305 @@
+//! What the handle, its replies and the driver share: the open lines to the child.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use domain::{BackendError, ChatEvent, Health, HealthState};
+use futures::Stream;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::frame::{ASK_BYTES_MAX, Outbox};
+use super::words::{Ask, Failure, Order, Pulse, Word};
+
+/// Replies open at once. One more is refused as overloaded.
+const LINES_MAX: usize = 4_096;
+/// Requests that wait to be written. With more than this, further ones are refused as overloaded.
+const OUTBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What the caller is told to wait where the child cannot say.
+const WAIT_UNKNOWN: Duration = Duration::from_secs(1);
+
+/// Where the child is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Ready,
+    /// Ended, and being started again.
+    Restarting,
+    /// Given up.
+    Quarantined,
+    /// Told to end, or ended for good.
+    Stopped,
+}
+
+pub(super) const RESTARTING: &str = "its process ended and is being started again";
+/// Said of a model that was given up.
+pub const QUARANTINED: &str = "quarantined: loading it failed three times; the log says how, and \
+     a restart of the server tries again";
+const STOPPED: BackendError = BackendError::Engine("it has stopped");
+
+#[derive(Debug)]
+pub(super) struct Desk {
+    book: Mutex<Book>,
+    pub outbox: Outbox,
+    phase: watch::Sender<Phase>,
+    window: u32,
+}
+
+#[derive(Debug)]
+struct Book {
+    /// Changed only with the book held, so that no line is opened to a child that is gone.
+    phase: Phase,
+    pulse: Pulse,
+    lines: HashMap<u64, Line>,
+    next_id: u64,
+}
+
+/// The driver's end of one reply.
+#[derive(Debug)]
+struct Line {
+    taken: Option<oneshot::Sender<Result<(), BackendError>>>,
+    events: mpsc::Sender<ChatEvent>,
+    end: Arc<OnceLock<Option<BackendError>>>,
+}
+
+impl Line {
+    fn end(mut self, error: Option<BackendError>) {
+        if let Some(taken) = self.taken.take() {
+            let refusal = error.clone().unwrap_or(BackendError::Interrupted);
+            // Gone where the caller is.
+            let _ = taken.send(Err(refusal));
+        }
+        let _ = self.end.set(error);
+    }
+}
+
+impl Desk {
+    /// For a child that is ready.
+    pub(super) fn new(window: u32) -> Self {
+        Self {
+            book: Mutex::new(Book {
+                phase: Phase::Ready,
+                pulse: Pulse {
+                    state: HealthState::Ready,
+                    wait: Some(Duration::ZERO),
+                },
+                lines: HashMap::new(),
+                next_id: 0,
+            }),
+            outbox: Outbox::default(),
+            phase: watch::Sender::new(Phase::Ready),
+            window,
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let book = self.book();
+        let (state, wait, reason) = match book.phase {
+            Phase::Ready => (book.pulse.state, book.pulse.wait, None),
+            Phase::Restarting => (HealthState::Starting, Some(WAIT_UNKNOWN), Some(RESTARTING)),
+            Phase::Quarantined => (HealthState::Down, None, Some(QUARANTINED)),
+            Phase::Stopped => (HealthState::Down, None, None),
+        };
+        Health {
+            reason,
+            ..Health::of(state, wait)
+        }
+    }
+
+    /// Waits until the child is ready, at most `patience`.
+    pub(super) async fn until_ready(&self, patience: Duration) -> Result<(), BackendError> {
+        let mut phase = self.phase.subscribe();
+        let settled = phase.wait_for(|phase| *phase != Phase::Restarting);
+        match tokio::time::timeout(patience, settled).await {
+            Ok(Ok(phase)) => match *phase {
+                Phase::Ready | Phase::Restarting => Ok(()),
+                Phase::Quarantined => Err(BackendError::Engine(QUARANTINED)),
+                Phase::Stopped => Err(STOPPED),
+            },
+            Ok(Err(_)) => Err(STOPPED),
+            Err(_) => Err(BackendError::Overloaded {
+                retry_after: WAIT_UNKNOWN,
+            }),
+        }
+    }
+
+    /// Opens a line and sends what `ask` makes for it. The answer to the second part says whether
+    /// the child has taken it.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        ask: impl FnOnce(u64) -> Ask,
+    ) -> Result<(LineStream, Taken), BackendError> {
+        let mut book = self.book();
+        match book.phase {
+            Phase::Ready => {}
+            Phase::Restarting => return Err(BackendError::Interrupted),
+            Phase::Quarantined => return Err(BackendError::Engine(QUARANTINED)),
+            Phase::Stopped => return Err(STOPPED),
+        }
+        if book.lines.len() >= LINES_MAX || self.outbox.bytes() > OUTBOX_BYTES_MAX {
+            return Err(BackendError::Overloaded {
+                retry_after: book.pulse.wait.unwrap_or(WAIT_UNKNOWN),
+            });
+        }
+        let id = book.next_id;
+        self.outbox
+            .put(&Order::Ask(ask(id)), ASK_BYTES_MAX)
+            .map_err(|_| BackendError::Engine("the request is too long for it"))?;
+        book.next_id += 1;
+        let (taken, is_taken) = oneshot::channel();
+        let (events, receiver) = mpsc::channel(self.window as usize);
+        let end = Arc::new(OnceLock::new());
+        let line = Line {
+            taken: Some(taken),
+            events,
+            end: Arc::clone(&end),
+        };
+        book.lines.insert(id, line);
+        let stream = LineStream {
+            id,
+            events: receiver,
+            end,
+            desk: Arc::clone(self),
+            read: 0,
+            is_over: false,
+        };
+        Ok((stream, Taken(is_taken)))
+    }
+
+    /// Takes what the child says. Words about lines that are closed are late, not wrong.
+    ///
+    /// # Errors
+    /// It says what it may not say now.
+    pub(super) fn take(&self, word: Word) -> Result<(), &'static str> {
+        let mut book = self.book();
+        match word {
+            Word::Taken { id } => {
+                if let Some(taken) = book.lines.get_mut(&id).and_then(|line| line.taken.take()) {
+                    let _ = taken.send(Ok(()));
+                }
+            }
+            Word::Event { id, event } => {
+                let line = book.lines.get(&id);
+                match line.map(|line| line.events.try_send(event)) {
+                    Some(Err(mpsc::error::TrySendError::Full(_))) => {
+                        return Err("more events than were asked for");
+                    }
+                    // Closed: the reader has just left.
+                    None | Some(Ok(()) | Err(mpsc::error::TrySendError::Closed(_))) => {}
+                }
+            }
+            Word::Ended { id, failure } => {
+                if let Some(line) = book.lines.remove(&id) {
+                    line.end(failure.map(Failure::into));
+                }
+            }
+            Word::Pulse(pulse) => book.pulse = pulse,
+            Word::Ready { .. } | Word::Refused { .. } => return Err("a word out of its turn"),
+        }
+        Ok(())
+    }
+
+    /// The next life's phase. Whatever is open ends now, unless the child is ready.
+    pub(super) fn set_phase(&self, phase: Phase) {
+        let mut book = self.book();
+        if book.phase == Phase::Stopped {
+            return;
+        }
+        book.phase = phase;
+        let error = match phase {
+            Phase::Ready => None,
+            Phase::Restarting | Phase::Quarantined => Some(BackendError::Interrupted),
+            Phase::Stopped => Some(STOPPED),
+        };
+        // Nothing of the last child's is for the next.
+        self.outbox.clear();
+        if let Some(error) = error {
+            for (_, line) in book.lines.drain() {
+                line.end(Some(error.clone()));
+            }
+        }
+        if phase == Phase::Stopped {
+            // Written if there is a child to read it.
+            let _ = self.outbox.put(&Order::Stop, ASK_BYTES_MAX);
+        }
+        self.phase.send_replace(phase);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        *self.phase.borrow() == Phase::Stopped
+    }
+
+    pub(super) async fn until_stopped(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender is in `self`.
+        let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
+    }
+
+    fn leave(&self, id: u64) {
+        if self.book().lines.remove(&id).is_some() {
+            self.say(&Order::Leave { id });
+        }
+    }
+
+    /// A few bytes about an open line, which its window bounds.
+    fn say(&self, order: &Order) {
+        // Only a request can be too long.
+        let _ = self.outbox.put(order, ASK_BYTES_MAX);
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // Every change under the lock is whole.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the child took the request.
+pub(super) struct Taken(oneshot::Receiver<Result<(), BackendError>>);
+
+impl Taken {
+    pub(super) async fn wait(self) -> Result<(), BackendError> {
+        self.0.await.unwrap_or(Err(BackendError::Interrupted))
+    }
+}
+
+/// The reader's end of one reply.
+pub(super) struct LineStream {
+    id: u64,
+    events: mpsc::Receiver<ChatEvent>,
+    end: Arc<OnceLock<Option<BackendError>>>,
+    desk: Arc<Desk>,
+    /// Events read and not yet said to be.
+    read: u32,
+    is_over: bool,
+}
+
+impl Stream for LineStream {
+    type Item = Result<ChatEvent, BackendError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        if let Some(event) = ready!(self.events.poll_recv(cx)) {
+            self.read += 1;
+            // One word back for half a window: the other half is on its way meanwhile.
+            if self.read >= self.desk.window.div_ceil(2) {
+                let (id, count) = (self.id, std::mem::take(&mut self.read));
+                self.desk.say(&Order::Credit { id, count });
+            }
+            return Poll::Ready(Some(Ok(event)));
+        }
+        self.is_over = true;
+        let end = self.end.get().cloned();
+        Poll::Ready(end.unwrap_or(Some(BackendError::Interrupted)).map(Err))
+    }
+}
+
+impl Drop for LineStream {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.desk.leave(self.id);
+        }
+    }
+}

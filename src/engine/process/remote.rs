@@ -1,0 +1,164 @@
+//! The handle: a backend whose engine is elsewhere.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::{
+    Backend, BackendCard, BackendError, BackendName, BadRequest, ChatStream, Health, Outbound,
+    Trust,
+};
+use futures::StreamExt;
+
+use super::desk::{Desk, Phase};
+use super::launch::{Launch, Program};
+use super::supervisor::{Restarts, Supervisor, first};
+use super::words::{Ask, Order};
+use crate::config::EngineConfig;
+use crate::engine::needs;
+use crate::load::LoadError;
+
+/// How long a request waits for a child that is being started again. Most are back sooner, and
+/// the pipeline's own patience is longer.
+const READY_WAIT_MAX: Duration = Duration::from_secs(3);
+/// A request that came with more bytes than this is written as JSON off the network's threads.
+const INLINE_BYTES_MAX: usize = 64 * 1024;
+
+/// A model in a process of its own. Dropping it stops the process.
+pub struct Remote {
+    card: BackendCard,
+    desk: Arc<Desk>,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote")
+            .field("card", &self.card)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Talks to the process and starts it again. To be run, and waited for at shutdown.
+pub struct RemoteDriver(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl fmt::Debug for RemoteDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RemoteDriver")
+    }
+}
+
+impl RemoteDriver {
+    /// Ends after [`Remote::stop`], within a few seconds.
+    pub async fn run(self) {
+        self.0.await;
+    }
+}
+
+impl Remote {
+    /// Starts the process and waits until it has loaded. Dropped meanwhile, it ends the process.
+    ///
+    /// The thread that polls this, and later those that poll the driver, must live as long as the
+    /// process shall: Linux ends a child that asked for it with the thread it came from.
+    ///
+    /// # Errors
+    /// [`LoadError::Elsewhere`] in the process's own words, or [`LoadError::Quarantined`].
+    pub async fn start(
+        config: EngineConfig,
+        program: Program,
+    ) -> Result<(Remote, RemoteDriver), LoadError> {
+        Self::start_with(config, program).await
+    }
+
+    pub(super) async fn start_with<L: Launch>(
+        mut config: EngineConfig,
+        mut launcher: L,
+    ) -> Result<(Remote, RemoteDriver), LoadError> {
+        // What a reply may be ahead of its reader is divided between the two processes.
+        let window = (config.events_max / 2).max(1);
+        config.events_max = (config.events_max - window).max(1);
+        let window = u32::try_from(window).map_err(|_| LoadError::Setting("events_max"))?;
+        let load = Order::Load { config, window };
+        let mut restarts = Restarts::default();
+        let (link, models) = first(&mut launcher, &load, &mut restarts).await?;
+        let desk = Arc::new(Desk::new(window));
+        let remote = Remote {
+            card: BackendCard {
+                name: BackendName::new("local"),
+                trust: Trust::Device,
+                models: models.clone(),
+            },
+            desk: Arc::clone(&desk),
+        };
+        let supervisor = Supervisor {
+            launcher,
+            load,
+            models,
+            restarts,
+            desk,
+        };
+        Ok((remote, RemoteDriver(Box::pin(supervisor.run(link)))))
+    }
+
+    /// Stops the process. What runs and what waits ends with an error, at once.
+    pub fn stop(&self) {
+        self.desk.set_phase(Phase::Stopped);
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[async_trait]
+impl Backend for Remote {
+    fn card(&self) -> &BackendCard {
+        &self.card
+    }
+
+    fn health(&self) -> Health {
+        self.desk.health()
+    }
+
+    async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
+        let able = self.card.models.first().map(|model| model.abilities);
+        if let Some(ability) = needs(call.request()).first_missing_from(able.unwrap_or_default()) {
+            return Err(BackendError::Unable(ability));
+        }
+        self.desk.until_ready(READY_WAIT_MAX).await?;
+        let request = written(&call).await?;
+        let (stream, taken) = self.desk.open(|id| Ask {
+            id,
+            request_id: call.request_id().as_str().to_owned(),
+            model: call.model().to_owned(),
+            team: call.team().map(|team| team.as_str().to_owned()),
+            request,
+        })?;
+        taken.wait().await?;
+        Ok(stream.boxed())
+    }
+}
+
+async fn written(call: &Outbound) -> Result<String, BackendError> {
+    let request = call.request();
+    let source = request.source.as_ref();
+    let json = if source.is_some_and(|source| source.bytes.len() > INLINE_BYTES_MAX) {
+        let request = request.clone();
+        let work = tokio::task::spawn_blocking(move || serde_json::to_string(&request));
+        work.await
+            .map_err(|_| BackendError::Engine("preparing the request failed"))?
+    } else {
+        serde_json::to_string(request)
+    };
+    // Numbers that JSON has no form for, which the codecs let through from nowhere.
+    json.map_err(|_| BackendError::Declined {
+        reason: BadRequest {
+            param: None,
+            code: None,
+            message: "the request has a number that JSON cannot express".to_owned(),
+        },
+    })
+}

@@ -1,0 +1,262 @@
+//! The child's side: frames in, chats of the engine, frames out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{Backend, BackendError, ChatRequest, ChatStream, Findings, Outbound, Trust};
+use futures::StreamExt;
+use futures::future::{AbortHandle, Abortable, BoxFuture};
+use futures::stream::FuturesUnordered;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
+
+use super::frame::{ASK_BYTES_MAX, FrameFault, FrameReader, Outbox, Pen, TELL_BYTES_MAX};
+use super::words::{Ask, Failure, Order, Pulse, Word, chain};
+use crate::config::EngineConfig;
+use crate::engine::{Engine, EngineDriver};
+use crate::load::LoadError;
+
+/// Chats in this process at once, waiting ones included. The proxy's own bound lies below.
+const CHATS_MAX: usize = 8_192;
+/// How old the proxy's picture of the engine may be. A pulse is sent only where it changed.
+const PULSE_EVERY: Duration = Duration::from_millis(250);
+/// For the engine's thread to leave its step, which the proxy's patience lies above.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// A request with more JSON than this is not parsed between two events of the others.
+const INLINE_BYTES_MAX: usize = 64 * 1024;
+
+/// Why the child ended early. For its own log: the other end sees that it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the proxy's messages cannot be read")]
+    Frames(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the connection to the proxy failed")]
+    Io(#[from] std::io::Error),
+    /// It panicked: nobody stopped it.
+    #[error("the engine's thread ended by itself")]
+    EngineEnded,
+}
+
+impl From<FrameFault> for ServeError {
+    fn from(fault: FrameFault) -> Self {
+        Self::Frames(Box::new(fault))
+    }
+}
+
+/// Serves one model to the process at the other end of `stream`, until that says stop or is gone.
+/// `load` blocks, and gets a thread of the blocking pool.
+///
+/// # Errors
+/// The other end does not speak as it should, or the stream failed.
+pub async fn serve<S>(
+    stream: S,
+    load: impl FnOnce(EngineConfig) -> Result<(Engine, EngineDriver), LoadError> + Send + 'static,
+) -> Result<(), ServeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut read, write) = tokio::io::split(stream);
+    let mut reader = FrameReader::new(ASK_BYTES_MAX);
+    let mut pen = Pen::new(write);
+    let outbox = Arc::new(Outbox::default());
+    let Some(Order::Load { config, window }) = reader.next(&mut read).await? else {
+        return Err(FrameFault::Malformed.into());
+    };
+    let loading = tokio::task::spawn_blocking(move || load(config));
+    let loaded = tokio::select! {
+        loaded = loading => loaded.unwrap_or(Err(LoadError::Panicked)),
+        // Nothing is asked before the model is there: told to stop, or left alone.
+        word = reader.next::<Order>(&mut read) => return word.map(|_| ()).map_err(Into::into),
+    };
+    let (engine, driver) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let words = chain(&error);
+            tell(&outbox, &Word::Refused { words });
+            return Ok(pen.write_all(&outbox).await?);
+        }
+    };
+    let models = engine.card().models.clone();
+    tell(&outbox, &Word::Ready { models });
+    let mut hall = Hall {
+        engine: Arc::new(engine),
+        outbox: Arc::clone(&outbox),
+        window,
+        guests: HashMap::new(),
+        chats: FuturesUnordered::new(),
+        told: None,
+    };
+    let driver = driver.run();
+    tokio::pin!(driver);
+    let end = tokio::select! {
+        end = hall.run(&mut reader, &mut read, &mut pen) => end,
+        // Another process serves better than this one without its thread.
+        _ = &mut driver => return Err(ServeError::EngineEnded),
+    };
+    hall.engine.stop();
+    drop(hall);
+    // The thread may hang in a driver; this process ends with or without it.
+    let _ = tokio::time::timeout(LEAVE_MAX, driver).await;
+    end
+}
+
+/// One chat, as the proxy steers it.
+struct Guest {
+    credit: Arc<Semaphore>,
+    leaving: AbortHandle,
+}
+
+struct Hall {
+    engine: Arc<Engine>,
+    outbox: Arc<Outbox>,
+    window: u32,
+    guests: HashMap<u64, Guest>,
+    /// Each ends with its id.
+    chats: FuturesUnordered<BoxFuture<'static, u64>>,
+    told: Option<Pulse>,
+}
+
+impl Hall {
+    async fn run(
+        &mut self,
+        reader: &mut FrameReader,
+        read: &mut (impl AsyncRead + Unpin),
+        pen: &mut Pen<impl AsyncWrite + Unpin>,
+    ) -> Result<(), ServeError> {
+        let mut beat = tokio::time::interval(PULSE_EVERY);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let (engine, outbox, told) = (&self.engine, &self.outbox, &mut self.told);
+            // Writing comes last, so that all that is ready goes in one write.
+            tokio::select! {
+                biased;
+                order = reader.next(read) => match order? {
+                    None | Some(Order::Stop) => return Ok(()),
+                    Some(Order::Load { .. }) => return Err(FrameFault::Malformed.into()),
+                    Some(Order::Ask(ask)) => self.begin(ask),
+                    Some(Order::Credit { id, count }) => self.credit(id, count),
+                    Some(Order::Leave { id }) => {
+                        if let Some(guest) = self.guests.remove(&id) {
+                            guest.leaving.abort();
+                        }
+                    }
+                },
+                Some(id) = self.chats.next(), if !self.chats.is_empty() => {
+                    self.guests.remove(&id);
+                }
+                _ = beat.tick() => pulse(engine, outbox, told),
+                written = pen.write_some(outbox, || pulse(engine, outbox, told)) => written?,
+            }
+        }
+    }
+
+    fn begin(&mut self, ask: Ask) {
+        let id = ask.id;
+        if self.guests.len() >= CHATS_MAX || self.guests.contains_key(&id) {
+            let failure = Some(Failure::Overloaded {
+                retry_after: Duration::from_secs(1),
+            });
+            return tell(&self.outbox, &Word::Ended { id, failure });
+        }
+        let credit = Arc::new(Semaphore::new(self.window as usize));
+        let (leaving, registration) = AbortHandle::new_pair();
+        let chat = chat(
+            Arc::clone(&self.engine),
+            ask,
+            Arc::clone(&credit),
+            Arc::clone(&self.outbox),
+        );
+        self.guests.insert(id, Guest { credit, leaving });
+        self.chats.push(Box::pin(async move {
+            // Left or ended: the same from here on.
+            let _ = Abortable::new(chat, registration).await;
+            id
+        }));
+    }
+
+    /// Never more than the window, whatever the other side counts.
+    fn credit(&self, id: u64, count: u32) {
+        if let Some(guest) = self.guests.get(&id) {
+            let room = (self.window as usize).saturating_sub(guest.credit.available_permits());
+            guest.credit.add_permits(room.min(count as usize));
+        }
+    }
+}
+
+fn pulse(engine: &Engine, outbox: &Outbox, told: &mut Option<Pulse>) {
+    let now = Pulse::from(engine.health());
+    if *told != Some(now) {
+        *told = Some(now);
+        tell(outbox, &Word::Pulse(now));
+    }
+}
+
+fn tell(outbox: &Outbox, word: &Word) {
+    if outbox.put(word, TELL_BYTES_MAX).is_err() {
+        // Only an event can be that long; the reply it belongs to is cut off.
+        let Word::Event { id, .. } = *word else {
+            return;
+        };
+        let failure = Some(Failure::Interrupted);
+        let _ = outbox.put(&Word::Ended { id, failure }, TELL_BYTES_MAX);
+    }
+}
+
+async fn chat(engine: Arc<Engine>, ask: Ask, credit: Arc<Semaphore>, outbox: Arc<Outbox>) {
+    let id = ask.id;
+    let ended = match open(&engine, ask).await {
+        Err(error) => Some(error),
+        Ok(stream) => {
+            tell(&outbox, &Word::Taken { id });
+            forward(id, stream, &credit, &outbox).await
+        }
+    };
+    let failure = ended.map(Failure::from);
+    tell(&outbox, &Word::Ended { id, failure });
+}
+
+async fn open(engine: &Engine, ask: Ask) -> Result<ChatStream, BackendError> {
+    let unread = BackendError::Engine("the request was not understood by its process");
+    let parse = |text: &str| serde_json::from_str::<ChatRequest>(text);
+    let request = if ask.request.len() > INLINE_BYTES_MAX {
+        let text = ask.request;
+        let parsed = tokio::task::spawn_blocking(move || parse(&text)).await;
+        parsed.map_err(|_| unread.clone())?
+    } else {
+        parse(&ask.request)
+    };
+    let request = request.map_err(|_| unread)?;
+    // What this machine may not see was masked before it was sent here.
+    let mut call = Outbound::seal(
+        ask.request_id.as_str().into(),
+        ask.model,
+        request,
+        &Findings::default(),
+        Trust::Device,
+    );
+    if let Some(team) = ask.team {
+        call = call.for_team(team.as_str().into());
+    }
+    engine.chat(call).await
+}
+
+/// Sends events as they are read at the other end. Returns how the reply ended.
+async fn forward(
+    id: u64,
+    mut stream: ChatStream,
+    credit: &Semaphore,
+    outbox: &Outbox,
+) -> Option<BackendError> {
+    loop {
+        match credit.acquire().await {
+            Ok(permit) => permit.forget(),
+            Err(_) => return Some(BackendError::Interrupted),
+        }
+        match stream.next().await? {
+            Ok(event) => tell(outbox, &Word::Event { id, event }),
+            Err(error) => return Some(error),
+        }
+    }
+}
