@@ -53,7 +53,9 @@ fn in_memory() -> io::Result<PathBuf> {
     let mut file = fs::File::from(memfd_create("hedge-tiny.gguf", MemfdFlags::CLOEXEC)?);
     file.write_all(MODEL)?;
     let held = HELD.get_or_init(|| file);
-    Ok(PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd())))
+    // By number, so that an engine's process finds it too.
+    let (process, file) = (std::process::id(), held.as_raw_fd());
+    Ok(PathBuf::from(format!("/proc/{process}/fd/{file}")))
 }
 
 #[cfg(not(target_os = "linux"))]

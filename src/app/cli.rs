@@ -73,6 +73,13 @@ Without a prompt it keeps asking; an empty line or Ctrl-D ends it.")]
     },
     /// Print the version, and what this build can do
     Version,
+    /// Hold a model for the process that started this one
+    #[command(hide = true)]
+    Engine {
+        /// What to log, as `log.level`
+        #[arg(long, default_value = "info")]
+        log: String,
+    },
 }
 
 #[derive(Clone, Debug, Default, Args)]

@@ -3,6 +3,7 @@
 mod chat;
 mod check;
 mod doctor;
+mod engine;
 mod models;
 mod serve;
 mod version;
@@ -34,6 +35,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Chat(args) => chat::chat(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Models { what, config } => models::models(what, &config),
+        Command::Engine { log } => engine::engine(&log),
         Command::Version => {
             version::version();
             Ok(ExitCode::SUCCESS)

@@ -1,7 +1,9 @@
 //! The model on this machine: which file it is, and what stands in for it while it loads.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,10 +13,13 @@ use domain::{
     Abilities, Ability, Backend, BackendCard, BackendError, BackendName, ChatStream, Health,
     HealthState, ModelCard, Outbound, Tokens, Trust,
 };
-use engine::EngineConfig;
+use engine::{Engine, EngineConfig, LoadError, Program, QUARANTINED, Remote};
+use futures::future::BoxFuture;
+use policy::Templates;
+use tracing::error;
 
 use crate::bundled;
-use crate::config::{Config, LocalSettings, ModelSource};
+use crate::config::{Config, Isolation, LocalSettings, ModelSource};
 
 /// Temperature for models of the operator's own, where nobody says otherwise: varied, and to the
 /// point. The bundled model knows facts, not style, and gets 0.
@@ -28,6 +33,15 @@ pub struct LocalModel {
     pub engine: EngineConfig,
     pub summary: GgufSummary,
     pub is_bundled: bool,
+    pub home: Home,
+}
+
+/// Where the engine runs.
+#[derive(Clone, Debug)]
+pub enum Home {
+    Thread,
+    /// A child of this process, started from this program.
+    Process(Program),
 }
 
 /// Why there is no local model, though one is configured.
@@ -108,7 +122,124 @@ pub fn locate(config: &Config) -> Result<Result<LocalModel, Absent>, LocalFault>
         engine: engine_config(settings, path, name, is_bundled),
         summary,
         is_bundled,
+        home: home(config, settings.isolation),
     }))
+}
+
+fn home(config: &Config, isolation: Isolation) -> Home {
+    match isolation {
+        Isolation::Thread => Home::Thread,
+        Isolation::Process => Home::Process(Program {
+            path: this_program(),
+            args: vec![
+                "engine".to_owned(),
+                "--log".to_owned(),
+                config.log.level.clone(),
+            ],
+            environment: childs_environment(&crate::config::environment()),
+        }),
+    }
+}
+
+/// On Linux the program that runs, also where its file has been replaced since.
+fn this_program() -> PathBuf {
+    if cfg!(target_os = "linux") {
+        return PathBuf::from("/proc/self/exe");
+    }
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("hedge"))
+}
+
+/// What llama.cpp, OpenMP and the drivers of accelerators read.
+const PASSED_ON: &[&str] = &[
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "PATH",
+    "TMPDIR",
+    "TZ",
+    "XDG_DATA_DIRS",
+    "XDG_RUNTIME_DIR",
+];
+const PASSED_ON_PREFIXES: &[&str] = &[
+    "CUDA_", "DYLD_", "GGML_", "GOMP_", "HIP_", "HSA_", "KMP_", "MESA_", "MTL_", "OMP_", "ROCR_",
+    "VK_",
+];
+/// A variable that is called so is not passed on, whatever it begins with.
+const SECRET_WORDS: &[&str] = &["KEY", "PASSWORD", "SECRET", "TOKEN"];
+
+/// No secrets, and no debugger on the way to an abort, which would keep callers waiting.
+fn childs_environment(ours: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let is_passed_on = |name: &str| {
+        let is_known = PASSED_ON.contains(&name)
+            || PASSED_ON_PREFIXES
+                .iter()
+                .any(|prefix| name.starts_with(prefix));
+        is_known && !SECRET_WORDS.iter().any(|word| name.contains(word))
+    };
+    let mut theirs: BTreeMap<String, String> = ours
+        .iter()
+        .filter(|(name, _)| is_passed_on(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    theirs.insert("GGML_NO_BACKTRACE".to_owned(), "1".to_owned());
+    theirs.into_iter().collect()
+}
+
+/// The loaded model, wherever it runs.
+#[derive(Clone, Debug)]
+pub enum LocalEngine {
+    Thread(Arc<Engine>),
+    Process(Arc<Remote>),
+}
+
+/// What is to be run for as long as the engine does; it ends after [`LocalEngine::stop`].
+pub type LocalDriver = BoxFuture<'static, ()>;
+
+impl LocalEngine {
+    /// Loads the model. In a process, nothing begins before this is polled; dropped, it ends.
+    ///
+    /// # Errors
+    /// The engine's own.
+    pub async fn load(model: LocalModel) -> Result<(Self, LocalDriver), LoadError> {
+        match model.home {
+            Home::Process(program) => {
+                let (remote, driver) = Remote::start(model.engine, program).await?;
+                Ok((Self::Process(Arc::new(remote)), Box::pin(driver.run())))
+            }
+            Home::Thread => {
+                // Loading blocks for as long as a disk takes to read gigabytes.
+                let loading = tokio::task::spawn_blocking(move || {
+                    Engine::load(model.engine, Arc::new(Templates::default()))
+                });
+                let (engine, driver) = loading.await.unwrap_or(Err(LoadError::Panicked))?;
+                let driver = async move {
+                    if let Err(error) = driver.run().await {
+                        error!(%error, "engine failed");
+                    }
+                };
+                Ok((Self::Thread(Arc::new(engine)), Box::pin(driver)))
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn backend(&self) -> Arc<dyn Backend> {
+        match self {
+            Self::Thread(engine) => Arc::clone(engine) as _,
+            Self::Process(remote) => Arc::clone(remote) as _,
+        }
+    }
+
+    /// What runs and what waits ends with an error, at once.
+    pub fn stop(&self) {
+        match self {
+            Self::Thread(engine) => engine.stop(),
+            Self::Process(remote) => remote.stop(),
+        }
+    }
 }
 
 /// The file's name without its ending, without slashes, which would make it an upstream's.
@@ -156,17 +287,26 @@ fn backends_dir() -> Option<PathBuf> {
 #[derive(Debug)]
 pub struct Loading {
     card: BackendCard,
+    is_given_up: AtomicBool,
 }
 
 impl Loading {
     #[must_use]
     pub fn new(model: &LocalModel) -> Arc<Self> {
-        Arc::new(Self { card: card(model) })
+        Arc::new(Self {
+            card: card(model),
+            is_given_up: AtomicBool::new(false),
+        })
     }
 
     #[must_use]
     pub fn card(&self) -> &BackendCard {
         &self.card
+    }
+
+    /// It will not load any more.
+    pub fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Relaxed);
     }
 }
 
@@ -198,12 +338,51 @@ impl Backend for Loading {
     }
 
     fn health(&self) -> Health {
+        if self.is_given_up.load(Ordering::Relaxed) {
+            return Health {
+                reason: Some(QUARANTINED),
+                ..Health::of(HealthState::Down, None)
+            };
+        }
         Health::of(HealthState::Starting, Some(LOADING_WAIT))
     }
 
     async fn chat(&self, _call: Outbound) -> Result<ChatStream, BackendError> {
+        if self.is_given_up.load(Ordering::Relaxed) {
+            return Err(BackendError::Engine(QUARANTINED));
+        }
         Err(BackendError::Overloaded {
             retry_after: LOADING_WAIT,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_process_gets_no_secrets() {
+        let ours = [
+            ("CUDA_VISIBLE_DEVICES", "0"),
+            ("OMP_NUM_THREADS", "2"),
+            ("PATH", "/bin"),
+            ("OPENAI_API_KEY", "k"),
+            ("HF_TOKEN", "k"),
+            ("GGML_TOKEN", "k"),
+            ("HEDGE_UPSTREAMS__0__KEY", "k"),
+            ("LLAMA_ARG_API_KEY", "k"),
+            ("NVIDIA_API_KEY", "k"),
+        ];
+        let ours = ours.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let theirs = childs_environment(&BTreeMap::from(ours));
+        let names: Vec<&str> = theirs.iter().map(|(name, _)| name.as_str()).collect();
+        let wanted = [
+            "CUDA_VISIBLE_DEVICES",
+            "GGML_NO_BACKTRACE",
+            "OMP_NUM_THREADS",
+            "PATH",
+        ];
+        assert_eq!(names, wanted);
     }
 }

@@ -14,18 +14,18 @@ use anyhow::{Context, anyhow};
 use api::{Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
 use arc_swap::ArcSwap;
 use domain::{Backend, KeyDigest, KeyDirectory, Principal};
-use engine::{Engine, EngineDriver, LoadError};
+use engine::LoadError;
+use futures::future::BoxFuture;
 use pipeline::{Parts, Pipeline};
-use policy::{CacheSecret, Templates};
+use policy::CacheSecret;
 use store::{MokaReplies, StaticKeys};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::assembly::Assembly;
 use crate::config::{AdminListen, Config, ConfigFaults};
-use crate::local::{Loading, LocalModel};
+use crate::local::{Loading, LocalDriver, LocalEngine, LocalModel};
 use crate::metrics::Metrics;
 use crate::signals::Word;
 use crate::tasks::TaskSet;
@@ -62,7 +62,7 @@ pub struct Addresses {
     pub admin: Option<SocketAddr>,
 }
 
-type Loaded = Result<(Engine, EngineDriver), LoadError>;
+type Loaded = Result<(LocalEngine, LocalDriver), LoadError>;
 
 /// A node that serves.
 pub struct Node {
@@ -75,9 +75,10 @@ pub struct Node {
     assembly: Assembly,
     secret: CacheSecret,
     client: reqwest::Client,
-    loading: Option<JoinHandle<Loaded>>,
+    loading: Option<BoxFuture<'static, Loaded>>,
+    standing_in: Option<Arc<Loading>>,
     local: Option<Arc<dyn Backend>>,
-    engine: Option<Arc<Engine>>,
+    engine: Option<LocalEngine>,
 }
 
 impl std::fmt::Debug for Node {
@@ -109,7 +110,9 @@ impl Node {
         };
 
         let secret = CacheSecret::new(rand::random());
-        let local = standing_in.map(|loading| loading as Arc<dyn Backend>);
+        let local = standing_in
+            .clone()
+            .map(|loading| loading as Arc<dyn Backend>);
         let keys = Arc::new(Keys(ArcSwap::from_pointee(assembly.keys.clone())));
         let metrics = Arc::new(Metrics::default());
         let (pipeline, recorder) = Pipeline::new(Parts {
@@ -136,12 +139,8 @@ impl Node {
         }
         // Nobody waits for it: without it the first long prompt is routed a little later.
         drop(tokio::task::spawn_blocking(policy::warm_up));
-        // Loading blocks for as long as a disk takes to read gigabytes.
-        let loading = model.map(|model| {
-            tokio::task::spawn_blocking(move || {
-                Engine::load(model.engine, Arc::new(Templates::default()))
-            })
-        });
+        // Begins when the node runs, which is next.
+        let loading = model.map(|model| Box::pin(LocalEngine::load(model)) as BoxFuture<'_, _>);
         Ok(Self {
             addresses,
             tasks,
@@ -153,6 +152,7 @@ impl Node {
             secret,
             client,
             loading,
+            standing_in,
             local,
             engine: None,
         })
@@ -195,15 +195,19 @@ impl Node {
 
     /// The loaded engine takes the place of its stand-in.
     fn take_engine(&mut self, loaded: Loaded) -> anyhow::Result<()> {
+        let standing_in = self.standing_in.take();
+        if let (Err(error @ LoadError::Quarantined { .. }), Some(standing_in)) =
+            (&loaded, standing_in)
+        {
+            // A model that brings its process down is not to bring down the node.
+            error!(%error, "there is no local model");
+            standing_in.give_up();
+            return Ok(());
+        }
         let (engine, driver) = loaded.context("the local model could not be loaded")?;
-        let engine = Arc::new(engine);
-        let model = engine.card().models.first().map(|model| model.name.clone());
-        self.tasks.spawn(ENGINE, async move {
-            if let Err(error) = driver.run().await {
-                error!(%error, "engine failed");
-            }
-        });
-        let local = Arc::clone(&engine) as Arc<dyn Backend>;
+        let local = engine.backend();
+        let model = local.card().models.first().map(|model| model.name.clone());
+        self.tasks.spawn(ENGINE, driver);
         self.engine = Some(engine);
         self.local = Some(local);
         self.publish();
@@ -263,10 +267,10 @@ async fn until_stop(next: &mut impl AsyncFnMut() -> Word) {
 }
 
 /// Waits for the engine; for ever when none is loading.
-async fn wait_for(loading: &mut Option<JoinHandle<Loaded>>) -> Loaded {
+async fn wait_for(loading: &mut Option<BoxFuture<'static, Loaded>>) -> Loaded {
     match loading {
         None => std::future::pending().await,
-        Some(handle) => handle.await.unwrap_or(Err(LoadError::Panicked)),
+        Some(loading) => loading.await,
     }
 }
 

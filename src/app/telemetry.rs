@@ -24,6 +24,18 @@ pub fn start(log: &RawLog) {
     };
 }
 
+/// Starts logging in an engine's process: level and message, which the parent puts into its own log.
+pub fn start_in_child(level: &str) {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
 /// One line per exchange.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogSink;

@@ -96,3 +96,12 @@ fn a_damaged_model_is_refused_with_words() {
         );
     }
 }
+
+#[test]
+fn the_engines_own_command_is_not_for_people() {
+    let (_, said) = output(&["--help"], "");
+    assert!(!said.contains("engine "), "{said}");
+    let (by_hand, said) = output(&["engine"], "");
+    assert!(!by_hand.status.success());
+    assert!(said.contains("for `hedge serve` to start"), "{said}");
+}

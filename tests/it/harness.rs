@@ -113,12 +113,28 @@ impl Hedge {
         .await;
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The process that holds the model, where there is one.
     #[cfg_attr(
         not(feature = "llama"),
         expect(dead_code, reason = "asked by local tests alone")
     )]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    pub fn engine_pid(&self) -> Option<u32> {
+        let parent = self.pid().to_string();
+        std::fs::read_dir("/proc").ok()?.find_map(|entry| {
+            let path = entry.ok()?.path();
+            let stat = std::fs::read_to_string(path.join("stat")).ok()?;
+            // The name before it may hold anything.
+            let (_, rest) = stat.rsplit_once(") ")?;
+            let mut fields = rest.split(' ');
+            let is_running = fields.next()? != "Z";
+            let is_ours = fields.next()? == parent;
+            let pid = path.file_name()?.to_str()?.parse().ok()?;
+            (is_running && is_ours).then_some(pid)
+        })
     }
 
     /// Asks the process to end in order, as an orchestrator does.

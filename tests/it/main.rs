@@ -20,6 +20,8 @@ mod ingress;
 mod operations;
 mod upstream;
 
+#[cfg(all(feature = "llama", target_os = "linux"))]
+mod isolation;
 #[cfg(feature = "llama")]
 mod local;
 #[cfg(feature = "llama")]

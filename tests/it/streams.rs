@@ -28,7 +28,9 @@ fn endless(seed: u64) -> Value {
 }
 
 fn rss_bytes(hedge: &Hedge) -> u64 {
-    loadtest::Usage::of(hedge.pid()).unwrap().rss_bytes
+    let processes = [Some(hedge.pid()), hedge.engine_pid()];
+    let rss = |pid| loadtest::Usage::of(pid).unwrap().rss_bytes;
+    processes.into_iter().flatten().map(rss).sum()
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use providers::UpstreamConfig;
 use tracing::warn;
 
 use crate::cli::ServeArgs;
-use crate::config::{self, Config, ConfigFault, LogFormat, Override};
+use crate::config::{self, Config, ConfigFault, Isolation, LogFormat, Override};
 use crate::node::Node;
 use crate::signals::Signals;
 use crate::{banner, client, local, telemetry, terminal};
@@ -24,7 +24,6 @@ const LEAVE_MAX: Duration = Duration::from_millis(500);
 /// The configuration has faults, or the node could not start or keep going.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let environment = config::environment();
-    quiet_aborts(&environment);
     let flags: Vec<Override> = args
         .listen
         .iter()
@@ -32,6 +31,13 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         .collect();
     let load = || config::load(args.config.config.as_deref(), &environment, &flags).into_config();
     let (config, warnings) = load()?;
+    if config
+        .local
+        .as_ref()
+        .is_some_and(|local| local.isolation == Isolation::Thread)
+    {
+        quiet_aborts(&environment);
+    }
     telemetry::start(&config.log);
     // At most half of the cores: the engine needs the others, and an exchange whose tasks stay on
     // one thread wakes nobody.

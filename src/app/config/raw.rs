@@ -159,6 +159,18 @@ pub struct RawLocal {
     pub events_max: u32,
     /// How long a paused slot waits for its reader before it is freed.
     pub stall_ms_max: u64,
+    /// Where the model runs. `process`: in a process of its own, so that a fault in it cuts off its
+    /// replies and nothing else; it is started again. `thread`: within this one.
+    pub isolation: Isolation,
+}
+
+/// What stands between the model and everything else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    #[default]
+    Process,
+    Thread,
 }
 
 impl Default for RawLocal {
@@ -178,6 +190,7 @@ impl Default for RawLocal {
             output_tokens_default: None,
             events_max: 32,
             stall_ms_max: 10_000,
+            isolation: Isolation::default(),
         }
     }
 }

@@ -13,8 +13,8 @@ use engine::EngineConfig;
 
 use super::faults::Findings;
 use super::raw::{
-    RawCache, RawClasses, RawIngress, RawKey, RawLimits, RawLocal, RawLog, RawPrivacy, RawRoutes,
-    RawTrust,
+    Isolation, RawCache, RawClasses, RawIngress, RawKey, RawLimits, RawLocal, RawLog, RawPrivacy,
+    RawRoutes, RawTrust,
 };
 use super::secret::Surroundings;
 
@@ -72,6 +72,7 @@ pub struct LocalSettings {
     pub output_tokens_default: Option<u32>,
     pub events_max: usize,
     pub stall_max: Duration,
+    pub isolation: Isolation,
 }
 
 /// Which model file.
@@ -354,6 +355,7 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
         output_tokens_default: raw.output_tokens_default,
         events_max: within("local.events_max", raw.events_max, 1..=65_536, findings) as usize,
         stall_max: wait_ms("local.stall_ms_max", raw.stall_ms_max, findings),
+        isolation: raw.isolation,
     })
 }
 

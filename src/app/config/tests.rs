@@ -192,6 +192,22 @@ fn addresses_beyond_this_machine_need_keys_or_a_plain_word() {
 }
 
 #[test]
+fn the_model_has_a_process_of_its_own_unless_told_otherwise() {
+    let isolation = |text| accepted(text, &[]).0.local.unwrap().isolation;
+    assert_eq!(isolation(""), Isolation::Process);
+    assert_eq!(
+        isolation("[local]\nisolation = 'process'"),
+        Isolation::Process
+    );
+    assert_eq!(
+        isolation("[local]\nisolation = 'thread'"),
+        Isolation::Thread
+    );
+    let found = refused("[local]\nisolation = 'fibre'", &[]);
+    assert!(found[0].starts_with("local.isolation: "), "{found:?}");
+}
+
+#[test]
 fn nothing_to_answer_with_is_a_fault() {
     let found = refused("[local]\nenabled = false", &[]);
     assert!(found[0].contains("nothing could answer"));

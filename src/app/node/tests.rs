@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::config::{Findings, RawConfig, Surroundings};
+use crate::local::Home;
 
 const REPLY: &str = r#"{"id":"r","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"from afar"},"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"completion_tokens":2,"total_tokens":6}}"#;
 
@@ -190,9 +191,9 @@ async fn a_reload_forgets_what_was_cached() {
     .await;
 }
 
-#[tokio::test]
-async fn a_model_that_does_not_load_takes_the_node_down() {
-    let model = LocalModel {
+/// A model whose file is not there.
+fn model(home: Home) -> LocalModel {
+    LocalModel {
         engine: EngineConfig::new("/no/such/model.gguf", "absent"),
         summary: GgufSummary {
             version: 3,
@@ -207,7 +208,13 @@ async fn a_model_that_does_not_load_takes_the_node_down() {
             bytes: 1,
         },
         is_bundled: false,
-    };
+        home,
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_load_takes_the_node_down() {
+    let model = model(Home::Thread);
     let config = judged("listen = '127.0.0.1:0'\n[admin]\nlisten = '127.0.0.1:0'").unwrap();
     let client = crate::client::build().unwrap().client;
     let node = Node::start(&config, Some(model), client).await.unwrap();
@@ -216,6 +223,44 @@ async fn a_model_that_does_not_load_takes_the_node_down() {
         .await;
     let error = ended.unwrap_err().to_string();
     assert!(error.contains("could not be loaded"), "{error}");
+}
+
+/// Ends in order also while the model is down, and says why it is.
+#[tokio::test]
+async fn a_model_that_brings_its_process_down_does_not_bring_down_the_node() {
+    let dies = engine::Program {
+        path: "/bin/sh".into(),
+        args: vec!["-c".into(), "kill -ABRT $$".into()],
+        environment: Vec::new(),
+    };
+    let config = judged("listen = '127.0.0.1:0'\n[admin]\nlisten = '127.0.0.1:0'").unwrap();
+    let client = crate::client::build().unwrap().client;
+    let model = model(Home::Process(dies));
+    let node = Node::start(&config, Some(model), client.clone())
+        .await
+        .unwrap();
+    let (words, mut heard) = mpsc::channel(1);
+    let bench = Bench {
+        client,
+        addresses: node.addresses,
+        words,
+    };
+    let next = async || heard.recv().await.unwrap_or(Word::Stop);
+    let running = node.run(next, || unreachable!());
+    let playing = async {
+        let ready = loop {
+            let ready = bench.get(bench.addresses.clients, "/readyz").await;
+            if !ready.contains("starting") {
+                break ready;
+            }
+        };
+        assert!(ready.contains("quarantined"), "{ready}");
+        let alive = bench.get(bench.addresses.clients, "/healthz").await;
+        assert!(alive.contains("alive"), "{alive}");
+        bench.words.send(Word::Stop).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(running, playing);
+    ended.unwrap();
 }
 
 #[tokio::test]

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use domain::HealthState;
 use providers::UpstreamConfig;
 use reqwest::{Client, StatusCode};
+use serde::Deserialize;
 
 use super::Line;
 use crate::assembly::Assembly;
@@ -18,6 +20,8 @@ use crate::{bundled, client};
 
 /// Patience with an upstream that is only looked at.
 const LOOK_MAX: Duration = Duration::from_secs(5);
+/// Longest answer read of a hedge that runs.
+const READY_BYTES_MAX: usize = 64 * 1024;
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
 pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
@@ -37,6 +41,8 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
         lines.push(Line::fail("tls", found, next));
     }
     lines.push(rules(config, model.as_ref(), &http.client));
+    let runtime = crate::commands::runtime()?;
+    lines.extend(runtime.block_on(running(config, &http.client)));
     lines.extend(upstreams(config, &http.client)?);
     Ok(lines)
 }
@@ -273,6 +279,48 @@ fn port(what: &'static str, address: SocketAddr) -> Line {
     }
 }
 
+/// What `/readyz` says, of which this reads a part.
+#[derive(Default, Deserialize)]
+struct Ready {
+    backends: Vec<BackendState>,
+}
+
+#[derive(Deserialize)]
+struct BackendState {
+    name: String,
+    state: String,
+    reason: Option<String>,
+}
+
+/// Asks a hedge that runs already how its backends are; nothing where none does.
+async fn running(config: &Config, client: &Client) -> Vec<Line> {
+    let address = crate::banner::reachable(config.listen);
+    let request = client.get(format!("http://{address}/readyz"));
+    let Ok(mut response) = request.timeout(LOOK_MAX).send().await else {
+        return Vec::new();
+    };
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        if body.len() + chunk.len() > READY_BYTES_MAX {
+            break;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let ready: Ready = serde_json::from_slice(&body).unwrap_or_default();
+    ready.backends.iter().map(backend).collect()
+}
+
+fn backend(backend: &BackendState) -> Line {
+    let mut found = format!("{} is {}", backend.name, backend.state);
+    if let Some(reason) = &backend.reason {
+        found = format!("{found}: {reason}");
+    }
+    if backend.state == HealthState::Ready.as_label() {
+        return Line::ok("running", found);
+    }
+    Line::warn("running", found, "look at the log of the hedge that runs")
+}
+
 fn rules(config: &Config, model: Option<&LocalModel>, client: &Client) -> Line {
     let standing_in = model.map(local::Loading::new);
     let card = standing_in.as_ref().map(|loading| loading.card());
@@ -342,5 +390,22 @@ async fn look_at(upstream: &UpstreamConfig, client: &Client) -> Line {
                 "look at base_url, the network, and proxies",
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::doctor::State;
+
+    #[test]
+    fn a_backend_that_is_down_is_shown_with_its_reason() {
+        let body = r#"{"status":"not ready","backends":[
+            {"name":"local","state":"down","reason":"quarantined"},{"name":"far","state":"ready"}]}"#;
+        let ready: Ready = serde_json::from_str(body).unwrap();
+        let lines: Vec<Line> = ready.backends.iter().map(backend).collect();
+        assert_eq!(lines[0].state, State::Warn);
+        assert_eq!(lines[0].found, "local is down: quarantined");
+        assert_eq!(lines[1], Line::ok("running", "far is ready"));
     }
 }
