@@ -103,11 +103,12 @@ async fn replies_keep_to_the_format_asked_for() {
     assert_eq!(hedge.chat(&streamed).await.streamed_text(), reply.content());
 
     let object = json!({"response_format": {"type": "json_object"}});
-    let reply = hedge.chat(&with(
+    let asked = with(
         with(ask("local", QUESTION), object),
         json!({"max_tokens": 40}),
-    ));
-    assert!(reply.await.content().starts_with('{'));
+    );
+    let reply = hedge.chat(&asked).await;
+    assert!(reply.content().starts_with('{'));
 
     let unknown = json!({"type": "object", "properties": {"a": {"not": {}}}});
     let reply = hedge
