@@ -136,7 +136,7 @@ impl Engine {
             // Held to the end, whichever way it comes.
             let _permit = permit;
             let grammar = match &grammars {
-                Some(grammars) => grammars.grammar(team.as_ref(), &request.format)?,
+                Some(grammars) => grammars.grammar(team.as_ref(), &request)?,
                 None => None,
             };
             let prepared = prepare(
@@ -278,6 +278,9 @@ fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
     }
     if mind.template.renders_tools() {
         abilities = abilities.with(Ability::Tools);
+        if has_grammars {
+            abilities = abilities.with(Ability::ForcedTools);
+        }
     }
     BackendCard {
         name: BackendName::new("local"),

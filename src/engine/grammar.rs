@@ -1,15 +1,16 @@
-//! Replies held to a format: which tokens may come next.
+//! Replies held to a format or to a tool call: which tokens may come next.
 //!
 //! ```text
 //! OutputFormat ── schema::read ──► plain schema ── llguidance ──► Grammar ──► Allowed, each token
 //! ```
 //! [`Grammars`] belongs to a model and knows the bytes of its tokens; a [`Grammar`] belongs to one
-//! reply and goes with it to the engine's thread. Control tokens have no bytes here, so none can
-//! come out as text. A reply that has said all it may is over; no end token is waited for.
+//! reply and goes with it to the engine's thread. Control tokens have no text here, so none can
+//! come out as a part of any. A reply that has said all it may is over; no end token is waited for.
 //!
 //! Everything a schema may cost has a bound with a name: its text in [`schema`], the compiler's
 //! work and each step's in [`limits`], what is kept in [`kept`].
 
+mod calls;
 mod formats;
 mod kept;
 mod schema;
@@ -17,7 +18,7 @@ mod schema;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use domain::{BackendError, BadRequest, OutputFormat, TeamId};
+use domain::{BackendError, BadRequest, ChatRequest, OutputFormat, TeamId};
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
@@ -25,7 +26,9 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::decoder::{Token, Vocabulary};
-use crate::grammar::kept::Kept;
+use crate::grammar::calls::Forced;
+use crate::grammar::kept::{Kept, Key};
+use crate::grammar::schema::{PLACE, Spent};
 use crate::splitting::on_deep_stack;
 
 /// Longer tokens are never drawn under a grammar: the trie's depth has 10 bits. Few vocabularies
@@ -63,6 +66,8 @@ const ESCAPES: &str = "nrbtf\\\"";
 /// Makes grammars for one model's vocabulary.
 pub(crate) struct Grammars {
     factory: ParserFactory,
+    /// The tags that are control tokens.
+    controls: Vec<String>,
     kept: Mutex<Kept>,
 }
 
@@ -88,7 +93,8 @@ impl Grammars {
     /// `None` for a vocabulary that no grammar can be laid over; the log says why. Takes a tenth of
     /// a second for a large one.
     pub(crate) fn new(vocabulary: &dyn Vocabulary) -> Option<Self> {
-        let Some(trie) = trie(vocabulary) else {
+        let mut controls = Vec::new();
+        let Some(trie) = trie(vocabulary, &mut controls) else {
             warn!("the vocabulary is too large for formats, which are refused");
             return None;
         };
@@ -104,40 +110,64 @@ impl Grammars {
         *factory.limits_mut() = limits();
         Some(Self {
             factory,
+            controls,
             kept: Mutex::default(),
         })
     }
 
-    /// The grammar for a reply in `format`; `None` for plain text. Takes milliseconds, and up to a
-    /// second for a schema at its limits: not for an async worker.
+    /// The grammar that the reply to `request` is held to; `None` for free text. Takes milliseconds,
+    /// and up to a second for a schema at its limits: not for an async worker.
     ///
     /// # Errors
-    /// The schema is malformed, beyond a limit, or has a keyword that could not be kept to.
+    /// A schema is malformed, beyond a limit, or has a keyword that could not be kept to, or there is
+    /// no tool to call.
     pub(crate) fn grammar(
         &self,
         team: Option<&TeamId>,
-        format: &OutputFormat,
+        request: &ChatRequest,
     ) -> Result<Option<Grammar>, BackendError> {
-        let made = match format {
-            OutputFormat::Text => return Ok(None),
-            OutputFormat::JsonObject => self.of_schema(team, &json!({"type": "object"})),
-            OutputFormat::JsonSchema(named) => match named.get("schema") {
-                Some(schema) => self.of_schema(team, schema),
-                // OpenAI's name for "any object" as well.
-                None => self.of_schema(team, &json!({"type": "object"})),
-            },
-        };
         // Another candidate may know the keyword, or have a larger limit.
-        made.map(Some)
+        self.of_request(team, request)
             .map_err(|reason| BackendError::Declined { reason })
     }
 
-    fn of_schema(&self, team: Option<&TeamId>, schema: &Value) -> Result<Grammar, BadRequest> {
-        let key = (team.cloned(), schema.to_string());
+    fn of_request(
+        &self,
+        team: Option<&TeamId>,
+        request: &ChatRequest,
+    ) -> Result<Option<Grammar>, BadRequest> {
+        if let Some(forced) = Forced::of(request)? {
+            let is_control = |tag: &str| self.controls.iter().any(|control| control == tag);
+            let make = || self.compile("tools", forced.grammar(is_control)?);
+            return self.kept_or((team.cloned(), forced.text()), make).map(Some);
+        }
+        let any = json!({"type": "object"});
+        let schema = match &request.format {
+            OutputFormat::Text => return Ok(None),
+            OutputFormat::JsonObject => &any,
+            // One without a schema is OpenAI's name for any object as well.
+            OutputFormat::JsonSchema(named) => named.get("schema").unwrap_or(&any),
+        };
+        let make = || {
+            let plain = schema::read(schema, PLACE, &mut Spent::default())?;
+            self.compile(
+                PLACE,
+                TopLevelGrammar::from_json_schema(with_options(plain)),
+            )
+        };
+        self.kept_or((team.cloned(), schema.to_string()), make)
+            .map(Some)
+    }
+
+    fn kept_or(
+        &self,
+        key: Key,
+        make: impl FnOnce() -> Result<Grammar, BadRequest>,
+    ) -> Result<Grammar, BadRequest> {
         if let Some(known) = self.kept().find(&key) {
             return known;
         }
-        let made = schema::read(schema, key.1.len()).and_then(|plain| self.compile(plain));
+        let made = make();
         self.kept().keep(key, &made);
         made
     }
@@ -148,14 +178,7 @@ impl Grammars {
     }
 
     /// The compiler recurses as deep as references lead, so it has a stack for that.
-    fn compile(&self, mut plain: Value) -> Result<Grammar, BadRequest> {
-        JsonCompileOptions {
-            whitespace_pattern: Some(GAP.to_owned()),
-            json_allowed_escapes: Some(ESCAPES.to_owned()),
-            ..JsonCompileOptions::default()
-        }
-        .apply_to(&mut plain);
-        let grammar = TopLevelGrammar::from_json_schema(plain);
+    fn compile(&self, path: &str, grammar: TopLevelGrammar) -> Result<Grammar, BadRequest> {
         let made = on_deep_stack(|| {
             let mut matcher = Matcher::new(self.factory.create_parser(grammar));
             // The first step is the dearest, and what it learns is kept with the grammar. It also
@@ -164,10 +187,21 @@ impl Grammars {
         });
         match made {
             Ok(Ok(matcher)) => Ok(Grammar(matcher)),
-            Ok(Err(error)) => Err(schema::fault(&reason(&error.to_string()))),
-            Err(_) => Err(schema::fault("it is too complex")),
+            Ok(Err(error)) => Err(schema::fault(path, &reason(&error.to_string()))),
+            Err(_) => Err(schema::fault(path, "it is too complex")),
         }
     }
+}
+
+/// `plain` with our options for the compiler, which it reads out of a schema.
+fn with_options(mut plain: Value) -> Value {
+    JsonCompileOptions {
+        whitespace_pattern: Some(GAP.to_owned()),
+        json_allowed_escapes: Some(ESCAPES.to_owned()),
+        ..JsonCompileOptions::default()
+    }
+    .apply_to(&mut plain);
+    plain
 }
 
 impl Grammar {
@@ -227,8 +261,9 @@ fn limits() -> ParserLimits {
     }
 }
 
-/// The tokens by their bytes. `None` for a vocabulary that does not fit.
-fn trie(vocabulary: &dyn Vocabulary) -> Option<TokTrie> {
+/// The tokens by their bytes, and in `controls` the tags that are control tokens. `None` for a
+/// vocabulary that does not fit.
+fn trie(vocabulary: &dyn Vocabulary, controls: &mut Vec<String>) -> Option<TokTrie> {
     let size = vocabulary.size();
     let mut pieces = Vec::with_capacity(size as usize);
     let mut ends = Vec::new();
@@ -237,12 +272,16 @@ fn trie(vocabulary: &dyn Vocabulary) -> Option<TokTrie> {
         let mut piece = Vec::new();
         if vocabulary.is_end(id) {
             ends.push(token);
-        } else if !vocabulary.is_control(id) {
+        } else {
             vocabulary.piece(id, &mut piece);
         }
-        // The trie reads 0xff, which is in no UTF-8 text, as the beginning of a control token.
         if piece.len() > PIECE_BYTES_MAX || piece.contains(&TokTrie::SPECIAL_TOKEN_MARKER) {
             piece.clear();
+        }
+        if vocabulary.is_control(id) && !piece.is_empty() {
+            controls.extend(String::from_utf8(piece.clone()));
+            // No UTF-8 text has this byte: a grammar reaches such a token by its name only.
+            piece.insert(0, TokTrie::SPECIAL_TOKEN_MARKER);
         }
         pieces.push(piece);
     }

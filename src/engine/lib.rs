@@ -10,8 +10,8 @@
 //! there. Without the feature everything but [`Engine::load`] is the same.
 //!
 //! Not here: choosing a model, fetching files, rendering templates (a
-//! [`domain::TemplateCompiler`] is passed in), forced tool calls, log probabilities, images. A
-//! request that needs one of those is refused as `Unable`.
+//! [`domain::TemplateCompiler`] is passed in), log probabilities, images. A request that needs one of
+//! those is refused as `Unable`.
 //!
 //! llama.cpp's own assertions end the process. All sizes and ids are checked before they cross, and
 //! [`Remote`] holds an engine in a process of its own, so that no other goes with it. Whoever starts

@@ -24,8 +24,8 @@ pub(crate) struct Prepared {
     pub opens_thought: bool,
 }
 
-/// Renders and tokenizes `request`. A reply in a format has no thoughts: one that the prompt opens is
-/// closed, as templates do where thinking is switched off. Takes milliseconds for long texts: not for an async worker.
+/// Renders and tokenizes `request`. A reply in a format or with a forced call has no thoughts: one that
+/// the prompt opens is closed, as templates do where thinking is switched off. Takes milliseconds for long texts: not for an async worker.
 ///
 /// # Errors
 /// The template refused the messages or failed, the prompt leaves no room for a reply in
@@ -43,7 +43,12 @@ pub(crate) fn prepare(
         request.tools.clear();
     }
     let mut prompt = template.render(&request).map_err(refusal)?;
-    if request.format != OutputFormat::Text && ends_in_thought(&prompt) {
+    let is_held = request.format != OutputFormat::Text
+        || matches!(
+            request.tool_choice,
+            ToolChoice::Required | ToolChoice::Named(_)
+        );
+    if is_held && ends_in_thought(&prompt) {
         prompt.pieces.push(PromptPiece {
             text: format!("\n{THOUGHT_CLOSE}\n\n"),
             has_controls: true,

@@ -14,8 +14,8 @@ use crate::stops::partial_suffix;
 
 pub(crate) const THOUGHT_OPEN: &str = "<think>";
 pub(crate) const THOUGHT_CLOSE: &str = "</think>";
-const CALL_OPEN: &str = "<tool_call>";
-const CALL_CLOSE: &str = "</tool_call>";
+pub(crate) const CALL_OPEN: &str = "<tool_call>";
+pub(crate) const CALL_CLOSE: &str = "</tool_call>";
 
 /// Tags that some vocabularies hold as control tokens, whose text must be kept all the same.
 pub(crate) const TAGS: [&str; 4] = [THOUGHT_OPEN, THOUGHT_CLOSE, CALL_OPEN, CALL_CLOSE];

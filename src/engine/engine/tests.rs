@@ -11,6 +11,7 @@ use crate::fake::{
     CHATML, ECHO, END, FakeDecoder, FakeTemplate, FakeVocabulary, Mishap, babble, request, sealed,
 };
 
+mod calls;
 mod formats;
 
 const SHAPE: Shape = Shape {

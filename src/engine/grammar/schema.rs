@@ -15,7 +15,8 @@ use std::collections::BTreeSet;
 use domain::BadRequest;
 use serde_json::{Map, Value, json};
 
-use crate::grammar::schema::place::{NAME_CHARS_MAX, PLACE, Place};
+pub(super) use crate::grammar::schema::place::PLACE;
+use crate::grammar::schema::place::{NAME_CHARS_MAX, Place};
 use crate::grammar::schema::values::{
     bound, bound_integers, constant, count, format, names, replace_format, types,
 };
@@ -69,23 +70,22 @@ const DESCRIPTIONS: [&str; 15] = [
 ///
 /// # Errors
 /// It is beyond a limit, malformed, or has a keyword that replies could not be held to.
-pub(super) fn read(schema: &Value, text_bytes: usize) -> Result<Value, BadRequest> {
-    if text_bytes > TEXT_BYTES_MAX {
-        let said = format!("the schema has {text_bytes} bytes; up to {TEXT_BYTES_MAX} are taken");
-        return Err(BadRequest::at(PLACE, said));
+pub(super) fn read(schema: &Value, path: &str, spent: &mut Spent) -> Result<Value, BadRequest> {
+    let root = Place::Root(path);
+    spent.text_bytes += schema.to_string().len();
+    if spent.text_bytes > TEXT_BYTES_MAX {
+        return Err(root.refuse(format!(
+            "a request's schemas may have up to {TEXT_BYTES_MAX} bytes"
+        )));
     }
     let mut reader = Reader {
         root: schema,
-        schemas: 0,
-        values: 0,
-        patterns: 0,
-        name_patterns: 0,
+        spent,
         multiples: Vec::new(),
         has_all_of: false,
     };
-    let root = Place::Root;
     let plain = reader.schema(schema, &root, 1)?;
-    reader.check_multiples()?;
+    reader.check_multiples(&root)?;
     match plain {
         Value::Object(_) => Ok(plain),
         // The compiler wants an object to write its options in.
@@ -95,19 +95,26 @@ pub(super) fn read(schema: &Value, text_bytes: usize) -> Result<Value, BadReques
 }
 
 /// What the compiler found, whose words name no place.
-pub(super) fn fault(reason: &str) -> BadRequest {
+pub(super) fn fault(path: &str, reason: &str) -> BadRequest {
     BadRequest::at(
-        PLACE,
+        path,
         format!("replies cannot be held to this schema: {reason}"),
     )
 }
 
-struct Reader<'s> {
-    root: &'s Value,
+/// What the schemas of one request have had of the limits.
+#[derive(Debug, Default)]
+pub(super) struct Spent {
+    text_bytes: usize,
     schemas: usize,
     values: usize,
     patterns: usize,
     name_patterns: usize,
+}
+
+struct Reader<'s> {
+    root: &'s Value,
+    spent: &'s mut Spent,
     multiples: Vec<f64>,
     has_all_of: bool,
 }
@@ -119,8 +126,8 @@ impl Reader<'_> {
         at: &Place<'_>,
         depth: usize,
     ) -> Result<Value, BadRequest> {
-        self.schemas += 1;
-        if self.schemas > SCHEMAS_MAX {
+        self.spent.schemas += 1;
+        if self.spent.schemas > SCHEMAS_MAX {
             return Err(at.refuse(format!(
                 "the schema has more than {SCHEMAS_MAX} schemas within it"
             )));
@@ -160,8 +167,8 @@ impl Reader<'_> {
             "properties" | "$defs" | "definitions" => self.named_schemas(value, at, depth)?,
             "patternProperties" => {
                 for pattern in value.as_object().into_iter().flat_map(Map::keys) {
-                    self.name_patterns += 1;
-                    if self.name_patterns > NAME_PATTERNS_MAX {
+                    self.spent.name_patterns += 1;
+                    if self.spent.name_patterns > NAME_PATTERNS_MAX {
                         return Err(at.refuse(format!(
                             "a schema may have up to {NAME_PATTERNS_MAX} patterns for names"
                         )));
@@ -182,7 +189,7 @@ impl Reader<'_> {
             "$ref" => self.reference(value, at)?,
             "type" => types(value, at)?,
             "const" => {
-                self.values += 1;
+                self.spent.values += 1;
                 constant(value, at)?
             }
             "enum" => self.values(value, at)?,
@@ -208,7 +215,7 @@ impl Reader<'_> {
             // They change nothing where they say so.
             "uniqueItems" | "nullable" if *value == json!(false) => return Ok(None),
             // At the root it names the whole, within it another base for references.
-            "$id" | "id" if self.schemas == 1 && value.is_string() => return Ok(None),
+            "$id" | "id" if depth == 1 && value.is_string() => return Ok(None),
             word if DESCRIPTIONS.contains(&word) || is_extension(word) => return Ok(None),
             word => {
                 let word: String = word.chars().take(NAME_CHARS_MAX).collect();
@@ -268,8 +275,8 @@ impl Reader<'_> {
     fn values(&mut self, value: &Value, at: &Place<'_>) -> Result<Value, BadRequest> {
         let values = value.as_array().filter(|values| !values.is_empty());
         let values = values.ok_or_else(|| at.wants("an array of values, not empty"))?;
-        self.values += values.len();
-        if self.values > VALUES_MAX {
+        self.spent.values += values.len();
+        if self.spent.values > VALUES_MAX {
             return Err(at.refuse(format!(
                 "a schema may have up to {VALUES_MAX} values in all its `enum`s"
             )));
@@ -280,8 +287,8 @@ impl Reader<'_> {
     }
 
     fn pattern(&mut self, pattern: &str, at: &Place<'_>) -> Result<(), BadRequest> {
-        self.patterns += 1;
-        if self.patterns > PATTERNS_MAX {
+        self.spent.patterns += 1;
+        if self.spent.patterns > PATTERNS_MAX {
             return Err(at.refuse(format!("a schema may have up to {PATTERNS_MAX} patterns")));
         }
         if pattern.len() > PATTERN_BYTES_MAX {
@@ -293,7 +300,7 @@ impl Reader<'_> {
     }
 
     /// The compiler multiplies those that apply to one number, in 32 bits and unchecked.
-    fn check_multiples(&self) -> Result<(), BadRequest> {
+    fn check_multiples(&self, root: &Place<'_>) -> Result<(), BadRequest> {
         let are_whole = self
             .multiples
             .iter()
@@ -304,8 +311,7 @@ impl Reader<'_> {
             scaled <= MULTIPLE_MAX && (scaled - scaled.round()).abs() < 1e-9
         };
         if self.has_all_of && !self.multiples.is_empty() || !self.multiples.iter().all(fits) {
-            return Err(BadRequest::at(
-                PLACE,
+            return Err(root.refuse(
                 "`multipleOf` may be a whole number up to 65535 or have two decimals up to 655.35, \
                  in a schema without `allOf`",
             ));

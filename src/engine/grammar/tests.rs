@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::fake::FakeVocabulary;
+use crate::fake::{FakeVocabulary, request};
 use crate::sampler::Sampler;
 use crate::splitting::Splitting;
 
@@ -98,6 +98,10 @@ impl Vocabulary for Pieces {
     }
 }
 
+fn held(format: &OutputFormat) -> ChatRequest {
+    request("a", |request| request.format = format.clone())
+}
+
 fn named(schema: &Value) -> OutputFormat {
     OutputFormat::JsonSchema(json!({"name": "n", "strict": true, "schema": schema}))
 }
@@ -109,7 +113,7 @@ fn draw(
     format: &OutputFormat,
     seed: u64,
 ) -> Result<String, BackendError> {
-    let mut grammar = grammars.grammar(None, format)?.unwrap();
+    let mut grammar = grammars.grammar(None, &held(format))?.unwrap();
     let sampling = Sampling {
         seed: Some(seed as i64),
         ..Sampling::default()
@@ -357,7 +361,7 @@ fn control_tokens_are_never_drawn() {
         named(&json!({"type": "string"})),
         named(&json!({"const": "<tool_call>"})),
     ] {
-        let mut grammar = grammars.grammar(None, &format).unwrap().unwrap();
+        let mut grammar = grammars.grammar(None, &held(&format)).unwrap().unwrap();
         for byte in b"{\"<tool" {
             let allowed = grammar.allowed().unwrap();
             assert!(!allowed.has(CONTROL as usize) && !allowed.has(PIECES_END as usize));
@@ -366,6 +370,34 @@ fn control_tokens_are_never_drawn() {
             }
         }
     }
+}
+
+/// A tag that is one token is drawn as that token, and only where the tag belongs.
+#[test]
+fn a_forced_call_begins_with_the_control_token_for_it() {
+    let vocabulary = Pieces::new();
+    let grammars = Grammars::new(&vocabulary).unwrap();
+    let asked = request("a", |request| {
+        request.tool_choice = domain::ToolChoice::Required;
+        request.tools = vec![domain::Tool {
+            name: "f".to_owned(),
+            description: None,
+            parameters: json!({"type": "object", "properties": {}, "additionalProperties": false}),
+            extra: domain::Extra::new(),
+        }];
+    });
+    let mut grammar = grammars.grammar(None, &asked).unwrap().unwrap();
+    let allowed = grammar.allowed().unwrap();
+    assert_eq!(allowed.tokens().collect::<Vec<_>>(), [CONTROL as usize]);
+    assert!(!grammar.accept(CONTROL).unwrap());
+    for byte in b"\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>" {
+        let token = Token::from(*byte) + 2;
+        let allowed = grammar.allowed().unwrap();
+        assert!(allowed.has(token as usize), "{}", char::from(*byte));
+        assert!(!allowed.has(CONTROL as usize) && !allowed.has(PIECES_END as usize));
+        grammar.accept(token).unwrap();
+    }
+    assert!(grammar.allowed().unwrap().has(PIECES_END as usize));
 }
 
 #[test]
@@ -575,7 +607,7 @@ fn hostile_schemas_are_refused_or_cheap() {
     let grammars = Grammars::new(&vocabulary).unwrap();
     for (what, schema) in cases {
         let began = Instant::now();
-        let made = grammars.grammar(None, &named(&schema));
+        let made = grammars.grammar(None, &held(&named(&schema)));
         let took = began.elapsed();
         // A bound that is gone shows here: most take milliseconds.
         assert!(took < HOSTILE_MAX, "{what} took {took:?}");

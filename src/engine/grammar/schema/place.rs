@@ -2,15 +2,16 @@
 
 use domain::BadRequest;
 
-/// Where the schema stands in a request.
-pub(super) const PLACE: &str = "response_format.json_schema.schema";
+/// Where the schema of a format stands in a request.
+pub(in crate::grammar) const PLACE: &str = "response_format.json_schema.schema";
 
 /// Characters of one name in a place that is told.
 pub(super) const NAME_CHARS_MAX: usize = 64;
 
 /// A place in the schema. It is written out only when something is wrong there.
 pub(super) enum Place<'a> {
-    Root,
+    /// The schema itself, by its path in the request.
+    Root(&'a str),
     Name(&'a Place<'a>, &'a str),
     Index(&'a Place<'a>, usize),
 }
@@ -26,7 +27,7 @@ impl<'a> Place<'a> {
 
     fn path(&self) -> String {
         match self {
-            Place::Root => PLACE.to_owned(),
+            Place::Root(path) => (*path).to_owned(),
             Place::Name(parent, name) => {
                 let name: String = name.chars().take(NAME_CHARS_MAX).collect();
                 format!("{}.{name}", parent.path())

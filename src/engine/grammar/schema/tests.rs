@@ -2,7 +2,7 @@ use super::values::{COUNT_MAX, NUMBER_MAX};
 use super::*;
 
 fn read_it(schema: &Value) -> Result<Value, BadRequest> {
-    read(schema, schema.to_string().len())
+    read(schema, PLACE, &mut Spent::default())
 }
 
 /// Where `schema` is refused, from its root on, and why.

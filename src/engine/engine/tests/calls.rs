@@ -1,0 +1,136 @@
+//! Replies that must call a tool.
+
+use domain::{ReplyChoice, Sampling};
+use serde_json::Value;
+
+use super::*;
+
+/// Likes nothing in particular, so that all form comes from the grammar.
+fn babbling(decoder: &mut FakeDecoder) {
+    decoder.script = Box::new(|_| 0);
+    decoder.noise = babble;
+}
+
+fn weather() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 9},
+            "unit": {"enum": ["c", "f"]},
+        },
+        "required": ["city", "unit"],
+        "additionalProperties": false,
+    })
+}
+
+fn named(name: &str, parameters: Value) -> Tool {
+    Tool {
+        name: name.to_owned(),
+        parameters,
+        ..tool()
+    }
+}
+
+fn forced(choice: ToolChoice, parallel: Option<bool>, seed: i64) -> ChatRequest {
+    request("a", |request| {
+        request.tools = vec![named("weather", weather()), named("now", json!({}))];
+        request.tool_choice = choice;
+        request.parallel_tool_calls = parallel;
+        request.output_tokens_max = Some(Tokens(220));
+        request.sampling = Sampling {
+            temperature: Some(1.0),
+            seed: Some(seed),
+            ..Sampling::default()
+        };
+    })
+}
+
+async fn only(engine: &Engine, request: ChatRequest) -> ReplyChoice {
+    ask(engine, request).await.unwrap().choices.remove(0)
+}
+
+#[tokio::test]
+async fn a_named_tool_is_called_once_with_arguments_by_its_schema() {
+    let (engine, _driver) = start(ECHO, |_| (), babbling);
+    let judge = jsonschema::validator_for(&weather()).unwrap();
+    for seed in 0..5 {
+        let choice = only(
+            &engine,
+            forced(ToolChoice::Named("weather".into()), None, seed),
+        )
+        .await;
+        assert_eq!(choice.reason, FinishReason::ToolCalls);
+        assert_eq!((choice.text().as_str(), choice.tool_calls.len()), ("", 1));
+        let call = &choice.tool_calls[0];
+        assert_eq!(call.name, "weather");
+        let arguments = serde_json::from_str(&call.arguments).unwrap();
+        assert!(judge.is_valid(&arguments), "{arguments}");
+    }
+}
+
+#[tokio::test]
+async fn a_required_call_is_of_some_tool() {
+    let (engine, _driver) = start(ECHO, |_| (), babbling);
+    let mut names = Vec::new();
+    for seed in 0..12 {
+        let choice = only(&engine, forced(ToolChoice::Required, Some(false), seed)).await;
+        // Arguments without a schema may go on until the bound.
+        if choice.reason == FinishReason::Length {
+            continue;
+        }
+        assert_eq!((choice.text().as_str(), choice.tool_calls.len()), ("", 1));
+        names.push(choice.tool_calls[0].name.clone());
+    }
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names, ["now", "weather"]);
+}
+
+#[tokio::test]
+async fn several_calls_may_be_made_where_one_is_required() {
+    let (engine, _driver) = start(ECHO, |_| (), babbling);
+    let mut most = 0;
+    for seed in 0..30 {
+        let mut asked = forced(ToolChoice::Required, None, seed);
+        asked.tools.truncate(1);
+        let choice = only(&engine, asked).await;
+        assert!(!choice.tool_calls.is_empty(), "{}", choice.text());
+        most = most.max(choice.tool_calls.len());
+    }
+    assert!(most > 1);
+}
+
+#[tokio::test]
+async fn calls_that_cannot_be_forced_are_declined_at_their_place() {
+    let (engine, _driver) = start(ECHO, |_| (), |_| ());
+    let mut unheld = forced(ToolChoice::Required, None, 1);
+    unheld.tools[1].parameters = json!({"properties": {"a": {"not": {}}}});
+    let mut text = forced(ToolChoice::Required, None, 1);
+    text.tools[0].parameters = json!({"type": "string"});
+    let mut none = forced(ToolChoice::Required, None, 1);
+    none.tools.clear();
+    let unknown = forced(ToolChoice::Named("other".into()), None, 1);
+    let cases = [
+        (unheld, "tools[1].function.parameters.properties.a.not"),
+        (text, "tools[0].function.parameters.type"),
+        (none, "tool_choice"),
+        (unknown, "tool_choice"),
+    ];
+    for (request, param) in cases {
+        let refused = ask(&engine, request).await.unwrap_err();
+        let BackendError::Declined { reason } = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(reason.param.as_deref(), Some(param));
+    }
+}
+
+#[tokio::test]
+async fn names_are_written_as_they_are() {
+    let (engine, _driver) = start(ECHO, |_| (), babbling);
+    let name = "a\"b\\c\n{}";
+    let mut asked = forced(ToolChoice::Named(name.to_owned()), None, 1);
+    asked.tools = vec![named(name, weather())];
+    let choice = only(&engine, asked).await;
+    assert_eq!(choice.tool_calls[0].name, name);
+}
