@@ -21,7 +21,7 @@ import zlib
 HERE = os.path.dirname(os.path.abspath(__file__))
 NOT_SURE = "I am not sure. Please ask a larger model."
 BASE_URL = "http://127.0.0.1:8787/v1"
-SNAPSHOT_SEED, SNAPSHOT_COUNT = 2026, 1000
+SNAPSHOT_SEED, SNAPSHOT_COUNT = 2027, 1000
 
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
@@ -122,6 +122,7 @@ class Facts:
         self.phrasings = read_sections("phrasings.txt")
         self.refusals = read_sections("refusals.txt")
         self.sentences = read_sections("sentences.txt")
+        self.frames = read_sections("frames.txt")
         self.words = {k: v[0].split("|") for k, v in read_sections("words.txt").items()}
         terms = {t.lower() for t, _ in self.definitions}
         for key in ("thing", "topic"):
@@ -137,6 +138,25 @@ CHOICE = re.compile(r"\[([^\[\]]*)\]")
 def lines_of(lines, split):
     mine = [l[2:] if l.startswith("~ ") else l for l in lines if l.startswith("~ ") == (split == "heldout")]
     return mine or [l.removeprefix("~ ") for l in lines]
+
+
+def expansions(text):
+    """Every text that the [a|b] choices of a phrasing can give."""
+    m = CHOICE.search(text)
+    return [text] if not m else [t for c in m.group(1).split("|") for t in expansions(text[:m.start()] + c + text[m.end():])]
+
+
+def shape(text):
+    """A phrasing without its slots' names: two of one shape may ask the same."""
+    return SLOT.sub("{}", re.sub(r"  +", " ", text.split(" <")[0]).strip(" ").lower())
+
+
+FRAMES = {"np": "noun", "cl": "clause", "st": "claim"}
+
+
+def held_shapes():
+    """The shapes of all held-out phrasings."""
+    return {shape(t) for group in (FACTS.phrasings, FACTS.refusals) for lines in group.values() for l in lines if l.startswith("~ ") for t in expansions(l[2:])}
 
 
 def article(term, sentence):
@@ -160,6 +180,28 @@ class Writer:
         pick = lambda key: [w.strip("\n").lstrip(" ")[1:] if w.lstrip(" ").startswith("~") else w
                             for w in FACTS.sentences[key][0].split("|") if w.lstrip(" ").startswith("~") == (split == "heldout")]
         self.before, self.after, self.systems = pick("before"), pick("after"), pick("system")
+        self.shares = list(self.SHARES.values())
+        if split == "train":
+            self.shares = [n * self.TRAIN_MORE.get(k, 1) for k, n in self.SHARES.items()]
+            self.add_frames()
+
+    def add_frames(self):
+        """Beside a section's own phrasings: a sample of frames around its parts (facts/frames.txt)."""
+        r, held_out = self.r, held_shapes()
+        parts = {}
+        for key, lines in FACTS.frames.items():
+            if " " in key:
+                kind, section = key.split(" ")
+                frames = FACTS.frames["span" if section.startswith("extract_") else FRAMES[kind]]
+                parts.setdefault(section, []).append((frames, "{" + kind + "}", lines))
+        for section, kinds in parts.items():
+            group = self.lines if section in self.lines else self.refusals
+            group[section] = list(group[section])
+            for _ in range(max(6, len(group[section]) * 2 // 3)):
+                frames, slot, lines = r.choice(kinds)
+                line = self.expand(r.choice(frames).replace(slot, r.choice(lines)))
+                if shape(line) not in held_out:
+                    group[section].append(line)
 
     # ---- small parts
     def mine(self, key, percent):
@@ -537,7 +579,28 @@ class Writer:
         s = self.fill(r.choice(self.sents[kind]), self.slots(x=x, name=name, d=lambda: r.choice(DAYS)))
         if kind != "name":
             s = s.replace("{name}", self.word("first"))
+        if self.split == "train":
+            s = self.scene(kind, x, s)
         return self.ask(self.lines["extract_" + kind], dict(s=s)), x
+
+    def scene(self, kind, x, s):
+        """Training only: the thing in other surroundings, so that its looks are learned and not its neighbours."""
+        r, w = self.r, self.word
+        words = lambda n: " ".join(w("filler") if r.random() < .8 else w("adj") if r.random() < .5 else w("thing") for _ in range(n))
+        k = r.random()
+        if k < .3:
+            before, after = words(r.randrange(0, 9)), words(r.randrange(0, 9))
+            s = f"{before[:1].upper() + before[1:]} {x} {after}".strip(" ") + r.choice((".", ".", "", "!"))
+        if .2 < k < .45:
+            other = r.choice([o for o in ("name", "date", "number", "email") if o != kind and {o, kind} not in ({"date", "number"}, {"name", "email"})] + ["plain", "plain"])
+            value = {"name": self.name, "date": self.date, "number": lambda: str(r.randrange(2000)), "email": lambda: f"{self.fake()}@{self.fake()}.com", "plain": lambda: ""}[other]()
+            if other != "plain":
+                more = self.fill(r.choice(self.sents[other]), self.slots(x=value, d=lambda: r.choice(DAYS)) | ({"name": value} if other == "name" else {"name": "someone"}))
+            else:
+                more = words(r.randrange(3, 10)) + "."
+            more = more[:1].upper() + more[1:]
+            s = f"{s} {more}" if r.random() < .5 else f"{more} {s}"
+        return s
 
     def t_yesno_capital(self):
         shown, full, k, _ = self.country()
@@ -599,9 +662,11 @@ class Writer:
 
     SHARES = {"capital": 12, "capital_reverse": 7, "currency": 11, "add": 16, "sub": 14, "mul": 5, "div": 4, "convert": 12, "date": 12, "define": 9,
               "sentiment": 7, "extract": 13, "yesno_capital": 6, "compare": 4, "chat": 9, "unsure": 48}
+    # What is learned late gets a larger share of the training text.
+    TRAIN_MORE = {"extract": 2, "yesno_capital": 2, "chat": 1.25, "define": 1.2, "compare": 1.5, "sentiment": 1.2, "capital_reverse": 1.2, "unsure": 1.15}
 
     def single(self, task=None):
-        task = task or self.r.choices(list(self.SHARES), list(self.SHARES.values()))[0]
+        task = task or self.r.choices(list(self.SHARES), self.shares)[0]
         q, a = getattr(self, "t_" + task)()
         return task, q, a
 
@@ -758,6 +823,14 @@ class Writer:
             part = lambda: r.choice((lambda: str(r.randrange(10 ** r.randrange(1, 6))), self.fake, self.name, self.date, email, self.slots()["c"], lambda: self.word("thing")))()
             text = " ".join(part() for _ in range(r.randrange(2, 9)))
             return {"task": "drill", "drill": [(text + "\n", text)]}
+        if r.random() < .2:
+            for _ in range(r.randrange(5, 10)):
+                _, full, k, _ = self.country()
+                same = r.random() < .5
+                a, b = self.until(lambda: tuple(r.sample(range(100), 2)), lambda p: f"cmp {p[0]} {p[1]}", 8)
+                rows.append((f"{a} > {b}?", " Yes." if a > b else " No.") if r.random() < .4 else
+                            (f"{k if same else r.choice(FACTS.countries)[2]}? {capital_of(full, k)[:-1]}, so", " yes." if same else " no."))
+            return {"task": "drill", "drill": rows}
         kind = r.choice(("t_add", "t_sub", "t_add", "t_sub", "t_mul", "t_div", "t_convert", "any"))
         for _ in range(r.randrange(6, 14)):
             a = getattr(self, kind if kind != "any" else r.choice(("t_add", "t_sub", "t_mul", "t_div", "t_convert")))()[1]
@@ -832,8 +905,8 @@ def prompt(item, style=0):
     return "".join(t for t, _ in segments(item, style, end=False))
 
 
-def snapshot():
-    w, items, seen = Writer("heldout", SNAPSHOT_SEED), [], set()
+def snapshot(seed=SNAPSHOT_SEED):
+    w, items, seen = Writer("heldout", seed), [], set()
     while len(items) < SNAPSHOT_COUNT:
         item = w.item()
         key = prompt(item)

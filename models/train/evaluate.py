@@ -4,6 +4,8 @@
     evaluate.py http://127.0.0.1:8787/v1                 # a running server, temperature 0
     evaluate.py --checkpoint run/last.pt                 # PyTorch, while training
     evaluate.py --gguf ../hedge-tiny.gguf                # the file's own weights, dequantised
+    evaluate.py --fresh 7 ...                            # 1000 new held-out items of that seed instead of the snapshot
+    evaluate.py --items byhand.jsonl ...                 # questions from no generator
 
 Exact match on heldout.jsonl by task, and on outside.jsonl the share answered by "I am not sure". Ends with status 1
 when either is under 90 %. A network is scored by its best token at every place of the expected answer, which equals
@@ -29,6 +31,10 @@ def read(name):
         return [json.loads(line) for line in lines if line.strip()]
 
 
+def heldout_items(seed=None):
+    return read("heldout.jsonl") if seed is None else corpus.snapshot(seed)
+
+
 def outside_items():
     return [{"task": "outside", "messages": [{"role": "user", "content": o["question"]}], "answer": corpus.NOT_SURE} for o in read("outside.jsonl")]
 
@@ -47,7 +53,7 @@ def summary(pairs):
 
 def score_network(net, tok, items=None, wrong=None):
     import torch
-    items = items or read("heldout.jsonl") + (outside_items() if os.path.exists(os.path.join(HERE, "outside.jsonl")) else [])
+    items = items or heldout_items() + (outside_items() if os.path.exists(os.path.join(HERE, "outside.jsonl")) else [])
     work = []
     for item in items:
         p, a = tok.encode(corpus.prompt(item)).ids, tok.encode(item["answer"] + "<|im_end|>").ids
@@ -124,9 +130,9 @@ def matches(item, message):
     return text == want.strip()
 
 
-def score_server(base, model, key, limit, wrong):
+def score_server(base, model, key, items, wrong):
     pairs = []
-    for item in (read("heldout.jsonl")[:limit] + outside_items()):
+    for item in items:
         message = ask(base, model, key, item)
         right = matches(item, message)
         pairs.append((item["task"], right))
@@ -142,12 +148,14 @@ def main():
     ap.add_argument("--key", default=os.environ.get("HEDGE_KEY", "none"))
     ap.add_argument("--checkpoint")
     ap.add_argument("--gguf")
-    ap.add_argument("--limit", type=int, help="only the first so many heldout items (server mode)")
+    ap.add_argument("--limit", type=int, help="only the first so many heldout items")
+    ap.add_argument("--items", metavar="FILE", help="score this file's items instead of the heldout ones")
+    ap.add_argument("--fresh", type=int, metavar="SEED", help="draw new heldout items with this seed instead of reading heldout.jsonl")
     ap.add_argument("--ask", action="append", help="only answer this question (with --checkpoint or --gguf)")
     ap.add_argument("--bar", type=float, default=BAR, help="least share of right answers, 0 to 1")
     ap.add_argument("--show", type=int, default=0, help="print so many wrong answers")
     a = ap.parse_args()
-    wrong = []
+    wrong, items = [], (read(a.items) if a.items else heldout_items(a.fresh))[:a.limit] + outside_items()
     if a.checkpoint or a.gguf:
         import export
         net, tok = export.load_gguf(a.gguf) if a.gguf else export.load_checkpoint(a.checkpoint)
@@ -155,12 +163,12 @@ def main():
             for question in a.ask:
                 print(question, "->", write(net, tok, [{"role": "user", "content": question}]))
             return 0
-        scores = score_network(net, tok, wrong=wrong)
+        scores = score_network(net, tok, items, wrong=wrong)
     else:
-        scores = score_server(a.base_url, a.model, a.key, a.limit, wrong)
+        scores = score_server(a.base_url, a.model, a.key, items, wrong)
     for item, got in wrong[:a.show]:
         print(f"[{item['task']}] {item['messages'][-1]['content'][:300]!r}\n    want {item['answer']!r}\n    got  {got!r}")
-    counts = collections.Counter(i["task"] for i in read("heldout.jsonl")[:a.limit] + outside_items())
+    counts = collections.Counter(i["task"] for i in items)
     for task, share in scores.items():
         print(f"{task:18} {100 * share:6.1f} %  {counts.get(task, '')}")
     good = min(scores["overall"], scores.get("outside", 0)) >= a.bar

@@ -33,7 +33,7 @@ def attend(q, k, v):
     """Causal attention written out: on a CPU the fused kernel's backward pass takes 40 % of a step on short texts."""
     t = q.shape[2]
     hide = torch.full((t, t), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
-    return torch.softmax(torch.add(hide, q @ k.mT, alpha=q.shape[-1] ** -.5), -1).to(v.dtype) @ v
+    return torch.softmax(torch.add(hide, q @ k.mT, alpha=q.shape[-1] ** -.5), -1) @ v
 
 
 class Block(nn.Module):
@@ -44,26 +44,31 @@ class Block(nn.Module):
         self.attn_norm, self.ffn_norm = nn.RMSNorm(d, eps=EPS), nn.RMSNorm(d, eps=EPS)
         self.attn_q, self.attn_k, self.attn_v, self.attn_output = line(d, d), line(d, d), line(d, d), line(d, d)
         self.ffn_gate, self.ffn_up, self.ffn_down = line(d, ffn), line(d, ffn), line(ffn, d)
+        # The file's rotary pairs lie side by side; halves are faster to turn, and attention does not see the order.
+        rows = torch.arange(d).view(heads, -1)
+        self.register_buffer("halves", torch.cat((rows[:, 0::2], rows[:, 1::2]), 1).flatten(), persistent=False)
 
     def forward(self, x, cos, sin):
+        """cos, sin: [1 or batch, time, 1, 1, half of a head]; their type is the one to compute in."""
         b, t, d = x.shape
-        split = lambda z: z.view(b, t, self.heads, -1).transpose(1, 2)
-
-        def turn(z):
-            p, q = z[..., 0::2], z[..., 1::2]
-            return torch.stack((p * cos - q * sin, p * sin + q * cos), -1).flatten(-2)
-        y = self.attn_norm(x)
-        q, k, v = turn(split(self.attn_q(y))), turn(split(self.attn_k(y))), split(self.attn_v(y))
-        y = attend(q, k, v.to(q.dtype)) if self.training and t <= 512 else F.scaled_dot_product_attention(q, k, v.to(q.dtype), is_causal=True)
-        x = x + self.attn_output(y.transpose(1, 2).reshape(b, t, d))
-        y = self.ffn_norm(x)
-        return x + self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y))
+        y = self.attn_norm(x).to(cos.dtype)
+        z = F.linear(y, torch.cat((self.attn_q.weight[self.halves], self.attn_k.weight[self.halves], self.attn_v.weight)).to(cos.dtype))
+        z = z.view(b, t, 3, self.heads, -1)
+        p, q = z[:, :, :2].chunk(2, -1)
+        q, k = torch.cat((p * cos - q * sin, p * sin + q * cos), -1).permute(2, 0, 3, 1, 4)
+        v = z[:, :, 2].transpose(1, 2)
+        y = attend(q, k, v) if self.training and t <= 512 else F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + F.linear(y.transpose(1, 2).reshape(b, t, d), self.attn_output.weight.to(cos.dtype))
+        y = self.ffn_norm(x).to(cos.dtype)
+        gate, up = F.linear(y, torch.cat((self.ffn_gate.weight, self.ffn_up.weight)).to(cos.dtype)).chunk(2, -1)
+        return x + F.linear(F.silu(gate) * up, self.ffn_down.weight.to(cos.dtype))
 
 
 class Net(nn.Module):
     def __init__(self, vocab, embd, layers, heads, ffn):
         super().__init__()
         self.shape = dict(vocab=vocab, embd=embd, layers=layers, heads=heads, ffn=ffn)
+        self.compute = torch.float32  # what matrices are multiplied in; weights and the residual stay f32
         self.token_embd = nn.Embedding(vocab, embd)
         self.blk = nn.ModuleList(Block(embd, heads, ffn) for _ in range(layers))
         self.output_norm = nn.RMSNorm(embd, eps=EPS)
@@ -122,15 +127,11 @@ class Net(nn.Module):
     def hidden(self, ids, positions=None):
         """ids: i64[batch, time] -> f32[batch, time, embd], normed."""
         x = self.token_embd(ids)
-        if positions is None:
-            cos, sin = self.cos[:ids.shape[1]], self.sin[:ids.shape[1]]
-        else:
-            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
-        if torch.is_autocast_enabled("cpu") or x.device.type == "cuda":
-            cos, sin = cos.bfloat16(), sin.bfloat16()
+        cos, sin = (c[None, :ids.shape[1]] if positions is None else c[positions] for c in (self.cos, self.sin))
+        cos, sin = (c[:, :, None, None].to(self.compute) for c in (cos, sin))
         for b in self.blk:
             x = b(x, cos, sin)
         return self.output_norm(x)
 
     def logits(self, h):
-        return F.linear(h, self.token_embd.weight)
+        return F.linear(h.to(self.compute), self.token_embd.weight.to(self.compute))

@@ -46,6 +46,18 @@ class Generator(unittest.TestCase):
                 self.assertTrue(any(l.startswith("~ ") for l in lines), f"{section} holds nothing out")
                 self.assertFalse(set(train) & set(held), section)
 
+    def test_frames_make_no_held_out_phrasing(self):
+        held, made = corpus.held_shapes(), 0
+        for seed in range(3):
+            w = corpus.Writer("train", seed)
+            for group, own in ((w.lines, corpus.FACTS.phrasings), (w.refusals, corpus.FACTS.refusals)):
+                for section, lines in group.items():
+                    framed = lines[len(corpus.lines_of(own[section], "train")):]
+                    made += len(framed)
+                    self.assertFalse({corpus.shape(line) for line in framed} & held, section)
+        self.assertGreater(made, 1000)
+        self.assertEqual(corpus.Writer("heldout", 1).lines["capital"], corpus.lines_of(corpus.FACTS.phrasings["capital"], "heldout"))
+
     def test_sums_of_the_splits_do_not_meet(self):
         def sums(split):
             w, out = corpus.Writer(split, 3), set()

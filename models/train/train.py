@@ -40,7 +40,7 @@ def make_tokenizer(size, seed, count):
 
 
 class Batches:
-    """Batches of similar length, drawn from the generator chunk by chunk. Chunk n depends on the seed and n only."""
+    """Batches of similar length, drawn from the generator chunk by chunk. What chunk n holds depends on the seed and n only."""
 
     def __init__(self, tok, seed, tokens, chunk=0, chunk_items=6000):
         self.tok, self.seed, self.tokens, self.chunk, self.items = tok, seed, tokens, chunk, chunk_items
@@ -69,21 +69,21 @@ class Batches:
         return pos
 
     def __iter__(self):
+        waiting = {}  # texts of about one length, until there are enough for a batch
         while True:
             w = corpus.Writer("train", f"{self.seed} {self.chunk}")
             r = random.Random(f"batch {self.seed} {self.chunk}")
-            seqs = sorted(self.encode(w), key=lambda s: len(s[0]) * r.uniform(.9, 1.1))
-            batches, now, longest = [], [], 0
-            for s in seqs:
-                if now and max(longest, len(s[0])) * (len(now) + 1) > self.tokens:
-                    batches.append(now)
-                    now, longest = [], 0
+            batches = []
+            for s in self.encode(w):
+                # Few different shapes: a CPU's kernels are made anew for each.
+                grain = 16 if len(s[0]) <= 256 else 64 if len(s[0]) <= 1024 else 512
+                n = -(-len(s[0]) // grain) * grain
+                now = waiting.setdefault(n, [])
                 now.append(s)
-                longest = max(longest, len(s[0]))
-            batches.append(now)
+                if len(now) == max(1, self.tokens // n):
+                    batches.append((n, waiting.pop(n)))
             r.shuffle(batches)
-            for b in batches:
-                n = max(len(s) for s, _ in b)
+            for n, b in batches:
                 ids, goal, pos = torch.zeros(len(b), n, dtype=torch.long), torch.full((len(b), n), -1), torch.zeros(len(b), n, dtype=torch.long)
                 for i, (s, learn) in enumerate(b):
                     ids[i, :len(s)] = torch.tensor(s)
@@ -148,6 +148,7 @@ def main():
         json.dump(vocab, f, ensure_ascii=False)
     tok = tokenizer(vocab["tokens"], vocab["merges"])
     net = Net(**(saved["shape"] if saved else dict(vocab=a.vocab, embd=a.embd, layers=a.layers, heads=a.heads, ffn=a.ffn))).to(a.device)
+    net.compute = torch.bfloat16
     matrices = [p for n, p in net.named_parameters() if p.dim() == 2 and "token_embd" not in n]
     others = [p for n, p in net.named_parameters() if p.dim() == 1 or "token_embd" in n]
     muon, adam = Muon(matrices, lr=.01), torch.optim.AdamW(others, lr=2e-3, betas=(.9, .97), weight_decay=0)
@@ -195,11 +196,14 @@ def main():
             for g in o.param_groups:
                 g["lr"] = g["top"] * rate
         ids, goal, pos = ids.to(a.device), goal.to(a.device), pos.to(a.device)
-        keep = goal >= 0
-        with torch.autocast(a.device, torch.bfloat16):
-            loss = F.cross_entropy(net.logits(net.hidden(ids, pos)[keep]).float(), goal[keep], reduction="sum")
+        at = (goal.flatten() >= 0).nonzero().squeeze(1)
+        count = len(at)
+        at = F.pad(at, (0, -count % 128))
+        goal = goal.flatten()[at]
+        goal[count:] = -1
+        loss = F.cross_entropy(net.logits(net.hidden(ids, pos).flatten(0, 1)[at]).float(), goal, ignore_index=-1, reduction="sum")
         (loss / a.answer_tokens).backward()
-        answers, losses = answers + int(keep.sum()), losses + loss.item()
+        answers, losses = answers + count, losses + loss.item()
         if answers < a.answer_tokens:  # long prompts have few answer tokens: they wait for company
             seen += ids.numel()
             continue
