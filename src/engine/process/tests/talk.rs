@@ -98,6 +98,12 @@ async fn a_request_arrives_whole() {
     });
     let reply = bench.ask(long).await.unwrap();
     assert_eq!(reply.choices[0].text(), "ab");
+    let json = request("a", |request| {
+        request.format = OutputFormat::JsonObject;
+        request.output_tokens_max = Some(domain::Tokens(4));
+    });
+    let reply = bench.ask(json).await.unwrap();
+    assert!(reply.choices[0].text().starts_with('{'), "{reply:?}");
 }
 
 #[tokio::test]
@@ -113,10 +119,10 @@ async fn refusals_come_back_in_the_engines_own_words() {
         matches!(refused, Err(BackendError::Declined { .. })),
         "{refused:?}"
     );
-    let json = request("a", |r| r.format = OutputFormat::JsonObject);
-    let refused = bench.ask(json).await;
+    let probable = request("a", |request| request.sampling.logprobs = Some(1));
+    let refused = bench.ask(probable).await;
     assert!(
-        matches!(refused, Err(BackendError::Unable(Ability::JsonObject))),
+        matches!(refused, Err(BackendError::Unable(Ability::Logprobs))),
         "{refused:?}"
     );
 }
@@ -176,18 +182,16 @@ async fn a_slow_reader_pauses_its_own_slot_and_nobody_elses() {
         .await
         .unwrap();
     assert!(slow.next().await.is_some());
-    let sequence = log.lock().unwrap()[0].batch[0].sequence;
     for n in 0..8 {
         let text = format!("quick number {n}");
         let reply = bench.ask(request(&text, |_| ())).await.unwrap();
         assert_eq!(reply.choices[0].text(), text);
     }
-    let drawn: usize = log
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|seen| seen.count(sequence))
-        .sum();
+    let log = log.lock().unwrap().clone();
+    let mut entries = log.iter().flat_map(|seen| &seen.batch);
+    let slows = entries.find(|entry| entry.token == i32::from(b'y'));
+    let sequence = slows.expect("its prompt was computed").sequence;
+    let drawn: usize = log.iter().map(|seen| seen.count(sequence)).sum();
     // Its prompt, what it read, what it may be ahead, and what is on its way.
     assert!(
         drawn < 101 + 1 + 4 + 4,
