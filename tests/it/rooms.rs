@@ -107,7 +107,7 @@ fn every_room_is_in_the_table_and_keeps_to_it() {
 }
 
 #[test]
-fn the_binary_depends_on_app_alone() {
+fn the_binary_depends_on_app_and_an_allocator_alone() {
     let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml"))
         .unwrap()
         .parse()
@@ -117,7 +117,7 @@ fn the_binary_depends_on_app_alone() {
         .unwrap()
         .keys()
         .collect();
-    assert_eq!(names, ["app"]);
+    assert_eq!(names, ["app", "mimalloc"]);
 }
 
 #[test]
