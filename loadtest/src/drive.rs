@@ -17,6 +17,7 @@ pub use process::Usage;
 pub use report::{Report, Row};
 pub(crate) use report::{machine, median};
 pub use scenario::{Load, Sample, Scenario, measure};
+pub(crate) use scenario::{histogram, nanos};
 
 use std::io;
 use std::time::Duration;
@@ -40,10 +41,7 @@ pub async fn run(course: &Course, mut progress: impl FnMut(&str)) -> io::Result<
     let mut report = Report::new(course);
     for round in 0..course.rounds {
         for scenario in &course.scenarios {
-            // The order turns with the round, so that nobody always follows the same neighbour.
-            let count = course.targets.len();
-            for step in 0..count {
-                let target = &course.targets[(step + round as usize) % count];
+            for target in in_turn(&course.targets, round) {
                 progress(&format!(
                     "round {}/{}  {}  {}",
                     round + 1,
@@ -57,4 +55,11 @@ pub async fn run(course: &Course, mut progress: impl FnMut(&str)) -> io::Result<
         }
     }
     Ok(report)
+}
+
+/// All targets, in an order that turns with the round, so that nobody always follows the same
+/// neighbour.
+pub(crate) fn in_turn(targets: &[Target], round: u32) -> impl Iterator<Item = &Target> {
+    let first = round as usize % targets.len().max(1);
+    targets[first..].iter().chain(&targets[..first])
 }

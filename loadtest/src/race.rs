@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::drive::{Lane, Target, Usage};
+use crate::drive::{Lane, Target, Usage, histogram, in_turn, nanos};
 use prompts::Prompts;
 use telling::{Telling, tell};
 
@@ -30,9 +30,6 @@ const MIXED_TOKENS: [u32; 3] = [32, 256, 1024];
 const STALLING_TOKENS: u32 = 1024;
 const STALLING_ANSWER_TOKENS: u32 = 4;
 const STALLED_TOKENS: u32 = 32;
-
-/// Ten minutes; what takes longer counts as this long.
-const NANOS_MAX: u64 = 600_000_000_000;
 
 /// One kind of load on an engine.
 #[derive(Clone, Debug)]
@@ -97,12 +94,9 @@ pub async fn race(race: &Race, mut progress: impl FnMut(&str)) -> io::Result<Sta
     };
     let prompts = Prompts::measured(reference).await?;
     let mut standing = Standing::new(race);
-    let count = race.targets.len();
     for round in 0..race.rounds {
         for (at, heat) in race.heats.iter().enumerate() {
-            for step in 0..count {
-                // The order turns with the round, so that nobody always follows the same neighbour.
-                let target = &race.targets[(step + round as usize) % count];
+            for target in in_turn(&race.targets, round) {
                 progress(&format!(
                     "round {}/{}  {}  {}",
                     round + 1,
@@ -199,8 +193,6 @@ struct Tally {
 
 impl Tally {
     fn new() -> Self {
-        let histogram =
-            || Histogram::new_with_bounds(1, NANOS_MAX, 3).expect("bounds and digits it allows");
         Self {
             firsts: histogram(),
             gaps: histogram(),
@@ -249,10 +241,6 @@ impl Tally {
             rss_bytes: usage.map(|(_, after)| after.rss_bytes),
         }
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

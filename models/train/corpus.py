@@ -11,6 +11,7 @@ operands: a phrasing line that begins with "~" is used by heldout only, and oper
 units, names and made-up words go to one split by a hash of their text.
 """
 import argparse
+import functools
 import json
 import os
 import random
@@ -154,6 +155,7 @@ def shape(text):
 FRAMES = {"np": "noun", "cl": "clause", "st": "claim"}
 
 
+@functools.cache
 def held_shapes():
     """The shapes of all held-out phrasings."""
     return {shape(t) for group in (FACTS.phrasings, FACTS.refusals) for lines in group.values() for l in lines if l.startswith("~ ") for t in expansions(l[2:])}

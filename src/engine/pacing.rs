@@ -13,8 +13,7 @@ pub(crate) struct Pacing {
     delay: Duration,
     /// Seconds per prompt token; a moving mean.
     prompt_s: Option<f64>,
-    /// Seconds of a step that computes no prompt, by the number of replies in it; a moving mean
-    /// per reply count, of which only the last is kept.
+    /// Seconds of a step that computes no prompt; a moving mean.
     step_s: Option<f64>,
 }
 

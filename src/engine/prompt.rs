@@ -24,8 +24,10 @@ pub(crate) struct Prepared {
     pub opens_thought: bool,
 }
 
-/// Renders and tokenizes `request`. A reply in a format or with a forced call has no thoughts: one that
-/// the prompt opens is closed, as templates do where thinking is switched off. Takes milliseconds for long texts: not for an async worker.
+/// Renders and tokenizes `request`. Takes milliseconds for long texts: not for an async worker.
+///
+/// A reply in a format or with a forced call has no thoughts: one that the prompt opens is closed,
+/// as templates do where thinking is switched off.
 ///
 /// # Errors
 /// The template refused the messages or failed, the prompt leaves no room for a reply in

@@ -3,8 +3,8 @@
 //! Written here and not taken from llama.cpp: its samplers throw C++ exceptions through Rust
 //! frames, which ends the process, and these few steps are the same for every decoder.
 //!
-//! Order: logit bias, penalties, the grammar's choice, then greedy at temperature 0, else temperature, top-k, top-p,
-//! min-p and a draw. The draw depends on the seed and on how many tokens were drawn, on nothing
+//! Order: logit bias, penalties, the grammar's choice, then greedy at temperature 0, else
+//! temperature, top-k, top-p, min-p and a draw. The draw depends on the seed and on how many tokens were drawn, on nothing
 //! else: the same seed and the same logits give the same text. Logits themselves may differ in the
 //! last bits with what else is in the batch, so a repeat among other neighbours can part ways
 //! where two tokens are almost equally likely.

@@ -122,8 +122,7 @@ impl Slot {
         let prompt = &request.prompt;
         let held = &self.tokens[..(self.held as usize).min(self.tokens.len())];
         let most = prompt.len().saturating_sub(1);
-        let same = held.iter().zip(&prompt[..most]).take_while(|(a, b)| a == b);
-        u32::try_from(same.count()).unwrap_or(u32::MAX)
+        common_prefix(held, &prompt[..most])
     }
 
     /// How many tokens of this slot's prompt another one begins with too, of the same team. The
@@ -133,8 +132,7 @@ impl Slot {
             return 0;
         }
         let own = &self.tokens[..self.tokens.len().saturating_sub(1)];
-        let same = own.iter().zip(&other.tokens).take_while(|(a, b)| a == b);
-        u32::try_from(same.count()).unwrap_or(u32::MAX)
+        common_prefix(own, &other.tokens)
     }
 
     /// Notes that the cache holds `held` tokens that were not computed for this slot.
@@ -257,6 +255,11 @@ impl Job {
     pub(crate) fn stalled_since(&self) -> Option<Instant> {
         self.stalled_since
     }
+}
+
+fn common_prefix(one: &[Token], other: &[Token]) -> u32 {
+    let same = one.iter().zip(other).take_while(|(a, b)| a == b);
+    u32::try_from(same.count()).unwrap_or(u32::MAX)
 }
 
 fn count(tokens: &[Token]) -> u32 {

@@ -52,6 +52,11 @@ pub struct Sample {
     pub rss_bytes: Option<u64>,
 }
 
+/// Of nanoseconds, to three digits.
+pub(crate) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, NANOS_MAX, 3).expect("bounds and digits it allows")
+}
+
 /// What one connection saw.
 #[derive(Debug)]
 struct Tally {
@@ -62,8 +67,6 @@ struct Tally {
 
 impl Tally {
     fn new() -> Self {
-        let histogram =
-            || Histogram::new_with_bounds(1, NANOS_MAX, 3).expect("bounds and digits it allows");
         Self {
             times: histogram(),
             gaps: histogram(),
@@ -90,7 +93,7 @@ impl Tally {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
