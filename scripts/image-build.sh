@@ -10,6 +10,8 @@ cd "$(dirname "$0")/.."
 # No target-cpu: the program itself stays portable. The path by which it finds lib/ is relative to
 # itself, so the folder can be moved.
 export RUSTFLAGS='-C link-arg=-Wl,-rpath,$ORIGIN/lib'
+# llama.cpp's libraries need each other, and the program's path does not hold for them.
+export CMAKE_INSTALL_RPATH='$ORIGIN'
 cargo build --release --locked --bin hedge --features dynamic-backends
 
 target=${CARGO_TARGET_DIR:-target}/release
