@@ -25,6 +25,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -72,14 +73,26 @@ pub struct FakeUpstream {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Connections that wait to be accepted. The standard library's 128 would make a proxy's burst of
+/// more wait for a second, and the figures speak of that.
+const BACKLOG_MAX: i32 = 4_096;
+
+fn listen(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG_MAX)?;
+    Ok(socket.into())
+}
+
 impl FakeUpstream {
     /// Listens before it returns: the first connection need not wait or retry.
     ///
     /// # Errors
     /// The address is taken, or the thread cannot start.
     pub fn start(config: FakeConfig) -> io::Result<Self> {
-        let listener = StdListener::bind(config.listen)?;
-        listener.set_nonblocking(true)?;
+        let listener = listen(config.listen)?;
         let addr = listener.local_addr()?;
         let record = Arc::new(Record::new(config.records));
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -19,7 +19,7 @@ use futures::future::BoxFuture;
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
 use store::{MokaReplies, StaticKeys};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -38,6 +38,8 @@ const ENGINE: &str = "engine";
 const METRONOME: &str = "metronome";
 /// Shorter than any time-out of an exchange, and 20 wake-ups a second are nothing.
 const BEAT: Duration = Duration::from_millis(50);
+/// Connections that wait to be accepted. The system may set a lower bound (`net.core.somaxconn`).
+const BACKLOG_MAX: u32 = 4_096;
 /// For the engine to leave its step and the recorder to write its last lines.
 const FINISH_MAX: Duration = Duration::from_secs(5);
 
@@ -102,8 +104,8 @@ impl Node {
         let standing_in = model.as_ref().map(Loading::new);
         let card = standing_in.as_ref().map(|loading| loading.card());
         let assembly = Assembly::build(config, card, &client)?;
-        let clients = bind(config.listen).await?;
-        let admin = bind_admin(config.admin).await?;
+        let clients = bind(config.listen)?;
+        let admin = bind_admin(config.admin)?;
         let addresses = Addresses {
             clients: clients.local_addr()?,
             admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
@@ -274,8 +276,20 @@ async fn wait_for(loading: &mut Option<BoxFuture<'static, Loaded>>) -> Loaded {
     }
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+/// As `TcpListener::bind`, which lets 128 connections wait to be accepted: of a burst of more, those
+/// left over try again only after a second.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG_MAX)
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| {
         format!(
             "cannot listen on {address}; another hedge may be running there, so stop it or choose \
              another address with --listen"
@@ -284,13 +298,12 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Metrics are no reason not to serve, unless somebody asked for them.
-async fn bind_admin(admin: AdminListen) -> anyhow::Result<Option<TcpListener>> {
+fn bind_admin(admin: AdminListen) -> anyhow::Result<Option<TcpListener>> {
     match admin {
-        AdminListen::Chosen(address) => TcpListener::bind(address)
-            .await
+        AdminListen::Chosen(address) => listen(address)
             .map(Some)
             .with_context(|| format!("cannot listen on admin.listen = {address}")),
-        AdminListen::Offered(address) => match TcpListener::bind(address).await {
+        AdminListen::Offered(address) => match listen(address) {
             Ok(listener) => Ok(Some(listener)),
             Err(error) => {
                 warn!(%address, %error, "no admin listener; set admin.listen to another address");
