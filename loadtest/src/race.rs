@@ -20,9 +20,9 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::drive::{Lane, Target, Usage, histogram, in_turn, nanos};
+use crate::drive::{Target, Usage, histogram, in_turn, nanos};
 use prompts::Prompts;
-use telling::{Telling, tell};
+use telling::{Telling, tell_anew};
 
 /// Prompt sizes of mixed clients, in turn, in tokens.
 const MIXED_TOKENS: [u32; 3] = [32, 256, 1024];
@@ -129,15 +129,13 @@ async fn run(target: &Target, heat: &Heat, prompts: &Prompts, seed: u64) -> io::
     };
     let is_stall = matches!(heat.load, EngineLoad::Stall { .. });
     let usage = || target.pid.map(Usage::of).transpose();
-    let mut drives = JoinSet::new();
     let mut work = JoinSet::new();
     // The stalling prompt starts once every stream has its first text.
     let talking = Arc::new(Semaphore::new(0));
     let before = usage()?;
     let begun = Instant::now();
     for (client, size) in sizes.iter().enumerate() {
-        let (mut lane, drive) = Lane::connect(target.addr, bytes::Bytes::new()).await?;
-        drives.spawn(drive);
+        let addr = target.addr;
         let bodies: Vec<_> = (0..heat.requests)
             .map(|nth| {
                 let own = seed ^ ((client as u64) << 48) ^ (u64::from(nth) << 20) ^ 0x9E37;
@@ -149,7 +147,7 @@ async fn run(target: &Target, heat: &Heat, prompts: &Prompts, seed: u64) -> io::
         work.spawn(async move {
             let mut tally = Tally::new();
             for body in bodies {
-                match tell(&mut lane, body, &talking).await {
+                match tell_anew(addr, body, &talking).await {
                     Ok(telling) => tally.take(&telling),
                     Err(_) => {
                         // One that never speaks must not keep the long prompt waiting.
@@ -163,14 +161,12 @@ async fn run(target: &Target, heat: &Heat, prompts: &Prompts, seed: u64) -> io::
         });
     }
     if is_stall {
-        let (mut lane, drive) = Lane::connect(target.addr, bytes::Bytes::new()).await?;
-        drives.spawn(drive);
         let text = prompts.text(0, STALLING_TOKENS, seed ^ 0x0057_A110);
         let body = prompts::body(target, &text, STALLING_ANSWER_TOKENS);
         let count = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
         let all = talking.acquire_many(count).await;
         drop(all.map_err(io::Error::other)?);
-        let stalling = tell(&mut lane, body, &Semaphore::new(0)).await;
+        let stalling = tell_anew(target.addr, body, &Semaphore::new(0)).await;
         stalling.map_err(|error| io::Error::other(format!("the long prompt: {error}")))?;
     }
     let mut total = Tally::new();

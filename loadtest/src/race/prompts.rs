@@ -6,10 +6,9 @@ use std::io;
 use bytes::Bytes;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
-use super::telling::tell;
-use crate::drive::{Lane, Target};
+use super::telling::tell_anew;
+use crate::drive::Target;
 
 /// Words of the two probes that a tokenizer is measured with.
 const PROBE_WORDS: [u32; 2] = [40, 200];
@@ -30,13 +29,10 @@ pub(super) struct Prompts {
 impl Prompts {
     /// Asks the target how many tokens it makes of two texts.
     pub async fn measured(target: &Target) -> io::Result<Self> {
-        let (mut lane, drive) = Lane::connect(target.addr, Bytes::new()).await?;
-        let mut driving = JoinSet::new();
-        driving.spawn(drive);
         let mut counts = [0.0; 2];
         for (count, words) in counts.iter_mut().zip(PROBE_WORDS) {
             let body = body(target, &prose(words, 1), 1);
-            let telling = tell(&mut lane, body, &Semaphore::new(0)).await?;
+            let telling = tell_anew(target.addr, body, &Semaphore::new(0)).await?;
             *count = f64::from(u32::try_from(telling.prompt_tokens).unwrap_or(u32::MAX));
         }
         Self::through(counts).ok_or_else(|| {

@@ -1,6 +1,7 @@
 //! One streamed answer, token by token.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -50,8 +51,25 @@ struct Counts {
     completion_tokens: u64,
 }
 
+/// Asks on a connection of its own, since llama-server closes a stream's when it is over. All
+/// targets pay for it.
+pub(super) async fn tell_anew(
+    addr: SocketAddr,
+    body: Bytes,
+    talking: &Semaphore,
+) -> io::Result<Telling> {
+    let (mut lane, drive) = Lane::connect(addr, Bytes::new()).await?;
+    let told = tell(&mut lane, body, talking);
+    tokio::pin!(told, drive);
+    tokio::select! {
+        told = &mut told => told,
+        // What was read of it can still be told.
+        () = &mut drive => told.await,
+    }
+}
+
 /// Asks and reads the answer to its end; `talking` gets a permit with the first text.
-pub(super) async fn tell(lane: &mut Lane, body: Bytes, talking: &Semaphore) -> io::Result<Telling> {
+async fn tell(lane: &mut Lane, body: Bytes, talking: &Semaphore) -> io::Result<Telling> {
     let (begun, reply) = lane.send(body).await?;
     let status = reply.status();
     let mut frames = reply.into_body();
