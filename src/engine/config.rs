@@ -46,6 +46,26 @@ pub struct EngineConfig {
     pub temperature_default: f32,
     /// Where the CPU back ends lie in a build with `dynamic-backends`; unused in any other.
     pub backends_dir: Option<PathBuf>,
+    /// Who is spared the computing of a prompt's beginning that was computed before.
+    pub prefix_scope: PrefixScope,
+    /// Bytes of prompts' states kept in memory after the cache has given them up, and as many again
+    /// in [`EngineConfig::prefix_dir`]. At this many the least saved work goes. 0 keeps none. `None`:
+    /// a sixteenth of the memory that is free at load, at most
+    /// [`EngineConfig::PREFIX_BYTES_DEFAULT_MAX`].
+    pub prefix_bytes_max: Option<u64>,
+    /// A folder in which states are kept across restarts, in one of its own per model's name.
+    /// `None`: nowhere. They hold what prompts and replies said.
+    pub prefix_dir: Option<PathBuf>,
+}
+
+/// Who is spared the computing of a prompt's beginning that was computed before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PrefixScope {
+    /// The team it was computed for. What it saves others would tell them what the team wrote.
+    #[default]
+    Team,
+    /// Everybody.
+    Global,
 }
 
 impl EngineConfig {
@@ -58,6 +78,8 @@ impl EngineConfig {
     pub const KV_TOKENS_DEFAULT: u32 = 16_384;
     /// Decoding is bound by memory bandwidth, which few cores use up.
     pub const THREADS_DEFAULT_MAX: u32 = 16;
+    /// Some 40,000 tokens of a 0.5B model, 4,000 of an 8B one.
+    pub const PREFIX_BYTES_DEFAULT_MAX: u64 = 512 * 1024 * 1024;
 
     /// Defaults for the model in `path`, known to callers as `name`.
     #[must_use]
@@ -78,6 +100,9 @@ impl EngineConfig {
             output_tokens_default: None,
             temperature_default: 0.0,
             backends_dir: None,
+            prefix_scope: PrefixScope::default(),
+            prefix_bytes_max: None,
+            prefix_dir: None,
         }
     }
 

@@ -48,6 +48,9 @@ pub(crate) enum Decoded {
     Failed,
 }
 
+/// A digest of all that the meaning of a saved state hangs on: the model and how it is run.
+pub(crate) type Fingerprint = [u8; 32];
+
 /// A model's cache and arithmetic. Used by one thread only, and built on it.
 ///
 /// Contract: a sequence's entries come in order of position without gaps, from
@@ -75,6 +78,26 @@ pub(crate) trait Decoder {
 
     /// Forgets everything.
     fn reset(&mut self);
+
+    /// How many bytes [`Decoder::save`] would give of `sequence`.
+    fn state_bytes(&mut self, sequence: u32) -> usize;
+
+    /// All that the cache holds of `sequence`, as bytes for [`Decoder::restore`]. `None` when they
+    /// cannot be had.
+    fn save(&mut self, sequence: u32) -> Option<Vec<u8>>;
+
+    /// Makes `sequence`, which holds nothing, hold the `count` tokens whose state was saved. False,
+    /// and nothing held, when there is no room or the state is another model's.
+    ///
+    /// The bytes must be those that [`Decoder::save`] gave, by a decoder of the same fingerprint:
+    /// made-up ones may end the process.
+    fn restore(&mut self, sequence: u32, state: &[u8], count: u32) -> bool;
+
+    /// False when a state that was restored serves only whole: its last tokens cannot be cut off.
+    fn can_cut(&self) -> bool;
+
+    /// Differs where states cannot be exchanged, or would say something else.
+    fn fingerprint(&self) -> Fingerprint;
 }
 
 /// Text to tokens and back. Shared by all threads.

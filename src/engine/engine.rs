@@ -19,6 +19,7 @@ use crate::config::EngineConfig;
 use crate::decoder::{Decoder, Vocabulary};
 use crate::grammar::{Grammar, Grammars};
 use crate::load::LoadError;
+use crate::prefixes::PrefixRules;
 use crate::prompt::{Prepared, prepare};
 use crate::queue::{Request, Shared};
 use crate::reply::{ReplyStream, reply};
@@ -83,6 +84,7 @@ impl Engine {
             model: config.name.clone(),
             busy_prompt: BusyPrompt::Within(config.busy_prompt_delay_max),
             stall_max: config.stall_max,
+            prefixes: PrefixRules::of(&config),
         };
         let (built, is_built) = std::sync::mpsc::sync_channel(1);
         let (ending, ended) = oneshot::channel();

@@ -4,6 +4,7 @@
 //! side of it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use domain::{
@@ -14,7 +15,7 @@ use domain::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::decoder::{Decoded, Decoder, Entry, Interrupt, Shape, Token, Vocabulary};
+use crate::decoder::{Decoded, Decoder, Entry, Fingerprint, Interrupt, Shape, Token, Vocabulary};
 use crate::splitting::Splitting;
 
 /// Ends a reply. Bytes are the tokens below it.
@@ -147,6 +148,8 @@ pub(crate) struct FakeDecoder {
     pub log: Arc<Mutex<Vec<Seen>>>,
     /// For a memory that cannot be cut.
     pub is_recurrent: bool,
+    /// How many states were saved.
+    pub saves: Arc<AtomicUsize>,
     sequences: Vec<Vec<Token>>,
     rows: Vec<Option<Vec<f32>>>,
 }
@@ -161,6 +164,7 @@ impl FakeDecoder {
             mishaps: Arc::default(),
             log: Arc::default(),
             is_recurrent: false,
+            saves: Arc::default(),
             sequences: vec![Vec::new(); shape.sequences as usize],
             rows: Vec::new(),
         }
@@ -289,6 +293,45 @@ impl Decoder for FakeDecoder {
 
     fn reset(&mut self) {
         self.sequences.iter_mut().for_each(Vec::clear);
+    }
+
+    fn state_bytes(&mut self, sequence: u32) -> usize {
+        self.sequences[sequence as usize].len() * size_of::<Token>()
+    }
+
+    fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {
+        let tokens = self.sequences[sequence as usize].iter();
+        self.saves.fetch_add(1, Ordering::Relaxed);
+        Some(tokens.flat_map(|token| token.to_le_bytes()).collect())
+    }
+
+    fn restore(&mut self, sequence: u32, state: &[u8], count: u32) -> bool {
+        assert!(
+            self.sequences[sequence as usize].is_empty(),
+            "restoring into a sequence in use"
+        );
+        let (tokens, rest) = state.as_chunks();
+        assert!(rest.is_empty(), "a state that was never saved");
+        let tokens: Vec<Token> = tokens.iter().copied().map(Token::from_le_bytes).collect();
+        assert!(
+            tokens
+                .iter()
+                .all(|token| (0..SIZE as Token).contains(token)),
+            "a state that was never saved"
+        );
+        assert_eq!(tokens.len(), count as usize, "another state than was said");
+        self.sequences[sequence as usize] = tokens;
+        let all: usize = self.sequences.iter().map(Vec::len).sum();
+        assert!(all <= self.shape.kv_tokens as usize, "past the cache");
+        true
+    }
+
+    fn can_cut(&self) -> bool {
+        !self.is_recurrent
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        [7; 32]
     }
 }
 

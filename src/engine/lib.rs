@@ -36,6 +36,7 @@ mod grammar;
 mod llama;
 mod load;
 mod pacing;
+mod prefixes;
 mod process;
 mod prompt;
 mod queue;
@@ -49,7 +50,7 @@ mod tagged;
 mod utf8;
 mod voice;
 
-pub use config::EngineConfig;
+pub use config::{EngineConfig, PrefixScope};
 pub use engine::{Engine, EngineDriver, EnginePanicked};
 pub use load::LoadError;
 pub use process::{Program, QUARANTINED, Remote, RemoteDriver, ServeError, serve};

@@ -60,6 +60,11 @@ impl Pacing {
         }
     }
 
+    /// Seconds that one token of a prompt takes; `None` before any was measured.
+    pub(crate) fn prompt_s(&self) -> Option<f64> {
+        self.prompt_s
+    }
+
     /// Prompt tokens that fit into the delay.
     #[expect(
         clippy::cast_possible_truncation,

@@ -14,10 +14,13 @@
 //! (see [`crate::pacing`]), else a batch at a time. The shortest remaining prompt comes first; one
 //! that was passed over counts as shorter with every time, so none waits for ever. What another
 //! slot of the same team has in the cache is shared and not computed again, and a prompt that
-//! begins like one under way waits for it.
+//! begins like one under way waits for it. What a slot held and must give up is saved where that
+//! is worth it, and restored for a prompt that begins alike (see [`aside`]).
 //!
 //! **Interruption.** A reader that leaves in mid-prompt cuts the whole batch short. What reached
 //! the cache stays; everybody else's tokens that did not are simply still pending in the next step.
+
+mod aside;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -26,8 +29,10 @@ use std::time::{Duration, Instant};
 use domain::{BackendError, HealthState};
 use tracing::{debug, error, warn};
 
+use crate::config::PrefixScope;
 use crate::decoder::{Decoded, Decoder, Entry, Shape, Vocabulary};
 use crate::pacing::Pacing;
+use crate::prefixes::{PrefixRules, Prefixes};
 use crate::queue::{Request, Shared};
 use crate::slot::{Delivered, Slot};
 
@@ -51,6 +56,7 @@ pub(crate) struct Rules {
     pub model: String,
     pub busy_prompt: BusyPrompt,
     pub stall_max: Duration,
+    pub prefixes: PrefixRules,
 }
 
 /// What one step may compute of prompts while somebody is being answered.
@@ -86,6 +92,7 @@ pub(crate) struct Scheduler<D> {
     slots: Vec<Slot>,
     batch: Vec<Entry>,
     shares: Vec<Share>,
+    prefixes: Prefixes,
     /// Counts admissions; the clock of ages.
     admissions: u64,
     failures: u32,
@@ -110,12 +117,14 @@ impl<D: Decoder> Scheduler<D> {
         rules: Rules,
     ) -> Self {
         let shape = decoder.shape();
+        let saved = rules.prefixes.clone();
         let delay = match rules.busy_prompt {
             BusyPrompt::Within(delay) => delay,
             BusyPrompt::Tokens(_) => Duration::ZERO,
         };
         Self {
             pacing: Pacing::new(delay),
+            prefixes: Prefixes::open(saved, decoder.fingerprint(), decoder.can_cut()),
             decoder,
             vocabulary,
             shared,
@@ -222,7 +231,11 @@ impl<D: Decoder> Scheduler<D> {
     }
 
     /// Gives `request` the free slot whose leftovers serve it best, else the longest unused.
-    fn begin(&mut self, request: Request, now: Instant) {
+    fn begin(&mut self, mut request: Request, now: Instant) {
+        if self.rules.prefixes.scope == PrefixScope::Global {
+            // From here on the team is only whom the cache is shared with.
+            request.team = None;
+        }
         let free = self
             .slots
             .iter()
@@ -237,9 +250,15 @@ impl<D: Decoder> Scheduler<D> {
                 .end(Some(BackendError::Engine("no slot was free")));
         };
         let shared = slot.shared_prefix(&request);
+        self.set_aside(index, shared);
         let held = self.decoder.truncate(sequence(index), shared);
         self.admissions += 1;
         self.slots[index].begin(request, held, &self.rules.model, self.admissions, now);
+        // The last step's batch takes no room any more.
+        self.batch.clear();
+        if let Some(held) = self.recall(index) {
+            self.slots[index].start_from(held);
+        }
         self.deliver(index, now);
     }
 
@@ -350,6 +369,9 @@ impl<D: Decoder> Scheduler<D> {
         let expected = self.slots[slot].expected(HEADROOM_TOKENS);
         let fits = held.saturating_add(expected) <= self.shape.kv_tokens;
         self.slots[slot].is_set_back = !fits;
+        if fits {
+            self.recall(slot);
+        }
         fits
     }
 
@@ -400,6 +422,7 @@ impl<D: Decoder> Scheduler<D> {
         let Some(slot) = idle.min_by_key(|slot| self.slots[*slot].used) else {
             return false;
         };
+        self.set_aside(slot, 0);
         self.forget(slot);
         true
     }
@@ -415,6 +438,7 @@ impl<D: Decoder> Scheduler<D> {
             return false;
         };
         debug!("cache is full, youngest slot set back");
+        self.set_aside(slot, 0);
         self.forget(slot);
         self.slots[slot].is_set_back = true;
         true
@@ -545,6 +569,7 @@ impl<D: Decoder> Scheduler<D> {
         for slot in &mut self.slots {
             slot.end(Some(BackendError::Engine("it has stopped")));
         }
+        self.put_away();
         self.note_running();
         self.shared.pulse.set_state(HealthState::Down);
     }

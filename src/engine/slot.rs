@@ -120,9 +120,8 @@ impl Slot {
             return 0;
         }
         let prompt = &request.prompt;
-        let held = &self.tokens[..(self.held as usize).min(self.tokens.len())];
         let most = prompt.len().saturating_sub(1);
-        common_prefix(held, &prompt[..most])
+        common_prefix(self.held_tokens(), &prompt[..most])
     }
 
     /// How many tokens of this slot's prompt another one begins with too, of the same team. The
@@ -133,6 +132,32 @@ impl Slot {
         }
         let own = &self.tokens[..self.tokens.len().saturating_sub(1)];
         common_prefix(own, &other.tokens)
+    }
+
+    /// Whom its tokens may be shared with.
+    pub(crate) fn team(&self) -> Option<&TeamId> {
+        self.team.as_ref()
+    }
+
+    /// What the cache holds.
+    pub(crate) fn held_tokens(&self) -> &[Token] {
+        &self.tokens[..(self.held as usize).min(self.tokens.len())]
+    }
+
+    /// How many of `tokens`, which are `team`'s, the cache holds here too.
+    pub(crate) fn holds_of(&self, team: Option<&TeamId>, tokens: &[Token]) -> u32 {
+        if self.team.as_ref() != team {
+            return 0;
+        }
+        common_prefix(self.held_tokens(), tokens)
+    }
+
+    /// Notes that its job begins with `held` tokens in the cache, before any is computed for it.
+    pub(crate) fn start_from(&mut self, held: u32) {
+        self.held = held;
+        if let Some(job) = &mut self.job {
+            job.usage.cached_tokens = Tokens(held);
+        }
     }
 
     /// Notes that the cache holds `held` tokens that were not computed for this slot.
@@ -257,7 +282,7 @@ impl Job {
     }
 }
 
-fn common_prefix(one: &[Token], other: &[Token]) -> u32 {
+pub(crate) fn common_prefix(one: &[Token], other: &[Token]) -> u32 {
     let same = one.iter().zip(other).take_while(|(a, b)| a == b);
     u32::try_from(same.count()).unwrap_or(u32::MAX)
 }

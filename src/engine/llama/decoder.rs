@@ -1,9 +1,18 @@
 //! The decoder over llama.cpp's context.
 
-use crate::decoder::{Decoded, Decoder, Entry, Shape};
+use crate::decoder::{Decoded, Decoder, Entry, Fingerprint, Shape};
 use crate::llama::raw::Context;
 
-pub(super) struct LlamaDecoder(pub(super) Context);
+pub(super) struct LlamaDecoder(pub(super) Context, pub(super) Fingerprint);
+
+impl LlamaDecoder {
+    /// True when a sequence that ends at `keep` is as if it had never been longer: behind a sliding
+    /// window the cells before it may be gone.
+    fn reaches_back(&self, sequence: u32, keep: u32) -> bool {
+        let first = self.0.first(sequence).unwrap_or(0);
+        first == 0 || first.saturating_add(self.0.window()) <= keep
+    }
+}
 
 impl Decoder for LlamaDecoder {
     fn shape(&self) -> Shape {
@@ -34,7 +43,7 @@ impl Decoder for LlamaDecoder {
         if keep >= held {
             return held;
         }
-        if keep > 0 && self.0.remove(sequence, keep) {
+        if keep > 0 && self.reaches_back(sequence, keep) && self.0.remove(sequence, keep) {
             return keep;
         }
         self.0.remove(sequence, 0);
@@ -45,11 +54,38 @@ impl Decoder for LlamaDecoder {
         // A recurrent state is of its last token only.
         !self.0.is_recurrent()
             && self.held(from) >= count
+            && self.reaches_back(from, count)
             && self.0.copy(from, to, count)
             && self.held(to) == count
     }
 
     fn reset(&mut self) {
         self.0.clear();
+    }
+
+    fn state_bytes(&mut self, sequence: u32) -> usize {
+        self.0.state_bytes(sequence)
+    }
+
+    fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {
+        self.0.state(sequence)
+    }
+
+    fn restore(&mut self, sequence: u32, state: &[u8], count: u32) -> bool {
+        let is_restored = self.0.set_state(sequence, state) && self.held(sequence) == count;
+        if !is_restored {
+            self.0.remove(sequence, 0);
+        }
+        is_restored
+    }
+
+    /// A state is saved without what lies behind the window, and a recurrent one is of its last
+    /// token only.
+    fn can_cut(&self) -> bool {
+        !self.0.is_recurrent() && self.0.window() == 0
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.1
     }
 }

@@ -13,9 +13,10 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use tracing::{info, warn};
 
 use crate::config::EngineConfig;
-use crate::decoder::{Shape, Vocabulary};
+use crate::decoder::{Fingerprint, Shape, Vocabulary};
 use crate::engine::{Engine, EngineDriver, Mind};
 use crate::llama::decoder::LlamaDecoder;
+use crate::llama::fingerprint::fingerprint;
 use crate::llama::raw::{self, Context, Sizes};
 use crate::llama::vocabulary::LlamaVocabulary;
 use crate::load::LoadError;
@@ -31,6 +32,9 @@ const UBATCH_TOKENS_GPU: u32 = 512;
 /// threads' waiting for each other.
 const ONE_THREAD_PARAMETERS_MAX: u64 = 20_000_000;
 
+/// What may be kept in memory of prompts' states: one part in so many of what is free.
+const PREFIX_MEMORY_SHARE: u64 = 16;
+
 impl Engine {
     /// Loads the model and starts its thread. Takes from milliseconds to minutes and blocks.
     ///
@@ -40,7 +44,7 @@ impl Engine {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(
-        config: EngineConfig,
+        mut config: EngineConfig,
         templates: Arc<dyn TemplateCompiler>,
     ) -> Result<(Engine, EngineDriver), LoadError> {
         if let Some(setting) = config.fault() {
@@ -61,10 +65,22 @@ impl Engine {
             context_tokens: sizes.shape.context_tokens,
             has_thoughts,
         };
+        config
+            .prefix_bytes_max
+            .get_or_insert_with(prefix_bytes_default);
+        // Only what leaves the process has to be told apart.
+        let fingerprint = match config.prefix_dir {
+            Some(_) => fingerprint(&config.path, sizes.shape),
+            None => Ok(Fingerprint::default()),
+        };
+        let fingerprint = fingerprint.map_err(|source| LoadError::File {
+            path: config.path.clone(),
+            source,
+        })?;
         Engine::start(config, mind, move |shared| {
             // Words of an earlier failure on this thread cannot be: it is new.
             Context::new(model, sizes, Arc::clone(&shared.interrupt))
-                .map(LlamaDecoder)
+                .map(|context| LlamaDecoder(context, fingerprint))
                 .ok_or_else(|| LoadError::Context {
                     kv_tokens: sizes.shape.kv_tokens,
                     reason: reason(),
@@ -191,6 +207,19 @@ fn threads_default() -> u32 {
     let physical = sysinfo::System::physical_core_count().unwrap_or(usable);
     let threads = u32::try_from(usable.min(physical)).unwrap_or(1);
     threads.clamp(1, EngineConfig::THREADS_DEFAULT_MAX)
+}
+
+/// A part of the memory that is free now, where it can be told.
+fn prefix_bytes_default() -> u64 {
+    let Ok(mut system) = sysinfo::System::new() else {
+        return EngineConfig::PREFIX_BYTES_DEFAULT_MAX;
+    };
+    system.refresh_memory();
+    let free = system.available_memory();
+    // A container's own limit, where there is one.
+    let limit = system.cgroup_limits();
+    let free = limit.map_or(free, |limit| free.min(limit.free_memory));
+    (free / PREFIX_MEMORY_SHARE).min(EngineConfig::PREFIX_BYTES_DEFAULT_MAX)
 }
 
 fn log_model(config: &EngineConfig, model: &LlamaModel, sizes: Sizes) {

@@ -172,6 +172,66 @@ impl Context {
         unsafe { sys::llama_memory_clear(self.memory(), true) }
     }
 
+    /// The first position that `sequence` holds. Behind a sliding window it is not 0 for long.
+    pub(super) fn first(&self, sequence: u32) -> Option<u32> {
+        let sequence = self.sequence(sequence)?;
+        // SAFETY: the memory belongs to the live context, the id was checked (llama.h:806).
+        let first = unsafe { sys::llama_memory_seq_pos_min(self.memory(), sequence) };
+        u32::try_from(first).ok()
+    }
+
+    /// How many bytes [`Context::state`] gives of `sequence`.
+    pub(super) fn state_bytes(&mut self, sequence: u32) -> usize {
+        let Some(sequence) = self.sequence(sequence) else {
+            return 0;
+        };
+        // SAFETY: the context is live, the id was checked; only counts (llama.h:882).
+        unsafe { sys::llama_state_seq_get_size(self.context.as_ptr(), sequence) }
+    }
+
+    /// All that the memory holds of `sequence`. `None` when llama.cpp does not give it whole.
+    pub(super) fn state(&mut self, sequence: u32) -> Option<Vec<u8>> {
+        let mut state = vec![0_u8; self.state_bytes(sequence)];
+        let sequence = self.sequence(sequence)?;
+        if state.is_empty() {
+            return None;
+        }
+        // SAFETY: the context is live, the id was checked, and `state` has the bytes that are said;
+        // a state that needs more is an error and writes none beyond them (llama.h:887-891).
+        let written = unsafe {
+            sys::llama_state_seq_get_data(
+                self.context.as_ptr(),
+                state.as_mut_ptr(),
+                state.len(),
+                sequence,
+            )
+        };
+        (written == state.len()).then_some(state)
+    }
+
+    /// Makes `sequence` hold what `state` was taken of, and nothing else. False when llama.cpp
+    /// refuses: then it holds nothing.
+    ///
+    /// The bytes must come from [`Context::state`], of the same model with the same context:
+    /// llama.cpp checks types and sizes, and asserts some of the rest.
+    pub(super) fn set_state(&mut self, sequence: u32, state: &[u8]) -> bool {
+        let Some(id) = self.sequence(sequence) else {
+            return false;
+        };
+        // SAFETY: the context is live, the id was checked, and no more than the bytes that are said
+        // is read: an end before the end is an error (llama.h:897-901; `llama_io_read_host` in
+        // llama-context.cpp). Without the flag for devices nothing points into `state` afterwards.
+        let read = unsafe {
+            sys::llama_state_seq_set_data(self.context.as_ptr(), state.as_ptr(), state.len(), id)
+        };
+        let is_whole = read == state.len() && read > 0;
+        if !is_whole {
+            // A memory of several parts may have taken some of them.
+            self.remove(sequence, 0);
+        }
+        is_whole
+    }
+
     /// An id below zero would mean every sequence, one beyond the context's asserts.
     fn sequence(&self, sequence: u32) -> Option<i32> {
         (sequence < self.shape.sequences).then(|| i32::try_from(sequence).ok())?
@@ -185,6 +245,13 @@ impl Context {
     /// True when positions cannot be taken out of the middle or the end of a sequence.
     pub(super) fn is_recurrent(&self) -> bool {
         self.model.is_recurrent() || self.model.is_hybrid()
+    }
+
+    /// How many tokens back some layers look at most; 0 where all look at everything.
+    pub(super) fn window(&self) -> u32 {
+        // SAFETY: the model is live while the context is (llama.h:604).
+        let window = unsafe { sys::llama_model_n_swa(model_pointer(&self.model)) };
+        u32::try_from(window).unwrap_or(0)
     }
 }
 
@@ -268,6 +335,13 @@ fn model_pointer(model: &LlamaModel) -> *mut sys::llama_model {
 pub(super) fn has_encoder(model: &LlamaModel) -> bool {
     // SAFETY: the model is live while borrowed (llama.h:658).
     unsafe { sys::llama_model_has_encoder(model_pointer(model)) }
+}
+
+/// llama.cpp's own.
+pub(super) fn version() -> String {
+    // SAFETY: returns a constant, NUL-terminated text (llama.h:475).
+    let text = unsafe { CStr::from_ptr(sys::llama_version()) };
+    text.to_string_lossy().into_owned()
 }
 
 /// What llama.cpp was built for and finds here.

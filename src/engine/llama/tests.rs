@@ -22,6 +22,8 @@ use crate::llama::vocabulary::{LlamaVocabulary, splitting};
 use crate::splitting::{RUN_CHARS_MAX, Splitting, on_deep_stack};
 use crate::{Engine, EngineConfig, EngineDriver, LoadError};
 
+mod states;
+
 const QUESTION: &str = "What is the capital of Japan?";
 const ANSWER: &str = "Tokyo";
 

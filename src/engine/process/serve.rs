@@ -22,7 +22,8 @@ use crate::load::LoadError;
 const CHATS_MAX: usize = 8_192;
 /// How old the proxy's picture of the engine may be. A pulse is sent only where it changed.
 const PULSE_EVERY: Duration = Duration::from_millis(250);
-/// For the engine's thread to leave its step, which the proxy's patience lies above.
+/// For the engine's thread to leave its step and write its states, for which it takes at most
+/// 1.5 s. The proxy's patience lies above.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// A request with more JSON than this is not parsed between two events of the others.
 const INLINE_BYTES_MAX: usize = 64 * 1024;

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fake::{FakeDecoder, FakeVocabulary, Mishap, Seen};
+use crate::prefixes::Worth;
 use crate::reply::{ReplyStream, reply};
 use crate::sampler::Sampler;
 use crate::voice::VoiceRules;
@@ -20,6 +21,14 @@ const SHAPE: Shape = Shape {
     context_tokens: 256,
 };
 const STALL: Duration = Duration::from_secs(10);
+const NO_PREFIXES: PrefixRules = PrefixRules {
+    scope: PrefixScope::Team,
+    bytes_max: 0,
+    dir: None,
+    worth: Worth::Always,
+};
+
+mod prefixes;
 
 /// A scheduler on the bench, with its clock.
 struct Bench {
@@ -46,6 +55,10 @@ impl Bench {
     }
 
     fn with(shape: Shape, change: impl FnOnce(&mut FakeDecoder)) -> Self {
+        Self::keeping(shape, NO_PREFIXES, change)
+    }
+
+    fn keeping(shape: Shape, prefixes: PrefixRules, change: impl FnOnce(&mut FakeDecoder)) -> Self {
         let shared = Arc::new(Shared::new(64, shape.sequences));
         let mut decoder = FakeDecoder::new(shape, Arc::clone(&shared.interrupt));
         change(&mut decoder);
@@ -54,6 +67,7 @@ impl Bench {
             model: "fake".into(),
             busy_prompt: BusyPrompt::Tokens(16),
             stall_max: STALL,
+            prefixes,
         };
         let vocabulary = Arc::new(FakeVocabulary::default());
         Self {
@@ -720,9 +734,11 @@ proptest! {
         chats in prop::collection::vec((1_usize..70, 0_usize..40, any::<bool>(), 1_usize..40), 1..12),
         shared in 0_usize..40,
         kv_tokens in 240_u32..600,
+        prefix_bytes_max in 0_usize..2_000,
     ) {
         let shape = Shape { kv_tokens, context_tokens: 240, batch_tokens: 32, sequences: 3 };
-        let mut bench = Bench::new(shape);
+        let prefixes = PrefixRules { bytes_max: prefix_bytes_max, ..NO_PREFIXES };
+        let mut bench = Bench::keeping(shape, prefixes, |_| ());
         let mut staying = Vec::new();
         for (n, (length, pause, leaves, events_max)) in chats.into_iter().enumerate() {
             let letter = char::from(b'a' + u8::try_from(n).unwrap());

@@ -142,3 +142,22 @@ async fn a_frozen_process_is_killed_when_the_node_stops() {
     let ended = tokio::time::timeout(Duration::from_secs(5), driver.run()).await;
     assert!(ended.is_ok(), "longer than a node waits");
 }
+
+#[tokio::test]
+async fn what_a_process_computed_before_it_was_stopped_is_there_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "a beginning that is long enough to be worth a file of its own, and its place there";
+    for is_cached in [false, true] {
+        let config = config(|config| config.prefix_dir = Some(folder.path().to_owned()));
+        let (remote, driver) = Remote::start_with(config, Real::new()).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(driver.run());
+        let asked = remote.chat(sealed(request(text, |_| ()))).await.unwrap();
+        let reply = collect(asked).await.unwrap();
+        assert_eq!(reply.choices[0].text(), text);
+        let cached = reply.usage.unwrap().cached_tokens.0 as usize;
+        assert_eq!(cached, if is_cached { text.len() } else { 0 });
+        remote.stop();
+        tasks.join_next().await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,42 @@
+//! What a saved state hangs on, in one digest.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use sha2::{Digest, Sha256};
+
+use crate::decoder::{Fingerprint, Shape};
+use crate::llama::raw;
+
+/// A file up to this size is read whole, in some 50 ms.
+const WHOLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Of a larger one, so many pieces of so many bytes are read, evenly spaced, and its time counts.
+const PIECES: u64 = 64;
+const PIECE_BYTES: u64 = 64 * 1024;
+
+/// Of the model's file and how it is run. What llama.cpp itself compares with a state, the types
+/// and sizes of its cache, is left to it.
+pub(super) fn fingerprint(path: &Path, shape: Shape) -> io::Result<Fingerprint> {
+    let mut digest = Sha256::new();
+    digest.update(raw::version());
+    digest.update(std::env::consts::ARCH);
+    // Some models scale their positions by the length of the context.
+    digest.update(shape.kv_tokens.to_le_bytes());
+    digest.update(shape.context_tokens.to_le_bytes());
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    digest.update(metadata.len().to_le_bytes());
+    if metadata.len() <= WHOLE_BYTES_MAX {
+        io::copy(&mut file, &mut digest)?;
+        return Ok(digest.finalize().into());
+    }
+    let modified = metadata.modified()?.duration_since(UNIX_EPOCH);
+    digest.update(modified.unwrap_or_default().as_nanos().to_le_bytes());
+    for piece in 0..PIECES {
+        file.seek(SeekFrom::Start(metadata.len() / PIECES * piece))?;
+        io::copy(&mut (&mut file).take(PIECE_BYTES), &mut digest)?;
+    }
+    Ok(digest.finalize().into())
+}

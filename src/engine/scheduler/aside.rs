@@ -1,0 +1,114 @@
+//! What a slot held when it is given up: saved, and restored for a prompt that begins alike.
+
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use super::{Scheduler, sequence};
+use crate::decoder::Decoder;
+use crate::prefixes::{PREFIX_TOKENS_MIN, Wanted};
+
+/// What a stop may take for saving states and writing them to disk. A child that takes 2 s to
+/// leave its thread ends without it, and one that takes 3 s is killed.
+const WRITE_MAX: Duration = Duration::from_millis(1_500);
+
+impl<D: Decoder> Scheduler<D> {
+    /// Saves what `slot` holds, of which all but `keep` tokens is about to be lost, where that is
+    /// worth it.
+    pub(super) fn set_aside(&mut self, slot: usize, keep: u32) {
+        self.save(slot, keep, self.pacing.prompt_s());
+    }
+
+    fn save(&mut self, slot: usize, keep: u32, token_s: Option<f64>) {
+        let from = &self.slots[slot];
+        if !self.prefixes.is_on() || from.held < PREFIX_TOKENS_MIN {
+            return;
+        }
+        let keep = if self.decoder.can_cut() { keep } else { 0 };
+        let tokens = from.held_tokens();
+        let elsewhere = self.slots.iter().enumerate();
+        let elsewhere = elsewhere
+            .filter(|(other, _)| *other != slot)
+            .map(|(_, other)| other.holds_of(from.team(), tokens));
+        let kept = elsewhere.max().unwrap_or(0).max(keep);
+        let owner = self.prefixes.owner(from.team());
+        let gain = self.prefixes.uncovered(owner, tokens);
+        let gain = gain.min(from.held.saturating_sub(kept));
+        if gain < PREFIX_TOKENS_MIN || self.decoder.held(sequence(slot)) != from.held {
+            return;
+        }
+        let bytes = self.decoder.state_bytes(sequence(slot));
+        if !self.prefixes.admits(gain, bytes, token_s) {
+            return;
+        }
+        let begun = Instant::now();
+        if let Some(state) = self.decoder.save(sequence(slot)) {
+            self.prefixes.learn(bytes, begun.elapsed());
+            self.prefixes.put(owner, tokens, state);
+            debug!(tokens = self.slots[slot].held, bytes, "prefix saved");
+        }
+    }
+
+    /// Restores what was saved of the beginning of `slot`'s tokens, where that is more than any
+    /// slot holds. Returns how many it holds then; `None` when nothing changed.
+    pub(super) fn recall(&mut self, slot: usize) -> Option<u32> {
+        let own = &self.slots[slot];
+        if !self.prefixes.is_on() || own.last() < PREFIX_TOKENS_MIN {
+            return None;
+        }
+        let others = self.slots.iter().enumerate();
+        let others = others
+            .filter(|(other, _)| *other != slot)
+            .map(|(_, other)| own.common_with(other).min(other.held));
+        let found = self.prefixes.find(Wanted {
+            owner: self.prefixes.owner(own.team()),
+            prompt: &own.tokens[..own.last() as usize],
+            held: others.max().unwrap_or(0).max(own.held),
+            count_max: self.shape.context_tokens,
+            token_s: self.pacing.prompt_s(),
+        })?;
+        // All of it comes back first, whatever is cut off then.
+        let wanted = found.count.saturating_sub(self.slots[slot].held);
+        if self.make_room(wanted, self.age(slot)) < wanted {
+            self.prefixes.restored(&found, true);
+            return None;
+        }
+        self.forget(slot);
+        let begun = Instant::now();
+        let is_sound = self
+            .decoder
+            .restore(sequence(slot), &found.state, found.count);
+        self.prefixes.learn(found.state.len(), begun.elapsed());
+        self.prefixes.restored(&found, is_sound);
+        let held = if is_sound {
+            self.decoder.truncate(sequence(slot), found.common)
+        } else {
+            warn!("a saved prefix could not be restored");
+            0
+        };
+        debug!(tokens = held, bytes = found.state.len(), "prefix restored");
+        self.slots[slot].held = held;
+        Some(held)
+    }
+
+    /// Saves what all slots hold and writes it to disk, most first, as far as there is time.
+    pub(super) fn put_away(&mut self) {
+        if !self.prefixes.has_disk() {
+            return;
+        }
+        let until = Instant::now() + WRITE_MAX;
+        let is_late = || Instant::now() >= until;
+        let mut order: Vec<usize> = (0..self.slots.len()).collect();
+        order.sort_by_key(|slot| std::cmp::Reverse(self.slots[*slot].held));
+        for slot in order {
+            if is_late() {
+                break;
+            }
+            // Whatever it costs: the work would be lost for good.
+            self.save(slot, 0, None);
+            // So that no slot is spared for the sake of another that holds as much.
+            self.forget(slot);
+        }
+        self.prefixes.write(&is_late);
+    }
+}
