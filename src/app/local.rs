@@ -19,7 +19,7 @@ use policy::Templates;
 use tracing::error;
 
 use crate::bundled;
-use crate::config::{Config, Isolation, LocalSettings, ModelSource};
+use crate::config::{Config, Isolation, LocalSettings, ModelSource, PrefixScope};
 
 /// Temperature for models of the operator's own, where nobody says otherwise: varied, and to the
 /// point. The bundled model knows facts, not style, and gets 0.
@@ -270,6 +270,12 @@ fn engine_config(
     engine.output_tokens_default = settings.output_tokens_default;
     engine.temperature_default = settings.temperature_default.unwrap_or(temperature);
     engine.backends_dir = backends_dir();
+    engine.prefix_scope = match settings.prefix_scope {
+        PrefixScope::Team => engine::PrefixScope::Team,
+        PrefixScope::Global => engine::PrefixScope::Global,
+    };
+    engine.prefix_bytes_max = settings.prefix_bytes_max;
+    engine.prefix_dir.clone_from(&settings.prefix_dir);
     engine
 }
 

@@ -250,6 +250,11 @@ impl Metrics {
                 .get_or_create(&TokenLabels { route, kind })
                 .inc_by(u64::from(count));
         }
+        // Of the prompt's: read, and not computed again.
+        let kind = "prompt_cached";
+        self.tokens
+            .get_or_create(&TokenLabels { route, kind })
+            .inc_by(u64::from(usage.cached_tokens.0));
         if matches!(route, "local" | "cache") {
             let all = counts.iter().map(|(_, count)| u64::from(*count)).sum();
             self.spared

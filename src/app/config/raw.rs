@@ -162,6 +162,16 @@ pub struct RawLocal {
     /// Where the model runs. `process`: in a process of its own, so that a fault in it cuts off its
     /// replies and nothing else; it is started again. `thread`: within this one.
     pub isolation: Isolation,
+    /// Who is spared the computing of a prompt's beginning that was computed before. `team`: those
+    /// it was computed for. `global`: everybody, who can then tell by the time what others wrote.
+    pub prefix_scope: PrefixScope,
+    /// Memory for what was computed of prompts and has no place in the cache any more; as many
+    /// bytes again in `prefix_cache_dir`. 0 keeps none. Left out: a sixteenth of the free memory,
+    /// up to 512 MiB.
+    pub prefix_cache_bytes_max: Option<u64>,
+    /// A folder in which that is kept across restarts. It holds what prompts and replies said, for
+    /// this user's eyes alone. Left out: nothing is kept on disk.
+    pub prefix_cache_dir: Option<String>,
 }
 
 /// What stands between the model and everything else.
@@ -171,6 +181,15 @@ pub enum Isolation {
     #[default]
     Process,
     Thread,
+}
+
+/// Whom a prompt's beginning is computed for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PrefixScope {
+    #[default]
+    Team,
+    Global,
 }
 
 impl Default for RawLocal {
@@ -191,6 +210,9 @@ impl Default for RawLocal {
             events_max: 32,
             stall_ms_max: 10_000,
             isolation: Isolation::default(),
+            prefix_scope: PrefixScope::default(),
+            prefix_cache_bytes_max: None,
+            prefix_cache_dir: None,
         }
     }
 }

@@ -13,8 +13,8 @@ use engine::EngineConfig;
 
 use super::faults::Findings;
 use super::raw::{
-    Isolation, RawCache, RawClasses, RawIngress, RawKey, RawLimits, RawLocal, RawLog, RawPrivacy,
-    RawRoutes, RawTrust,
+    Isolation, PrefixScope, RawCache, RawClasses, RawIngress, RawKey, RawLimits, RawLocal, RawLog,
+    RawPrivacy, RawRoutes, RawTrust,
 };
 use super::secret::Surroundings;
 
@@ -73,6 +73,9 @@ pub struct LocalSettings {
     pub events_max: usize,
     pub stall_max: Duration,
     pub isolation: Isolation,
+    pub prefix_scope: PrefixScope,
+    pub prefix_bytes_max: Option<u64>,
+    pub prefix_dir: Option<PathBuf>,
 }
 
 /// Which model file.
@@ -356,7 +359,24 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
         events_max: within("local.events_max", raw.events_max, 1..=65_536, findings) as usize,
         stall_max: wait_ms("local.stall_ms_max", raw.stall_ms_max, findings),
         isolation: raw.isolation,
+        prefix_scope: raw.prefix_scope,
+        prefix_bytes_max: raw.prefix_cache_bytes_max,
+        prefix_dir: prefix_dir(raw, findings),
     })
+}
+
+fn prefix_dir(raw: &RawLocal, findings: &mut Findings) -> Option<PathBuf> {
+    let dir = raw.prefix_cache_dir.as_deref()?;
+    if dir.is_empty() {
+        findings.fault("local.prefix_cache_dir", "is empty; leave it out instead");
+    }
+    if raw.prefix_cache_bytes_max == Some(0) {
+        findings.fault(
+            "local.prefix_cache_dir",
+            "is set, and local.prefix_cache_bytes_max = 0 lets nothing be kept there",
+        );
+    }
+    Some(PathBuf::from(dir))
 }
 
 fn model_source(text: Option<&str>) -> ModelSource {

@@ -208,6 +208,27 @@ fn the_model_has_a_process_of_its_own_unless_told_otherwise() {
 }
 
 #[test]
+fn prefixes_are_kept_per_team_and_off_the_disk_unless_told_otherwise() {
+    let local = |text| accepted(text, &[]).0.local.unwrap();
+    let settings = local("");
+    assert_eq!(settings.prefix_scope, PrefixScope::Team);
+    assert_eq!(
+        (settings.prefix_bytes_max, settings.prefix_dir),
+        (None, None)
+    );
+    let text = "[local]\nprefix_scope = 'global'\nprefix_cache_dir = '/var/p'";
+    let settings = local(text);
+    assert_eq!(settings.prefix_scope, PrefixScope::Global);
+    assert_eq!(settings.prefix_dir, Some("/var/p".into()));
+    let text = "[local]\nprefix_cache_dir = '/var/p'\nprefix_cache_bytes_max = 0";
+    let found = refused(text, &[]);
+    assert!(
+        found[0].starts_with("local.prefix_cache_dir: "),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn nothing_to_answer_with_is_a_fault() {
     let found = refused("[local]\nenabled = false", &[]);
     assert!(found[0].contains("nothing could answer"));
