@@ -25,6 +25,8 @@ mod isolation;
 #[cfg(feature = "llama")]
 mod local;
 #[cfg(feature = "llama")]
+mod prefixes;
+#[cfg(feature = "llama")]
 mod routing;
 #[cfg(feature = "llama")]
 mod streams;
