@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{ModelAlias, Tokens};
+use crate::{ModelAlias, OpenSampling, Tokens};
 
 /// Fields that no room interprets, by name, in the order they came. They take part in cache keys
 /// and masking, and are forwarded only to the dialect they came from.
@@ -71,7 +71,8 @@ impl fmt::Debug for ChatRequest {
 
 impl ChatRequest {
     /// Every text a person may have written, in reading order: message parts, names, ids, arguments
-    /// of tool calls, tools' descriptions and schemas, stop strings, uninterpreted parts and fields;
+    /// of tool calls, tools' descriptions and schemas, stop strings and what is like them,
+    /// uninterpreted parts and fields;
     /// of JSON the keys, strings and numbers. Images named by address count, those that came as bytes
     /// do not. Scanning reads through this; `texts_mut` must visit the same places.
     pub fn texts(&self, visit: &mut dyn FnMut(&str)) {
@@ -120,6 +121,9 @@ impl ChatRequest {
         }
         for stop in &self.sampling.stop {
             visit(stop);
+        }
+        for breaker in self.sampling.open.dry.iter().flat_map(|dry| &dry.breakers) {
+            visit(breaker);
         }
         texts_of_fields(&self.extra, visit);
     }
@@ -179,6 +183,9 @@ impl ChatRequest {
         for stop in &mut self.sampling.stop {
             rewrite(stop);
         }
+        let dry = self.sampling.open.dry.iter_mut();
+        dry.flat_map(|dry| &mut dry.breakers)
+            .for_each(&mut *rewrite);
         rewrite_texts_of_fields(&mut self.extra, rewrite);
     }
 
@@ -506,6 +513,7 @@ pub struct Sampling {
     pub top_k: Option<u32>,
     /// 0 to 1.
     pub min_p: Option<f32>,
+    /// The first choice's; the second has the next number, and so on.
     pub seed: Option<i64>,
     /// At most [`Sampling::STOPS_MAX`], none empty.
     pub stop: Vec<String>,
@@ -517,6 +525,7 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
     /// `Some(k)`: log probabilities are asked for, with the `k` best alternatives.
     pub logprobs: Option<u8>,
+    pub open: OpenSampling,
 }
 
 impl Sampling {
@@ -545,6 +554,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::Dry;
 
     fn extra(name: &str, text: &str, number: u64) -> Extra {
         Extra::from_iter([(name.to_owned(), json!([text, number, true, null]))])
@@ -593,13 +603,23 @@ mod tests {
             parallel_tool_calls: None,
             sampling: Sampling {
                 stop: vec!["131".into()],
+                open: OpenSampling {
+                    dry: Some(Dry {
+                        multiplier: 1.0,
+                        base: 2.0,
+                        allowed: 2,
+                        tokens_max: None,
+                        breakers: vec!["132".into()],
+                    }),
+                    ..OpenSampling::default()
+                },
                 ..Sampling::default()
             },
             format: OutputFormat::JsonSchema(json!({"129": "130"})),
             output_tokens_max: None,
             choices: 1,
             delivery: Delivery::Whole,
-            extra: extra("132", "133", 134),
+            extra: extra("133", "134", 135),
             source: None,
         }
     }
@@ -613,7 +633,7 @@ mod tests {
     #[test]
     fn every_text_is_visited_in_order_and_rewritten_in_the_same_places() {
         let mut request = request();
-        let expected: Vec<String> = (100..=134).map(|number| number.to_string()).collect();
+        let expected: Vec<String> = (100..=135).map(|number| number.to_string()).collect();
         assert_eq!(texts(&request), expected);
 
         let mut rewritten = Vec::new();
@@ -629,7 +649,7 @@ mod tests {
         wanted.splice(10..15, [arguments]);
         assert_eq!(texts(&request), wanted);
         assert_eq!(request.messages[0].name, None);
-        assert_eq!(request.extra["<132"], json!(["<133", "<134", true, null]));
+        assert_eq!(request.extra["<133"], json!(["<134", "<135", true, null]));
         assert_eq!(
             request.messages[0].tool_calls[1].arguments,
             r#"{"<111" : ["<112","<113", true], "<114": "<115"}"#
@@ -657,7 +677,7 @@ mod tests {
             request.messages[0].tool_calls[0].arguments = arguments.into();
             let seen = texts(&request);
             assert_eq!(seen[8..8 + wanted.len()], *wanted, "{arguments}");
-            assert_eq!(seen.len(), 34 + wanted.len(), "{arguments}");
+            assert_eq!(seen.len(), 35 + wanted.len(), "{arguments}");
         };
         check(r#""alice\u0040x.com""#, &["alice@x.com"]);
         check(r#"{"a":"x\\\"","a":-1e5}"#, &["a", "x\\\"", "a", "-1e5"]);

@@ -5,11 +5,11 @@ use std::fmt;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendError, Tokens};
+use crate::{BackendError, TokenLogprobs, Tokens};
 
 /// One step of a reply.
 ///
-/// Grammar: `Started (Text | Thought | ToolCall)* ChoiceEnded+ Usage?` and then the end, or an
+/// Grammar: `Started (Text | Thought | ToolCall | Logprobs)* ChoiceEnded+ Usage?` and then the end, or an
 /// `Err` at any point and then the end. With several choices, a choice's events may follow another
 /// choice's `ChoiceEnded`.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,12 @@ pub enum ChatEvent {
         index: u32,
         part: ToolCallPart,
     },
+    /// How likely the tokens were that what follows of this choice is made of. Where text is held
+    /// back they may come before it, never after.
+    Logprobs {
+        choice: u32,
+        tokens: Vec<TokenLogprobs>,
+    },
     ChoiceEnded {
         choice: u32,
         reason: FinishReason,
@@ -45,6 +51,9 @@ impl fmt::Debug for ChatEvent {
                 write!(f, "Thought({choice}, {} bytes)", text.len())
             }
             ChatEvent::ToolCall { choice, index, .. } => write!(f, "ToolCall({choice}, {index})"),
+            ChatEvent::Logprobs { choice, tokens } => {
+                write!(f, "Logprobs({choice}, {} tokens)", tokens.len())
+            }
             ChatEvent::ChoiceEnded { choice, reason } => {
                 write!(f, "ChoiceEnded({choice}, {reason:?})")
             }
@@ -59,8 +68,25 @@ impl ChatEvent {
     pub fn is_content(&self) -> bool {
         matches!(
             self,
-            ChatEvent::Text { .. } | ChatEvent::Thought { .. } | ChatEvent::ToolCall { .. }
+            ChatEvent::Text { .. }
+                | ChatEvent::Thought { .. }
+                | ChatEvent::ToolCall { .. }
+                | ChatEvent::Logprobs { .. }
         )
+    }
+
+    /// The same event as another choice's; one that is of none stays as it is.
+    #[must_use]
+    pub fn of_choice(mut self, other: u32) -> Self {
+        match &mut self {
+            ChatEvent::Text { choice, .. }
+            | ChatEvent::Thought { choice, .. }
+            | ChatEvent::ToolCall { choice, .. }
+            | ChatEvent::Logprobs { choice, .. }
+            | ChatEvent::ChoiceEnded { choice, .. } => *choice = other,
+            ChatEvent::Started(_) | ChatEvent::Usage(_) => {}
+        }
+        self
     }
 }
 
@@ -174,6 +200,7 @@ impl Grammar {
             ChatEvent::Text { choice, .. }
             | ChatEvent::Thought { choice, .. }
             | ChatEvent::ToolCall { choice, .. }
+            | ChatEvent::Logprobs { choice, .. }
             | ChatEvent::ChoiceEnded { choice, .. } => *choice,
         };
         if self.ended.contains(&choice) {

@@ -28,6 +28,7 @@ mod principal;
 mod privacy;
 mod record;
 mod reply;
+mod sampling;
 mod store;
 mod template;
 
@@ -48,6 +49,9 @@ pub use principal::{KeyDigest, Principal};
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
 pub use record::{CacheOutcome, ExchangeRecord, Outcome, RouteTaken};
 pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, replay};
+pub use sampling::{
+    Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,
+};
 pub use store::{CacheKey, CacheStore, KeyDirectory, RecordSink};
 pub use template::{
     ChatTemplate, Prompt, PromptPiece, TemplateCompiler, TemplateError, TemplateSource,

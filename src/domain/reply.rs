@@ -3,7 +3,8 @@
 use futures::{StreamExt, stream};
 
 use crate::{
-    BackendError, ChatEvent, ChatStream, FinishReason, Started, ToolCall, ToolCallPart, Usage,
+    BackendError, ChatEvent, ChatStream, FinishReason, Started, TokenLogprobs, ToolCall,
+    ToolCallPart, Usage,
 };
 
 /// A stream, collected. Only complete streams become one.
@@ -21,6 +22,8 @@ pub struct ReplyChoice {
     /// Text and thoughts in the order they came, joined where neighbours are of a kind.
     pub pieces: Vec<ReplyPiece>,
     pub tool_calls: Vec<ToolCall>,
+    /// Of its tokens in the order they were drawn; empty where none were asked for.
+    pub logprobs: Vec<TokenLogprobs>,
     pub reason: FinishReason,
 }
 
@@ -66,7 +69,7 @@ impl ReplyChoice {
 }
 
 impl Reply {
-    /// Bytes of text held, for size bounds.
+    /// Bytes of text and log probabilities held, for size bounds.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.choices
@@ -84,7 +87,8 @@ impl Reply {
                     .iter()
                     .map(|call| call.id.len() + call.name.len() + call.arguments.len())
                     .sum();
-                pieces + calls
+                let logprobs: usize = choice.logprobs.iter().map(TokenLogprobs::bytes).sum();
+                pieces + calls + logprobs
             })
             .sum()
     }
@@ -112,6 +116,7 @@ impl Collector {
                         choice,
                         pieces: Vec::new(),
                         tool_calls: Vec::new(),
+                        logprobs: Vec::new(),
                         reason: FinishReason::Stop,
                     },
                     false,
@@ -166,6 +171,10 @@ impl Collector {
                 }
                 call.arguments.push_str(&part.arguments);
             }
+            ChatEvent::Logprobs { choice, tokens } => {
+                let (open, _) = self.choice(choice);
+                open.logprobs.extend(tokens);
+            }
             ChatEvent::ChoiceEnded { choice, reason } => {
                 let (open, has_ended) = self.choice(choice);
                 open.reason = reason;
@@ -203,12 +212,19 @@ pub async fn collect(mut stream: ChatStream) -> Result<Reply, BackendError> {
     collector.finish()
 }
 
-/// The inverse of [`collect`]: a stream with one event per piece.
+/// The inverse of [`collect`]: a stream with one event per piece, and one for all log probabilities
+/// of a choice.
 #[must_use]
 pub fn replay(reply: &Reply) -> ChatStream {
     let mut events = vec![ChatEvent::Started(reply.started.clone())];
     for choice in &reply.choices {
         let at = choice.choice;
+        if !choice.logprobs.is_empty() {
+            events.push(ChatEvent::Logprobs {
+                choice: at,
+                tokens: choice.logprobs.clone(),
+            });
+        }
         for piece in &choice.pieces {
             events.push(match piece {
                 ReplyPiece::Text(text) => ChatEvent::Text {
@@ -246,7 +262,7 @@ mod tests {
     use futures::executor::block_on;
 
     use super::*;
-    use crate::{Grammar, Tokens};
+    use crate::{Grammar, TokenLogprob, Tokens};
 
     fn started() -> Started {
         Started {
@@ -269,6 +285,14 @@ mod tests {
                     id: "c1".into(),
                     name: "f".into(),
                     arguments: "{}".into(),
+                }],
+                logprobs: vec![TokenLogprobs {
+                    token: TokenLogprob {
+                        text: "y".into(),
+                        bytes: Some(b"y".to_vec()),
+                        logprob: -0.5,
+                    },
+                    top: Vec::new(),
                 }],
                 reason: FinishReason::ToolCalls,
             }],

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use domain::{
     BackendError, CacheKey, CacheStore, ChatEvent, ChatStream, Findings, Grammar, GrammarError,
-    Outcome, ToolCallPart, collect,
+    Outcome, TokenLogprobs, ToolCallPart, collect,
 };
 use futures::{FutureExt, Stream, StreamExt, stream};
 use policy::Unmasker;
@@ -176,6 +176,7 @@ impl Tee {
         self.bytes += match event {
             ChatEvent::Text { text, .. } | ChatEvent::Thought { text, .. } => text.len(),
             ChatEvent::ToolCall { part, .. } => part.arguments.len(),
+            ChatEvent::Logprobs { tokens, .. } => tokens.iter().map(TokenLogprobs::bytes).sum(),
             ChatEvent::Started(_) | ChatEvent::ChoiceEnded { .. } | ChatEvent::Usage(_) => 0,
         };
         self.events.push(event.clone());
@@ -268,7 +269,11 @@ impl Unmask {
                 self.flush(choice, out);
                 out.push_back(Ok(ChatEvent::ChoiceEnded { choice, reason }));
             }
-            ChatEvent::Started(_) | ChatEvent::Usage(_) => out.push_back(Ok(event)),
+            // Of the tokens as the model wrote them, placeholders included: a value put back is
+            // made of none.
+            ChatEvent::Started(_) | ChatEvent::Logprobs { .. } | ChatEvent::Usage(_) => {
+                out.push_back(Ok(event));
+            }
         }
     }
 

@@ -24,6 +24,7 @@ pub fn reply_of(text: &str) -> Reply {
             choice: 0,
             pieces: vec![ReplyPiece::Text(text.to_owned())],
             tool_calls: Vec::new(),
+            logprobs: Vec::new(),
             reason: FinishReason::Stop,
         }],
         usage: None,

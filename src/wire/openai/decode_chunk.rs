@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use domain::{BackendError, ChatEvent, Started, ToolCallPart, Usage};
+use domain::{BackendError, ChatEvent, Started, TokenLogprobs, ToolCallPart, Usage};
 
 use super::decode_reply::made_up_call_id;
 use super::reply_shape::{
@@ -147,6 +147,10 @@ impl ChunkReader {
 
     fn read_choice(&mut self, mut body: ChoiceBody<'_>, out: &mut Out) -> Result<(), BackendError> {
         let state = self.choice(body.index.unwrap_or(0))?;
+        let logprobs = body.token_logprobs();
+        if !logprobs.is_empty() {
+            state.read_logprobs(logprobs, out)?;
+        }
         if let Some(message) = body.delta.or(body.message) {
             state.read_message(message, out)?;
         }
@@ -197,6 +201,19 @@ impl ChunkReader {
 }
 
 impl ChoiceState {
+    fn read_logprobs(
+        &mut self,
+        tokens: Vec<TokenLogprobs>,
+        out: &mut Out,
+    ) -> Result<(), BackendError> {
+        if self.has_ended {
+            return Err(BackendError::Garbled("a choice went on after its end"));
+        }
+        let choice = self.choice;
+        out.push_back(Ok(ChatEvent::Logprobs { choice, tokens }));
+        Ok(())
+    }
+
     fn read_message(
         &mut self,
         mut message: MessageBody<'_>,

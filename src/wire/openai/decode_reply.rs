@@ -56,6 +56,7 @@ fn read_choice(position: usize, mut body: ChoiceBody<'_>) -> Result<ReplyChoice,
     if choice >= CHOICES_MAX {
         return Err(BackendError::Garbled("a choice's index is out of range"));
     }
+    let logprobs = body.token_logprobs();
     let Some(mut message) = body.message.or(body.delta) else {
         return Err(BackendError::Garbled("a choice has no message"));
     };
@@ -87,6 +88,7 @@ fn read_choice(position: usize, mut body: ChoiceBody<'_>) -> Result<ReplyChoice,
         choice,
         pieces,
         tool_calls,
+        logprobs,
         reason,
     })
 }

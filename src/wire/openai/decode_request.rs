@@ -8,14 +8,15 @@
 
 use bytes::Bytes;
 use domain::{
-    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, OutputFormat, Sampling,
-    SourceBody, Tokens,
+    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, OpenSampling, OutputFormat,
+    Sampling, SourceBody, Tokens,
 };
 use serde_json::Value;
 
 use super::decode_messages::read_messages;
 use super::decode_tools::{read_tool_choice, read_tools};
 use super::fields::{Fields, Path, array, bounded, decimal};
+use super::reply_shape::TOP_LOGPROBS_MAX;
 use super::request_body::NEWER_OUTPUT_BOUND;
 use super::request_fault as fault;
 use super::strict_json;
@@ -30,8 +31,6 @@ const STOP_BYTES_MAX: usize = 1024;
 const LOGIT_BIAS_MAX: usize = 1024;
 /// Beyond every vocabulary.
 const TOKEN_ID_MAX: u32 = 16 << 20;
-/// OpenAI's bound on `top_logprobs`.
-const TOP_LOGPROBS_MAX: u32 = 20;
 /// Fields at the top level that we do not know.
 const EXTRA_FIELDS_MAX: usize = 256;
 /// OpenAI's bound on the name of a JSON schema, and its characters.
@@ -122,6 +121,7 @@ fn read_sampling(fields: &mut Fields<'_>) -> Result<Sampling, BadRequest> {
         presence_penalty: fields.decimal("presence_penalty", -2.0..=2.0)?,
         logit_bias: read_logit_bias(fields)?,
         logprobs: read_logprobs(fields)?,
+        open: OpenSampling::default(),
     })
 }
 

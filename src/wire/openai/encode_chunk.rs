@@ -4,11 +4,14 @@
 //! else is appended to the caller's buffer: no value tree, no allocation of its own.
 
 use bytes::{BufMut, BytesMut};
-use domain::{ChatEvent, ToolCallPart};
+use domain::{ChatEvent, TokenLogprobs, ToolCallPart};
 use serde::Serialize;
 
-use super::encode_reply::UsageBody;
+use super::encode_reply::{LogprobsBody, UsageBody};
 use super::{ErrorBody, Framing};
+
+/// Tokens whose log probabilities wait for text. With so many they leave in a chunk without any.
+const LOGPROBS_HELD_MAX: usize = 256;
 
 /// Writes a stream's events as `data:` lines of `chat.completion.chunk` objects.
 ///
@@ -21,6 +24,8 @@ pub struct ChunkEncoder {
     includes_usage: bool,
     /// One bit per choice whose role chunk was written.
     roles: u128,
+    /// Of tokens whose text is still to come, by choice.
+    logprobs: Vec<(u32, Vec<TokenLogprobs>)>,
 }
 
 impl ChunkEncoder {
@@ -38,10 +43,12 @@ impl ChunkEncoder {
             head,
             includes_usage: framing.includes_usage,
             roles: 0,
+            logprobs: Vec::new(),
         }
     }
 
-    /// Appends the chunks of one event: none, one, or two where a choice begins.
+    /// Appends the chunks of one event: none, one, or two where a choice begins. Log probabilities
+    /// leave with the next chunk of their choice.
     pub fn encode(&mut self, event: &ChatEvent, out: &mut BytesMut) {
         match event {
             ChatEvent::Started(started) => {
@@ -57,14 +64,14 @@ impl ChunkEncoder {
                 self.open_delta(*choice, out);
                 out.put_slice(b"\"content\":");
                 put_json(out.writer(), text);
-                self.close_delta(None, out);
+                self.close_delta(*choice, None, out);
             }
             ChatEvent::Thought { choice, text } => {
                 self.begin_choice(*choice, out);
                 self.open_delta(*choice, out);
                 out.put_slice(b"\"reasoning_content\":");
                 put_json(out.writer(), text);
-                self.close_delta(None, out);
+                self.close_delta(*choice, None, out);
             }
             ChatEvent::ToolCall {
                 choice,
@@ -74,12 +81,20 @@ impl ChunkEncoder {
                 self.begin_choice(*choice, out);
                 self.open_delta(*choice, out);
                 put_call(*index, part, out);
-                self.close_delta(None, out);
+                self.close_delta(*choice, None, out);
+            }
+            // In one chunk with what the tokens say.
+            ChatEvent::Logprobs { choice, tokens } => {
+                if self.hold_logprobs(*choice, tokens) >= LOGPROBS_HELD_MAX {
+                    self.begin_choice(*choice, out);
+                    self.open_delta(*choice, out);
+                    self.close_delta(*choice, None, out);
+                }
             }
             ChatEvent::ChoiceEnded { choice, reason } => {
                 self.begin_choice(*choice, out);
                 self.open_delta(*choice, out);
-                self.close_delta(Some(reason.as_label()), out);
+                self.close_delta(*choice, Some(reason.as_label()), out);
             }
             ChatEvent::Usage(usage) if self.includes_usage => {
                 out.put_slice(&self.head);
@@ -113,7 +128,22 @@ impl ChunkEncoder {
         self.roles |= bit;
         self.open_delta(choice, out);
         out.put_slice(b"\"role\":\"assistant\",\"content\":\"\"");
-        self.close_delta(None, out);
+        out.put_slice(b"},\"logprobs\":null");
+        self.close_choice(None, out);
+    }
+
+    /// Says how many tokens' of this choice now wait.
+    fn hold_logprobs(&mut self, choice: u32, tokens: &[TokenLogprobs]) -> usize {
+        match self.logprobs.iter_mut().find(|(of, _)| *of == choice) {
+            Some((_, held)) => {
+                held.extend_from_slice(tokens);
+                held.len()
+            }
+            None => {
+                self.logprobs.push((choice, tokens.to_vec()));
+                tokens.len()
+            }
+        }
     }
 
     fn open_delta(&self, choice: u32, out: &mut BytesMut) {
@@ -124,8 +154,26 @@ impl ChunkEncoder {
         out.put_slice(b",\"delta\":{");
     }
 
-    fn close_delta(&self, finish_reason: Option<&'static str>, out: &mut BytesMut) {
-        out.put_slice(b"},\"logprobs\":null,\"finish_reason\":");
+    /// Ends the delta, with the log probabilities that wait for it.
+    fn close_delta(
+        &mut self,
+        choice: u32,
+        finish_reason: Option<&'static str>,
+        out: &mut BytesMut,
+    ) {
+        out.put_slice(b"},\"logprobs\":");
+        match self.logprobs.iter().position(|(of, _)| *of == choice) {
+            Some(at) => {
+                let (_, tokens) = self.logprobs.swap_remove(at);
+                put_json(out.writer(), &LogprobsBody::from(tokens.as_slice()));
+            }
+            None => out.put_slice(b"null"),
+        }
+        self.close_choice(finish_reason, out);
+    }
+
+    fn close_choice(&self, finish_reason: Option<&'static str>, out: &mut BytesMut) {
+        out.put_slice(b",\"finish_reason\":");
         match finish_reason {
             Some(reason) => {
                 out.put_u8(b'"');
@@ -162,7 +210,8 @@ fn put_call(index: u32, part: &ToolCallPart, out: &mut BytesMut) {
 }
 
 fn put_json(out: impl std::io::Write, value: &(impl Serialize + ?Sized)) {
-    serde_json::to_writer(out, value).expect("writing strings and integers to memory cannot fail");
+    serde_json::to_writer(out, value)
+        .expect("writing strings and finite numbers to memory cannot fail");
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Encodes a whole reply, as a server.
 
-use domain::{Reply, ReplyChoice, Usage};
+use domain::{Reply, ReplyChoice, TokenLogprob, TokenLogprobs, Usage};
 use serde::Serialize;
 
 /// What surrounds a reply's content: the same for every chunk of a stream.
@@ -48,7 +48,7 @@ struct Completion<'a> {
 struct ChoiceBody<'a> {
     index: u32,
     message: MessageBody<'a>,
-    logprobs: (),
+    logprobs: Option<LogprobsBody<'a>>,
     finish_reason: &'static str,
 }
 
@@ -102,8 +102,53 @@ impl<'a> From<&'a ReplyChoice> for ChoiceBody<'a> {
                     })
                     .collect(),
             },
-            logprobs: (),
+            logprobs: (!choice.logprobs.is_empty())
+                .then(|| LogprobsBody::from(choice.logprobs.as_slice())),
             finish_reason: choice.reason.as_label(),
+        }
+    }
+}
+
+/// The `logprobs` object, shared with the stream's chunks.
+#[derive(Serialize)]
+pub(super) struct LogprobsBody<'a> {
+    content: Vec<TokenBody<'a>>,
+    refusal: (),
+}
+
+#[derive(Serialize)]
+struct TokenBody<'a> {
+    #[serde(flatten)]
+    token: LogprobBody<'a>,
+    top_logprobs: Vec<LogprobBody<'a>>,
+}
+
+#[derive(Serialize)]
+struct LogprobBody<'a> {
+    token: &'a str,
+    logprob: f64,
+    bytes: Option<&'a [u8]>,
+}
+
+impl<'a> From<&'a [TokenLogprobs]> for LogprobsBody<'a> {
+    fn from(tokens: &'a [TokenLogprobs]) -> Self {
+        let content = tokens.iter().map(|one| TokenBody {
+            token: LogprobBody::from(&one.token),
+            top_logprobs: one.top.iter().map(LogprobBody::from).collect(),
+        });
+        Self {
+            content: content.collect(),
+            refusal: (),
+        }
+    }
+}
+
+impl<'a> From<&'a TokenLogprob> for LogprobBody<'a> {
+    fn from(one: &'a TokenLogprob) -> Self {
+        Self {
+            token: &one.text,
+            logprob: one.logprob,
+            bytes: one.bytes.as_deref(),
         }
     }
 }

@@ -8,13 +8,15 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use domain::{BackendError, FinishReason, Tokens, Usage};
+use domain::{BackendError, FinishReason, TokenLogprob, TokenLogprobs, Tokens, Usage};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The highest `index` of a choice taken, plus one. OpenAI's `n` ends at 128.
 pub(super) const CHOICES_MAX: u32 = 128;
+/// OpenAI's bound on `top_logprobs`.
+pub(super) const TOP_LOGPROBS_MAX: u32 = 20;
 /// Tool calls taken per choice.
 pub(super) const TOOL_CALLS_MAX: usize = 256;
 
@@ -44,7 +46,68 @@ pub(super) struct ChoiceBody<'a> {
     #[serde(borrow, default)]
     pub message: Option<MessageBody<'a>>,
     #[serde(borrow, default)]
+    pub logprobs: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     pub finish_reason: Loose<'a>,
+}
+
+impl ChoiceBody<'_> {
+    /// The log probabilities of content and refusal. None where they are of another form, as that
+    /// of OpenAI's older completions.
+    pub fn token_logprobs(&self) -> Vec<TokenLogprobs> {
+        let read = |raw: &RawValue| serde_json::from_str::<LogprobsBody>(raw.get()).ok();
+        let Some(body) = self.logprobs.and_then(read) else {
+            return Vec::new();
+        };
+        let lists = [body.content, body.refusal];
+        let tokens = lists.into_iter().flatten().flatten();
+        tokens.map(TokenLogprobs::from).collect()
+    }
+}
+
+#[derive(Deserialize)]
+struct LogprobsBody {
+    #[serde(default)]
+    content: Option<Vec<TokenBody>>,
+    #[serde(default)]
+    refusal: Option<Vec<TokenBody>>,
+}
+
+#[derive(Deserialize)]
+struct TokenBody {
+    #[serde(flatten)]
+    token: LogprobBody,
+    #[serde(default)]
+    top_logprobs: Option<Vec<LogprobBody>>,
+}
+
+#[derive(Deserialize)]
+struct LogprobBody {
+    token: String,
+    logprob: f64,
+    #[serde(default)]
+    bytes: Option<Vec<u8>>,
+}
+
+impl From<LogprobBody> for TokenLogprob {
+    fn from(body: LogprobBody) -> Self {
+        Self {
+            text: body.token,
+            bytes: body.bytes,
+            logprob: body.logprob,
+        }
+    }
+}
+
+impl From<TokenBody> for TokenLogprobs {
+    fn from(body: TokenBody) -> Self {
+        let mut top = body.top_logprobs.unwrap_or_default();
+        top.truncate(TOP_LOGPROBS_MAX as usize);
+        Self {
+            token: body.token.into(),
+            top: top.into_iter().map(TokenLogprob::from).collect(),
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]

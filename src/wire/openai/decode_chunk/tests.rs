@@ -48,6 +48,13 @@ fn describe(event: &Result<ChatEvent, BackendError>) -> String {
             part.name.as_deref().unwrap_or("-"),
             part.arguments
         ),
+        Ok(ChatEvent::Logprobs { choice, tokens }) => {
+            let tokens: Vec<String> = tokens
+                .iter()
+                .map(|one| format!("{}@{}+{}", one.token.text, one.token.logprob, one.top.len()))
+                .collect();
+            format!("{choice} logprobs {}", tokens.join(" "))
+        }
         Ok(ChatEvent::ChoiceEnded { choice, reason }) => {
             format!("{choice} end {}", reason.as_label())
         }
@@ -476,4 +483,37 @@ proptest! {
         // The grammar is held in `decode`.
         decode(&pieces);
     }
+}
+
+#[test]
+fn log_probabilities_come_before_their_text_and_not_after_the_end() {
+    let token = |text: &str| {
+        format!(
+            r#"{{"token":"{text}","logprob":-0.5,"bytes":[97],"top_logprobs":[{{"token":"b","logprob":-1}}]}}"#
+        )
+    };
+    let chunk = |text: &str, end: &str| {
+        format!(
+            r#"{{"index":1,"delta":{{"content":"{text}"}},"logprobs":{{"content":[{}]}},"finish_reason":{end}}}"#,
+            token(text)
+        )
+    };
+    check_chunks(
+        &[&chunk("a", "null"), &chunk("c", "\"stop\"")],
+        &[
+            "start  - -",
+            "1 logprobs a@-0.5+1",
+            "1 text a",
+            "1 logprobs c@-0.5+1",
+            "1 text c",
+            "1 end stop",
+        ],
+    );
+    let late = r#"{"index":1,"logprobs":{"content":[{"token":"a","logprob":0}]}}"#;
+    let seen = decode(&[format!(
+        "data: {{\"choices\":[{}]}}\n\ndata: {{\"choices\":[{late}]}}\n\n",
+        chunk("a", "\"stop\"")
+    )
+    .as_bytes()]);
+    assert!(matches!(seen.last(), Some(Err(BackendError::Garbled(_)))));
 }

@@ -1,7 +1,38 @@
-use domain::Tokens;
+use domain::{TokenLogprob, TokenLogprobs, Tokens};
 use proptest::prelude::*;
 
 use super::*;
+
+fn logprob(text: &str, bytes: Option<&[u8]>, logprob: f64) -> TokenLogprob {
+    TokenLogprob {
+        text: text.into(),
+        bytes: bytes.map(Into::into),
+        logprob,
+    }
+}
+
+#[test]
+fn log_probabilities_of_another_form_are_none() {
+    for odd in [
+        r#"{"tokens":["a"],"token_logprobs":[-1]}"#,
+        r#"{"content":[{"token":"a"}]}"#,
+        r#"{"content":null}"#,
+        "[]",
+        "null",
+        "7",
+    ] {
+        let choice = format!(r#"{{"message":{{"content":"a"}},"logprobs":{odd}}}"#);
+        let choice = read_choice_of(&choice).unwrap();
+        assert_eq!((choice.text().as_str(), choice.logprobs.len()), ("a", 0));
+    }
+    let many = r#"{"token":"a","logprob":-1}"#;
+    let refusal = format!(
+        r#"{{"message":{{"refusal":"a"}},"logprobs":{{"refusal":[
+            {{"token":"a","logprob":-1,"top_logprobs":[{}]}}]}}}}"#,
+        [many; 30].join(",")
+    );
+    assert_eq!(read_choice_of(&refusal).unwrap().logprobs[0].top.len(), 20);
+}
 
 #[test]
 fn the_references_reply_is_read_whole() {
@@ -21,6 +52,7 @@ fn the_references_reply_is_read_whole() {
                     name: "look_up".into(),
                     arguments: r#"{"q":"x"}"#.into(),
                 }],
+                logprobs: vec![],
                 reason: FinishReason::ToolCalls,
             },
             ReplyChoice {
@@ -30,6 +62,19 @@ fn the_references_reply_is_read_whole() {
                     ReplyPiece::Text("Hello \"you\" é".into()),
                 ],
                 tool_calls: vec![],
+                logprobs: vec![
+                    TokenLogprobs {
+                        token: logprob("Hello", Some(b"Hello"), -0.317_253_05),
+                        top: vec![
+                            logprob("Hello", Some(b"Hello"), -0.317_253_05),
+                            logprob("<|end|>", None, TokenLogprob::LEAST),
+                        ],
+                    },
+                    TokenLogprobs {
+                        token: logprob("\u{fffd}", Some(b"\xc3"), 0.0),
+                        top: vec![],
+                    },
+                ],
                 reason: FinishReason::Length,
             },
         ],

@@ -1,4 +1,4 @@
-use domain::{FinishReason, Started, Tokens, Usage};
+use domain::{FinishReason, Started, TokenLogprob, Tokens, Usage};
 use serde_json::{Value, json};
 
 use super::*;
@@ -80,6 +80,75 @@ fn a_stream_begins_with_the_role_and_ends_with_the_reason() {
         chunk(0, &json!({}), &json!("length")),
     ];
     assert_eq!(encode(&mut encoder(false), &events), expected);
+}
+
+fn logprobs(choice: u32, token: &str, top: &[&str]) -> ChatEvent {
+    let one = |text: &str| TokenLogprob {
+        text: text.into(),
+        bytes: (text != "<end>").then(|| text.as_bytes().to_vec()),
+        logprob: -0.25,
+    };
+    ChatEvent::Logprobs {
+        choice,
+        tokens: vec![TokenLogprobs {
+            token: one(token),
+            top: top.iter().map(|text| one(text)).collect(),
+        }],
+    }
+}
+
+#[test]
+fn log_probabilities_leave_with_the_next_chunk_of_their_choice() {
+    let events = [
+        started(None),
+        logprobs(0, "a", &["a", "<end>"]),
+        text(1, "b"),
+        logprobs(0, "é", &[]),
+        text(0, "aé"),
+        text(0, "c"),
+        logprobs(1, "d", &[]),
+        ChatEvent::ChoiceEnded {
+            choice: 1,
+            reason: FinishReason::Stop,
+        },
+    ];
+    let mut seen = encode(&mut encoder(false), &events);
+    let mut take = |at: usize| seen[at]["choices"][0]["logprobs"].take();
+    let entry = |token: &str, top: &[Value]| json!({"token": token, "logprob": -0.25, "bytes": token.as_bytes(), "top_logprobs": top});
+    let top = [
+        json!({"token": "a", "logprob": -0.25, "bytes": [97]}),
+        json!({"token": "<end>", "logprob": -0.25, "bytes": null}),
+    ];
+    assert_eq!(
+        take(3),
+        json!({"content": [entry("a", &top), entry("é", &[])], "refusal": null})
+    );
+    assert_eq!(
+        take(5),
+        json!({"content": [entry("d", &[])], "refusal": null})
+    );
+    // Roles, the other choice's text, and what follows have none.
+    let content = |choice, text: &str| chunk(choice, &json!({"content": text}), &Value::Null);
+    let expected = [
+        role(0),
+        role(1),
+        content(1, "b"),
+        content(0, "aé"),
+        content(0, "c"),
+        chunk(1, &json!({}), &json!("stop")),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn log_probabilities_that_no_text_follows_are_not_held_for_ever() {
+    let mut events = vec![started(None)];
+    events.extend((0..LOGPROBS_HELD_MAX).map(|_| logprobs(0, "a", &[])));
+    let seen = encode(&mut encoder(false), &events);
+    let content = &seen[1]["choices"][0]["logprobs"]["content"];
+    assert_eq!(content.as_array().unwrap().len(), LOGPROBS_HELD_MAX);
+    assert_eq!(seen[1]["choices"][0]["delta"], json!({}));
+    assert_eq!(seen.len(), 2);
 }
 
 #[test]

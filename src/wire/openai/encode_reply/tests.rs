@@ -31,6 +31,7 @@ fn an_empty_answer_is_an_empty_string_and_absent_usage_is_left_out() {
             choice: 0,
             pieces: vec![],
             tool_calls: vec![],
+            logprobs: vec![],
             reason: FinishReason::Stop,
         }],
         usage: None,
@@ -68,6 +69,7 @@ fn pieces_are_joined_by_kind() {
             ReplyPiece::Text("d".into()),
         ],
         tool_calls: vec![],
+        logprobs: vec![],
         reason: FinishReason::Stop,
     };
     let written = serde_json::to_value(ChoiceBody::from(&choice)).unwrap();
