@@ -108,7 +108,13 @@ impl Backend for Fake {
             Script::Hangs => stream::iter([Ok(started)]).chain(stream::pending()).boxed(),
             Script::Echoes => {
                 let mut events = vec![started];
-                events.extend(asked.chars().map(|c| text(&c.to_string())));
+                for letter in asked.chars().map(String::from) {
+                    events.push(ChatEvent::Logprobs {
+                        choice: 0,
+                        tokens: vec![logprobs(&letter)],
+                    });
+                    events.push(text(&letter));
+                }
                 events.extend([ended, usage]);
                 stream::iter(events.into_iter().map(Ok)).boxed()
             }
@@ -118,6 +124,17 @@ impl Backend for Fake {
             }
             Script::Empty => stream::iter([started, ended].map(Ok)).boxed(),
         })
+    }
+}
+
+fn logprobs(text: &str) -> TokenLogprobs {
+    TokenLogprobs {
+        token: TokenLogprob {
+            text: text.to_owned(),
+            bytes: None,
+            logprob: -1.0,
+        },
+        top: Vec::new(),
     }
 }
 
@@ -485,6 +502,21 @@ async fn a_kept_reply_holds_no_finding_and_replays_with_the_callers_own() {
         .unwrap();
     assert_eq!(other.route.to_string(), "cache:exact");
     assert_eq!(text(other).await, "mail bob@example.org");
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_probabilities_are_kept_and_speak_of_placeholders() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Echoes);
+    let bench = bench(vec![cloud.clone()], 4);
+    for (name, route) in [("ann", "cloud:fake"), ("bob", "cache:exact")] {
+        let said = format!("mail {name}@example.org");
+        let answer = bench.pipeline.run(parsed("auto", &said)).await.unwrap();
+        assert_eq!(answer.route.to_string(), route);
+        let choice = collect(answer.stream).await.unwrap().choices.remove(0);
+        assert_eq!(choice.text(), said);
+        let tokens = choice.logprobs.iter().map(|one| one.token.text.as_str());
+        assert_eq!(tokens.collect::<String>(), cloud.calls()[0]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

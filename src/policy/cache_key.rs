@@ -19,7 +19,7 @@ use sha2::Sha256;
 
 /// Begins every keyed text. Change it when the canonical form changes, so that old replies are
 /// never found under new meanings.
-const FORM: &str = "hedge exact 1";
+const FORM: &str = "hedge exact 2";
 
 /// Uninterpreted fields that cannot change a reply's content.
 const BOOKKEEPING_FIELDS: [&str; 8] = [
@@ -179,6 +179,7 @@ fn sampling(sampling: &Sampling) -> Value {
         "presence_penalty": bits(sampling.presence_penalty),
         "logit_bias": bias,
         "logprobs": sampling.logprobs,
+        "open": serde_json::to_value(&sampling.open).ok(),
     })
 }
 
@@ -237,7 +238,7 @@ mod tests {
     #[test]
     fn whatever_may_change_the_reply_changes_the_key() {
         type Change = fn(&mut ChatRequest);
-        let changes: [Change; 18] = [
+        let changes: [Change; 21] = [
             |it| it.model = "local".into(),
             |it| it.messages[0] = Message::new(Role::User, "hi "),
             |it| it.messages[0] = Message::new(Role::System, "hi"),
@@ -253,6 +254,9 @@ mod tests {
             |it| it.sampling.seed = Some(0),
             |it| it.sampling.stop = vec!["x".to_owned()],
             |it| it.sampling.logit_bias = vec![(1, 0.5)],
+            |it| it.sampling.logprobs = Some(0),
+            |it| it.sampling.open.stop_tokens = vec![1],
+            |it| it.sampling.open.typical_p = Some(0.5),
             |it| it.format = OutputFormat::JsonObject,
             |it| it.output_tokens_max = Some(Tokens(1)),
             |it| it.extra = extra(r#"{"reasoning_effort": "low"}"#),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{
-    Abilities, Ability, Backend, BackendCard, BackendError, ChatStream, Delivery, Health,
-    ModelCard, Outbound, TimeoutPhase,
+    Abilities, Backend, BackendCard, BackendError, ChatStream, Delivery, Health, ModelCard,
+    Outbound, TimeoutPhase,
 };
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -236,16 +236,11 @@ fn headers(config: &UpstreamConfig) -> Result<HeaderMap, UpstreamConfigError> {
     Ok(headers)
 }
 
-/// An upstream judges a request for itself, but for log probabilities: replies travel as
-/// `domain` events, which do not hold any.
+/// An upstream judges a request for itself.
 fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfigError> {
     if config.default_model.is_empty() {
         return Err(UpstreamConfigError::NoDefaultModel);
     }
-    let abilities: Abilities = Ability::ALL
-        .into_iter()
-        .filter(|ability| *ability != Ability::Logprobs)
-        .collect();
     let mut names = vec![config.default_model.as_str()];
     let listed = config.models.iter().map(String::as_str);
     for name in listed.filter(|name| *name != ANY_MODEL) {
@@ -259,7 +254,7 @@ fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfigError> {
     let model_card = |name: &str| ModelCard {
         name: name.to_owned(),
         context_tokens_max: None,
-        abilities,
+        abilities: Abilities::all(),
     };
     Ok(BackendCard {
         name: config.name.clone(),

@@ -8,12 +8,13 @@
 
 use bytes::Bytes;
 use domain::{
-    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, OpenSampling, OutputFormat,
-    Sampling, SourceBody, Tokens,
+    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, OutputFormat, Sampling,
+    SourceBody, Tokens,
 };
 use serde_json::Value;
 
 use super::decode_messages::read_messages;
+use super::decode_open_sampling::read_open_sampling;
 use super::decode_tools::{read_tool_choice, read_tools};
 use super::fields::{Fields, Path, array, bounded, decimal};
 use super::reply_shape::TOP_LOGPROBS_MAX;
@@ -30,7 +31,7 @@ const OUTPUT_TOKENS_MAX: u32 = 16 << 20;
 const STOP_BYTES_MAX: usize = 1024;
 const LOGIT_BIAS_MAX: usize = 1024;
 /// Beyond every vocabulary.
-const TOKEN_ID_MAX: u32 = 16 << 20;
+pub(super) const TOKEN_ID_MAX: u32 = 16 << 20;
 /// Fields at the top level that we do not know.
 const EXTRA_FIELDS_MAX: usize = 256;
 /// OpenAI's bound on the name of a JSON schema, and its characters.
@@ -121,7 +122,7 @@ fn read_sampling(fields: &mut Fields<'_>) -> Result<Sampling, BadRequest> {
         presence_penalty: fields.decimal("presence_penalty", -2.0..=2.0)?,
         logit_bias: read_logit_bias(fields)?,
         logprobs: read_logprobs(fields)?,
-        open: OpenSampling::default(),
+        open: read_open_sampling(fields)?,
     })
 }
 

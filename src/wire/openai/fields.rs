@@ -70,6 +70,18 @@ impl<'p> Fields<'p> {
         self.map.shift_remove(name).filter(|value| !value.is_null())
     }
 
+    /// Those of `names` that are there, to be read and yet stay.
+    pub fn copy_of(&self, names: &[&str]) -> Fields<'p> {
+        let copy = |name: &&str| {
+            let value = self.map.get(*name)?;
+            Some(((*name).to_owned(), value.clone()))
+        };
+        Fields {
+            path: self.path,
+            map: names.iter().filter_map(copy).collect(),
+        }
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| !value.is_null())
     }

@@ -15,6 +15,7 @@ mod error_body;
 
 // Decode request.
 mod decode_messages;
+mod decode_open_sampling;
 mod decode_request;
 mod decode_tools;
 mod fields;

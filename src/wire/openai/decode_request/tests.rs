@@ -83,7 +83,7 @@ fn every_known_field_is_read() {
         presence_penalty: Some(2.0),
         logit_bias: vec![(50_256, -100.0)],
         logprobs: Some(3),
-        open: OpenSampling::default(),
+        open: domain::OpenSampling::default(),
     };
     assert_eq!(request.sampling, sampling);
     assert_eq!(request.output_tokens_max, Some(Tokens(256)));
