@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
 
 use crate::config::EngineConfig;
-use crate::decoder::{Decoder, Vocabulary};
+use crate::decoder::{Decoder, Token, Vocabulary};
 use crate::grammar::{Grammar, Grammars};
 use crate::load::LoadError;
 use crate::prefixes::PrefixRules;
@@ -39,8 +39,17 @@ pub struct Engine {
     /// `None` for a vocabulary that takes no formats.
     grammars: Option<Arc<Grammars>>,
     preparing: Arc<Semaphore>,
+    /// All tokens that end a reply.
+    ends: Arc<[Token]>,
     config: EngineConfig,
     call_stem: String,
+}
+
+/// A request, ready to be submitted.
+struct Ready {
+    prepared: Prepared,
+    grammar: Option<Grammar>,
+    sampler: Sampler,
 }
 
 /// What of a model is read by all threads.
@@ -107,6 +116,7 @@ impl Engine {
             })
             .map_err(LoadError::Thread)?;
         is_built.recv().map_err(|_| LoadError::Panicked)??;
+        let ends = ends(mind.vocabulary.as_ref());
         let grammars = Grammars::new(mind.vocabulary.as_ref()).map(Arc::new);
         let engine = Engine {
             card: card(&config, &mind, grammars.is_some()),
@@ -114,6 +124,7 @@ impl Engine {
             mind: Arc::new(mind),
             grammars,
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
+            ends,
             config,
             call_stem: format!("{:08x}", rand::random::<u32>()),
         };
@@ -125,7 +136,7 @@ impl Engine {
         self.shared.stop();
     }
 
-    async fn prepare(&self, call: &Outbound) -> Result<(Prepared, Option<Grammar>), BackendError> {
+    async fn prepare(&self, call: &Outbound) -> Result<Ready, BackendError> {
         let permit = Arc::clone(&self.preparing)
             .acquire_owned()
             .await
@@ -133,6 +144,8 @@ impl Engine {
         let mind = Arc::clone(&self.mind);
         let grammars = self.grammars.clone();
         let output_default = self.config.output_tokens_default;
+        let temperature_default = self.config.temperature_default;
+        let ends = Arc::clone(&self.ends);
         let (request, team) = (call.request().clone(), call.team().cloned());
         let work = tokio::task::spawn_blocking(move || {
             // Held to the end, whichever way it comes.
@@ -141,6 +154,7 @@ impl Engine {
                 Some(grammars) => grammars.grammar(team.as_ref(), &request)?,
                 None => None,
             };
+            let sampling = request.sampling.clone();
             let prepared = prepare(
                 request,
                 mind.template.as_ref(),
@@ -148,18 +162,24 @@ impl Engine {
                 mind.context_tokens,
                 output_default,
             )?;
-            Ok((prepared, grammar))
+            let sampler = Sampler::new(&sampling, temperature_default, rand::random());
+            Ok(Ready {
+                sampler: sampler.at_prompt(&sampling, &mind.vocabulary, &ends, &prepared.tokens),
+                prepared,
+                grammar,
+            })
         });
         work.await
             .map_err(|_| BackendError::Engine("preparing the prompt failed"))?
     }
 
-    fn submit(
-        &self,
-        call: &Outbound,
-        (prepared, grammar): (Prepared, Option<Grammar>),
-    ) -> Result<ReplyStream, BackendError> {
+    fn submit(&self, call: &Outbound, ready: Ready) -> Result<ReplyStream, BackendError> {
         let request = call.request();
+        let Ready {
+            prepared,
+            grammar,
+            sampler,
+        } = ready;
         let (sender, stream) = reply(
             self.config.events_max,
             Arc::clone(&self.shared.bell),
@@ -172,11 +192,7 @@ impl Engine {
             team: call.team().cloned(),
             prompt: prepared.tokens,
             output_max: prepared.output_max,
-            sampler: Sampler::new(
-                &request.sampling,
-                self.config.temperature_default,
-                rand::random(),
-            ),
+            sampler,
             grammar,
             rules: VoiceRules {
                 stops: request.sampling.stop.clone(),
@@ -210,8 +226,8 @@ impl Backend for Engine {
         check_together(call.request())?;
         // Before the work of preparing, and again after it.
         self.shared.check_room()?;
-        let prepared = self.prepare(&call).await?;
-        Ok(self.submit(&call, prepared)?.boxed())
+        let ready = self.prepare(&call).await?;
+        Ok(self.submit(&call, ready)?.boxed())
     }
 }
 
@@ -293,6 +309,11 @@ fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
             abilities,
         }],
     }
+}
+
+fn ends(vocabulary: &dyn Vocabulary) -> Arc<[Token]> {
+    let tokens = (0..vocabulary.size()).filter_map(|token| Token::try_from(token).ok());
+    tokens.filter(|token| vocabulary.is_end(*token)).collect()
 }
 
 /// A reply is either held to a format or free to call tools. Another candidate may do both.

@@ -7,7 +7,7 @@
 
 use domain::{
     BackendError, BadRequest, ChatRequest, ChatTemplate, OutputFormat, Prompt, PromptPiece,
-    TemplateError, Tokens, ToolChoice,
+    Sampling, TemplateError, Tokens, ToolChoice,
 };
 
 use crate::decoder::{Token, Vocabulary};
@@ -40,7 +40,7 @@ pub(crate) fn prepare(
     context_tokens: u32,
     output_default: Option<u32>,
 ) -> Result<Prepared, BackendError> {
-    check_bias(&request, vocabulary)?;
+    check_tokens(&request.sampling, vocabulary)?;
     if request.tool_choice == ToolChoice::None {
         request.tools.clear();
     }
@@ -86,20 +86,20 @@ fn ends_in_thought(prompt: &Prompt) -> bool {
     last.is_some_and(|piece| piece.has_controls && piece.text.trim_end().ends_with(THOUGHT_OPEN))
 }
 
-fn check_bias(request: &ChatRequest, vocabulary: &dyn Vocabulary) -> Result<(), BackendError> {
+/// Refuses ids that the vocabulary does not have.
+fn check_tokens(sampling: &Sampling, vocabulary: &dyn Vocabulary) -> Result<(), BackendError> {
     let size = vocabulary.size();
-    let Some((token, _)) = request
-        .sampling
-        .logit_bias
-        .iter()
-        .find(|(token, _)| *token >= size)
-    else {
+    let bias = sampling.logit_bias.iter();
+    let bias = bias.map(|(token, _)| (*token, format!("logit_bias.{token}")));
+    let stops = sampling.open.stop_tokens.iter().enumerate();
+    let stops = stops.map(|(at, token)| (*token, format!("stop_token_ids[{at}]")));
+    let Some((token, path)) = bias.chain(stops).find(|(token, _)| *token >= size) else {
         return Ok(());
     };
     // Ids differ from model to model, so another may know it.
     Err(BackendError::Declined {
         reason: BadRequest::at(
-            format!("logit_bias.{token}"),
+            path,
             format!(
                 "token {token} does not exist; this model's tokens are 0 to {}",
                 size - 1

@@ -3,33 +3,55 @@
 //! Written here and not taken from llama.cpp: its samplers throw C++ exceptions through Rust
 //! frames, which ends the process, and these few steps are the same for every decoder.
 //!
-//! Order: logit bias, penalties, the grammar's choice, then greedy at temperature 0, else
-//! temperature, top-k, top-p, min-p and a draw. The draw depends on the seed and on how many tokens were drawn, on nothing
+//! Order: logit bias, the repeat penalty, frequency and presence penalties, DRY, the grammar's
+//! choice, then greedy at temperature 0; else top-n-sigma, top-k, temperature, typical, top-p, min-p,
+//! XTC and a draw. Mirostat stands in for all of those cuts. What a draw does to the next one
+//! (counts, memories, mirostat's mu, the state of chance) happens in [`Sampler::draw`] alone, once for
+//! each token of the reply.
+//!
+//! The draw depends on the seed and on how many tokens were drawn, on nothing
 //! else: the same seed and the same logits give the same text. Logits themselves may differ in the
 //! last bits with what else is in the batch, so a repeat among other neighbours can part ways
 //! where two tokens are almost equally likely.
 
-use std::collections::HashMap;
+mod cuts;
+mod repeats;
+mod surprise;
 
-use domain::Sampling;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use domain::{Sampling, Xtc};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::decoder::Token;
+use crate::decoder::{Token, Vocabulary};
 use crate::grammar::Allowed;
+use crate::sampler::repeats::{Dryness, Repeats};
+use crate::sampler::surprise::Surprise;
 
 /// How one reply's tokens are drawn.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     temperature: f32,
+    top_n_sigma: Option<f32>,
     top_k: usize,
+    typical_p: Option<f32>,
     top_p: f32,
     min_p: f32,
+    xtc: Option<Xtc>,
+    surprise: Option<Surprise>,
+    repeats: Option<Repeats>,
+    dry: Option<Dryness>,
     frequency_penalty: f32,
     presence_penalty: f32,
     bias: Vec<(usize, f32)>,
     /// How often each token was generated; empty while there are no penalties.
     counts: HashMap<Token, u32>,
+    /// Never drawn, but under a grammar; in rising order.
+    forbidden: Vec<usize>,
+    /// Tokens that end the reply.
+    stops: Vec<Token>,
     random: StdRng,
     scratch: Vec<Candidate>,
 }
@@ -42,13 +64,20 @@ struct Candidate {
 }
 
 impl Sampler {
-    /// `seed` stands in where the request states none.
+    /// `seed` stands in where the request states none. Knows nothing of the model yet: see
+    /// [`Sampler::at_prompt`].
     pub(crate) fn new(sampling: &Sampling, temperature_default: f32, seed: u64) -> Self {
         Self {
             temperature: sampling.temperature.unwrap_or(temperature_default),
+            top_n_sigma: sampling.open.top_n_sigma,
             top_k: sampling.top_k.map_or(0, |k| k as usize),
+            typical_p: sampling.open.typical_p,
             top_p: sampling.top_p.unwrap_or(1.0),
             min_p: sampling.min_p.unwrap_or(0.0),
+            xtc: sampling.open.xtc,
+            surprise: sampling.open.mirostat.map(Surprise::new),
+            repeats: sampling.open.repeats.map(Repeats::new),
+            dry: None,
             frequency_penalty: sampling.frequency_penalty.unwrap_or(0.0),
             presence_penalty: sampling.presence_penalty.unwrap_or(0.0),
             bias: sampling
@@ -57,34 +86,104 @@ impl Sampler {
                 .map(|(token, bias)| (*token as usize, *bias))
                 .collect(),
             counts: HashMap::new(),
+            forbidden: Vec::new(),
+            stops: sampling
+                .open
+                .stop_tokens
+                .iter()
+                .filter_map(|token| Token::try_from(*token).ok())
+                .collect(),
             random: StdRng::seed_from_u64(sampling.seed.map_or(seed, i64::cast_unsigned)),
             scratch: Vec::new(),
         }
     }
 
+    /// Takes in what the settings look at besides logits: the model's tokens, those that `ends` a
+    /// reply, and the prompt. Up to a millisecond for a long one.
+    pub(crate) fn at_prompt(
+        mut self,
+        sampling: &Sampling,
+        vocabulary: &Arc<dyn Vocabulary>,
+        ends: &[Token],
+        prompt: &[Token],
+    ) -> Self {
+        if sampling.open.ignores_end {
+            let ends = ends.iter().filter_map(|end| usize::try_from(*end).ok());
+            self.forbidden = ends.collect();
+            self.forbidden.sort_unstable();
+        }
+        let dry = sampling.open.dry.as_ref();
+        self.dry = dry.map(|dry| Dryness::new(dry, Arc::clone(vocabulary)));
+        for token in prompt {
+            self.remember(*token);
+        }
+        self
+    }
+
+    /// True for tokens that the caller wants the reply to end with.
+    pub(crate) fn stops_at(&self, token: Token) -> bool {
+        self.stops.contains(&token)
+    }
+
     /// The next token, one of `allowed` where there is a grammar, or `None` when no logit of those is
     /// a number.
     pub(crate) fn draw(&mut self, logits: &[f32], allowed: Option<&Allowed>) -> Option<Token> {
-        let is_plain = self.bias.is_empty() && self.counts.is_empty();
-        let token = if self.temperature <= 0.0 && is_plain {
+        let token = if self.temperature <= 0.0 && self.is_plain() {
             match allowed {
-                None => likeliest(logits)?,
+                None => self.likeliest(logits)?,
                 Some(allowed) => likeliest_of(logits, allowed)?,
             }
         } else {
             self.fill(logits);
-            if let Some(allowed) = allowed {
+            match allowed {
                 // Before anything is compared or counted: the shares are of what may be drawn.
-                self.scratch
-                    .retain(|candidate| allowed.has(candidate.token));
+                Some(allowed) => self
+                    .scratch
+                    .retain(|candidate| allowed.has(candidate.token)),
+                None => self.forbid(),
             }
-            self.pick()?
+            self.pick(logits.len())?
         };
         let token = Token::try_from(token).ok()?;
         if self.frequency_penalty != 0.0 || self.presence_penalty != 0.0 {
             *self.counts.entry(token).or_default() += 1;
         }
+        self.remember(token);
         Some(token)
+    }
+
+    /// True while the logits are compared as they are.
+    fn is_plain(&self) -> bool {
+        self.bias.is_empty()
+            && self.counts.is_empty()
+            && self.repeats.is_none()
+            && self.dry.is_none()
+    }
+
+    fn remember(&mut self, token: Token) {
+        if let Some(repeats) = &mut self.repeats {
+            repeats.note(token);
+        }
+        if let Some(dry) = &mut self.dry {
+            dry.note(token);
+        }
+    }
+
+    /// The likeliest that is not forbidden.
+    fn likeliest(&self, logits: &[f32]) -> Option<usize> {
+        let first = likeliest(logits)?;
+        if self.forbidden.binary_search(&first).is_err() {
+            return Some(first);
+        }
+        let mut best = None;
+        for (token, &logit) in logits.iter().enumerate() {
+            if logit > best.map_or(f32::NEG_INFINITY, |(_, weight)| weight)
+                && self.forbidden.binary_search(&token).is_err()
+            {
+                best = Some((token, logit));
+            }
+        }
+        best.map(|(token, _)| token)
     }
 
     /// Fills the scratch with the logits, biased and penalised.
@@ -104,20 +203,30 @@ impl Sampler {
                 candidate.weight += bias;
             }
         }
+        if let Some(repeats) = &self.repeats {
+            repeats.apply(&mut self.scratch);
+        }
         for (token, count) in &self.counts {
             let at = usize::try_from(*token).unwrap_or(usize::MAX);
             if let Some(candidate) = self.scratch.get_mut(at) {
                 candidate.weight -= self.frequency_penalty * *count as f32 + self.presence_penalty;
             }
         }
+        if let Some(dry) = &self.dry {
+            dry.apply(&mut self.scratch);
+        }
     }
 
-    fn pick(&mut self) -> Option<usize> {
-        let best = self
-            .scratch
-            .iter()
-            .map(|candidate| candidate.weight)
-            .fold(f32::NEG_INFINITY, f32::max);
+    fn forbid(&mut self) {
+        for token in &self.forbidden {
+            if let Some(candidate) = self.scratch.get_mut(*token) {
+                candidate.weight = f32::NEG_INFINITY;
+            }
+        }
+    }
+
+    fn pick(&mut self, size: usize) -> Option<usize> {
+        let best = heaviest(&self.scratch);
         if best == f32::NEG_INFINITY {
             return None;
         }
@@ -128,15 +237,39 @@ impl Sampler {
                 .find(|candidate| candidate.weight == best);
             return found.map(|candidate| candidate.token);
         }
+        if let Some(surprise) = &self.surprise {
+            weigh(&mut self.scratch, best, self.temperature);
+            surprise.cut(&mut self.scratch, size);
+        } else {
+            self.cut(best);
+        }
+        let (token, share) = self.draw_by_weight()?;
+        if let Some(surprise) = &mut self.surprise {
+            surprise.learn(share);
+        }
+        Some(token)
+    }
+
+    /// From logits, of which `best` is the greatest, to the weights of what may be drawn.
+    fn cut(&mut self, best: f32) {
+        if let Some(sigmas) = self.top_n_sigma {
+            cuts::top_n_sigma(&mut self.scratch, sigmas);
+        }
         self.keep_top_k();
-        for candidate in &mut self.scratch {
-            candidate.weight = ((candidate.weight - best) / self.temperature).exp();
+        weigh(&mut self.scratch, best, self.temperature);
+        if let Some(share) = self.typical_p {
+            cuts::typical(&mut self.scratch, share);
         }
         self.keep_top_p();
-        // The likeliest has weight 1, so min-p is a plain threshold.
-        let min_p = self.min_p;
-        self.scratch.retain(|candidate| candidate.weight >= min_p);
-        self.draw_by_weight()
+        // The likeliest has weight 1, unless it was not typical.
+        let most = self.typical_p.map_or(1.0, |_| heaviest(&self.scratch));
+        let least = self.min_p * most;
+        self.scratch.retain(|candidate| candidate.weight >= least);
+        if let Some(xtc) = self.xtc
+            && self.random.random::<f32>() < xtc.probability
+        {
+            cuts::exclude_top_choices(&mut self.scratch, xtc.threshold);
+        }
     }
 
     fn keep_top_k(&mut self) {
@@ -154,30 +287,16 @@ impl Sampler {
             return;
         }
         let all: f32 = self.scratch.iter().map(|candidate| candidate.weight).sum();
-        // Sorting a whole vocabulary is dear, and the answer is nearly always among the first few.
-        let mut sorted = 64.min(self.scratch.len());
-        loop {
-            if sorted < self.scratch.len() {
-                self.scratch
-                    .select_nth_unstable_by(sorted - 1, heavier_first);
-            }
-            self.scratch[..sorted].sort_unstable_by(heavier_first);
-            let mut sum = 0.0;
-            let enough = self.scratch[..sorted].iter().position(|candidate| {
-                sum += candidate.weight;
-                sum >= self.top_p * all
-            });
-            if let Some(last) = enough {
-                return self.scratch.truncate(last + 1);
-            }
-            if sorted == self.scratch.len() {
-                return;
-            }
-            sorted = (sorted * 8).min(self.scratch.len());
-        }
+        let wanted = f64::from(self.top_p * all);
+        let weight = |candidate: &Candidate| candidate.weight;
+        let kept = cuts::fewest(&mut self.scratch, heavier_first, weight, |sum| {
+            sum >= wanted
+        });
+        self.scratch.truncate(kept);
     }
 
-    fn draw_by_weight(&mut self) -> Option<usize> {
+    /// A candidate by chance, and its share of all weight.
+    fn draw_by_weight(&mut self) -> Option<(usize, f64)> {
         // Selection above leaves the order to chance; the draw must not depend on it.
         self.scratch
             .sort_unstable_by_key(|candidate| candidate.token);
@@ -186,11 +305,12 @@ impl Sampler {
             .iter()
             .map(|candidate| f64::from(candidate.weight))
             .sum();
+        let share = |candidate: &Candidate| (candidate.token, f64::from(candidate.weight) / all);
         let mut left = self.random.random::<f64>() * all;
         for candidate in &self.scratch {
             left -= f64::from(candidate.weight);
             if left < 0.0 {
-                return Some(candidate.token);
+                return Some(share(candidate));
             }
         }
         // Rounding may leave a crumb: it belongs to the last that weighs anything.
@@ -199,8 +319,20 @@ impl Sampler {
             .iter()
             .rev()
             .find(|candidate| candidate.weight > 0.0);
-        last.map(|candidate| candidate.token)
+        last.map(share)
     }
+}
+
+/// From logits to probabilities up to a factor: `best` becomes 1.
+fn weigh(candidates: &mut [Candidate], best: f32, temperature: f32) {
+    for candidate in candidates {
+        candidate.weight = ((candidate.weight - best) / temperature).exp();
+    }
+}
+
+fn heaviest(candidates: &[Candidate]) -> f32 {
+    let weights = candidates.iter().map(|candidate| candidate.weight);
+    weights.fold(f32::NEG_INFINITY, f32::max)
 }
 
 fn heavier_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
@@ -231,147 +363,4 @@ fn likeliest_of(logits: &[f32], allowed: &Allowed) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOGITS: [f32; 5] = [0.0, 2.0, 1.0, f32::NAN, -1.0];
-
-    fn sampling(change: impl FnOnce(&mut Sampling)) -> Sampling {
-        let mut sampling = Sampling::default();
-        change(&mut sampling);
-        sampling
-    }
-
-    /// Which of the five tokens turn up in 500 draws.
-    fn drawn(sampling: &Sampling) -> Vec<Token> {
-        let mut sampler = Sampler::new(sampling, 1.0, 7);
-        let mut seen: Vec<Token> = (0..500)
-            .filter_map(|_| sampler.draw(&LOGITS, None))
-            .collect();
-        seen.sort_unstable();
-        seen.dedup();
-        seen
-    }
-
-    #[test]
-    fn each_setting_keeps_the_tokens_it_should() {
-        let cases: Vec<(Sampling, Vec<Token>)> = vec![
-            (sampling(|s| s.temperature = Some(0.0)), vec![1]),
-            (sampling(|_| ()), vec![0, 1, 2, 4]),
-            (sampling(|s| s.top_k = Some(1)), vec![1]),
-            (sampling(|s| s.top_k = Some(2)), vec![1, 2]),
-            (sampling(|s| s.top_p = Some(0.5)), vec![1]),
-            (sampling(|s| s.top_p = Some(0.85)), vec![1, 2]),
-            (sampling(|s| s.min_p = Some(0.3)), vec![1, 2]),
-            (
-                sampling(|s| s.logit_bias = vec![(1, -100.0), (2, -100.0)]),
-                vec![0, 4],
-            ),
-            (
-                sampling(|s| {
-                    s.temperature = Some(0.0);
-                    s.logit_bias = vec![(4, 100.0), (99, 5.0)];
-                }),
-                vec![4],
-            ),
-        ];
-        for (sampling, tokens) in cases {
-            assert_eq!(drawn(&sampling), tokens, "{sampling:?}");
-        }
-    }
-
-    #[test]
-    fn draws_follow_the_probabilities() {
-        let mut sampler = Sampler::new(&Sampling::default(), 1.0, 3);
-        let logits = [0.0, 3.0_f32.ln()];
-        let ones = (0..4_000)
-            .filter(|_| sampler.draw(&logits, None) == Some(1))
-            .count();
-        assert!(
-            (2_850..3_150).contains(&ones),
-            "{ones} of 4000, 3000 expected"
-        );
-    }
-
-    #[test]
-    fn a_seed_repeats_its_draws() {
-        let draws = |seed| {
-            let asked = sampling(|s| s.seed = seed);
-            let mut sampler = Sampler::new(&asked, 1.0, 1);
-            (0..64)
-                .map(|_| sampler.draw(&[0.0; 50], None))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(draws(Some(-5)), draws(Some(-5)));
-        assert_ne!(draws(Some(-5)), draws(Some(5)));
-        assert_eq!(draws(None), draws(Some(1)));
-    }
-
-    #[test]
-    fn nothing_but_what_is_allowed_is_drawn_whatever_the_settings() {
-        // The likeliest two, and the one that is no number, are not.
-        let allowed = Allowed::of(&[0, 4, 63]);
-        let asked = [
-            sampling(|s| s.temperature = Some(0.0)),
-            sampling(|_| ()),
-            sampling(|s| s.top_k = Some(1)),
-            sampling(|s| s.top_k = Some(2)),
-            sampling(|s| s.top_p = Some(0.01)),
-            sampling(|s| s.min_p = Some(1.0)),
-            sampling(|s| s.temperature = Some(0.01)),
-            sampling(|s| {
-                s.temperature = Some(0.0);
-                s.logit_bias = vec![(1, 100.0), (4, -100.0)];
-            }),
-            sampling(|s| s.logit_bias = vec![(0, -100.0), (4, -100.0), (2, 100.0)]),
-            sampling(|s| {
-                s.presence_penalty = Some(2.0);
-                s.frequency_penalty = Some(2.0);
-            }),
-        ];
-        for asked in asked {
-            let mut sampler = Sampler::new(&asked, 1.0, 7);
-            for _ in 0..100 {
-                let token = sampler.draw(&LOGITS, Some(&allowed));
-                assert!(matches!(token, Some(0 | 4)), "{token:?} by {asked:?}");
-            }
-        }
-        for temperature in [0.0, 1.0] {
-            let mut sampler = Sampler::new(&Sampling::default(), temperature, 7);
-            assert_eq!(sampler.draw(&LOGITS, Some(&Allowed::of(&[3]))), None);
-        }
-    }
-
-    #[test]
-    fn penalties_wear_a_token_out() {
-        let asked = sampling(|s| {
-            s.temperature = Some(0.0);
-            s.frequency_penalty = Some(0.6);
-        });
-        let mut sampler = Sampler::new(&asked, 0.0, 0);
-        let drawn: Vec<_> = (0..4)
-            .filter_map(|_| sampler.draw(&[0.0, 1.0], None))
-            .collect();
-        assert_eq!(drawn, [1, 1, 0, 1]);
-    }
-
-    #[test]
-    fn logits_that_are_no_numbers_give_no_token() {
-        for temperature in [0.0, 1.0] {
-            let mut sampler = Sampler::new(&Sampling::default(), temperature, 0);
-            assert_eq!(sampler.draw(&[f32::NAN, f32::NEG_INFINITY], None), None);
-        }
-    }
-
-    #[test]
-    fn a_wide_top_p_is_found_past_the_first_sorted_few() {
-        let asked = sampling(|s| s.top_p = Some(0.5));
-        let mut sampler = Sampler::new(&asked, 1.0, 0);
-        sampler.fill(&[0.0; 1_000]);
-        for candidate in &mut sampler.scratch {
-            candidate.weight = 1.0;
-        }
-        sampler.keep_top_p();
-        assert_eq!(sampler.scratch.len(), 500);
-    }
-}
+mod tests;

@@ -193,7 +193,7 @@ impl Slot {
         let Some(token) = job.sampler.draw(logits, allowed.as_ref()) else {
             return Err(BackendError::Engine("the model gave no numbers"));
         };
-        if vocabulary.is_end(token) {
+        if vocabulary.is_end(token) || job.sampler.stops_at(token) {
             job.finish(FinishReason::Stop);
             return Ok(());
         }

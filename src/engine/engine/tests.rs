@@ -13,6 +13,7 @@ use crate::fake::{
 
 mod calls;
 mod formats;
+mod settings;
 
 const SHAPE: Shape = Shape {
     sequences: 2,

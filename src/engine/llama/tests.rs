@@ -260,6 +260,23 @@ async fn a_reply_that_never_ends_by_itself_ends_with_the_context() {
     assert_eq!(usage.prompt_tokens.0 + usage.completion_tokens.0, 64);
 }
 
+#[tokio::test]
+async fn an_ignored_end_is_never_drawn() {
+    let Some((engine, _driver)) = load(|_| ()) else {
+        return;
+    };
+    for temperature in [0.0, 1.0] {
+        let endless = request(QUESTION, |r| {
+            r.output_tokens_max = Some(Tokens(100));
+            r.sampling.temperature = Some(temperature);
+            r.sampling.open.ignores_end = true;
+        });
+        let reply = ask(&engine, endless).await;
+        assert_eq!(reply.choices[0].reason, FinishReason::Length);
+        assert_eq!(reply.usage.unwrap().completion_tokens, Tokens(100));
+    }
+}
+
 /// All tokens that end a reply.
 fn ends(path: &Path) -> Vec<u32> {
     let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(path));
