@@ -121,6 +121,11 @@ pub(crate) trait Vocabulary: Send + Sync {
     /// True for tokens that end a reply.
     fn is_end(&self, token: Token) -> bool;
 
+    /// What a token without bytes is called, where its file says.
+    fn control_text(&self, _token: Token) -> String {
+        String::new()
+    }
+
     /// The token that every prompt begins with, where the model wants one.
     fn first_token(&self) -> Option<Token>;
 

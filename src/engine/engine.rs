@@ -198,6 +198,7 @@ impl Engine {
                 stops: request.sampling.stop.clone(),
                 reads_calls,
                 ends_at_call: request.parallel_tool_calls == Some(false),
+                logprobs: request.sampling.logprobs,
                 thoughts: has_thoughts.then_some(prepared.opens_thought),
                 call_stem: format!("{}{:06x}", self.call_stem, rand::random::<u32>() >> 8),
             },
@@ -288,7 +289,9 @@ impl Drop for Closing {
 }
 
 fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
-    let mut abilities = Abilities::NONE.with(Ability::LogitBias);
+    let mut abilities = Abilities::NONE
+        .with(Ability::LogitBias)
+        .with(Ability::Logprobs);
     if has_grammars {
         abilities = abilities
             .with(Ability::JsonObject)

@@ -76,6 +76,11 @@ impl Vocabulary for FakeVocabulary {
         token == END
     }
 
+    fn control_text(&self, token: Token) -> String {
+        let text = if token == END { "<end>" } else { "<s>" };
+        text.to_owned()
+    }
+
     fn first_token(&self) -> Option<Token> {
         self.has_first_token.then_some(FIRST)
     }

@@ -10,7 +10,7 @@
 //! there. Without the feature everything but [`Engine::load`] is the same.
 //!
 //! Not here: choosing a model, fetching files, rendering templates (a
-//! [`domain::TemplateCompiler`] is passed in), log probabilities, images. A request that needs one of
+//! [`domain::TemplateCompiler`] is passed in), images. A request that needs one of
 //! those is refused as `Unable`.
 //!
 //! llama.cpp's own assertions end the process. All sizes and ids are checked before they cross, and
@@ -35,6 +35,7 @@ mod grammar;
 #[cfg(feature = "llama")]
 mod llama;
 mod load;
+mod logprobs;
 mod pacing;
 mod prefixes;
 mod process;

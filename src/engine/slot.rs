@@ -200,6 +200,7 @@ impl Slot {
         let accepted = job.grammar.as_mut().map(|grammar| grammar.accept(token));
         let is_whole = accepted.transpose()?.unwrap_or(false);
         self.tokens.push(token);
+        job.voice.weigh(logits, token, vocabulary);
         job.hear(token, is_whole, vocabulary);
         Ok(())
     }

@@ -35,6 +35,11 @@ impl Utf8Joiner {
         self.tail.drain(..done);
     }
 
+    /// True while the bytes so far end in the middle of a character.
+    pub(crate) fn is_within(&self) -> bool {
+        !self.tail.is_empty()
+    }
+
     /// Ends the text: a character left unfinished becomes U+FFFD.
     pub(crate) fn finish(&mut self, text: &mut String) {
         if !self.tail.is_empty() {

@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 
-use domain::{ChatEvent, ToolCallPart};
+use domain::{ChatEvent, TokenLogprobs, ToolCallPart};
 
+use crate::decoder::{Token, Vocabulary};
+use crate::logprobs::Logprobs;
 use crate::stops::StopFinder;
 use crate::tagged::{Spoken, Tagged};
 use crate::utf8::Utf8Joiner;
@@ -16,13 +18,15 @@ pub(crate) struct VoiceRules {
     pub reads_calls: bool,
     /// The caller takes one tool call at a time: the reply ends with the first.
     pub ends_at_call: bool,
+    /// `Some(k)`: each token's log probability goes before its text, with the `k` likeliest.
+    pub logprobs: Option<u8>,
     /// As for [`Tagged::new`].
     pub thoughts: Option<bool>,
     /// The stem of the reply's tool call ids, unique among replies.
     pub call_stem: String,
 }
 
-/// The engine gives one choice.
+/// What speaks here is one choice; which of several, who puts them together knows.
 const CHOICE: u32 = 0;
 
 #[derive(Debug)]
@@ -34,6 +38,10 @@ pub(crate) struct Voice {
     call_stem: String,
     calls: u32,
     is_over: bool,
+    logprobs: Option<Logprobs>,
+    /// Bytes of text that came, and those of them that no stop string can be in any more.
+    heard: u64,
+    passed: u64,
 }
 
 impl Voice {
@@ -46,6 +54,16 @@ impl Voice {
             call_stem: rules.call_stem,
             calls: 0,
             is_over: false,
+            logprobs: rules.logprobs.map(Logprobs::new),
+            heard: 0,
+            passed: 0,
+        }
+    }
+
+    /// Takes note of how likely `token` was, whose bytes are heard next.
+    pub(crate) fn weigh(&mut self, logits: &[f32], token: Token, vocabulary: &dyn Vocabulary) {
+        if let Some(logprobs) = &mut self.logprobs {
+            logprobs.weigh(logits, token, vocabulary);
         }
     }
 
@@ -54,11 +72,20 @@ impl Voice {
     pub(crate) fn hear(&mut self, bytes: &[u8], events: &mut VecDeque<ChatEvent>) -> bool {
         let mut text = String::new();
         self.joiner.push(bytes, &mut text);
+        let begin = self.heard;
+        self.heard += text.len() as u64;
+        if let Some(logprobs) = &mut self.logprobs {
+            // A character that is not whole yet will have at least one byte.
+            let end = self.heard + u64::from(self.joiner.is_within());
+            logprobs.place(begin, end);
+        }
         if text.is_empty() {
             return false;
         }
         let mut passed = String::new();
         self.is_over = self.stops.push(&text, &mut passed);
+        self.passed += passed.len() as u64;
+        self.tell_logprobs(events);
         let mut said = Vec::new();
         self.tagged.push(&passed, &mut said);
         self.tell(said, events);
@@ -71,9 +98,16 @@ impl Voice {
         if !self.is_over {
             let (mut text, mut passed) = (String::new(), String::new());
             self.joiner.finish(&mut text);
-            if !self.stops.push(&text, &mut passed) {
+            self.is_over = self.stops.push(&text, &mut passed);
+            if !self.is_over {
                 self.stops.finish(&mut passed);
             }
+            self.passed = if self.is_over {
+                self.passed + passed.len() as u64
+            } else {
+                u64::MAX
+            };
+            self.tell_logprobs(events);
             self.tagged.push(&passed, &mut said);
         }
         self.tagged.finish(&mut said);
@@ -87,6 +121,21 @@ impl Voice {
 
     pub(crate) fn is_thinking(&self) -> bool {
         self.tagged.is_thinking()
+    }
+
+    /// Of the text that passed; where a stop string ended it, the last.
+    fn tell_logprobs(&mut self, events: &mut VecDeque<ChatEvent>) {
+        let tokens: Vec<TokenLogprobs> = match &mut self.logprobs {
+            None => return,
+            Some(logprobs) if self.is_over => logprobs.cut(self.passed),
+            Some(logprobs) => logprobs.release(self.passed),
+        };
+        if !tokens.is_empty() {
+            events.push_back(ChatEvent::Logprobs {
+                choice: CHOICE,
+                tokens,
+            });
+        }
     }
 
     fn tell(&mut self, said: Vec<Spoken>, events: &mut VecDeque<ChatEvent>) {
@@ -127,6 +176,7 @@ impl Voice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::FakeVocabulary;
 
     fn run(rules: VoiceRules, pieces: &[&[u8]]) -> (String, Vec<String>, bool) {
         let mut voice = Voice::new(rules);
@@ -145,6 +195,59 @@ mod tests {
             }
         }
         (text, calls, is_over)
+    }
+
+    /// The tokens whose log probabilities came, where the pieces count as tokens, and the text.
+    fn weighed(stops: &[&str], pieces: &[&[u8]]) -> (Vec<u8>, String) {
+        let mut voice = Voice::new(VoiceRules {
+            stops: stops.iter().map(|stop| (*stop).to_owned()).collect(),
+            logprobs: Some(0),
+            ..VoiceRules::default()
+        });
+        let mut events = VecDeque::new();
+        for (token, piece) in pieces.iter().enumerate() {
+            voice.weigh(&[], token as Token, &FakeVocabulary::default());
+            if voice.hear(piece, &mut events) {
+                break;
+            }
+        }
+        voice.finish(&mut events);
+        let (mut tokens, mut text) = (Vec::new(), String::new());
+        for event in events {
+            match event {
+                ChatEvent::Logprobs { tokens: more, .. } => {
+                    tokens.extend(more.into_iter().flat_map(|one| one.token.bytes.unwrap()));
+                }
+                ChatEvent::Text { text: more, .. } => text.push_str(&more),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        (tokens, text)
+    }
+
+    #[test]
+    fn log_probabilities_come_for_the_tokens_of_the_text() {
+        type Case<'a> = (&'a [&'a str], &'a [&'a [u8]], u8, &'a str);
+        let cases: [Case<'_>; 7] = [
+            (&[], &[b"a", b"b"], 2, "ab"),
+            (&["b"], &[b"a", b"b"], 1, "a"),
+            // Partly in the stop string, and wholly before one that did not come.
+            (&["bc"], &[b"ab", b"c"], 1, "a"),
+            (&["bc"], &[b"ab", b"d", b"b"], 3, "abdb"),
+            // One character of three tokens, and one that is cut off.
+            (&[], &[b"\xe2", b"\x82", b"\xac", b"\xe2"], 4, "€\u{fffd}"),
+            (&["€"], &[b"a\xe2", b"\x82", b"\xac"], 1, "a"),
+            (&["\u{fffd}"], &[b"a", b"\xe2"], 1, "a"),
+        ];
+        for (stops, pieces, count, said) in cases {
+            let (tokens, text) = weighed(stops, pieces);
+            assert_eq!(
+                tokens,
+                (0..count).collect::<Vec<_>>(),
+                "{stops:?} {pieces:?}"
+            );
+            assert_eq!(text, said);
+        }
     }
 
     const CALLS: &[u8] =

@@ -134,10 +134,6 @@ async fn what_the_model_cannot_do_is_refused_by_name() {
         ),
         (request("a", |r| r.choices = 2), Ability::Choices),
         (
-            request("a", |r| r.sampling.logprobs = Some(0)),
-            Ability::Logprobs,
-        ),
-        (
             request("a", |r| r.messages[0].content.push(Part::Other(json!({})))),
             Ability::OtherParts,
         ),

@@ -277,6 +277,50 @@ async fn an_ignored_end_is_never_drawn() {
     }
 }
 
+#[tokio::test]
+async fn log_probabilities_are_of_one_distribution_and_the_greedy_token_leads_it() {
+    let Some((engine, _driver)) = load(|_| ()) else {
+        return;
+    };
+    let weighed = |change: fn(&mut ChatRequest)| {
+        request(QUESTION, |r| {
+            r.sampling.logprobs = Some(20);
+            change(r);
+        })
+    };
+    let greedy = ask(&engine, weighed(|_| ())).await;
+    let choice = &greedy.choices[0];
+    let tokens = choice.logprobs.iter();
+    let said: Vec<u8> = tokens
+        .flat_map(|one| one.token.bytes.clone().unwrap())
+        .collect();
+    assert_eq!(String::from_utf8(said).unwrap(), choice.text());
+    for one in &choice.logprobs {
+        assert_eq!(one.top[0], one.token);
+        let sum: f64 = one.top.iter().map(|other| other.logprob.exp()).sum();
+        assert!((0.5..=1.0 + 1e-6).contains(&sum), "{sum}");
+    }
+    // The second of two tokens that both are likely: as likely when it is the one drawn.
+    let first = &choice.logprobs[0].top;
+    let model = crate::llama::open::tests_model(&model_path().unwrap());
+    let vocabulary = LlamaVocabulary::new(model);
+    let second = (0..vocabulary.size()).find(|token| {
+        let mut bytes = Vec::new();
+        vocabulary.piece(token.cast_signed(), &mut bytes);
+        first[1].bytes.as_ref() == Some(&bytes)
+    });
+    if let Some(second) = second {
+        let mut pushed = weighed(|r| r.output_tokens_max = Some(Tokens(1)));
+        pushed.sampling.logit_bias = vec![(second, 100.0)];
+        let reply = ask(&engine, pushed).await;
+        let drawn = &reply.choices[0].logprobs[0];
+        assert!(
+            (drawn.token.logprob - first[1].logprob).abs() < 1e-4,
+            "{drawn:?}"
+        );
+    }
+}
+
 /// All tokens that end a reply.
 fn ends(path: &Path) -> Vec<u32> {
     let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(path));

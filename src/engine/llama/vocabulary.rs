@@ -191,6 +191,10 @@ impl Vocabulary for LlamaVocabulary {
         self.model.vocab().is_eog(LlamaToken(token))
     }
 
+    fn control_text(&self, token: Token) -> String {
+        self.text(LlamaToken(token))
+    }
+
     fn first_token(&self) -> Option<Token> {
         self.first_token
     }

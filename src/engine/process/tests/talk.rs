@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{Ability, HealthState, Message, OutputFormat, Role};
+use domain::{Ability, HealthState, Message, OutputFormat, Part, Role};
 use futures::StreamExt;
 use futures::future::join_all;
 use tokio::io::AsyncWriteExt;
@@ -107,6 +107,25 @@ async fn a_request_arrives_whole() {
 }
 
 #[tokio::test]
+async fn log_probabilities_and_settings_cross() {
+    let (bench, _) = bench(|config| config.events_max = 3).await;
+    let asked = request("hello", |request| {
+        request.sampling.logprobs = Some(1);
+        request.sampling.open.stop_tokens = vec![u32::from(b'o')];
+    });
+    let reply = bench.ask(asked).await.unwrap();
+    for choice in &reply.choices {
+        let texts = choice.logprobs.iter().map(|one| one.top[0].text.as_str());
+        assert_eq!(
+            (choice.text(), texts.collect()),
+            ("hell".to_owned(), "hell".to_owned())
+        );
+    }
+    assert_eq!(reply.usage.unwrap().prompt_tokens, domain::Tokens(6));
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn refusals_come_back_in_the_engines_own_words() {
     let (bench, _) = bench(|_| ()).await;
     let refused = bench.ask(overlong()).await;
@@ -119,10 +138,14 @@ async fn refusals_come_back_in_the_engines_own_words() {
         matches!(refused, Err(BackendError::Declined { .. })),
         "{refused:?}"
     );
-    let probable = request("a", |request| request.sampling.logprobs = Some(1));
-    let refused = bench.ask(probable).await;
+    let heard = request("a", |request| {
+        request.messages[0]
+            .content
+            .push(Part::Other(serde_json::Value::Null));
+    });
+    let refused = bench.ask(heard).await;
     assert!(
-        matches!(refused, Err(BackendError::Unable(Ability::Logprobs))),
+        matches!(refused, Err(BackendError::Unable(Ability::OtherParts))),
         "{refused:?}"
     );
 }
