@@ -11,10 +11,10 @@ use domain::{
     ChatStream, ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokens,
     ToolChoice, Trust,
 };
-use futures::StreamExt;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
 
+use crate::chorus::Chorus;
 use crate::config::EngineConfig;
 use crate::decoder::{Decoder, Token, Vocabulary};
 use crate::grammar::{Grammar, Grammars};
@@ -22,7 +22,7 @@ use crate::load::LoadError;
 use crate::prefixes::PrefixRules;
 use crate::prompt::{Prepared, prepare};
 use crate::queue::{Request, Shared};
-use crate::reply::{ReplyStream, reply};
+use crate::reply::reply;
 use crate::sampler::Sampler;
 use crate::scheduler::{BusyPrompt, Pace, Rules, Scheduler};
 use crate::voice::VoiceRules;
@@ -30,6 +30,10 @@ use crate::voice::VoiceRules;
 /// Prompts rendered and tokenized, and formats read, at once. Further ones wait, so that a burst of long texts cannot
 /// take every core from the engine's thread.
 const PREPARING_MAX: usize = 2;
+
+/// The most choices of one request; each takes a place in the queue and a slot. With more, the
+/// request goes to the next candidate or is refused.
+const CHOICES_MAX: usize = 8;
 
 /// A model on this machine. Cheap to share; dropping the last one stops the thread.
 pub struct Engine {
@@ -49,7 +53,8 @@ pub struct Engine {
 struct Ready {
     prepared: Prepared,
     grammar: Option<Grammar>,
-    sampler: Sampler,
+    /// One for each choice.
+    samplers: Vec<Sampler>,
 }
 
 /// What of a model is read by all threads.
@@ -154,7 +159,8 @@ impl Engine {
                 Some(grammars) => grammars.grammar(team.as_ref(), &request)?,
                 None => None,
             };
-            let sampling = request.sampling.clone();
+            let choices = i64::from(request.choices.max(1));
+            let mut sampling = request.sampling.clone();
             let prepared = prepare(
                 request,
                 mind.template.as_ref(),
@@ -162,9 +168,18 @@ impl Engine {
                 mind.context_tokens,
                 output_default,
             )?;
-            let sampler = Sampler::new(&sampling, temperature_default, rand::random());
+            let seed = sampling.seed.unwrap_or_else(rand::random);
+            let samplers = (0..choices).map(|choice| {
+                sampling.seed = Some(seed.wrapping_add(choice));
+                Sampler::new(&sampling, temperature_default, 0).at_prompt(
+                    &sampling,
+                    &mind.vocabulary,
+                    &ends,
+                    &prepared.tokens,
+                )
+            });
             Ok(Ready {
-                sampler: sampler.at_prompt(&sampling, &mind.vocabulary, &ends, &prepared.tokens),
+                samplers: samplers.collect(),
                 prepared,
                 grammar,
             })
@@ -173,38 +188,61 @@ impl Engine {
             .map_err(|_| BackendError::Engine("preparing the prompt failed"))?
     }
 
-    fn submit(&self, call: &Outbound, ready: Ready) -> Result<ReplyStream, BackendError> {
+    /// Each choice is a request of its own with the same prompt, which the first computes and the
+    /// others share.
+    fn submit(&self, call: &Outbound, ready: Ready) -> Result<ChatStream, BackendError> {
         let request = call.request();
         let Ready {
             prepared,
             grammar,
-            sampler,
+            samplers,
         } = ready;
-        let (sender, stream) = reply(
-            self.config.events_max,
-            Arc::clone(&self.shared.bell),
-            Arc::clone(&self.shared.interrupt),
-        );
         let reads_calls = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
         // Under a format all of a reply is its content.
         let has_thoughts = grammar.is_none() && (self.mind.has_thoughts || prepared.opens_thought);
-        self.shared.submit(Request {
-            team: call.team().cloned(),
-            prompt: prepared.tokens,
-            output_max: prepared.output_max,
-            sampler,
-            grammar,
-            rules: VoiceRules {
-                stops: request.sampling.stop.clone(),
-                reads_calls,
-                ends_at_call: request.parallel_tool_calls == Some(false),
-                logprobs: request.sampling.logprobs,
-                thoughts: has_thoughts.then_some(prepared.opens_thought),
-                call_stem: format!("{}{:06x}", self.call_stem, rand::random::<u32>() >> 8),
-            },
-            reply: sender,
-        })?;
-        Ok(stream)
+        let prompts = std::iter::repeat_n(prepared.tokens, samplers.len());
+        let (mut requests, mut streams) = (Vec::new(), Vec::new());
+        for (sampler, prompt) in samplers.into_iter().zip(prompts) {
+            let (sender, stream) = reply(
+                self.config.events_max,
+                Arc::clone(&self.shared.bell),
+                Arc::clone(&self.shared.interrupt),
+            );
+            streams.push(stream);
+            requests.push(Request {
+                team: call.team().cloned(),
+                prompt,
+                output_max: prepared.output_max,
+                sampler,
+                grammar: grammar.as_ref().map(Grammar::again),
+                rules: VoiceRules {
+                    stops: request.sampling.stop.clone(),
+                    reads_calls,
+                    ends_at_call: request.parallel_tool_calls == Some(false),
+                    logprobs: request.sampling.logprobs,
+                    thoughts: has_thoughts.then_some(prepared.opens_thought),
+                    call_stem: format!("{}{:06x}", self.call_stem, rand::random::<u32>() >> 8),
+                },
+                reply: sender,
+            });
+        }
+        self.shared.submit(requests)?;
+        Ok(Chorus::of(streams))
+    }
+
+    /// Another candidate may give more.
+    fn check_choices(&self, asked: u32) -> Result<usize, BackendError> {
+        let most = CHOICES_MAX.min(self.config.queue_max);
+        let asked = usize::try_from(asked).unwrap_or(usize::MAX);
+        if asked > most {
+            return Err(BackendError::Declined {
+                reason: BadRequest::at(
+                    "n",
+                    format!("this model gives at most {most} choices at once; ask for fewer"),
+                ),
+            });
+        }
+        Ok(asked)
     }
 }
 
@@ -225,10 +263,11 @@ impl Backend for Engine {
             return Err(BackendError::Unable(ability));
         }
         check_together(call.request())?;
+        let choices = self.check_choices(call.request().choices)?;
         // Before the work of preparing, and again after it.
-        self.shared.check_room()?;
+        self.shared.check_room(choices)?;
         let ready = self.prepare(&call).await?;
-        Ok(self.submit(&call, ready)?.boxed())
+        self.submit(&call, ready)
     }
 }
 
@@ -289,9 +328,9 @@ impl Drop for Closing {
 }
 
 fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
-    let mut abilities = Abilities::NONE
-        .with(Ability::LogitBias)
-        .with(Ability::Logprobs);
+    let mut abilities: Abilities = [Ability::LogitBias, Ability::Logprobs, Ability::Choices]
+        .into_iter()
+        .collect();
     if has_grammars {
         abilities = abilities
             .with(Ability::JsonObject)

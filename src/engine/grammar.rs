@@ -224,7 +224,7 @@ impl Grammar {
     }
 
     /// The same grammar at its beginning, sharing nothing with this one.
-    fn again(&self) -> Self {
+    pub(crate) fn again(&self) -> Self {
         Self(self.0.deep_clone())
     }
 }

@@ -26,6 +26,7 @@
     )
 )]
 
+mod chorus;
 mod config;
 mod decoder;
 mod engine;

@@ -69,42 +69,42 @@ impl Shared {
         }
     }
 
-    /// Puts a request in the queue and wakes the thread.
+    /// Puts the choices of one request in the queue, all or none, and wakes the thread.
     ///
     /// # Errors
-    /// The queue is full, or the engine has ended.
-    pub(crate) fn submit(&self, request: Request) -> Result<(), BackendError> {
-        self.check_room()?;
+    /// The queue has no room for them, or the engine has ended.
+    pub(crate) fn submit(&self, choices: Vec<Request>) -> Result<(), BackendError> {
+        self.check_room(choices.len())?;
         let mut queue = self.queue();
         if queue.is_closed {
             return Err(BackendError::Engine("it has stopped"));
         }
-        if queue.waiting.len() >= self.queue_max {
+        if queue.waiting.len() + choices.len() > self.queue_max {
             drop(queue);
             return Err(self.overloaded());
         }
-        queue.waiting.push_back(request);
+        queue.waiting.extend(choices);
         drop(queue);
         self.bell.ring();
         Ok(())
     }
 
-    /// What `submit` would say now, so that work towards it can be spared.
+    /// What `submit` would say of so many now, so that work towards it can be spared.
     ///
     /// # Errors
     /// As for [`Shared::submit`].
-    pub(crate) fn check_room(&self) -> Result<(), BackendError> {
+    pub(crate) fn check_room(&self, choices: usize) -> Result<(), BackendError> {
         let mut queue = self.queue();
         if queue.is_closed {
             return Err(BackendError::Engine("it has stopped"));
         }
-        if queue.waiting.len() >= self.queue_max {
+        if queue.waiting.len() + choices > self.queue_max {
             // Those who left while waiting take no place from those who come.
             queue
                 .waiting
                 .retain(|request| !request.reply.is_cancelled());
         }
-        let is_full = queue.waiting.len() >= self.queue_max;
+        let is_full = queue.waiting.len() + choices > self.queue_max;
         drop(queue);
         if is_full {
             Err(self.overloaded())
@@ -258,11 +258,11 @@ mod tests {
         let mut streams = Vec::new();
         for _ in 0..2 {
             let (request, stream) = request(&shared);
-            shared.submit(request).unwrap();
+            shared.submit(vec![request]).unwrap();
             streams.push(stream);
         }
         let (third, _stream) = request(&shared);
-        let refused = shared.submit(third).unwrap_err();
+        let refused = shared.submit(vec![third]).unwrap_err();
         // Two before it and itself, four at a time, eight seconds each.
         let BackendError::Overloaded { retry_after } = refused else {
             panic!("{refused:?}");
@@ -271,13 +271,27 @@ mod tests {
     }
 
     #[test]
+    fn several_choices_are_taken_together_or_not_at_all() {
+        let shared = Shared::new(2, 1);
+        let three: (Vec<_>, Vec<_>) = (0..3).map(|_| request(&shared)).unzip();
+        assert!(shared.submit(three.0).is_err());
+        assert_eq!(shared.waiting(), 0);
+        let two: (Vec<_>, Vec<_>) = (0..2).map(|_| request(&shared)).unzip();
+        shared.submit(two.0).unwrap();
+        assert_eq!(shared.waiting(), 2);
+        assert!(shared.check_room(1).is_err());
+        drop(two.1);
+        assert!(shared.check_room(2).is_ok());
+    }
+
+    #[test]
     fn those_who_left_make_room() {
         let shared = Shared::new(1, 1);
         let (first, stream) = request(&shared);
-        shared.submit(first).unwrap();
+        shared.submit(vec![first]).unwrap();
         drop(stream);
         let (second, _stream) = request(&shared);
-        shared.submit(second).unwrap();
+        shared.submit(vec![second]).unwrap();
         assert!(shared.take_if(|_| true).is_some());
         assert_eq!(shared.waiting(), 0);
     }
@@ -286,13 +300,13 @@ mod tests {
     fn a_closed_queue_ends_those_who_wait_and_those_who_come() {
         let shared = Shared::new(4, 1);
         let (first, mut stream) = request(&shared);
-        shared.submit(first).unwrap();
+        shared.submit(vec![first]).unwrap();
         shared.close();
         let end = futures::executor::block_on(futures::StreamExt::next(&mut stream));
         assert!(matches!(end, Some(Err(BackendError::Engine(_)))));
         let (second, _stream) = request(&shared);
         assert!(matches!(
-            shared.submit(second),
+            shared.submit(vec![second]),
             Err(BackendError::Engine(_))
         ));
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use domain::{FinishReason, Image, Part, Reply, Tool, collect};
+use futures::StreamExt;
 use serde_json::json;
 
 use super::*;
@@ -12,6 +13,7 @@ use crate::fake::{
 };
 
 mod calls;
+mod choices;
 mod formats;
 mod settings;
 
@@ -132,7 +134,6 @@ async fn what_the_model_cannot_do_is_refused_by_name() {
             request("a", |r| r.tool_choice = ToolChoice::Required),
             Ability::ForcedTools,
         ),
-        (request("a", |r| r.choices = 2), Ability::Choices),
         (
             request("a", |r| r.messages[0].content.push(Part::Other(json!({})))),
             Ability::OtherParts,

@@ -321,6 +321,34 @@ async fn log_probabilities_are_of_one_distribution_and_the_greedy_token_leads_it
     }
 }
 
+#[tokio::test]
+async fn choices_differ_and_count_their_prompt_once() {
+    let Some((engine, _driver)) = load(|_| ()) else {
+        return;
+    };
+    let hot = |seed, choices| {
+        request("Tell me something.", |r| {
+            r.sampling.temperature = Some(2.0);
+            r.sampling.seed = Some(seed);
+            r.choices = choices;
+            r.output_tokens_max = Some(Tokens(24));
+        })
+    };
+    let reply = ask(&engine, hot(8, 8)).await;
+    assert_eq!(reply.choices.len(), 8);
+    let alone = ask(&engine, hot(8, 1)).await;
+    assert_eq!(
+        reply.usage.unwrap().prompt_tokens,
+        alone.usage.unwrap().prompt_tokens
+    );
+    let texts: Vec<String> = reply
+        .choices
+        .iter()
+        .map(domain::ReplyChoice::text)
+        .collect();
+    assert!(texts.iter().any(|text| *text != texts[0]), "{texts:?}");
+}
+
 /// All tokens that end a reply.
 fn ends(path: &Path) -> Vec<u32> {
     let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(path));

@@ -97,7 +97,7 @@ impl Bench {
             reply: sender,
         };
         change(&mut request);
-        self.shared.submit(request).unwrap();
+        self.shared.submit(vec![request]).unwrap();
         stream
     }
 

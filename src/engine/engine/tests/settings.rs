@@ -37,6 +37,7 @@ async fn log_probabilities_are_of_the_models_logits_whatever_the_settings() {
         r.sampling.logit_bias = vec![(u32::from(b'h'), 5.0)];
         r.sampling.open.ignores_end = true;
         r.output_tokens_max = Some(Tokens(5));
+        r.choices = 2;
     });
     for choice in ask(&engine, changed).await.unwrap().choices {
         assert_eq!(choice.logprobs, plain.choices[0].logprobs);

@@ -107,13 +107,15 @@ async fn a_request_arrives_whole() {
 }
 
 #[tokio::test]
-async fn log_probabilities_and_settings_cross() {
+async fn choices_log_probabilities_and_settings_cross() {
     let (bench, _) = bench(|config| config.events_max = 3).await;
     let asked = request("hello", |request| {
+        request.choices = 3;
         request.sampling.logprobs = Some(1);
         request.sampling.open.stop_tokens = vec![u32::from(b'o')];
     });
     let reply = bench.ask(asked).await.unwrap();
+    assert_eq!(reply.choices.len(), 3);
     for choice in &reply.choices {
         let texts = choice.logprobs.iter().map(|one| one.top[0].text.as_str());
         assert_eq!(
