@@ -96,6 +96,39 @@ else:
         assert len(others) > 1, "eight seeds at temperature 2 all gave the same"
 
     @check
+    def log_probabilities_spell_the_reply_whole_and_streamed():
+        choice = chat(logprobs=True, top_logprobs=3).choices[0]
+        tokens = choice.logprobs.content
+        assert "".join(token.token for token in tokens) == choice.message.content
+        # At temperature 0 the token drawn is the likeliest.
+        assert all(token.top_logprobs[0].logprob == token.logprob for token in tokens), tokens
+        assert all(bytes(token.bytes).decode(errors="replace") == token.token for token in tokens)
+        chunks = [chunk.choices[0] for chunk in chat(logprobs=True, top_logprobs=3, stream=True)]
+        streamed = [token for chunk in chunks if chunk.logprobs for token in chunk.logprobs.content]
+        assert [token.token for token in streamed] == [token.token for token in tokens]
+        assert chat().choices[0].logprobs is None
+
+    @check
+    def several_choices_differ_and_count_the_prompt_once():
+        hot = {"temperature": 2, "max_tokens": 12, "seed": 7}
+        several, one = chat(n=8, **hot), chat(**hot)
+        assert [choice.index for choice in several.choices] == list(range(8))
+        assert len({choice.message.content for choice in several.choices}) > 1
+        assert several.usage.prompt_tokens == one.usage.prompt_tokens
+        assert several.usage.completion_tokens <= 8 * 12
+        streamed = {}
+        for chunk in chat(n=3, stream=True, **hot):
+            for choice in chunk.choices:
+                streamed[choice.index] = streamed.get(choice.index, "") + (choice.delta.content or "")
+        assert len(streamed) == 3 and all(streamed.values()), streamed
+
+    @check
+    def an_ignored_end_runs_to_the_bound():
+        reply = chat(max_tokens=60, extra_body={"ignore_eos": True})
+        assert reply.choices[0].finish_reason == "length"
+        assert reply.usage.completion_tokens == 60, reply.usage
+
+    @check
     def the_token_bound_is_kept_and_said():
         for bound in ({"max_tokens": 2}, {"max_completion_tokens": 2}):
             reply = chat(**bound)
@@ -108,6 +141,10 @@ else:
             ({"temperature": 9}, "temperature"),
             ({"top_p": -1}, "top_p"),
             ({"max_tokens": -5}, "max_tokens"),
+            ({"top_logprobs": 2}, "top_logprobs"),
+            ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+            ({"n": 9}, "n"),
+            ({"extra_body": {"mirostat": 3}}, "mirostat"),
             ({"messages": []}, "messages"),
             ({"messages": [*QUESTION, {"role": "wizard", "content": "x"}]}, "messages[1].role"),
         ]
