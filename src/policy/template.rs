@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use domain::{
     ChatRequest, ChatTemplate, Delivery, Extra, Message, OutputFormat, Prompt, Role, Sampling,
-    TemplateCompiler, TemplateError, TemplateSource, Tool, ToolChoice,
+    TemplateCompiler, TemplateError, TemplateSource, Tool, ToolCall, ToolChoice,
 };
 use minijinja::machinery::{self, CompiledTemplate, TemplateConfig};
 use minijinja::syntax::SyntaxConfig;
@@ -29,6 +29,7 @@ use minijinja::{AutoEscape, Environment, Error, Value};
 
 pub use date::Date;
 use meter::{Bounds, Breach, Meter};
+use request_values::CallStyle;
 use shield::Shield;
 
 /// Larger templates are refused. The longest in common use have 20 KiB.
@@ -101,9 +102,11 @@ impl TemplateCompiler for Templates {
             shield: Shield::new(&source),
             source,
             renders_tools: false,
+            style: CallStyle::default(),
         };
         compiled.instructions()?;
         compiled.renders_tools = compiled.shows_a_tool();
+        compiled.style = compiled.call_style();
         Ok(Arc::new(compiled))
     }
 }
@@ -124,6 +127,7 @@ struct Compiled {
     source: TemplateSource,
     shield: Shield,
     renders_tools: bool,
+    style: CallStyle,
 }
 
 impl Compiled {
@@ -182,18 +186,62 @@ impl Compiled {
         [vec![user.clone()], vec![system, user]]
             .into_iter()
             .any(|messages| {
-                let request = probe(messages, tool.clone());
+                let request = probe(messages, vec![tool.clone()]);
                 self.render(&request)
                     .is_ok_and(|prompt| prompt.text().contains(NAME))
             })
     }
 }
 
-fn probe(messages: Vec<Message>, tool: Tool) -> ChatRequest {
+impl Compiled {
+    /// How the template wants to be shown earlier calls: the way by which call and result come out
+    /// with the least around them. One that is shown what it does not expect fails, leaves the call
+    /// out, or prints `none` and quotes within quotes.
+    fn call_style(&self) -> CallStyle {
+        const SHOWN: [&str; 3] = ["probe_key", "probe_value", "probe_result"];
+        let call = ToolCall {
+            // Nine letters and digits: Mistral's templates take no others.
+            id: "probe0001".to_owned(),
+            name: "probe".to_owned(),
+            arguments: r#"{"probe_key": "probe_value"}"#.to_owned(),
+        };
+        let mut request = probe(
+            vec![
+                Message::new(Role::User, "hi"),
+                Message {
+                    tool_calls: vec![call.clone()],
+                    ..Message::new(Role::Assistant, "")
+                },
+                Message {
+                    tool_call_id: Some(call.id),
+                    ..Message::new(Role::Tool, "probe_result")
+                },
+            ],
+            Vec::new(),
+        );
+        request.tool_choice = ToolChoice::None;
+        let styles = CallStyle::ALL.into_iter().filter_map(|style| {
+            let text = self.render_as(&request, style).ok()?.text();
+            let is_shown = SHOWN.iter().all(|word| text.contains(word));
+            is_shown.then_some((text.len(), style))
+        });
+        let least = styles.min_by_key(|(length, _)| *length);
+        least.map_or_else(CallStyle::default, |(_, style)| style)
+    }
+
+    fn render_as(&self, request: &ChatRequest, style: CallStyle) -> Result<Prompt, TemplateError> {
+        let marks = self.shield.marks(request)?;
+        let values = request_values::values(request, &self.source, &self.shield, &marks, style);
+        let text = self.render_values(values)?;
+        Ok(self.shield.split(&text, &marks))
+    }
+}
+
+fn probe(messages: Vec<Message>, tools: Vec<Tool>) -> ChatRequest {
     ChatRequest {
         model: "probe".into(),
         messages,
-        tools: vec![tool],
+        tools,
         tool_choice: ToolChoice::Auto,
         parallel_tool_calls: None,
         sampling: Sampling::default(),
@@ -208,10 +256,7 @@ fn probe(messages: Vec<Message>, tool: Tool) -> ChatRequest {
 
 impl ChatTemplate for Compiled {
     fn render(&self, request: &ChatRequest) -> Result<Prompt, TemplateError> {
-        let marks = self.shield.marks(request)?;
-        let values = request_values::values(request, &self.source, &self.shield, &marks);
-        let text = self.render_values(values)?;
-        Ok(self.shield.split(&text, &marks))
+        self.render_as(request, self.style)
     }
 
     fn renders_tools(&self) -> bool {

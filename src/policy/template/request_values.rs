@@ -6,6 +6,32 @@ use serde_json::Value as Json;
 
 use super::shield::{Marks, Shield};
 
+/// How earlier calls are shown. Templates differ in what they expect, and say nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct CallStyle {
+    /// Arguments are JSON text; else an object, where they are JSON.
+    are_arguments_text: bool,
+    /// A call's message without words has `none` for content; else an empty text.
+    is_content_none: bool,
+}
+
+impl CallStyle {
+    /// What fits most templates comes first.
+    pub(super) const ALL: [Self; 4] = [
+        Self::new(false, false),
+        Self::new(true, false),
+        Self::new(false, true),
+        Self::new(true, true),
+    ];
+
+    const fn new(are_arguments_text: bool, is_content_none: bool) -> Self {
+        Self {
+            are_arguments_text,
+            is_content_none,
+        }
+    }
+}
+
 /// The variables that Hugging Face's `apply_chat_template` sets. `enable_thinking` is left out, so
 /// that each template's own default holds.
 pub(super) fn values(
@@ -13,8 +39,13 @@ pub(super) fn values(
     source: &TemplateSource,
     shield: &Shield,
     marks: &Marks,
+    style: CallStyle,
 ) -> Value {
-    let cover = Cover { shield, marks };
+    let cover = Cover {
+        shield,
+        marks,
+        style,
+    };
     let messages: Vec<Value> = request
         .messages
         .iter()
@@ -37,6 +68,7 @@ pub(super) fn values(
 struct Cover<'a> {
     shield: &'a Shield,
     marks: &'a Marks,
+    style: CallStyle,
 }
 
 impl Cover<'_> {
@@ -49,14 +81,18 @@ impl Cover<'_> {
             Role::Developer => Role::System,
             role => role,
         };
-        let mut fields = vec![
-            ("role", Value::from(role.as_label())),
-            ("content", self.text(&message.text())),
-        ];
+        let text = message.text();
+        let has_calls = !message.tool_calls.is_empty();
+        let content = if self.style.is_content_none && has_calls && text.is_empty() {
+            Value::from(())
+        } else {
+            self.text(&text)
+        };
+        let mut fields = vec![("role", Value::from(role.as_label())), ("content", content)];
         if let Some(name) = &message.name {
             fields.push(("name", self.text(name)));
         }
-        if !message.tool_calls.is_empty() {
+        if has_calls {
             let calls = message.tool_calls.iter().map(|call| self.call(call));
             fields.push(("tool_calls", Value::from(calls.collect::<Vec<Value>>())));
         }
@@ -66,11 +102,11 @@ impl Cover<'_> {
         Value::from_pairs(fields)
     }
 
-    /// Arguments as an object where they are JSON, as templates expect; else as they came.
+    /// Arguments that are no JSON are shown as they came.
     fn call(&self, call: &ToolCall) -> Value {
         let arguments = match serde_json::from_str::<Json>(&call.arguments) {
-            Ok(arguments) => self.json(&arguments),
-            Err(_) => self.text(&call.arguments),
+            Ok(arguments) if !self.style.are_arguments_text => self.json(&arguments),
+            Ok(_) | Err(_) => self.text(&call.arguments),
         };
         let function =
             Value::from_pairs([("name", self.text(&call.name)), ("arguments", arguments)]);

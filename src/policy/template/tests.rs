@@ -1,4 +1,4 @@
-use domain::{Image, Part, ToolCall};
+use domain::{Image, Part};
 use serde_json::json;
 
 use super::*;
@@ -113,10 +113,7 @@ fn compile(text: &str) -> Result<Arc<dyn ChatTemplate>, TemplateError> {
 }
 
 fn request(messages: Vec<Message>) -> ChatRequest {
-    ChatRequest {
-        tools: Vec::new(),
-        ..probe(messages, tool())
-    }
+    probe(messages, Vec::new())
 }
 
 fn tool() -> Tool {
@@ -239,6 +236,38 @@ fn a_qwen_template_renders_tools_in_the_caller_s_order_of_keys() {
          <|im_start|>assistant\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call><|im_end|>\n\
          <|im_start|>user\n<tool_response>\nsun\n</tool_response><|im_end|>\n\
          <|im_start|>assistant\n",
+    );
+}
+
+/// As DeepSeek's: arguments are text, and a call is told by a message without content.
+#[test]
+fn calls_are_shown_as_the_template_wants_them() {
+    const TEXT: &str = "{%- for message in messages %}
+{%- if message.role == 'assistant' and message.content is none %}
+{%- for call in message.tool_calls %}{{ '<call>' + call.function.name + '\n' + call.function.arguments + '</call>' }}{% endfor %}
+{%- elif message.role == 'assistant' %}{{ '<answer>' + message.content }}
+{%- else %}{{ '<' + message.role + '>' + message.content }}
+{%- endif %}
+{%- endfor %}";
+    let arguments = r#"{"city":  "Rome", "n": null}"#;
+    let request = request(vec![
+        says(Role::User, "weather?"),
+        call(arguments),
+        answer("sun"),
+        says(Role::Assistant, "Sun."),
+    ]);
+    let shown = format!("<user>weather?<call>weather\n{arguments}</call><tool>sun<answer>Sun.");
+    check(TEXT, &request, &shown);
+    let either = TEXT.replace("message.content is none", "message.tool_calls");
+    check(&either, &request, &shown);
+    // And a call beside words keeps both.
+    let words = "{%- for message in messages %}{{ message.content }}
+{%- for call in message.tool_calls %}{{ call.function.arguments | tojson }}{% endfor %}
+{%- endfor %}";
+    check(
+        words,
+        &request,
+        "weather?{\"city\": \"Rome\", \"n\": null}sunSun.",
     );
 }
 
