@@ -14,6 +14,7 @@ use domain::{
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
 
+use crate::calls::{Manner, Offered};
 use crate::chorus::Chorus;
 use crate::config::EngineConfig;
 use crate::decoder::{Decoder, Token, Vocabulary};
@@ -62,8 +63,8 @@ pub(crate) struct Mind {
     pub vocabulary: Arc<dyn Vocabulary>,
     pub template: Arc<dyn ChatTemplate>,
     pub context_tokens: u32,
-    /// The template speaks of thoughts, so a reply may begin with one.
-    pub has_thoughts: bool,
+    /// How the model writes thoughts and calls.
+    pub manner: Manner,
 }
 
 /// The engine's thread, to be waited for at shutdown.
@@ -122,7 +123,9 @@ impl Engine {
             .map_err(LoadError::Thread)?;
         is_built.recv().map_err(|_| LoadError::Panicked)??;
         let ends = ends(mind.vocabulary.as_ref());
-        let grammars = Grammars::new(mind.vocabulary.as_ref()).map(Arc::new);
+        let forced = mind.manner.family.forced.as_ref();
+        let grammars = Grammars::new(mind.vocabulary.as_ref());
+        let grammars = grammars.map(|grammars| Arc::new(grammars.with_forced(forced)));
         let engine = Engine {
             card: card(&config, &mind, grammars.is_some()),
             shared,
@@ -165,6 +168,7 @@ impl Engine {
                 request,
                 mind.template.as_ref(),
                 mind.vocabulary.as_ref(),
+                mind.manner,
                 mind.context_tokens,
                 output_default,
             )?;
@@ -198,8 +202,7 @@ impl Engine {
             samplers,
         } = ready;
         let reads_calls = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
-        // Under a format all of a reply is its content.
-        let has_thoughts = grammar.is_none() && (self.mind.has_thoughts || prepared.opens_thought);
+        let offered = reads_calls.then(|| Offered::of(&request.tools));
         let prompts = std::iter::repeat_n(prepared.tokens, samplers.len());
         let (mut requests, mut streams) = (Vec::new(), Vec::new());
         for (sampler, prompt) in samplers.into_iter().zip(prompts) {
@@ -217,10 +220,11 @@ impl Engine {
                 grammar: grammar.as_ref().map(Grammar::again),
                 rules: VoiceRules {
                     stops: request.sampling.stop.clone(),
-                    reads_calls,
+                    manner: self.mind.manner,
+                    beginning: prepared.beginning,
+                    offered: offered.clone(),
                     ends_at_call: request.parallel_tool_calls == Some(false),
                     logprobs: request.sampling.logprobs,
-                    thoughts: has_thoughts.then_some(prepared.opens_thought),
                     call_stem: format!("{}{:06x}", self.call_stem, rand::random::<u32>() >> 8),
                 },
                 reply: sender,
@@ -338,7 +342,7 @@ fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
     }
     if mind.template.renders_tools() {
         abilities = abilities.with(Ability::Tools);
-        if has_grammars {
+        if has_grammars && mind.manner.family.forced.is_some() {
             abilities = abilities.with(Ability::ForcedTools);
         }
     }

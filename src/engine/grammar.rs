@@ -25,6 +25,7 @@ use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::{Value, json};
 use tracing::warn;
 
+use crate::calls::ForcedForm;
 use crate::decoder::{Token, Vocabulary};
 use crate::grammar::calls::Forced;
 use crate::grammar::kept::{Kept, Key};
@@ -66,8 +67,10 @@ const ESCAPES: &str = "nrbtf\\\"";
 /// Makes grammars for one model's vocabulary.
 pub(crate) struct Grammars {
     factory: ParserFactory,
-    /// The tags that are control tokens.
-    controls: Vec<String>,
+    /// The texts of a reply that are control tokens, with them.
+    controls: Vec<(String, u32)>,
+    /// How a call that must be made is written; `None`: none can be.
+    forced: Option<&'static ForcedForm>,
     kept: Mutex<Kept>,
 }
 
@@ -111,8 +114,15 @@ impl Grammars {
         Some(Self {
             factory,
             controls,
+            forced: None,
             kept: Mutex::default(),
         })
+    }
+
+    /// Says how calls are written, without which none can be forced.
+    pub(crate) fn with_forced(mut self, form: Option<&'static ForcedForm>) -> Self {
+        self.forced = form;
+        self
     }
 
     /// The grammar that the reply to `request` is held to; `None` for free text. Takes milliseconds,
@@ -137,8 +147,13 @@ impl Grammars {
         request: &ChatRequest,
     ) -> Result<Option<Grammar>, BadRequest> {
         if let Some(forced) = Forced::of(request)? {
-            let is_control = |tag: &str| self.controls.iter().any(|control| control == tag);
-            let make = || self.compile("tools", forced.grammar(is_control)?);
+            let Some(form) = self.forced else {
+                return Err(BadRequest::at(
+                    "tool_choice",
+                    "this model's calls cannot be forced; use `auto`",
+                ));
+            };
+            let make = || self.compile("tools", forced.grammar(form, &self.controls)?);
             return self.kept_or((team.cloned(), forced.text()), make).map(Some);
         }
         let any = json!({"type": "object"});
@@ -261,9 +276,9 @@ fn limits() -> ParserLimits {
     }
 }
 
-/// The tokens by their bytes, and in `controls` the tags that are control tokens. `None` for a
+/// The tokens by their bytes, and in `controls` the control tokens that have a text. `None` for a
 /// vocabulary that does not fit.
-fn trie(vocabulary: &dyn Vocabulary, controls: &mut Vec<String>) -> Option<TokTrie> {
+fn trie(vocabulary: &dyn Vocabulary, controls: &mut Vec<(String, u32)>) -> Option<TokTrie> {
     let size = vocabulary.size();
     let mut pieces = Vec::with_capacity(size as usize);
     let mut ends = Vec::new();
@@ -279,8 +294,9 @@ fn trie(vocabulary: &dyn Vocabulary, controls: &mut Vec<String>) -> Option<TokTr
             piece.clear();
         }
         if vocabulary.is_control(id) && !piece.is_empty() {
-            controls.extend(String::from_utf8(piece.clone()));
-            // No UTF-8 text has this byte: a grammar reaches such a token by its name only.
+            let text = String::from_utf8(piece.clone());
+            controls.extend(text.map(|text| (text, token)));
+            // No UTF-8 text has this byte: a grammar reaches such a token by its number only.
             piece.insert(0, TokTrie::SPECIAL_TOKEN_MARKER);
         }
         pieces.push(piece);

@@ -26,6 +26,7 @@
     )
 )]
 
+mod calls;
 mod chorus;
 mod config;
 mod decoder;
@@ -48,7 +49,6 @@ mod scheduler;
 mod slot;
 mod splitting;
 mod stops;
-mod tagged;
 mod utf8;
 mod voice;
 

@@ -5,14 +5,13 @@
 //! does change the tokens, and with them what the model was trained on. So the whole prompt is
 //! tokenized at once wherever no control token touches a caller's text.
 
+use crate::calls::{ANSWER_OPEN, Beginning, Manner, ThoughtMarks, opened_thought};
+use crate::decoder::{Token, Vocabulary};
+use crate::splitting::{Depth, RUN_CHARS_MAX, on_deep_stack};
 use domain::{
     BackendError, BadRequest, ChatRequest, ChatTemplate, OutputFormat, Prompt, PromptPiece,
     Sampling, TemplateError, Tokens, ToolChoice,
 };
-
-use crate::decoder::{Token, Vocabulary};
-use crate::splitting::{Depth, RUN_CHARS_MAX, on_deep_stack};
-use crate::tagged::{THOUGHT_CLOSE, THOUGHT_OPEN};
 
 /// A prompt that fits.
 #[derive(Debug, PartialEq)]
@@ -20,8 +19,8 @@ pub(crate) struct Prepared {
     pub tokens: Vec<Token>,
     /// What the reply may have of the context; at least 1.
     pub output_max: u32,
-    /// The prompt ends inside a thought.
-    pub opens_thought: bool,
+    /// Where the reply begins.
+    pub beginning: Beginning,
 }
 
 /// Renders and tokenizes `request`. Takes milliseconds for long texts: not for an async worker.
@@ -37,6 +36,7 @@ pub(crate) fn prepare(
     mut request: ChatRequest,
     template: &dyn ChatTemplate,
     vocabulary: &dyn Vocabulary,
+    manner: Manner,
     context_tokens: u32,
     output_default: Option<u32>,
 ) -> Result<Prepared, BackendError> {
@@ -45,17 +45,7 @@ pub(crate) fn prepare(
         request.tools.clear();
     }
     let mut prompt = template.render(&request).map_err(refusal)?;
-    let is_held = request.format != OutputFormat::Text
-        || matches!(
-            request.tool_choice,
-            ToolChoice::Required | ToolChoice::Named(_)
-        );
-    if is_held && ends_in_thought(&prompt) {
-        prompt.pieces.push(PromptPiece {
-            text: format!("\n{THOUGHT_CLOSE}\n\n"),
-            has_controls: true,
-        });
-    }
+    let beginning = begin_reply(&mut prompt, &request, manner);
     check_bytes(&prompt, vocabulary, context_tokens)?;
     let tokens = tokenize_at_depth(&prompt, vocabulary)?;
     let asked = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
@@ -73,17 +63,46 @@ pub(crate) fn prepare(
         .output_tokens_max
         .map(|tokens| tokens.0)
         .or(output_default);
-    let opens_thought = ends_in_thought(&prompt);
     Ok(Prepared {
         tokens,
         output_max: wanted.unwrap_or(left).clamp(1, left),
-        opens_thought,
+        beginning,
     })
 }
 
-fn ends_in_thought(prompt: &Prompt) -> bool {
-    let last = prompt.pieces.last();
-    last.is_some_and(|piece| piece.has_controls && piece.text.trim_end().ends_with(THOUGHT_OPEN))
+/// Ends `prompt` where the reply is to go on: after a thought that is not wanted.
+fn begin_reply(prompt: &mut Prompt, request: &ChatRequest, manner: Manner) -> Beginning {
+    let thought = ends_in_thought(prompt);
+    let mut push = |text: String| {
+        let has_controls = true;
+        prompt.pieces.push(PromptPiece { text, has_controls });
+    };
+    let is_forced = matches!(
+        request.tool_choice,
+        ToolChoice::Required | ToolChoice::Named(_)
+    );
+    let is_formatted = request.format != OutputFormat::Text;
+    if let Some(marks) = thought {
+        if !is_forced && !is_formatted {
+            return Beginning::Thought(marks);
+        }
+        push(format!("\n{}\n\n", marks.close));
+    }
+    if is_forced {
+        return Beginning::Call;
+    }
+    if !is_formatted {
+        return Beginning::Blank;
+    }
+    if manner.family.is_channelled {
+        push(ANSWER_OPEN.to_owned());
+    }
+    Beginning::Plain
+}
+
+fn ends_in_thought(prompt: &Prompt) -> Option<&'static ThoughtMarks> {
+    let last = prompt.pieces.last().filter(|piece| piece.has_controls)?;
+    opened_thought(&last.text)
 }
 
 /// Refuses ids that the vocabulary does not have.
@@ -240,7 +259,14 @@ mod tests {
         text: &str,
         change: impl FnOnce(&mut ChatRequest),
     ) -> Result<Prepared, BackendError> {
-        prepare(request(text, change), template, vocabulary, 10, None)
+        prepare(
+            request(text, change),
+            template,
+            vocabulary,
+            Manner::default(),
+            10,
+            None,
+        )
     }
 
     fn tokens(text: &str) -> Vec<Token> {
@@ -313,7 +339,8 @@ mod tests {
         };
         let run = |length| {
             let request = request(&"x".repeat(length), |_| ());
-            prepare(request, &ECHO, &vocabulary, 1_000_000, None)
+            let manner = Manner::default();
+            prepare(request, &ECHO, &vocabulary, manner, 1_000_000, None)
         };
         let deep = run(RUN_CHARS_MAX - 1).unwrap();
         assert_eq!(deep.tokens.len(), RUN_CHARS_MAX);
@@ -330,10 +357,11 @@ mod tests {
             tail: "<think>\n",
             ..ECHO
         };
-        let vocabulary = FakeVocabulary::default();
-        let prepared = prepare(request("a", |_| ()), &template, &vocabulary, 99, None).unwrap();
-        assert!(prepared.opens_thought);
-        assert!(!run("<think>", |_| ()).unwrap().opens_thought);
+        let (asked, vocabulary) = (request("a", |_| ()), FakeVocabulary::default());
+        let manner = Manner::default();
+        let prepared = prepare(asked, &template, &vocabulary, manner, 99, None).unwrap();
+        assert!(matches!(prepared.beginning, Beginning::Thought(_)));
+        assert_eq!(run("<think>", |_| ()).unwrap().beginning, Beginning::Blank);
     }
 
     #[test]

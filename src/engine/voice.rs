@@ -5,26 +5,30 @@ use std::collections::VecDeque;
 
 use domain::{ChatEvent, TokenLogprobs, ToolCallPart};
 
+use crate::calls::{Beginning, Ids, Manner, Offered, Reader, Spoken};
 use crate::decoder::{Token, Vocabulary};
 use crate::logprobs::Logprobs;
 use crate::stops::StopFinder;
-use crate::tagged::{Spoken, Tagged};
 use crate::utf8::Utf8Joiner;
 
 /// What one reply's text may contain, and what ends it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct VoiceRules {
     pub stops: Vec<String>,
-    pub reads_calls: bool,
+    pub manner: Manner,
+    pub beginning: Beginning,
+    /// The tools the reply may call; `None` leaves calls as text.
+    pub offered: Option<Offered>,
     /// The caller takes one tool call at a time: the reply ends with the first.
     pub ends_at_call: bool,
     /// `Some(k)`: each token's log probability goes before its text, with the `k` likeliest.
     pub logprobs: Option<u8>,
-    /// As for [`Tagged::new`].
-    pub thoughts: Option<bool>,
     /// The stem of the reply's tool call ids, unique among replies.
     pub call_stem: String,
 }
+
+/// Of ids with nine letters, how many are the reply's. The rest is enough for 4,096 calls.
+const NINE_STEM: usize = 6;
 
 /// What speaks here is one choice; which of several, who puts them together knows.
 const CHOICE: u32 = 0;
@@ -33,10 +37,13 @@ const CHOICE: u32 = 0;
 pub(crate) struct Voice {
     joiner: Utf8Joiner,
     stops: StopFinder,
-    tagged: Tagged,
+    reader: Reader,
+    ids: Ids,
     ends_at_call: bool,
     call_stem: String,
     calls: u32,
+    /// The one call it may make was made.
+    has_ended_call: bool,
     is_over: bool,
     logprobs: Option<Logprobs>,
     /// Bytes of text that came, and those of them that no stop string can be in any more.
@@ -49,10 +56,12 @@ impl Voice {
         Self {
             joiner: Utf8Joiner::default(),
             stops: StopFinder::new(rules.stops),
-            tagged: Tagged::new(rules.reads_calls, rules.thoughts),
+            ids: rules.manner.family.ids,
+            reader: Reader::new(rules.manner, rules.beginning, rules.offered),
             ends_at_call: rules.ends_at_call,
             call_stem: rules.call_stem,
             calls: 0,
+            has_ended_call: false,
             is_over: false,
             logprobs: rules.logprobs.map(Logprobs::new),
             heard: 0,
@@ -87,7 +96,7 @@ impl Voice {
         self.passed += passed.len() as u64;
         self.tell_logprobs(events);
         let mut said = Vec::new();
-        self.tagged.push(&passed, &mut said);
+        self.reader.push(&passed, &mut said);
         self.tell(said, events);
         self.is_over
     }
@@ -108,9 +117,9 @@ impl Voice {
                 u64::MAX
             };
             self.tell_logprobs(events);
-            self.tagged.push(&passed, &mut said);
+            self.reader.push(&passed, &mut said);
         }
-        self.tagged.finish(&mut said);
+        self.reader.finish(&mut said);
         self.tell(said, events);
     }
 
@@ -120,7 +129,7 @@ impl Voice {
     }
 
     pub(crate) fn is_thinking(&self) -> bool {
-        self.tagged.is_thinking()
+        self.reader.is_thinking()
     }
 
     /// Of the text that passed; where a stop string ended it, the last.
@@ -140,35 +149,63 @@ impl Voice {
 
     fn tell(&mut self, said: Vec<Spoken>, events: &mut VecDeque<ChatEvent>) {
         for spoken in said {
-            if self.ends_at_call && self.calls > 0 {
+            if self.has_ended_call {
                 return;
             }
-            events.push_back(match spoken {
-                Spoken::Text(text) => ChatEvent::Text {
+            match spoken {
+                Spoken::Text(text) => events.push_back(ChatEvent::Text {
                     choice: CHOICE,
                     text,
-                },
-                Spoken::Thought(text) => ChatEvent::Thought {
+                }),
+                Spoken::Thought(text) => events.push_back(ChatEvent::Thought {
                     choice: CHOICE,
                     text,
-                },
-                Spoken::Call { name, arguments } => self.call(name, arguments),
-            });
+                }),
+                Spoken::Call(name) => {
+                    let id = self.id();
+                    self.calls += 1;
+                    events.push_back(self.part(Some(id), Some(name), String::new()));
+                }
+                Spoken::Arguments(text) => self.argue(text, events),
+                Spoken::CallEnded => {
+                    self.has_ended_call = self.ends_at_call;
+                    self.is_over |= self.ends_at_call;
+                }
+            }
         }
     }
 
-    fn call(&mut self, name: String, arguments: String) -> ChatEvent {
-        let index = self.calls;
-        self.calls += 1;
-        self.is_over |= self.ends_at_call;
+    /// Adds to the last event where that is of the same call and still here.
+    fn argue(&self, more: String, events: &mut VecDeque<ChatEvent>) {
+        if let Some(ChatEvent::ToolCall { part, .. }) = events.back_mut()
+            && part.name.is_some()
+        {
+            return part.arguments.push_str(&more);
+        }
+        events.push_back(self.part(None, None, more));
+    }
+
+    /// A part of the call that came last.
+    fn part(&self, id: Option<String>, name: Option<String>, arguments: String) -> ChatEvent {
         ChatEvent::ToolCall {
             choice: CHOICE,
-            index,
+            index: self.calls.saturating_sub(1),
             part: ToolCallPart {
-                id: Some(format!("call_{}{index}", self.call_stem)),
-                name: Some(name),
+                id,
+                name,
                 arguments,
             },
+        }
+    }
+
+    fn id(&self) -> String {
+        let (stem, index) = (&self.call_stem, self.calls);
+        match self.ids {
+            Ids::Usual => format!("call_{stem}{index}"),
+            Ids::Nine => {
+                let from = stem.len().saturating_sub(NINE_STEM);
+                format!("{:0>NINE_STEM$}{index:03x}", stem.get(from..).unwrap_or(""))
+            }
         }
     }
 }
@@ -177,6 +214,7 @@ impl Voice {
 mod tests {
     use super::*;
     use crate::fake::FakeVocabulary;
+    use crate::calls::HERMES;
 
     fn run(rules: VoiceRules, pieces: &[&[u8]]) -> (String, Vec<String>, bool) {
         let mut voice = Voice::new(rules);
@@ -250,6 +288,20 @@ mod tests {
         }
     }
 
+    /// Reads calls in Hermes' form, of any tool.
+    fn calling() -> VoiceRules {
+        VoiceRules {
+            manner: Manner {
+                family: &HERMES,
+                thoughts: None,
+            },
+            beginning: Beginning::Blank,
+            offered: Some(Offered::default()),
+            call_stem: "0123457f".into(),
+            ..VoiceRules::default()
+        }
+    }
+
     const CALLS: &[u8] =
         b"<tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call><tool_call>{\"name\":\"g\",\"arguments\":{\"a\":1}}</tool_call> after";
 
@@ -265,22 +317,16 @@ mod tests {
 
     #[test]
     fn several_calls_are_numbered() {
-        let rules = VoiceRules {
-            reads_calls: true,
-            call_stem: "7f".into(),
-            ..VoiceRules::default()
-        };
-        let (text, calls, is_over) = run(rules, &[CALLS]);
-        assert_eq!(calls, ["0 call_7f0 {}", "1 call_7f1 {\"a\":1}"]);
+        let (text, calls, is_over) = run(calling(), &[CALLS]);
+        assert_eq!(calls, ["0 call_0123457f0 {}", "1 call_0123457f1 {\"a\":1}"]);
         assert_eq!((text.as_str(), is_over), (" after", false));
     }
 
     #[test]
     fn one_call_is_all_when_the_caller_takes_one() {
         let rules = VoiceRules {
-            reads_calls: true,
             ends_at_call: true,
-            ..VoiceRules::default()
+            ..calling()
         };
         let (text, calls, is_over) = run(rules, &[CALLS]);
         assert_eq!((text.as_str(), calls.len(), is_over), ("", 1, true));
@@ -288,7 +334,48 @@ mod tests {
 
     #[test]
     fn without_tools_the_tags_are_text() {
-        let (text, calls, _) = run(VoiceRules::default(), &[CALLS]);
+        let rules = VoiceRules {
+            offered: None,
+            ..calling()
+        };
+        let (text, calls, _) = run(rules, &[CALLS]);
         assert_eq!((text.as_bytes(), calls.len()), (CALLS, 0));
+    }
+
+    #[test]
+    fn arguments_are_told_as_they_come() {
+        let mut voice = Voice::new(calling());
+        let mut events = VecDeque::new();
+        let head = b"<tool_call>{\"name\": \"f\", \"arguments\": ";
+        voice.hear(head, &mut events);
+        assert!(events.is_empty());
+        let mut told = Vec::new();
+        for piece in [&b"{\"a\": "[..], b"[1, ", b"2]", b"}}</tool_call>"] {
+            voice.hear(piece, &mut events);
+            told.extend(events.drain(..).map(|event| match event {
+                ChatEvent::ToolCall { part, .. } => (part.name, part.arguments),
+                other => panic!("unexpected {other:?}"),
+            }));
+        }
+        let told: Vec<_> = told
+            .iter()
+            .map(|(name, arguments)| (name.as_deref(), arguments.as_str()))
+            .collect();
+        let expected = [
+            (Some("f"), "{\"a\": "),
+            (None, "[1, "),
+            (None, "2]"),
+            (None, "}"),
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn an_id_of_nine_letters_is_the_replys_own() {
+        let mut voice = Voice::new(calling());
+        voice.ids = Ids::Nine;
+        assert_eq!(voice.id(), "23457f000");
+        voice.calls = 31;
+        assert_eq!(voice.id(), "23457f01f");
     }
 }

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use serde_json::json;
 
 use super::*;
+use crate::calls::Manner;
 use crate::decoder::Shape;
 use crate::fake::{
     CHATML, ECHO, END, FakeDecoder, FakeTemplate, FakeVocabulary, Mishap, babble, request, sealed,
@@ -29,6 +30,16 @@ fn start(
     configure: impl FnOnce(&mut EngineConfig),
     build: impl FnOnce(&mut FakeDecoder) + Send + 'static,
 ) -> (Engine, EngineDriver) {
+    start_as(Manner::of("<tool_call>"), template, configure, build)
+}
+
+/// A model that writes as `manner` says.
+fn start_as(
+    manner: Manner,
+    template: FakeTemplate,
+    configure: impl FnOnce(&mut EngineConfig),
+    build: impl FnOnce(&mut FakeDecoder) + Send + 'static,
+) -> (Engine, EngineDriver) {
     let mut config = EngineConfig::new("unused", "fake");
     config.slots_max = SHAPE.sequences;
     configure(&mut config);
@@ -36,7 +47,7 @@ fn start(
         vocabulary: Arc::new(FakeVocabulary::default()),
         template: Arc::new(template),
         context_tokens: SHAPE.context_tokens,
-        has_thoughts: false,
+        manner,
     };
     let started = Engine::start(config, mind, move |shared| {
         let mut decoder = FakeDecoder::new(SHAPE, Arc::clone(&shared.interrupt));
@@ -233,7 +244,7 @@ async fn a_decoder_that_cannot_be_built_is_a_load_error() {
         vocabulary: Arc::new(FakeVocabulary::default()),
         template: Arc::new(ECHO),
         context_tokens: 8,
-        has_thoughts: false,
+        manner: Manner::of("<tool_call>"),
     };
     let config = EngineConfig::new("unused", "fake");
     let failed = Engine::start(config, mind, |_| -> Result<FakeDecoder, LoadError> {

@@ -3,16 +3,16 @@
 //! ```text
 //! <tool_call>\n{"name": "f", "arguments": {…}}\n</tool_call>
 //! ```
-//! is what [`crate::tagged`] reads, and the form of Hermes, Qwen and their kin. The name is one of
-//! those that may be called, the arguments keep to that tool's schema. Nothing comes before the
-//! call, so there are neither thoughts nor words beside it.
+//! and whatever else the model's family writes (its [`ForcedForm`]), which [`crate::calls`] reads
+//! again. The name is one of those that may be called, the arguments keep to that tool's schema.
+//! Nothing comes before the call, so there are neither thoughts nor words beside it.
 
 use domain::{BadRequest, ChatRequest, Tool, ToolChoice};
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Map, Value, json};
 
+use crate::calls::{ForcedForm, is_of_name};
 use crate::grammar::{schema, with_options};
-use crate::tagged::{CALL_CLOSE, CALL_OPEN};
 
 /// A request's tools that the reply must call one of.
 pub(super) struct Forced<'r> {
@@ -60,53 +60,86 @@ impl<'r> Forced<'r> {
         format!("calls {}", json!([is_single, tools]))
     }
 
-    /// `is_control` says of a tag whether the vocabulary has a control token for it.
+    /// `controls`: texts that are control tokens, and those.
     ///
     /// # Errors
-    /// As for schemas, with the tool's place.
+    /// As for schemas, with the tool's place. A name cannot be written in `form`.
     pub(super) fn grammar(
         &self,
-        is_control: impl Fn(&str) -> bool,
+        form: &ForcedForm,
+        controls: &[(String, u32)],
     ) -> Result<TopLevelGrammar, BadRequest> {
-        let tag = |tag: &str| {
-            if is_control(tag) {
-                tag.to_owned()
-            } else {
-                quoted(tag)
-            }
-        };
-        let mut rules = Vec::new();
+        let mut calls = Vec::new();
         let mut schemas = Vec::new();
         let mut spent = schema::Spent::default();
         for (at, tool) in &self.tools {
             let place = format!("tools[{at}].function.parameters");
             let plain = schema::read(&object(&tool.parameters, &place)?, &place, &mut spent)?;
             let name = format!("arguments_{at}");
-            let head = format!("{{\"name\": {}, \"arguments\": ", quoted(&tool.name));
-            rules.push(format!("{} @{name} \"}}\"", quoted(&head)));
+            let mut parts = spelled(form.before, controls);
+            parts.push(quoted(&written(&tool.name, form, *at)?));
+            parts.extend(spelled(form.between, controls));
+            parts.push(format!("@{name}"));
+            parts.extend(spelled(form.after, controls));
+            calls.push(parts.join(" "));
             schemas.push(GrammarWithLexer {
                 name: Some(name),
                 json_schema: Some(with_options(plain)),
                 lark_grammar: None,
             });
         }
-        let more = if self.is_single {
-            ""
-        } else {
-            " (\"\\n\" call)*"
-        };
-        let lark = format!(
-            "start: call{more}\ncall: {} \"\\n\" ({}) \"\\n\" {}\n",
-            tag(CALL_OPEN),
-            rules.join(" | "),
-            tag(CALL_CLOSE)
-        );
+        let mut start = spelled(form.block.0, controls);
+        start.push("call".to_owned());
+        if let Some(joint) = form.joint.filter(|_| !self.is_single) {
+            let mut more = spelled(joint, controls);
+            more.push("call".to_owned());
+            start.push(format!("({})*", more.join(" ")));
+        }
+        start.extend(spelled(form.block.1, controls));
+        let lark = format!("start: {}\ncall: {}\n", start.join(" "), calls.join(" | "));
         schemas.insert(0, GrammarWithLexer::from_lark(lark));
         Ok(TopLevelGrammar {
             grammars: schemas,
             max_tokens: None,
         })
     }
+}
+
+/// A tool's name as `form` has it.
+fn written(name: &str, form: &ForcedForm, at: usize) -> Result<String, BadRequest> {
+    if form.is_quoted {
+        return Ok(quoted(name));
+    }
+    if name.is_empty() || !name.chars().all(is_of_name) {
+        return Err(BadRequest::at(
+            format!("tools[{at}].function.name"),
+            "this model can be made to call only names of letters, digits and `_-./:`",
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// `text` in the grammar's language: control tokens by number, what is between them quoted.
+fn spelled(text: &str, controls: &[(String, u32)]) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let found = controls
+            .iter()
+            .filter(|(control, _)| !control.is_empty())
+            .filter_map(|(control, token)| Some((rest.find(control.as_str())?, control, token)))
+            .min_by_key(|(at, control, _)| (*at, std::cmp::Reverse(control.len())));
+        let Some((at, control, token)) = found else {
+            parts.push(quoted(rest));
+            break;
+        };
+        if at > 0 {
+            parts.push(quoted(&rest[..at]));
+        }
+        parts.push(format!("<[{token}]>"));
+        rest = &rest[at + control.len()..];
+    }
+    parts
 }
 
 /// A text as JSON and as the grammar's language write it.
@@ -134,3 +167,6 @@ fn object(parameters: &Value, place: &str) -> Result<Value, BadRequest> {
     words.insert("type".to_owned(), json!("object"));
     Ok(Value::Object(words))
 }
+
+#[cfg(test)]
+mod tests;

@@ -377,6 +377,7 @@ fn control_tokens_are_never_drawn() {
 fn a_forced_call_begins_with_the_control_token_for_it() {
     let vocabulary = Pieces::new();
     let grammars = Grammars::new(&vocabulary).unwrap();
+    let grammars = grammars.with_forced(crate::calls::HERMES.forced.as_ref());
     let asked = request("a", |request| {
         request.tool_choice = domain::ToolChoice::Required;
         request.tools = vec![domain::Tool {

@@ -12,6 +12,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use tracing::{info, warn};
 
+use crate::calls::Manner;
 use crate::config::EngineConfig;
 use crate::decoder::{Fingerprint, Shape, Vocabulary};
 use crate::engine::{Engine, EngineDriver, Mind};
@@ -20,7 +21,6 @@ use crate::llama::fingerprint::fingerprint;
 use crate::llama::raw::{self, Context, Sizes};
 use crate::llama::vocabulary::LlamaVocabulary;
 use crate::load::LoadError;
-use crate::tagged::THOUGHT_OPEN;
 
 /// On a CPU, prompts are read as fast in pieces of 64 tokens as in 512 (235 and 245 t/s, 0.5B on two
 /// cores), and the interrupt is looked at between operations, which are this much shorter.
@@ -53,17 +53,19 @@ impl Engine {
         check_file(&config.path)?;
         let backend = backend(&config);
         let model = Arc::new(open(backend, &config)?);
-        let vocabulary = Arc::new(LlamaVocabulary::new(Arc::clone(&model)));
-        let source = template_source(&model, &vocabulary, &config.path)?;
-        let has_thoughts = source.text.contains(THOUGHT_OPEN);
+        let text = template_text(&model, &config.path)?;
+        let manner = Manner::of(&text);
+        let marks = manner.marks();
+        let vocabulary = Arc::new(LlamaVocabulary::new(Arc::clone(&model), &marks));
+        let source = template_source(text, &model, &vocabulary);
         let template = templates.compile(source)?;
         let sizes = sizes(&config, &model);
-        log_model(&config, &model, sizes);
+        log_model(&config, &model, sizes, manner);
         let mind = Mind {
             vocabulary,
             template,
             context_tokens: sizes.shape.context_tokens,
-            has_thoughts,
+            manner,
         };
         config
             .prefix_bytes_max
@@ -154,25 +156,28 @@ fn reason() -> String {
     raw::take_first_error().unwrap_or_else(|| "it gave no reason".to_owned())
 }
 
-fn template_source(
-    model: &LlamaModel,
-    vocabulary: &LlamaVocabulary,
-    path: &Path,
-) -> Result<TemplateSource, LoadError> {
+fn template_text(model: &LlamaModel, path: &Path) -> Result<String, LoadError> {
     // Read as metadata: the crate's own reader of named templates uses freed memory.
-    let text = model
+    model
         .meta_val_str("tokenizer.chat_template")
         .map_err(|_| LoadError::NotChat {
             path: path.to_owned(),
             what: "chat template",
-        })?;
+        })
+}
+
+fn template_source(
+    text: String,
+    model: &LlamaModel,
+    vocabulary: &LlamaVocabulary,
+) -> TemplateSource {
     let vocab = model.vocab();
-    Ok(TemplateSource {
+    TemplateSource {
         text,
         bos_token: vocabulary.text(vocab.bos()),
         eos_token: vocabulary.text(vocab.eos()),
         special_tokens: vocabulary.controls().to_vec(),
-    })
+    }
 }
 
 fn sizes(config: &EngineConfig, model: &LlamaModel) -> Sizes {
@@ -222,10 +227,11 @@ fn prefix_bytes_default() -> u64 {
     (free / PREFIX_MEMORY_SHARE).min(EngineConfig::PREFIX_BYTES_DEFAULT_MAX)
 }
 
-fn log_model(config: &EngineConfig, model: &LlamaModel, sizes: Sizes) {
+fn log_model(config: &EngineConfig, model: &LlamaModel, sizes: Sizes, manner: Manner) {
     let system = raw::system_info();
     info!(
         model = %config.name,
+        family = manner.family.name,
         parameters = model.n_params(),
         bytes = model.size(),
         context_tokens = sizes.shape.context_tokens,

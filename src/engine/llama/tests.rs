@@ -351,7 +351,7 @@ async fn choices_differ_and_count_their_prompt_once() {
 
 /// All tokens that end a reply.
 fn ends(path: &Path) -> Vec<u32> {
-    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(path));
+    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(path), &[]);
     let ids = 0..vocabulary.size();
     ids.filter(|id| vocabulary.is_end(id.cast_signed()))
         .collect()
@@ -544,7 +544,7 @@ fn unsound_batches_fail_and_an_interrupt_is_recovered_from() {
 #[test]
 fn control_tokens_in_plain_text_stay_text() {
     let Some(path) = model_path() else { return };
-    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(&path));
+    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(&path), &[]);
     let mark = "<|im_end|>";
     assert!(vocabulary.controls().iter().any(|control| control == mark));
     let count = |has_controls| {
@@ -589,7 +589,7 @@ fn only_vocabularies_known_to_split_in_loops_count_as_flat() {
 #[test]
 fn a_long_run_is_read_on_a_small_stack_where_splitting_is_flat() {
     let Some(path) = model_path() else { return };
-    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(&path));
+    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(&path), &[]);
     if vocabulary.splitting() != Splitting::Flat {
         return println!("skipped: this model's splitting recurses");
     }
@@ -616,7 +616,7 @@ fn the_longest_run_is_read_on_the_deep_stack_where_splitting_recurses() {
     bytes[at..at + 5].copy_from_slice(b"youtu");
     let changed = std::env::temp_dir().join(format!("hedge-deep-{}.gguf", std::process::id()));
     std::fs::write(&changed, bytes).unwrap();
-    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(&changed));
+    let vocabulary = LlamaVocabulary::new(crate::llama::open::tests_model(&changed), &[]);
     std::fs::remove_file(&changed).unwrap();
     assert_eq!(vocabulary.splitting(), Splitting::Runs);
     for run in ["a", "A", "!", " ", "\n", "字", "é"] {

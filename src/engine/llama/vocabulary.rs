@@ -9,7 +9,6 @@ use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use crate::decoder::{Token, Vocabulary};
 use crate::splitting::Splitting;
-use crate::tagged::TAGS;
 
 pub(super) struct LlamaVocabulary {
     model: Arc<LlamaModel>,
@@ -92,7 +91,8 @@ const PRES_FLAT: [&str; 57] = [
 const PRE_ACROSS_SPACES: &str = "exaone-moe";
 
 impl LlamaVocabulary {
-    pub(super) fn new(model: Arc<LlamaModel>) -> Self {
+    /// `marks`: texts to be kept where they are control tokens.
+    pub(super) fn new(model: Arc<LlamaModel>, marks: &[&str]) -> Self {
         let vocab = model.vocab();
         let mut controls = Vec::new();
         let mut spoken = HashSet::new();
@@ -109,7 +109,7 @@ impl LlamaVocabulary {
                 || attributes.contains(LlamaTokenAttr::Unknown)
             {
                 controls.push(text.to_owned());
-                if TAGS.contains(&text) {
+                if marks.contains(&text) {
                     spoken.insert(token.0);
                 }
             }

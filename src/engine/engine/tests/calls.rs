@@ -4,6 +4,7 @@ use domain::{ReplyChoice, Sampling};
 use serde_json::Value;
 
 use super::*;
+use crate::calls::{FAMILIES, Family};
 
 /// Likes nothing in particular, so that all form comes from the grammar.
 fn babbling(decoder: &mut FakeDecoder) {
@@ -133,4 +134,82 @@ async fn names_are_written_as_they_are() {
     asked.tools = vec![named(name, weather())];
     let choice = only(&engine, asked).await;
     assert_eq!(choice.tool_calls[0].name, name);
+}
+
+fn of(family: &'static Family) -> Manner {
+    let thoughts = None;
+    Manner { family, thoughts }
+}
+
+/// Each family's own form is drawn under its grammar and read again.
+#[tokio::test]
+async fn every_family_that_can_be_forced_is() {
+    let judge = jsonschema::validator_for(&weather()).unwrap();
+    for family in FAMILIES
+        .into_iter()
+        .filter(|family| family.forced.is_some())
+    {
+        let (engine, _driver) = start_as(of(family), ECHO, |_| (), babbling);
+        let mut whole = 0;
+        for seed in 0..4 {
+            let choice = ToolChoice::Named("weather".to_owned());
+            let choice = only(&engine, forced(choice, None, seed)).await;
+            // White space may take all the tokens there are.
+            if choice.reason == FinishReason::Length {
+                continue;
+            }
+            whole += 1;
+            let calls = &choice.tool_calls;
+            assert_eq!(
+                (choice.text().as_str(), calls.len()),
+                ("", 1),
+                "{}",
+                family.name
+            );
+            assert_eq!(calls[0].name, "weather");
+            let arguments = serde_json::from_str(&calls[0].arguments).unwrap();
+            assert!(judge.is_valid(&arguments), "{}: {arguments}", family.name);
+            let is_nine = calls[0].id.len() == 9;
+            assert_eq!(
+                is_nine,
+                family.name.starts_with("mistral"),
+                "{}",
+                calls[0].id
+            );
+        }
+        assert!(whole > 0, "{}", family.name);
+    }
+}
+
+#[tokio::test]
+async fn a_family_whose_calls_cannot_be_held_to_is_not_forced() {
+    let free = FAMILIES
+        .into_iter()
+        .filter(|family| family.forced.is_none());
+    let mut names = Vec::new();
+    for family in free {
+        let (engine, _driver) = start_as(of(family), ECHO, |_| (), |_| ());
+        let refused = ask(&engine, forced(ToolChoice::Required, None, 1)).await;
+        let missing = BackendError::Unable(domain::Ability::ForcedTools);
+        assert_eq!(
+            format!("{:?}", refused.unwrap_err()),
+            format!("{missing:?}")
+        );
+        names.push(family.name);
+    }
+    assert_eq!(names, ["gemma4", "functiongemma", "pythonic", "gemma3"]);
+}
+
+#[tokio::test]
+async fn a_name_that_a_form_cannot_hold_is_declined_at_its_place() {
+    let family = FAMILIES
+        .into_iter()
+        .find(|family| family.name == "mistral-args");
+    let (engine, _driver) = start_as(of(family.unwrap()), ECHO, |_| (), |_| ());
+    let mut asked = forced(ToolChoice::Required, None, 1);
+    asked.tools[1].name = "two words".to_owned();
+    let BackendError::Declined { reason } = ask(&engine, asked).await.unwrap_err() else {
+        panic!("it was not declined");
+    };
+    assert_eq!(reason.param.as_deref(), Some("tools[1].function.name"));
 }

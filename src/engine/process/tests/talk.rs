@@ -34,7 +34,7 @@ fn load_with(
         vocabulary: Arc::new(FakeVocabulary::default()),
         template: Arc::new(ECHO),
         context_tokens: SHAPE.context_tokens,
-        has_thoughts: false,
+        manner: crate::calls::Manner::default(),
     };
     let sequences = config.slots_max;
     Engine::start(config, mind, move |shared| {
