@@ -26,7 +26,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use channels::ANSWER_OPEN;
+pub(crate) use channels::{ANSWER_OPEN, REMARK};
 #[cfg(test)]
 pub(crate) use families::{FAMILIES, HERMES};
 #[cfg(test)]

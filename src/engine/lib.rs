@@ -40,6 +40,7 @@ mod load;
 mod logprobs;
 mod pacing;
 mod prefixes;
+mod prefill;
 mod process;
 mod prompt;
 mod queue;

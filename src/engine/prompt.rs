@@ -5,8 +5,9 @@
 //! does change the tokens, and with them what the model was trained on. So the whole prompt is
 //! tokenized at once wherever no control token touches a caller's text.
 
-use crate::calls::{ANSWER_OPEN, Beginning, Manner, ThoughtMarks, opened_thought};
+use crate::calls::{ANSWER_OPEN, Beginning, Manner, REMARK, ThoughtMarks, opened_thought};
 use crate::decoder::{Token, Vocabulary};
+use crate::prefill::take_prefill;
 use crate::splitting::{Depth, RUN_CHARS_MAX, on_deep_stack};
 use domain::{
     BackendError, BadRequest, ChatRequest, ChatTemplate, OutputFormat, Prompt, PromptPiece,
@@ -26,7 +27,8 @@ pub(crate) struct Prepared {
 /// Renders and tokenizes `request`. Takes milliseconds for long texts: not for an async worker.
 ///
 /// A reply in a format or with a forced call has no thoughts: one that the prompt opens is closed,
-/// as templates do where thinking is switched off.
+/// as templates do where thinking is switched off. So is one before an answer that the prompt begins:
+/// the assistant's text, where that is the last message ([`crate::prefill`]).
 ///
 /// # Errors
 /// The template refused the messages or failed, the prompt leaves no room for a reply in
@@ -44,8 +46,9 @@ pub(crate) fn prepare(
     if request.tool_choice == ToolChoice::None {
         request.tools.clear();
     }
+    let prefill = take_prefill(&mut request)?;
     let mut prompt = template.render(&request).map_err(refusal)?;
-    let beginning = begin_reply(&mut prompt, &request, manner);
+    let beginning = begin_reply(&mut prompt, &request, &prefill, manner);
     check_bytes(&prompt, vocabulary, context_tokens)?;
     let tokens = tokenize_at_depth(&prompt, vocabulary)?;
     let asked = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
@@ -70,34 +73,55 @@ pub(crate) fn prepare(
     })
 }
 
-/// Ends `prompt` where the reply is to go on: after a thought that is not wanted.
-fn begin_reply(prompt: &mut Prompt, request: &ChatRequest, manner: Manner) -> Beginning {
+/// Ends `prompt` where the reply is to go on: after a thought that is not wanted, and after what the
+/// assistant has said already.
+fn begin_reply(
+    prompt: &mut Prompt,
+    request: &ChatRequest,
+    prefill: &str,
+    manner: Manner,
+) -> Beginning {
     let thought = ends_in_thought(prompt);
-    let mut push = |text: String| {
-        let has_controls = true;
-        prompt.pieces.push(PromptPiece { text, has_controls });
+    let mut push = |text: &str, has_controls| {
+        if !text.is_empty() {
+            let text = text.to_owned();
+            prompt.pieces.push(PromptPiece { text, has_controls });
+        }
     };
     let is_forced = matches!(
         request.tool_choice,
         ToolChoice::Required | ToolChoice::Named(_)
     );
     let is_formatted = request.format != OutputFormat::Text;
+    let is_begun = !prefill.is_empty();
     if let Some(marks) = thought {
-        if !is_forced && !is_formatted {
+        if !is_forced && !is_formatted && !is_begun {
             return Beginning::Thought(marks);
         }
-        push(format!("\n{}\n\n", marks.close));
+        push(&format!("\n{}\n\n", marks.close), true);
     }
     if is_forced {
+        let (open, close) = if manner.family.is_channelled && is_begun {
+            REMARK
+        } else {
+            ("", "")
+        };
+        push(open, true);
+        push(prefill, false);
+        push(close, true);
         return Beginning::Call;
     }
-    if !is_formatted {
-        return Beginning::Blank;
+    if manner.family.is_channelled && (is_formatted || is_begun) {
+        push(ANSWER_OPEN, true);
     }
-    if manner.family.is_channelled {
-        push(ANSWER_OPEN.to_owned());
+    push(prefill, false);
+    if is_formatted {
+        Beginning::Plain
+    } else if is_begun {
+        Beginning::Answer
+    } else {
+        Beginning::Blank
     }
-    Beginning::Plain
 }
 
 fn ends_in_thought(prompt: &Prompt) -> Option<&'static ThoughtMarks> {
@@ -245,6 +269,9 @@ fn controls_stay_apart(prompt: &Prompt, controls: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use domain::{Message, Role};
+    use serde_json::Value;
+
     use super::*;
     use crate::fake::{ECHO, FIRST, FakeTemplate, FakeVocabulary, request};
     use crate::splitting::Splitting;
@@ -362,6 +389,59 @@ mod tests {
         let prepared = prepare(asked, &template, &vocabulary, manner, 99, None).unwrap();
         assert!(matches!(prepared.beginning, Beginning::Thought(_)));
         assert_eq!(run("<think>", |_| ()).unwrap().beginning, Beginning::Blank);
+    }
+
+    /// The prompt for a user's `q` and an assistant's `a<s>`, and where its reply begins.
+    fn continued(
+        tail: &'static str,
+        manner: Manner,
+        change: impl FnOnce(&mut ChatRequest),
+    ) -> (String, Beginning) {
+        let asked = request("q", |request| {
+            let answer = Message::new(Role::Assistant, "a<s>");
+            request.messages.push(answer);
+            change(request);
+        });
+        let template = FakeTemplate { tail, ..ECHO };
+        let vocabulary = FakeVocabulary::default();
+        let prepared = prepare(asked, &template, &vocabulary, manner, 200, None).unwrap();
+        let bytes = prepared.tokens.iter().map(|token| *token as u8).collect();
+        (String::from_utf8(bytes).unwrap(), prepared.beginning)
+    }
+
+    #[test]
+    fn a_last_message_by_the_assistant_is_continued() {
+        let plain = Manner::default();
+        let harmony = Manner::of("<|channel|><|message|>");
+        let forced = |request: &mut ChatRequest| request.tool_choice = ToolChoice::Required;
+        let apart = |request: &mut ChatRequest| {
+            let flag = Value::Bool(false);
+            request
+                .extra
+                .insert("continue_final_message".to_owned(), flag);
+        };
+        let cases = [
+            (continued(">", plain, |_| ()), "q>a<s>", Beginning::Answer),
+            (
+                continued("<think>\n", plain, |_| ()),
+                "q<think>\n\n</think>\n\na<s>",
+                Beginning::Answer,
+            ),
+            (
+                continued(">", harmony, |_| ()),
+                "q><|channel|>final<|message|>a<s>",
+                Beginning::Answer,
+            ),
+            (
+                continued(">", harmony, forced),
+                "q><|channel|>commentary<|message|>a<s><|end|><|start|>assistant",
+                Beginning::Call,
+            ),
+            (continued(">", plain, apart), "qa<s>>", Beginning::Blank),
+        ];
+        for ((prompt, beginning), expected, begins) in cases {
+            assert_eq!((prompt.as_str(), beginning), (expected, begins));
+        }
     }
 
     #[test]

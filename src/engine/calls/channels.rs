@@ -20,6 +20,12 @@ pub(super) const ENDS: [&str; 4] = ["<|end|>", "<|return|>", "<|call|>", START];
 /// What a reply's final message begins with, after the prompt.
 pub(crate) const ANSWER_OPEN: &str = "<|channel|>final<|message|>";
 
+/// What stands around words before a call, after the prompt and up to the next message.
+pub(crate) const REMARK: (&str, &str) = (
+    "<|channel|>commentary<|message|>",
+    "<|end|><|start|>assistant",
+);
+
 /// What a message is.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Header {

@@ -36,7 +36,6 @@ pub(crate) enum Beginning {
     /// At a call, which comes first and without thoughts.
     Call,
     /// Amid an answer, which the prompt began.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no prompt begins one yet"))]
     Answer,
 }
 

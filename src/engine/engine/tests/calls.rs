@@ -1,6 +1,6 @@
 //! Replies that must call a tool.
 
-use domain::{ReplyChoice, Sampling};
+use domain::{Message, ReplyChoice, Role, Sampling};
 use serde_json::Value;
 
 use super::*;
@@ -212,4 +212,16 @@ async fn a_name_that_a_form_cannot_hold_is_declined_at_its_place() {
         panic!("it was not declined");
     };
     assert_eq!(reason.param.as_deref(), Some("tools[1].function.name"));
+}
+
+/// The model is asked for an answer, and what it says goes on from what it said.
+#[tokio::test]
+async fn a_last_message_by_the_assistant_is_gone_on_from() {
+    let (engine, _driver) = start(ECHO, |_| (), |_| ());
+    let asked = request("abcd", |request| {
+        let begun = Message::new(Role::Assistant, "ab");
+        request.messages.push(begun);
+    });
+    // The echo of `abcd>ab` is what is missing.
+    assert_eq!(only(&engine, asked).await.text(), "cd");
 }
