@@ -1,15 +1,17 @@
-//! A fake upstream that can misbehave on request, a driver that measures what a proxy adds, and a
-//! race between local engines.
+//! A fake upstream that can misbehave on request, a driver that measures what a proxy adds, a race
+//! between local engines, and model files spoilt on purpose.
 //!
 //! The upstream serves the black-box tests and `make bench`; the driver serves `make bench`. Neither
 //! knows anything of the rooms: both speak HTTP and read `/proc`, so they measure any proxy alike.
 
 mod drive;
 mod fake;
+mod hostile;
 mod race;
 
 pub use drive::{
     Course, Fleet, FleetError, Load, Report, Row, Sample, Scenario, Target, Usage, measure, run,
 };
 pub use fake::{Behaviour, Counts, FakeConfig, FakeUpstream, Mishap, Seen};
+pub use hostile::{Sound, Spoilt};
 pub use race::{EngineLoad, Heat, Lap, Place, Race, Standing, race};
