@@ -13,7 +13,7 @@ use domain::{
     Abilities, Ability, Backend, BackendCard, BackendError, BackendName, ChatStream, Health,
     HealthState, ModelCard, Outbound, Tokens, Trust,
 };
-use engine::{Engine, EngineConfig, LoadError, Program, QUARANTINED, Remote};
+use engine::{Engine, EngineConfig, EngineDriver, LoadError, Program, QUARANTINED, Remote};
 use futures::future::BoxFuture;
 use policy::Templates;
 use tracing::error;
@@ -211,9 +211,7 @@ impl LocalEngine {
             }
             Home::Thread => {
                 // Loading blocks for as long as a disk takes to read gigabytes.
-                let loading = tokio::task::spawn_blocking(move || {
-                    Engine::load(model.engine, Arc::new(Templates::default()))
-                });
+                let loading = tokio::task::spawn_blocking(move || load(model.engine));
                 let (engine, driver) = loading.await.unwrap_or(Err(LoadError::Panicked))?;
                 let driver = async move {
                     if let Err(error) = driver.run().await {
@@ -240,6 +238,21 @@ impl LocalEngine {
             Self::Process(remote) => remote.stop(),
         }
     }
+}
+
+/// Looks the file over once more, right before llama.cpp opens it: since it was found, or since the
+/// process that holds it was last started, it may have been replaced. Blocks.
+///
+/// # Errors
+/// The file is not sound, or the engine's own.
+pub fn load(config: EngineConfig) -> Result<(Engine, EngineDriver), LoadError> {
+    if let Err(fault) = gguf::inspect(&config.path) {
+        return Err(LoadError::Unsound {
+            path: config.path,
+            fault: Box::new(fault),
+        });
+    }
+    Engine::load(config, Arc::new(Templates::default()))
 }
 
 /// The file's name without its ending, without slashes, which would make it an upstream's.

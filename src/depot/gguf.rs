@@ -3,16 +3,19 @@
 //! llama.cpp ends the process on some malformed files, and reads past buffers on others (a token
 //! score list shorter than the vocabulary). So everything that can be checked without computing is
 //! checked here, in safe Rust, reading the header only: magic, version, counts, types, lengths,
-//! shapes, offsets against the file's size, and the keys a chat model needs. Nothing in the file
-//! makes this room allocate more than the file is large.
+//! shapes, offsets against the file's size, the keys a model needs, and the hyperparameters on
+//! which llama.cpp ends the process. Nothing in the file makes this room allocate more than the
+//! file is large, nor more than some bounds of its own, nor read on past where a header can end.
 //!
 //! Format: ggml's `docs/gguf.md`; sizes and further rules from `gguf.cpp` and `ggml-common.h` of
 //! the pinned llama-cpp-sys-2.
 
 mod fault;
 mod header;
+mod model;
 mod reader;
 mod tensor;
+mod tokens;
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -61,8 +64,8 @@ pub fn inspect_from(source: impl Read, bytes: u64) -> Result<GgufSummary, GgufFa
     let mut reader = Reader::new(source, bytes);
     let header = Header::read(&mut reader)?;
     let tensors = tensor::read_all(&mut reader, &header)?;
-    header.check_model(&reader, &tensors)?;
-    Ok(header.summary(&tensors, bytes))
+    model::check(&header, &tensors).map_err(|problem| reader.fault(problem))?;
+    Ok(model::summary(&header, &tensors, bytes))
 }
 
 #[cfg(test)]

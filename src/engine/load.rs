@@ -21,6 +21,13 @@ pub enum LoadError {
     },
     #[error("{} is no GGUF file: it does not begin with `GGUF`", path.display())]
     NotGguf { path: PathBuf },
+    /// The file was looked over and is none that llama.cpp survives, or none it can use.
+    #[error("{} was not given to llama.cpp", path.display())]
+    Unsound {
+        path: PathBuf,
+        #[source]
+        fault: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// llama.cpp refused the file; the words are its own.
     #[error("llama.cpp cannot load {}: {reason}", path.display())]
     Refused { path: PathBuf, reason: String },

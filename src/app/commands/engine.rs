@@ -4,15 +4,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use engine::Engine;
-use policy::Templates;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::telemetry;
+use crate::{local, telemetry};
 
 /// For a load under way that nobody waits for any more.
 const LEAVE_MAX: Duration = Duration::from_millis(100);
@@ -39,8 +36,7 @@ pub fn engine(log: &str) -> anyhow::Result<ExitCode> {
             held.push(signal(kind)?);
         }
         let stream = tokio::net::UnixStream::from_std(stream)?;
-        let load = |config| Engine::load(config, Arc::new(Templates::default()));
-        engine::serve(stream, load).await?;
+        engine::serve(stream, local::load).await?;
         anyhow::Ok(())
     });
     runtime.shutdown_timeout(LEAVE_MAX);

@@ -77,6 +77,10 @@ impl Builder {
         self.raw(key, 4, value.to_le_bytes().to_vec())
     }
 
+    pub fn real(self, key: &str, value: f32) -> Self {
+        self.raw(key, 6, value.to_le_bytes().to_vec())
+    }
+
     pub fn texts(self, key: &str, values: &[&str]) -> Self {
         let entries: Vec<u8> = values.iter().flat_map(|value| text(value)).collect();
         self.raw(key, 9, list(8, values.len() as u64, &entries))

@@ -37,6 +37,8 @@ pub enum GgufProblem {
         count: u64,
         count_max: u64,
     },
+    #[error("its header is longer than the {bytes_max} bytes that one can have")]
+    HeaderTooLong { bytes_max: u64 },
     #[error("text is not UTF-8 in {0}")]
     NotUtf8(&'static str),
     #[error("key number {0} has no name")]
@@ -59,6 +61,15 @@ pub enum GgufProblem {
         count: u64,
         vocabulary_count: u64,
     },
+    #[error("its tokens {first} and {second} are the same text")]
+    SameToken { first: u64, second: u64 },
+    #[error("its vocabulary has no token for the byte {0:#04x}, so some texts cannot be read")]
+    ByteWithoutToken(u8),
+    #[error("its tokenizer `{0}` is none for chats")]
+    Tokenizer(String),
+    /// llama.cpp would end its process over it, or divide by zero.
+    #[error("`{key}` {reason}")]
+    Hyperparameter { key: String, reason: &'static str },
     #[error("it is one of {0} parts; join them with llama-gguf-split --merge first")]
     Split(u64),
     #[error("tensor `{name}` {reason}")]
@@ -73,6 +84,8 @@ pub enum TensorReason {
     Shape,
     #[error("has element type {0}, which this build does not know")]
     Type(u32),
+    #[error("has element type {0}, with which such a tensor cannot be computed")]
+    Role(u32),
     #[error("has rows of {row} elements, no multiple of its block of {block}")]
     Row { row: u64, block: u64 },
     #[error("lies at {offset} and should lie at {expected}")]

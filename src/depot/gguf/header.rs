@@ -3,47 +3,56 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use super::GgufSummary;
-use super::fault::{GgufFault, GgufProblem, TensorReason, shown};
+use super::fault::{GgufFault, GgufProblem, shown};
 use super::reader::Reader;
-use super::tensor::Tensors;
+use super::tokens::{self, TokenList};
 
 const MAGIC: [u8; 4] = *b"GGUF";
-/// Real files have tens of keys and at most some ten thousand tensors.
+/// Real files have tens of keys and some thousand tensors.
 const KEYS_MAX: u64 = 65_536;
-const TENSORS_MAX: u64 = 1 << 20;
+const TENSORS_MAX: u64 = 65_536;
 /// The specification's bound on a key's length.
 const KEY_BYTES_MAX: u64 = 65_535;
 /// The longest templates in the wild have some 20 KiB.
 const TEMPLATE_BYTES_MAX: u64 = 512 * 1024;
 /// Texts we keep, templates apart.
 const TEXT_BYTES_MAX: u64 = 1 << 20;
-/// llama.cpp counts tokens in `int32_t`; no vocabulary comes near this.
-const VOCABULARY_MAX: u64 = 1 << 24;
-/// Nested arrays are in the specification and in no model.
+/// All keys and texts that are kept of one file.
+const KEPT_BYTES_MAX: u64 = 16 << 20;
+/// Nested arrays are in the specification, in no model, and llama.cpp refuses them.
 const ARRAY_DEPTH_MAX: u32 = 2;
+/// Lists of hyperparameters have an entry per layer, of which there are at most 512. No entries of
+/// longer ones are kept.
+const LIST_KEPT_MAX: u64 = 512;
+/// Also the least: the CPU back end asserts that the data it maps lies so.
 const ALIGNMENT_DEFAULT: u64 = 32;
 const ALIGNMENT_MAX: u64 = 1 << 20;
-const TEMPLATE: &str = "tokenizer.chat_template";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-/// Lists that llama.cpp indexes by token without asking their length.
-const PER_TOKEN: [&str; 2] = ["tokenizer.ggml.scores", "tokenizer.ggml.token_type"];
+pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 
 /// A value, as far as anyone asks for it.
-enum Value {
+#[derive(Debug)]
+pub(super) enum Value {
     Whole(u64),
-    /// Negative and fractional numbers, which no check wants.
-    Number,
+    /// Negative and fractional numbers.
+    Real(f64),
+    Flag(bool),
     Text(String),
-    List {
-        count: u64,
-    },
+    List(List),
+}
+
+#[derive(Debug)]
+pub(super) struct List {
+    pub count: u64,
+    /// All entries of a short list of whole numbers.
+    pub wholes: Vec<u64>,
 }
 
 pub(super) struct Header {
-    version: u32,
+    pub(super) version: u32,
     pub(super) tensor_count: u64,
     values: BTreeMap<String, Value>,
+    pub(super) tokens: Option<TokenList>,
 }
 
 impl Header {
@@ -59,23 +68,36 @@ impl Header {
         let tensor_count = reader.count("tensors", 8 + 4 + 8 + 4 + 8, TENSORS_MAX)?;
         // Key length, one letter, type, one byte.
         let key_count = reader.count("keys", 8 + 1 + 4 + 1, KEYS_MAX)?;
-        let mut values = BTreeMap::new();
+        let mut header = Self {
+            version,
+            tensor_count,
+            values: BTreeMap::new(),
+            tokens: None,
+        };
+        let mut kept_bytes = 0;
         for index in 0..key_count {
             let key = reader.text("a key's name", KEY_BYTES_MAX)?;
             if key.is_empty() {
                 return Err(reader.fault(GgufProblem::EmptyKey(index)));
             }
-            let value = read_value(reader, &key)?;
-            if values.contains_key(&key) {
+            let value = read_value(reader, &key, &mut header.tokens)?;
+            if header.values.contains_key(&key) {
                 return Err(reader.fault(GgufProblem::Twice(shown(&key))));
             }
-            values.insert(key, value);
+            kept_bytes += key.len() as u64;
+            if let Value::Text(text) = &value {
+                kept_bytes += text.len() as u64;
+            }
+            if kept_bytes > KEPT_BYTES_MAX {
+                return Err(reader.fault(GgufProblem::TooMany {
+                    what: "bytes of keys and texts",
+                    count: kept_bytes,
+                    count_max: KEPT_BYTES_MAX,
+                }));
+            }
+            header.values.insert(key, value);
         }
-        Ok(Self {
-            version,
-            tensor_count,
-            values,
-        })
+        Ok(header)
     }
 
     /// Of tensor data, in bytes: a power of two.
@@ -84,9 +106,10 @@ impl Header {
         let alignment = match self.values.get(KEY) {
             None => return Ok(ALIGNMENT_DEFAULT),
             Some(Value::Whole(alignment)) => *alignment,
-            Some(_) => return Err(wrong_type(reader, KEY, "a whole number")),
+            Some(_) => return Err(reader.fault(wrong_type(KEY, "a whole number"))),
         };
-        if !alignment.is_power_of_two() || alignment > ALIGNMENT_MAX {
+        if !alignment.is_power_of_two() || !(ALIGNMENT_DEFAULT..=ALIGNMENT_MAX).contains(&alignment)
+        {
             return Err(reader.fault(GgufProblem::OutOfRange {
                 key: KEY.into(),
                 value: alignment,
@@ -95,162 +118,49 @@ impl Header {
         Ok(alignment)
     }
 
-    /// What a chat model must have beside being well-formed.
-    pub(super) fn check_model<R: Read>(
-        &self,
-        reader: &Reader<R>,
-        tensors: &Tensors,
-    ) -> Result<(), GgufFault> {
-        if let Some(count) = self.whole("split.count").filter(|count| *count > 1) {
-            return Err(reader.fault(GgufProblem::Split(count)));
-        }
-        let architecture = self.required_text(reader, "general.architecture")?;
-        self.required_text(reader, "tokenizer.ggml.model")?;
-        for key in ["context_length", "embedding_length", "block_count"] {
-            self.required_size(reader, &format!("{architecture}.{key}"))?;
-        }
-        let vocabulary_count = self.vocabulary(reader)?;
-        for key in PER_TOKEN {
-            self.check_per_token(reader, key, vocabulary_count)?;
-        }
-        self.check_special_tokens(reader, vocabulary_count)?;
-        let Some(rows) = tensors.token_rows else {
-            return Err(reader.fault(GgufProblem::Missing("token_embd.weight".into())));
-        };
-        if rows != vocabulary_count {
-            return Err(reader.fault(GgufProblem::Tensor {
-                name: "token_embd.weight".into(),
-                reason: TensorReason::Vocabulary {
-                    rows,
-                    vocabulary_count,
-                },
-            }));
-        }
-        Ok(())
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)
     }
 
-    fn vocabulary<R: Read>(&self, reader: &Reader<R>) -> Result<u64, GgufFault> {
-        match self.values.get(TOKENS) {
-            None => Err(reader.fault(GgufProblem::Missing(TOKENS.into()))),
-            Some(Value::List { count }) if (1..=VOCABULARY_MAX).contains(count) => Ok(*count),
-            Some(Value::List { count }) => Err(reader.fault(GgufProblem::OutOfRange {
-                key: TOKENS.into(),
-                value: *count,
-            })),
-            Some(_) => Err(wrong_type(reader, TOKENS, "a list")),
-        }
-    }
-
-    fn check_per_token<R: Read>(
-        &self,
-        reader: &Reader<R>,
-        key: &'static str,
-        vocabulary_count: u64,
-    ) -> Result<(), GgufFault> {
-        match self.values.get(key) {
-            None => Ok(()),
-            Some(Value::List { count }) if *count == vocabulary_count => Ok(()),
-            Some(Value::List { count }) => Err(reader.fault(GgufProblem::VocabularyMismatch {
-                key,
-                count: *count,
-                vocabulary_count,
-            })),
-            Some(_) => Err(wrong_type(reader, key, "a list")),
-        }
-    }
-
-    /// Ids of special tokens lie inside the vocabulary.
-    fn check_special_tokens<R: Read>(
-        &self,
-        reader: &Reader<R>,
-        vocabulary_count: u64,
-    ) -> Result<(), GgufFault> {
-        for (key, value) in self.values.range("tokenizer.ggml.".to_owned()..) {
-            if !key.starts_with("tokenizer.ggml.") {
-                break;
-            }
-            if key.ends_with("_token_id")
-                && let Value::Whole(id) = value
-                && *id >= vocabulary_count
-                // -1 in an unsigned key means that there is no such token.
-                && *id != u64::from(u32::MAX)
-            {
-                return Err(reader.fault(GgufProblem::OutOfRange {
-                    key: shown(key),
-                    value: *id,
-                }));
-            }
-        }
-        Ok(())
-    }
-
-    fn required_text<'a, R: Read>(
+    /// All values whose keys begin with `prefix`.
+    pub(super) fn values<'a>(
         &'a self,
-        reader: &Reader<R>,
-        key: &str,
-    ) -> Result<&'a str, GgufFault> {
-        match self.values.get(key) {
-            Some(Value::Text(text)) if !text.is_empty() => Ok(text),
-            Some(_) => Err(wrong_type(reader, key, "a text")),
-            None => Err(reader.fault(GgufProblem::Missing(key.to_owned()))),
-        }
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.values
+            .range(prefix.to_owned()..)
+            .take_while(move |(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key.as_str(), value))
     }
 
-    fn required_size<R: Read>(&self, reader: &Reader<R>, key: &str) -> Result<(), GgufFault> {
-        match self.values.get(key) {
-            Some(Value::Whole(value)) if (1..=1 << 31).contains(value) => Ok(()),
-            Some(Value::Whole(value)) => Err(reader.fault(GgufProblem::OutOfRange {
-                key: shown(key),
-                value: *value,
-            })),
-            Some(_) => Err(wrong_type(reader, key, "a whole number")),
-            None => Err(reader.fault(GgufProblem::Missing(shown(key)))),
-        }
-    }
-
-    fn whole(&self, key: &str) -> Option<u64> {
+    pub(super) fn whole(&self, key: &str) -> Option<u64> {
         match self.values.get(key) {
             Some(Value::Whole(value)) => Some(*value),
             _ => None,
         }
     }
 
-    fn text(&self, key: &str) -> Option<String> {
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
         match self.values.get(key) {
-            Some(Value::Text(text)) if !text.is_empty() => Some(text.clone()),
+            Some(Value::Text(text)) if !text.is_empty() => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn summary(&self, tensors: &Tensors, bytes: u64) -> GgufSummary {
-        let architecture = self.text("general.architecture").unwrap_or_default();
-        let context_tokens = self
-            .whole(&format!("{architecture}.context_length"))
-            .and_then(|tokens| u32::try_from(tokens).ok());
-        let vocabulary_count = match self.values.get(TOKENS) {
-            Some(Value::List { count }) => *count,
-            _ => 0,
-        };
-        GgufSummary {
-            version: self.version,
-            name: self.text("general.name"),
-            licence: self.text("general.license"),
-            context_tokens,
-            vocabulary_count,
-            tensor_count: self.tensor_count,
-            parameter_count: tensors.element_count,
-            chat_template: self.text(TEMPLATE),
-            bytes,
-            architecture,
+    pub(super) fn required_text(&self, key: &str) -> Result<&str, GgufProblem> {
+        match self.values.get(key) {
+            Some(Value::Text(text)) if !text.is_empty() => Ok(text),
+            Some(_) => Err(wrong_type(key, "a text")),
+            None => Err(GgufProblem::Missing(key.to_owned())),
         }
     }
 }
 
-fn wrong_type<R: Read>(reader: &Reader<R>, key: &str, expected: &'static str) -> GgufFault {
-    reader.fault(GgufProblem::WrongType {
+pub(super) fn wrong_type(key: &str, expected: &'static str) -> GgufProblem {
+    GgufProblem::WrongType {
         key: shown(key),
         expected,
-    })
+    }
 }
 
 /// Value types of the format, by their numbers.
@@ -271,32 +181,48 @@ fn width(kind: u32) -> Option<u64> {
     }
 }
 
-fn read_value<R: Read>(reader: &mut Reader<R>, key: &str) -> Result<Value, GgufFault> {
-    const WHAT: &str = "a value";
-    let kind = reader.u32("a value's type")?;
-    let fixed = |bytes: u64| Ok(Value::Whole(bytes));
-    match kind {
-        0 | kind::BOOL => fixed(u64::from(reader.array::<1>(WHAT)?[0])),
-        2 => fixed(u64::from(u16::from_le_bytes(reader.array(WHAT)?))),
-        4 => fixed(u64::from(reader.u32(WHAT)?)),
-        10 => fixed(reader.u64(WHAT)?),
-        1 => Ok(signed(i64::from(i8::from_le_bytes(reader.array(WHAT)?)))),
-        3 => Ok(signed(i64::from(i16::from_le_bytes(reader.array(WHAT)?)))),
-        5 => Ok(signed(i64::from(i32::from_le_bytes(reader.array(WHAT)?)))),
-        11 => Ok(signed(i64::from_le_bytes(reader.array(WHAT)?))),
-        6 => reader.skip(WHAT, 4).map(|()| Value::Number),
-        12 => reader.skip(WHAT, 8).map(|()| Value::Number),
+fn read_value<R: Read>(
+    reader: &mut Reader<R>,
+    key: &str,
+    tokens: &mut Option<TokenList>,
+) -> Result<Value, GgufFault> {
+    match reader.u32("a value's type")? {
         kind::TEXT => read_text(reader, key),
-        kind::LIST => read_list(reader, key, 1),
-        kind => Err(reader.fault(GgufProblem::ValueType {
-            key: shown(key),
-            kind,
-        })),
+        kind::LIST => read_list(reader, key, 1, tokens).map(Value::List),
+        kind => read_number(reader, kind)?.ok_or_else(|| {
+            reader.fault(GgufProblem::ValueType {
+                key: shown(key),
+                kind,
+            })
+        }),
     }
 }
 
+/// A value of fixed size; `None` for a type that has none.
+fn read_number<R: Read>(reader: &mut Reader<R>, kind: u32) -> Result<Option<Value>, GgufFault> {
+    const WHAT: &str = "a value";
+    Ok(Some(match kind {
+        kind::BOOL => Value::Flag(reader.array::<1>(WHAT)?[0] != 0),
+        0 => Value::Whole(u64::from(reader.array::<1>(WHAT)?[0])),
+        2 => Value::Whole(u64::from(u16::from_le_bytes(reader.array(WHAT)?))),
+        4 => Value::Whole(u64::from(reader.u32(WHAT)?)),
+        10 => Value::Whole(reader.u64(WHAT)?),
+        1 => signed(i64::from(i8::from_le_bytes(reader.array(WHAT)?))),
+        3 => signed(i64::from(i16::from_le_bytes(reader.array(WHAT)?))),
+        5 => signed(i64::from(i32::from_le_bytes(reader.array(WHAT)?))),
+        11 => signed(i64::from_le_bytes(reader.array(WHAT)?)),
+        6 => Value::Real(f64::from(f32::from_le_bytes(reader.array(WHAT)?))),
+        12 => Value::Real(f64::from_le_bytes(reader.array(WHAT)?)),
+        _ => return Ok(None),
+    }))
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "negative numbers are only ever refused"
+)]
 fn signed(value: i64) -> Value {
-    u64::try_from(value).map_or(Value::Number, Value::Whole)
+    u64::try_from(value).map_or(Value::Real(value as f64), Value::Whole)
 }
 
 fn read_text<R: Read>(reader: &mut Reader<R>, key: &str) -> Result<Value, GgufFault> {
@@ -315,27 +241,50 @@ fn read_text<R: Read>(reader: &mut Reader<R>, key: &str) -> Result<Value, GgufFa
     Ok(Value::Text(text))
 }
 
-fn read_list<R: Read>(reader: &mut Reader<R>, key: &str, depth: u32) -> Result<Value, GgufFault> {
+fn read_list<R: Read>(
+    reader: &mut Reader<R>,
+    key: &str,
+    depth: u32,
+    tokens: &mut Option<TokenList>,
+) -> Result<List, GgufFault> {
+    const WHAT: &str = "list entries";
     let kind = reader.u32("a list's type")?;
+    let mut wholes = Vec::new();
     if let Some(width) = width(kind) {
-        let count = reader.count("list entries", width, u64::MAX)?;
-        reader.skip("list entries", count.saturating_mul(width))?;
-        return Ok(Value::List { count });
+        let count = reader.count(WHAT, width, u64::MAX)?;
+        if count > LIST_KEPT_MAX {
+            reader.skip(WHAT, count.saturating_mul(width))?;
+            return Ok(List { count, wholes });
+        }
+        for _ in 0..count {
+            match read_number(reader, kind)? {
+                Some(Value::Whole(whole)) => wholes.push(whole),
+                Some(Value::Flag(flag)) => wholes.push(flag.into()),
+                _ => {}
+            }
+        }
+        return Ok(List { count, wholes });
     }
     match kind {
+        kind::TEXT if key == TOKENS && depth == 1 => {
+            let list = tokens::read(reader)?;
+            let count = list.count;
+            *tokens = Some(list);
+            Ok(List { count, wholes })
+        }
         kind::TEXT => {
-            let count = reader.count("list entries", 8, u64::MAX)?;
+            let count = reader.count(WHAT, 8, u64::MAX)?;
             for _ in 0..count {
                 reader.skip_text("a list's text")?;
             }
-            Ok(Value::List { count })
+            Ok(List { count, wholes })
         }
         kind::LIST if depth < ARRAY_DEPTH_MAX => {
-            let count = reader.count("list entries", 12, u64::MAX)?;
+            let count = reader.count(WHAT, 12, u64::MAX)?;
             for _ in 0..count {
-                read_list(reader, key, depth + 1)?;
+                read_list(reader, key, depth + 1, tokens)?;
             }
-            Ok(Value::List { count })
+            Ok(List { count, wholes })
         }
         kind => Err(reader.fault(GgufProblem::ValueType {
             key: shown(key),

@@ -4,6 +4,12 @@ use std::io::Read;
 
 use super::fault::{GgufFault, GgufProblem};
 
+/// Headers with the largest vocabularies have some 30 MB. Nobody reads on for longer in a file that
+/// claims more.
+const HEADER_BYTES_MAX: u64 = 256 << 20;
+/// Longer texts are looked at in pieces of this length.
+const PIECE_BYTES: usize = 4_096;
+
 /// Reads little-endian values and counts the bytes.
 pub(super) struct Reader<R> {
     source: R,
@@ -39,12 +45,18 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// A fault unless `needed` bytes are left.
+    /// A fault unless `needed` bytes are left, and belong to a header of a length that can be.
     pub(super) fn expect(&self, what: &'static str, needed: u64) -> Result<(), GgufFault> {
-        match needed.saturating_sub(self.left()) {
-            0 => Ok(()),
-            needed => Err(self.fault(GgufProblem::Truncated { what, needed })),
+        if let missing @ 1.. = needed.saturating_sub(self.left()) {
+            let needed = missing;
+            return Err(self.fault(GgufProblem::Truncated { what, needed }));
         }
+        if self.at.saturating_add(needed) > HEADER_BYTES_MAX {
+            return Err(self.fault(GgufProblem::HeaderTooLong {
+                bytes_max: HEADER_BYTES_MAX,
+            }));
+        }
+        Ok(())
     }
 
     pub(super) fn array<const N: usize>(
@@ -104,6 +116,7 @@ impl<R: Read> Reader<R> {
     /// A length-prefixed text of at most `limit` bytes.
     pub(super) fn text(&mut self, what: &'static str, limit: u64) -> Result<String, GgufFault> {
         let length = self.count(what, 1, limit)?;
+        self.expect(what, length)?;
         // At most what is left of the file, so a lie about the length allocates nothing.
         let mut buffer = vec![0; usize::try_from(length).unwrap_or(0)];
         self.source
@@ -111,6 +124,31 @@ impl<R: Read> Reader<R> {
             .map_err(|error| self.fault(GgufProblem::Io(error)))?;
         self.at += length;
         String::from_utf8(buffer).map_err(|_| self.fault(GgufProblem::NotUtf8(what)))
+    }
+
+    /// Shows a length-prefixed text to `look`, a piece at a time.
+    pub(super) fn text_in_pieces(
+        &mut self,
+        what: &'static str,
+        mut look: impl FnMut(&[u8]),
+    ) -> Result<(), GgufFault> {
+        let length = self.count(what, 1, u64::MAX)?;
+        self.expect(what, length)?;
+        let mut buffer = [0; PIECE_BYTES];
+        let mut left = length;
+        while left > 0 {
+            let bytes = usize::try_from(left)
+                .unwrap_or(PIECE_BYTES)
+                .min(PIECE_BYTES);
+            let piece = &mut buffer[..bytes];
+            self.source
+                .read_exact(piece)
+                .map_err(|error| self.fault(GgufProblem::Io(error)))?;
+            look(piece);
+            left -= bytes as u64;
+            self.at += bytes as u64;
+        }
+        Ok(())
     }
 
     /// Skips a length-prefixed text. Vocabularies hold bytes that are not UTF-8.

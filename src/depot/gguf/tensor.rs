@@ -12,6 +12,9 @@ const NAME_BYTES_MAX: u64 = 63;
 /// ggml's `GGML_MAX_DIMS`.
 const DIMENSIONS_MAX: u32 = 4;
 
+/// ggml's f32.
+const F32: u32 = 0;
+
 /// What the table comes to.
 pub(super) struct Tensors {
     pub(super) element_count: u64,
@@ -32,7 +35,7 @@ pub(super) fn read_all<R: Read>(
     header: &Header,
 ) -> Result<Tensors, GgufFault> {
     let alignment = header.alignment(reader)?;
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut places = Vec::new();
     let mut element_count = 0_u64;
     let mut token_rows = None;
@@ -78,6 +81,9 @@ fn read_one<R: Read>(reader: &mut Reader<R>) -> Result<(Tensor, [u64; 4]), GgufF
     let Some((block, block_bytes)) = block_of(kind) else {
         return Err(fault(reader, &name, TensorReason::Type(kind)));
     };
+    if !is_computable(&name, kind) {
+        return Err(fault(reader, &name, TensorReason::Role(kind)));
+    }
     let elements = shape
         .iter()
         .try_fold(1_u64, |product, length| product.checked_mul(*length))
@@ -132,6 +138,39 @@ fn check_places<R: Read>(
         expected = next;
     }
     Ok(())
+}
+
+/// False for a tensor of a common role whose type no kernel takes in that role: ggml finds out while
+/// computing, and ends the process.
+fn is_computable(name: &str, kind: u32) -> bool {
+    /// Multiplied by rows of numbers. In a block, the name has its number before.
+    const MATRICES: [&str; 11] = [
+        "token_embd",
+        "output",
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_qkv",
+        "attn_output",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+        "ffn_gate_up",
+    ];
+    // Whole numbers, f64, and the two that only ever hold a step's own results.
+    let is_no_weight = matches!(kind, 9 | 15 | 24..=28);
+    let own = match name
+        .strip_prefix("blk.")
+        .and_then(|rest| rest.split_once('.'))
+    {
+        Some((_, own)) => own,
+        None => name,
+    };
+    if own.ends_with("norm.weight") || own.ends_with(".bias") || own.starts_with("rope_f") {
+        return kind == F32;
+    }
+    let stem = own.strip_suffix(".weight");
+    !(is_no_weight && stem.is_some_and(|stem| MATRICES.contains(&stem)))
 }
 
 /// Elements and bytes of a block, by ggml's type number. `None` for types that were removed or came

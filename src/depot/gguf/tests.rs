@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::builder::Builder;
+use super::builder::{self, Builder};
 use super::*;
 
 fn inspected(file: &[u8]) -> Result<GgufSummary, GgufFault> {
@@ -106,6 +106,10 @@ fn each_breach_is_named() {
             model().whole("general.alignment", 48),
         ),
         (
+            "`general.alignment` is 8",
+            model().whole("general.alignment", 8),
+        ),
+        (
             "`token_embd.weight` is missing",
             model().no_tensors().tensor("other", &[2], 0, 8),
         ),
@@ -128,6 +132,95 @@ fn each_breach_is_named() {
         ("lies at 7", model().tensor_at("x", &[2], 0, 7, 8)),
         ("past the end", model().tensor("x", &[1 << 30], 0, 8)),
         ("64 a tensor's name", model().tensor(&long_name, &[2], 0, 8)),
+        (
+            "tokens 0 and 2 are the same",
+            model().texts("tokenizer.ggml.tokens", &["a", "b", "a\0c"]),
+        ),
+        (
+            "tokens 0 and 1 are the same",
+            model().texts("tokenizer.ggml.tokens", &["[EMPTY_1]", "", "c"]),
+        ),
+        (
+            "no token for the byte 0x00",
+            model().text("tokenizer.ggml.model", "llama"),
+        ),
+        (
+            "`no_vocab` is none for chats",
+            model().text("tokenizer.ggml.model", "no_vocab"),
+        ),
+        (
+            "`llama.block_count` is 513",
+            model().whole("llama.block_count", 513),
+        ),
+        (
+            "`llama.expert_used_count` does not fit",
+            model().whole("llama.expert_count", 4),
+        ),
+        (
+            "`llama.expert_group_count` does not divide",
+            model()
+                .whole("llama.expert_count", 4)
+                .whole("llama.expert_used_count", 2)
+                .whole("llama.expert_group_count", 3),
+        ),
+        (
+            "`llama.attention.head_count` does not divide",
+            model().whole("llama.attention.head_count", 3),
+        ),
+        (
+            "`llama.attention.head_count_kv` does not divide",
+            model()
+                .whole("llama.attention.head_count", 2)
+                .whole("llama.attention.head_count_kv", 3),
+        ),
+        (
+            "`llama.attention.head_count_kv` is 0",
+            model()
+                .whole("llama.attention.head_count", 2)
+                .whole("llama.attention.head_count_kv", 0),
+        ),
+        (
+            "`llama.rope.dimension_count` is not the length of a head",
+            model()
+                .whole("llama.attention.head_count", 1)
+                .whole("llama.attention.key_length", 4)
+                .whole("llama.attention.value_length", 4)
+                .whole("llama.rope.dimension_count", 2),
+        ),
+        (
+            "`llama.attention.value_length` is not that of the keys",
+            model()
+                .whole("llama.attention.head_count", 1)
+                .whole("llama.attention.value_length", 4),
+        ),
+        (
+            "`llama.attention.layer_norm_rms_epsilon` is not between",
+            model().real("llama.attention.layer_norm_rms_epsilon", f32::NAN),
+        ),
+        (
+            "`llama.rope.freq_base` is not above 0",
+            model().real("llama.rope.freq_base", 0.0),
+        ),
+        (
+            "`llama.rope.scaling.type` is none",
+            model().text("llama.rope.scaling.type", "sideways"),
+        ),
+        (
+            "`llama.attention.causal` is false",
+            model().raw("llama.attention.causal", 7, vec![0]),
+        ),
+        (
+            "`llama.nextn_predict_layers` is more",
+            model().whole("llama.nextn_predict_layers", 2),
+        ),
+        (
+            "`output_norm.weight` has element type 26, with which",
+            model().tensor("output_norm.weight", &[2], 26, 8),
+        ),
+        (
+            "`blk.0.attn_q.weight` has element type 28, with which",
+            model().tensor("blk.0.attn_q.weight", &[2, 2], 28, 32),
+        ),
     ];
     for (words, builder) in cases {
         let fault = inspected(&builder.build()).expect_err(words);
@@ -169,6 +262,60 @@ fn every_single_byte_flip_is_survived() {
             let _ = inspected(&mutated);
         }
     }
+}
+
+fn bundled() -> Vec<u8> {
+    let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+    std::fs::read(models.join("hedge-tiny.gguf")).unwrap()
+}
+
+/// The black-box tests put the same files before the engine's process.
+#[test]
+fn spoilt_files_are_refused_with_words_or_survived() {
+    let sound = bundled();
+    assert!(inspected(&sound).is_ok());
+    let sound = loadtest::Sound::read(sound).unwrap();
+    let mut refused = 0;
+    for seed in 0..400 {
+        let spoilt = sound.spoilt(seed);
+        if let Err(fault) = inspected(&spoilt.bytes) {
+            refused += 1;
+            let words = fault.to_string();
+            assert!(words.len() < 400, "{}: {words}", spoilt.what);
+        }
+    }
+    // A guard that lets everything pass is none.
+    assert!(refused > 200, "only {refused} of 400");
+}
+
+/// Says that it is as long as anyone likes, and gives zeros after what it has.
+struct Endless<'a>(&'a [u8]);
+
+impl Read for Endless<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.is_empty() {
+            buffer.fill(0);
+            return Ok(buffer.len());
+        }
+        self.0.read(buffer)
+    }
+}
+
+/// In a file of a petabyte every count could be true. What is read of it has an end all the same.
+#[test]
+fn a_header_has_an_end_whatever_the_file_claims() {
+    let sound = loadtest::Sound::read(bundled()).unwrap();
+    for seed in 0..40 {
+        let spoilt = sound.spoilt(seed);
+        let _ = inspect_from(Endless(&spoilt.bytes), 1 << 50);
+    }
+    let mut long = b"GGUF\x03\0\0\0".to_vec();
+    long.extend([0_u64.to_le_bytes(), 1_u64.to_le_bytes()].concat());
+    long.extend(builder::text("k"));
+    long.extend([9_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat());
+    long.extend((1_u64 << 49).to_le_bytes());
+    let fault = inspect_from(Endless(&long), 1 << 50).unwrap_err();
+    assert!(fault.to_string().contains("header is longer"), "{fault}");
 }
 
 proptest! {

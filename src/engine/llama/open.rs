@@ -38,8 +38,8 @@ const PREFIX_MEMORY_SHARE: u64 = 16;
 impl Engine {
     /// Loads the model and starts its thread. Takes from milliseconds to minutes and blocks.
     ///
-    /// The file should have been checked before, digest and tensor bounds: llama.cpp refuses most
-    /// broken files cleanly, and some end the process.
+    /// The file must have been looked over before: llama.cpp refuses most broken files cleanly, and
+    /// some end the process.
     ///
     /// # Errors
     /// See [`LoadError`].
