@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -231,6 +231,15 @@ impl LocalEngine {
         }
     }
 
+    /// How often its process ended and was started again; `None` where it has none.
+    #[must_use]
+    pub fn ends(&self) -> Option<Arc<AtomicU64>> {
+        match self {
+            Self::Thread(_) => None,
+            Self::Process(remote) => Some(remote.ends()),
+        }
+    }
+
     /// What runs and what waits ends with an error, at once.
     pub fn stop(&self) {
         match self {
@@ -280,6 +289,7 @@ fn engine_config(
     engine.gpu_layers = settings.gpu_layers.unwrap_or(u32::MAX);
     engine.events_max = settings.events_max;
     engine.stall_max = settings.stall_max;
+    engine.hang_max = settings.hang_max;
     engine.output_tokens_default = settings.output_tokens_default;
     engine.temperature_default = settings.temperature_default.unwrap_or(temperature);
     engine.backends_dir = backends_dir();

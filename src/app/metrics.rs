@@ -3,7 +3,8 @@
 //! Labels come from closed lists, or from names in the configuration; never from a caller.
 
 use std::fmt;
-use std::sync::{Mutex, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use api::Scrape;
 use domain::{CacheOutcome, ExchangeRecord, HealthState, Outcome, RecordSink};
@@ -83,7 +84,9 @@ pub struct Metrics {
     backends: Family<BackendLabels, Gauge>,
     in_flight: Gauge,
     ready: Gauge,
+    engine_restarts: Counter,
     pipeline: OnceLock<Weak<Pipeline>>,
+    engine_ends: OnceLock<Arc<AtomicU64>>,
 }
 
 impl fmt::Debug for Metrics {
@@ -107,7 +110,9 @@ impl Default for Metrics {
             backends: Family::default(),
             in_flight: Gauge::default(),
             ready: Gauge::default(),
+            engine_restarts: Counter::default(),
             pipeline: OnceLock::new(),
+            engine_ends: OnceLock::new(),
         };
         metrics.register();
         metrics
@@ -156,6 +161,11 @@ impl Metrics {
             self.in_flight.clone(),
         );
         registry.register("ready", "1 when a chat can be answered", self.ready.clone());
+        registry.register(
+            "engine_restarts",
+            "Times that the local model's process ended early and was started again",
+            self.engine_restarts.clone(),
+        );
         let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
         build.get_or_create(&BuildLabels { version }).set(1);
@@ -168,7 +178,17 @@ impl Metrics {
         let _ = self.pipeline.set(pipeline);
     }
 
+    /// Where the ends of the engine's process are counted.
+    pub fn watch_engine(&self, ends: Arc<AtomicU64>) {
+        // The engine is loaded once.
+        let _ = self.engine_ends.set(ends);
+    }
+
     fn read_gauges(&self) {
+        if let Some(ends) = self.engine_ends.get() {
+            let restarts = self.engine_restarts.inner();
+            restarts.store(ends.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         let Some(pipeline) = self.pipeline.get().and_then(Weak::upgrade) else {
             return;
         };

@@ -72,6 +72,7 @@ pub struct Node {
     tasks: TaskSet,
     stop: CancellationToken,
     api: Arc<Api>,
+    metrics: Arc<Metrics>,
     pipeline: Arc<Pipeline>,
     keys: Arc<Keys>,
     assembly: Assembly,
@@ -126,7 +127,8 @@ impl Node {
         });
         let pipeline = Arc::new(pipeline);
         metrics.watch(Arc::downgrade(&pipeline));
-        let api = Arc::new(Api::new(Arc::clone(&pipeline), metrics, ingress(config)));
+        let scrape = Arc::clone(&metrics) as _;
+        let api = Arc::new(Api::new(Arc::clone(&pipeline), scrape, ingress(config)));
 
         let stop = CancellationToken::new();
         let mut tasks = TaskSet::default();
@@ -148,6 +150,7 @@ impl Node {
             tasks,
             stop,
             api,
+            metrics,
             pipeline,
             keys,
             assembly,
@@ -208,6 +211,9 @@ impl Node {
         }
         let (engine, driver) = loaded.context("the local model could not be loaded")?;
         let local = engine.backend();
+        if let Some(ends) = engine.ends() {
+            self.metrics.watch_engine(ends);
+        }
         let model = local.card().models.first().map(|model| model.name.clone());
         self.tasks.spawn(ENGINE, driver);
         self.engine = Some(engine);

@@ -40,6 +40,9 @@ pub struct EngineConfig {
     pub events_max: usize,
     /// How long a reader may take nothing before its slot is freed and its reply ends in an error.
     pub stall_max: Duration,
+    /// How long the engine's own process may be without progress, or without a word of it, before
+    /// it is ended and started again. An engine that is a thread is not watched.
+    pub hang_max: Duration,
     /// The bound on a reply whose request states none. `None`: what is left of the context.
     pub output_tokens_default: Option<u32>,
     /// The temperature of a request that states none. 0 takes the likeliest token each time.
@@ -76,6 +79,8 @@ impl EngineConfig {
     pub const CONTEXT_TOKENS_DEFAULT: u32 = 8_192;
     /// 12 KB a token for a 0.5B model, 128 KB for an 8B one: 0.2 to 2 GB.
     pub const KV_TOKENS_DEFAULT: u32 = 16_384;
+    /// A busy machine may keep any process from running for a good part of a second.
+    pub const HANG_MS_LEAST: u64 = 1_000;
     /// Decoding is bound by memory bandwidth, which few cores use up.
     pub const THREADS_DEFAULT_MAX: u32 = 16;
     /// Some 40,000 tokens of a 0.5B model, 4,000 of an 8B one.
@@ -97,6 +102,7 @@ impl EngineConfig {
             gpu_layers: u32::MAX,
             events_max: 32,
             stall_max: Duration::from_secs(10),
+            hang_max: Duration::from_secs(30),
             output_tokens_default: None,
             temperature_default: 0.0,
             backends_dir: None,
@@ -119,6 +125,10 @@ impl EngineConfig {
                 "busy_prompt_delay_max",
             ),
             (self.events_max == 0, "events_max"),
+            (
+                self.hang_max < Duration::from_millis(Self::HANG_MS_LEAST),
+                "hang_max",
+            ),
             (
                 self.context_tokens_max.is_some_and(|n| n < 2),
                 "context_tokens_max",

@@ -3,7 +3,7 @@
 //! [`Decoder`] holds the KV cache and computes logits; [`Vocabulary`] turns text into tokens and
 //! back. llama.cpp implements both behind the feature `llama`; the tests script both.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::splitting::Splitting;
 
@@ -138,18 +138,28 @@ pub(crate) trait Vocabulary: Send + Sync {
 
 /// Ends a running [`Decoder::decode`] early.
 #[derive(Debug, Default)]
-pub(crate) struct Interrupt(AtomicBool);
+pub(crate) struct Interrupt {
+    is_raised: AtomicBool,
+    looks: AtomicU64,
+}
 
 impl Interrupt {
     pub(crate) fn raise(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.is_raised.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn lower(&self) {
-        self.0.store(false, Ordering::SeqCst);
+        self.is_raised.store(false, Ordering::SeqCst);
     }
 
     pub(crate) fn is_raised(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.is_raised.load(Ordering::SeqCst)
+    }
+
+    /// How often it was looked at, which llama.cpp does between operations: a decode in which this
+    /// does not grow gets nowhere.
+    pub(crate) fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
     }
 }

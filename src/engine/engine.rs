@@ -22,7 +22,7 @@ use crate::grammar::{Grammar, Grammars};
 use crate::load::LoadError;
 use crate::prefixes::PrefixRules;
 use crate::prompt::{Prepared, prepare};
-use crate::queue::{Request, Shared};
+use crate::queue::{Pulse, Request, Shared, Stride};
 use crate::reply::reply;
 use crate::sampler::Sampler;
 use crate::scheduler::{BusyPrompt, Pace, Rules, Scheduler};
@@ -115,9 +115,10 @@ impl Engine {
                 };
                 theirs.bell.hang(thread::current());
                 theirs.pulse.set_state(HealthState::Ready);
+                let shared = Arc::clone(&theirs);
                 let scheduler = Scheduler::new(decoder, vocabulary, theirs, rules);
                 if built.send(Ok(())).is_ok() {
-                    run(scheduler);
+                    run(scheduler, &shared.pulse);
                 }
             })
             .map_err(LoadError::Thread)?;
@@ -142,6 +143,10 @@ impl Engine {
     /// Stops the thread. What runs and what waits ends with an error, at once.
     pub fn stop(&self) {
         self.shared.stop();
+    }
+
+    pub(crate) fn stride(&self) -> Stride {
+        self.shared.stride()
     }
 
     async fn prepare(&self, call: &Outbound) -> Result<Ready, BackendError> {
@@ -302,14 +307,15 @@ impl EngineDriver {
 }
 
 /// The thread's loop around [`Scheduler::step`].
-fn run<D: Decoder>(mut scheduler: Scheduler<D>) {
+fn run<D: Decoder>(mut scheduler: Scheduler<D>, pulse: &Pulse) {
     loop {
+        pulse.step();
         match scheduler.step(Instant::now()) {
             Pace::Busy => {}
-            Pace::Idle(None) => thread::park(),
-            Pace::Idle(Some(until)) => {
+            Pace::Idle(None) => pulse.rest(thread::park),
+            Pace::Idle(Some(until)) => pulse.rest(|| {
                 thread::park_timeout(until.saturating_duration_since(Instant::now()));
-            }
+            }),
             Pace::Stopped => return info!("engine stopped"),
         }
     }

@@ -13,8 +13,11 @@
 //! has a window of events: the child sends no more than were read, so that a slow reader pauses
 //! its own slot and nothing else.
 //!
-//! Not here: what runs in the child besides (its command is `app`'s), and restarting for any other
-//! reason than an end. A child that hangs is not noticed.
+//! A child that hangs does the same to its replies as one that ended, only later: it says several
+//! times a second that its engine's thread moves or rests, and is ended when that word stays out
+//! for `hang_max`. While it loads it need not say so.
+//!
+//! Not here: what runs in the child besides (its command is `app`'s).
 
 mod desk;
 mod frame;

@@ -160,6 +160,15 @@ impl Shared {
         Health::of(self.pulse.state(), self.wait())
     }
 
+    /// How far the thread has come, for whoever wants to know whether it hangs.
+    pub(crate) fn stride(&self) -> Stride {
+        if self.pulse.is_resting.load(Ordering::SeqCst) {
+            return Stride::Resting;
+        }
+        let steps = self.pulse.steps.load(Ordering::Relaxed);
+        Stride::At(steps.wrapping_add(self.interrupt.looks()))
+    }
+
     /// How long a request that came now would wait for a slot: those before it and itself, each
     /// taking as long as the last few did, so many at a time as there are slots.
     fn wait(&self) -> Option<Duration> {
@@ -178,10 +187,20 @@ impl Shared {
     }
 }
 
+/// Where the thread is. One that is twice at the same place has not moved in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stride {
+    /// It has nothing to do.
+    Resting,
+    At(u64),
+}
+
 /// What the handle may know of the thread without asking it.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     slots: u32,
+    steps: AtomicU64,
+    is_resting: AtomicBool,
     running: AtomicU32,
     /// A moving mean of how long a chat holds its slot; 0 before the first.
     service_us_mean: AtomicU64,
@@ -194,6 +213,8 @@ impl Pulse {
     fn new(slots: u32) -> Self {
         Self {
             slots: slots.max(1),
+            steps: AtomicU64::new(0),
+            is_resting: AtomicBool::new(false),
             running: AtomicU32::new(0),
             service_us_mean: AtomicU64::new(0),
             state: AtomicU8::new(1),
@@ -208,6 +229,17 @@ impl Pulse {
 
     fn state(&self) -> HealthState {
         STATES[usize::from(self.state.load(Ordering::Relaxed)) % STATES.len()]
+    }
+
+    pub(crate) fn step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Around the thread's waiting for something to do.
+    pub(crate) fn rest(&self, wait: impl FnOnce()) {
+        self.is_resting.store(true, Ordering::SeqCst);
+        wait();
+        self.is_resting.store(false, Ordering::SeqCst);
     }
 
     pub(crate) fn set_running(&self, running: usize) {

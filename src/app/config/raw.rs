@@ -159,6 +159,8 @@ pub struct RawLocal {
     pub events_max: u32,
     /// How long a paused slot waits for its reader before it is freed.
     pub stall_ms_max: u64,
+    /// How long the model's process may show no progress before it is ended and started again.
+    pub hang_ms_max: u64,
     /// Where the model runs. `process`: in a process of its own, so that a fault in it cuts off its
     /// replies and nothing else; it is started again. `thread`: within this one.
     pub isolation: Isolation,
@@ -209,6 +211,7 @@ impl Default for RawLocal {
             output_tokens_default: None,
             events_max: 32,
             stall_ms_max: 10_000,
+            hang_ms_max: 30_000,
             isolation: Isolation::default(),
             prefix_scope: PrefixScope::default(),
             prefix_cache_bytes_max: None,

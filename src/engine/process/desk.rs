@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub(super) struct Desk {
     pub outbox: Outbox,
     phase: watch::Sender<Phase>,
     window: u32,
+    /// Ends of a child that was ready, other than by being told to.
+    pub ends: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -90,6 +93,7 @@ impl Desk {
             outbox: Outbox::default(),
             phase: watch::Sender::new(Phase::Ready),
             window,
+            ends: Arc::default(),
         }
     }
 
@@ -195,6 +199,7 @@ impl Desk {
                 }
             }
             Word::Pulse(pulse) => book.pulse = pulse,
+            Word::Alive => {}
             Word::Ready { .. } | Word::Refused { .. } => return Err("a word out of its turn"),
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -79,6 +80,10 @@ impl Remote {
         let window = (config.events_max / 2).max(1);
         config.events_max = (config.events_max - window).max(1);
         let window = u32::try_from(window).map_err(|_| LoadError::Setting("events_max"))?;
+        let hang_max = config.hang_max;
+        if hang_max < Duration::from_millis(EngineConfig::HANG_MS_LEAST) {
+            return Err(LoadError::Setting("hang_max"));
+        }
         let load = Order::Load { config, window };
         let mut restarts = Restarts::default();
         let (link, models) = first(&mut launcher, &load, &mut restarts).await?;
@@ -97,8 +102,15 @@ impl Remote {
             models,
             restarts,
             desk,
+            hang_max,
         };
         Ok((remote, RemoteDriver(Box::pin(supervisor.run(link)))))
+    }
+
+    /// How often the process ended by itself, or had to be ended; it goes on counting.
+    #[must_use]
+    pub fn ends(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.desk.ends)
     }
 
     /// Stops the process. What runs and what waits ends with an error, at once.

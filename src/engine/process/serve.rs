@@ -17,10 +17,12 @@ use super::words::{Ask, Failure, Order, Pulse, Word, chain};
 use crate::config::EngineConfig;
 use crate::engine::{Engine, EngineDriver};
 use crate::load::LoadError;
+use crate::queue::Stride;
 
 /// Chats in this process at once, waiting ones included. The proxy's own bound lies below.
 const CHATS_MAX: usize = 8_192;
-/// How old the proxy's picture of the engine may be. A pulse is sent only where it changed.
+/// How old the proxy's picture of the engine may be. A pulse is sent only where it changed, and a
+/// word of being alive only where there was progress.
 const PULSE_EVERY: Duration = Duration::from_millis(250);
 /// For the engine's thread to leave its step and write its states, for which it takes at most
 /// 1.5 s. The proxy's patience lies above.
@@ -88,6 +90,7 @@ where
         guests: HashMap::new(),
         chats: FuturesUnordered::new(),
         told: None,
+        stride: None,
     };
     let driver = driver.run();
     tokio::pin!(driver);
@@ -117,6 +120,8 @@ struct Hall {
     /// Each ends with its id.
     chats: FuturesUnordered<BoxFuture<'static, u64>>,
     told: Option<Pulse>,
+    /// Where the engine's thread was at the last beat.
+    stride: Option<Stride>,
 }
 
 impl Hall {
@@ -130,6 +135,7 @@ impl Hall {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let (engine, outbox, told) = (&self.engine, &self.outbox, &mut self.told);
+            let stride = &mut self.stride;
             // Writing comes last, so that all that is ready goes in one write.
             tokio::select! {
                 biased;
@@ -147,7 +153,10 @@ impl Hall {
                 Some(id) = self.chats.next(), if !self.chats.is_empty() => {
                     self.guests.remove(&id);
                 }
-                _ = beat.tick() => pulse(engine, outbox, told),
+                _ = beat.tick() => {
+                    pulse(engine, outbox, told);
+                    alive(engine, outbox, stride);
+                }
                 written = pen.write_some(outbox, || pulse(engine, outbox, told)) => written?,
             }
         }
@@ -191,6 +200,16 @@ fn pulse(engine: &Engine, outbox: &Outbox, told: &mut Option<Pulse>) {
     if *told != Some(now) {
         *told = Some(now);
         tell(outbox, &Word::Pulse(now));
+    }
+}
+
+/// Silent for an engine that hangs, and while nobody reads what waits to be written.
+fn alive(engine: &Engine, outbox: &Outbox, last: &mut Option<Stride>) {
+    let now = Some(engine.stride());
+    let has_moved = now == Some(Stride::Resting) || now != *last;
+    *last = now;
+    if has_moved && outbox.bytes() == 0 {
+        tell(outbox, &Word::Alive);
     }
 }
 

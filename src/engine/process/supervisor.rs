@@ -1,11 +1,12 @@
 //! The driver behind the handle: it talks to the child, and starts the next one.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use domain::ModelCard;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::desk::{Desk, Phase};
@@ -29,6 +30,11 @@ const LAST_WORDS_MAX: Duration = Duration::from_millis(100);
 const STOP_MAX: Duration = Duration::from_secs(3);
 /// For a child to be gone that has hung up, and again after it was killed.
 const BURY_MAX: Duration = Duration::from_millis(500);
+
+/// The parts into which the patience with a silent child is cut. They are counted, not the time, so
+/// that a proxy that was itself held up does not take that for the child's silence.
+const WATCHES: u32 = 8;
+const HANGS: &str = "it made no progress for longer than hang_max";
 
 /// A child that has loaded its model.
 pub(super) struct Link<L: Launch> {
@@ -186,6 +192,8 @@ pub(super) struct Supervisor<L: Launch> {
     pub models: Vec<ModelCard>,
     pub restarts: Restarts,
     pub desk: Arc<Desk>,
+    /// The patience with a child that shows no progress.
+    pub hang_max: Duration,
 }
 
 impl<L: Launch> Supervisor<L> {
@@ -193,13 +201,14 @@ impl<L: Launch> Supervisor<L> {
     pub(super) async fn run(mut self, mut link: Link<L>) {
         loop {
             let ready_at = Instant::now();
-            let (child, complaint) = attend(&self.desk, link).await;
+            let (child, complaint) = attend(&self.desk, link, self.hang_max).await;
             // At once: whoever waits for an event of this child's waits in vain.
             self.desk.set_phase(Phase::Restarting);
             let death = bury(child).await;
             if self.desk.is_stopped() {
                 return info!("engine process stopped");
             }
+            self.desk.ends.fetch_add(1, Ordering::Relaxed);
             let wait = self.restarts.ended_after(ready_at.elapsed());
             error!(
                 end = %death,
@@ -255,8 +264,13 @@ impl<L: Launch> Supervisor<L> {
     }
 }
 
-/// Talks until the child ends, is told to, or says what it may not say: then that is returned.
-async fn attend<L: Launch>(desk: &Desk, link: Link<L>) -> (L::Child, Option<&'static str>) {
+/// Talks until the child ends, is told to, hangs, or says what it may not say: why it is to be ended
+/// is returned.
+async fn attend<L: Launch>(
+    desk: &Desk,
+    link: Link<L>,
+    hang_max: Duration,
+) -> (L::Child, Option<&'static str>) {
     let Link {
         stream,
         mut child,
@@ -265,15 +279,30 @@ async fn attend<L: Launch>(desk: &Desk, link: Link<L>) -> (L::Child, Option<&'st
     let complaint = {
         let (mut read, write) = tokio::io::split(stream);
         let mut pen = Pen::new(write);
+        let mut watch = interval(hang_max / WATCHES);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent = 0;
         let talk = async {
             loop {
                 tokio::select! {
                     biased;
+                    _ = watch.tick() => {
+                        silent += 1;
+                        if silent > WATCHES {
+                            return Some(HANGS);
+                        }
+                    }
                     word = reader.next::<Word>(&mut read) => match word {
-                        Ok(Some(word)) => match desk.take(word) {
-                            Ok(()) => {}
-                            Err(complaint) => return Some(complaint),
-                        },
+                        Ok(Some(word)) => {
+                            // An event was drawn by the engine's thread; other words it need not
+                            // have a part in.
+                            if matches!(word, Word::Alive | Word::Event { .. }) {
+                                silent = 0;
+                            }
+                            if let Err(complaint) = desk.take(word) {
+                                return Some(complaint);
+                            }
+                        }
                         Ok(None) => return None,
                         Err(fault) => return fault.complaint(),
                     },

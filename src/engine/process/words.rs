@@ -81,6 +81,8 @@ pub(super) enum Word {
     },
     /// How the engine is now.
     Pulse(Pulse),
+    /// The engine's thread has moved since the last such word, or has nothing to do.
+    Alive,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

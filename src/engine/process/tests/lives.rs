@@ -105,8 +105,19 @@ fn answers() -> Life {
     })
 }
 
+/// Scripted peers say no word of being alive, and are not to be ended for it but where that is
+/// the point.
 fn config() -> EngineConfig {
-    EngineConfig::new("unused", "m")
+    let mut config = EngineConfig::new("unused", "m");
+    config.hang_max = Duration::from_secs(24 * 3600);
+    config
+}
+
+fn watchful() -> EngineConfig {
+    EngineConfig {
+        hang_max: Duration::from_secs(30),
+        ..config()
+    }
 }
 
 /// Waits on the paused clock.
@@ -287,6 +298,64 @@ async fn a_child_is_not_believed() {
         .await;
     }
     assert!(bench.ask(request("a", |_| ())).await.is_ok());
+    bench.stop().await;
+}
+
+/// Loads, takes one chat, and says `word` every few seconds from then on.
+fn repeats(word: impl Fn(u64) -> Word + Send + 'static) -> Life {
+    life(|stream| async move {
+        let mut peer = Peer::loaded(stream, "m").await;
+        peer.take().await;
+        for n in 0.. {
+            peer.say(&word(n)).await;
+            sleep(Duration::from_secs(5)).await;
+        }
+        unreachable!()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_without_progress_is_ended_with_its_replies() {
+    let silent = life(|stream| async move {
+        let mut peer = Peer::loaded(stream, "m").await;
+        peer.take().await;
+        std::future::pending().await
+    });
+    // What its other threads say is no word of the engine's own.
+    let busy = repeats(|n| {
+        Word::Pulse(crate::process::words::Pulse {
+            state: HealthState::Ready,
+            wait: Some(Duration::from_secs(n)),
+        })
+    });
+    let nursery = Nursery::of([silent, busy, answers()]);
+    let bench = start(watchful(), nursery).await.unwrap();
+    for launches in 2..4 {
+        let began = Instant::now();
+        let cut = bench.ask(request("a", |_| ())).await;
+        assert!(matches!(cut, Err(BackendError::Interrupted)), "{cut:?}");
+        let took = began.elapsed();
+        assert!(took <= Duration::from_secs(30), "{took:?}");
+        assert!(took > Duration::from_secs(20), "{took:?}");
+        until("ready", || {
+            bench.remote.health().state == HealthState::Ready
+        })
+        .await;
+        assert_eq!(bench.nursery.launches(), launches);
+    }
+    assert!(bench.ask(request("b", |_| ())).await.is_ok());
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_moves_is_left_alone_however_long_it_takes() {
+    let slow = repeats(|_| Word::Alive);
+    let bench = start(watchful(), Nursery::of([slow])).await.unwrap();
+    let stream = bench.remote.chat(sealed(request("a", |_| ()))).await;
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(bench.remote.health().state, HealthState::Ready);
+    assert_eq!(bench.nursery.launches(), 1);
+    drop(stream);
     bench.stop().await;
 }
 

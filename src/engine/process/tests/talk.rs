@@ -284,6 +284,32 @@ async fn an_engine_that_panics_ends_its_process() {
 }
 
 #[tokio::test]
+async fn an_engine_that_hangs_in_a_step_is_replaced_and_one_that_rests_is_not() {
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
+    let hangs = life(|stream| async move {
+        let build = |decoder: &mut FakeDecoder| {
+            let hang = Mishap::At(0, Box::new(move || assert!(held.recv().is_err())));
+            decoder.mishaps.lock().unwrap().push_back(hang);
+        };
+        let served = serve(stream, move |config| load_with(config, build)).await;
+        Death::Exit(served.is_err().into())
+    });
+    let nursery = Nursery::of([hangs, engine(&Log::default())]);
+    let hang_max = Duration::from_millis(EngineConfig::HANG_MS_LEAST);
+    let config = config(|config| config.hang_max = hang_max);
+    let bench = start(config, nursery).await.unwrap();
+    // Longer than it may hang: with nothing to do there is no progress to be made.
+    tokio::time::sleep(hang_max * 2).await;
+    assert_eq!(bench.nursery.launches(), 1);
+    let cut = bench.ask(request("a", |_| ())).await;
+    assert!(matches!(cut, Err(BackendError::Interrupted)), "{cut:?}");
+    assert!(bench.ask(request("b", |_| ())).await.is_ok());
+    assert_eq!(bench.nursery.launches(), 2);
+    drop(release);
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn health_is_the_childs() {
     let (bench, _) = bench(|config| {
         config.slots_max = 1;
