@@ -40,6 +40,17 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Sends the signal called `name`, as in `-KILL`.
+#[cfg_attr(
+    not(feature = "llama"),
+    expect(dead_code, reason = "asked by local tests alone")
+)]
+pub fn signal(pid: u32, name: &str) {
+    let pid = pid.to_string();
+    let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+    assert!(sent.success());
+}
+
 /// A node under test. Dropping it ends the process.
 pub struct Hedge {
     pub addr: SocketAddr,

@@ -21,6 +21,8 @@ mod operations;
 mod upstream;
 
 #[cfg(all(feature = "llama", target_os = "linux"))]
+mod hostile_models;
+#[cfg(all(feature = "llama", target_os = "linux"))]
 mod isolation;
 #[cfg(feature = "llama")]
 mod local;
