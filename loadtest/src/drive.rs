@@ -14,6 +14,7 @@ pub(crate) use client::Lane;
 pub use client::Target;
 pub use fleet::{Fleet, FleetError};
 pub use process::Usage;
+pub(crate) use process::family;
 pub use report::{Report, Row};
 pub(crate) use report::{machine, median};
 pub use scenario::{Load, Sample, Scenario, measure};

@@ -1,5 +1,5 @@
 //! A fake upstream that can misbehave on request, a driver that measures what a proxy adds, a race
-//! between local engines, and model files spoilt on purpose.
+//! between local engines, a soak, and model files spoilt on purpose.
 //!
 //! The upstream serves the black-box tests and `make bench`; the driver serves `make bench`. Neither
 //! knows anything of the rooms: both speak HTTP and read `/proc`, so they measure any proxy alike.
@@ -8,6 +8,7 @@ mod drive;
 mod fake;
 mod hostile;
 mod race;
+mod soak;
 
 pub use drive::{
     Course, Fleet, FleetError, Load, Report, Row, Sample, Scenario, Target, Usage, measure, run,
@@ -15,3 +16,4 @@ pub use drive::{
 pub use fake::{Behaviour, Counts, FakeConfig, FakeUpstream, Mishap, Seen};
 pub use hostile::{Sound, Spoilt};
 pub use race::{EngineLoad, Heat, Lap, Place, Race, Standing, race};
+pub use soak::{Check, Soak, SoakReport, SoakSample, soak};

@@ -9,6 +9,7 @@ mod prompts;
 mod standing;
 mod telling;
 
+pub(crate) use prompts::prose;
 pub use standing::{Place, Standing};
 
 use std::io;

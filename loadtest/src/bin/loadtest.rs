@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use loadtest::{Course, EngineLoad, Fleet, Heat, Load, Race, Report, Scenario, Standing, Target};
+use loadtest::{
+    Course, EngineLoad, Fleet, Heat, Load, Race, Report, Scenario, Soak, SoakReport, Standing,
+    Target,
+};
 
 /// Measures what a proxy adds to chat requests.
 ///
@@ -39,6 +42,9 @@ enum Command {
         #[command(flatten)]
         course: CourseArgs,
     },
+    /// Send everything callers do to a hedge with a local model, for a long time, and see that nothing
+    /// of it stays: no memory, no slot, no reply without an end. Linux only.
+    Soak(SoakArgs),
     /// Race local engines that are already running, on the same weights. The first is the one the
     /// others are compared with.
     Engine {
@@ -117,6 +123,53 @@ impl RaceArgs {
             heats,
             rounds: self.rounds,
         }
+    }
+}
+
+#[derive(Debug, Args)]
+struct SoakArgs {
+    /// The hedge to start.
+    #[arg(long, default_value = "target/release/hedge")]
+    hedge: PathBuf,
+    /// A GGUF file instead of the model inside the binary.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// A node that already runs, instead of one that is started: NAME,ADDR:PORT,MODEL,PID.
+    #[arg(long, value_parser = parse_target, conflicts_with_all = ["hedge", "model"])]
+    target: Option<Target>,
+    /// Where that node shows its metrics.
+    #[arg(long, requires = "target")]
+    admin: Option<SocketAddr>,
+    #[arg(long, default_value_t = 30.0)]
+    minutes: f64,
+    /// Callers at once.
+    #[arg(long, default_value_t = 12)]
+    clients: u32,
+    /// `local.slots_max`, of the node that is started or that runs.
+    #[arg(long, default_value_t = 8)]
+    slots: u32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where the figures go, as JSON.
+    #[arg(long, default_value = "loadtest/out/soak.json")]
+    out: PathBuf,
+}
+
+impl SoakArgs {
+    fn soak(&self, target: Target, admin: Option<SocketAddr>) -> anyhow::Result<Soak> {
+        let span = Duration::try_from_secs_f64(self.minutes * 60.0);
+        let span = span.context("--minutes is out of range")?;
+        if span.is_zero() || self.clients == 0 || self.slots == 0 {
+            bail!("--minutes, --clients and --slots are above 0");
+        }
+        Ok(Soak {
+            target,
+            admin,
+            span,
+            clients: self.clients,
+            slots: self.slots,
+            seed: self.seed,
+        })
     }
 }
 
@@ -220,6 +273,21 @@ fn run() -> anyhow::Result<()> {
             drop(fleet);
             publish(&report, &course.out)
         }
+        Command::Soak(args) => {
+            // Ends when the soak is over.
+            let (_fleet, target, admin) = match &args.target {
+                Some(target) => (None, target.clone(), args.admin),
+                None => {
+                    let started = Fleet::with_model(&args.hedge, args.model.as_deref(), args.slots);
+                    let (fleet, admin) = started?;
+                    let target = fleet.targets[0].clone();
+                    (Some(fleet), target, Some(admin))
+                }
+            };
+            let soak = args.soak(target, admin)?;
+            let report = runtime()?.block_on(loadtest::soak(&soak, say))?;
+            publish_soak(&report, &args.out)
+        }
         Command::Engine { targets, race } => {
             let course = race.race(targets);
             let standing = runtime()?.block_on(loadtest::race(&course, say))?;
@@ -258,6 +326,23 @@ fn publish_race(standing: &Standing, out: &Path) -> anyhow::Result<()> {
     writeln!(stdout, "{}", standing.table())?;
     write_figures(&standing.to_json(), out)?;
     refuse_failures(standing.places().iter().map(|place| place.failed).sum())
+}
+
+fn publish_soak(report: &SoakReport, out: &Path) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout();
+    writeln!(
+        stdout,
+        "{}, {:.1} minutes, {} callers",
+        report.machine,
+        report.span_s / 60.0,
+        report.clients
+    )?;
+    writeln!(stdout, "{}", report.table())?;
+    write_figures(&report.to_json(), out)?;
+    if !report.is_good() {
+        bail!("not all checks hold");
+    }
+    Ok(())
 }
 
 fn write_figures(figures: &serde_json::Value, out: &Path) -> anyhow::Result<()> {

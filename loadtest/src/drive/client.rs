@@ -112,6 +112,15 @@ impl Lane {
         Ok((begun, reply.map_err(io::Error::other)?))
     }
 
+    /// As [`Lane::send`], for a reply that a cache may give or keep.
+    pub(crate) async fn send_cacheable(&mut self, body: Bytes) -> io::Result<Response<Incoming>> {
+        self.sender.ready().await.map_err(io::Error::other)?;
+        let mut request = self.request(body);
+        request.headers_mut().remove(CACHE_CONTROL);
+        let reply = self.sender.send_request(request).await;
+        reply.map_err(io::Error::other)
+    }
+
     /// One whole reply, from the request's first byte to the reply's last.
     pub(super) async fn whole(&mut self) -> io::Result<Duration> {
         let (begun, reply) = self.send(self.body.clone()).await?;

@@ -16,6 +16,8 @@ use super::client::Target;
 const START_MAX: Duration = Duration::from_secs(30);
 /// The model every reply comes from, as the upstream names it.
 const MODEL: &str = "bench";
+/// Whatever model a node has on its machine.
+const LOCAL_MODEL: &str = "local";
 
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
@@ -71,6 +73,32 @@ impl Fleet {
             fleet.launch("nginx", MODEL, address, command)?;
         }
         Ok(fleet)
+    }
+
+    /// Starts `hedge` alone, with its local model: the bundled one, or the file `model`. Returns also
+    /// where it shows its metrics.
+    ///
+    /// # Errors
+    /// As for [`Fleet::start`].
+    pub fn with_model(
+        hedge: &Path,
+        model: Option<&Path>,
+        slots: u32,
+    ) -> Result<(Self, SocketAddr), FleetError> {
+        let mut fleet = Self {
+            targets: Vec::new(),
+            children: Vec::new(),
+            folder: tempfile::tempdir().map_err(FleetError::Folder)?,
+        };
+        let address = free_address().map_err(FleetError::Folder)?;
+        let admin = free_address().map_err(FleetError::Folder)?;
+        let config = local_config(address, admin, model, slots);
+        let config = fleet.write("hedge.toml", &config)?;
+        let mut command = Command::new(hedge);
+        command.args(["serve", "--config"]).arg(config);
+        command.env("XDG_DATA_HOME", fleet.folder.path());
+        fleet.launch("hedge", LOCAL_MODEL, address, command)?;
+        Ok((fleet, admin))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, FleetError> {
@@ -178,6 +206,31 @@ level = "warn"
 name = "fake"
 base_url = "http://{upstream}/v1"
 models = ["{MODEL}"]
+"#
+    )
+}
+
+/// The local model, and no flood guard in the way.
+fn local_config(listen: SocketAddr, admin: SocketAddr, model: Option<&Path>, slots: u32) -> String {
+    let model = model.map_or_else(String::new, |model| format!("model = {model:?}\n"));
+    format!(
+        r#"listen = "{listen}"
+
+[admin]
+listen = "{admin}"
+
+[local]
+slots_max = {slots}
+{model}
+[ingress]
+requests_per_second_max = 1_000_000
+requests_burst_max = 1_000_000
+
+[shutdown]
+grace_s = 1
+
+[log]
+level = "warn"
 "#
     )
 }

@@ -89,7 +89,7 @@ pub(super) fn body(target: &Target, text: &str, answer_tokens: u32) -> Bytes {
 }
 
 /// Words in an order that the seed decides, by a linear congruential generator (Knuth's MMIX).
-fn prose(words: u32, seed: u64) -> String {
+pub(crate) fn prose(words: u32, seed: u64) -> String {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03;
     let mut text = String::new();
     for _ in 0..words {
