@@ -17,6 +17,7 @@
 //! | receipt | leaves exactly one record per exchange, however it ends |
 //! | fault | what a caller may learn of a failure |
 //! | card | what a backend says of itself |
+//! | priority | how soon a request wants its answer |
 //! | slot | one running sequence in the local engine |
 
 mod backend;
@@ -25,6 +26,7 @@ mod event;
 mod fault;
 mod ids;
 mod principal;
+mod priority;
 mod privacy;
 mod record;
 mod reply;
@@ -46,6 +48,7 @@ pub use event::{
 pub use fault::{BadRequest, Classify, Fault};
 pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Tokens};
 pub use principal::{KeyDigest, Principal};
+pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
 pub use record::{CacheOutcome, ExchangeRecord, Outcome, RouteTaken};
 pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, replay};

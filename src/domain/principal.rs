@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{KeyId, ModelAlias, TeamId};
+use crate::{KeyId, ModelAlias, Priority, TeamId};
 
 /// The caller of one exchange, known before the body is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub struct Principal {
     pub team: TeamId,
     /// Models the key may name; `None` grants all.
     pub models: Option<Vec<ModelAlias>>,
+    /// The highest its requests may ask for.
+    pub priority: Priority,
 }
 
 impl Principal {
@@ -22,6 +24,7 @@ impl Principal {
             key: None,
             team: TeamId::new("default"),
             models: None,
+            priority: Priority::default(),
         }
     }
 

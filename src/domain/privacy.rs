@@ -7,7 +7,7 @@ use std::fmt;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
-use crate::{ChatRequest, RequestId, TeamId};
+use crate::{ChatRequest, Priority, RequestId, TeamId};
 
 /// How far a destination is trusted, least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -160,6 +160,7 @@ pub struct Outbound {
     request_id: RequestId,
     model: String,
     team: Option<TeamId>,
+    priority: Priority,
     request: ChatRequest,
 }
 
@@ -177,6 +178,7 @@ impl Outbound {
             request_id,
             model,
             team: None,
+            priority: Priority::default(),
             request: findings.masked_view(request, trust),
         }
     }
@@ -186,6 +188,17 @@ impl Outbound {
     pub fn for_team(mut self, team: TeamId) -> Self {
         self.team = Some(team);
         self
+    }
+
+    #[must_use]
+    pub fn with_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.priority
     }
 
     /// `None` where nobody said.
