@@ -21,9 +21,11 @@ pub struct EngineConfig {
     /// [`EngineConfig::KV_TOKENS_DEFAULT`]. When it is used up, requests wait in the queue, and
     /// the youngest running one is set back to be computed again.
     pub kv_tokens_max: Option<u32>,
-    /// Chats computed at once; at most [`EngineConfig::SLOTS_LIMIT`]. Further ones wait.
+    /// Chats computed at once; at most [`EngineConfig::SLOTS_LIMIT`]. Further ones wait, but for the
+    /// first of a team, which may have one of [`EngineConfig::SPARE_SLOTS`] more.
     pub slots_max: u32,
-    /// Chats that may wait for a slot. One more is refused as overloaded.
+    /// Chats that may wait for a slot. One more is refused as overloaded, unless its team has less
+    /// than its share of a reserve of a quarter more.
     pub queue_max: usize,
     /// Threads that compute. `None`: the physical cores this process may use, at most
     /// [`EngineConfig::THREADS_DEFAULT_MAX`], and 1 for a model so small that threads would only
@@ -75,6 +77,8 @@ impl EngineConfig {
     /// The most slots there may be: llama.cpp's own bound is 256 sequences, and 64 of them already
     /// share a CPU's bandwidth too thinly to be of use.
     pub const SLOTS_LIMIT: u32 = 64;
+    /// Slots beyond `slots_max`, each for a team of which no interactive request is being answered.
+    pub const SPARE_SLOTS: u32 = 2;
     /// Models state up to a million tokens; the cache for those would not fit most machines.
     pub const CONTEXT_TOKENS_DEFAULT: u32 = 8_192;
     /// 12 KB a token for a 0.5B model, 128 KB for an 8B one: 0.2 to 2 GB.
@@ -119,7 +123,7 @@ impl EngineConfig {
             (self.slots_max > Self::SLOTS_LIMIT, "slots_max"),
             (self.queue_max == 0, "queue_max"),
             (self.threads == Some(0), "threads"),
-            (self.batch_tokens_max < self.slots_max, "batch_tokens_max"),
+            (self.batch_tokens_max < self.sequences(), "batch_tokens_max"),
             (
                 self.busy_prompt_delay_max.is_zero(),
                 "busy_prompt_delay_max",
@@ -145,6 +149,11 @@ impl EngineConfig {
         ];
         zero.into_iter()
             .find_map(|(is_wrong, name)| is_wrong.then_some(name))
+    }
+
+    /// Chats that may be in the cache at once.
+    pub(crate) fn sequences(&self) -> u32 {
+        self.slots_max.saturating_add(Self::SPARE_SLOTS)
     }
 
     /// The context of one chat for a model trained on `trained` tokens.

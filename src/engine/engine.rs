@@ -219,6 +219,7 @@ impl Engine {
             streams.push(stream);
             requests.push(Request {
                 team: call.team().cloned(),
+                priority: call.priority(),
                 prompt,
                 output_max: prepared.output_max,
                 sampler,
@@ -274,7 +275,7 @@ impl Backend for Engine {
         check_together(call.request())?;
         let choices = self.check_choices(call.request().choices)?;
         // Before the work of preparing, and again after it.
-        self.shared.check_room(choices)?;
+        self.shared.check_room(call.team(), choices)?;
         let ready = self.prepare(&call).await?;
         self.submit(&call, ready)
     }

@@ -33,6 +33,7 @@ mod decoder;
 mod engine;
 #[cfg(test)]
 mod fake;
+mod forecast;
 mod grammar;
 #[cfg(feature = "llama")]
 mod llama;
@@ -52,6 +53,7 @@ mod splitting;
 mod stops;
 mod utf8;
 mod voice;
+mod waiting;
 
 pub use config::{EngineConfig, PrefixScope};
 pub use engine::{Engine, EngineDriver, EnginePanicked};

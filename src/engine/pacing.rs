@@ -66,16 +66,26 @@ impl Pacing {
     }
 
     /// Prompt tokens that fit into the delay.
+    pub(crate) fn slice(&self) -> u32 {
+        self.tokens_within(self.delay)
+    }
+
+    /// Seconds of a prompt token, and of a step without prompts, where they were measured.
+    pub(crate) fn rates(&self) -> (Option<f64>, Option<f64>) {
+        (self.prompt_s, self.step_s)
+    }
+
+    /// Prompt tokens that fit into `delay`.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "casts of floats saturate"
     )]
-    pub(crate) fn slice(&self) -> u32 {
+    pub(crate) fn tokens_within(&self, delay: Duration) -> u32 {
         let Some(prompt_s) = self.prompt_s else {
             return Self::UNMEASURED_TOKENS;
         };
-        let fits = self.delay.as_secs_f64() / prompt_s.max(f64::MIN_POSITIVE);
+        let fits = delay.as_secs_f64() / prompt_s.max(f64::MIN_POSITIVE);
         (fits as u32).max(Self::TOKENS_MIN)
     }
 }

@@ -1,23 +1,25 @@
 //! What the handle and the engine's thread share: the bounded queue and the pulse.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{BackendError, Health, HealthState, TeamId};
+use domain::{BackendError, Health, HealthState, Priority, TeamId};
 
 use crate::decoder::{Interrupt, Token};
+use crate::forecast::Outlook;
 use crate::grammar::Grammar;
 use crate::reply::{Bell, ReplySender};
 use crate::sampler::Sampler;
 use crate::voice::VoiceRules;
+use crate::waiting::{Place, Seat, Waiting};
 
 /// One chat, ready to be computed.
 pub(crate) struct Request {
     /// Whose it is; the cache is shared within a team only.
     pub team: Option<TeamId>,
+    pub priority: Priority,
     /// Never empty, and shorter than the context.
     pub prompt: Vec<Token>,
     /// At least 1, and no more than the context has left.
@@ -38,7 +40,7 @@ impl fmt::Debug for Request {
     }
 }
 
-/// Said of an overloaded engine that has not yet finished a chat to measure by.
+/// Said of an overloaded engine that has nothing yet to measure by.
 const WAIT_UNKNOWN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -53,7 +55,7 @@ pub(crate) struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<Request>,
+    waiting: Waiting,
     is_closed: bool,
 }
 
@@ -74,42 +76,56 @@ impl Shared {
     /// # Errors
     /// The queue has no room for them, or the engine has ended.
     pub(crate) fn submit(&self, choices: Vec<Request>) -> Result<(), BackendError> {
-        self.check_room(choices.len())?;
+        let Some(team) = choices.first().map(|request| request.team.clone()) else {
+            return Ok(());
+        };
+        self.check_room(team.as_ref(), choices.len())?;
         let mut queue = self.queue();
         if queue.is_closed {
             return Err(BackendError::Engine("it has stopped"));
         }
-        if queue.waiting.len() + choices.len() > self.queue_max {
+        if !queue
+            .waiting
+            .has_room(team.as_ref(), choices.len(), self.queue_max)
+        {
             drop(queue);
             return Err(self.overloaded());
         }
-        queue.waiting.extend(choices);
+        let mut is_newcomer = false;
+        for request in choices {
+            is_newcomer |= queue.waiting.push(request);
+        }
         drop(queue);
+        if is_newcomer {
+            // A team alone has its prompts computed in batches too long for another to wait for.
+            self.interrupt.raise();
+        }
         self.bell.ring();
         Ok(())
     }
 
-    /// What `submit` would say of so many now, so that work towards it can be spared.
+    /// What `submit` would say to `team` of so many now, so that work towards it can be spared.
     ///
     /// # Errors
     /// As for [`Shared::submit`].
-    pub(crate) fn check_room(&self, choices: usize) -> Result<(), BackendError> {
+    pub(crate) fn check_room(
+        &self,
+        team: Option<&TeamId>,
+        choices: usize,
+    ) -> Result<(), BackendError> {
         let mut queue = self.queue();
         if queue.is_closed {
             return Err(BackendError::Engine("it has stopped"));
         }
-        if queue.waiting.len() + choices > self.queue_max {
-            // Those who left while waiting take no place from those who come.
-            queue
-                .waiting
-                .retain(|request| !request.reply.is_cancelled());
+        if !queue.waiting.has_room(team, choices, self.queue_max) {
+            queue.waiting.drop_cancelled();
         }
-        let is_full = queue.waiting.len() + choices > self.queue_max;
+        let has_room = queue.waiting.has_room(team, choices, self.queue_max);
         drop(queue);
-        if is_full {
-            Err(self.overloaded())
-        } else {
+        if has_room {
             Ok(())
+        } else {
+            Err(self.overloaded())
         }
     }
 
@@ -119,16 +135,33 @@ impl Shared {
         }
     }
 
-    /// Takes the first request whose reader is still there, if `fits` it.
-    pub(crate) fn take_if(&self, fits: impl FnOnce(&Request) -> bool) -> Option<Request> {
-        let mut queue = self.queue();
-        queue
-            .waiting
-            .retain(|request| !request.reply.is_cancelled());
-        if !fits(queue.waiting.front()?) {
-            return None;
-        }
-        queue.waiting.pop_front()
+    /// Takes the next request for `place` whose reader is still there, if `fits` it. Its seat is to
+    /// be given back by [`Shared::settle`].
+    pub(crate) fn take_if(
+        &self,
+        place: Place,
+        fits: impl FnOnce(&Request) -> bool,
+    ) -> Option<(Request, Seat)> {
+        self.queue().waiting.take_if(place, fits)
+    }
+
+    pub(crate) fn settle(&self, seat: Seat) {
+        self.queue().waiting.settle(seat);
+    }
+
+    /// True when more than one team asks these days.
+    pub(crate) fn has_rivals(&self) -> bool {
+        self.queue().waiting.has_rivals()
+    }
+
+    /// How many tokens a reply bounded by `output_max` is expected to have.
+    pub(crate) fn reply_tokens(&self, output_max: u32) -> u32 {
+        self.queue().waiting.reply_tokens(output_max)
+    }
+
+    /// Requests computed at once, those on spare slots not counted.
+    pub(crate) fn slots(&self) -> u32 {
+        self.pulse.slots
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -139,7 +172,7 @@ impl Shared {
     pub(crate) fn close(&self) {
         let mut queue = self.queue();
         queue.is_closed = true;
-        for request in queue.waiting.drain(..) {
+        for request in queue.waiting.drain() {
             request
                 .reply
                 .end(Some(BackendError::Engine("it has stopped")));
@@ -169,13 +202,20 @@ impl Shared {
         Stride::At(steps.wrapping_add(self.interrupt.looks()))
     }
 
-    /// How long a request that came now would wait for a slot: those before it and itself, each
-    /// taking as long as the last few did, so many at a time as there are slots.
+    /// How long a request that came now would wait for a slot. Until the machine's speed was
+    /// measured: those before it and itself, each taking as long as the last few did, so many at a
+    /// time as there are slots.
     fn wait(&self) -> Option<Duration> {
-        let waiting = u32::try_from(self.waiting()).unwrap_or(u32::MAX);
+        let queue = self.queue();
+        let (waiting, ahead) = (queue.waiting.len(), queue.waiting.ahead());
+        drop(queue);
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         let pulse = &self.pulse;
         if waiting == 0 && pulse.running.load(Ordering::Relaxed) < pulse.slots {
             return Some(Duration::ZERO);
+        }
+        if let Some(wait) = pulse.outlook().wait(ahead, pulse.slots) {
+            return Some(wait);
         }
         let mean = Duration::from_micros(pulse.service_us_mean.load(Ordering::Relaxed));
         (!mean.is_zero()).then(|| mean.saturating_mul(waiting.saturating_add(1)) / pulse.slots)
@@ -205,6 +245,7 @@ pub(crate) struct Pulse {
     /// A moving mean of how long a chat holds its slot; 0 before the first.
     service_us_mean: AtomicU64,
     state: AtomicU8,
+    outlook: Mutex<Outlook>,
 }
 
 const STATES: [HealthState; 3] = [HealthState::Ready, HealthState::Starting, HealthState::Down];
@@ -218,6 +259,7 @@ impl Pulse {
             running: AtomicU32::new(0),
             service_us_mean: AtomicU64::new(0),
             state: AtomicU8::new(1),
+            outlook: Mutex::default(),
         }
     }
 
@@ -247,6 +289,14 @@ impl Pulse {
         self.running.store(running, Ordering::Relaxed);
     }
 
+    pub(crate) fn set_outlook(&self, outlook: Outlook) {
+        *self.outlook.lock().unwrap_or_else(PoisonError::into_inner) = outlook;
+    }
+
+    fn outlook(&self) -> Outlook {
+        *self.outlook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Learns from a finished chat. An eighth of each new time goes into the mean.
     pub(crate) fn learn(&self, service: Duration) {
         let us = u64::try_from(service.as_micros())
@@ -273,6 +323,7 @@ mod tests {
         let (sender, stream) = reply(4, Arc::clone(&shared.bell), Arc::clone(&shared.interrupt));
         let request = Request {
             team: None,
+            priority: Priority::default(),
             prompt: vec![1],
             output_max: 1,
             sampler: Sampler::new(&Sampling::default(), 0.0, 0),
@@ -311,9 +362,30 @@ mod tests {
         let two: (Vec<_>, Vec<_>) = (0..2).map(|_| request(&shared)).unzip();
         shared.submit(two.0).unwrap();
         assert_eq!(shared.waiting(), 2);
-        assert!(shared.check_room(1).is_err());
+        assert!(shared.check_room(None, 2).is_err());
         drop(two.1);
-        assert!(shared.check_room(2).is_ok());
+        assert!(shared.check_room(None, 2).is_ok());
+    }
+
+    #[test]
+    fn a_measured_machine_foretells_the_wait_from_the_tokens_ahead() {
+        let shared = Shared::new(1, 4);
+        shared.pulse.set_outlook(Outlook {
+            prompt_s: Some(0.01),
+            step_s: Some(0.5),
+            reading: 99,
+            steps: 8,
+        });
+        let (first, _stream) = request(&shared);
+        shared.submit(vec![first]).unwrap();
+        let refused = shared.check_room(None, 2).unwrap_err();
+        // 99 tokens and one to read, eight steps until a slot is free; a reply of one token, among
+        // four, is less than a step.
+        assert!(
+            matches!(refused, BackendError::Overloaded { retry_after } if retry_after == Duration::from_secs(5)),
+            "{refused:?}"
+        );
+        assert_eq!(shared.health().wait, Some(Duration::from_secs(5)));
     }
 
     #[test]
@@ -324,7 +396,7 @@ mod tests {
         drop(stream);
         let (second, _stream) = request(&shared);
         shared.submit(vec![second]).unwrap();
-        assert!(shared.take_if(|_| true).is_some());
+        assert!(shared.take_if(Place::Regular, |_| true).is_some());
         assert_eq!(shared.waiting(), 0);
     }
 

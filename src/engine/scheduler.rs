@@ -10,17 +10,21 @@
 //! chat is set back: it keeps its place and its text, and is computed again when there is room. The
 //! oldest always gets on, so everything ends.
 //!
+//! **Turns.** Who waits is admitted in turn, by [`crate::waiting`] and [`admission`].
+//!
 //! **Prompts.** While somebody is being answered, prompts are computed in slices of a bounded time
 //! (see [`crate::pacing`]), else a batch at a time. The shortest remaining prompt comes first; one
 //! that was passed over counts as shorter with every time, so none waits for ever. What another
 //! slot of the same team has in the cache is shared and not computed again, and a prompt that
 //! begins like one under way waits for it. What a slot held and must give up is saved where that
-//! is worth it, and restored for a prompt that begins alike (see [`aside`]).
+//! is worth it, and restored for a prompt that begins alike (see [`aside`]). [`portions`] has the exceptions where several teams ask.
 //!
 //! **Interruption.** A reader that leaves in mid-prompt cuts the whole batch short. What reached
 //! the cache stays; everybody else's tokens that did not are simply still pending in the next step.
 
+mod admission;
 mod aside;
+mod portions;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -35,6 +39,7 @@ use crate::pacing::Pacing;
 use crate::prefixes::{PrefixRules, Prefixes};
 use crate::queue::{Request, Shared};
 use crate::slot::{Delivered, Slot};
+use crate::waiting::Seat;
 
 /// Room kept free for each running reply when another chat asks to be admitted. More of it makes
 /// setting back rarer, less of it admits sooner.
@@ -90,11 +95,15 @@ pub(crate) struct Scheduler<D> {
     pacing: Pacing,
     shape: Shape,
     slots: Vec<Slot>,
+    /// Of each slot's job; given back in the step after its end.
+    seats: Vec<Option<Seat>>,
     batch: Vec<Entry>,
     shares: Vec<Share>,
     prefixes: Prefixes,
     /// Counts admissions; the clock of ages.
     admissions: u64,
+    /// Steps in a row that began with the first of a team.
+    firsts_in_a_row: u32,
     failures: u32,
     /// Down because of them, and until when.
     down_until: Option<Instant>,
@@ -131,9 +140,11 @@ impl<D: Decoder> Scheduler<D> {
             rules,
             shape,
             slots: (0..shape.sequences).map(|_| Slot::default()).collect(),
+            seats: (0..shape.sequences).map(|_| None).collect(),
             batch: Vec::new(),
             shares: Vec::new(),
             admissions: 0,
+            firsts_in_a_row: 0,
             failures: 0,
             down_until: None,
         }
@@ -208,30 +219,8 @@ impl<D: Decoder> Scheduler<D> {
         }
     }
 
-    fn admit(&mut self, now: Instant) {
-        while self.slots.iter().any(|slot| slot.job.is_none()) {
-            let expected: u32 = self
-                .slots
-                .iter()
-                .map(|slot| slot.expected(HEADROOM_TOKENS))
-                .fold(0, u32::saturating_add);
-            let room = self.shape.kv_tokens.saturating_sub(expected);
-            let fits = |request: &Request| {
-                let prompt = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
-                let need = prompt.saturating_add(request.output_max.min(HEADROOM_TOKENS));
-                // Alone, every chat fits: the cache holds a context.
-                expected == 0 || need <= room
-            };
-            let Some(request) = self.shared.take_if(fits) else {
-                break;
-            };
-            self.begin(request, now);
-        }
-        self.note_running();
-    }
-
     /// Gives `request` the free slot whose leftovers serve it best, else the longest unused.
-    fn begin(&mut self, mut request: Request, now: Instant) {
+    fn begin(&mut self, mut request: Request, seat: Seat, now: Instant) {
         if self.rules.prefixes.scope == PrefixScope::Global {
             // From here on the team is only whom the cache is shared with.
             request.team = None;
@@ -245,6 +234,7 @@ impl<D: Decoder> Scheduler<D> {
             (slot.shared_prefix(&request), Reverse((slot.used, *index)))
         });
         let Some((index, slot)) = best else {
+            self.shared.settle(seat);
             return request
                 .reply
                 .end(Some(BackendError::Engine("no slot was free")));
@@ -253,6 +243,9 @@ impl<D: Decoder> Scheduler<D> {
         self.set_aside(index, shared);
         let held = self.decoder.truncate(sequence(index), shared);
         self.admissions += 1;
+        if let Some(ended) = self.seats[index].replace(seat) {
+            self.shared.settle(ended);
+        }
         self.slots[index].begin(request, held, &self.rules.model, self.admissions, now);
         // The last step's batch takes no room any more.
         self.batch.clear();
@@ -283,21 +276,21 @@ impl<D: Decoder> Scheduler<D> {
         for slot in talking {
             self.take(slot, 1);
         }
-        let mut budget = self.shape.batch_tokens.saturating_sub(self.batched());
-        if !self.batch.is_empty() {
-            budget = budget.min(match self.rules.busy_prompt {
-                BusyPrompt::Within(_) => self.pacing.slice(),
-                BusyPrompt::Tokens(tokens) => tokens,
-            });
-        }
+        let mut budget = self.prompt_budget();
         let mut is_first = true;
-        for slot in self.shortest_first(reading) {
+        let reading = self.shortest_first(reading);
+        for slot in self.firsts_first(reading) {
             if !self.may_resume(slot) || self.follows(slot) {
                 continue;
             }
             let left = self.slots[slot].pending();
-            let taken = self.take(slot, budget);
-            budget -= taken;
+            let most = if is_first {
+                self.portion(slot, budget)
+            } else {
+                budget
+            };
+            let taken = self.take(slot, most);
+            budget = budget.saturating_sub(taken);
             if !is_first
                 && taken < left
                 && let Some(job) = &mut self.slots[slot].job
@@ -365,7 +358,12 @@ impl<D: Decoder> Scheduler<D> {
         }
         let others = self.slots.iter().enumerate();
         let others = others.filter(|(other, held)| *other != slot && !held.is_idle());
-        let held: u32 = others.map(|(_, other)| other.held).sum();
+        // The first of a team shall not be set back in its turn.
+        let held = others.map(|(other, held)| match self.is_first(other) {
+            true => held.held.max(held.expected(HEADROOM_TOKENS)),
+            false => held.held,
+        });
+        let held = held.fold(0, u32::saturating_add);
         let expected = self.slots[slot].expected(HEADROOM_TOKENS);
         let fits = held.saturating_add(expected) <= self.shape.kv_tokens;
         self.slots[slot].is_set_back = !fits;
@@ -427,14 +425,18 @@ impl<D: Decoder> Scheduler<D> {
         true
     }
 
-    /// Sets the youngest running slot back that is younger than `age` and not in the batch.
+    /// Sets the youngest running slot back that is younger than `age` and not in the batch. The
+    /// first of a team is spared for as long as can be: only the oldest of all may have its room.
     fn set_back_younger(&mut self, age: u64) -> bool {
+        let mut running = self.slots.iter().filter_map(|slot| slot.job.as_ref());
+        let is_oldest = running.all(|job| job.admitted >= age);
         let younger = (0..self.slots.len()).filter(|slot| {
             self.age(*slot) > age
                 && self.slots[*slot].held > 0
+                && (is_oldest || !self.is_first(*slot))
                 && !self.shares.iter().any(|share| share.slot == *slot)
         });
-        let Some(slot) = younger.max_by_key(|slot| self.age(*slot)) else {
+        let Some(slot) = younger.max_by_key(|slot| (!self.is_first(*slot), self.age(*slot))) else {
             return false;
         };
         debug!("cache is full, youngest slot set back");
@@ -481,6 +483,9 @@ impl<D: Decoder> Scheduler<D> {
         for share in std::mem::take(&mut self.shares) {
             let slot = &mut self.slots[share.slot];
             slot.held += share.count;
+            if let Some(seat) = &mut self.seats[share.slot] {
+                seat.count(share.count, share.logits.is_some());
+            }
             let Some(index) = share.logits else {
                 continue;
             };

@@ -278,6 +278,11 @@ impl Job {
         Delivered::All
     }
 
+    /// How many tokens of the reply there are.
+    pub(crate) fn drawn(&self) -> u32 {
+        self.usage.completion_tokens.0
+    }
+
     pub(crate) fn stalled_since(&self) -> Option<Instant> {
         self.stalled_since
     }

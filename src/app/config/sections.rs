@@ -349,7 +349,9 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
         batch_tokens_max: within(
             "local.batch_tokens_max",
             raw.batch_tokens_max,
-            raw.slots_max.max(16)..=65_536,
+            raw.slots_max
+                .saturating_add(EngineConfig::SPARE_SLOTS)
+                .max(16)..=65_536,
             findings,
         ),
         threads: raw.threads,

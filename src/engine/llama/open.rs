@@ -194,7 +194,7 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Sizes {
             UBATCH_TOKENS_CPU
         },
         shape: Shape {
-            sequences: config.slots_max,
+            sequences: config.sequences(),
             kv_tokens,
             batch_tokens: config.batch_tokens_max.min(kv_tokens),
             context_tokens,

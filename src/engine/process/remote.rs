@@ -147,6 +147,7 @@ impl Backend for Remote {
             request_id: call.request_id().as_str().to_owned(),
             model: call.model().to_owned(),
             team: call.team().map(|team| team.as_str().to_owned()),
+            priority: call.priority(),
             request,
         })?;
         taken.wait().await?;

@@ -255,7 +255,8 @@ async fn open(engine: &Engine, ask: Ask) -> Result<ChatStream, BackendError> {
         request,
         &Findings::default(),
         Trust::Device,
-    );
+    )
+    .with_priority(ask.priority);
     if let Some(team) = ask.team {
         call = call.for_team(team.as_str().into());
     }

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use domain::{
-    Ability, BackendError, BadRequest, ChatEvent, Health, HealthState, ModelCard, TimeoutPhase,
-    Tokens,
+    Ability, BackendError, BadRequest, ChatEvent, Health, HealthState, ModelCard, Priority,
+    TimeoutPhase, Tokens,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,7 @@ pub(super) struct Ask {
     pub request_id: String,
     pub model: String,
     pub team: Option<String>,
+    pub priority: Priority,
     /// The request as JSON: it holds values of any form, which postcard has no words for.
     pub request: String,
 }

@@ -14,6 +14,8 @@ use crate::reply::{ReplyStream, reply};
 use crate::sampler::Sampler;
 use crate::voice::VoiceRules;
 
+mod fair;
+
 const SHAPE: Shape = Shape {
     sequences: 4,
     kv_tokens: 1_024,
@@ -55,11 +57,25 @@ impl Bench {
     }
 
     fn with(shape: Shape, change: impl FnOnce(&mut FakeDecoder)) -> Self {
-        Self::keeping(shape, NO_PREFIXES, change)
+        Self::made(shape, shape.sequences, NO_PREFIXES, change)
+    }
+
+    /// With `slots` regular slots among its sequences.
+    fn of(shape: Shape, slots: u32, change: impl FnOnce(&mut FakeDecoder)) -> Self {
+        Self::made(shape, slots, NO_PREFIXES, change)
     }
 
     fn keeping(shape: Shape, prefixes: PrefixRules, change: impl FnOnce(&mut FakeDecoder)) -> Self {
-        let shared = Arc::new(Shared::new(64, shape.sequences));
+        Self::made(shape, shape.sequences, prefixes, change)
+    }
+
+    fn made(
+        shape: Shape,
+        slots: u32,
+        prefixes: PrefixRules,
+        change: impl FnOnce(&mut FakeDecoder),
+    ) -> Self {
+        let shared = Arc::new(Shared::new(64, slots));
         let mut decoder = FakeDecoder::new(shape, Arc::clone(&shared.interrupt));
         change(&mut decoder);
         let (mishaps, log) = (Arc::clone(&decoder.mishaps), Arc::clone(&decoder.log));
@@ -89,6 +105,7 @@ impl Bench {
         let (sender, stream) = reply(self.events_max, Arc::clone(&self.shared.bell), interrupt);
         let mut request = Request {
             team: None,
+            priority: domain::Priority::default(),
             prompt: prompt.bytes().map(i32::from).collect(),
             output_max: self.scheduler.shape.context_tokens - prompt.len() as u32,
             sampler: Sampler::new(&Sampling::default(), 0.0, 0),

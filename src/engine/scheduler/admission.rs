@@ -1,0 +1,135 @@
+//! Who gets a slot: the regular ones in turn, the spare ones for the first of a team.
+//!
+//! A chat is admitted when its prompt and a little of its reply fit beside what the others have.
+//! The first of a team may have the youngest chat of the busiest other team set back for it, never
+//! the oldest of all: that one always gets on.
+
+use super::{Decoder, HEADROOM_TOKENS, Instant, Request, Scheduler};
+use crate::forecast::{Outlook, tokens_left};
+use crate::waiting::{Place, Seat};
+
+impl<D: Decoder> Scheduler<D> {
+    pub(super) fn admit(&mut self, now: Instant) {
+        self.settle();
+        while self.admit_next(now) || self.admit_first(now) {}
+        self.note_running();
+        self.shared.pulse.set_outlook(self.outlook());
+    }
+
+    /// Gives back the seats of those who have ended.
+    fn settle(&mut self) {
+        for (slot, seat) in self.slots.iter().zip(&mut self.seats) {
+            if slot.job.is_none()
+                && let Some(seat) = seat.take()
+            {
+                self.shared.settle(seat);
+            }
+        }
+    }
+
+    /// Admits whoever is next, if a regular slot is free and there is room.
+    fn admit_next(&mut self, now: Instant) -> bool {
+        let seats = self.seats.iter().flatten();
+        let regular = seats.filter(|seat| seat.place() == Place::Regular).count();
+        if regular >= self.shared.slots() as usize || !self.has_free_slot() {
+            return false;
+        }
+        let expected = self.expected(|_| true);
+        let room = self.shape.kv_tokens.saturating_sub(expected);
+        // Alone, every chat fits: the cache holds a context.
+        let fits = |request: &Request| expected == 0 || need(request) <= room;
+        let Some((request, seat)) = self.shared.take_if(Place::Regular, fits) else {
+            return false;
+        };
+        self.begin(request, seat, now);
+        true
+    }
+
+    /// Admits the first of a team, if any slot is free and room can be made.
+    fn admit_first(&mut self, now: Instant) -> bool {
+        if !self.has_free_slot() {
+            return false;
+        }
+        // Those set back wait for room anyway.
+        let expected = self.expected(|slot| !self.slots[slot].is_set_back);
+        let room = self.shape.kv_tokens.saturating_sub(expected);
+        let yielding = self.yielding();
+        let gain = yielding.map_or(0, |slot| self.slots[slot].expected(HEADROOM_TOKENS));
+        let mut is_short = false;
+        let fits = |request: &Request| {
+            let need = need(request);
+            is_short = expected > 0 && need > room;
+            !is_short || need <= room.saturating_add(gain)
+        };
+        let Some((request, seat)) = self.shared.take_if(Place::Spare, fits) else {
+            return false;
+        };
+        if let Some(slot) = yielding.filter(|_| is_short) {
+            self.forget(slot);
+            self.slots[slot].is_set_back = true;
+        }
+        self.begin(request, seat, now);
+        true
+    }
+
+    /// Nobody of its team was being answered when it was admitted.
+    pub(super) fn is_first(&self, slot: usize) -> bool {
+        self.seats[slot].as_ref().is_some_and(Seat::is_first)
+    }
+
+    fn has_free_slot(&self) -> bool {
+        self.slots.iter().any(|slot| slot.job.is_none())
+    }
+
+    /// The tokens that those of the slots which count may come to hold soon.
+    fn expected(&self, counts: impl Fn(usize) -> bool) -> u32 {
+        let slots = (0..self.slots.len()).filter(|slot| counts(*slot));
+        slots
+            .map(|slot| self.slots[slot].expected(HEADROOM_TOKENS))
+            .fold(0, u32::saturating_add)
+    }
+
+    /// The youngest chat of the team that has the most of them, and more than one.
+    fn yielding(&self) -> Option<usize> {
+        let oldest = (0..self.slots.len())
+            .filter(|slot| self.slots[*slot].job.is_some())
+            .min_by_key(|slot| self.age(*slot))?;
+        let running = |seat: &Seat| {
+            let seats = self.seats.iter().flatten();
+            seats.filter(|other| other.team() == seat.team()).count()
+        };
+        let may_yield = (0..self.slots.len()).filter(|slot| {
+            let held = &self.slots[*slot];
+            *slot != oldest && !held.is_idle() && !held.is_set_back && held.held > 0
+        });
+        let counted = may_yield.filter_map(|slot| {
+            let count = running(self.seats[slot].as_ref()?);
+            (count > 1).then_some((count, self.age(slot), slot))
+        });
+        counted.max().map(|(_, _, slot)| slot)
+    }
+
+    /// What is known of the time until a slot is free.
+    fn outlook(&self) -> Outlook {
+        let usual = self.shared.reply_tokens(u32::MAX);
+        let running = self.slots.iter().filter(|slot| !slot.is_idle());
+        let left = running.clone().filter_map(|slot| {
+            let so_far = u32::try_from(slot.tokens.len()).unwrap_or(u32::MAX);
+            let left = slot.expected(u32::MAX).saturating_sub(so_far);
+            Some(tokens_left(slot.job.as_ref()?.drawn(), left, usual))
+        });
+        let (prompt_s, step_s) = self.pacing.rates();
+        Outlook {
+            prompt_s,
+            step_s,
+            reading: running.map(|slot| u64::from(slot.pending())).sum(),
+            steps: left.min().unwrap_or(0),
+        }
+    }
+}
+
+/// What a chat is admitted for.
+fn need(request: &Request) -> u32 {
+    let prompt = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
+    prompt.saturating_add(request.output_max.min(HEADROOM_TOKENS))
+}

@@ -1,0 +1,74 @@
+//! How much of the prompts one step computes, and whose comes first.
+//!
+//! While somebody is being answered a step computes one slice. While nobody is, it computes a whole
+//! batch, or where several teams ask, what takes a quarter of a second: so long does the first
+//! request of a team wait for the step under way. Its own prompt, if two slices hold all of it that
+//! is not in the cache, comes before all others and at one go.
+
+use std::time::Duration;
+
+use super::{BusyPrompt, Decoder, Scheduler, Seat};
+
+/// What of prompts is computed at once while nobody is being answered, where several teams ask.
+const QUIET_SLICE: Duration = Duration::from_millis(250);
+
+/// The first of a team may have this many slices at once.
+const FIRST_SLICES: u32 = 2;
+
+/// Steps in a row that a first of a team may begin with. The next goes by length and waiting alone,
+/// so that many teams with short prompts do not keep a long one waiting for ever.
+const FIRSTS_IN_A_ROW_MAX: u32 = 4;
+
+impl<D: Decoder> Scheduler<D> {
+    /// Prompt tokens for a step that is otherwise filled.
+    pub(super) fn prompt_budget(&self) -> u32 {
+        let left = self.shape.batch_tokens.saturating_sub(self.batched());
+        if !self.batch.is_empty() {
+            return left.min(self.slice());
+        }
+        if !self.shared.has_rivals() {
+            return left;
+        }
+        left.min(match self.rules.busy_prompt {
+            BusyPrompt::Within(_) => self.pacing.tokens_within(QUIET_SLICE),
+            BusyPrompt::Tokens(tokens) => tokens.saturating_mul(2),
+        })
+    }
+
+    fn slice(&self) -> u32 {
+        match self.rules.busy_prompt {
+            BusyPrompt::Within(_) => self.pacing.slice(),
+            BusyPrompt::Tokens(tokens) => tokens,
+        }
+    }
+
+    /// What `slot`, which comes first in this step, may have of a budget.
+    pub(super) fn portion(&self, slot: usize, budget: u32) -> u32 {
+        if self.is_short_first(slot) && self.firsts_in_a_row > 0 {
+            return budget.max(self.slots[slot].pending());
+        }
+        budget
+    }
+
+    /// `reading` in its order, but the short prompts of those who are the first of their teams
+    /// before all others.
+    pub(super) fn firsts_first(&mut self, mut reading: Vec<usize>) -> Vec<usize> {
+        let firsts = reading.iter().filter(|slot| self.is_short_first(**slot));
+        let count = firsts.count();
+        if count == 0 || count == reading.len() || self.firsts_in_a_row >= FIRSTS_IN_A_ROW_MAX {
+            self.firsts_in_a_row = u32::from(count > 0 && count == reading.len());
+            return reading;
+        }
+        self.firsts_in_a_row += 1;
+        reading.sort_by_key(|slot| !self.is_short_first(*slot));
+        reading
+    }
+
+    /// True for the first of a team whose prompt, but for what the cache holds of it, is read in one
+    /// step. The end of a long one is not meant.
+    fn is_short_first(&self, slot: usize) -> bool {
+        let limit = self.slice().saturating_mul(FIRST_SLICES);
+        let is_fresh = self.seats[slot].as_ref().is_some_and(Seat::is_fresh);
+        is_fresh && self.is_first(slot) && self.slots[slot].pending() <= limit
+    }
+}
