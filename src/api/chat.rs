@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use bytes::Bytes;
-use domain::{ChatRequest, Classify, Delivery, Fault, RequestId, collect};
+use domain::{BadRequest, ChatRequest, Classify, Delivery, Fault, Priority, RequestId, collect};
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION,
 };
@@ -26,6 +26,8 @@ const X_HEDGE_ROUTE: HeaderName = HeaderName::from_static("x-hedge-route");
 const X_HEDGE_REASON: HeaderName = HeaderName::from_static("x-hedge-reason");
 /// A request with `x-hedge-timing: 1` gets a `server-timing` header.
 const X_HEDGE_TIMING: HeaderName = HeaderName::from_static("x-hedge-timing");
+/// `interactive` (as without it) or `batch`.
+const X_HEDGE_PRIORITY: HeaderName = HeaderName::from_static("x-hedge-priority");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Azure's and Anthropic's key headers: not read here, and not shown to routing rules either.
@@ -78,6 +80,7 @@ where
         })
     })?;
     check_media_type(&head.headers).map_err(early)?;
+    let priority = priority(&head.headers).map_err(early)?;
     let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
     signs.set_unread(false);
     let request = decode(bytes).await.map_err(early)?;
@@ -91,6 +94,7 @@ where
         request_id: id.clone(),
         cache: cache_wish(&head.headers),
         headers: plain_headers(&head.headers),
+        priority,
     };
     let answer = api
         .pipeline
@@ -240,6 +244,19 @@ fn cache_wish(headers: &HeaderMap) -> CacheWish {
         }
     }
     wish
+}
+
+fn priority(headers: &HeaderMap) -> Result<Priority, Fault> {
+    let Some(value) = headers.get(X_HEDGE_PRIORITY) else {
+        return Ok(Priority::default());
+    };
+    let named = value.to_str().ok().and_then(Priority::named);
+    named.ok_or_else(|| {
+        Fault::BadRequest(BadRequest::at(
+            X_HEDGE_PRIORITY.as_str(),
+            "the header's value is `interactive`, as without it, or `batch`",
+        ))
+    })
 }
 
 /// What routing rules may look at: text headers without credentials. `http` keeps names in lower

@@ -182,6 +182,7 @@ fn keys(config: &Config) -> StaticKeys {
             key: Some(key.name.clone()),
             team: key.team.clone(),
             models: key.models.clone(),
+            priority: key.priority,
         };
         (key.digest, principal)
     }))

@@ -56,7 +56,8 @@ pub(crate) async fn open(planned: Planned) -> Result<Opened, Refusal> {
             &findings,
             card.trust,
         )
-        .for_team(admitted.principal.team.clone());
+        .for_team(admitted.principal.team.clone())
+        .with_priority(admitted.context.priority.max(admitted.principal.priority));
         let patience = patience(&snapshot, card, is_last, call.request().delivery);
         match first_content(backend, call, patience).await {
             Ok((head, rest)) => {

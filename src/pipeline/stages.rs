@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use domain::{
-    BackendError, CacheKey, ChatEvent, ChatRequest, ChatStream, Findings, Principal, RequestId,
+    BackendError, CacheKey, ChatEvent, ChatRequest, ChatStream, Findings, Principal, Priority,
+    RequestId,
 };
 use policy::{Asked, Plan};
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ pub struct RequestContext {
     /// Names in lower case; credentials left out. Routing rules may look at them.
     pub headers: Vec<(String, String)>,
     pub cache: CacheWish,
+    /// As the request says; it goes no higher than its key may.
+    pub priority: Priority,
 }
 
 /// What the caller wants of the cache.

@@ -34,6 +34,7 @@ struct Fake {
     card: BackendCard,
     script: Script,
     calls: Arc<Mutex<Vec<String>>>,
+    priorities: Arc<Mutex<Vec<domain::Priority>>>,
 }
 
 impl Fake {
@@ -55,6 +56,7 @@ impl Fake {
             },
             script,
             calls: Arc::default(),
+            priorities: Arc::default(),
         })
     }
 
@@ -79,6 +81,7 @@ impl Backend for Fake {
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
         let asked = call.request().last_user_text();
         self.calls.lock().unwrap().push(asked.clone());
+        self.priorities.lock().unwrap().push(call.priority());
         let started = ChatEvent::Started(Started {
             model: call.model().to_owned(),
             reply_id: None,
@@ -248,6 +251,7 @@ fn parsed(model: &str, text: &str) -> Parsed {
             request_id: "r-1".into(),
             headers: vec![],
             cache: CacheWish::Use,
+            priority: domain::Priority::default(),
         },
     }
 }
@@ -557,6 +561,27 @@ async fn an_unknown_model_names_the_nearest() {
             nearest: Some("tiny".into())
         }
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_goes_no_higher_than_its_key_may() {
+    use domain::Priority::{Batch, Interactive};
+    let local = Fake::new("local", Trust::Device, Script::Says("x"));
+    let bench = bench(vec![Arc::clone(&local)], 4);
+    let cases = [
+        (Interactive, Interactive, Interactive),
+        (Interactive, Batch, Batch),
+        (Batch, Interactive, Batch),
+    ];
+    for (of_key, asked_for, _) in cases {
+        let mut asked = parsed("tiny", "hi");
+        asked.context.cache = CacheWish::Bypass;
+        asked.context.priority = asked_for;
+        asked.principal.priority = of_key;
+        text(bench.pipeline.run(asked).await.unwrap()).await;
+    }
+    let wanted = cases.map(|(_, _, wanted)| wanted);
+    assert_eq!(*local.priorities.lock().unwrap(), wanted);
 }
 
 #[tokio::test(start_paused = true)]

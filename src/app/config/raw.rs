@@ -116,13 +116,25 @@ impl Default for RawIngress {
 pub struct RawKey {
     /// The key's public name, for logs and metrics. Required.
     pub name: Option<String>,
-    /// The team it belongs to. Replies are cached per team.
+    /// The team it belongs to. Replies are cached per team, and the local model is shared fairly
+    /// between teams.
     pub team: Option<String>,
     /// `env:NAME`, `file:/path`, or `sha256:HEX`, which keeps no key at all on this machine
     /// (`printf %s "$KEY" | sha256sum`). Required.
     pub secret: Option<SecretText>,
     /// Models the key may name; all when left out.
     pub models: Option<Vec<String>>,
+    /// `batch`: all its requests wait for the local model behind interactive ones.
+    pub priority: RawPriority,
+}
+
+/// The highest priority that requests under a key may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RawPriority {
+    #[default]
+    Interactive,
+    Batch,
 }
 
 /// The model on this machine.

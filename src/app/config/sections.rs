@@ -7,13 +7,14 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use domain::{FindingClass, KeyDigest, KeyId, ModelAlias, TeamId, Trust};
+use domain::{FindingClass, KeyDigest, KeyId, ModelAlias, Priority, TeamId, Trust};
 
 use engine::EngineConfig;
 
 use super::faults::Findings;
 use super::raw::{
     Isolation, PrefixScope, RawCache, RawClasses, RawIngress, RawKey, RawLimits, RawLocal, RawLog,
+    RawPriority,
     RawPrivacy, RawRoutes, RawTrust,
 };
 use super::secret::Surroundings;
@@ -55,6 +56,7 @@ pub struct KeyGrant {
     pub team: TeamId,
     pub digest: KeyDigest,
     pub models: Option<Vec<ModelAlias>>,
+    pub priority: Priority,
 }
 
 #[derive(Clone, Debug)]
@@ -297,6 +299,10 @@ pub fn keys(raw: &[RawKey], around: &Surroundings<'_>, findings: &mut Findings) 
                     .models
                     .as_ref()
                     .map(|models| models.iter().map(ModelAlias::new).collect()),
+                priority: match key.priority {
+                    RawPriority::Interactive => Priority::Interactive,
+                    RawPriority::Batch => Priority::Batch,
+                },
             });
         }
     }
@@ -349,9 +355,7 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
         batch_tokens_max: within(
             "local.batch_tokens_max",
             raw.batch_tokens_max,
-            raw.slots_max
-                .saturating_add(EngineConfig::SPARE_SLOTS)
-                .max(16)..=65_536,
+            (raw.slots_max.saturating_add(EngineConfig::SPARE_SLOTS)).max(16)..=65_536,
             findings,
         ),
         threads: raw.threads,

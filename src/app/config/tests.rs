@@ -171,10 +171,14 @@ fn secrets_come_from_the_environment_or_a_file_and_never_print() {
 fn a_key_may_be_kept_as_its_digest_alone() {
     let digest = "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683";
     let text = format!(
-        "[[keys]]\nname = 'a'\nsecret = 'sha256:{digest}'\n[[keys]]\nname = 'b'\nsecret = 'env:K'"
+        "[[keys]]\nname = 'a'\nsecret = 'sha256:{digest}'\n[[keys]]\nname = 'b'\nsecret = 'env:K'\npriority = 'batch'"
     );
     let (config, _) = accepted(&text, &[("K", "key")]);
     assert_eq!(config.keys[0].digest, config.keys[1].digest);
+    assert_eq!(
+        [config.keys[0].priority, config.keys[1].priority],
+        domain::Priority::ALL
+    );
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Whole chats, and what a bad one is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{BackendError, BadRequest, TimeoutPhase};
+use domain::{BackendError, BadRequest, Priority, TimeoutPhase};
 
 use crate::client::{HELLO, HELLO_STREAMED, ask, chat};
 use crate::node::{Recipe, Script, node, started, text};
@@ -141,6 +142,32 @@ async fn a_panic_is_a_500_and_the_node_goes_on() {
             (500, "internal_error")
         );
         assert!(raw.header("x-request-id").is_some());
+    }
+}
+
+#[tokio::test]
+async fn the_priority_is_a_header_of_two_words() {
+    for (lines, wanted) in [
+        ("", Ok(Priority::Interactive)),
+        (
+            "x-hedge-priority: interactive\r\n",
+            Ok(Priority::Interactive),
+        ),
+        ("x-hedge-priority: batch\r\n", Ok(Priority::Batch)),
+        ("x-hedge-priority: Batch\r\n", Err(400)),
+        ("x-hedge-priority: \r\n", Err(400)),
+    ] {
+        let node = Recipe::default().start().await;
+        let calls = Arc::clone(&node.calls);
+        let raw = ask(node.client, chat(lines, HELLO)).await;
+        match wanted {
+            Ok(priority) => assert_eq!(calls.lock().unwrap()[0].priority(), priority, "{lines}"),
+            Err(status) => {
+                assert_eq!(raw.status, status, "{lines}");
+                assert_eq!(raw.error("param"), "x-hedge-priority");
+                assert!(calls.lock().unwrap().is_empty());
+            }
+        }
     }
 }
 
