@@ -15,5 +15,7 @@ pub use drive::{
 };
 pub use fake::{Behaviour, Counts, FakeConfig, FakeUpstream, Mishap, Seen};
 pub use hostile::{Sound, Spoilt};
-pub use race::{EngineLoad, Heat, Lap, Place, Race, Standing, race};
+pub use race::{
+    EngineLoad, Fairness, Heat, Lap, Place, Race, Standing, Turn, Verdict, fairness, race,
+};
 pub use soak::{Check, Soak, SoakReport, SoakSample, soak};

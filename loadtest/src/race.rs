@@ -5,10 +5,12 @@
 //! time until the last one is done; a ratio is taken within a round and its median over the rounds.
 //! Token counts are the engines' own, from the usage event.
 
+mod fairness;
 mod prompts;
 mod standing;
 mod telling;
 
+pub use fairness::{Fairness, Turn, Verdict, fairness};
 pub(crate) use prompts::prose;
 pub use standing::{Place, Standing};
 
@@ -93,7 +95,7 @@ pub async fn race(race: &Race, mut progress: impl FnMut(&str)) -> io::Result<Sta
     let Some(reference) = race.targets.first() else {
         return Err(io::Error::other("there is no target"));
     };
-    let prompts = Prompts::measured(reference).await?;
+    let prompts = Prompts::measured(reference, None).await?;
     let mut standing = Standing::new(race);
     for round in 0..race.rounds {
         for (at, heat) in race.heats.iter().enumerate() {
@@ -148,7 +150,7 @@ async fn run(target: &Target, heat: &Heat, prompts: &Prompts, seed: u64) -> io::
         work.spawn(async move {
             let mut tally = Tally::new();
             for body in bodies {
-                match tell_anew(addr, body, &talking).await {
+                match tell_anew(addr, None, body, &talking).await {
                     Ok(telling) => tally.take(&telling),
                     Err(_) => {
                         // One that never speaks must not keep the long prompt waiting.
@@ -167,7 +169,7 @@ async fn run(target: &Target, heat: &Heat, prompts: &Prompts, seed: u64) -> io::
         let count = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
         let all = talking.acquire_many(count).await;
         drop(all.map_err(io::Error::other)?);
-        let stalling = tell_anew(target.addr, body, &Semaphore::new(0)).await;
+        let stalling = tell_anew(target.addr, None, body, &Semaphore::new(0)).await;
         stalling.map_err(|error| io::Error::other(format!("the long prompt: {error}")))?;
     }
     let mut total = Tally::new();

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use loadtest::{
-    Course, EngineLoad, Fleet, Heat, Load, Race, Report, Scenario, Soak, SoakReport, Standing,
-    Target,
+    Course, EngineLoad, Fairness, Fleet, Heat, Load, Race, Report, Scenario, Soak, SoakReport,
+    Standing, Target, Verdict,
 };
 
 /// Measures what a proxy adds to chat requests.
@@ -54,6 +54,65 @@ enum Command {
         #[command(flatten)]
         race: RaceArgs,
     },
+    /// Measure how long one team's short question waits beside another team's load, against alone.
+    /// The server must know two keys, of two teams.
+    Fairness {
+        /// NAME,ADDR:PORT,MODEL.
+        #[arg(long = "target", value_parser = parse_target)]
+        target: Target,
+        #[command(flatten)]
+        fairness: FairnessArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct FairnessArgs {
+    /// The API key of the team with the load.
+    #[arg(long)]
+    crowd_key: Option<String>,
+    /// The API key of the team with the short question.
+    #[arg(long)]
+    guest_key: Option<String>,
+    /// Long requests open at once: 8 under way and 64 queued.
+    #[arg(long, default_value_t = 72)]
+    clients: u32,
+    /// Tokens of a long request's prompt.
+    #[arg(long, default_value_t = 256)]
+    crowd_prompt: u32,
+    /// Tokens of its answer.
+    #[arg(long, default_value_t = 128)]
+    crowd_answer: u32,
+    /// Tokens of the question.
+    #[arg(long, default_value_t = 64)]
+    prompt: u32,
+    /// Tokens of its answer.
+    #[arg(long, default_value_t = 8)]
+    answer: u32,
+    /// Questions of a round, alone and again beside the load.
+    #[arg(long, default_value_t = 12)]
+    questions: u32,
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Where the figures go, as JSON.
+    #[arg(long, default_value = "loadtest/out/fairness.json")]
+    out: PathBuf,
+}
+
+impl FairnessArgs {
+    fn course(&self, target: Target) -> Fairness {
+        Fairness {
+            target,
+            crowd_key: self.crowd_key.clone(),
+            guest_key: self.guest_key.clone(),
+            clients: self.clients,
+            crowd_prompt_tokens: self.crowd_prompt,
+            crowd_answer_tokens: self.crowd_answer,
+            guest_prompt_tokens: self.prompt,
+            guest_answer_tokens: self.answer,
+            questions: self.questions,
+            rounds: self.rounds,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -293,6 +352,11 @@ fn run() -> anyhow::Result<()> {
             let standing = runtime()?.block_on(loadtest::race(&course, say))?;
             publish_race(&standing, &race.out)
         }
+        Command::Fairness { target, fairness } => {
+            let course = fairness.course(target);
+            let verdict = runtime()?.block_on(loadtest::fairness(&course, say))?;
+            publish_verdict(&verdict, &fairness.out)
+        }
     }
 }
 
@@ -343,6 +407,19 @@ fn publish_soak(report: &SoakReport, out: &Path) -> anyhow::Result<()> {
         bail!("not all checks hold");
     }
     Ok(())
+}
+
+fn publish_verdict(verdict: &Verdict, out: &Path) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{}", verdict.machine)?;
+    writeln!(stdout, "{}", verdict.table())?;
+    writeln!(
+        stdout,
+        "beside / alone, first text p50: {:.2}",
+        verdict.ratio
+    )?;
+    write_figures(&serde_json::to_value(verdict)?, out)?;
+    refuse_failures(verdict.failed())
 }
 
 fn write_figures(figures: &serde_json::Value, out: &Path) -> anyhow::Result<()> {

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -61,6 +61,7 @@ pub(crate) struct Lane {
     sender: SendRequest<Full<Bytes>>,
     host: String,
     body: Bytes,
+    authorization: Option<HeaderValue>,
 }
 
 impl Lane {
@@ -78,12 +79,23 @@ impl Lane {
             sender,
             host: addr.to_string(),
             body,
+            authorization: None,
         };
         let drive = async move {
             // A broken connection shows as an error of the request on it.
             drop(connection.await);
         };
         Ok((lane, drive))
+    }
+
+    /// Asks under an API key.
+    ///
+    /// # Errors
+    /// The key is no text that a header can hold.
+    pub(crate) fn with_key(mut self, key: Option<&str>) -> io::Result<Self> {
+        let bearer = key.map(|key| HeaderValue::try_from(format!("Bearer {key}")));
+        self.authorization = bearer.transpose().map_err(io::Error::other)?;
+        Ok(self)
     }
 
     fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
@@ -94,12 +106,12 @@ impl Lane {
         if let Ok(host) = self.host.parse() {
             headers.insert(HOST, host);
         }
-        headers.insert(
-            CONTENT_TYPE,
-            http::HeaderValue::from_static("application/json"),
-        );
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // Neither read from a cache nor stored in one: every request goes all the way.
-        headers.insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         request
     }
 

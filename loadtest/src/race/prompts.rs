@@ -28,11 +28,11 @@ pub(super) struct Prompts {
 
 impl Prompts {
     /// Asks the target how many tokens it makes of two texts.
-    pub async fn measured(target: &Target) -> io::Result<Self> {
+    pub async fn measured(target: &Target, key: Option<&str>) -> io::Result<Self> {
         let mut counts = [0.0; 2];
         for (count, words) in counts.iter_mut().zip(PROBE_WORDS) {
             let body = body(target, &prose(words, 1), 1);
-            let telling = tell_anew(target.addr, body, &Semaphore::new(0)).await?;
+            let telling = tell_anew(target.addr, key, body, &Semaphore::new(0)).await?;
             *count = f64::from(u32::try_from(telling.prompt_tokens).unwrap_or(u32::MAX));
         }
         Self::through(counts).ok_or_else(|| {

@@ -55,10 +55,12 @@ struct Counts {
 /// targets pay for it.
 pub(super) async fn tell_anew(
     addr: SocketAddr,
+    key: Option<&str>,
     body: Bytes,
     talking: &Semaphore,
 ) -> io::Result<Telling> {
-    let (mut lane, drive) = Lane::connect(addr, Bytes::new()).await?;
+    let (lane, drive) = Lane::connect(addr, Bytes::new()).await?;
+    let mut lane = lane.with_key(key)?;
     let told = tell(&mut lane, body, talking);
     tokio::pin!(told, drive);
     tokio::select! {
@@ -69,7 +71,7 @@ pub(super) async fn tell_anew(
 }
 
 /// Asks and reads the answer to its end; `talking` gets a permit with the first text.
-async fn tell(lane: &mut Lane, body: Bytes, talking: &Semaphore) -> io::Result<Telling> {
+pub(super) async fn tell(lane: &mut Lane, body: Bytes, talking: &Semaphore) -> io::Result<Telling> {
     let (begun, reply) = lane.send(body).await?;
     let status = reply.status();
     let mut frames = reply.into_body();

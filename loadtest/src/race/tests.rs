@@ -89,7 +89,9 @@ fn ratios_are_taken_within_each_round() {
 #[tokio::test]
 async fn a_long_prompt_arrives_while_streams_run() {
     let engine = fake("[[fake gap-ms=2]]");
-    let prompts = Prompts::measured(&target("e", &engine)).await.unwrap();
+    let prompts = Prompts::measured(&target("e", &engine), None)
+        .await
+        .unwrap();
     let stall = Heat {
         requests: 1,
         ..heat(EngineLoad::Stall { streams: 3 })
@@ -100,4 +102,30 @@ async fn a_long_prompt_arrives_while_streams_run() {
     // The long prompt's own answer is not measured.
     assert_eq!((lap.answered, lap.failed), (3, 0));
     assert!(lap.gap_p99_ms > 0.0);
+}
+
+#[tokio::test]
+async fn a_question_is_timed_alone_and_beside_a_crowd() {
+    let engine = fake("[[fake gap-ms=1]]");
+    let course = Fairness {
+        target: target("e", &engine),
+        crowd_key: Some("crowd".to_owned()),
+        guest_key: Some("guest".to_owned()),
+        clients: 3,
+        crowd_prompt_tokens: 64,
+        crowd_answer_tokens: 6,
+        guest_prompt_tokens: 32,
+        guest_answer_tokens: 2,
+        questions: 2,
+        rounds: 1,
+    };
+    let verdict = fairness(&course, |_| {}).await.unwrap();
+    let turn = &verdict.turns[0];
+    assert_eq!((verdict.turns.len(), verdict.failed()), (1, 0));
+    assert!(turn.alone_p50_ms > 0.0 && turn.beside_max_ms >= turn.beside_p50_ms);
+    assert!(
+        turn.crowd_answered > 3,
+        "they ask again and again: {turn:?}"
+    );
+    assert!(verdict.table().contains("| 1 |"));
 }
