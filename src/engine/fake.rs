@@ -3,7 +3,7 @@
 //! Every breach of the [`Decoder`] contract panics, so that each test also checks the scheduler's
 //! side of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -156,6 +156,9 @@ pub(crate) struct FakeDecoder {
     /// How many states were saved.
     pub saves: Arc<AtomicUsize>,
     sequences: Vec<Vec<Token>>,
+    /// Which cell each of those tokens is in: shared ones are in the same.
+    cells: Vec<Vec<usize>>,
+    cells_used: usize,
     rows: Vec<Option<Vec<f32>>>,
 }
 
@@ -171,6 +174,8 @@ impl FakeDecoder {
             is_recurrent: false,
             saves: Arc::default(),
             sequences: vec![Vec::new(); shape.sequences as usize],
+            cells: vec![Vec::new(); shape.sequences as usize],
+            cells_used: 0,
             rows: Vec::new(),
         }
     }
@@ -202,13 +207,26 @@ impl FakeDecoder {
             longest <= self.shape.context_tokens as usize,
             "past the context"
         );
-        let all: usize = next.iter().sum();
+        let all = self.cells_taken() + batch.len();
         assert!(all <= self.shape.kv_tokens as usize, "past the cache");
+    }
+
+    /// Cells that any sequence holds, each counted once.
+    fn cells_taken(&self) -> usize {
+        let cells: BTreeSet<usize> = self.cells.iter().flatten().copied().collect();
+        cells.len()
+    }
+
+    fn clear(&mut self, sequence: usize) {
+        self.sequences[sequence].clear();
+        self.cells[sequence].clear();
     }
 
     fn compute(&mut self, entry: &Entry) {
         let sequence = &mut self.sequences[entry.sequence as usize];
         sequence.push(entry.token);
+        self.cells_used += 1;
+        self.cells[entry.sequence as usize].push(self.cells_used);
         self.rows.push(entry.wants_logits.then(|| {
             let mut row = (self.noise)(sequence);
             row[usize::try_from((self.script)(sequence)).unwrap()] += 20.0;
@@ -235,7 +253,7 @@ impl FakeDecoder {
             if self.is_recurrent {
                 batch
                     .iter()
-                    .for_each(|entry| self.sequences[entry.sequence as usize].clear());
+                    .for_each(|entry| self.clear(entry.sequence as usize));
             }
             self.rows.clear();
             return Decoded::Aborted;
@@ -278,6 +296,7 @@ impl Decoder for FakeDecoder {
             keep
         };
         tokens.truncate(keep as usize);
+        self.cells[sequence as usize].truncate(keep as usize);
         tokens.len() as u32
     }
 
@@ -291,13 +310,12 @@ impl Decoder for FakeDecoder {
         }
         let shared = self.sequences[from as usize][..count as usize].to_vec();
         self.sequences[to as usize] = shared;
-        let all: usize = self.sequences.iter().map(Vec::len).sum();
-        assert!(all <= self.shape.kv_tokens as usize, "past the cache");
+        self.cells[to as usize] = self.cells[from as usize][..count as usize].to_vec();
         true
     }
 
     fn reset(&mut self) {
-        self.sequences.iter_mut().for_each(Vec::clear);
+        (0..self.sequences.len()).for_each(|sequence| self.clear(sequence));
     }
 
     fn state_bytes(&mut self, sequence: u32) -> usize {
@@ -325,9 +343,14 @@ impl Decoder for FakeDecoder {
             "a state that was never saved"
         );
         assert_eq!(tokens.len(), count as usize, "another state than was said");
+        let first = self.cells_used + 1;
+        self.cells_used += tokens.len();
+        self.cells[sequence as usize] = (first..=self.cells_used).collect();
         self.sequences[sequence as usize] = tokens;
-        let all: usize = self.sequences.iter().map(Vec::len).sum();
-        assert!(all <= self.shape.kv_tokens as usize, "past the cache");
+        assert!(
+            self.cells_taken() <= self.shape.kv_tokens as usize,
+            "past the cache"
+        );
         true
     }
 

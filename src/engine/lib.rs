@@ -28,6 +28,7 @@
 
 mod calls;
 mod chorus;
+mod cells;
 mod config;
 mod decoder;
 mod engine;

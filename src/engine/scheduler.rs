@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 use domain::{BackendError, HealthState};
 use tracing::{debug, error, warn};
 
+use crate::cells::Cells;
 use crate::config::PrefixScope;
 use crate::decoder::{Decoded, Decoder, Entry, Shape, Vocabulary};
 use crate::pacing::Pacing;
@@ -95,6 +96,8 @@ pub(crate) struct Scheduler<D> {
     pacing: Pacing,
     shape: Shape,
     slots: Vec<Slot>,
+    /// Which of them hold the same cells.
+    cells: Cells,
     /// Of each slot's job; given back in the step after its end.
     seats: Vec<Option<Seat>>,
     batch: Vec<Entry>,
@@ -140,6 +143,7 @@ impl<D: Decoder> Scheduler<D> {
             rules,
             shape,
             slots: (0..shape.sequences).map(|_| Slot::default()).collect(),
+            cells: Cells::new(shape.sequences),
             seats: (0..shape.sequences).map(|_| None).collect(),
             batch: Vec::new(),
             shares: Vec::new(),
@@ -242,6 +246,7 @@ impl<D: Decoder> Scheduler<D> {
         let shared = slot.shared_prefix(&request);
         self.set_aside(index, shared);
         let held = self.decoder.truncate(sequence(index), shared);
+        self.cells.set(index, held);
         self.admissions += 1;
         if let Some(ended) = self.seats[index].replace(seat) {
             self.shared.settle(ended);
@@ -336,16 +341,14 @@ impl<D: Decoder> Scheduler<D> {
         is_following
     }
 
-    /// Lets `slot` hold the first `count` tokens of `donor` instead of what it holds.
+    /// Lets `slot` hold the first `count` tokens of `donor` instead of what it holds. They are the
+    /// same cells, so this takes none.
     fn share(&mut self, donor: usize, slot: usize, count: u32) {
-        let wanted = count - self.slots[slot].held;
-        let has_room = self.make_room(wanted, self.age(slot)) >= wanted;
-        // Making room may have cost the donor what it held.
-        if !has_room || self.slots[donor].held < count {
-            return;
-        }
         self.forget(slot);
         if self.decoder.share(sequence(donor), sequence(slot), count) {
+            // What the donor computed since the last look is not yet in the books.
+            self.cells.set(donor, self.slots[donor].held);
+            self.cells.share(donor, slot, count);
             self.slots[slot].adopt(count);
         }
     }
@@ -405,12 +408,23 @@ impl<D: Decoder> Scheduler<D> {
     /// Tries to have `wanted` free tokens for a slot of `age`, and says how many there are.
     fn make_room(&mut self, wanted: u32, age: u64) -> u32 {
         loop {
-            let held: u32 = self.slots.iter().map(|slot| slot.held).sum();
-            let free = self.shape.kv_tokens.saturating_sub(held + self.batched());
+            let held = self.taken();
+            let free = self
+                .shape
+                .kv_tokens
+                .saturating_sub(held.saturating_add(self.batched()));
             if free >= wanted || !(self.drop_leftovers() || self.set_back_younger(age)) {
                 return free;
             }
         }
+    }
+
+    /// Cells that hold something.
+    fn taken(&mut self) -> u32 {
+        for (index, slot) in self.slots.iter().enumerate() {
+            self.cells.set(index, slot.held);
+        }
+        self.cells.taken(|_| true)
     }
 
     /// Forgets what the longest unused idle slot holds; false when none holds anything.
@@ -449,6 +463,7 @@ impl<D: Decoder> Scheduler<D> {
     fn forget(&mut self, slot: usize) {
         self.decoder.truncate(sequence(slot), 0);
         self.slots[slot].held = 0;
+        self.cells.set(slot, 0);
     }
 
     /// Marks who weighs in the batch; false when somebody in it has left or the engine is to stop.
@@ -530,6 +545,7 @@ impl<D: Decoder> Scheduler<D> {
             } else {
                 held
             };
+            self.cells.set(share.slot, slot.held);
         }
     }
 
@@ -541,6 +557,7 @@ impl<D: Decoder> Scheduler<D> {
         for share in std::mem::take(&mut self.shares) {
             self.slots[share.slot].end(Some(BackendError::Engine("the computation failed")));
         }
+        self.cells = Cells::new(self.shape.sequences);
         for slot in &mut self.slots {
             slot.held = 0;
             if slot.job.is_none() {

@@ -4,13 +4,14 @@
 //! The first of a team may have the youngest chat of the busiest other team set back for it, never
 //! the oldest of all: that one always gets on.
 
-use super::{Decoder, HEADROOM_TOKENS, Instant, Request, Scheduler};
+use super::{Decoder, HEADROOM_TOKENS, Instant, Request, SHARED_TOKENS_MIN, Scheduler};
 use crate::forecast::{Outlook, tokens_left};
 use crate::waiting::{Place, Seat};
 
 impl<D: Decoder> Scheduler<D> {
     pub(super) fn admit(&mut self, now: Instant) {
         self.settle();
+        self.taken();
         while self.admit_next(now) || self.admit_first(now) {}
         self.note_running();
         self.shared.pulse.set_outlook(self.outlook());
@@ -34,10 +35,12 @@ impl<D: Decoder> Scheduler<D> {
         if regular >= self.shared.slots() as usize || !self.has_free_slot() {
             return false;
         }
-        let expected = self.expected(|_| true);
-        let room = self.shape.kv_tokens.saturating_sub(expected);
-        // Alone, every chat fits: the cache holds a context.
-        let fits = |request: &Request| expected == 0 || need(request) <= room;
+        let fits = |request: &Request| {
+            let expected = self.expected(|_| true);
+            let room = self.shape.kv_tokens.saturating_sub(expected);
+            // Alone, every chat fits: the cache holds a context.
+            expected == 0 || self.need(request) <= room
+        };
         let Some((request, seat)) = self.shared.take_if(Place::Regular, fits) else {
             return false;
         };
@@ -47,7 +50,7 @@ impl<D: Decoder> Scheduler<D> {
 
     /// Admits the first of a team, if any slot is free and room can be made.
     fn admit_first(&mut self, now: Instant) -> bool {
-        if !self.has_free_slot() {
+        if !self.has_free_slot() || self.shared.waiting() == 0 {
             return false;
         }
         // Those set back wait for room anyway.
@@ -57,7 +60,7 @@ impl<D: Decoder> Scheduler<D> {
         let gain = yielding.map_or(0, |slot| self.slots[slot].expected(HEADROOM_TOKENS));
         let mut is_short = false;
         let fits = |request: &Request| {
-            let need = need(request);
+            let need = self.need(request);
             is_short = expected > 0 && need > room;
             !is_short || need <= room.saturating_add(gain)
         };
@@ -83,10 +86,29 @@ impl<D: Decoder> Scheduler<D> {
 
     /// The tokens that those of the slots which count may come to hold soon.
     fn expected(&self, counts: impl Fn(usize) -> bool) -> u32 {
-        let slots = (0..self.slots.len()).filter(|slot| counts(*slot));
-        slots
-            .map(|slot| self.slots[slot].expected(HEADROOM_TOKENS))
-            .fold(0, u32::saturating_add)
+        let counts = |slot: &usize| counts(*slot) && !self.slots[*slot].is_idle();
+        let slots = (0..self.slots.len()).filter(counts);
+        let (expected, held) = slots.fold((0_u32, 0_u32), |(expected, held), slot| {
+            let slot = &self.slots[slot];
+            let more = slot.expected(HEADROOM_TOKENS);
+            (
+                expected.saturating_add(more),
+                held.saturating_add(slot.held),
+            )
+        });
+        // What they hold in common was counted for each.
+        let taken = self.cells.taken(|slot| counts(&slot));
+        expected.saturating_sub(held.saturating_sub(taken))
+    }
+
+    /// The tokens that `request` is admitted for: what it begins like a running chat with is there.
+    fn need(&self, request: &Request) -> u32 {
+        let prompt = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
+        let running = self.slots.iter().filter(|slot| !slot.is_idle());
+        let shared = running.map(|slot| slot.shared_prefix(request)).max();
+        let shared = shared.filter(|shared| *shared >= SHARED_TOKENS_MIN);
+        let own = prompt.saturating_sub(shared.unwrap_or(0));
+        own.saturating_add(request.output_max.min(HEADROOM_TOKENS))
     }
 
     /// The youngest chat of the team that has the most of them, and more than one.
@@ -126,10 +148,4 @@ impl<D: Decoder> Scheduler<D> {
             steps: left.min().unwrap_or(0),
         }
     }
-}
-
-/// What a chat is admitted for.
-fn need(request: &Request) -> u32 {
-    let prompt = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
-    prompt.saturating_add(request.output_max.min(HEADROOM_TOKENS))
 }

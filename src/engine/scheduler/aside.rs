@@ -87,6 +87,7 @@ impl<D: Decoder> Scheduler<D> {
             0
         };
         debug!(tokens = held, bytes = found.state.len(), "prefix restored");
+        self.cells.set(slot, held);
         self.slots[slot].held = held;
         Some(held)
     }

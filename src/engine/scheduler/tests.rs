@@ -15,6 +15,7 @@ use crate::sampler::Sampler;
 use crate::voice::VoiceRules;
 
 mod fair;
+mod room;
 
 const SHAPE: Shape = Shape {
     sequences: 4,
