@@ -47,6 +47,8 @@ pub struct ChatRequest {
     pub format: OutputFormat,
     /// The caller's bound on generated tokens; `None` leaves it to the model.
     pub output_tokens_max: Option<Tokens>,
+    /// What the caller expects most of the reply to be.
+    pub prediction: Option<Prediction>,
     /// How many choices are asked for; at least 1.
     pub choices: u32,
     pub delivery: Delivery,
@@ -71,8 +73,8 @@ impl fmt::Debug for ChatRequest {
 
 impl ChatRequest {
     /// Every text a person may have written, in reading order: message parts, names, ids, arguments
-    /// of tool calls, tools' descriptions and schemas, stop strings and what is like them,
-    /// uninterpreted parts and fields;
+    /// of tool calls, tools' descriptions and schemas, the prediction, stop strings and what is like
+    /// them, uninterpreted parts and fields;
     /// of JSON the keys, strings and numbers. Images named by address count, those that came as bytes
     /// do not. Scanning reads through this; `texts_mut` must visit the same places.
     pub fn texts(&self, visit: &mut dyn FnMut(&str)) {
@@ -118,6 +120,9 @@ impl ChatRequest {
         }
         if let OutputFormat::JsonSchema(schema) = &self.format {
             texts_of(schema, visit);
+        }
+        if let Some(prediction) = &self.prediction {
+            prediction.content.iter().for_each(|text| visit(text));
         }
         for stop in &self.sampling.stop {
             visit(stop);
@@ -179,6 +184,9 @@ impl ChatRequest {
         }
         if let OutputFormat::JsonSchema(schema) = &mut self.format {
             rewrite_texts_of(schema, rewrite);
+        }
+        if let Some(prediction) = &mut self.prediction {
+            prediction.content.iter_mut().for_each(&mut *rewrite);
         }
         for stop in &mut self.sampling.stop {
             rewrite(stop);
@@ -542,6 +550,21 @@ pub enum OutputFormat {
     JsonSchema(Value),
 }
 
+/// Text that the caller expects in the reply: a file before its change, say. Where it is right the
+/// reply comes sooner; what the reply says does not depend on it.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Its parts, which belong together without a separator. Never empty; each part may be.
+    pub content: Vec<String>,
+}
+
+impl fmt::Debug for Prediction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes: usize = self.content.iter().map(String::len).sum();
+        write!(f, "Prediction({bytes} bytes)")
+    }
+}
+
 /// How the caller wants the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Delivery {
@@ -602,14 +625,14 @@ mod tests {
             tool_choice: ToolChoice::Named("128".into()),
             parallel_tool_calls: None,
             sampling: Sampling {
-                stop: vec!["131".into()],
+                stop: vec!["133".into()],
                 open: OpenSampling {
                     dry: Some(Dry {
                         multiplier: 1.0,
                         base: 2.0,
                         allowed: 2,
                         tokens_max: None,
-                        breakers: vec!["132".into()],
+                        breakers: vec!["134".into()],
                     }),
                     ..OpenSampling::default()
                 },
@@ -617,9 +640,12 @@ mod tests {
             },
             format: OutputFormat::JsonSchema(json!({"129": "130"})),
             output_tokens_max: None,
+            prediction: Some(Prediction {
+                content: vec!["131".into(), "132".into()],
+            }),
             choices: 1,
             delivery: Delivery::Whole,
-            extra: extra("133", "134", 135),
+            extra: extra("135", "136", 137),
             source: None,
         }
     }
@@ -633,7 +659,7 @@ mod tests {
     #[test]
     fn every_text_is_visited_in_order_and_rewritten_in_the_same_places() {
         let mut request = request();
-        let expected: Vec<String> = (100..=135).map(|number| number.to_string()).collect();
+        let expected: Vec<String> = (100..=137).map(|number| number.to_string()).collect();
         assert_eq!(texts(&request), expected);
 
         let mut rewritten = Vec::new();
@@ -649,7 +675,7 @@ mod tests {
         wanted.splice(10..15, [arguments]);
         assert_eq!(texts(&request), wanted);
         assert_eq!(request.messages[0].name, None);
-        assert_eq!(request.extra["<133"], json!(["<134", "<135", true, null]));
+        assert_eq!(request.extra["<135"], json!(["<136", "<137", true, null]));
         assert_eq!(
             request.messages[0].tool_calls[1].arguments,
             r#"{"<111" : ["<112","<113", true], "<114": "<115"}"#
@@ -677,7 +703,7 @@ mod tests {
             request.messages[0].tool_calls[0].arguments = arguments.into();
             let seen = texts(&request);
             assert_eq!(seen[8..8 + wanted.len()], *wanted, "{arguments}");
-            assert_eq!(seen.len(), 35 + wanted.len(), "{arguments}");
+            assert_eq!(seen.len(), 37 + wanted.len(), "{arguments}");
         };
         check(r#""alice\u0040x.com""#, &["alice@x.com"]);
         check(r#"{"a":"x\\\"","a":-1e5}"#, &["a", "x\\\"", "a", "-1e5"]);

@@ -150,6 +150,10 @@ pub struct Usage {
     pub cached_tokens: Tokens,
     /// Reasoning tokens; part of `completion_tokens`.
     pub reasoning_tokens: Tokens,
+    /// Tokens of the request's prediction that the reply took over; part of `completion_tokens`.
+    pub accepted_prediction_tokens: Tokens,
+    /// Tokens of it that were tried and are not in the reply.
+    pub rejected_prediction_tokens: Tokens,
 }
 
 /// Watches a stream and says where it leaves the grammar.

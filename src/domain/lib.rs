@@ -39,8 +39,8 @@ pub use backend::{
     TimeoutPhase,
 };
 pub use chat::{
-    ChatRequest, Delivery, Dialect, Extra, Image, Message, OutputFormat, Part, Role, Sampling,
-    SourceBody, Tool, ToolCall, ToolChoice,
+    ChatRequest, Delivery, Dialect, Extra, Image, Message, OutputFormat, Part, Prediction, Role,
+    Sampling, SourceBody, Tool, ToolCall, ToolChoice,
 };
 pub use event::{
     ChatEvent, ChatStream, FinishReason, Grammar, GrammarError, Started, ToolCallPart, Usage,

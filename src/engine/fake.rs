@@ -423,6 +423,7 @@ pub(crate) fn request(text: &str, change: impl FnOnce(&mut ChatRequest)) -> Chat
         sampling: Sampling::default(),
         format: OutputFormat::Text,
         output_tokens_max: None,
+        prediction: None,
         choices: 1,
         delivery: Delivery::Whole,
         extra: Extra::new(),

@@ -241,6 +241,7 @@ fn parsed(model: &str, text: &str) -> Parsed {
             sampling: Sampling::default(),
             format: OutputFormat::Text,
             output_tokens_max: None,
+            prediction: None,
             choices: 1,
             delivery: Delivery::Whole,
             extra: Extra::new(),

@@ -102,6 +102,8 @@ fn canonical(team: &TeamId, request: &ChatRequest) -> Value {
         "sampling": sampling(&request.sampling),
         "format": format(&request.format),
         "output_tokens_max": request.output_tokens_max.map(|tokens| tokens.0),
+        // A provider bills what it rejects of it, and the reply says so.
+        "prediction": request.prediction.as_ref().map(|prediction| &prediction.content),
         "extra": extra(&request.extra),
     })
 }
@@ -202,7 +204,7 @@ fn extra(fields: &Map<String, Value>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use domain::{Delivery, Extra, Image, Role, Tokens};
+    use domain::{Delivery, Extra, Image, Prediction, Role, Tokens};
 
     use super::*;
 
@@ -216,6 +218,7 @@ mod tests {
             sampling: Sampling::default(),
             format: OutputFormat::Text,
             output_tokens_max: None,
+            prediction: None,
             choices: 1,
             delivery: Delivery::Whole,
             extra: Extra::new(),
@@ -231,6 +234,12 @@ mod tests {
         cache_key(secret, &TeamId::new(team), request, &[], &[]).map(|key| key.0)
     }
 
+    fn prediction(parts: &[&str]) -> Prediction {
+        Prediction {
+            content: parts.iter().map(|&part| part.to_owned()).collect(),
+        }
+    }
+
     fn extra(json: &str) -> Extra {
         serde_json::from_str(json).unwrap()
     }
@@ -238,7 +247,7 @@ mod tests {
     #[test]
     fn whatever_may_change_the_reply_changes_the_key() {
         type Change = fn(&mut ChatRequest);
-        let changes: [Change; 21] = [
+        let changes: [Change; 23] = [
             |it| it.model = "local".into(),
             |it| it.messages[0] = Message::new(Role::User, "hi "),
             |it| it.messages[0] = Message::new(Role::System, "hi"),
@@ -259,6 +268,8 @@ mod tests {
             |it| it.sampling.open.typical_p = Some(0.5),
             |it| it.format = OutputFormat::JsonObject,
             |it| it.output_tokens_max = Some(Tokens(1)),
+            |it| it.prediction = Some(prediction(&["x", "y"])),
+            |it| it.prediction = Some(prediction(&["xy"])),
             |it| it.extra = extra(r#"{"reasoning_effort": "low"}"#),
         ];
         let mut seen = vec![key(&request())];

@@ -247,6 +247,7 @@ fn probe(messages: Vec<Message>, tools: Vec<Tool>) -> ChatRequest {
         sampling: Sampling::default(),
         format: OutputFormat::Text,
         output_tokens_max: None,
+        prediction: None,
         choices: 1,
         delivery: Delivery::Whole,
         extra: Extra::new(),

@@ -24,6 +24,7 @@ fn request(text: &str) -> ChatRequest {
         sampling: Sampling::default(),
         format: OutputFormat::Text,
         output_tokens_max: None,
+        prediction: None,
         choices: 1,
         delivery: Delivery::Whole,
         extra: Extra::new(),

@@ -9,7 +9,7 @@ use super::request_fault as fault;
 /// Messages in one request.
 const MESSAGES_MAX: usize = 4096;
 /// Content parts in one message.
-const PARTS_MAX: usize = 1024;
+pub(super) const PARTS_MAX: usize = 1024;
 /// Calls in one assistant message.
 const TOOL_CALLS_MAX: usize = 256;
 /// Names of speakers and functions, and ids of calls.

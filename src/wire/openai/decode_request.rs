@@ -8,12 +8,12 @@
 
 use bytes::Bytes;
 use domain::{
-    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, OutputFormat, Sampling,
-    SourceBody, Tokens,
+    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, OutputFormat, Prediction,
+    Sampling, SourceBody, Tokens,
 };
 use serde_json::Value;
 
-use super::decode_messages::read_messages;
+use super::decode_messages::{PARTS_MAX, read_messages};
 use super::decode_open_sampling::read_open_sampling;
 use super::decode_tools::{read_tool_choice, read_tools};
 use super::fields::{Fields, Path, array, bounded, decimal};
@@ -63,6 +63,7 @@ pub fn decode_request(body: &Bytes) -> Result<ChatRequest, BadRequest> {
     let sampling = read_sampling(&mut fields)?;
     let format = read_format(&mut fields, &mut extra)?;
     let output_tokens_max = read_output_tokens_max(&mut fields, &mut extra)?;
+    let prediction = read_prediction(&mut fields, &mut extra)?;
     let choices = fields.count("n", 1..=CHOICES_MAX)?.unwrap_or(1);
     let delivery = read_delivery(&mut fields, &mut extra)?;
     add_unknown(fields, &mut extra)?;
@@ -75,6 +76,7 @@ pub fn decode_request(body: &Bytes) -> Result<ChatRequest, BadRequest> {
         sampling,
         format,
         output_tokens_max,
+        prediction,
         choices,
         delivery,
         extra,
@@ -271,6 +273,58 @@ fn read_output_tokens_max(
     }
     extra.extend(newer.map(|newer| (NEWER_OUTPUT_BOUND.to_owned(), newer.into())));
     Ok(newer.or(older).map(Tokens))
+}
+
+/// OpenAI's predicted output: `{"type": "content", "content": …}`, a text or text parts.
+fn read_prediction(
+    fields: &mut Fields<'_>,
+    extra: &mut Extra,
+) -> Result<Option<Prediction>, BadRequest> {
+    let Some(value) = fields.take("prediction") else {
+        return Ok(None);
+    };
+    let path = Path::Root.field("prediction");
+    let mut body = Fields::open(path, value)?;
+    read_kind(&mut body, "content")?;
+    let content_path = path.field("content");
+    let content = match body.required("content")? {
+        Value::String(text) => vec![text],
+        Value::Array(parts) => array(&content_path, Value::Array(parts), 1, PARTS_MAX)?
+            .into_iter()
+            .enumerate()
+            .map(|(at, part)| read_predicted_part(content_path.index(at), part, extra))
+            .collect::<Result<_, _>>()?,
+        other => {
+            return Err(body.wrong_type("content", "a string or an array of text parts", &other));
+        }
+    };
+    body.leave_to(extra);
+    Ok(Some(Prediction { content }))
+}
+
+fn read_predicted_part(
+    path: Path<'_>,
+    value: Value,
+    extra: &mut Extra,
+) -> Result<String, BadRequest> {
+    let mut part = Fields::open(path, value)?;
+    read_kind(&mut part, "text")?;
+    let text = part
+        .string("text")?
+        .ok_or_else(|| fault::missing(&path.field("text")))?;
+    part.leave_to(extra);
+    Ok(text)
+}
+
+/// Takes `type`, which must be there and say `kind`.
+fn read_kind(fields: &mut Fields<'_>, kind: &str) -> Result<(), BadRequest> {
+    let path = fields.path;
+    let path = path.field("type");
+    match fields.string("type")? {
+        None => Err(fault::missing(&path)),
+        Some(said) if said == kind => Ok(()),
+        Some(other) => Err(fault::not_one_of(&path, &other, &[kind])),
+    }
 }
 
 fn read_delivery(fields: &mut Fields<'_>, extra: &mut Extra) -> Result<Delivery, BadRequest> {

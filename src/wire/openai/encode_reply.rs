@@ -171,6 +171,8 @@ struct PromptDetails {
 #[derive(Serialize)]
 struct CompletionDetails {
     reasoning_tokens: u32,
+    accepted_prediction_tokens: u32,
+    rejected_prediction_tokens: u32,
 }
 
 impl From<&Usage> for UsageBody {
@@ -184,6 +186,8 @@ impl From<&Usage> for UsageBody {
             },
             completion_tokens_details: CompletionDetails {
                 reasoning_tokens: usage.reasoning_tokens.0,
+                accepted_prediction_tokens: usage.accepted_prediction_tokens.0,
+                rejected_prediction_tokens: usage.rejected_prediction_tokens.0,
             },
         }
     }

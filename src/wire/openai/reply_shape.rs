@@ -316,6 +316,10 @@ struct DetailsBody {
     cached_tokens: Option<Count>,
     #[serde(default)]
     reasoning_tokens: Option<Count>,
+    #[serde(default)]
+    accepted_prediction_tokens: Option<Count>,
+    #[serde(default)]
+    rejected_prediction_tokens: Option<Count>,
 }
 
 /// A count of tokens, clamped into range. Some providers write whole numbers as `3.0`.
@@ -347,6 +351,8 @@ impl From<UsageBody> for Usage {
             completion_tokens: tokens(body.completion_tokens),
             cached_tokens: tokens(prompt.cached_tokens.or(body.prompt_cache_hit_tokens)),
             reasoning_tokens: tokens(completion.reasoning_tokens),
+            accepted_prediction_tokens: tokens(completion.accepted_prediction_tokens),
+            rejected_prediction_tokens: tokens(completion.rejected_prediction_tokens),
         }
     }
 }

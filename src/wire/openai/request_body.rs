@@ -1,8 +1,8 @@
 //! A request's JSON, written from `domain` alone.
 
 use domain::{
-    ChatRequest, Delivery, Extra, Message, OutputFormat, Part, Role, Sampling, Tool, ToolCall,
-    ToolChoice,
+    ChatRequest, Delivery, Extra, Message, OutputFormat, Part, Prediction, Role, Sampling, Tool,
+    ToolCall, ToolChoice,
 };
 use serde_json::{Map, Value, json};
 
@@ -40,6 +40,9 @@ pub(super) fn request_body(model: &str, request: &ChatRequest) -> Value {
             "max_tokens"
         };
         body.insert(name.into(), bound.0.into());
+    }
+    if let Some(prediction) = &request.prediction {
+        body.insert("prediction".into(), prediction_body(prediction, has_nested));
     }
     if request.choices != 1 {
         body.insert("n".into(), request.choices.into());
@@ -90,6 +93,18 @@ fn part_body(part: &Part) -> Value {
         }
         Part::Other(value) => value.clone(),
     }
+}
+
+fn prediction_body(prediction: &Prediction, has_nested: bool) -> Value {
+    let content: Value = match prediction.content.as_slice() {
+        [text] if !has_nested => text.as_str().into(),
+        texts => texts
+            .iter()
+            .map(|text| json!({"type": "text", "text": text}))
+            .collect::<Vec<_>>()
+            .into(),
+    };
+    json!({"type": "content", "content": content})
 }
 
 fn call_body(call: &ToolCall) -> Value {

@@ -199,7 +199,9 @@ fn a_stop_keeps_what_slots_hold_for_the_next_start() {
             cached
         );
         // In mid-prompt, when the stop comes.
-        let _running = bench.ask(&"x".repeat(200));
+        let _running = bench.ask_with(&"x".repeat(200), |request| {
+            request.team = Some("red".into());
+        });
         bench.step();
         bench.shared.stop();
         assert_eq!(bench.step(), Pace::Stopped);
@@ -207,7 +209,10 @@ fn a_stop_keeps_what_slots_hold_for_the_next_start() {
     let mut bench = Bench::keeping(SHAPE, prefixes, |_| ());
     assert_eq!(costs(&mut bench, "blue", &format!("{system}0>")).1, 0);
     let prompt = format!("{}>", "x".repeat(200));
-    let mut half = bench.ask_with(&prompt, |request| request.output_max = 1);
+    let mut half = bench.ask_with(&prompt, |request| {
+        request.team = Some("red".into());
+        request.output_max = 1;
+    });
     bench.run();
     // One more batch of it was computed before each stop.
     assert_eq!(read(&mut half).usage.cached_tokens.0, 3 * 64);

@@ -424,6 +424,7 @@ fn stream() -> impl Strategy<Value = Vec<ChatEvent>> {
                     completion_tokens: Tokens(completion),
                     cached_tokens: Tokens(cached),
                     reasoning_tokens: Tokens(reasoning),
+                    ..Usage::default()
                 })
             }));
             events

@@ -83,6 +83,8 @@ fn the_references_reply_is_read_whole() {
             completion_tokens: Tokens(10),
             cached_tokens: Tokens(4),
             reasoning_tokens: Tokens(3),
+            accepted_prediction_tokens: Tokens(2),
+            rejected_prediction_tokens: Tokens(1),
         }),
     };
     assert_eq!(reply, expected);

@@ -87,6 +87,8 @@ fn every_known_field_is_read() {
     };
     assert_eq!(request.sampling, sampling);
     assert_eq!(request.output_tokens_max, Some(Tokens(256)));
+    let prediction = request.prediction.as_ref().unwrap();
+    assert_eq!(prediction.content, ["It is ", "a cat."]);
     assert_eq!(request.choices, 2);
     let schema = json!({"name": "answer", "strict": true, "schema": {"type": "object"}});
     assert_eq!(request.format, OutputFormat::JsonSchema(schema));
@@ -102,7 +104,7 @@ fn every_known_field_is_read() {
 #[test]
 fn absent_and_null_fields_leave_the_defaults() {
     let nulls = r#""temperature":null,"stop":null,"tools":null,"tool_choice":null,"stream":null,
-        "response_format":null,"n":null,"max_tokens":null,"logit_bias":null,"functions":null"#;
+        "response_format":null,"n":null,"prediction":null,"max_tokens":null,"logit_bias":null,"functions":null"#;
     for request in [accepts(nulls), decode(body_with("")).unwrap()] {
         assert_eq!(request.sampling, Sampling::default());
         assert_eq!(request.choices, 1);
@@ -110,7 +112,63 @@ fn absent_and_null_fields_leave_the_defaults() {
         assert_eq!(request.format, OutputFormat::Text);
         assert_eq!(request.tool_choice, ToolChoice::Auto);
         assert_eq!(request.output_tokens_max, None);
+        assert_eq!(request.prediction, None);
         assert!(request.extra.is_empty());
+    }
+}
+
+#[test]
+fn a_prediction_is_a_text_or_text_parts_and_nothing_else() {
+    let text = accepts(r#""prediction":{"type":"content","content":""}"#);
+    assert_eq!(text.prediction.unwrap().content, [""]);
+    let parts =
+        r#""prediction":{"type":"content","content":[{"type":"text","text":"a","x":1}],"y":2}"#;
+    let request = accepts(parts);
+    assert_eq!(request.prediction.unwrap().content, ["a"]);
+    assert_eq!(request.extra["/prediction/content/0/x"], 1);
+    assert_eq!(request.extra["/prediction/y"], 2);
+    let part = |part: &str| format!(r#"{{"type":"content","content":[{part}]}}"#);
+    for (prediction, param, code) in [
+        ("7".to_owned(), "prediction", "invalid_type"),
+        (
+            r#"{"content":"a"}"#.to_owned(),
+            "prediction.type",
+            "missing_required_parameter",
+        ),
+        (
+            r#"{"type":"code","content":"a"}"#.to_owned(),
+            "prediction.type",
+            "invalid_value",
+        ),
+        (
+            r#"{"type":"content"}"#.to_owned(),
+            "prediction.content",
+            "missing_required_parameter",
+        ),
+        (
+            r#"{"type":"content","content":{}}"#.to_owned(),
+            "prediction.content",
+            "invalid_type",
+        ),
+        (part(""), "prediction.content", "empty_array"),
+        (part("\"a\""), "prediction.content[0]", "invalid_type"),
+        (
+            part(r#"{"text":"a"}"#),
+            "prediction.content[0].type",
+            "missing_required_parameter",
+        ),
+        (
+            part(r#"{"type":"image_url","text":"a"}"#),
+            "prediction.content[0].type",
+            "invalid_value",
+        ),
+        (
+            part(r#"{"type":"text","text":3}"#),
+            "prediction.content[0].text",
+            "invalid_type",
+        ),
+    ] {
+        refuses(&format!(r#""prediction":{prediction}"#), param, code);
     }
 }
 

@@ -205,6 +205,8 @@ fn usage_comes_only_when_asked_for_and_is_null_before() {
         completion_tokens: Tokens(2),
         cached_tokens: Tokens(1),
         reasoning_tokens: Tokens(1),
+        accepted_prediction_tokens: Tokens(1),
+        rejected_prediction_tokens: Tokens(5),
     });
     let events = [started(Some("fp")), usage];
     assert_eq!(encode(&mut encoder(false), &events).len(), 1);
@@ -224,7 +226,11 @@ fn usage_comes_only_when_asked_for_and_is_null_before() {
             "completion_tokens": 2,
             "total_tokens": 4_294_967_297_u64,
             "prompt_tokens_details": {"cached_tokens": 1},
-            "completion_tokens_details": {"reasoning_tokens": 1},
+            "completion_tokens_details": {
+                "reasoning_tokens": 1,
+                "accepted_prediction_tokens": 1,
+                "rejected_prediction_tokens": 5,
+            },
         },
     });
     assert_eq!(seen[1], expected);

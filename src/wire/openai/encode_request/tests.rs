@@ -71,6 +71,7 @@ fn encoding_from_domain_loses_nothing() {
         "tools": [{"type": "function", "function": {"name": "f"}, "hint": "h"}],
         "tool_choice": "required",
         "max_tokens": 5,
+        "prediction": {"type": "content", "content": [{"type": "text", "text": "p", "hint": "h"}]},
         "zeta": 1
     }"#;
     for body in [nested, include_str!("../fixtures/request_full.json")] {
