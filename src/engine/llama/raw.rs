@@ -38,6 +38,8 @@ pub(super) struct Sizes {
     /// Tokens computed at one go, within a batch. An interrupt loses at most these.
     pub ubatch_tokens: u32,
     pub threads: u32,
+    /// False: attention by plain matrix products. Where true, llama.cpp decides.
+    pub may_flash: bool,
 }
 
 /// Contexts are made one at a time: making one writes to its model (llama-cpp-2, `new_context`).
@@ -67,6 +69,9 @@ impl Context {
         // One pool of cells for all sequences, so that each may grow to the whole context.
         params.kv_unified = true;
         params.no_perf = true;
+        if !sizes.may_flash {
+            params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
+        }
         params.abort_callback = Some(should_abort);
         params.abort_callback_data = Arc::as_ptr(&interrupt).cast_mut().cast::<c_void>();
         // SAFETY: the model pointer is live while `model` is, which the new value keeps. The

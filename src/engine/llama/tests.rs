@@ -499,6 +499,7 @@ fn unsound_batches_fail_and_an_interrupt_is_recovered_from() {
         shape,
         ubatch_tokens: 16,
         threads: 1,
+        may_flash: true,
     };
     let mut context = Context::new(Arc::clone(&model), sizes, Arc::clone(&interrupt)).unwrap();
     let entry = |position, sequence, token| Entry {
