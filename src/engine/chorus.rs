@@ -70,6 +70,14 @@ impl Chorus {
         let add = |one: &mut Tokens, other: Tokens| one.0 = one.0.saturating_add(other.0);
         add(&mut sum.completion_tokens, usage.completion_tokens);
         add(&mut sum.reasoning_tokens, usage.reasoning_tokens);
+        add(
+            &mut sum.accepted_prediction_tokens,
+            usage.accepted_prediction_tokens,
+        );
+        add(
+            &mut sum.rejected_prediction_tokens,
+            usage.rejected_prediction_tokens,
+        );
         // What one choice shared of another's prompt had to be computed all the same.
         sum.cached_tokens.0 = sum.cached_tokens.0.min(usage.cached_tokens.0);
     }
@@ -151,6 +159,7 @@ mod tests {
             completion_tokens: Tokens(completion),
             cached_tokens: Tokens(cached),
             reasoning_tokens: Tokens(reasoning),
+            ..Usage::default()
         })
     }
 

@@ -49,6 +49,8 @@ pub struct EngineConfig {
     pub output_tokens_default: Option<u32>,
     /// The temperature of a request that states none. 0 takes the likeliest token each time.
     pub temperature_default: f32,
+    /// Whether replies are drafted from what was said before.
+    pub speculation: Speculation,
     /// Where the CPU back ends lie in a build with `dynamic-backends`; unused in any other.
     pub backends_dir: Option<PathBuf>,
     /// Who is spared the computing of a prompt's beginning that was computed before.
@@ -71,6 +73,16 @@ pub enum PrefixScope {
     Team,
     /// Everybody.
     Global,
+}
+
+/// Where drafts of a reply come from: tokens that are computed along with the one that is due, and kept
+/// where they turn out right. What a reply says does not depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Speculation {
+    /// What was said before in the prompt and the reply, and the request's prediction.
+    #[default]
+    Lookup,
+    Off,
 }
 
 impl EngineConfig {
@@ -109,6 +121,7 @@ impl EngineConfig {
             hang_max: Duration::from_secs(30),
             output_tokens_default: None,
             temperature_default: 0.0,
+            speculation: Speculation::default(),
             backends_dir: None,
             prefix_scope: PrefixScope::default(),
             prefix_bytes_max: None,

@@ -18,9 +18,14 @@ pub(crate) struct Entry {
     pub position: u32,
     /// Which sequence; below [`Shape::sequences`].
     pub sequence: u32,
-    /// True when the logits after this token are wanted. At most one entry per sequence.
+    /// True when the logits after this token are wanted. At most [`Shape::rows_max`] in a batch.
     pub wants_logits: bool,
 }
+
+/// Rows of logits that one call may give beside one for each sequence: for drafts of all sequences
+/// together. A row has four bytes for each token of the vocabulary, so these are 10 MB for one of
+/// 152,000, and as much again while they are computed.
+pub(crate) const DRAFT_ROWS_MAX: u32 = 16;
 
 /// The decoder's fixed sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,15 @@ pub(crate) struct Shape {
     pub batch_tokens: u32,
     /// Tokens that one sequence may hold, prompt and reply together.
     pub context_tokens: u32,
+}
+
+impl Shape {
+    /// The most entries of one call whose logits may be wanted.
+    pub(crate) fn rows_max(self) -> u32 {
+        self.sequences
+            .saturating_add(DRAFT_ROWS_MAX)
+            .min(self.batch_tokens)
+    }
 }
 
 /// How a call of [`Decoder::decode`] ended.
@@ -57,6 +71,10 @@ pub(crate) type Fingerprint = [u8; 32];
 /// [`Decoder::held`] on; a batch is never empty nor longer than [`Shape::batch_tokens`].
 pub(crate) trait Decoder {
     fn shape(&self) -> Shape;
+
+    /// False for a kind of memory that [`Decoder::truncate`] can only empty; a state that was
+    /// restored then serves only whole.
+    fn can_cut(&self) -> bool;
 
     /// Computes `batch`, and may be cut short by the interrupt it was built with.
     fn decode(&mut self, batch: &[Entry]) -> Decoded;
@@ -92,9 +110,6 @@ pub(crate) trait Decoder {
     /// The bytes must be those that [`Decoder::save`] gave, by a decoder of the same fingerprint:
     /// made-up ones may end the process.
     fn restore(&mut self, sequence: u32, state: &[u8], count: u32) -> bool;
-
-    /// False when a state that was restored serves only whole: its last tokens cannot be cut off.
-    fn can_cut(&self) -> bool;
 
     /// Differs where states cannot be exchanged, or would say something else.
     fn fingerprint(&self) -> Fingerprint;

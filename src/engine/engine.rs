@@ -16,13 +16,14 @@ use tracing::{error, info};
 
 use crate::calls::{Manner, Offered};
 use crate::chorus::Chorus;
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, Speculation};
 use crate::decoder::{Decoder, Token, Vocabulary};
+use crate::draft::Drafting;
 use crate::grammar::{Grammar, Grammars};
 use crate::load::LoadError;
 use crate::prefixes::PrefixRules;
 use crate::prompt::{Prepared, prepare};
-use crate::queue::{Pulse, Request, Shared, Stride};
+use crate::queue::{DraftCount, Pulse, Request, Shared, Stride};
 use crate::reply::reply;
 use crate::sampler::Sampler;
 use crate::scheduler::{BusyPrompt, Pace, Rules, Scheduler};
@@ -100,6 +101,10 @@ impl Engine {
             busy_prompt: BusyPrompt::Within(config.busy_prompt_delay_max),
             stall_max: config.stall_max,
             prefixes: PrefixRules::of(&config),
+            drafting: match config.speculation {
+                Speculation::Lookup => Drafting::Measured,
+                Speculation::Off => Drafting::Off,
+            },
         };
         let (built, is_built) = std::sync::mpsc::sync_channel(1);
         let (ending, ended) = oneshot::channel();
@@ -143,6 +148,12 @@ impl Engine {
     /// Stops the thread. What runs and what waits ends with an error, at once.
     pub fn stop(&self) {
         self.shared.stop();
+    }
+
+    /// Tokens drafted since the start, and how many were right.
+    #[must_use]
+    pub fn drafts(&self) -> DraftCount {
+        self.shared.pulse.drafts()
     }
 
     pub(crate) fn stride(&self) -> Stride {
@@ -209,6 +220,7 @@ impl Engine {
         let reads_calls = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
         let offered = reads_calls.then(|| Offered::of(&request.tools));
         let prompts = std::iter::repeat_n(prepared.tokens, samplers.len());
+        let prediction = prepared.prediction;
         let (mut requests, mut streams) = (Vec::new(), Vec::new());
         for (sampler, prompt) in samplers.into_iter().zip(prompts) {
             let (sender, stream) = reply(
@@ -221,6 +233,7 @@ impl Engine {
                 team: call.team().cloned(),
                 priority: call.priority(),
                 prompt,
+                prediction: prediction.clone(),
                 output_max: prepared.output_max,
                 sampler,
                 grammar: grammar.as_ref().map(Grammar::again),

@@ -31,6 +31,7 @@ mod chorus;
 mod cells;
 mod config;
 mod decoder;
+mod draft;
 mod engine;
 #[cfg(test)]
 mod fake;
@@ -56,7 +57,8 @@ mod utf8;
 mod voice;
 mod waiting;
 
-pub use config::{EngineConfig, PrefixScope};
+pub use config::{EngineConfig, PrefixScope, Speculation};
 pub use engine::{Engine, EngineDriver, EnginePanicked};
 pub use load::LoadError;
 pub use process::{Program, QUARANTINED, Remote, RemoteDriver, ServeError, serve};
+pub use queue::DraftCount;

@@ -18,6 +18,8 @@ use domain::{
 #[derive(Debug, PartialEq)]
 pub(crate) struct Prepared {
     pub tokens: Vec<Token>,
+    /// The request's prediction; empty where there is none.
+    pub prediction: Vec<Token>,
     /// What the reply may have of the context; at least 1.
     pub output_max: u32,
     /// Where the reply begins.
@@ -68,6 +70,7 @@ pub(crate) fn prepare(
         .or(output_default);
     Ok(Prepared {
         tokens,
+        prediction: predicted(&request, vocabulary, context_tokens),
         output_max: wanted.unwrap_or(left).clamp(1, left),
         beginning,
     })
@@ -121,6 +124,35 @@ fn begin_reply(
         Beginning::Answer
     } else {
         Beginning::Blank
+    }
+}
+
+/// Bytes of a prediction for each token of the context: the rest is beyond what a reply could be.
+const PREDICTION_TOKEN_BYTES: usize = 8;
+
+/// The prediction's tokens. One that cannot be read helps nobody and is no fault.
+fn predicted(
+    request: &ChatRequest,
+    vocabulary: &dyn Vocabulary,
+    context_tokens: u32,
+) -> Vec<Token> {
+    let context_tokens = context_tokens as usize;
+    let mut text = match &request.prediction {
+        Some(prediction) => prediction.content.concat(),
+        None => return Vec::new(),
+    };
+    let most = context_tokens.saturating_mul(PREDICTION_TOKEN_BYTES);
+    text.truncate(text.floor_char_boundary(most));
+    let read = || {
+        let mut tokens = Vec::new();
+        vocabulary.tokenize(&text, false, &mut tokens);
+        tokens.truncate(context_tokens);
+        tokens
+    };
+    match vocabulary.splitting().depth(&text) {
+        Depth::Shallow => read(),
+        Depth::Deep => on_deep_stack(read).unwrap_or_default(),
+        Depth::Bottomless => Vec::new(),
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Request {
     pub priority: Priority,
     /// Never empty, and shorter than the context.
     pub prompt: Vec<Token>,
+    /// What the caller expects the reply to be; mostly empty.
+    pub prediction: Vec<Token>,
     /// At least 1, and no more than the context has left.
     pub output_max: u32,
     pub sampler: Sampler,
@@ -246,6 +248,16 @@ pub(crate) struct Pulse {
     service_us_mean: AtomicU64,
     state: AtomicU8,
     outlook: Mutex<Outlook>,
+    drafted: AtomicU64,
+    accepted: AtomicU64,
+}
+
+/// Tokens drafted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DraftCount {
+    pub drafted: u64,
+    /// Of these, those that the reply took.
+    pub accepted: u64,
 }
 
 const STATES: [HealthState; 3] = [HealthState::Ready, HealthState::Starting, HealthState::Down];
@@ -260,6 +272,22 @@ impl Pulse {
             service_us_mean: AtomicU64::new(0),
             state: AtomicU8::new(1),
             outlook: Mutex::default(),
+            drafted: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn count_draft(&self, drafted: u32, accepted: u32) {
+        self.drafted
+            .fetch_add(u64::from(drafted), Ordering::Relaxed);
+        self.accepted
+            .fetch_add(u64::from(accepted), Ordering::Relaxed);
+    }
+
+    pub(crate) fn drafts(&self) -> DraftCount {
+        DraftCount {
+            drafted: self.drafted.load(Ordering::Relaxed),
+            accepted: self.accepted.load(Ordering::Relaxed),
         }
     }
 
@@ -325,6 +353,7 @@ mod tests {
             team: None,
             priority: Priority::default(),
             prompt: vec![1],
+            prediction: Vec::new(),
             output_max: 1,
             sampler: Sampler::new(&Sampling::default(), 0.0, 0),
             grammar: None,

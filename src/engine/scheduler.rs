@@ -19,11 +19,16 @@
 //! begins like one under way waits for it. What a slot held and must give up is saved where that
 //! is worth it, and restored for a prompt that begins alike (see [`aside`]). [`portions`] has the exceptions where several teams ask.
 //!
+//! **Drafts.** What a running reply may go on with is computed beside its token that is due (see
+//! [`crate::draft`]), in what room the others leave. All of it that is not drawn is cut off again
+//! before the next step.
+//!
 //! **Interruption.** A reader that leaves in mid-prompt cuts the whole batch short. What reached
 //! the cache stays; everybody else's tokens that did not are simply still pending in the next step.
 
 mod admission;
 mod aside;
+mod drafting;
 mod portions;
 
 use std::cmp::Reverse;
@@ -36,11 +41,13 @@ use tracing::{debug, error, warn};
 use crate::cells::Cells;
 use crate::config::PrefixScope;
 use crate::decoder::{Decoded, Decoder, Entry, Shape, Vocabulary};
+use crate::draft::Drafting;
 use crate::pacing::Pacing;
 use crate::prefixes::{PrefixRules, Prefixes};
 use crate::queue::{Request, Shared};
 use crate::slot::{Delivered, Slot};
 use crate::waiting::Seat;
+use drafting::Drafts;
 
 /// Room kept free for each running reply when another chat asks to be admitted. More of it makes
 /// setting back rarer, less of it admits sooner.
@@ -63,6 +70,7 @@ pub(crate) struct Rules {
     pub busy_prompt: BusyPrompt,
     pub stall_max: Duration,
     pub prefixes: PrefixRules,
+    pub drafting: Drafting,
 }
 
 /// What one step may compute of prompts while somebody is being answered.
@@ -94,6 +102,7 @@ pub(crate) struct Scheduler<D> {
     shared: Arc<Shared>,
     rules: Rules,
     pacing: Pacing,
+    drafts: Drafts,
     shape: Shape,
     slots: Vec<Slot>,
     /// Which of them hold the same cells.
@@ -119,6 +128,9 @@ struct Share {
     count: u32,
     /// Where in the batch its logits come out, if it is up to date after it.
     logits: Option<usize>,
+    /// Where in the batch the tokens drafted after it begin, and how many they are.
+    drafts_at: usize,
+    drafted: u32,
 }
 
 impl<D: Decoder> Scheduler<D> {
@@ -137,6 +149,7 @@ impl<D: Decoder> Scheduler<D> {
         Self {
             pacing: Pacing::new(delay),
             prefixes: Prefixes::open(saved, decoder.fingerprint(), decoder.can_cut()),
+            drafts: Drafts::new(rules.drafting, decoder.can_cut()),
             decoder,
             vocabulary,
             shared,
@@ -263,8 +276,15 @@ impl<D: Decoder> Scheduler<D> {
     fn learn(&mut self, took: Duration) {
         let replies = self.shares.iter().filter(|share| share.count == 1).count();
         let replies = u32::try_from(replies).unwrap_or(u32::MAX);
-        self.pacing
-            .learn(self.batched().saturating_sub(replies), replies, took);
+        let drafted: u32 = self.shares.iter().map(|share| share.drafted).sum();
+        let prompt = self.batched().saturating_sub(replies + drafted);
+        self.drafts.learn(prompt, replies, drafted, took);
+        if drafted == 0 {
+            self.pacing.learn(prompt, replies, took);
+        } else if prompt > 0 {
+            // A drafted token takes what one of a prompt does.
+            self.pacing.learn(prompt + drafted, replies, took);
+        }
     }
 
     /// One token for every reply that is up to date, then slices of prompts, shortest first.
@@ -281,6 +301,7 @@ impl<D: Decoder> Scheduler<D> {
         for slot in talking {
             self.take(slot, 1);
         }
+        self.add_drafts(&reading);
         let mut budget = self.prompt_budget();
         let mut is_first = true;
         let reading = self.shortest_first(reading);
@@ -401,6 +422,8 @@ impl<D: Decoder> Scheduler<D> {
             slot,
             count,
             logits,
+            drafts_at: 0,
+            drafted: 0,
         });
         count
     }
@@ -496,18 +519,15 @@ impl<D: Decoder> Scheduler<D> {
             self.rise();
         }
         for share in std::mem::take(&mut self.shares) {
-            let slot = &mut self.slots[share.slot];
-            slot.held += share.count;
+            self.slots[share.slot].held += share.count;
             if let Some(seat) = &mut self.seats[share.slot] {
                 seat.count(share.count, share.logits.is_some());
             }
-            let Some(index) = share.logits else {
+            let Some(row) = share.logits else {
                 continue;
             };
-            let drawn = match self.decoder.logits(index) {
-                Some(logits) => slot.advance(logits, self.vocabulary.as_ref()),
-                None => Err(BackendError::Engine("the model gave no logits")),
-            };
+            let drawn = self.draw(share, row);
+            let slot = &mut self.slots[share.slot];
             match drawn {
                 Ok(()) => self.deliver(share.slot, now),
                 Err(error) => {
@@ -521,7 +541,11 @@ impl<D: Decoder> Scheduler<D> {
     /// The decoder had less room than we counted. Nothing was computed; free something and go on.
     fn make_any_room(&mut self) {
         let oldest = self.shares.iter().map(|share| self.age(share.slot)).min();
+        let had_drafts = self.shares.iter().any(|share| share.drafted > 0);
         self.shares.clear();
+        if had_drafts {
+            return self.drafts.withhold();
+        }
         if self.drop_leftovers() || self.set_back_younger(oldest.unwrap_or(0)) {
             return;
         }

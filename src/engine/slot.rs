@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use domain::{BackendError, ChatEvent, FinishReason, Started, TeamId, Tokens, Usage};
 
 use crate::decoder::{Token, Vocabulary};
+use crate::draft::{Credit, Drafter, Terms, Verdict};
 use crate::grammar::Grammar;
 use crate::queue::Request;
 use crate::reply::{ReplySender, Sent};
@@ -36,6 +37,7 @@ pub(crate) struct Job {
     sampler: Sampler,
     grammar: Option<Grammar>,
     voice: Voice,
+    drafter: Drafter,
     /// Events the reader had no room for. Not empty: the slot is paused.
     outbox: VecDeque<ChatEvent>,
     /// The order of admission; the lowest is the oldest.
@@ -68,7 +70,10 @@ impl Slot {
         self.held = held;
         self.used = admitted;
         self.is_set_back = false;
+        let prompt = request.prompt.len();
+        let tokens_max = prompt.saturating_add(request.output_max as usize);
         self.job = Some(Job {
+            drafter: Drafter::new(prompt, tokens_max, request.prediction),
             reply: request.reply,
             sampler: request.sampler,
             grammar: request.grammar,
@@ -180,14 +185,52 @@ impl Slot {
         count(&self.tokens).saturating_add(left.min(headroom))
     }
 
-    /// Draws the next token from `logits` and says what it completes.
+    /// Appends to `draft` what may follow the last token, which is due. Not more than the reply may
+    /// still be long.
+    pub(crate) fn draft(
+        &mut self,
+        mut terms: Terms,
+        vocabulary: &dyn Vocabulary,
+        draft: &mut Vec<Token>,
+    ) {
+        let Some(job) = &mut self.job else {
+            return;
+        };
+        // One token is drawn without a draft.
+        let left = job.output_max.saturating_sub(job.usage.completion_tokens.0);
+        terms.most = terms.most.min(left.saturating_sub(1));
+        let is_end = |token| vocabulary.is_end(token);
+        job.drafter.propose(&self.tokens, terms, is_end, draft);
+    }
+
+    /// Notes what became of the draft, and joins what its tokens said. `drawn` tokens were drawn.
+    pub(crate) fn settle(&mut self, verdict: Verdict, drawn: u32, credit: &mut Credit) {
+        let Some(job) = &mut self.job else {
+            return;
+        };
+        job.drafter.settle(verdict, drawn, credit);
+        if drawn > 1 {
+            join_texts(&mut job.outbox);
+        }
+        if job.drafter.is_predicted() && verdict.drafted > 0 {
+            job.usage.accepted_prediction_tokens.0 += verdict.accepted;
+            job.usage.rejected_prediction_tokens.0 += verdict.drafted - verdict.accepted;
+            // It was said already where the draft ended the reply.
+            if let Some(ChatEvent::Usage(usage)) = job.outbox.back_mut() {
+                *usage = job.usage;
+            }
+        }
+    }
+
+    /// Draws the next token from `logits` and says what it completes. `None` when that ended the reply
+    /// and is no part of it.
     pub(crate) fn advance(
         &mut self,
         logits: &[f32],
         vocabulary: &dyn Vocabulary,
-    ) -> Result<(), BackendError> {
+    ) -> Result<Option<Token>, BackendError> {
         let Some(job) = &mut self.job else {
-            return Ok(());
+            return Ok(None);
         };
         let allowed = job.grammar.as_mut().map(Grammar::allowed).transpose()?;
         let Some(token) = job.sampler.draw(logits, allowed.as_ref()) else {
@@ -195,14 +238,14 @@ impl Slot {
         };
         if vocabulary.is_end(token) || job.sampler.stops_at(token) {
             job.finish(FinishReason::Stop);
-            return Ok(());
+            return Ok(None);
         }
         let accepted = job.grammar.as_mut().map(|grammar| grammar.accept(token));
         let is_whole = accepted.transpose()?.unwrap_or(false);
         self.tokens.push(token);
         job.voice.weigh(logits, token, vocabulary);
         job.hear(token, is_whole, vocabulary);
-        Ok(())
+        Ok(Some(token))
     }
 
     /// Ends the job. The cache keeps what it holds, for a prompt that begins alike.
@@ -286,6 +329,21 @@ impl Job {
     pub(crate) fn stalled_since(&self) -> Option<Instant> {
         self.stalled_since
     }
+}
+
+/// One event for neighbours of a kind, so that a draft's tokens cost the reader's side no more than one.
+fn join_texts(events: &mut VecDeque<ChatEvent>) {
+    let mut joined: VecDeque<ChatEvent> = VecDeque::with_capacity(events.len());
+    for event in events.drain(..) {
+        match (joined.back_mut(), event) {
+            (Some(ChatEvent::Text { text, .. }), ChatEvent::Text { text: more, .. })
+            | (Some(ChatEvent::Thought { text, .. }), ChatEvent::Thought { text: more, .. }) => {
+                text.push_str(&more);
+            }
+            (_, event) => joined.push_back(event),
+        }
+    }
+    *events = joined;
 }
 
 pub(crate) fn common_prefix(one: &[Token], other: &[Token]) -> u32 {

@@ -42,6 +42,9 @@ fn start_as(
 ) -> (Engine, EngineDriver) {
     let mut config = EngineConfig::new("unused", "fake");
     config.slots_max = SHAPE.sequences;
+    // An event of a drafted step has as many tokens as the machine's speed makes worth it; here each
+    // has one.
+    config.speculation = Speculation::Off;
     configure(&mut config);
     let mind = Mind {
         vocabulary: Arc::new(FakeVocabulary::default()),

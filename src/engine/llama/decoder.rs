@@ -19,10 +19,6 @@ impl Decoder for LlamaDecoder {
         self.0.shape()
     }
 
-    fn can_cut(&self) -> bool {
-        !self.0.is_recurrent()
-    }
-
     fn decode(&mut self, batch: &[Entry]) -> Decoded {
         let decoded = self.0.decode(batch);
         if decoded == Decoded::Aborted && self.0.is_recurrent() {

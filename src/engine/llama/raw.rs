@@ -61,9 +61,9 @@ impl Context {
         params.n_batch = shape.batch_tokens;
         params.n_ubatch = sizes.ubatch_tokens.min(shape.batch_tokens);
         params.n_seq_max = shape.sequences;
-        // One row of logits per sequence. The default, one per token of the batch, would reserve
-        // 300 MB for a large vocabulary.
-        params.n_outputs_max = shape.sequences;
+        // A row of logits for each sequence and a few for drafts. The default, one per token of the
+        // batch, would reserve 300 MB for a large vocabulary.
+        params.n_outputs_max = shape.rows_max();
         params.n_threads = i32::try_from(sizes.threads).unwrap_or(1);
         params.n_threads_batch = params.n_threads;
         // One pool of cells for all sequences, so that each may grow to the whole context.
@@ -118,7 +118,7 @@ impl Context {
         let rows = entries.iter().filter(|entry| entry.wants_logits).count();
         !entries.is_empty()
             && entries.len() <= self.shape.batch_tokens as usize
-            && rows <= self.shape.sequences as usize
+            && rows <= self.shape.rows_max() as usize
             && entries.iter().all(|entry| {
                 entry.sequence < self.shape.sequences
                     && entry.position < self.shape.kv_tokens

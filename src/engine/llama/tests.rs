@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::{
-    Backend, BackendError, ChatRequest, ChatTemplate, FinishReason, OutputFormat, Reply,
-    TemplateCompiler, TemplateError, TemplateSource, Tokens, collect,
+    Backend, BackendError, ChatRequest, ChatTemplate, FinishReason, OutputFormat, Prediction,
+    Reply, TemplateCompiler, TemplateError, TemplateSource, Tokens, collect,
 };
 use futures::StreamExt;
 use futures::future::join_all;
@@ -20,7 +20,7 @@ use crate::fake::{CHATML, request, sealed};
 use crate::llama::raw::{Context, Sizes};
 use crate::llama::vocabulary::{LlamaVocabulary, splitting};
 use crate::splitting::{RUN_CHARS_MAX, Splitting, on_deep_stack};
-use crate::{Engine, EngineConfig, EngineDriver, LoadError};
+use crate::{DraftCount, Engine, EngineConfig, EngineDriver, LoadError, Speculation};
 
 mod states;
 
@@ -146,6 +146,68 @@ async fn greedy_text_is_the_same_alone_and_in_a_mixed_batch() {
     for mixed in &texts[others.len()..] {
         assert_eq!(*mixed, alone);
     }
+}
+
+/// On and off, with drafts from the prompt, from a right prediction, from a wrong one and from loops.
+#[tokio::test]
+async fn drafts_change_no_greedy_text_and_no_seeded_one() {
+    let Some((drafting, _driver)) = load(|_| ()) else {
+        return;
+    };
+    let Some((plain, _other)) = load(|config| config.speculation = Speculation::Off) else {
+        return;
+    };
+    let ends = ends(&model_path().unwrap());
+    let prompts = [
+        QUESTION,
+        "What is the capital of France?",
+        "hello",
+        "What is 2 + 3?",
+        "What is 17 + 25?",
+        "Convert 3 km to m.",
+        "3 km in m",
+        "currency of Norway",
+        "thanks",
+        "Is this good? good good good",
+        "Say: one two three four five six seven eight nine ten.",
+        "The capital of Japan is Tokyo. The capital of Peru is Lima. What is the capital of Peru?",
+    ];
+    let before = drafting.drafts();
+    for (n, prompt) in prompts.into_iter().enumerate() {
+        // Some go on and on, which is where drafts are.
+        let asked = |prediction: Option<&str>| {
+            request(prompt, |request| {
+                request.output_tokens_max = Some(Tokens(96));
+                request.prediction = prediction.map(|text| Prediction {
+                    content: vec![text.to_owned()],
+                });
+                if n % 2 == 1 {
+                    request.sampling.logit_bias =
+                        ends.iter().map(|token| (*token, -100.0)).collect();
+                }
+                if n % 4 == 3 {
+                    request.sampling.temperature = Some(0.5);
+                    request.sampling.seed = Some(7);
+                }
+            })
+        };
+        let said = ask(&plain, asked(None)).await;
+        let (said, usage) = (said.choices[0].text(), said.usage.unwrap());
+        for prediction in [
+            None,
+            Some(said.as_str()),
+            Some("The capital of Chad is 42."),
+        ] {
+            let reply = ask(&drafting, asked(prediction)).await;
+            assert_eq!(reply.choices[0].text(), said, "{prompt}");
+            let counted = reply.usage.unwrap();
+            assert_eq!(counted.completion_tokens, usage.completion_tokens);
+        }
+    }
+    let after = drafting.drafts();
+    println!("{before:?} to {after:?}, without {:?}", plain.drafts());
+    assert!(after.accepted > before.accepted, "{after:?}");
+    assert_eq!(plain.drafts(), DraftCount::default());
 }
 
 #[tokio::test]
@@ -515,7 +577,7 @@ fn unsound_batches_fail_and_an_interrupt_is_recovered_from() {
         vec![entry(0, 0, size)],
         vec![entry(0, 0, -1)],
         vec![entry(256, 0, 5)],
-        vec![entry(0, 0, 5), entry(1, 0, 5), entry(2, 0, 5)],
+        (0..19).map(|position| entry(position, 0, 5)).collect(),
     ];
     for batch in unsound {
         assert_eq!(context.decode(&batch), Decoded::Failed, "{batch:?}");

@@ -14,6 +14,7 @@ use crate::reply::{ReplyStream, reply};
 use crate::sampler::Sampler;
 use crate::voice::VoiceRules;
 
+mod drafts;
 mod fair;
 mod room;
 
@@ -58,22 +59,27 @@ impl Bench {
     }
 
     fn with(shape: Shape, change: impl FnOnce(&mut FakeDecoder)) -> Self {
-        Self::made(shape, shape.sequences, NO_PREFIXES, change)
+        Self::made(shape, shape.sequences, NO_PREFIXES, Drafting::Off, change)
     }
 
     /// With `slots` regular slots among its sequences.
     fn of(shape: Shape, slots: u32, change: impl FnOnce(&mut FakeDecoder)) -> Self {
-        Self::made(shape, slots, NO_PREFIXES, change)
+        Self::made(shape, slots, NO_PREFIXES, Drafting::Off, change)
     }
 
     fn keeping(shape: Shape, prefixes: PrefixRules, change: impl FnOnce(&mut FakeDecoder)) -> Self {
-        Self::made(shape, shape.sequences, prefixes, change)
+        Self::made(shape, shape.sequences, prefixes, Drafting::Off, change)
+    }
+
+    fn drafting(shape: Shape, drafting: Drafting, change: impl FnOnce(&mut FakeDecoder)) -> Self {
+        Self::made(shape, shape.sequences, NO_PREFIXES, drafting, change)
     }
 
     fn made(
         shape: Shape,
         slots: u32,
         prefixes: PrefixRules,
+        drafting: Drafting,
         change: impl FnOnce(&mut FakeDecoder),
     ) -> Self {
         let shared = Arc::new(Shared::new(64, slots));
@@ -85,6 +91,7 @@ impl Bench {
             busy_prompt: BusyPrompt::Tokens(16),
             stall_max: STALL,
             prefixes,
+            drafting,
         };
         let vocabulary = Arc::new(FakeVocabulary::default());
         Self {
@@ -108,6 +115,7 @@ impl Bench {
             team: None,
             priority: domain::Priority::default(),
             prompt: prompt.bytes().map(i32::from).collect(),
+            prediction: Vec::new(),
             output_max: self.scheduler.shape.context_tokens - prompt.len() as u32,
             sampler: Sampler::new(&Sampling::default(), 0.0, 0),
             grammar: None,
@@ -753,10 +761,12 @@ proptest! {
         shared in 0_usize..40,
         kv_tokens in 240_u32..600,
         prefix_bytes_max in 0_usize..2_000,
+        has_drafts in any::<bool>(),
     ) {
         let shape = Shape { kv_tokens, context_tokens: 240, batch_tokens: 32, sequences: 3 };
+        let drafting = if has_drafts { drafts::FREE } else { Drafting::Off };
         let prefixes = PrefixRules { bytes_max: prefix_bytes_max, ..NO_PREFIXES };
-        let mut bench = Bench::keeping(shape, prefixes, |_| ());
+        let mut bench = Bench::made(shape, shape.sequences, prefixes, drafting, |_| ());
         let mut staying = Vec::new();
         for (n, (length, pause, leaves, events_max)) in chats.into_iter().enumerate() {
             let letter = char::from(b'a' + u8::try_from(n).unwrap());

@@ -8,6 +8,7 @@ use futures::future::join_all;
 use tokio::io::AsyncWriteExt;
 
 use super::*;
+use crate::config::Speculation;
 use crate::decoder::Shape;
 use crate::engine::{Engine, EngineDriver, Mind};
 use crate::fake::{ECHO, FakeDecoder, FakeVocabulary, Mishap, Seen, request};
@@ -57,6 +58,9 @@ fn engine(log: &Log) -> Life {
 pub(super) fn config(change: impl FnOnce(&mut EngineConfig)) -> EngineConfig {
     let mut config = EngineConfig::new("unused", "fake");
     config.slots_max = SHAPE.sequences;
+    // An event of a drafted step has as many tokens as the machine's speed makes worth it; here each
+    // has one.
+    config.speculation = Speculation::Off;
     change(&mut config);
     config
 }
