@@ -25,7 +25,7 @@ use providers::UpstreamConfig;
 
 pub use faults::{ConfigFault, ConfigFaults, Findings};
 pub use overlay::Override;
-pub use raw::{Isolation, LogFormat, PrefixScope, RawConfig, RawLog};
+pub use raw::{Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
 pub use secret::Surroundings;
 pub use sections::{
     AdminListen, CacheSettings, IngressSettings, KeyGrant, LimitSettings, LocalSettings,

@@ -19,7 +19,7 @@ use policy::Templates;
 use tracing::error;
 
 use crate::bundled;
-use crate::config::{Config, Isolation, LocalSettings, ModelSource, PrefixScope};
+use crate::config::{Config, Isolation, LocalSettings, ModelSource, PrefixScope, Speculation};
 
 /// Temperature for models of the operator's own, where nobody says otherwise: varied, and to the
 /// point. The bundled model knows facts, not style, and gets 0.
@@ -292,6 +292,10 @@ fn engine_config(
     engine.hang_max = settings.hang_max;
     engine.output_tokens_default = settings.output_tokens_default;
     engine.temperature_default = settings.temperature_default.unwrap_or(temperature);
+    engine.speculation = match settings.speculation {
+        Speculation::Lookup => engine::Speculation::Lookup,
+        Speculation::Off => engine::Speculation::Off,
+    };
     engine.backends_dir = backends_dir();
     engine.prefix_scope = match settings.prefix_scope {
         PrefixScope::Team => engine::PrefixScope::Team,

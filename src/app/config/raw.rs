@@ -186,6 +186,10 @@ pub struct RawLocal {
     /// A folder in which that is kept across restarts. It holds what prompts and replies said, for
     /// this user's eyes alone. Left out: nothing is kept on disk.
     pub prefix_cache_dir: Option<String>,
+    /// Drafts of replies: tokens that are computed along with the one that is due, and kept where they
+    /// turn out right. `lookup` takes them from what was said before in the chat and from the
+    /// request's `prediction`, and rests where they are wrong. What a reply says does not depend on it.
+    pub speculation: Speculation,
 }
 
 /// What stands between the model and everything else.
@@ -204,6 +208,15 @@ pub enum PrefixScope {
     #[default]
     Team,
     Global,
+}
+
+/// Where drafts come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Speculation {
+    #[default]
+    Lookup,
+    Off,
 }
 
 impl Default for RawLocal {
@@ -228,6 +241,7 @@ impl Default for RawLocal {
             prefix_scope: PrefixScope::default(),
             prefix_cache_bytes_max: None,
             prefix_cache_dir: None,
+            speculation: Speculation::default(),
         }
     }
 }

@@ -14,8 +14,7 @@ use engine::EngineConfig;
 use super::faults::Findings;
 use super::raw::{
     Isolation, PrefixScope, RawCache, RawClasses, RawIngress, RawKey, RawLimits, RawLocal, RawLog,
-    RawPriority,
-    RawPrivacy, RawRoutes, RawTrust,
+    RawPriority, RawPrivacy, RawRoutes, RawTrust, Speculation,
 };
 use super::secret::Surroundings;
 
@@ -79,6 +78,7 @@ pub struct LocalSettings {
     pub prefix_scope: PrefixScope,
     pub prefix_bytes_max: Option<u64>,
     pub prefix_dir: Option<PathBuf>,
+    pub speculation: Speculation,
 }
 
 /// Which model file.
@@ -375,6 +375,7 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
         prefix_scope: raw.prefix_scope,
         prefix_bytes_max: raw.prefix_cache_bytes_max,
         prefix_dir: prefix_dir(raw, findings),
+        speculation: raw.speculation,
     })
 }
 

@@ -196,6 +196,22 @@ fn addresses_beyond_this_machine_need_keys_or_a_plain_word() {
 }
 
 #[test]
+fn replies_are_drafted_unless_told_otherwise() {
+    let speculation = |text| accepted(text, &[]).0.local.unwrap().speculation;
+    assert_eq!(speculation(""), Speculation::Lookup);
+    assert_eq!(
+        speculation("[local]\nspeculation = 'lookup'"),
+        Speculation::Lookup
+    );
+    assert_eq!(
+        speculation("[local]\nspeculation = 'off'"),
+        Speculation::Off
+    );
+    let found = refused("[local]\nspeculation = 'wild'", &[]);
+    assert!(found[0].starts_with("local.speculation: "), "{found:?}");
+}
+
+#[test]
 fn the_model_has_a_process_of_its_own_unless_told_otherwise() {
     let isolation = |text| accepted(text, &[]).0.local.unwrap().isolation;
     assert_eq!(isolation(""), Isolation::Process);
