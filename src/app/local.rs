@@ -13,7 +13,9 @@ use domain::{
     Abilities, Ability, Backend, BackendCard, BackendError, BackendName, ChatStream, Health,
     HealthState, ModelCard, Outbound, Tokens, Trust,
 };
-use engine::{Engine, EngineConfig, EngineDriver, LoadError, Program, QUARANTINED, Remote};
+use engine::{
+    DraftCount, Engine, EngineConfig, EngineDriver, LoadError, Program, QUARANTINED, Remote,
+};
 use futures::future::BoxFuture;
 use policy::Templates;
 use tracing::error;
@@ -237,6 +239,15 @@ impl LocalEngine {
         match self {
             Self::Thread(_) => None,
             Self::Process(remote) => Some(remote.ends()),
+        }
+    }
+
+    /// Tokens drafted since the start, and how many were right.
+    #[must_use]
+    pub fn drafts(&self) -> DraftCount {
+        match self {
+            Self::Thread(engine) => engine.drafts(),
+            Self::Process(remote) => remote.drafts(),
         }
     }
 

@@ -17,6 +17,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::local::LocalEngine;
+
 /// From a cached reply to a long answer by a large model on a small machine.
 const SECONDS: [f64; 15] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
@@ -87,6 +89,9 @@ pub struct Metrics {
     engine_restarts: Counter,
     pipeline: OnceLock<Weak<Pipeline>>,
     engine_ends: OnceLock<Arc<AtomicU64>>,
+    drafted: Counter,
+    accepted: Counter,
+    engine: OnceLock<LocalEngine>,
 }
 
 impl fmt::Debug for Metrics {
@@ -113,6 +118,9 @@ impl Default for Metrics {
             engine_restarts: Counter::default(),
             pipeline: OnceLock::new(),
             engine_ends: OnceLock::new(),
+            drafted: Counter::default(),
+            accepted: Counter::default(),
+            engine: OnceLock::new(),
         };
         metrics.register();
         metrics
@@ -166,6 +174,16 @@ impl Metrics {
             "Times that the local model's process ended early and was started again",
             self.engine_restarts.clone(),
         );
+        registry.register(
+            "drafted_tokens",
+            "Tokens the local engine drafted",
+            self.drafted.clone(),
+        );
+        registry.register(
+            "accepted_draft_tokens",
+            "Drafted tokens that replies took",
+            self.accepted.clone(),
+        );
         let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
         build.get_or_create(&BuildLabels { version }).set(1);
@@ -184,7 +202,25 @@ impl Metrics {
         let _ = self.engine_ends.set(ends);
     }
 
+    /// Whose drafts are counted. Its process does not outlive this handle's stop.
+    pub fn watch_drafts(&self, engine: LocalEngine) {
+        // Loaded once.
+        let _ = self.engine.set(engine);
+    }
+
+    /// Two scrapes at once may both see what is new; the counters never fall, and are right after.
+    fn read_drafts(&self) {
+        let Some(engine) = self.engine.get() else {
+            return;
+        };
+        let now = engine.drafts();
+        for (counter, total) in [(&self.drafted, now.drafted), (&self.accepted, now.accepted)] {
+            counter.inner().fetch_max(total, Ordering::Relaxed);
+        }
+    }
+
     fn read_gauges(&self) {
+        self.read_drafts();
         if let Some(ends) = self.engine_ends.get() {
             let restarts = self.engine_restarts.inner();
             restarts.store(ends.load(Ordering::Relaxed), Ordering::Relaxed);

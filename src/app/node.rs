@@ -216,6 +216,7 @@ impl Node {
         }
         let model = local.card().models.first().map(|model| model.name.clone());
         self.tasks.spawn(ENGINE, driver);
+        self.metrics.watch_drafts(engine.clone());
         self.engine = Some(engine);
         self.local = Some(local);
         self.publish();

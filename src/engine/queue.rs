@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::{BackendError, Health, HealthState, Priority, TeamId};
+use serde::{Deserialize, Serialize};
 
 use crate::decoder::{Interrupt, Token};
 use crate::forecast::Outlook;
@@ -253,11 +254,20 @@ pub(crate) struct Pulse {
 }
 
 /// Tokens drafted since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DraftCount {
     pub drafted: u64,
     /// Of these, those that the reply took.
     pub accepted: u64,
+}
+
+impl DraftCount {
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            drafted: self.drafted.saturating_add(other.drafted),
+            accepted: self.accepted.saturating_add(other.accepted),
+        }
+    }
 }
 
 const STATES: [HealthState; 3] = [HealthState::Ready, HealthState::Starting, HealthState::Down];

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::frame::{ASK_BYTES_MAX, Outbox};
 use super::words::{Ask, Failure, Order, Pulse, Word};
+use crate::queue::DraftCount;
 
 /// Replies open at once. One more is refused as overloaded.
 const LINES_MAX: usize = 4_096;
@@ -54,6 +55,9 @@ struct Book {
     /// Changed only with the book held, so that no line is opened to a child that is gone.
     phase: Phase,
     pulse: Pulse,
+    /// Of the children before, and of this one.
+    drafts_before: DraftCount,
+    drafts: DraftCount,
     lines: HashMap<u64, Line>,
     next_id: u64,
 }
@@ -87,6 +91,8 @@ impl Desk {
                     state: HealthState::Ready,
                     wait: Some(Duration::ZERO),
                 },
+                drafts_before: DraftCount::default(),
+                drafts: DraftCount::default(),
                 lines: HashMap::new(),
                 next_id: 0,
             }),
@@ -95,6 +101,12 @@ impl Desk {
             window,
             ends: Arc::default(),
         }
+    }
+
+    /// What was drafted in all.
+    pub(super) fn drafts(&self) -> DraftCount {
+        let book = self.book();
+        book.drafts_before.and(book.drafts)
     }
 
     pub(super) fn health(&self) -> Health {
@@ -200,6 +212,7 @@ impl Desk {
             }
             Word::Pulse(pulse) => book.pulse = pulse,
             Word::Alive => {}
+            Word::Drafts(drafts) => book.drafts = drafts,
             Word::Ready { .. } | Word::Refused { .. } => return Err("a word out of its turn"),
         }
         Ok(())
@@ -212,6 +225,8 @@ impl Desk {
             return;
         }
         book.phase = phase;
+        let ended = std::mem::take(&mut book.drafts);
+        book.drafts_before = book.drafts_before.and(ended);
         let error = match phase {
             Phase::Ready => None,
             Phase::Restarting | Phase::Quarantined => Some(BackendError::Interrupted),
@@ -306,5 +321,25 @@ impl Drop for LineStream {
         if !self.is_over {
             self.desk.leave(self.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drafts_of_all_children_count() {
+        let desk = Desk::new(1);
+        let drafts = |drafted, accepted| DraftCount { drafted, accepted };
+        for (told, all) in [(drafts(5, 3), drafts(5, 3)), (drafts(9, 4), drafts(9, 4))] {
+            desk.take(Word::Drafts(told)).unwrap();
+            assert_eq!(desk.drafts(), all);
+        }
+        desk.set_phase(Phase::Restarting);
+        assert_eq!(desk.drafts(), drafts(9, 4));
+        desk.set_phase(Phase::Ready);
+        desk.take(Word::Drafts(drafts(2, 1))).unwrap();
+        assert_eq!(desk.drafts(), drafts(11, 5));
     }
 }

@@ -20,6 +20,7 @@ use super::words::{Ask, Order};
 use crate::config::EngineConfig;
 use crate::engine::needs;
 use crate::load::LoadError;
+use crate::queue::DraftCount;
 
 /// How long a request waits for a child that is being started again. Most are back sooner, and
 /// the pipeline's own patience is longer.
@@ -111,6 +112,12 @@ impl Remote {
     #[must_use]
     pub fn ends(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.desk.ends)
+    }
+
+    /// As [`crate::Engine::drafts`], of all its processes; up to a moment old.
+    #[must_use]
+    pub fn drafts(&self) -> DraftCount {
+        self.desk.drafts()
     }
 
     /// Stops the process. What runs and what waits ends with an error, at once.

@@ -17,7 +17,7 @@ use super::words::{Ask, Failure, Order, Pulse, Word, chain};
 use crate::config::EngineConfig;
 use crate::engine::{Engine, EngineDriver};
 use crate::load::LoadError;
-use crate::queue::Stride;
+use crate::queue::{DraftCount, Stride};
 
 /// Chats in this process at once, waiting ones included. The proxy's own bound lies below.
 const CHATS_MAX: usize = 8_192;
@@ -91,6 +91,7 @@ where
         chats: FuturesUnordered::new(),
         told: None,
         stride: None,
+        drafts: DraftCount::default(),
     };
     let driver = driver.run();
     tokio::pin!(driver);
@@ -122,6 +123,8 @@ struct Hall {
     told: Option<Pulse>,
     /// Where the engine's thread was at the last beat.
     stride: Option<Stride>,
+    /// As last told.
+    drafts: DraftCount,
 }
 
 impl Hall {
@@ -156,6 +159,7 @@ impl Hall {
                 _ = beat.tick() => {
                     pulse(engine, outbox, told);
                     alive(engine, outbox, stride);
+                    tell_drafts(engine, outbox, &mut self.drafts);
                 }
                 written = pen.write_some(outbox, || pulse(engine, outbox, told)) => written?,
             }
@@ -210,6 +214,14 @@ fn alive(engine: &Engine, outbox: &Outbox, last: &mut Option<Stride>) {
     *last = now;
     if has_moved && outbox.bytes() == 0 {
         tell(outbox, &Word::Alive);
+    }
+}
+
+fn tell_drafts(engine: &Engine, outbox: &Outbox, told: &mut DraftCount) {
+    let now = engine.drafts();
+    if *told != now {
+        *told = now;
+        tell(outbox, &Word::Drafts(now));
     }
 }
 

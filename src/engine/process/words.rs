@@ -12,6 +12,7 @@ use domain::{
 use serde::{Deserialize, Serialize};
 
 use crate::config::EngineConfig;
+use crate::queue::DraftCount;
 
 /// To the child. `Load` comes first and once; `Ask` only after `Ready`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -84,6 +85,8 @@ pub(super) enum Word {
     Pulse(Pulse),
     /// The engine's thread has moved since the last such word, or has nothing to do.
     Alive,
+    /// What was drafted since the child began.
+    Drafts(DraftCount),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
