@@ -11,7 +11,7 @@ use depot::gguf::{self, GgufFault, GgufSummary};
 use depot::{Depot, DepotError};
 use domain::{
     Abilities, Ability, Backend, BackendCard, BackendError, BackendName, ChatStream, Health,
-    HealthState, ModelCard, Outbound, Tokens, Trust,
+    HealthState, ModelCard, Outbound, Tier, Tokens, Trust,
 };
 use engine::{
     DraftCount, Engine, EngineConfig, EngineDriver, LoadError, Program, QUARANTINED, Remote,
@@ -364,6 +364,7 @@ fn card(model: &LocalModel) -> BackendCard {
         .min(trained);
     BackendCard {
         name: BackendName::new("local"),
+        tier: Tier::Engine,
         trust: Trust::Device,
         models: vec![ModelCard {
             name: model.engine.name.clone(),

@@ -30,6 +30,7 @@ pub trait Backend: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct BackendCard {
     pub name: BackendName,
+    pub tier: Tier,
     pub trust: Trust,
     /// Never empty. The first is the backend's default.
     pub models: Vec<ModelCard>,
@@ -41,11 +42,34 @@ impl BackendCard {
         self.models.iter().find(|model| model.name == name)
     }
 
-    /// True when it runs on this machine.
+    /// True when it may answer as `local`: what runs on this machine, and pools.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        self.trust == Trust::Device
+        self.tier != Tier::Upstream || self.trust == Trust::Device
     }
+
+    /// How callers and operators find one of its models: a bare name on this machine,
+    /// `backend/model` elsewhere.
+    #[must_use]
+    pub fn listed_name(&self, model: &str) -> String {
+        if self.is_local() && self.tier != Tier::Pool {
+            model.to_owned()
+        } else {
+            format!("{}/{model}", self.name)
+        }
+    }
+}
+
+/// What kind of thing answers. How far it is trusted is another question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// The engine that this node runs itself.
+    Engine,
+    /// Engines of the operator's own, on whichever machines: the local tier of a node that has
+    /// outgrown its machine.
+    Pool,
+    /// Somebody's service.
+    Upstream,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

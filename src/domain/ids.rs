@@ -43,7 +43,8 @@ name_type! {
     ModelAlias
 }
 name_type! {
-    /// A backend's name: `local` for engines on this machine, an upstream's configured name else.
+    /// A backend's name: `local` for engines on this machine, a pool's or an upstream's
+    /// configured name else.
     BackendName
 }
 name_type! {

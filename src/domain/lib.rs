@@ -18,6 +18,8 @@
 //! | fault | what a caller may learn of a failure |
 //! | card | what a backend says of itself |
 //! | priority | how soon a request wants its answer |
+//! | pool | several engines of the operator's behind one name |
+//! | endpoint | one engine of a pool |
 //! | slot | one running sequence in the local engine |
 
 mod backend;
@@ -35,7 +37,7 @@ mod store;
 mod template;
 
 pub use backend::{
-    Abilities, Ability, Backend, BackendCard, BackendError, Health, HealthState, ModelCard,
+    Abilities, Ability, Backend, BackendCard, BackendError, Health, HealthState, ModelCard, Tier,
     TimeoutPhase,
 };
 pub use chat::{

@@ -30,6 +30,7 @@ pub struct ExchangeRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteTaken {
     pub backend: BackendName,
+    /// As the backend names it; of a pool, `pool/model`.
     pub model: String,
     pub is_local: bool,
 }

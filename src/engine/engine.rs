@@ -368,6 +368,7 @@ fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
     }
     BackendCard {
         name: BackendName::new("local"),
+        tier: domain::Tier::Engine,
         trust: Trust::Device,
         models: vec![ModelCard {
             name: config.name.clone(),

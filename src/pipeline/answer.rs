@@ -25,7 +25,8 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Where an answer came from. Displays as `local:<model>`, `cloud:<name>` or `cache:exact`.
+/// Where an answer came from. Displays as `local:<model>`, `local:<pool>/<model>`,
+/// `cloud:<name>` or `cache:exact`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteLabel {
     Local { model: String },

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use domain::{
     Backend, BackendCard, BackendError, ChatEvent, ChatRequest, ChatStream, Classify, Delivery,
-    Fault, Outbound, RouteTaken, TimeoutPhase, Trust,
+    Fault, Outbound, RouteTaken, Tier, TimeoutPhase,
 };
 use futures::StreamExt;
 use policy::Candidate;
@@ -66,7 +66,11 @@ pub(crate) async fn open(planned: Planned) -> Result<Opened, Refusal> {
                 admitted.receipt.note(|record| {
                     record.route = Some(RouteTaken {
                         backend: card.name.clone(),
-                        model: candidate.model.clone(),
+                        model: if card.is_local() {
+                            card.listed_name(&candidate.model)
+                        } else {
+                            candidate.model.clone()
+                        },
                         is_local: card.is_local(),
                     });
                     record.reason.clone_from(&reason);
@@ -135,19 +139,19 @@ fn patience(
     delivery: Delivery,
 ) -> Duration {
     let patience = snapshot.patience();
-    match (card.trust, delivery, is_last) {
+    match (card.tier, delivery, is_last) {
         // A remote whole reply shows nothing until it is there; its own driver bounds it.
-        (Trust::Tenant | Trust::Public, Delivery::Whole, _) => WHOLE_REPLY_MAX,
+        (Tier::Pool | Tier::Upstream, Delivery::Whole, _) => WHOLE_REPLY_MAX,
         (_, _, true) => patience.last,
-        (Trust::Device, _, false) => patience.local,
-        (Trust::Tenant | Trust::Public, Delivery::Streamed { .. }, false) => patience.remote,
+        (Tier::Engine, _, false) => patience.local,
+        (Tier::Pool | Tier::Upstream, Delivery::Streamed { .. }, false) => patience.remote,
     }
 }
 
 fn label(card: &BackendCard, model: &str) -> RouteLabel {
     if card.is_local() {
         RouteLabel::Local {
-            model: model.to_owned(),
+            model: card.listed_name(model),
         }
     } else {
         RouteLabel::Cloud {

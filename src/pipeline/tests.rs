@@ -51,6 +51,11 @@ impl Fake {
         Arc::new(Self {
             card: BackendCard {
                 name: name.into(),
+                tier: match trust {
+                    Trust::Device => Tier::Engine,
+                    Trust::Tenant => Tier::Pool,
+                    Trust::Public => Tier::Upstream,
+                },
                 trust,
                 models: vec![model],
             },
@@ -278,6 +283,30 @@ async fn the_first_candidate_answers_and_is_recorded() {
     assert_eq!(record.outcome, Outcome::Answered);
     assert_eq!(record.route.unwrap().backend.as_str(), "fake");
     assert_eq!(record.usage.unwrap().completion_tokens, Tokens(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_answers_as_local_and_sees_what_its_trust_may_see() {
+    let pool = Fake::new("gpu", Trust::Tenant, Script::Says("here"));
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("there"));
+    let mut bench = bench(vec![pool.clone(), cloud.clone()], 4);
+    let letter = "write to a@b.example";
+    let answer = bench.pipeline.run(parsed("local", letter)).await.unwrap();
+    assert_eq!(answer.route.to_string(), "local:gpu/big");
+    assert_eq!(text(answer).await, "here");
+    assert_eq!(pool.calls(), [letter]);
+    let route = bench.records.recv().await.unwrap().route.unwrap();
+    assert!(route.is_local && route.model == "gpu/big", "{route:?}");
+    let answer = bench
+        .pipeline
+        .run(parsed("fake/big", letter))
+        .await
+        .unwrap();
+    assert_eq!(text(answer).await, "there");
+    assert!(!cloud.calls()[0].contains("a@b.example"));
+    let listed = bench.pipeline.models(&Principal::anyone());
+    let listed: Vec<&str> = listed.iter().map(|model| model.id.as_str()).collect();
+    assert_eq!(listed, ["auto", "local", "gpu/big", "fake/big"]);
 }
 
 #[tokio::test(start_paused = true)]

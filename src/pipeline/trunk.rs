@@ -149,11 +149,7 @@ impl Pipeline {
                 listings.push(listing("local", "hedge", context));
             }
             for model in card.models.iter().filter(|model| model.name != "*") {
-                let id = if card.is_local() {
-                    model.name.clone()
-                } else {
-                    format!("{}/{}", card.name, model.name)
-                };
+                let id = card.listed_name(&model.name);
                 listings.push(listing(&id, card.name.as_str(), model.context_tokens_max));
             }
         }

@@ -278,11 +278,7 @@ impl Roster {
                 if model.name == ANY_MODEL {
                     continue;
                 }
-                if entry.card.is_local() {
-                    names.push(model.name.clone());
-                } else {
-                    names.push(format!("{}/{}", entry.card.name, model.name));
-                }
+                names.push(entry.card.listed_name(&model.name));
             }
         }
         names

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{
     Abilities, Backend, BackendCard, BackendError, ChatStream, Delivery, Health, ModelCard,
-    Outbound, TimeoutPhase,
+    Outbound, Tier, TimeoutPhase,
 };
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -258,6 +258,7 @@ fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfigError> {
     };
     Ok(BackendCard {
         name: config.name.clone(),
+        tier: Tier::Upstream,
         trust: config.trust,
         models: names.into_iter().map(model_card).collect(),
     })

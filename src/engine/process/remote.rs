@@ -92,6 +92,7 @@ impl Remote {
         let remote = Remote {
             card: BackendCard {
                 name: BackendName::new("local"),
+                tier: domain::Tier::Engine,
                 trust: Trust::Device,
                 models: models.clone(),
             },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use divan::{Bencher, black_box};
 use domain::{
     Abilities, BackendCard, BackendName, ChatRequest, Delivery, Extra, Health, Message, ModelCard,
-    OutputFormat, Role, Sampling, TeamId, ToolChoice, Trust,
+    OutputFormat, Role, Sampling, TeamId, Tier, ToolChoice, Trust,
 };
 use policy::{Ask, Asked, DEFAULT_ROUTES, Roster, RosterEntry, RoutePolicy, ScanRules, route};
 
@@ -41,9 +41,10 @@ fn prose(bytes: usize) -> String {
 }
 
 fn roster() -> Roster {
-    let entry = |name: &str, trust| RosterEntry {
+    let entry = |name: &str, tier, trust| RosterEntry {
         card: Arc::new(BackendCard {
             name: BackendName::new(name),
+            tier,
             trust,
             models: vec![ModelCard {
                 name: "model".to_owned(),
@@ -54,7 +55,10 @@ fn roster() -> Roster {
         health: Health::READY,
     };
     Roster {
-        backends: vec![entry("local", Trust::Device), entry("cloud", Trust::Public)],
+        backends: vec![
+            entry("local", Tier::Engine, Trust::Device),
+            entry("cloud", Tier::Upstream, Trust::Public),
+        ],
         ..Roster::default()
     }
 }

@@ -2,7 +2,7 @@ use std::sync::{Arc, LazyLock};
 
 use domain::{
     BackendCard, BackendName, ChatRequest, Delivery, Extra, Health, Image, Message, ModelAlias,
-    ModelCard, OutputFormat, Part, Role, Sampling, TeamId, Tool, ToolChoice, Trust,
+    ModelCard, OutputFormat, Part, Role, Sampling, TeamId, Tier, Tool, ToolChoice, Trust,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -20,6 +20,11 @@ fn card(name: &str, trust: Trust, models: &[&str], abilities: Abilities) -> Rost
     RosterEntry {
         card: Arc::new(BackendCard {
             name: BackendName::new(name),
+            tier: if trust == Trust::Device {
+                Tier::Engine
+            } else {
+                Tier::Upstream
+            },
             trust,
             models: models.iter().map(model).collect(),
         }),
@@ -99,6 +104,37 @@ fn tools() -> Vec<Tool> {
 
 fn policy(toml: &str) -> RoutePolicy {
     RoutePolicy::parse("routes.toml", toml).unwrap()
+}
+
+#[test]
+fn a_pool_is_local_where_no_engine_is_and_has_a_name_beside_one() {
+    let mut pool = card("gpu", Trust::Tenant, &["large"], Abilities::all());
+    Arc::make_mut(&mut pool.card).tier = Tier::Pool;
+    let cloud = || card("cloudy", Trust::Public, &["big"], Abilities::all());
+    let first = |backends: Vec<RosterEntry>, name: &str| {
+        let roster = Roster {
+            backends,
+            aliases: Arc::default(),
+        };
+        let target = roster.targets(name).into_iter().next()?;
+        let card = roster.card(target.backend);
+        Some(format!("{}:{}", card.name, target.model))
+    };
+    let alone = || vec![pool.clone(), cloud()];
+    let beside = || vec![local(), pool.clone(), cloud()];
+    let cases = [
+        (alone(), "local", Some("gpu:large")),
+        (alone(), "cloud", Some("cloudy:big")),
+        (alone(), "gpu", Some("gpu:large")),
+        (beside(), "local", Some("local:tiny")),
+        (beside(), "gpu", Some("gpu:large")),
+        (beside(), "gpu/large", Some("gpu:large")),
+        (beside(), "large", Some("gpu:large")),
+        (beside(), "gpu/http://elsewhere/v1", None),
+    ];
+    for (backends, name, wanted) in cases {
+        assert_eq!(first(backends, name).as_deref(), wanted, "{name}");
+    }
 }
 
 static DEFAULT: LazyLock<RoutePolicy> = LazyLock::new(|| policy(DEFAULT_ROUTES));

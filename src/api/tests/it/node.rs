@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use domain::{
     Abilities, Backend, BackendCard, BackendError, CacheKey, CacheStore, ChatEvent, ChatStream,
     FinishReason, Health, HealthState, KeyDigest, KeyDirectory, ModelCard, Outbound, Principal,
-    Reply, Started, Tokens, Trust, Usage,
+    Reply, Started, Tier, Tokens, Trust, Usage,
 };
 use futures::{StreamExt, stream};
 use pipeline::{CacheRules, Parts, Patience, Pipeline, Snapshot};
@@ -149,6 +149,7 @@ impl Recipe {
         let backend = Scripted {
             card: BackendCard {
                 name: "local".into(),
+                tier: Tier::Engine,
                 trust: Trust::Device,
                 models: vec![model],
             },
