@@ -53,7 +53,7 @@ pub use principal::{KeyDigest, Principal};
 pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
 pub use record::{CacheOutcome, ExchangeRecord, Outcome, RouteTaken};
-pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, replay};
+pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, read_head, replay};
 pub use sampling::{
     Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,
 };

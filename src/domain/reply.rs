@@ -7,6 +7,9 @@ use crate::{
     ToolCallPart, Usage,
 };
 
+/// Events held back before the first content: `Started`, and for an empty reply its end.
+const HEAD_EVENTS_MAX: usize = 64;
+
 /// A stream, collected. Only complete streams become one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
@@ -210,6 +213,29 @@ pub async fn collect(mut stream: ChatStream) -> Result<Reply, BackendError> {
         collector.take(event?);
     }
     collector.finish()
+}
+
+/// Reads up to the first content, or the end of an empty reply: as far as another backend can still
+/// answer instead. Gives what was read, and the rest.
+///
+/// # Errors
+/// The stream's own error, or what is wrong with a stream without content.
+pub async fn read_head(
+    mut stream: ChatStream,
+) -> Result<(Vec<ChatEvent>, ChatStream), BackendError> {
+    let mut head = Vec::with_capacity(2);
+    while let Some(event) = stream.next().await {
+        let event = event?;
+        let commits = event.is_content() || matches!(event, ChatEvent::ChoiceEnded { .. });
+        head.push(event);
+        if commits {
+            return Ok((head, stream));
+        }
+        if head.len() >= HEAD_EVENTS_MAX {
+            return Err(BackendError::Garbled("no content among the first events"));
+        }
+    }
+    Err(BackendError::Interrupted)
 }
 
 /// The inverse of [`collect`]: a stream with one event per piece, and one for all log probabilities

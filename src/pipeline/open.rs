@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use domain::{
     Backend, BackendCard, BackendError, ChatEvent, ChatRequest, ChatStream, Classify, Delivery,
-    Fault, Outbound, RouteTaken, Tier, TimeoutPhase,
+    Fault, Outbound, RouteTaken, Tier, TimeoutPhase, read_head,
 };
-use futures::StreamExt;
 use policy::Candidate;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
@@ -19,9 +18,6 @@ use tracing::debug;
 use crate::answer::{Refusal, RouteLabel};
 use crate::snapshot::Snapshot;
 use crate::stages::{Failed, Missed, Opened, Planned};
-
-/// Events held back before the first content: `Started`, and for an empty reply its end.
-const HEAD_EVENTS_MAX: usize = 64;
 
 /// For a remote reply asked for whole. Upstreams have limits of their own below this one.
 const WHOLE_REPLY_MAX: Duration = Duration::from_secs(3600);
@@ -204,20 +200,7 @@ async fn first_content(
     patience: Duration,
 ) -> Result<(Vec<ChatEvent>, ChatStream), BackendError> {
     timeout(patience, async {
-        let mut stream = backend.chat(call).await?;
-        let mut head = Vec::with_capacity(2);
-        while let Some(event) = stream.next().await {
-            let event = event?;
-            let commits = event.is_content() || matches!(event, ChatEvent::ChoiceEnded { .. });
-            head.push(event);
-            if commits {
-                return Ok((head, stream));
-            }
-            if head.len() >= HEAD_EVENTS_MAX {
-                return Err(BackendError::Garbled("no content among the first events"));
-            }
-        }
-        Err(BackendError::Interrupted)
+        read_head(backend.chat(call).await?).await
     })
     .await
     .unwrap_or(Err(BackendError::TimedOut(TimeoutPhase::FirstEvent)))
