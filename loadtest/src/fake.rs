@@ -12,7 +12,7 @@ mod reply;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -69,6 +69,7 @@ impl Default for FakeConfig {
 pub struct FakeUpstream {
     addr: SocketAddr,
     record: Arc<Record>,
+    report: Arc<Mutex<String>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -99,9 +100,11 @@ impl FakeUpstream {
             .enable_all()
             .build()?;
         let (stop, stopped) = oneshot::channel();
+        let report = Arc::default();
         let service = Arc::new(Service {
             config,
             record: Arc::clone(&record),
+            report: Arc::clone(&report),
         });
         let thread = std::thread::Builder::new()
             .name("fake-upstream".to_owned())
@@ -109,6 +112,7 @@ impl FakeUpstream {
         Ok(Self {
             addr,
             record,
+            report,
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -134,6 +138,12 @@ impl FakeUpstream {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.record.counts()
+    }
+
+    /// What `/metrics` says from now on, as an inference engine does; at first nothing.
+    pub fn set_report(&self, text: &str) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        text.clone_into(&mut report);
     }
 
     /// Ends the server: the port refuses connections and open replies break off.
@@ -162,6 +172,7 @@ impl Drop for FakeUpstream {
 struct Service {
     config: FakeConfig,
     record: Arc<Record>,
+    report: Arc<Mutex<String>>,
 }
 
 /// Accepts until `stopped` resolves. Returning drops every connection.
@@ -221,6 +232,11 @@ impl Service {
             return error(StatusCode::UNAUTHORIZED, "Incorrect API key provided");
         }
         match (&head.method, head.uri.path()) {
+            (&Method::GET, "/health" | "/api/version") => json(StatusCode::OK, "{}"),
+            (&Method::GET, "/metrics") => {
+                let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+                json(StatusCode::OK, &report)
+            }
             (&Method::GET, "/v1/models") => {
                 json(StatusCode::OK, &reply::models(&self.config.models))
             }

@@ -82,6 +82,16 @@ fn what_was_sent_can_be_read_back() {
 }
 
 #[test]
+fn it_is_well_and_reports_what_it_was_told_to() {
+    let fake = fake();
+    assert!(exchange(&fake, "GET", "/health", "").starts_with("HTTP/1.1 200"));
+    assert!(exchange(&fake, "GET", "/api/version", "").starts_with("HTTP/1.1 200"));
+    fake.set_report("vllm:num_requests_running 3");
+    let report = exchange(&fake, "GET", "/metrics", "");
+    assert!(report.ends_with("vllm:num_requests_running 3"), "{report}");
+}
+
+#[test]
 fn a_wrong_key_is_refused() {
     let fake = FakeUpstream::start(FakeConfig {
         key: Some("right".to_owned()),
