@@ -8,7 +8,7 @@ use domain::{BackendName, Trust};
 use crate::Secret;
 
 /// One OpenAI-compatible upstream.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct UpstreamConfig {
     pub name: BackendName,
     /// `http` or `https`, with any path before `/chat/completions` (`https://api.openai.com/v1`).
@@ -22,6 +22,8 @@ pub struct UpstreamConfig {
     pub trust: Trust,
     /// Headers to add to every request, as `openai-organization`. Values are kept out of `Debug`.
     pub headers: Vec<(String, String)>,
+    /// Further tries after a connection was refused or broke while it was made.
+    pub connect_retries_max: u32,
     /// From asking for a connection to having one, per try.
     pub connect_timeout: Duration,
     /// From sending the request to a streamed reply's first event.
@@ -34,6 +36,7 @@ pub struct UpstreamConfig {
 }
 
 impl UpstreamConfig {
+    pub const CONNECT_RETRIES_MAX_DEFAULT: u32 = 2;
     pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
     pub const FIRST_EVENT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
     /// What OpenAI's own clients wait.
@@ -56,6 +59,7 @@ impl UpstreamConfig {
             models: Vec::new(),
             trust,
             headers: Vec::new(),
+            connect_retries_max: Self::CONNECT_RETRIES_MAX_DEFAULT,
             connect_timeout: Self::CONNECT_TIMEOUT_DEFAULT,
             first_event_timeout: Self::FIRST_EVENT_TIMEOUT_DEFAULT,
             whole_reply_timeout: Self::WHOLE_REPLY_TIMEOUT_DEFAULT,

@@ -7,9 +7,11 @@
 //! Outbound ─encode─► MarkedBody ─► connection ─► 200: reading ─► ChatStream
 //!                                            └─► else: refusal ─► BackendError
 //! ```
+//! A [`Pool`] is several such upstreams behind one name: it chooses, watches and moves on.
 
 mod breaker;
 mod config;
+mod pool;
 mod reading;
 mod refusal;
 mod secret;
@@ -17,5 +19,9 @@ mod sending;
 mod upstream;
 
 pub use config::{UpstreamConfig, UpstreamConfigError};
+pub use pool::{
+    Balance, EndpointState, EndpointView, EngineKind, HealthRules, Members, Pool, PoolConfig,
+    PoolConfigError, Resolve, SystemResolver,
+};
 pub use secret::Secret;
 pub use upstream::Upstream;

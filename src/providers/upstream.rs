@@ -11,7 +11,7 @@ use domain::{
 };
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Body, Client, Response, Url};
+use reqwest::{Body, Client, RequestBuilder, Response, Url};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 use wire::openai::encode_request;
@@ -22,8 +22,6 @@ use crate::refusal::read_refusal;
 use crate::sending::MarkedBody;
 use crate::{Secret, UpstreamConfig, UpstreamConfigError};
 
-/// Further tries after a connection was refused or broke while it was made.
-const CONNECT_RETRIES_MAX: u32 = 2;
 /// Before the first retry; doubled for the next, then spread over half to one and a half.
 const CONNECT_BACKOFF: Duration = Duration::from_millis(40);
 
@@ -43,6 +41,7 @@ pub struct Upstream {
     headers: HeaderMap,
     /// Kept to keep it out of what an upstream's errors pass on.
     key: Option<Secret>,
+    connect_retries_max: u32,
     connect_timeout: Duration,
     first_event_timeout: Duration,
     whole_reply_timeout: Duration,
@@ -63,6 +62,7 @@ impl Upstream {
             headers: headers(&config)?,
             card: card(&config)?,
             key: config.key,
+            connect_retries_max: config.connect_retries_max,
             connect_timeout: config.connect_timeout,
             first_event_timeout: config.first_event_timeout,
             whole_reply_timeout: config.whole_reply_timeout,
@@ -81,7 +81,7 @@ impl Upstream {
                     self.breaker.reached();
                     return Ok(response);
                 }
-                Err(SendError::Unconnected) if retries < CONNECT_RETRIES_MAX => {
+                Err(SendError::Unconnected) if retries < self.connect_retries_max => {
                     sleep(backoff(retries)).await;
                     retries += 1;
                     continue;
@@ -131,6 +131,40 @@ impl Upstream {
             (false, _) => SendError::Broken,
         })
     }
+
+    /// A request for another page of the same server, with the same credentials.
+    pub(crate) fn page(&self, url: Url) -> RequestBuilder {
+        let mut headers = self.headers.clone();
+        headers.remove(CONTENT_TYPE);
+        self.client.get(url).headers(headers)
+    }
+
+    /// As [`Backend::chat`], for those who may have to ask elsewhere with the same call.
+    pub(crate) async fn open(&self, call: &Outbound) -> Result<ChatStream, BackendError> {
+        let is_streamed = matches!(call.request().delivery, Delivery::Streamed { .. });
+        let first = if is_streamed {
+            self.first_event_timeout
+        } else {
+            self.whole_reply_timeout
+        };
+        let patience = Patience {
+            first_event_by: Instant::now() + first,
+            idle: self.idle_timeout,
+        };
+        let body = encode_request(call.model(), call.request());
+        let opened = timeout_at(patience.first_event_by, async {
+            let response = self.send(call, body).await?;
+            if response.status() == http::StatusCode::OK {
+                Ok(response)
+            } else {
+                Err(read_refusal(response, call.model(), self.key.as_ref()).await)
+            }
+        });
+        let response = opened
+            .await
+            .map_err(|_| BackendError::TimedOut(TimeoutPhase::FirstEvent))??;
+        read_answer(response, call.model(), is_streamed, patience).await
+    }
 }
 
 #[async_trait]
@@ -144,29 +178,7 @@ impl Backend for Upstream {
     }
 
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
-        let is_streamed = matches!(call.request().delivery, Delivery::Streamed { .. });
-        let first = if is_streamed {
-            self.first_event_timeout
-        } else {
-            self.whole_reply_timeout
-        };
-        let patience = Patience {
-            first_event_by: Instant::now() + first,
-            idle: self.idle_timeout,
-        };
-        let body = encode_request(call.model(), call.request());
-        let opened = timeout_at(patience.first_event_by, async {
-            let response = self.send(&call, body).await?;
-            if response.status() == http::StatusCode::OK {
-                Ok(response)
-            } else {
-                Err(read_refusal(response, call.model(), self.key.as_ref()).await)
-            }
-        });
-        let response = opened
-            .await
-            .map_err(|_| BackendError::TimedOut(TimeoutPhase::FirstEvent))??;
-        read_answer(response, call.model(), is_streamed, patience).await
+        self.open(&call).await
     }
 }
 
@@ -237,7 +249,7 @@ fn headers(config: &UpstreamConfig) -> Result<HeaderMap, UpstreamConfigError> {
 }
 
 /// An upstream judges a request for itself.
-fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfigError> {
+pub(crate) fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfigError> {
     if config.default_model.is_empty() {
         return Err(UpstreamConfigError::NoDefaultModel);
     }

@@ -42,7 +42,13 @@ fn upstream_config(
 ) -> Option<UpstreamConfig> {
     let name = upstream_name(path, raw.name.as_deref(), findings);
     let base_url = base_url(path, raw, findings);
-    let default_model = default_model(path, raw, findings);
+    let default_model = default_model(
+        path,
+        raw.default_model.as_deref(),
+        &raw.models,
+        "gpt-5-mini",
+        findings,
+    );
     let secret_path = format!("{path}.key");
     let key = raw
         .key
@@ -89,6 +95,7 @@ fn upstream_config(
         models: raw.models.clone(),
         trust: trust(raw.trust),
         headers,
+        connect_retries_max: UpstreamConfig::CONNECT_RETRIES_MAX_DEFAULT,
         connect_timeout,
         first_event_timeout,
         whole_reply_timeout,
@@ -96,7 +103,7 @@ fn upstream_config(
     })
 }
 
-fn upstream_name(path: &str, name: Option<&str>, findings: &mut Findings) -> Option<String> {
+pub fn upstream_name(path: &str, name: Option<&str>, findings: &mut Findings) -> Option<String> {
     let path = format!("{path}.name");
     let Some(name) = name.filter(|name| !name.is_empty()) else {
         findings.fault(path, "is required");
@@ -126,22 +133,26 @@ fn base_url(path: &str, raw: &RawUpstream, findings: &mut Findings) -> Option<St
         findings.fault(path, "is not a URL such as https://api.openai.com/v1");
         return None;
     };
-    let fault = if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+    if let Some(fault) = url_fault(&url, raw.allow_http) {
+        findings.fault(path, fault);
+        return None;
+    }
+    Some(text.clone())
+}
+
+/// What keeps a URL from being where requests are sent.
+pub fn url_fault(url: &reqwest::Url, allow_http: bool) -> Option<&'static str> {
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         Some("begins with https://")
     } else if !url.username().is_empty() || url.password().is_some() {
         Some("must not hold a user name or password; use `key`")
     } else if url.query().is_some() || url.fragment().is_some() {
         Some("must not have a query or a fragment")
-    } else if url.scheme() == "http" && !is_loopback(&url) && !raw.allow_http {
+    } else if url.scheme() == "http" && !is_loopback(url) && !allow_http {
         Some("is plain HTTP to another machine; use https, or set allow_http = true beside it")
     } else {
         None
-    };
-    if let Some(fault) = fault {
-        findings.fault(path, fault);
-        return None;
     }
-    Some(text.clone())
 }
 
 /// True for addresses of this machine.
@@ -152,16 +163,22 @@ pub fn is_loopback(url: &reqwest::Url) -> bool {
     })
 }
 
-fn default_model(path: &str, raw: &RawUpstream, findings: &mut Findings) -> Option<String> {
-    let named = raw.default_model.as_deref().filter(|name| !name.is_empty());
-    let Some(model) = named.or(raw.models.first().map(String::as_str)) else {
+pub fn default_model(
+    path: &str,
+    named: Option<&str>,
+    models: &[String],
+    example: &str,
+    findings: &mut Findings,
+) -> Option<String> {
+    let named = named.filter(|name| !name.is_empty());
+    let Some(model) = named.or(models.first().map(String::as_str)) else {
         findings.fault(
             format!("{path}.models"),
-            "name at least one model, such as models = [\"gpt-5-mini\"]",
+            format!("name at least one model, such as models = [\"{example}\"]"),
         );
         return None;
     };
-    if !raw.models.is_empty() && !raw.models.iter().any(|known| known == model) {
+    if !models.is_empty() && !models.iter().any(|known| known == model) {
         findings.fault(
             format!("{path}.default_model"),
             format!("`{model}` is not among `models`"),

@@ -437,7 +437,7 @@ async fn a_broken_connect_is_tried_again_and_then_given_up() {
         () = serve => unreachable!("it serves for ever"),
     };
     assert_eq!(seen, "Unreachable(\"no connection could be made\")");
-    assert_eq!(count, 1 + CONNECT_RETRIES_MAX);
+    assert_eq!(count, 1 + UpstreamConfig::CONNECT_RETRIES_MAX_DEFAULT);
 }
 
 #[tokio::test]
