@@ -9,7 +9,7 @@ use policy::{
     CacheSecret, CustomRule, Roster, RosterEntry, RoutePolicy, RuleFault, ScanRuleFault, ScanRules,
     check_aliases,
 };
-use providers::Upstream;
+use providers::{Pool, PoolConfigError, SystemResolver, Upstream};
 use store::StaticKeys;
 
 use crate::config::{Config, ConfigFaults, Findings, upstream_fault_key};
@@ -19,6 +19,7 @@ pub struct Assembly {
     routes: RoutePolicy,
     scan: ScanRules,
     upstreams: Vec<Arc<dyn Backend>>,
+    pools: Vec<Arc<Pool>>,
     pub keys: StaticKeys,
     config: Config,
 }
@@ -27,6 +28,7 @@ impl std::fmt::Debug for Assembly {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Assembly")
             .field("upstreams", &self.upstreams.len())
+            .field("pools", &self.pools.len())
             .finish_non_exhaustive()
     }
 }
@@ -43,6 +45,7 @@ impl Assembly {
     ) -> Result<Self, ConfigFaults> {
         let mut findings = Findings::default();
         let upstreams = upstreams(config, client, &mut findings);
+        let pools = pools(config, client, &mut findings);
         let scan = scan_rules(config, &mut findings);
         let routes = match RoutePolicy::parse(&config.routes.name, &config.routes.text) {
             Ok(routes) => Some(routes),
@@ -51,7 +54,7 @@ impl Assembly {
                 None
             }
         };
-        let roster = roster(config, local, &upstreams);
+        let roster = roster(config, local, &pools, &upstreams);
         report(
             &check_aliases(&roster, "aliases", "aliases"),
             "",
@@ -65,6 +68,7 @@ impl Assembly {
                 routes,
                 scan,
                 upstreams,
+                pools,
                 keys: keys(config),
                 config: config.clone(),
             }),
@@ -72,11 +76,28 @@ impl Assembly {
         }
     }
 
-    /// The snapshot for the pipeline. The local model comes first among equals.
+    /// Pools that are configured as before stay the ones they were, with all they know of their
+    /// endpoints.
+    pub fn keep_pools(&mut self, before: &Assembly) {
+        for pool in &mut self.pools {
+            let is_same = |known: &&Arc<Pool>| known.config() == pool.config();
+            if let Some(known) = before.pools.iter().find(is_same) {
+                *pool = Arc::clone(known);
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn pools(&self) -> &[Arc<Pool>] {
+        &self.pools
+    }
+
+    /// The snapshot for the pipeline. The local model comes first among equals, then pools.
     #[must_use]
     pub fn snapshot(&self, local: Option<Arc<dyn Backend>>, secret: &CacheSecret) -> Snapshot {
         let backends = local
             .into_iter()
+            .chain(self.pools.iter().map(|pool| Arc::clone(pool) as _))
             .chain(self.upstreams.iter().cloned())
             .collect();
         let limits = &self.config.limits;
@@ -118,6 +139,28 @@ fn upstreams(
     upstreams
 }
 
+fn pools(config: &Config, client: &reqwest::Client, findings: &mut Findings) -> Vec<Arc<Pool>> {
+    let mut pools = Vec::new();
+    for (at, pool) in config.pools.iter().enumerate() {
+        match Pool::new(pool.clone(), client.clone(), Arc::new(SystemResolver)) {
+            Ok(pool) => pools.push(Arc::new(pool)),
+            Err(error) => {
+                let key = match &error {
+                    PoolConfigError::Empty => "endpoints".to_owned(),
+                    PoolConfigError::Endpoint { index, source } => {
+                        match upstream_fault_key(source) {
+                            "base_url" => format!("endpoints[{index}]"),
+                            key => key.to_owned(),
+                        }
+                    }
+                };
+                findings.fault(format!("pools[{at}].{key}"), error.to_string());
+            }
+        }
+    }
+    pools
+}
+
 fn scan_rules(config: &Config, findings: &mut Findings) -> Option<ScanRules> {
     let custom: Vec<CustomRule> = config
         .privacy
@@ -148,10 +191,16 @@ fn scan_rules(config: &Config, findings: &mut Findings) -> Option<ScanRules> {
     }
 }
 
-fn roster(config: &Config, local: Option<&BackendCard>, upstreams: &[Arc<dyn Backend>]) -> Roster {
+fn roster(
+    config: &Config,
+    local: Option<&BackendCard>,
+    pools: &[Arc<Pool>],
+    upstreams: &[Arc<dyn Backend>],
+) -> Roster {
     let cards = local
         .cloned()
         .into_iter()
+        .chain(pools.iter().map(|pool| pool.card().clone()))
         .chain(upstreams.iter().map(|upstream| upstream.card().clone()));
     Roster {
         backends: cards

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use providers::Members;
+
 use crate::config::Config;
 use crate::local::{Absent, LocalModel};
 use crate::node::Addresses;
@@ -29,6 +31,15 @@ fn write_text(
     match model {
         Ok(model) => writeln!(text, "  local    {}", local_line(model))?,
         Err(absent) => writeln!(text, "  local    none: {}", absent.as_words())?,
+    }
+    for pool in &config.pools {
+        let (name, model) = (&pool.asked.name, &pool.asked.default_model);
+        let kind = pool.kind.as_label();
+        let members = match &pool.members {
+            Members::Listed(urls) => format!("{} endpoints", urls.len()),
+            Members::Dns { base_url, .. } => format!("as {base_url} leads to"),
+        };
+        writeln!(text, "  pool     {name} ({model}, {kind}, {members})")?;
     }
     if config.upstreams.is_empty() {
         writeln!(text, "  cloud    none; add [[upstreams]] to hedge.toml")?;

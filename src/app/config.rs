@@ -10,7 +10,9 @@
 
 mod faults;
 mod overlay;
+mod pools;
 mod raw;
+mod raw_pools;
 mod read;
 mod secret;
 mod sections;
@@ -21,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use providers::UpstreamConfig;
+use providers::{PoolConfig, UpstreamConfig};
 
 pub use faults::{ConfigFault, ConfigFaults, Findings};
 pub use overlay::Override;
@@ -47,6 +49,7 @@ pub struct Config {
     pub keys: Vec<KeyGrant>,
     pub local: Option<LocalSettings>,
     pub upstreams: Vec<UpstreamConfig>,
+    pub pools: Vec<PoolConfig>,
     pub aliases: BTreeMap<String, Vec<String>>,
     pub routes: RouteFile,
     pub cache: CacheSettings,
@@ -76,10 +79,11 @@ impl Config {
         }
         let local = sections::local(&raw.local, findings);
         let upstreams = upstreams::upstreams(&raw.upstreams, around, findings);
-        if local.is_none() && raw.upstreams.is_empty() {
+        let pools = pools::pools(raw, around, findings);
+        if local.is_none() && raw.upstreams.is_empty() && raw.pools.is_empty() {
             findings.fault(
                 "local.enabled",
-                "is false and there are no upstreams, so nothing could answer",
+                "is false and there are neither pools nor upstreams, so nothing could answer",
             );
         }
         let aliases = upstreams::aliases(raw, findings);
@@ -96,6 +100,7 @@ impl Config {
             keys,
             local,
             upstreams,
+            pools,
             aliases,
             routes: routes?,
             cache,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use api::Scrape;
-use domain::{CacheOutcome, ExchangeRecord, HealthState, Outcome, RecordSink};
+use domain::{Backend, CacheOutcome, ExchangeRecord, HealthState, Outcome, RecordSink};
 use pipeline::Pipeline;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode_registry;
@@ -16,6 +16,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use providers::{EndpointState, Pool};
+use tokio::sync::watch;
 
 use crate::local::LocalEngine;
 
@@ -61,6 +63,20 @@ struct BackendLabels {
     state: Label,
 }
 
+/// One endpoint of a pool: as many as the configuration allows, and only those there are now.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EndpointLabels {
+    pool: String,
+    endpoint: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EndpointStateLabels {
+    pool: String,
+    endpoint: String,
+    state: Label,
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BuildLabels {
     version: Label,
@@ -87,11 +103,29 @@ pub struct Metrics {
     in_flight: Gauge,
     ready: Gauge,
     engine_restarts: Counter,
-    pipeline: OnceLock<Weak<Pipeline>>,
     engine_ends: OnceLock<Arc<AtomicU64>>,
     drafted: Counter,
     accepted: Counter,
     engine: OnceLock<LocalEngine>,
+    endpoints: EndpointGauges,
+    watched: OnceLock<Watched>,
+}
+
+/// What the gauges are read from.
+struct Watched {
+    pipeline: Weak<Pipeline>,
+    pools: watch::Receiver<Vec<Arc<Pool>>>,
+}
+
+/// What the pools say of their endpoints, written anew for each scrape.
+#[derive(Default)]
+struct EndpointGauges {
+    states: Family<EndpointStateLabels, Gauge>,
+    in_flight: Family<EndpointLabels, Gauge>,
+    reported: Family<EndpointLabels, Gauge>,
+    chats: Family<EndpointLabels, Counter>,
+    failures: Family<EndpointLabels, Counter>,
+    ejections: Family<EndpointLabels, Counter>,
 }
 
 impl fmt::Debug for Metrics {
@@ -116,11 +150,12 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             ready: Gauge::default(),
             engine_restarts: Counter::default(),
-            pipeline: OnceLock::new(),
             engine_ends: OnceLock::new(),
             drafted: Counter::default(),
             accepted: Counter::default(),
             engine: OnceLock::new(),
+            endpoints: EndpointGauges::default(),
+            watched: OnceLock::new(),
         };
         metrics.register();
         metrics
@@ -184,16 +219,18 @@ impl Metrics {
             "Drafted tokens that replies took",
             self.accepted.clone(),
         );
+        self.endpoints.register(&mut registry);
         let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
         build.get_or_create(&BuildLabels { version }).set(1);
         registry.register("build", "This build", build);
     }
 
-    /// Where the gauges are read from. Held weakly, so that a scrape keeps nothing alive.
-    pub fn watch(&self, pipeline: Weak<Pipeline>) {
+    /// Where the gauges are read from. The pipeline is held weakly, so that a scrape keeps nothing
+    /// alive.
+    pub fn watch(&self, pipeline: Weak<Pipeline>, pools: watch::Receiver<Vec<Arc<Pool>>>) {
         // Set once, at start.
-        let _ = self.pipeline.set(pipeline);
+        let _ = self.watched.set(Watched { pipeline, pools });
     }
 
     /// Where the ends of the engine's process are counted.
@@ -225,7 +262,11 @@ impl Metrics {
             let restarts = self.engine_restarts.inner();
             restarts.store(ends.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        let Some(pipeline) = self.pipeline.get().and_then(Weak::upgrade) else {
+        let Some(watched) = self.watched.get() else {
+            return;
+        };
+        self.endpoints.read(&watched.pools.borrow());
+        let Some(pipeline) = watched.pipeline.upgrade() else {
             return;
         };
         let readiness = pipeline.readiness();
@@ -241,6 +282,75 @@ impl Metrics {
                 };
                 let is_it = i64::from(known == health.state);
                 self.backends.get_or_create(&labels).set(is_it);
+            }
+        }
+    }
+}
+
+impl EndpointGauges {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "pool_endpoint_state",
+            "1 for the state an endpoint is in",
+            self.states.clone(),
+        );
+        registry.register(
+            "pool_endpoint_in_flight",
+            "Chats of this node under way at an endpoint",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "pool_endpoint_reported",
+            "Requests an endpoint said it has, running and waiting",
+            self.reported.clone(),
+        );
+        registry.register(
+            "pool_endpoint_chats",
+            "Chats sent to an endpoint",
+            self.chats.clone(),
+        );
+        registry.register(
+            "pool_endpoint_failures",
+            "Chats that failed at an endpoint or broke off",
+            self.failures.clone(),
+        );
+        registry.register(
+            "pool_endpoint_ejections",
+            "Times an endpoint was left out",
+            self.ejections.clone(),
+        );
+    }
+
+    fn read(&self, pools: &[Arc<Pool>]) {
+        self.states.clear();
+        self.in_flight.clear();
+        self.reported.clear();
+        self.chats.clear();
+        self.failures.clear();
+        self.ejections.clear();
+        for pool in pools {
+            for view in pool.views() {
+                let labels = EndpointLabels {
+                    pool: pool.card().name.to_string(),
+                    endpoint: view.label,
+                };
+                for state in EndpointState::ALL {
+                    let labels = EndpointStateLabels {
+                        pool: labels.pool.clone(),
+                        endpoint: labels.endpoint.clone(),
+                        state: state.as_label(),
+                    };
+                    let is_it = i64::from(state == view.state);
+                    self.states.get_or_create(&labels).set(is_it);
+                }
+                let in_flight = i64::from(view.in_flight);
+                self.in_flight.get_or_create(&labels).set(in_flight);
+                if let Some(load) = view.load_reported {
+                    self.reported.get_or_create(&labels).set(i64::from(load));
+                }
+                self.chats.get_or_create(&labels).inc_by(view.chats);
+                self.failures.get_or_create(&labels).inc_by(view.failures);
+                self.ejections.get_or_create(&labels).inc_by(view.ejections);
             }
         }
     }

@@ -15,11 +15,13 @@ use api::{Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
 use arc_swap::ArcSwap;
 use domain::{Backend, KeyDigest, KeyDirectory, Principal};
 use engine::LoadError;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
+use providers::Pool;
 use store::{MokaReplies, StaticKeys};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -36,6 +38,7 @@ const ADMIN: &str = "admin listener";
 const RECORDER: &str = "recorder";
 const ENGINE: &str = "engine";
 const METRONOME: &str = "metronome";
+const POOLS: &str = "pools' watch";
 /// Shorter than any time-out of an exchange, and 20 wake-ups a second are nothing.
 const BEAT: Duration = Duration::from_millis(50);
 /// Connections that wait to be accepted. The system may set a lower bound (`net.core.somaxconn`).
@@ -64,6 +67,7 @@ pub struct Addresses {
     pub admin: Option<SocketAddr>,
 }
 
+type Pools = Vec<Arc<Pool>>;
 type Loaded = Result<(LocalEngine, LocalDriver), LoadError>;
 
 /// A node that serves.
@@ -78,6 +82,8 @@ pub struct Node {
     assembly: Assembly,
     secret: CacheSecret,
     client: reqwest::Client,
+    /// Those in force, for the task that watches them and for metrics.
+    pools: watch::Sender<Pools>,
     loading: Option<BoxFuture<'static, Loaded>>,
     standing_in: Option<Arc<Loading>>,
     local: Option<Arc<dyn Backend>>,
@@ -126,7 +132,8 @@ impl Node {
             exchanges_max: config.limits.exchanges_max,
         });
         let pipeline = Arc::new(pipeline);
-        metrics.watch(Arc::downgrade(&pipeline));
+        let (pools, in_force) = watch::channel(assembly.pools().to_vec());
+        metrics.watch(Arc::downgrade(&pipeline), in_force.clone());
         let scrape = Arc::clone(&metrics) as _;
         let api = Arc::new(Api::new(Arc::clone(&pipeline), scrape, ingress(config)));
 
@@ -134,6 +141,7 @@ impl Node {
         let mut tasks = TaskSet::default();
         tasks.spawn(RECORDER, recorder.run());
         tasks.spawn(METRONOME, metronome());
+        tasks.spawn(POOLS, watch_pools(in_force));
         tasks.spawn(
             CLIENTS,
             Arc::clone(&api).serve_client(clients, stop.clone()),
@@ -156,6 +164,7 @@ impl Node {
             assembly,
             secret,
             client,
+            pools,
             loading,
             standing_in,
             local,
@@ -229,14 +238,16 @@ impl Node {
         self.pipeline.reload(snapshot);
     }
 
-    /// Routes, aliases, upstreams, keys, privacy and cache rules, whole or not at all. Addresses,
+    /// Routes, aliases, upstreams, pools, keys, privacy and cache rules, whole or not at all. Addresses,
     /// limits and the model stay as they are until the next start.
     fn reload(&mut self, config: Result<Config, ConfigFaults>) {
         let card = self.local.as_ref().map(|local| local.card().clone());
         let assembly =
             config.and_then(|config| Assembly::build(&config, card.as_ref(), &self.client));
         match assembly {
-            Ok(assembly) => {
+            Ok(mut assembly) => {
+                assembly.keep_pools(&self.assembly);
+                self.pools.send_replace(assembly.pools().to_vec());
                 self.keys.0.store(Arc::new(assembly.keys.clone()));
                 self.assembly = assembly;
                 // What was cached under other routes, aliases or privacy rules is not served again.
@@ -352,6 +363,22 @@ fn ingress(config: &Config) -> IngressConfig {
 async fn metronome() {
     loop {
         tokio::time::sleep(BEAT).await;
+    }
+}
+
+/// Watches the pools in force, until others are. Ends when the node is gone.
+async fn watch_pools(mut in_force: watch::Receiver<Pools>) {
+    loop {
+        let pools = in_force.borrow_and_update().clone();
+        let watching = async {
+            join_all(pools.iter().map(|pool| pool.watch())).await;
+            // Without a pool there is nothing to watch.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = watching => {}
+            changed = in_force.changed() => if changed.is_err() { return },
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod cache;
 mod command_line;
 mod ingress;
 mod operations;
+mod pools;
 mod upstream;
 
 #[cfg(all(feature = "llama", target_os = "linux"))]

@@ -1,6 +1,7 @@
 //! `hedge doctor`: one line per thing looked at, and what to do about it.
 
 mod look;
+mod pools;
 
 use std::fmt;
 use std::process::ExitCode;

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use providers::UpstreamConfig;
+use providers::{Members, PoolConfig, UpstreamConfig};
 use tracing::warn;
 
 use crate::cli::ServeArgs;
@@ -83,7 +83,13 @@ async fn run(
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let http = client::build().context("cannot set up the HTTP client")?;
     let wants_https = |upstream: &UpstreamConfig| upstream.base_url.starts_with("https");
-    if !http.has_certificates && config.upstreams.iter().any(wants_https) {
+    let has_https = |pool: &PoolConfig| match &pool.members {
+        Members::Listed(urls) => urls.iter().any(|url| url.starts_with("https")),
+        Members::Dns { .. } => false,
+    };
+    let is_https_wanted =
+        config.upstreams.iter().any(wants_https) || config.pools.iter().any(has_https);
+    if !http.has_certificates && is_https_wanted {
         warn!(
             reason = client::NO_CERTIFICATES,
             "upstreams cannot be reached"
@@ -94,9 +100,9 @@ async fn run(
         && absent != local::Absent::Off
     {
         warn!(reason = absent.as_words(), "there is no local model");
-        if config.upstreams.is_empty() {
+        if config.upstreams.is_empty() && config.pools.is_empty() {
             bail!(
-                "nothing could answer: {}, and there are no [[upstreams]]",
+                "nothing could answer: {}, and there are neither [[pools]] nor [[upstreams]]",
                 absent.as_words()
             );
         }

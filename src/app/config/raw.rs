@@ -9,6 +9,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::raw_pools::RawPool;
+
 /// The whole of `hedge.toml`. Everything has a default, so an empty file is a complete one.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -22,6 +24,8 @@ pub struct RawConfig {
     pub local: RawLocal,
     /// OpenAI-compatible providers, in order of preference.
     pub upstreams: Vec<RawUpstream>,
+    /// Engines of your own on other machines, for when this one is outgrown.
+    pub pools: Vec<RawPool>,
     /// Other names for models: `fast = "local"`, or a list tried in order:
     /// `smart = ["openai/gpt-5", "local"]`.
     pub aliases: BTreeMap<String, OneOrMany>,
@@ -43,6 +47,7 @@ impl Default for RawConfig {
             keys: Vec::new(),
             local: RawLocal::default(),
             upstreams: Vec::new(),
+            pools: Vec::new(),
             aliases: BTreeMap::new(),
             routes: RawRoutes::default(),
             cache: RawCache::default(),

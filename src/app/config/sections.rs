@@ -137,7 +137,7 @@ pub fn trust(raw: RawTrust) -> Trust {
     }
 }
 
-fn within<N: Copy + PartialOrd + std::fmt::Display>(
+pub fn within<N: Copy + PartialOrd + std::fmt::Display>(
     path: &str,
     value: N,
     range: RangeInclusive<N>,
@@ -393,7 +393,7 @@ fn prefix_dir(raw: &RawLocal, findings: &mut Findings) -> Option<PathBuf> {
     Some(PathBuf::from(dir))
 }
 
-fn model_source(text: Option<&str>) -> ModelSource {
+pub fn model_source(text: Option<&str>) -> ModelSource {
     let is_path = |text: &str| text.contains(['/', '\\']) || text.ends_with(".gguf");
     match text {
         None | Some("" | "bundled") => ModelSource::Bundled,

@@ -123,6 +123,135 @@ fn every_section_reports_its_faults_at_once() {
 }
 
 #[test]
+fn a_pools_faults_are_reported_at_once_with_their_paths() {
+    let text = "
+        [[upstreams]]
+        name = 'taken'
+        base_url = 'https://u.example/v1'
+        models = ['m']
+        [[pools]]
+        name = 'taken'
+        kind = 'vllm'
+        trust = 'public'
+        attempts_max = 0
+        spill_factor = 0.5
+        affinity_bytes = 1_000_000
+        endpoints = [
+            'http://10.0.0.5:8000/v1',
+            'nowhere',
+            'http://127.0.0.1:8000',
+            'http://127.0.0.1:1/v1',
+            'http://127.0.0.1:1/v1/',
+            'https://u:p@e.example/v1',
+        ]
+        [pools.health]
+        interval_ms = 0
+        eject_ms = 60_000
+        [[pools]]
+        endpoints = ['http://127.0.0.1:1/v1']
+        dns = 'http://engines.internal/v1'
+        key = 'env:ABSENT'
+        [[pools]]
+        name = 'c'
+        kind = 'ollama'
+        models = ['m']
+        dns = 'https://engines.internal/v1'
+        [[pools]]
+        name = 'd'
+        kind = 'sglang'
+        models = ['m']
+        allow_http = true
+        dns = 'http://10.0.0.5/v1'
+        dns_refresh_s = 0
+        [[pools]]
+        name = 'e'
+        kind = 'sglang'
+        models = ['m']
+    ";
+    let found = refused(text, &[]);
+    let wanted = [
+        "pools[0].name: `taken` is the name of another",
+        "pools[0].trust: a pool is machines of your own",
+        "pools[0].attempts_max: 0 is out of range",
+        "pools[0].spill_factor: 0.5 is out of range",
+        "pools[0].affinity_bytes: 1000000 is out of range",
+        "pools[0].endpoints[0]: is plain HTTP to another machine",
+        "pools[0].endpoints[1]: is not a URL",
+        "pools[0].endpoints[2]: must end in /v1",
+        "pools[0].endpoints[4]: is listed twice",
+        "pools[0].endpoints[5]: must not hold a user name",
+        "pools[0].models: name at least one model",
+        "pools[0].health.interval_ms: 0 is out of range",
+        "pools[0].health.eject_ms: is more than eject_ms_max",
+        "pools[1].name: is required",
+        "pools[1].kind: is required: one of vllm, llama-server, ollama, sglang",
+        "pools[1].models: name at least one model",
+        "pools[1].dns: stands beside `endpoints`",
+        "pools[1].key: the environment has no ABSENT",
+        "pools[2].dns: must begin with http://",
+        "pools[3].dns: is an address",
+        "pools[3].dns_refresh_s: 0 is out of range",
+        "pools[4].endpoints: name at least one",
+    ];
+    for wanted in wanted {
+        assert!(
+            found.iter().any(|fault| fault.starts_with(wanted)),
+            "{wanted}: {found:#?}"
+        );
+    }
+    assert_eq!(found.len(), wanted.len(), "{found:#?}");
+    let unknown = refused(
+        "[[pools]]\nkind = 'vlm'\nendpoint = ['a']\n[pools.health]\nintervall_ms = 1",
+        &[],
+    );
+    let has = |wanted: &str| unknown.iter().any(|fault| fault.contains(wanted));
+    assert!(has("did you mean `vllm`?"), "{unknown:#?}");
+    assert!(has("did you mean `endpoints`?"), "{unknown:#?}");
+    assert!(has("did you mean `interval_ms`?"), "{unknown:#?}");
+}
+
+#[test]
+fn a_pool_is_as_trusted_as_a_tenants_machine_unless_told_otherwise() {
+    let text = "
+        [local]
+        enabled = false
+        [[pools]]
+        name = 'gpu'
+        kind = 'llama-server'
+        models = ['large', 'small']
+        endpoints = ['http://127.0.0.1:8080/v1/', 'https://b.example/x/v1']
+        key = 'env:K'
+        [[pools]]
+        name = 'near'
+        kind = 'ollama'
+        models = ['m']
+        trust = 'device'
+        allow_http = true
+        dns = 'http://engines.internal:11434/v1'
+    ";
+    let (config, warnings) = accepted(text, &[("K", "sk-very-secret")]);
+    assert_eq!(warnings, Vec::<String>::new());
+    let [gpu, near] = config.pools.as_slice() else {
+        panic!("two pools: {:?}", config.pools);
+    };
+    assert_eq!(gpu.asked.trust, domain::Trust::Tenant);
+    assert_eq!(gpu.asked.default_model, "large");
+    assert_eq!(
+        gpu.members,
+        providers::Members::Listed(vec![
+            "http://127.0.0.1:8080/v1".to_owned(),
+            "https://b.example/x/v1".to_owned()
+        ])
+    );
+    assert_eq!(near.asked.trust, domain::Trust::Device);
+    assert!(!format!("{config:?}").contains("sk-very-secret"));
+
+    let beside = text.replace("enabled = false", "");
+    let (_, warnings) = accepted(&beside, &[("K", "k")]);
+    assert!(warnings[0].contains("means the pool `gpu`"), "{warnings:?}");
+}
+
+#[test]
 fn secrets_come_from_the_environment_or_a_file_and_never_print() {
     let text = "
         [[upstreams]]
@@ -290,6 +419,7 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "keys",
         "local",
         "upstreams",
+        "pools",
         "aliases",
         "routes",
         "cache",

@@ -272,3 +272,21 @@ async fn an_address_in_use_is_said_plainly() {
     let error = Node::start(&config, None, client).await.unwrap_err();
     assert!(error.to_string().contains("another hedge"), "{error}");
 }
+
+#[test]
+fn a_reload_keeps_the_pools_that_are_as_before() {
+    let client = crate::client::build().unwrap().client;
+    let assembly = |attempts_max| {
+        let config = judged(&format!(
+            "[local]\nenabled = false\n[[pools]]\nname = 'same'\nkind = 'vllm'\nmodels = ['m']\n\
+             endpoints = ['http://127.0.0.1:1/v1']\n[[pools]]\nname = 'other'\nkind = 'ollama'\n\
+             models = ['m']\nendpoints = ['http://127.0.0.1:2/v1']\nattempts_max = {attempts_max}"
+        ));
+        Assembly::build(&config.unwrap(), None, &client).unwrap()
+    };
+    let before = assembly(1);
+    let mut after = assembly(2);
+    after.keep_pools(&before);
+    let is_kept = |at: usize| Arc::ptr_eq(&before.pools()[at], &after.pools()[at]);
+    assert!(is_kept(0) && !is_kept(1));
+}

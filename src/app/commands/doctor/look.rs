@@ -10,7 +10,7 @@ use providers::UpstreamConfig;
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
-use super::Line;
+use super::{Line, pools};
 use crate::assembly::Assembly;
 use crate::cli::ConfigArgs;
 use crate::commands::version::features;
@@ -43,6 +43,7 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
     lines.push(rules(config, model.as_ref(), &http.client));
     let runtime = crate::commands::runtime()?;
     lines.extend(runtime.block_on(running(config, &http.client)));
+    lines.extend(runtime.block_on(pools::look(config, &http.client)));
     lines.extend(upstreams(config, &http.client)?);
     Ok(lines)
 }
@@ -208,7 +209,7 @@ fn model(config: &Config) -> (Line, Option<LocalModel>) {
                 Absent::NoEngine => "build with the feature `llama`",
                 Absent::Off | Absent::NotBundled => "hedge models pull, then set local.model",
             };
-            let line = if config.upstreams.is_empty() {
+            let line = if config.upstreams.is_empty() && config.pools.is_empty() {
                 Line::fail("model", absent.as_words(), next)
             } else {
                 Line::warn("model", absent.as_words(), next)
