@@ -95,10 +95,12 @@ pub enum Ability {
     LogitBias,
     /// Content parts we do not interpret.
     OtherParts,
+    /// A reply that matches a regular expression, is one of given texts, or keeps to a grammar.
+    Constraints,
 }
 
 impl Ability {
-    pub const ALL: [Ability; 9] = [
+    pub const ALL: [Ability; 10] = [
         Ability::Tools,
         Ability::ForcedTools,
         Ability::Images,
@@ -108,6 +110,7 @@ impl Ability {
         Ability::Choices,
         Ability::LogitBias,
         Ability::OtherParts,
+        Ability::Constraints,
     ];
 
     /// The request field that asks for it, for error messages.
@@ -123,6 +126,7 @@ impl Ability {
             Ability::Choices => "n",
             Ability::LogitBias => "logit_bias",
             Ability::OtherParts => "content parts other than text and images",
+            Ability::Constraints => "replies by `regex`, `choice` or `grammar`",
         }
     }
 }

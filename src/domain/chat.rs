@@ -118,8 +118,11 @@ impl ChatRequest {
         if let ToolChoice::Named(name) = &self.tool_choice {
             visit(name);
         }
-        if let OutputFormat::JsonSchema(schema) = &self.format {
-            texts_of(schema, visit);
+        match &self.format {
+            OutputFormat::Text | OutputFormat::JsonObject => {}
+            OutputFormat::JsonSchema(schema) => texts_of(schema, visit),
+            OutputFormat::Regex(text) | OutputFormat::Grammar(text) => visit(text),
+            OutputFormat::Choice(texts) => texts.iter().for_each(|text| visit(text)),
         }
         if let Some(prediction) = &self.prediction {
             prediction.content.iter().for_each(|text| visit(text));
@@ -182,8 +185,11 @@ impl ChatRequest {
         if let ToolChoice::Named(name) = &mut self.tool_choice {
             rewrite(name);
         }
-        if let OutputFormat::JsonSchema(schema) = &mut self.format {
-            rewrite_texts_of(schema, rewrite);
+        match &mut self.format {
+            OutputFormat::Text | OutputFormat::JsonObject => {}
+            OutputFormat::JsonSchema(schema) => rewrite_texts_of(schema, rewrite),
+            OutputFormat::Regex(text) | OutputFormat::Grammar(text) => rewrite(text),
+            OutputFormat::Choice(texts) => texts.iter_mut().for_each(&mut *rewrite),
         }
         if let Some(prediction) = &mut self.prediction {
             prediction.content.iter_mut().for_each(&mut *rewrite);
@@ -548,6 +554,23 @@ pub enum OutputFormat {
     JsonObject,
     /// The `json_schema` object as the caller wrote it.
     JsonSchema(Value),
+    /// A regular expression that the whole reply matches.
+    Regex(String),
+    /// The reply is one of these texts; at least one, none empty.
+    Choice(Vec<String>),
+    /// A grammar in llama.cpp's notation, GBNF.
+    Grammar(String),
+}
+
+impl OutputFormat {
+    /// True for what OpenAI's own API has no words for.
+    #[must_use]
+    pub fn is_constraint(&self) -> bool {
+        match self {
+            OutputFormat::Text | OutputFormat::JsonObject | OutputFormat::JsonSchema(_) => false,
+            OutputFormat::Regex(_) | OutputFormat::Choice(_) | OutputFormat::Grammar(_) => true,
+        }
+    }
 }
 
 /// Text that the caller expects in the reply: a file before its change, say. Where it is right the
@@ -680,6 +703,22 @@ mod tests {
             request.messages[0].tool_calls[1].arguments,
             r#"{"<111" : ["<112","<113", true], "<114": "<115"}"#
         );
+    }
+
+    #[test]
+    fn the_texts_of_constraints_are_visited_and_rewritten() {
+        for (format, count) in [
+            (OutputFormat::Regex("r".into()), 1),
+            (OutputFormat::Choice(vec!["a".into(), "b".into()]), 2),
+            (OutputFormat::Grammar("g".into()), 1),
+        ] {
+            let mut constrained = request();
+            constrained.format = format.clone();
+            // A schema's two texts are gone.
+            assert_eq!(texts(&constrained).len(), 35 - 2 + count);
+            constrained.texts_mut(&mut |text| text.insert(0, '<'));
+            assert_ne!(constrained.format, format);
+        }
     }
 
     #[test]

@@ -358,7 +358,8 @@ fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
     if has_grammars {
         abilities = abilities
             .with(Ability::JsonObject)
-            .with(Ability::JsonSchema);
+            .with(Ability::JsonSchema)
+            .with(Ability::Constraints);
     }
     if mind.template.renders_tools() {
         abilities = abilities.with(Ability::Tools);
@@ -421,6 +422,7 @@ pub(crate) fn needs(request: &ChatRequest) -> Abilities {
         (request.choices > 1, Ability::Choices),
         (!request.sampling.logit_bias.is_empty(), Ability::LogitBias),
         (request.has_other_parts(), Ability::OtherParts),
+        (request.format.is_constraint(), Ability::Constraints),
     ];
     needs
         .into_iter()

@@ -1,7 +1,9 @@
 //! Replies held to a format or to a tool call: which tokens may come next.
 //!
 //! ```text
-//! OutputFormat ── schema::read ──► plain schema ── llguidance ──► Grammar ──► Allowed, each token
+//! JSON schema ── schema::read ────► plain schema ─┐
+//! expression ── schema::translate ► its dialect ──┼─ llguidance ─► Grammar ─► Allowed, each token
+//! GBNF ──────── gbnf::translate ──► Lark ─────────┘
 //! ```
 //! [`Grammars`] belongs to a model and knows the bytes of its tokens; a [`Grammar`] belongs to one
 //! reply and goes with it to the engine's thread. Control tokens have no text here, so none can
@@ -12,6 +14,7 @@
 
 mod calls;
 mod formats;
+mod gbnf;
 mod kept;
 mod schema;
 
@@ -47,11 +50,15 @@ const STEP_FUEL_MAX: u64 = 200_000;
 /// What all steps of one reply may come to keep, 1 to 2 kB each.
 const STATES_MAX: usize = 15_000;
 
-/// The compiler's first look at all strings of a schema, 50,000 a millisecond.
-const COMPILE_FUEL_MAX: u64 = 1_000_000;
+/// The compiler's first look at all strings of a schema: 1,000 a millisecond where it is slowest, so
+/// this is less than a tenth of a second.
+const COMPILE_FUEL_MAX: u64 = 60_000;
 
 /// Symbols of a grammar while it is compiled. What takes longest to compile has the most.
 const SYMBOLS_MAX: usize = 20_000;
+
+/// An expression that all of a reply matches. Longer ones take longer to compile than they may.
+const REGEX_BYTES_MAX: usize = 4 * 1024;
 
 /// The compiler's words that a caller is told, in bytes.
 const REASON_BYTES_MAX: usize = 300;
@@ -126,11 +133,11 @@ impl Grammars {
     }
 
     /// The grammar that the reply to `request` is held to; `None` for free text. Takes milliseconds,
-    /// and up to a second for a schema at its limits: not for an async worker.
+    /// and up to a tenth of a second for one at its limits: not for an async worker.
     ///
     /// # Errors
-    /// A schema is malformed, beyond a limit, or has a keyword that could not be kept to, or there is
-    /// no tool to call.
+    /// A schema, an expression or a grammar is malformed, beyond a limit, or could not be kept to, or
+    /// there is no tool to call.
     pub(crate) fn grammar(
         &self,
         team: Option<&TeamId>,
@@ -153,7 +160,11 @@ impl Grammars {
                     "this model's calls cannot be forced; use `auto`",
                 ));
             };
-            let make = || self.compile("tools", forced.grammar(form, &self.controls)?);
+            let make = || {
+                let mut spent = Spent::default();
+                let grammar = forced.grammar(form, &self.controls, &mut spent)?;
+                self.compile("tools", grammar, &spent)
+            };
             return self.kept_or((team.cloned(), forced.text()), make).map(Some);
         }
         let any = json!({"type": "object"});
@@ -162,16 +173,75 @@ impl Grammars {
             OutputFormat::JsonObject => &any,
             // One without a schema is OpenAI's name for any object as well.
             OutputFormat::JsonSchema(named) => named.get("schema").unwrap_or(&any),
+            OutputFormat::Regex(regex) => {
+                let make = || self.of_regex(regex);
+                return self
+                    .kept_or((team.cloned(), format!("regex {regex}")), make)
+                    .map(Some);
+            }
+            OutputFormat::Choice(texts) => {
+                let make = || self.of_choice(texts);
+                let text = format!("choice {}", json!(texts));
+                return self.kept_or((team.cloned(), text), make).map(Some);
+            }
+            OutputFormat::Grammar(grammar) => {
+                let make = || self.of_gbnf(grammar);
+                return self
+                    .kept_or((team.cloned(), format!("gbnf {grammar}")), make)
+                    .map(Some);
+            }
         };
         let make = || {
-            let plain = schema::read(schema, PLACE, &mut Spent::default())?;
-            self.compile(
-                PLACE,
-                TopLevelGrammar::from_json_schema(with_options(plain)),
-            )
+            let mut spent = Spent::default();
+            let plain = schema::read(schema, PLACE, &mut spent)?;
+            let grammar = TopLevelGrammar::from_json_schema(with_options(plain));
+            self.compile(PLACE, grammar, &spent)
         };
         self.kept_or((team.cloned(), schema.to_string()), make)
             .map(Some)
+    }
+
+    /// Patterns in schemas are found anywhere in a text; this one is all of it.
+    fn of_regex(&self, regex: &str) -> Result<Grammar, BadRequest> {
+        const PLACE: &str = "structured_outputs.regex";
+        let refuse = |said: String| {
+            BadRequest::at(
+                PLACE,
+                format!("replies cannot be held to this expression: {said}"),
+            )
+        };
+        if regex.len() > REGEX_BYTES_MAX {
+            return Err(refuse(format!("it may have up to {REGEX_BYTES_MAX} bytes")));
+        }
+        let written = schema::translate(regex).map_err(refuse)?;
+        let lark = format!("start: /{written}/\n");
+        self.try_compile(TopLevelGrammar::from_lark(lark))
+            .map_err(refuse)
+    }
+
+    fn of_choice(&self, texts: &[String]) -> Result<Grammar, BadRequest> {
+        let mut lark = "start: /".to_owned();
+        for (index, text) in texts.iter().enumerate() {
+            if index > 0 {
+                lark.push('|');
+            }
+            text.chars().for_each(|c| schema::push_char(&mut lark, c));
+        }
+        lark.push_str("/\n");
+        self.try_compile(TopLevelGrammar::from_lark(lark))
+            .map_err(|said| {
+                let said = format!("replies cannot be held to this choice: {said}");
+                BadRequest::at("structured_outputs.choice", said)
+            })
+    }
+
+    fn of_gbnf(&self, text: &str) -> Result<Grammar, BadRequest> {
+        let lark = gbnf::translate(text);
+        let made = lark.and_then(|lark| self.try_compile(TopLevelGrammar::from_lark(lark)));
+        made.map_err(|said| {
+            let said = format!("replies cannot be held to this grammar: {said}");
+            BadRequest::at("structured_outputs.grammar", said)
+        })
     }
 
     fn kept_or(
@@ -192,8 +262,25 @@ impl Grammars {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn compile(
+        &self,
+        path: &str,
+        grammar: TopLevelGrammar,
+        spent: &Spent,
+    ) -> Result<Grammar, BadRequest> {
+        let made = self.try_compile(grammar);
+        made.map_err(|reason| {
+            // Looking into each would take as long again.
+            let is_one = reason != TOO_COMPLEX;
+            match is_one.then(|| self.pattern_at_fault(spent)).flatten() {
+                Some((place, reason)) => schema::fault(place, &reason, spent),
+                None => schema::fault(path, &reason, spent),
+            }
+        })
+    }
+
     /// The compiler recurses as deep as references lead, so it has a stack for that.
-    fn compile(&self, path: &str, grammar: TopLevelGrammar) -> Result<Grammar, BadRequest> {
+    fn try_compile(&self, grammar: TopLevelGrammar) -> Result<Grammar, String> {
         let made = on_deep_stack(|| {
             let mut matcher = Matcher::new(self.factory.create_parser(grammar));
             // The first step is the dearest, and what it learns is kept with the grammar. It also
@@ -202,9 +289,18 @@ impl Grammars {
         });
         match made {
             Ok(Ok(matcher)) => Ok(Grammar(matcher)),
-            Ok(Err(error)) => Err(schema::fault(path, &reason(&error.to_string()))),
-            Err(_) => Err(schema::fault(path, "it is too complex")),
+            Ok(Err(error)) => Err(reason(&error.to_string())),
+            Err(_) => Err(TOO_COMPLEX.to_owned()),
         }
+    }
+
+    /// The first pattern that nothing can be held to, by itself, and why.
+    fn pattern_at_fault<'s>(&self, spent: &'s Spent) -> Option<(&'s str, String)> {
+        spent.patterns.iter().find_map(|(place, pattern)| {
+            let alone = with_options(json!({"type": "string", "pattern": pattern}));
+            let made = self.try_compile(TopLevelGrammar::from_json_schema(alone));
+            made.err().map(|reason| (place.as_str(), reason))
+        })
     }
 }
 
@@ -243,6 +339,17 @@ impl Grammar {
         Self(self.0.deep_clone())
     }
 }
+
+const TOO_COMPLEX: &str = "it is too complex; ask for less at once";
+
+/// What the compiler says when one of [`limits`] or its own is passed.
+const LIMIT_WORDS: [&str; 5] = [
+    "too big",
+    "too large",
+    "too many",
+    "fuel",
+    "Unable to determine",
+];
 
 const STUCK: BackendError = BackendError::Engine("the reply could not go on within its format");
 
@@ -313,10 +420,15 @@ fn trie(vocabulary: &dyn Vocabulary, controls: &mut Vec<(String, u32)>) -> Optio
 
 /// The first line of the compiler's words, cut to a length that fits an answer.
 fn reason(words: &str) -> String {
-    let line = words.lines().next().unwrap_or_default();
+    let mut line = words.lines().next().unwrap_or_default();
+    // What follows draws an arrow, and says at the end what it points at.
+    if line == "regex parse error:" {
+        line = words.lines().last().unwrap_or_default();
+    }
     // It has checks of its own that panic, and catches them.
-    if line.starts_with("panic") {
-        return "it is too complex".to_owned();
+    let is_limit = |word| line.contains(word);
+    if line.starts_with("panic") || LIMIT_WORDS.into_iter().any(is_limit) {
+        return TOO_COMPLEX.to_owned();
     }
     if line == "NoExtensionBias" {
         return "nothing is valid by it".to_owned();

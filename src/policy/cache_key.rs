@@ -191,6 +191,9 @@ fn format(format: &OutputFormat) -> Value {
         OutputFormat::JsonObject => json!("json_object"),
         // As written: the order of its members is that of the reply's.
         OutputFormat::JsonSchema(schema) => json!({ "json_schema": schema.to_string() }),
+        OutputFormat::Regex(regex) => json!({ "regex": regex }),
+        OutputFormat::Choice(texts) => json!({ "choice": texts }),
+        OutputFormat::Grammar(grammar) => json!({ "grammar": grammar }),
     }
 }
 
@@ -247,7 +250,7 @@ mod tests {
     #[test]
     fn whatever_may_change_the_reply_changes_the_key() {
         type Change = fn(&mut ChatRequest);
-        let changes: [Change; 23] = [
+        let changes: [Change; 26] = [
             |it| it.model = "local".into(),
             |it| it.messages[0] = Message::new(Role::User, "hi "),
             |it| it.messages[0] = Message::new(Role::System, "hi"),
@@ -267,6 +270,9 @@ mod tests {
             |it| it.sampling.open.stop_tokens = vec![1],
             |it| it.sampling.open.typical_p = Some(0.5),
             |it| it.format = OutputFormat::JsonObject,
+            |it| it.format = OutputFormat::Regex("a".into()),
+            |it| it.format = OutputFormat::Grammar("a".into()),
+            |it| it.format = OutputFormat::Choice(vec!["a".into()]),
             |it| it.output_tokens_max = Some(Tokens(1)),
             |it| it.prediction = Some(prediction(&["x", "y"])),
             |it| it.prediction = Some(prediction(&["xy"])),

@@ -49,16 +49,29 @@ pub(crate) enum FormatKind {
     Text,
     JsonObject,
     JsonSchema,
+    Regex,
+    Choice,
+    Grammar,
 }
 
 impl FormatKind {
-    pub const ALL: [FormatKind; 3] = [Self::Text, Self::JsonObject, Self::JsonSchema];
+    pub const ALL: [FormatKind; 6] = [
+        Self::Text,
+        Self::JsonObject,
+        Self::JsonSchema,
+        Self::Regex,
+        Self::Choice,
+        Self::Grammar,
+    ];
 
     pub fn as_label(self) -> &'static str {
         match self {
             FormatKind::Text => "text",
             FormatKind::JsonObject => "json_object",
             FormatKind::JsonSchema => "json_schema",
+            FormatKind::Regex => "regex",
+            FormatKind::Choice => "choice",
+            FormatKind::Grammar => "grammar",
         }
     }
 
@@ -67,6 +80,9 @@ impl FormatKind {
             OutputFormat::Text => FormatKind::Text,
             OutputFormat::JsonObject => FormatKind::JsonObject,
             OutputFormat::JsonSchema(_) => FormatKind::JsonSchema,
+            OutputFormat::Regex(_) => FormatKind::Regex,
+            OutputFormat::Choice(_) => FormatKind::Choice,
+            OutputFormat::Grammar(_) => FormatKind::Grammar,
         }
     }
 }

@@ -552,7 +552,10 @@ fn read_formats(entry: Entry, faults: &mut Faults) -> Option<Test> {
             .find(|kind| kind.as_label() == text);
         match kind {
             Some(kind) => kinds.push(kind),
-            None => faults.report(path, "must be `text`, `json_object` or `json_schema`"),
+            None => faults.report(
+                path,
+                "must be `text`, `json_object`, `json_schema`, `regex`, `choice` or `grammar`",
+            ),
         }
     }
     Some(Test::Format(kinds))

@@ -33,6 +33,8 @@ pub struct UpstreamConfig {
     pub whole_reply_timeout: Duration,
     /// Between two reads of a streamed reply.
     pub idle_timeout: Duration,
+    /// It takes vLLM's `structured_outputs`.
+    pub structured_outputs: bool,
 }
 
 impl UpstreamConfig {
@@ -64,6 +66,7 @@ impl UpstreamConfig {
             first_event_timeout: Self::FIRST_EVENT_TIMEOUT_DEFAULT,
             whole_reply_timeout: Self::WHOLE_REPLY_TIMEOUT_DEFAULT,
             idle_timeout: Self::IDLE_TIMEOUT_DEFAULT,
+            structured_outputs: false,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{
-    Abilities, Backend, BackendCard, BackendError, ChatStream, Delivery, Health, ModelCard,
-    Outbound, Tier, TimeoutPhase,
+    Abilities, Ability, Backend, BackendCard, BackendError, ChatStream, Delivery, Health,
+    ModelCard, Outbound, Tier, TimeoutPhase,
 };
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -248,11 +248,16 @@ fn headers(config: &UpstreamConfig) -> Result<HeaderMap, UpstreamConfigError> {
     Ok(headers)
 }
 
-/// An upstream judges a request for itself.
+/// An upstream judges a request for itself. Constraints it must be known to take: some servers pass
+/// over what they do not know, and would answer in free text.
 pub(crate) fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfigError> {
     if config.default_model.is_empty() {
         return Err(UpstreamConfigError::NoDefaultModel);
     }
+    let abilities: Abilities = Ability::ALL
+        .into_iter()
+        .filter(|ability| *ability != Ability::Constraints || config.structured_outputs)
+        .collect();
     let mut names = vec![config.default_model.as_str()];
     let listed = config.models.iter().map(String::as_str);
     for name in listed.filter(|name| *name != ANY_MODEL) {
@@ -266,7 +271,7 @@ pub(crate) fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfi
     let model_card = |name: &str| ModelCard {
         name: name.to_owned(),
         context_tokens_max: None,
-        abilities: Abilities::all(),
+        abilities,
     };
     Ok(BackendCard {
         name: config.name.clone(),

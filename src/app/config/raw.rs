@@ -290,6 +290,9 @@ pub struct RawUpstream {
     pub whole_reply_timeout_ms: u64,
     /// Longest silence inside a reply.
     pub idle_timeout_ms: u64,
+    /// It takes vLLM's `structured_outputs`. Without, requests for a `regex`, `choice` or `grammar`
+    /// pass it over.
+    pub structured_outputs: bool,
     /// Further headers to send, for example `OpenAI-Organization`.
     pub headers: BTreeMap<String, SecretText>,
 }
@@ -308,6 +311,7 @@ impl Default for RawUpstream {
             first_event_timeout_ms: 15_000,
             whole_reply_timeout_ms: 600_000,
             idle_timeout_ms: 60_000,
+            structured_outputs: false,
             headers: BTreeMap::new(),
         }
     }

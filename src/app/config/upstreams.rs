@@ -100,6 +100,7 @@ fn upstream_config(
         first_event_timeout,
         whole_reply_timeout,
         idle_timeout,
+        structured_outputs: raw.structured_outputs,
     })
 }
 

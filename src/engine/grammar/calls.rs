@@ -68,13 +68,13 @@ impl<'r> Forced<'r> {
         &self,
         form: &ForcedForm,
         controls: &[(String, u32)],
+        spent: &mut schema::Spent,
     ) -> Result<TopLevelGrammar, BadRequest> {
         let mut calls = Vec::new();
         let mut schemas = Vec::new();
-        let mut spent = schema::Spent::default();
         for (at, tool) in &self.tools {
             let place = format!("tools[{at}].function.parameters");
-            let plain = schema::read(&object(&tool.parameters, &place)?, &place, &mut spent)?;
+            let plain = schema::read(&object(&tool.parameters, &place)?, &place, spent)?;
             let name = format!("arguments_{at}");
             let mut parts = spelled(form.before, controls);
             parts.push(quoted(&written(&tool.name, form, *at)?));

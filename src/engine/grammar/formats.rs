@@ -39,6 +39,16 @@ const fn theirs(name: &'static str) -> Format {
     }
 }
 
+impl Format {
+    /// What it takes to compile one, in those that take little.
+    pub(super) fn weight(&self) -> usize {
+        match self.name {
+            "uri" | "ipv6" => 3,
+            _ => 1,
+        }
+    }
+}
+
 pub(super) fn find(name: &str) -> Option<&'static Format> {
     FORMATS.iter().find(|format| format.name == name)
 }

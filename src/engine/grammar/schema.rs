@@ -7,6 +7,8 @@
 //!
 //! What could cost too much is refused here as well, before any of it is spent.
 
+mod merging;
+mod pattern;
 mod place;
 mod values;
 
@@ -15,10 +17,11 @@ use std::collections::BTreeSet;
 use domain::BadRequest;
 use serde_json::{Map, Value, json};
 
+pub(super) use crate::grammar::schema::pattern::{push_char, translate};
 pub(super) use crate::grammar::schema::place::PLACE;
 use crate::grammar::schema::place::{NAME_CHARS_MAX, Place};
 use crate::grammar::schema::values::{
-    bound, bound_integers, constant, count, format, names, replace_format, types,
+    bound, bound_numbers, constant, count, format, names, replace_format, types,
 };
 
 /// Bytes of a schema's text.
@@ -33,6 +36,15 @@ pub(super) const SCHEMAS_MAX: usize = 500;
 /// Values of all `enum`s of a schema. OpenAI's own bound.
 pub(super) const VALUES_MAX: usize = 1_000;
 
+/// Values within those of all `enum`s and `const`s, arrays and objects counted too.
+pub(super) const VALUES_WITHIN_MAX: usize = 5_000;
+
+/// Members of an object whose members are counted: each may be the one that is there.
+pub(super) const COUNTED_MEMBERS_MAX: usize = 50;
+
+/// `format`s of a schema. The longest count as their table says.
+pub(super) const FORMATS_MAX: usize = 100;
+
 /// Patterns of a schema, those for members' names counted. Each has its own search for whether
 /// anything matches it.
 pub(super) const PATTERNS_MAX: usize = 64;
@@ -42,15 +54,17 @@ pub(super) const NAME_PATTERNS_MAX: usize = 8;
 
 pub(super) const PATTERN_BYTES_MAX: usize = 1_024;
 
+/// Further places that are told where one of several is at fault.
+const PLACES_MAX: usize = 3;
+
 /// `multipleOf` in hundredths, or in whole numbers where all of a schema's are: two of them must
 /// have a product within 32 bits.
 const MULTIPLE_MAX: f64 = 65_535.0;
 
 /// Keywords that say nothing of what is valid. Left out.
-const DESCRIPTIONS: [&str; 15] = [
+const DESCRIPTIONS: [&str; 14] = [
     "$anchor",
     "$comment",
-    "$schema",
     "contentEncoding",
     "contentMediaType",
     "contentSchema",
@@ -64,6 +78,15 @@ const DESCRIPTIONS: [&str; 15] = [
     "readOnly",
     "title",
     "writeOnly",
+];
+
+/// What `$schema` may name: the drafts whose words these are. Another has rules of its own.
+const DRAFTS: [&str; 5] = [
+    "draft/2020-12/schema",
+    "draft/2019-09/schema",
+    "draft-07/schema",
+    "draft-06/schema",
+    "draft-04/schema",
 ];
 
 /// `schema` with nothing in it that the compiler would pass over.
@@ -85,7 +108,8 @@ pub(super) fn read(schema: &Value, path: &str, spent: &mut Spent) -> Result<Valu
         has_all_of: false,
     };
     let plain = reader.schema(schema, &root, 1)?;
-    reader.check_multiples(&root)?;
+    reader.check_multiples()?;
+    merging::check(&plain, path, spent.has_counts)?;
     match plain {
         Value::Object(_) => Ok(plain),
         // The compiler wants an object to write its options in.
@@ -94,13 +118,61 @@ pub(super) fn read(schema: &Value, path: &str, spent: &mut Spent) -> Result<Valu
     }
 }
 
-/// What the compiler found, whose words name no place.
-pub(super) fn fault(path: &str, reason: &str) -> BadRequest {
-    BadRequest::at(
-        path,
-        format!("replies cannot be held to this schema: {reason}"),
-    )
+/// What the compiler found, whose words name no place: where it must be, if only one place can be
+/// meant.
+pub(super) fn fault(path: &str, reason: &str, spent: &Spent) -> BadRequest {
+    let suspicion = SUSPICIONS
+        .iter()
+        .find(|known| reason.starts_with(known.finding));
+    let said = suspicion.and_then(|known| known.said).unwrap_or(reason);
+    let said = format!("replies cannot be held to this schema: {said}");
+    let places = spent
+        .suspects
+        .iter()
+        .filter(|(word, _)| suspicion.is_some_and(|known| known.words.contains(word)));
+    let places: Vec<&str> = places.map(|(_, place)| place.as_str()).collect();
+    match places.as_slice() {
+        [] => BadRequest::at(path, said),
+        [place] => BadRequest::at(*place, said),
+        [first, rest @ ..] => {
+            let others = rest.iter().take(PLACES_MAX);
+            let others: String = others.map(|place| format!(", `{place}`")).collect();
+            BadRequest::at(path, format!("{said} (one of `{first}`{others})"))
+        }
+    }
 }
+
+/// Keywords that the compiler may refuse without a place, by what it says then.
+struct Suspicion {
+    finding: &'static str,
+    words: &'static [&'static str],
+    /// `None`: its own words will do.
+    said: Option<&'static str>,
+}
+
+const SUSPICIONS: [Suspicion; 3] = [
+    Suspicion {
+        finding: "oneOf",
+        words: &["oneOf"],
+        said: Some(
+            "the branches of a `oneOf` must exclude each other by their types, or by a required \
+             member with another `const` in each; `anyOf` has no such bound",
+        ),
+    },
+    Suspicion {
+        finding: "patternProperty",
+        words: &["patternProperties"],
+        said: None,
+    },
+    Suspicion {
+        finding: "min/maxProperties",
+        words: &["minProperties", "maxProperties"],
+        said: Some(
+            "`minProperties` and `maxProperties` of more than 1 want all members that have a name \
+             in `properties` to be in `required`",
+        ),
+    },
+];
 
 /// What the schemas of one request have had of the limits.
 #[derive(Debug, Default)]
@@ -108,14 +180,21 @@ pub(super) struct Spent {
     text_bytes: usize,
     schemas: usize,
     values: usize,
-    patterns: usize,
+    values_within: usize,
+    formats: usize,
+    /// Members of some object are counted.
+    has_counts: bool,
     name_patterns: usize,
+    /// Where the patterns are, and how the compiler reads them.
+    pub(super) patterns: Vec<(String, String)>,
+    /// Places of the keywords in [`SUSPICIONS`].
+    suspects: Vec<(&'static str, String)>,
 }
 
 struct Reader<'s> {
     root: &'s Value,
     spent: &'s mut Spent,
-    multiples: Vec<f64>,
+    multiples: Vec<(f64, String)>,
     has_all_of: bool,
 }
 
@@ -151,7 +230,7 @@ impl Reader<'_> {
         }
         check_members(words, at)?;
         replace_format(&mut plain);
-        bound_integers(&mut plain);
+        bound_numbers(&mut plain);
         Ok(Value::Object(plain))
     }
 
@@ -163,20 +242,13 @@ impl Reader<'_> {
         at: &Place<'_>,
         depth: usize,
     ) -> Result<Option<Value>, BadRequest> {
+        let suspicious = SUSPICIONS.iter().flat_map(|known| known.words);
+        if let Some(known) = suspicious.copied().find(|known| *known == word) {
+            self.spent.suspects.push((known, at.path()));
+        }
         let read = match word {
             "properties" | "$defs" | "definitions" => self.named_schemas(value, at, depth)?,
-            "patternProperties" => {
-                for pattern in value.as_object().into_iter().flat_map(Map::keys) {
-                    self.spent.name_patterns += 1;
-                    if self.spent.name_patterns > NAME_PATTERNS_MAX {
-                        return Err(at.refuse(format!(
-                            "a schema may have up to {NAME_PATTERNS_MAX} patterns for names"
-                        )));
-                    }
-                    self.pattern(pattern, &at.name(pattern))?;
-                }
-                self.named_schemas(value, at, depth)?
-            }
+            "patternProperties" => self.pattern_properties(value, at, depth)?,
             "allOf" | "anyOf" | "oneOf" | "prefixItems" => {
                 self.has_all_of |= word == "allOf";
                 self.listed_schemas(value, at, depth)?
@@ -190,28 +262,41 @@ impl Reader<'_> {
             "type" => types(value, at)?,
             "const" => {
                 self.spent.values += 1;
-                constant(value, at)?
+                self.constant(value, at)?
             }
             "enum" => self.values(value, at)?,
             "required" => names(value, at)?,
-            "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties"
-            | "maxProperties" => count(value, at)?,
+            "minProperties" | "maxProperties" => {
+                self.spent.has_counts = true;
+                count(value, at)?
+            }
+            "minLength" | "maxLength" | "minItems" | "maxItems" => count(value, at)?,
             "minimum" | "maximum" => bound(value, at)?,
             // Draft 4 has truth values here.
             "exclusiveMinimum" | "exclusiveMaximum" if value.is_boolean() => value.clone(),
             "exclusiveMinimum" | "exclusiveMaximum" => bound(value, at)?,
             "multipleOf" => {
                 let multiple = value.as_f64().filter(|multiple| *multiple > 0.0);
-                self.multiples
-                    .push(multiple.ok_or_else(|| at.wants("a number above 0"))?);
+                let multiple = multiple.ok_or_else(|| at.wants("a number above 0"))?;
+                self.multiples.push((multiple, at.path()));
                 value.clone()
             }
             "pattern" => {
                 let pattern = value.as_str().ok_or_else(|| at.wants("a string"))?;
-                self.pattern(pattern, at)?;
+                self.pattern(pattern, at)?.into()
+            }
+            "$schema" => return draft(value, at),
+            "format" => {
+                let format = format(value, at)?;
+                self.spent.formats += format.weight();
+                if self.spent.formats > FORMATS_MAX {
+                    return Err(at.refuse(format!(
+                        "a schema may have up to {FORMATS_MAX} formats, of which some count as \
+                         several"
+                    )));
+                }
                 value.clone()
             }
-            "format" => format(value, at)?.clone(),
             // They change nothing where they say so.
             "uniqueItems" | "nullable" if *value == json!(false) => return Ok(None),
             // At the root it names the whole, within it another base for references.
@@ -240,6 +325,31 @@ impl Reader<'_> {
             Ok((name.clone(), schema))
         });
         read.collect::<Result<Map<_, _>, _>>().map(Value::Object)
+    }
+
+    fn pattern_properties(
+        &mut self,
+        value: &Value,
+        at: &Place<'_>,
+        depth: usize,
+    ) -> Result<Value, BadRequest> {
+        let schemas = value.as_object().ok_or_else(|| at.wants("an object"))?;
+        let mut read = Map::new();
+        for (pattern, schema) in schemas {
+            self.spent.name_patterns += 1;
+            if self.spent.name_patterns > NAME_PATTERNS_MAX {
+                return Err(at.refuse(format!(
+                    "a schema may have up to {NAME_PATTERNS_MAX} patterns for names"
+                )));
+            }
+            let here = at.name(pattern);
+            let written = self.pattern(pattern, &here)?;
+            let schema = self.schema(schema, &here, depth + 1)?;
+            if read.insert(written, schema).is_some() {
+                return Err(here.refuse("another pattern here says the same"));
+            }
+        }
+        Ok(Value::Object(read))
     }
 
     fn listed_schemas(
@@ -282,13 +392,23 @@ impl Reader<'_> {
             )));
         }
         let read = values.iter().enumerate();
-        let read = read.map(|(index, value)| constant(value, &at.index(index)));
+        let read = read.map(|(index, value)| self.constant(value, &at.index(index)));
         read.collect()
     }
 
-    fn pattern(&mut self, pattern: &str, at: &Place<'_>) -> Result<(), BadRequest> {
-        self.spent.patterns += 1;
-        if self.spent.patterns > PATTERNS_MAX {
+    fn constant(&mut self, value: &Value, at: &Place<'_>) -> Result<Value, BadRequest> {
+        self.spent.values_within += merging::count(value);
+        if self.spent.values_within > VALUES_WITHIN_MAX {
+            return Err(at.refuse(format!(
+                "a schema may have up to {VALUES_WITHIN_MAX} values within its `enum`s and `const`s"
+            )));
+        }
+        constant(value, at)
+    }
+
+    /// The pattern in the compiler's dialect.
+    fn pattern(&mut self, pattern: &str, at: &Place<'_>) -> Result<String, BadRequest> {
+        if self.spent.patterns.len() == PATTERNS_MAX {
             return Err(at.refuse(format!("a schema may have up to {PATTERNS_MAX} patterns")));
         }
         if pattern.len() > PATTERN_BYTES_MAX {
@@ -296,27 +416,34 @@ impl Reader<'_> {
                 "a pattern may have up to {PATTERN_BYTES_MAX} bytes"
             )));
         }
-        Ok(())
+        let written = translate(pattern).map_err(|said| at.refuse(said))?;
+        self.spent.patterns.push((at.path(), written.clone()));
+        Ok(written)
     }
 
     /// The compiler multiplies those that apply to one number, in 32 bits and unchecked.
-    fn check_multiples(&self, root: &Place<'_>) -> Result<(), BadRequest> {
+    fn check_multiples(&self) -> Result<(), BadRequest> {
         let are_whole = self
             .multiples
             .iter()
-            .all(|multiple| multiple.fract() == 0.0);
+            .all(|(multiple, _)| multiple.fract() == 0.0);
         let scale = if are_whole { 1.0 } else { 100.0 };
-        let fits = |multiple: &f64| {
+        let fits = |multiple: f64| {
             let scaled = multiple * scale;
             scaled <= MULTIPLE_MAX && (scaled - scaled.round()).abs() < 1e-9
         };
-        if self.has_all_of && !self.multiples.is_empty() || !self.multiples.iter().all(fits) {
-            return Err(root.refuse(
-                "`multipleOf` may be a whole number up to 65535 or have two decimals up to 655.35, \
-                 in a schema without `allOf`",
-            ));
-        }
-        Ok(())
+        let fault = self
+            .multiples
+            .iter()
+            .find(|(multiple, _)| self.has_all_of || !fits(*multiple));
+        let Some((_, place)) = fault else {
+            return Ok(());
+        };
+        Err(BadRequest::at(
+            place,
+            "`multipleOf` may be a whole number up to 65535 or have two decimals up to 655.35, in \
+             a schema without `allOf`",
+        ))
     }
 }
 
@@ -332,8 +459,8 @@ fn leads_to_schema(root: &Value, pointer: &str) -> bool {
                 here = held;
                 continue;
             }
-            "properties" | "patternProperties" | "$defs" | "definitions" | "allOf" | "anyOf"
-            | "oneOf" | "prefixItems" => held,
+            "properties" | "$defs" | "definitions" | "allOf" | "anyOf" | "oneOf"
+            | "prefixItems" => held,
             _ => None,
         };
         let name = names.next().unwrap_or_default();
@@ -345,6 +472,21 @@ fn leads_to_schema(root: &Value, pointer: &str) -> bool {
     here.is_some_and(|schema| schema.is_object() || schema.is_boolean())
 }
 
+/// Left out: what a schema says here is the same in all of them.
+fn draft(value: &Value, at: &Place<'_>) -> Result<Option<Value>, BadRequest> {
+    let name = value.as_str().ok_or_else(|| at.wants("a string"))?;
+    let name = name.trim_end_matches('#');
+    let host = name.split_once("://").map(|(_, host)| host);
+    let known = host.and_then(|host| host.strip_prefix("json-schema.org/"));
+    if known.is_some_and(|known| DRAFTS.contains(&known)) {
+        return Ok(None);
+    }
+    Err(at.refuse(
+        "replies can be held to JSON Schema's drafts 4, 6, 7, 2019-09 and 2020-12; leave `$schema` \
+         out",
+    ))
+}
+
 /// OpenAPI's and others' own words.
 fn is_extension(word: &str) -> bool {
     word.starts_with("x-")
@@ -353,6 +495,15 @@ fn is_extension(word: &str) -> bool {
 /// A grammar cannot see that a name was given before, so members beyond those with names of their
 /// own are not counted one by one.
 fn check_members(words: &Map<String, Value>, at: &Place<'_>) -> Result<(), BadRequest> {
+    let named = words.get("properties").and_then(Value::as_object);
+    for word in ["minProperties", "maxProperties"] {
+        let is_many = named.is_some_and(|named| named.len() > COUNTED_MEMBERS_MAX);
+        if is_many && words.contains_key(word) {
+            return Err(at.name(word).refuse(format!(
+                "members are counted in an object of up to {COUNTED_MEMBERS_MAX} `properties`"
+            )));
+        }
+    }
     let least = words
         .get("minProperties")
         .and_then(Value::as_u64)

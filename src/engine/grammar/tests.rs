@@ -1,5 +1,8 @@
 //! Replies drawn at random under a grammar, judged by a validator of others' making.
 
+mod constraints;
+mod judged;
+
 use std::time::{Duration, Instant};
 
 use domain::Sampling;
@@ -106,7 +109,6 @@ fn named(schema: &Value) -> OutputFormat {
     OutputFormat::JsonSchema(json!({"name": "n", "strict": true, "schema": schema}))
 }
 
-/// What is drawn at temperature 1 from random logits, which lean towards ending what was begun.
 fn draw(
     vocabulary: &dyn Vocabulary,
     grammars: &Grammars,
@@ -114,6 +116,18 @@ fn draw(
     seed: u64,
 ) -> Result<String, BackendError> {
     let mut grammar = grammars.grammar(None, &held(format))?.unwrap();
+    let drawn = draw_up_to(20_000, vocabulary, &mut grammar, seed)?;
+    Ok(drawn.expect("it never ends"))
+}
+
+/// What is drawn at temperature 1 from random logits, which lean towards ending what was begun.
+/// `None` where `tokens_max` tokens are not all of it.
+fn draw_up_to(
+    tokens_max: usize,
+    vocabulary: &dyn Vocabulary,
+    grammar: &mut Grammar,
+    seed: u64,
+) -> Result<Option<String>, BackendError> {
     let sampling = Sampling {
         seed: Some(seed as i64),
         ..Sampling::default()
@@ -121,7 +135,7 @@ fn draw(
     let mut sampler = Sampler::new(&sampling, 1.0, 0);
     let mut random = StdRng::seed_from_u64(seed);
     let mut text = Vec::new();
-    for _ in 0..20_000 {
+    for _ in 0..tokens_max {
         let logits: Vec<f32> = (0..vocabulary.size() as Token)
             .map(|token| {
                 let mut piece = Vec::new();
@@ -134,14 +148,14 @@ fn draw(
         let allowed = grammar.allowed()?;
         let token = sampler.draw(&logits, Some(&allowed)).unwrap();
         if vocabulary.is_end(token) {
-            return Ok(String::from_utf8(text).unwrap());
+            return Ok(Some(String::from_utf8(text).unwrap()));
         }
         vocabulary.piece(token, &mut text);
         if grammar.accept(token)? {
-            return Ok(String::from_utf8(text).unwrap());
+            return Ok(Some(String::from_utf8(text).unwrap()));
         }
     }
-    panic!("never ends: {}", String::from_utf8_lossy(&text));
+    Ok(None)
 }
 
 /// Draws of each schema from each vocabulary.

@@ -443,6 +443,10 @@ fn a_named_model_that_is_unable_says_which_field_to_change() {
         format: OutputFormat::JsonSchema(json!({})),
         ..request("x")
     };
+    let constrained = ChatRequest {
+        format: OutputFormat::Choice(vec!["a".into()]),
+        ..request("x")
+    };
     for (field, asked) in [
         ("tool_choice", forced),
         ("n", many),
@@ -450,6 +454,7 @@ fn a_named_model_that_is_unable_says_which_field_to_change() {
         ("logprobs", probable),
         ("messages", heard),
         ("response_format", schema),
+        ("structured_outputs", constrained),
     ] {
         let asked = ChatRequest {
             model: "local".into(),

@@ -75,7 +75,7 @@ fn each_wrong_value_is_refused() {
     for (when, wanted) in [
         (
             "response_format = 'xml'",
-            "r.toml: rules[0].when.response_format: must be `text`, `json_object` or `json_schema`",
+            "r.toml: rules[0].when.response_format: must be `text`, `json_object`, `json_schema`, `regex`, `choice` or `grammar`",
         ),
         (
             "language = 'English'",

@@ -622,6 +622,18 @@ fn faults_of_a_configuration_are_named() {
 }
 
 #[test]
+fn constraints_are_for_upstreams_known_to_take_them() {
+    for takes in [false, true] {
+        let mut config = config("http://127.0.0.1:9/v1");
+        config.structured_outputs = takes;
+        let upstream = Upstream::new(config, client()).unwrap();
+        let abilities = upstream.card().models[0].abilities;
+        assert_eq!(abilities.has(domain::Ability::Constraints), takes);
+        assert!(abilities.has(domain::Ability::JsonSchema));
+    }
+}
+
+#[test]
 fn the_card_lists_the_default_first_and_any_last() {
     for (listed, expected) in [
         (&[][..], &["theirs", "*"][..]),

@@ -8,11 +8,12 @@
 
 use bytes::Bytes;
 use domain::{
-    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, OutputFormat, Prediction,
-    Sampling, SourceBody, Tokens,
+    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, Prediction, Sampling, SourceBody,
+    Tokens,
 };
 use serde_json::Value;
 
+use super::decode_format::{Origin, read_format};
 use super::decode_messages::{PARTS_MAX, read_messages};
 use super::decode_open_sampling::read_open_sampling;
 use super::decode_tools::{read_tool_choice, read_tools};
@@ -34,8 +35,6 @@ const LOGIT_BIAS_MAX: usize = 1024;
 pub(super) const TOKEN_ID_MAX: u32 = 16 << 20;
 /// Fields at the top level that we do not know.
 const EXTRA_FIELDS_MAX: usize = 256;
-/// OpenAI's bound on the name of a JSON schema, and its characters.
-const SCHEMA_NAME_BYTES_MAX: usize = 64;
 
 /// Reads a chat completions request.
 ///
@@ -61,7 +60,7 @@ pub fn decode_request(body: &Bytes) -> Result<ChatRequest, BadRequest> {
     let tool_choice = read_tool_choice(&mut fields, &tools, &mut extra)?;
     let parallel_tool_calls = fields.boolean("parallel_tool_calls")?;
     let sampling = read_sampling(&mut fields)?;
-    let format = read_format(&mut fields, &mut extra)?;
+    let (format, origin) = read_format(&mut fields, &mut extra)?;
     let output_tokens_max = read_output_tokens_max(&mut fields, &mut extra)?;
     let prediction = read_prediction(&mut fields, &mut extra)?;
     let choices = fields.count("n", 1..=CHOICES_MAX)?.unwrap_or(1);
@@ -80,7 +79,8 @@ pub fn decode_request(body: &Bytes) -> Result<ChatRequest, BadRequest> {
         choices,
         delivery,
         extra,
-        source: Some(SourceBody {
+        // Another server's words for a format are not for every upstream, so they are written anew.
+        source: (origin == Origin::OpenAi).then(|| SourceBody {
             dialect: Dialect::OpenAi,
             bytes: body.clone(),
         }),
@@ -209,43 +209,6 @@ fn read_logprobs(fields: &mut Fields<'_>) -> Result<Option<u8>, BadRequest> {
             best.and_then(|best| u8::try_from(best).ok()).unwrap_or(0),
         )),
     }
-}
-
-fn read_format(fields: &mut Fields<'_>, extra: &mut Extra) -> Result<OutputFormat, BadRequest> {
-    let Some(value) = fields.take("response_format") else {
-        return Ok(OutputFormat::Text);
-    };
-    let path = Path::Root.field("response_format");
-    let mut body = Fields::open(path, value)?;
-    let kind = body
-        .string("type")?
-        .ok_or_else(|| fault::missing(&path.field("type")))?;
-    let format = match kind.as_str() {
-        "text" => OutputFormat::Text,
-        "json_object" => OutputFormat::JsonObject,
-        "json_schema" => OutputFormat::JsonSchema(read_schema(&mut body)?),
-        other => {
-            let supported = ["text", "json_object", "json_schema"];
-            return Err(fault::not_one_of(&path.field("type"), other, &supported));
-        }
-    };
-    body.leave_to(extra);
-    Ok(format)
-}
-
-fn read_schema(body: &mut Fields<'_>) -> Result<Value, BadRequest> {
-    let schema = body.required("json_schema")?;
-    let path = body.path.field("json_schema");
-    let mut parts = Fields::open(path, schema.clone())?;
-    let name = parts.required_name("name", SCHEMA_NAME_BYTES_MAX)?;
-    if !is_plain_name(&name) {
-        return Err(fault::invalid(&path.field("name"), NAME_PATTERN_HINT));
-    }
-    if let Some(other) = parts.take("schema").filter(|schema| !schema.is_object()) {
-        return Err(parts.wrong_type("schema", "an object", &other));
-    }
-    parts.boolean("strict")?;
-    Ok(schema)
 }
 
 pub(super) const NAME_PATTERN_HINT: &str =

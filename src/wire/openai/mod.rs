@@ -2,7 +2,7 @@
 //!
 //! | half | begins in | used by |
 //! | --- | --- | --- |
-//! | decode request | `decode_request.rs` | the server |
+//! | decode request | `decode_request.rs`, `decode_format.rs` | the server |
 //! | encode reply | `encode_reply.rs`, `encode_chunk.rs` | the server |
 //! | encode request | `encode_request.rs` | the client |
 //! | decode reply | `decode_reply.rs`, `decode_chunk.rs` | the client |
@@ -14,6 +14,7 @@
 mod error_body;
 
 // Decode request.
+mod decode_format;
 mod decode_messages;
 mod decode_open_sampling;
 mod decode_request;

@@ -31,6 +31,15 @@ pub(super) fn request_body(model: &str, request: &ChatRequest) -> Value {
             let format = json!({"type": "json_schema", "json_schema": schema});
             body.insert("response_format".into(), format);
         }
+        OutputFormat::Regex(regex) => {
+            body.insert("structured_outputs".into(), json!({ "regex": regex }));
+        }
+        OutputFormat::Choice(texts) => {
+            body.insert("structured_outputs".into(), json!({ "choice": texts }));
+        }
+        OutputFormat::Grammar(grammar) => {
+            body.insert("structured_outputs".into(), json!({ "grammar": grammar }));
+        }
     }
     if let Some(bound) = request.output_tokens_max {
         let is_newer = request.extra.contains_key(NEWER_OUTPUT_BOUND);

@@ -181,8 +181,48 @@ async fn under_a_format_a_thought_is_closed_and_all_is_content() {
 }
 
 #[tokio::test]
+async fn expressions_choices_and_grammars_hold_streams_too() {
+    let (engine, _driver) = start(ECHO, |_| (), babbling);
+    let choice = ["yes", "no", "it depends"];
+    let formats = [
+        OutputFormat::Regex("[a-c]{3}-[0-9]{2}".to_owned()),
+        OutputFormat::Choice(choice.map(str::to_owned).to_vec()),
+        OutputFormat::Grammar("root ::= \"<\" [x-z]{1,4} \">\"".to_owned()),
+    ];
+    for format in formats {
+        for seed in 0..3 {
+            let mut request = drawn(format.clone(), seed);
+            request.delivery = domain::Delivery::Streamed {
+                includes_usage: false,
+            };
+            let choice_drawn = only(&engine, request).await;
+            let text = choice_drawn.text();
+            let is_kept_to = match &format {
+                OutputFormat::Regex(_) => text.len() == 6 && text.as_bytes()[3] == b'-',
+                OutputFormat::Choice(texts) => texts.contains(&text),
+                _ => text.starts_with('<') && text.ends_with('>') && text.len() < 7,
+            };
+            assert!(is_kept_to, "{format:?} gave {text}");
+            assert_eq!(choice_drawn.reason, FinishReason::Stop);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_constraint_that_cannot_be_is_declined_at_its_place() {
+    let (engine, _driver) = start(ECHO, |_| (), |_| ());
+    let format = OutputFormat::Grammar("root ::= nothing".to_owned());
+    let refused = ask(&engine, request("a", |r| r.format = format)).await;
+    let Err(BackendError::Declined { reason }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(reason.param.as_deref(), Some("structured_outputs.grammar"));
+}
+
+#[tokio::test]
 async fn the_card_tells_of_formats() {
     let (engine, _driver) = start(ECHO, |_| (), |_| ());
     let abilities = engine.card().models[0].abilities;
     assert!(abilities.has(Ability::JsonObject) && abilities.has(Ability::JsonSchema));
+    assert!(abilities.has(Ability::Constraints));
 }

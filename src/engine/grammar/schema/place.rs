@@ -25,7 +25,7 @@ impl<'a> Place<'a> {
         Place::Index(self, index)
     }
 
-    fn path(&self) -> String {
+    pub(super) fn path(&self) -> String {
         match self {
             Place::Root(path) => (*path).to_owned(),
             Place::Name(parent, name) => {

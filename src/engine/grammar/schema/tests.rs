@@ -96,12 +96,32 @@ fn values_that_do_not_fit_their_keyword_are_refused_at_their_place() {
         (json!({"pattern": 3}), ".pattern", "a string"),
         (json!({"format": "phone"}), ".format", "date-time"),
         (json!({"multipleOf": 0}), ".multipleOf", "above 0"),
-        (json!({"multipleOf": 0.001}), "", "`multipleOf`"),
-        (json!({"multipleOf": 3, "allOf": [{}]}), "", "`multipleOf`"),
+        (json!({"multipleOf": 0.001}), ".multipleOf", "`multipleOf`"),
+        (
+            json!({"multipleOf": 3, "allOf": [{}]}),
+            ".multipleOf",
+            "`multipleOf`",
+        ),
         (
             json!({"anyOf": [{"multipleOf": 1000}, {"multipleOf": 0.5}]}),
-            "",
+            ".anyOf[0].multipleOf",
             "`multipleOf`",
+        ),
+        (json!({"pattern": "(?=a)"}), ".pattern", "(?:"),
+        (
+            json!({"patternProperties": {"(a": {}}}),
+            ".patternProperties.(a",
+            "never closed",
+        ),
+        (
+            json!({"patternProperties": {"(a)": {}, "(?:a)": {}}}),
+            ".patternProperties.(?:a)",
+            "says the same",
+        ),
+        (
+            json!({"$schema": "https://example.com/draft"}),
+            ".$schema",
+            "2020-12",
         ),
         (json!({"minProperties": 2, "required": ["a", "a"]}), "", ""),
         (
@@ -169,7 +189,24 @@ fn every_limit_is_named_when_it_is_passed() {
     let count = |most: u64| json!({"maxItems": most});
     let pattern = |bytes: usize| json!({"pattern": "a".repeat(bytes)});
     let text = |bytes: usize| json!({"title": "t".repeat(bytes - 12)});
-    let cases: [(Value, Value, usize); 8] = [
+    let formats = |count: usize| json!({"anyOf": vec![json!({"format": "date"}); count]});
+    let within = |count: usize| json!({"const": vec![1; count - 1]});
+    let counted = |count: usize| {
+        let members: Map<_, _> = (0..count).map(|n| (format!("p{n}"), json!({}))).collect();
+        json!({"properties": members, "minProperties": 1})
+    };
+    let cases: [(Value, Value, usize); 11] = [
+        (formats(FORMATS_MAX), formats(FORMATS_MAX + 1), FORMATS_MAX),
+        (
+            within(VALUES_WITHIN_MAX),
+            within(VALUES_WITHIN_MAX + 1),
+            VALUES_WITHIN_MAX,
+        ),
+        (
+            counted(COUNTED_MEMBERS_MAX),
+            counted(COUNTED_MEMBERS_MAX + 1),
+            COUNTED_MEMBERS_MAX,
+        ),
         (nested(DEPTH_MAX), nested(DEPTH_MAX + 1), DEPTH_MAX),
         (wide(SCHEMAS_MAX), wide(SCHEMAS_MAX + 1), SCHEMAS_MAX),
         (values(VALUES_MAX), values(VALUES_MAX + 1), VALUES_MAX),

@@ -3,7 +3,7 @@
 use domain::BadRequest;
 use serde_json::{Map, Value, json};
 
-use crate::grammar::formats;
+use crate::grammar::formats::{self, Format};
 use crate::grammar::schema::place::Place;
 
 /// What a count of characters, items or members may be: more than a reply has tokens.
@@ -13,6 +13,9 @@ pub(in crate::grammar) const COUNT_MAX: u64 = 10_000;
 /// whole numbers without a bound of their own get it: readers differ on what they do with longer
 /// ones.
 pub(super) const NUMBER_MAX: f64 = 9e18;
+
+/// Multiples are drawn up to here where they may have decimals, so that these are exact too.
+const FRACTION_MAX: f64 = 1e13;
 
 /// Whole numbers up to here are exact in JSON (RFC 8259, section 6).
 const EXACT_MAX: f64 = 9_007_199_254_740_991.0;
@@ -107,12 +110,9 @@ pub(super) fn constant(value: &Value, at: &Place<'_>) -> Result<Value, BadReques
     Ok(value.clone())
 }
 
-pub(super) fn format<'a>(value: &'a Value, at: &Place<'_>) -> Result<&'a Value, BadRequest> {
-    if value
-        .as_str()
-        .is_some_and(|name| formats::find(name).is_some())
-    {
-        return Ok(value);
+pub(super) fn format(value: &Value, at: &Place<'_>) -> Result<&'static Format, BadRequest> {
+    if let Some(format) = value.as_str().and_then(formats::find) {
+        return Ok(format);
     }
     let names: Vec<_> = formats::FORMATS.iter().map(|format| format.name).collect();
     Err(at.refuse(format!(
@@ -141,8 +141,9 @@ pub(super) fn replace_format(plain: &mut Map<String, Value>) {
     }
 }
 
-/// See [`NUMBER_MAX`]. Numbers that need not be whole have an exponent to be long with.
-pub(super) fn bound_integers(plain: &mut Map<String, Value>) {
+/// See [`NUMBER_MAX`]. Numbers that need not be whole have an exponent to be long with. Whether a
+/// number is a multiple cannot be told of one that is not exact.
+pub(super) fn bound_numbers(plain: &mut Map<String, Value>) {
     let is_integer = match plain.get("type") {
         Some(Value::String(name)) => name == "integer",
         Some(Value::Array(names)) => {
@@ -150,14 +151,23 @@ pub(super) fn bound_integers(plain: &mut Map<String, Value>) {
         }
         _ => false,
     };
-    if !is_integer || plain.contains_key("enum") || plain.contains_key("const") {
+    let multiple = plain.get("multipleOf").and_then(Value::as_f64);
+    let limit = match multiple {
+        Some(multiple) if multiple.fract() == 0.0 => EXACT_MAX,
+        Some(_) => FRACTION_MAX,
+        None if is_integer => NUMBER_MAX,
+        None => return,
+    };
+    if plain.contains_key("enum") || plain.contains_key("const") {
         return;
     }
     for (bound, exclusive, limit) in [
-        ("minimum", "exclusiveMinimum", -NUMBER_MAX),
-        ("maximum", "exclusiveMaximum", NUMBER_MAX),
+        ("minimum", "exclusiveMinimum", -limit),
+        ("maximum", "exclusiveMaximum", limit),
     ] {
-        if !plain.contains_key(bound) && !plain.contains_key(exclusive) {
+        let is_narrower = |given: f64| given.abs() <= limit.abs();
+        let given = [bound, exclusive].map(|word| plain.get(word).and_then(Value::as_f64));
+        if !given.into_iter().flatten().any(is_narrower) {
             plain.insert(bound.to_owned(), json!(limit));
         }
     }

@@ -1,4 +1,4 @@
-use domain::{Image, Part, Role, ToolChoice};
+use domain::{Image, OutputFormat, Part, Role, ToolChoice};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -353,6 +353,109 @@ fn formats_are_checked() {
         ),
     ] {
         refuses(&format!(r#""response_format":{format}"#), param, code);
+    }
+}
+
+#[test]
+fn other_servers_words_for_a_format_are_read_and_written_anew() {
+    let regex = OutputFormat::Regex("a+".into());
+    let grammar = OutputFormat::Grammar("root ::= \"a\"".into());
+    let choice = OutputFormat::Choice(vec!["a".into(), "b".into()]);
+    let schema = json!({"name": "schema", "schema": {"type": "null"}, "strict": true});
+    let schema = OutputFormat::JsonSchema(schema);
+    for (members, format) in [
+        (r#""guided_regex":"a+""#, &regex),
+        (
+            r#""structured_outputs":{"regex":"a+","choice":null,"x":null}"#,
+            &regex,
+        ),
+        (r#""guided_choice":["a","b"]"#, &choice),
+        (r#""structured_outputs":{"choice":["a","b"]}"#, &choice),
+        (r#""guided_grammar":"root ::= \"a\"""#, &grammar),
+        (r#""grammar":"root ::= \"a\"""#, &grammar),
+        (
+            r#""structured_outputs":{"grammar":"root ::= \"a\""}"#,
+            &grammar,
+        ),
+        (r#""guided_json":{"type":"null"}"#, &schema),
+        (r#""guided_json":"{\"type\":\"null\"}""#, &schema),
+        (r#""json_schema":{"type":"null"}"#, &schema),
+        (r#""structured_outputs":{"json":{"type":"null"}}"#, &schema),
+        (
+            r#""structured_outputs":{"json_object":true},"response_format":{"type":"text"}"#,
+            &OutputFormat::JsonObject,
+        ),
+        (
+            r#""structured_outputs":{"json_object":false}"#,
+            &OutputFormat::Text,
+        ),
+        (
+            r#""structured_outputs":{},"grammar":"""#,
+            &OutputFormat::Text,
+        ),
+    ] {
+        let request = accepts(members);
+        assert_eq!(request.format, *format, "{members}");
+        assert!(request.extra.is_empty(), "{members}");
+        let is_asked = *format != OutputFormat::Text;
+        assert!(!is_asked || request.source.is_none(), "{members}");
+    }
+}
+
+#[test]
+fn formats_in_other_servers_words_are_checked() {
+    let long = format!(r#""guided_choice":["{}"]"#, "x".repeat(70_000));
+    for (members, param, code) in [
+        (r#""guided_regex":7"#, "guided_regex", "invalid_type"),
+        (r#""guided_regex":"""#, "guided_regex", "empty_string"),
+        (r#""guided_choice":[]"#, "guided_choice", "empty_array"),
+        (
+            r#""guided_choice":["a",7]"#,
+            "guided_choice[1]",
+            "invalid_type",
+        ),
+        (
+            r#""guided_choice":["a",""]"#,
+            "guided_choice[1]",
+            "empty_string",
+        ),
+        (&long, "guided_choice", "string_above_max_length"),
+        (r#""guided_json":"{""#, "guided_json", "invalid_value"),
+        (r#""guided_json":[]"#, "guided_json", "invalid_type"),
+        (r#""grammar":{}"#, "grammar", "invalid_type"),
+        (r#""json_schema":true"#, "json_schema", "invalid_type"),
+        (
+            r#""structured_outputs":"a""#,
+            "structured_outputs",
+            "invalid_type",
+        ),
+        (
+            r#""structured_outputs":{"structural_tag":"a"}"#,
+            "structured_outputs.structural_tag",
+            "unsupported_parameter",
+        ),
+        (
+            r#""structured_outputs":{"regex":"a","choice":["a"]}"#,
+            "structured_outputs.choice",
+            "invalid_value",
+        ),
+        (
+            r#""structured_outputs":{"json_object":1}"#,
+            "structured_outputs.json_object",
+            "invalid_type",
+        ),
+        (
+            r#""response_format":{"type":"json_object"},"grammar":"root ::= [a]""#,
+            "grammar",
+            "invalid_value",
+        ),
+        (
+            r#""guided_regex":"a","guided_choice":["a"]"#,
+            "guided_choice",
+            "invalid_value",
+        ),
+    ] {
+        refuses(members, param, code);
     }
 }
 

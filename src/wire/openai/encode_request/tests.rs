@@ -24,6 +24,36 @@ fn received_values_leave_byte_for_byte() {
 }
 
 #[test]
+fn another_servers_words_for_a_format_leave_as_one_of_two() {
+    let head = r#"{"messages":[{"content":"a","role":"user"}],"model":"theirs""#;
+    for (members, written) in [
+        (
+            r#""guided_regex":"a""#,
+            r#""structured_outputs":{"regex":"a"}"#,
+        ),
+        (
+            r#""guided_choice":["a"]"#,
+            r#""structured_outputs":{"choice":["a"]}"#,
+        ),
+        (
+            r#""grammar":"root ::= [a]""#,
+            r#""structured_outputs":{"grammar":"root ::= [a]"}"#,
+        ),
+        (
+            r#""json_schema":{}"#,
+            r#""response_format":{"type":"json_schema","json_schema":{"name":"schema","schema":{},"strict":true}}"#,
+        ),
+    ] {
+        let body = format!(
+            r#"{{"model":"m","x":1,{members},"messages":[{{"role":"user","content":"a"}}]}}"#
+        );
+        let left: Value = serde_json::from_str(&encoded(&decoded(&body))).unwrap();
+        let wanted: Value = serde_json::from_str(&format!("{head},{written},\"x\":1}}")).unwrap();
+        assert_eq!(left, wanted);
+    }
+}
+
+#[test]
 fn a_streamed_request_always_asks_for_usage() {
     let message = r#""messages":[{"role":"user","content":"a"}]"#;
     let head = format!(r#"{{"model":"theirs",{message},"stream":true,"stream_options":"#);
