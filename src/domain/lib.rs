@@ -11,6 +11,7 @@
 //! | finding | a stretch of text that is personal data, and its class |
 //! | masked view | the request with every finding replaced by a placeholder |
 //! | outbound | a request sealed for one destination, masked as that destination demands |
+//! | embedding | a text as a vector, in one model's space |
 //! | event | one step of a reply stream |
 //! | reply | a whole stream, collected |
 //! | compartment | the part of the cache one kind of caller can see |
@@ -24,6 +25,7 @@
 
 mod backend;
 mod chat;
+mod embed;
 mod event;
 mod fault;
 mod ids;
@@ -43,6 +45,9 @@ pub use backend::{
 pub use chat::{
     ChatRequest, Delivery, Dialect, Extra, Image, Message, OutputFormat, Part, Prediction, Role,
     Sampling, SourceBody, Tool, ToolCall, ToolChoice,
+};
+pub use embed::{
+    EmbedInput, EmbedRequest, Embedder, EmbedderCard, Embeddings, VectorFormat,
 };
 pub use event::{
     ChatEvent, ChatStream, FinishReason, Grammar, GrammarError, Started, ToolCallPart, Usage,

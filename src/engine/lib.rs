@@ -32,6 +32,7 @@ mod cells;
 mod config;
 mod decoder;
 mod draft;
+mod embedding;
 mod engine;
 #[cfg(test)]
 mod fake;
@@ -58,6 +59,8 @@ mod voice;
 mod waiting;
 
 pub use config::{EngineConfig, PrefixScope, Speculation};
+pub use config::EngineConfig;
+pub use embedding::{EmbedderConfig, EmbeddingDriver, LocalEmbedder};
 pub use engine::{Engine, EngineDriver, EnginePanicked};
 pub use load::LoadError;
 pub use process::{Program, QUARANTINED, Remote, RemoteDriver, ServeError, serve};

@@ -33,6 +33,8 @@ pub enum LoadError {
     Refused { path: PathBuf, reason: String },
     #[error("{} is no chat model: it has no {what}", path.display())]
     NotChat { path: PathBuf, what: &'static str },
+    #[error("{} is no embedding model: it states no pooling of mean, cls or last", path.display())]
+    NotEmbedding { path: PathBuf },
     #[error("the model's chat template cannot be used")]
     Template(#[from] TemplateError),
     /// llama.cpp could not make a context; the words are its own. Mostly memory.
@@ -60,6 +62,19 @@ impl crate::Engine {
         _config: crate::EngineConfig,
         _templates: std::sync::Arc<dyn domain::TemplateCompiler>,
     ) -> Result<(crate::Engine, crate::EngineDriver), LoadError> {
+        Err(LoadError::NotBuilt)
+    }
+}
+
+#[cfg(not(feature = "llama"))]
+impl crate::LocalEmbedder {
+    /// Without llama.cpp there is nothing to load with.
+    ///
+    /// # Errors
+    /// Always [`LoadError::NotBuilt`].
+    pub fn load(
+        _config: crate::EmbedderConfig,
+    ) -> Result<(crate::LocalEmbedder, crate::EmbeddingDriver), LoadError> {
         Err(LoadError::NotBuilt)
     }
 }

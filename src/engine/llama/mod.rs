@@ -3,6 +3,7 @@
 //! `raw` alone holds `unsafe`; the files beside it use it and the safe crate `llama-cpp-2`.
 
 mod decoder;
+mod embedder;
 mod fingerprint;
 mod open;
 #[expect(

@@ -30,7 +30,7 @@ const UBATCH_TOKENS_GPU: u32 = 512;
 
 /// A model smaller than this gains nothing from a second thread: one step is shorter than the
 /// threads' waiting for each other.
-const ONE_THREAD_PARAMETERS_MAX: u64 = 20_000_000;
+pub(super) const ONE_THREAD_PARAMETERS_MAX: u64 = 20_000_000;
 
 /// What may be kept in memory of prompts' states: one part in so many of what is free.
 const PREFIX_MEMORY_SHARE: u64 = 16;
@@ -58,8 +58,8 @@ impl Engine {
             return Err(LoadError::Setting(setting));
         }
         check_file(&config.path)?;
-        let backend = backend(&config);
-        let model = Arc::new(open(backend, &config)?);
+        let backend = backend(config.backends_dir.as_deref());
+        let model = Arc::new(open(backend, &config.path, config.gpu_layers)?);
         let text = template_text(&model, &config.path)?;
         let manner = Manner::of(&text);
         let marks = manner.marks();
@@ -99,7 +99,7 @@ impl Engine {
 }
 
 /// llama.cpp's own message for a missing file is a mere "failed to load".
-fn check_file(path: &Path) -> Result<(), LoadError> {
+pub(super) fn check_file(path: &Path) -> Result<(), LoadError> {
     let mut magic = [0; 4];
     File::open(path)
         .and_then(|mut file| file.read_exact(&mut magic))
@@ -119,34 +119,38 @@ fn check_file(path: &Path) -> Result<(), LoadError> {
 }
 
 /// llama.cpp is set up once per process and never taken down.
-fn backend(config: &EngineConfig) -> &'static LlamaBackend {
+pub(super) fn backend(backends_dir: Option<&Path>) -> &'static LlamaBackend {
     static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
     BACKEND.get_or_init(|| {
         raw::send_log_to_tracing();
-        load_backends(config);
+        load_backends(backends_dir);
         LlamaBackend::init().expect("nothing else in this process sets llama.cpp up")
     })
 }
 
 #[cfg(feature = "dynamic-backends")]
-fn load_backends(config: &EngineConfig) {
-    match &config.backends_dir {
+fn load_backends(backends_dir: Option<&Path>) {
+    match backends_dir {
         Some(dir) => llama_cpp_2::llama_backend::load_backends_from_path(dir),
         None => llama_cpp_2::llama_backend::load_backends(),
     }
 }
 
 #[cfg(not(feature = "dynamic-backends"))]
-fn load_backends(_config: &EngineConfig) {}
+fn load_backends(_backends_dir: Option<&Path>) {}
 
-fn open(backend: &LlamaBackend, config: &EngineConfig) -> Result<LlamaModel, LoadError> {
+pub(super) fn open(
+    backend: &LlamaBackend,
+    path: &Path,
+    gpu_layers: u32,
+) -> Result<LlamaModel, LoadError> {
     let refused = |reason| LoadError::Refused {
-        path: config.path.clone(),
+        path: path.to_owned(),
         reason,
     };
     let _ = raw::take_first_error();
-    let params = LlamaModelParams::default().with_n_gpu_layers(config.gpu_layers);
-    let model = LlamaModel::load_from_file(backend, &config.path, &params)
+    let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
+    let model = LlamaModel::load_from_file(backend, path, &params)
         .map_err(|_| refused(reason()))?;
     if raw::has_encoder(&model) {
         return Err(refused(
@@ -159,7 +163,7 @@ fn open(backend: &LlamaBackend, config: &EngineConfig) -> Result<LlamaModel, Loa
     Ok(model)
 }
 
-fn reason() -> String {
+pub(super) fn reason() -> String {
     raw::take_first_error().unwrap_or_else(|| "it gave no reason".to_owned())
 }
 
@@ -215,7 +219,7 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Sizes {
 
 /// Physical cores that this process may use. Two threads on one core share its arithmetic and wait
 /// for each other at every operation.
-fn threads_default() -> u32 {
+pub(super) fn threads_default() -> u32 {
     let usable = thread::available_parallelism().map_or(1, usize::from);
     let physical = sysinfo::System::physical_core_count().unwrap_or(usable);
     let threads = u32::try_from(usable.min(physical)).unwrap_or(1);
@@ -261,5 +265,6 @@ fn log_model(config: &EngineConfig, model: &LlamaModel, sizes: Sizes, manner: Ma
 #[cfg(test)]
 pub(super) fn tests_model(path: &Path) -> Arc<LlamaModel> {
     let config = EngineConfig::new(path, "test");
-    Arc::new(open(backend(&config), &config).expect("the tests' model opens"))
+    let opened = open(backend(None), &config.path, config.gpu_layers);
+    Arc::new(opened.expect("the tests' model opens"))
 }
