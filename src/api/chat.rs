@@ -22,8 +22,8 @@ use crate::server::Api;
 use crate::sse::SseBody;
 use crate::{auth, body};
 
-const X_HEDGE_ROUTE: HeaderName = HeaderName::from_static("x-hedge-route");
-const X_HEDGE_REASON: HeaderName = HeaderName::from_static("x-hedge-reason");
+pub(crate) const X_HEDGE_ROUTE: HeaderName = HeaderName::from_static("x-hedge-route");
+pub(crate) const X_HEDGE_REASON: HeaderName = HeaderName::from_static("x-hedge-reason");
 /// A request with `x-hedge-timing: 1` gets a `server-timing` header.
 const X_HEDGE_TIMING: HeaderName = HeaderName::from_static("x-hedge-timing");
 /// `interactive` (as without it) or `batch`.
@@ -37,7 +37,7 @@ const OTHER_KEYS: [&str; 2] = ["api-key", "x-api-key"];
 const DECODE_INLINE_BYTES_MAX: usize = 64 * 1024;
 
 /// What a caller is told to wait when too many requests are under way.
-const BUSY_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const BUSY_WAIT: Duration = Duration::from_secs(1);
 
 /// Answers a chat, or says why not.
 pub(crate) async fn answer<B>(
@@ -49,18 +49,19 @@ pub(crate) async fn answer<B>(
 where
     B: http_body::Body<Data = Bytes>,
 {
-    match attempt(api, id, signs, request).await {
-        Ok(response) => response,
-        Err(Refusal { fault, reason }) => {
-            let mut response = refusal(&fault);
-            if let Some(reason) = reason {
-                response
-                    .headers_mut()
-                    .insert(X_HEDGE_REASON, header_text(&reason));
-            }
-            response
-        }
+    attempt(api, id, signs, request)
+        .await
+        .unwrap_or_else(|refusal| refused(&refusal))
+}
+
+/// A refusal as it goes out: with the rule that decided, if one did.
+pub(crate) fn refused(Refusal { fault, reason }: &Refusal) -> Response<Body> {
+    let mut response = refusal(fault);
+    if let Some(reason) = reason {
+        let headers = response.headers_mut();
+        headers.insert(X_HEDGE_REASON, header_text(reason));
     }
+    response
 }
 
 async fn attempt<B>(
@@ -121,7 +122,7 @@ where
 }
 
 /// A refusal from before any rule was looked at.
-fn early(fault: Fault) -> Refusal {
+pub(crate) fn early(fault: Fault) -> Refusal {
     Refusal {
         fault,
         reason: None,
@@ -208,7 +209,7 @@ fn streamed(
     response
 }
 
-fn check_media_type(headers: &HeaderMap) -> Result<(), Fault> {
+pub(crate) fn check_media_type(headers: &HeaderMap) -> Result<(), Fault> {
     let is_json = headers.get(CONTENT_TYPE).is_some_and(|value| {
         let essence = value
             .as_bytes()
@@ -278,7 +279,7 @@ fn plain_headers(headers: &HeaderMap) -> Vec<(String, String)> {
 }
 
 /// Text as a header value: what a header cannot hold becomes `?`, and long text is cut.
-fn header_text(text: &str) -> HeaderValue {
+pub(crate) fn header_text(text: &str) -> HeaderValue {
     const CHARS_MAX: usize = 512;
     let is_fit = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
     if text.len() <= CHARS_MAX && text.bytes().all(is_fit) {

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! accept ─seats─► connection ─flood guard─► gate (Host, Origin) ─► POST chat: auth ─► body ─► pipeline ─► SSE | JSON
+//!                                                              ├─► POST embeddings: the same, in one piece
 //!                                                              └─► axum router: models, health, metrics, 404, 405
 //! ```
 //! A chat is matched before the router, since it is what the node is for; everything else is rare.
@@ -19,6 +20,7 @@ mod body;
 mod chat;
 mod connection;
 mod cors;
+mod embeddings;
 mod error;
 mod flood;
 mod gate;

@@ -23,6 +23,7 @@ pub(crate) enum Door {
 }
 
 pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
+pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
 
 pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
     let probes = Router::new()
@@ -33,6 +34,7 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
         Door::Client { is_loopback } => {
             let client = probes
                 .route(CHAT_PATH, any(only_post))
+                .route(EMBEDDINGS_PATH, any(only_post))
                 .route("/v1/models", get(models::list).fallback(only_get))
                 .route("/v1/models/{*id}", get(models::one).fallback(only_get));
             if is_loopback {
@@ -71,7 +73,7 @@ fn hint(path: &str) -> Option<&'static str> {
     const BASE_URL: &str = "the SDKs' base_url must end in `/v1`, as `http://127.0.0.1:8787/v1`";
     match path {
         "/" => Some("the API is under `/v1`: POST /v1/chat/completions, GET /v1/models"),
-        "/chat/completions" | "/models" => Some(BASE_URL),
+        "/chat/completions" | "/embeddings" | "/models" => Some(BASE_URL),
         _ if path.starts_with("/models/") => Some(BASE_URL),
         _ if path.starts_with("/v1/v1/") => Some("`/v1` is in the base_url twice"),
         _ if path.starts_with("/api/") => {
@@ -79,9 +81,9 @@ fn hint(path: &str) -> Option<&'static str> {
         }
         "/metrics" => Some("metrics are on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),
-        _ if path.starts_with("/v1/") => {
-            Some("this server offers POST /v1/chat/completions and GET /v1/models")
-        }
+        _ if path.starts_with("/v1/") => Some(
+            "this server offers POST /v1/chat/completions, POST /v1/embeddings and GET /v1/models",
+        ),
         _ => None,
     }
 }

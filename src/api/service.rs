@@ -16,9 +16,9 @@ use crate::error::refusal;
 use crate::gate::Gate;
 use crate::line::Signs;
 use crate::request_id::{self, ExchangeId, X_REQUEST_ID};
-use crate::router::{CHAT_PATH, Door, router};
+use crate::router::{CHAT_PATH, Door, EMBEDDINGS_PATH, router};
 use crate::server::Api;
-use crate::{chat, cors};
+use crate::{chat, cors, embeddings};
 
 /// What all connections of one listener share.
 #[derive(Debug)]
@@ -81,8 +81,10 @@ impl Front {
         let is_preflight = cors::is_preflight(request.method(), request.headers());
         let mut response = if is_preflight && origin.is_some() {
             cors::preflight(request.headers())
-        } else if self.is_chat(&request) {
+        } else if self.is_post(&request, CHAT_PATH) {
             chat::answer(&self.api, &id.id, signs, request).await
+        } else if self.is_post(&request, EMBEDDINGS_PATH) {
+            embeddings::answer(&self.api, &id.id, signs, request).await
         } else {
             let request = request.map(Body::new);
             self.router
@@ -97,9 +99,9 @@ impl Front {
         response
     }
 
-    fn is_chat<B>(&self, request: &Request<B>) -> bool {
+    fn is_post<B>(&self, request: &Request<B>, path: &str) -> bool {
         matches!(self.door, Door::Client { .. })
             && request.method() == Method::POST
-            && request.uri().path() == CHAT_PATH
+            && request.uri().path() == path
     }
 }

@@ -76,6 +76,12 @@ impl Assembly {
         }
     }
 
+    /// What it was made from.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Pools that are configured as before stay the ones they were, with all they know of their
     /// endpoints.
     pub fn keep_pools(&mut self, before: &Assembly) {

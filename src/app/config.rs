@@ -8,6 +8,7 @@
 //! Nothing here opens a socket or a model. Secrets are read here, and leave as types that do not
 //! print.
 
+mod embeddings;
 mod faults;
 mod overlay;
 mod pools;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use providers::{PoolConfig, UpstreamConfig};
 
+pub use embeddings::EmbeddingSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
 pub use overlay::Override;
 pub use raw::{Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
@@ -48,6 +50,7 @@ pub struct Config {
     pub ingress: IngressSettings,
     pub keys: Vec<KeyGrant>,
     pub local: Option<LocalSettings>,
+    pub embeddings: Option<EmbeddingSettings>,
     pub upstreams: Vec<UpstreamConfig>,
     pub pools: Vec<PoolConfig>,
     pub aliases: BTreeMap<String, Vec<String>>,
@@ -78,6 +81,7 @@ impl Config {
             refuse_open(raw, listen, findings);
         }
         let local = sections::local(&raw.local, findings);
+        let embeddings = embeddings::embeddings(raw, findings);
         let upstreams = upstreams::upstreams(&raw.upstreams, around, findings);
         let pools = pools::pools(raw, around, findings);
         if local.is_none() && raw.upstreams.is_empty() && raw.pools.is_empty() {
@@ -99,6 +103,7 @@ impl Config {
             ingress,
             keys,
             local,
+            embeddings,
             upstreams,
             pools,
             aliases,

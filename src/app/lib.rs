@@ -11,6 +11,7 @@ mod commands;
 mod assembly;
 mod bundled;
 mod config;
+mod embedder;
 mod local;
 
 mod client;

@@ -276,7 +276,7 @@ pub fn load(config: EngineConfig) -> Result<(Engine, EngineDriver), LoadError> {
 }
 
 /// The file's name without its ending, without slashes, which would make it an upstream's.
-fn stem(path: &Path) -> String {
+pub fn stem(path: &Path) -> String {
     match path.file_stem().and_then(|stem| stem.to_str()) {
         Some(stem) if !stem.is_empty() => stem.to_owned(),
         Some(_) | None => "model".to_owned(),
@@ -318,7 +318,7 @@ fn engine_config(
 }
 
 /// Where the CPU back ends of a `dynamic-backends` build lie: `lib/` beside the binary.
-fn backends_dir() -> Option<PathBuf> {
+pub fn backends_dir() -> Option<PathBuf> {
     if !cfg!(feature = "dynamic-backends") {
         return None;
     }

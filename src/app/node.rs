@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use api::{Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
 use arc_swap::ArcSwap;
-use domain::{Backend, KeyDigest, KeyDirectory, Principal};
-use engine::LoadError;
+use domain::{Backend, Embedder, KeyDigest, KeyDirectory, Principal};
+use engine::{EmbedderConfig, LoadError, LocalEmbedder};
 use futures::future::{BoxFuture, join_all};
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 
 use crate::assembly::Assembly;
 use crate::config::{AdminListen, Config, ConfigFaults};
+use crate::embedder::{self, LoadedEmbedder};
 use crate::local::{Loading, LocalDriver, LocalEngine, LocalModel};
 use crate::metrics::Metrics;
 use crate::signals::Word;
@@ -37,6 +38,7 @@ const CLIENTS: &str = "clients' listener";
 const ADMIN: &str = "admin listener";
 const RECORDER: &str = "recorder";
 const ENGINE: &str = "engine";
+const EMBEDDER: &str = "embedder";
 const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
 /// Shorter than any time-out of an exchange, and 20 wake-ups a second are nothing.
@@ -88,6 +90,8 @@ pub struct Node {
     standing_in: Option<Arc<Loading>>,
     local: Option<Arc<dyn Backend>>,
     engine: Option<LocalEngine>,
+    loading_embedder: Option<BoxFuture<'static, Result<LoadedEmbedder, LoadError>>>,
+    embedder: Option<Arc<LocalEmbedder>>,
 }
 
 impl std::fmt::Debug for Node {
@@ -106,6 +110,7 @@ impl Node {
     pub async fn start(
         config: &Config,
         model: Option<LocalModel>,
+        embedder: Option<EmbedderConfig>,
         client: reqwest::Client,
     ) -> anyhow::Result<Self> {
         let standing_in = model.as_ref().map(Loading::new);
@@ -153,6 +158,8 @@ impl Node {
         drop(tokio::task::spawn_blocking(policy::warm_up));
         // Begins when the node runs, which is next.
         let loading = model.map(|model| Box::pin(LocalEngine::load(model)) as BoxFuture<'_, _>);
+        let loading_embedder =
+            embedder.map(|config| Box::pin(embedder::load(config)) as BoxFuture<'_, _>);
         Ok(Self {
             addresses,
             tasks,
@@ -169,6 +176,8 @@ impl Node {
             standing_in,
             local,
             engine: None,
+            loading_embedder,
+            embedder: None,
         })
     }
 
@@ -194,6 +203,12 @@ impl Node {
                 loaded = wait_for(&mut self.loading) => {
                     self.loading = None;
                     if let Err(error) = self.take_engine(loaded) {
+                        break Err(error);
+                    }
+                }
+                loaded = wait_for(&mut self.loading_embedder) => {
+                    self.loading_embedder = None;
+                    if let Err(error) = self.take_embedder(loaded) {
                         break Err(error);
                     }
                 }
@@ -233,8 +248,21 @@ impl Node {
         Ok(())
     }
 
+    fn take_embedder(&mut self, loaded: Result<LoadedEmbedder, LoadError>) -> anyhow::Result<()> {
+        let (embedder, driver) = loaded.context("the embedding model could not be loaded")?;
+        let card = embedder.card();
+        info!(model = %card.name, dimensions = card.dimensions, "embedding model is ready");
+        self.tasks.spawn(EMBEDDER, driver);
+        self.embedder = Some(embedder);
+        self.publish();
+        Ok(())
+    }
+
     fn publish(&self) {
-        let snapshot = self.assembly.snapshot(self.local.clone(), &self.secret);
+        let mut snapshot = self.assembly.snapshot(self.local.clone(), &self.secret);
+        if let Some(embedder) = &self.embedder {
+            snapshot = snapshot.with_embedders(embedder::named(embedder, self.assembly.config()));
+        }
         self.pipeline.reload(snapshot);
     }
 
@@ -270,10 +298,19 @@ impl Node {
         if let Some(engine) = &self.engine {
             engine.stop();
         }
+        if let Some(embedder) = &self.embedder {
+            embedder.stop();
+        }
         let mut tasks = self.tasks;
         // The recorder ends when nobody can leave a record any more.
-        drop((self.api, self.pipeline, self.local, self.engine));
-        let rest = tasks.until_ended(&[RECORDER, ENGINE]);
+        drop((
+            self.api,
+            self.pipeline,
+            self.local,
+            self.engine,
+            self.embedder,
+        ));
+        let rest = tasks.until_ended(&[RECORDER, ENGINE, EMBEDDER]);
         if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {
             warn!("not everything ended in time");
         }
@@ -287,7 +324,7 @@ async fn until_stop(next: &mut impl AsyncFnMut() -> Word) {
 }
 
 /// Waits for the engine; for ever when none is loading.
-async fn wait_for(loading: &mut Option<BoxFuture<'static, Loaded>>) -> Loaded {
+async fn wait_for<T>(loading: &mut Option<BoxFuture<'static, T>>) -> T {
     match loading {
         None => std::future::pending().await,
         Some(loading) => loading.await,

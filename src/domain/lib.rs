@@ -46,9 +46,7 @@ pub use chat::{
     ChatRequest, Delivery, Dialect, Extra, Image, Message, OutputFormat, Part, Prediction, Role,
     Sampling, SourceBody, Tool, ToolCall, ToolChoice,
 };
-pub use embed::{
-    EmbedInput, EmbedRequest, Embedder, EmbedderCard, Embeddings, VectorFormat,
-};
+pub use embed::{EmbedInput, EmbedRequest, Embedder, EmbedderCard, Embeddings, VectorFormat};
 pub use event::{
     ChatEvent, ChatStream, FinishReason, Grammar, GrammarError, Started, ToolCallPart, Usage,
 };

@@ -399,7 +399,10 @@ fn run(encoder: &mut dyn Encoder, desk: &Desk) {
     loop {
         let mut queue = desk.queue();
         while queue.orders.is_empty() && !queue.is_stopping {
-            queue = desk.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = desk
+                .bell
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         if queue.is_stopping {
             return info!("embedder stopped");
@@ -509,7 +512,10 @@ fn put_back(desk: &Desk, orders: Vec<Order>) {
 }
 
 /// Scales a vector to length 1. One of nothing but zeros stays.
-#[cfg_attr(not(any(feature = "llama", test)), expect(dead_code, reason = "for llama.cpp"))]
+#[cfg_attr(
+    not(any(feature = "llama", test)),
+    expect(dead_code, reason = "for llama.cpp")
+)]
 pub(crate) fn normalised(vector: &[f32]) -> Vec<f32> {
     let length = vector
         .iter()

@@ -59,7 +59,6 @@ mod voice;
 mod waiting;
 
 pub use config::{EngineConfig, PrefixScope, Speculation};
-pub use config::EngineConfig;
 pub use embedding::{EmbedderConfig, EmbeddingDriver, LocalEmbedder};
 pub use engine::{Engine, EngineDriver, EnginePanicked};
 pub use load::LoadError;

@@ -9,6 +9,7 @@
 //! keeps the [`Snapshot`] it started with.
 
 mod answer;
+mod embed;
 mod open;
 mod receipt;
 mod snapshot;
@@ -17,8 +18,9 @@ mod trunk;
 mod wrap;
 
 pub use answer::{Answer, Refusal, RouteLabel, Timings};
+pub use embed::Embedded;
 pub use receipt::Recorder;
-pub use snapshot::{CacheRules, Patience, Snapshot};
+pub use snapshot::{CacheRules, NamedEmbedder, Patience, Snapshot};
 pub use stages::{CacheWish, Parsed, RequestContext};
 pub use trunk::{ModelListing, Parts, Pipeline, Readiness};
 

@@ -5,14 +5,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Backend, BackendCard};
+use domain::{Backend, BackendCard, Embedder, ModelAlias};
 use policy::{CacheSecret, Roster, RosterEntry, RoutePolicy, ScanRules};
+
+/// An embedder, and what callers may call it besides the name on its card.
+pub type NamedEmbedder = (Vec<ModelAlias>, Arc<dyn Embedder>);
 
 /// Everything that may change on reload. An exchange keeps the one it was admitted with.
 pub struct Snapshot {
     routes: RoutePolicy,
     scan: ScanRules,
     backends: Vec<Arc<dyn Backend>>,
+    embedders: Vec<NamedEmbedder>,
     cards: Vec<Arc<BackendCard>>,
     aliases: Arc<BTreeMap<String, Vec<String>>>,
     cache: CacheRules,
@@ -37,11 +41,23 @@ impl Snapshot {
             routes,
             scan,
             backends,
+            embedders: Vec::new(),
             cards,
             aliases: Arc::new(aliases),
             cache,
             patience,
         }
+    }
+
+    /// The same with models for embeddings.
+    #[must_use]
+    pub fn with_embedders(mut self, embedders: Vec<NamedEmbedder>) -> Self {
+        self.embedders = embedders;
+        self
+    }
+
+    pub(crate) fn embedders(&self) -> &[NamedEmbedder] {
+        &self.embedders
     }
 
     pub(crate) fn routes(&self) -> &RoutePolicy {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use domain::{
     CacheOutcome, CacheStore, ExchangeRecord, Fault, Findings, Health, HealthState, KeyDigest,
-    KeyDirectory, Outcome, Principal, RecordSink, Reply, Tokens, Trust, replay,
+    KeyDirectory, ModelAlias, Outcome, Principal, RecordSink, Reply, RequestId, Tokens, Trust,
+    replay,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -153,6 +154,14 @@ impl Pipeline {
                 listings.push(listing(&id, card.name.as_str(), model.context_tokens_max));
             }
         }
+        for (names, embedder) in snapshot.embedders() {
+            let card = embedder.card();
+            let context = Some(Tokens(card.input_tokens_max));
+            let names = names.iter().map(ModelAlias::as_str);
+            for name in std::iter::once(card.name.as_str()).chain(names) {
+                listings.push(listing(name, "local", context));
+            }
+        }
         listings.extend(
             snapshot
                 .aliases()
@@ -195,28 +204,8 @@ impl Pipeline {
             principal,
             context,
         } = parsed;
-        let overloaded = |_| Refusal {
-            fault: Fault::Overloaded {
-                retry_after: SEAT_WAIT,
-            },
-            reason: None,
-        };
-        let seat = Arc::clone(&self.seats)
-            .try_acquire_owned()
-            .map_err(overloaded)?;
-        // As many places as seats, but a place is free only once its record was taken.
-        let desk = self
-            .desk
-            .clone()
-            .try_reserve_owned()
-            .map_err(|_| overloaded(tokio::sync::TryAcquireError::NoPermits))?;
-        let mut receipt = Receipt::new(
-            context.request_id.clone(),
-            &principal,
-            request.model.clone(),
-            desk,
-            seat,
-        );
+        let id = context.request_id.clone();
+        let mut receipt = self.receive(id, &principal, request.model.clone())?;
         let snapshot = self.snapshot.load_full();
         let asked = policy::resolve(&request.model, &snapshot.roster())
             .and_then(|asked| {
@@ -244,6 +233,31 @@ impl Pipeline {
             timings,
             since: now,
         })
+    }
+
+    /// A seat for an exchange, and the receipt that leaves its record.
+    pub(crate) fn receive(
+        &self,
+        request_id: RequestId,
+        principal: &Principal,
+        model: ModelAlias,
+    ) -> Result<Receipt, Refusal> {
+        let overloaded = || Refusal {
+            fault: Fault::Overloaded {
+                retry_after: SEAT_WAIT,
+            },
+            reason: None,
+        };
+        let seat = Arc::clone(&self.seats).try_acquire_owned();
+        let seat = seat.map_err(|_| overloaded())?;
+        // As many places as seats, but a place is free only once its record was taken.
+        let desk = self.desk.clone().try_reserve_owned();
+        let desk = desk.map_err(|_| overloaded())?;
+        Ok(Receipt::new(request_id, principal, model, desk, seat))
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
     }
 
     fn look_up(&self, scanned: Scanned) -> Looked {

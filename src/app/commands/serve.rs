@@ -13,7 +13,7 @@ use crate::cli::ServeArgs;
 use crate::config::{self, Config, ConfigFault, Isolation, LogFormat, Override};
 use crate::node::Node;
 use crate::signals::Signals;
-use crate::{banner, client, local, telemetry, terminal};
+use crate::{banner, client, embedder, local, telemetry, terminal};
 
 /// For blocking work that nobody waits for any more, such as a model still loading.
 const LEAVE_MAX: Duration = Duration::from_millis(500);
@@ -107,7 +107,9 @@ async fn run(
             );
         }
     }
-    let node = Node::start(config, model.as_ref().ok().cloned(), http.client).await?;
+    let embedder = embedder::locate(config)?;
+    let local = model.as_ref().ok().cloned();
+    let node = Node::start(config, local, embedder, http.client).await?;
     announce(config, &model, &node);
     node.run(async || signals.next().await, reload).await
 }

@@ -160,7 +160,11 @@ async fn a_short_request_waits_for_a_batch_of_a_long_one_not_for_all() {
     let short = ask(vec![20]);
     let asked = || {
         let queue = bench.embedder.desk.queue();
-        queue.orders.iter().map(|order| order.texts.len()).sum::<usize>()
+        queue
+            .orders
+            .iter()
+            .map(|order| order.texts.len())
+            .sum::<usize>()
     };
     while asked() == 0 {
         tokio::task::yield_now().await;
@@ -174,7 +178,10 @@ async fn a_short_request_waits_for_a_batch_of_a_long_one_not_for_all() {
         tokio::task::yield_now().await;
     }
     let batches = served.load(Ordering::SeqCst);
-    assert!(batches <= 4, "the short request waited for {batches} batches");
+    assert!(
+        batches <= 4,
+        "the short request waited for {batches} batches"
+    );
     assert!(!long.is_finished());
     drop(bench.gate);
     long.abort();

@@ -81,9 +81,9 @@ impl LocalEmbedder {
                 };
                 // A first computation shows now what would else fail with the first request.
                 let probe = encoder.encode(&[&[0]]).ok_or_else(refused)?;
-                encoder.dimensions = probe.first().map_or(0, |vector| {
-                    u32::try_from(vector.len()).unwrap_or(u32::MAX)
-                });
+                encoder.dimensions = probe
+                    .first()
+                    .map_or(0, |vector| u32::try_from(vector.len()).unwrap_or(u32::MAX));
                 serve(&mut encoder);
                 Ok(())
             },

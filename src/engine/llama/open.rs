@@ -150,8 +150,8 @@ pub(super) fn open(
     };
     let _ = raw::take_first_error();
     let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
-    let model = LlamaModel::load_from_file(backend, path, &params)
-        .map_err(|_| refused(reason()))?;
+    let model =
+        LlamaModel::load_from_file(backend, path, &params).map_err(|_| refused(reason()))?;
     if raw::has_encoder(&model) {
         return Err(refused(
             "models with an encoder are not supported".to_owned(),

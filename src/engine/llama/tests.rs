@@ -365,7 +365,7 @@ async fn log_probabilities_are_of_one_distribution_and_the_greedy_token_leads_it
     // The second of two tokens that both are likely: as likely when it is the one drawn.
     let first = &choice.logprobs[0].top;
     let model = crate::llama::open::tests_model(&model_path().unwrap());
-    let vocabulary = LlamaVocabulary::new(model);
+    let vocabulary = LlamaVocabulary::new(model, &[]);
     let second = (0..vocabulary.size()).find(|token| {
         let mut bytes = Vec::new();
         vocabulary.piece(token.cast_signed(), &mut bytes);

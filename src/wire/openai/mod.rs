@@ -11,6 +11,7 @@
 //! published and read 2026-11. Beyond it: `top_k`, `min_p` and `reasoning_content`, as llama.cpp's
 //! server, vLLM and DeepSeek write them.
 
+mod embeddings;
 mod error_body;
 
 // Decode request.
@@ -41,6 +42,7 @@ pub use decode_chunk::ChunkDecoder;
 pub use decode_error::{ErrorReply, decode_error};
 pub use decode_reply::decode_reply;
 pub use decode_request::decode_request;
+pub use embeddings::{decode_embed_request, encode_embeddings};
 pub use encode_chunk::ChunkEncoder;
 pub use encode_reply::{Framing, encode_reply};
 pub use encode_request::encode_request;

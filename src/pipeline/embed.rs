@@ -1,0 +1,147 @@
+//! Embeddings on the trunk: admitted and recorded as chats are. They are computed on this machine
+//! alone, so nothing is masked, and nothing is kept.
+
+use std::sync::Arc;
+
+use domain::{
+    BackendError, BackendName, BadRequest, Classify, EmbedRequest, Embedder, Embeddings, Fault,
+    HealthState, ModelAlias, Outcome, Principal, RequestId, RouteTaken, Tokens, Usage,
+};
+
+use crate::answer::{Refusal, RouteLabel};
+use crate::receipt::Receipt;
+use crate::trunk::Pipeline;
+
+/// The rule that decides where embeddings are computed: there is one place.
+const REASON: &str = "embeddings";
+
+/// Vectors, and who made them.
+#[derive(Debug)]
+pub struct Embedded {
+    pub model: String,
+    pub route: RouteLabel,
+    pub reason: &'static str,
+    pub embeddings: Embeddings,
+}
+
+impl Pipeline {
+    /// Computes embeddings, or says why not.
+    ///
+    /// # Errors
+    /// A refusal; its record is left.
+    pub async fn embed(
+        &self,
+        principal: &Principal,
+        request_id: RequestId,
+        request: EmbedRequest,
+    ) -> Result<Embedded, Refusal> {
+        let mut receipt = self.receive(request_id, principal, request.model.clone())?;
+        receipt.note(|record| REASON.clone_into(&mut record.reason));
+        match self.embed_noting(principal, request, &mut receipt).await {
+            Ok(embedded) => Ok(embedded),
+            Err(fault) => {
+                receipt.note(|record| record.outcome = Outcome::Refused(fault.as_label()));
+                Err(Refusal {
+                    fault,
+                    reason: Some(REASON.to_owned()),
+                })
+            }
+        }
+    }
+
+    async fn embed_noting(
+        &self,
+        principal: &Principal,
+        request: EmbedRequest,
+        receipt: &mut Receipt,
+    ) -> Result<Embedded, Fault> {
+        let embedder = self.find_embedder(&request.model)?;
+        if !principal.may_use(&request.model) {
+            return Err(Fault::Forbidden {
+                what: "this key does not grant the model",
+            });
+        }
+        let card = embedder.card();
+        check_dimensions(request.dimensions, card.dimensions)?;
+        receipt.note(|record| {
+            record.route = Some(RouteTaken {
+                backend: BackendName::new("local"),
+                model: card.name.clone(),
+                is_local: true,
+            });
+        });
+        let mut embeddings = embedder
+            .embed(request.inputs)
+            .await
+            .map_err(|error: BackendError| error.fault())?;
+        if let Some(dimensions) = request.dimensions {
+            for vector in &mut embeddings.vectors {
+                shorten(vector, dimensions);
+            }
+        }
+        receipt.note_first_content();
+        receipt.note(|record| {
+            record.outcome = Outcome::Answered;
+            record.usage = Some(Usage {
+                prompt_tokens: Tokens(embeddings.prompt_tokens),
+                ..Usage::default()
+            });
+        });
+        let model = card.name.clone();
+        Ok(Embedded {
+            route: RouteLabel::Local {
+                model: model.clone(),
+            },
+            model,
+            reason: REASON,
+            embeddings,
+        })
+    }
+
+    fn find_embedder(&self, asked: &ModelAlias) -> Result<Arc<dyn Embedder>, Fault> {
+        let snapshot = self.snapshot();
+        let embedders = snapshot.embedders();
+        let found = embedders
+            .iter()
+            .find(|(names, embedder)| {
+                embedder.card().name == asked.as_str() || names.contains(asked)
+            })
+            .map(|(_, embedder)| Arc::clone(embedder));
+        let found = found.ok_or_else(|| Fault::ModelNotFound {
+            asked: asked.as_str().to_owned(),
+            nearest: embedders
+                .first()
+                .map(|(_, embedder)| embedder.card().name.clone()),
+        })?;
+        match found.health().state {
+            HealthState::Ready => Ok(found),
+            HealthState::Starting => Err(Fault::Overloaded {
+                retry_after: found.health().wait.unwrap_or_default(),
+            }),
+            HealthState::Down => Err(Fault::NoCandidate {
+                reasons: vec![format!("{}: its process has ended", asked.as_str())],
+            }),
+        }
+    }
+}
+
+fn check_dimensions(asked: Option<u32>, has: u32) -> Result<(), Fault> {
+    match asked {
+        Some(asked) if asked > has => Err(Fault::BadRequest(BadRequest::at(
+            "dimensions",
+            format!("this model's vectors have {has} components; ask for that many or fewer"),
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Keeps the first components, and length 1.
+fn shorten(vector: &mut Vec<f32>, dimensions: u32) {
+    vector.truncate(dimensions as usize);
+    let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if length > 0.0 && length.is_finite() {
+        for value in vector {
+            *value /= length;
+        }
+    }
+}
