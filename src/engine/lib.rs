@@ -27,8 +27,8 @@
 )]
 
 mod calls;
-mod chorus;
 mod cells;
+mod chorus;
 mod config;
 mod decoder;
 mod draft;
@@ -43,8 +43,8 @@ mod llama;
 mod load;
 mod logprobs;
 mod pacing;
-mod prefixes;
 mod prefill;
+mod prefixes;
 mod process;
 mod prompt;
 mod queue;

@@ -213,8 +213,8 @@ impl Voice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::FakeVocabulary;
     use crate::calls::HERMES;
+    use crate::fake::FakeVocabulary;
 
     fn run(rules: VoiceRules, pieces: &[&[u8]]) -> (String, Vec<String>, bool) {
         let mut voice = Voice::new(rules);

@@ -115,7 +115,9 @@ async fn with_node(first: &str, later: &str, script: impl AsyncFnOnce(&Bench)) -
     let upstream = upstream(&mut tasks).await;
     let client = crate::client::build().unwrap().client;
     let config = configuration(upstream, first).unwrap();
-    let node = Node::start(&config, None, None, client.clone()).await.unwrap();
+    let node = Node::start(&config, None, None, client.clone())
+        .await
+        .unwrap();
     let (words, mut heard) = mpsc::channel(1);
     let bench = Bench {
         client,
@@ -217,7 +219,9 @@ async fn a_model_that_does_not_load_takes_the_node_down() {
     let model = model(Home::Thread);
     let config = judged("listen = '127.0.0.1:0'\n[admin]\nlisten = '127.0.0.1:0'").unwrap();
     let client = crate::client::build().unwrap().client;
-    let node = Node::start(&config, Some(model), None, client).await.unwrap();
+    let node = Node::start(&config, Some(model), None, client)
+        .await
+        .unwrap();
     let ended = node
         .run(std::future::pending::<Word>, || unreachable!())
         .await;

@@ -4,7 +4,6 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use domain::EmbedderCard;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::llama_batch::LlamaBatch;

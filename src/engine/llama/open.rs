@@ -18,7 +18,7 @@ use crate::decoder::{Fingerprint, Shape, Vocabulary};
 use crate::engine::{Engine, EngineDriver, Mind};
 use crate::llama::decoder::LlamaDecoder;
 use crate::llama::fingerprint::fingerprint;
-use crate::llama::raw::{self, Context, Sizes};
+use crate::llama::raw::{self, CellLayout, Context, Sizes};
 use crate::llama::vocabulary::LlamaVocabulary;
 use crate::load::LoadError;
 
@@ -34,12 +34,17 @@ pub(super) const ONE_THREAD_PARAMETERS_MAX: u64 = 20_000_000;
 
 /// What may be kept in memory of prompts' states: one part in so many of what is free.
 const PREFIX_MEMORY_SHARE: u64 = 16;
-/// On a CPU, llama.cpp's flash attention computes row by row up to 64 rows, each cell at the price of
-/// several calls. With a small model's short heads those calls are most of a step: over 1,000 cells
-/// the bundled model's one row takes 3.9 ms of CPU time with it and 2.3 without, eight rows 28 and 3.6.
-/// Without it, drafts and batches share what they read.
-fn may_flash(is_small: bool, on_gpu: bool) -> bool {
-    on_gpu || !is_small
+/// A cache of split cells is small enough up to this,
+const SPLIT_BYTES_MIN: u64 = 192 << 20;
+/// and up to this part of the memory that is free.
+const SPLIT_SHARE: u64 = 8;
+
+/// On a CPU, llama.cpp's flash attention computes row by row and cell by cell up to 64 rows, which
+/// all steps of replies have: a 0.5B model at a depth of 512 (2,048) decodes 24.7 (15.5) t/s with it
+/// and 32.7 (28.0) without, and reads slices of 32 tokens at 74 and 153 t/s. Over long batches both
+/// are alike. But it alone passes over the cells of other sequences.
+fn may_flash(cells: CellLayout, on_gpu: bool) -> bool {
+    on_gpu || cells == CellLayout::Unified
 }
 
 impl Engine {
@@ -193,12 +198,12 @@ fn template_source(
 
 fn sizes(config: &EngineConfig, model: &LlamaModel) -> Sizes {
     let context_tokens = config.context_tokens(model.n_ctx_train());
-    // llama.cpp rounds a cache up to 256 cells by itself; so counted, none are idle.
-    let kv_tokens = config.kv_tokens(context_tokens).next_multiple_of(256);
     let small = model.n_params() <= ONE_THREAD_PARAMETERS_MAX;
     let has_gpu = cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal"));
     let on_gpu = has_gpu && config.gpu_layers > 0;
+    let (cells, kv_tokens) = cells(config, model, context_tokens, on_gpu);
     Sizes {
+        cells,
         ubatch_tokens: if on_gpu {
             UBATCH_TOKENS_GPU
         } else {
@@ -210,7 +215,7 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Sizes {
             batch_tokens: config.batch_tokens_max.min(kv_tokens),
             context_tokens,
         },
-        may_flash: may_flash(small, on_gpu),
+        may_flash: may_flash(cells, on_gpu),
         threads: config
             .threads
             .unwrap_or(if small { 1 } else { threads_default() }),
@@ -226,17 +231,53 @@ pub(super) fn threads_default() -> u32 {
     threads.clamp(1, EngineConfig::THREADS_DEFAULT_MAX)
 }
 
+/// How the cache's cells are divided, and how many there are. Split ones are faster on a CPU, where
+/// attention over the cells of others costs as much as over one's own, and take a whole context of
+/// memory each; so they are for models and contexts whose cache is small beside the machine.
+fn cells(
+    config: &EngineConfig,
+    model: &LlamaModel,
+    context_tokens: u32,
+    on_gpu: bool,
+) -> (CellLayout, u32) {
+    // llama.cpp rounds up to 256 cells by itself; so counted, none are idle.
+    let own = context_tokens.next_multiple_of(256);
+    let split = own.saturating_mul(config.sequences());
+    let unified = config.kv_tokens(context_tokens).next_multiple_of(256);
+    let bytes = u64::from(split).saturating_mul(cell_bytes(model));
+    let fits = match config.kv_tokens_max {
+        Some(max) => split <= max,
+        None => bytes <= SPLIT_BYTES_MIN.max(free_bytes().unwrap_or(0) / SPLIT_SHARE),
+    };
+    if fits && !on_gpu {
+        (CellLayout::Split, split)
+    } else {
+        (CellLayout::Unified, unified)
+    }
+}
+
+/// Keys and values of one token in all layers, as `f16`.
+fn cell_bytes(model: &LlamaModel) -> u64 {
+    let embedding = u64::try_from(model.n_embd()).unwrap_or(0);
+    let head = embedding / u64::from(model.n_head().max(1));
+    2 * 2 * u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * head
+}
+
 /// A part of the memory that is free now, where it can be told.
 fn prefix_bytes_default() -> u64 {
-    let Ok(mut system) = sysinfo::System::new() else {
-        return EngineConfig::PREFIX_BYTES_DEFAULT_MAX;
-    };
+    free_bytes().map_or(EngineConfig::PREFIX_BYTES_DEFAULT_MAX, |free| {
+        (free / PREFIX_MEMORY_SHARE).min(EngineConfig::PREFIX_BYTES_DEFAULT_MAX)
+    })
+}
+
+/// Memory that is free now; `None` where the system does not say.
+fn free_bytes() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
     let free = system.available_memory();
     // A container's own limit, where there is one.
     let limit = system.cgroup_limits();
-    let free = limit.map_or(free, |limit| free.min(limit.free_memory));
-    (free / PREFIX_MEMORY_SHARE).min(EngineConfig::PREFIX_BYTES_DEFAULT_MAX)
+    Some(limit.map_or(free, |limit| free.min(limit.free_memory)))
 }
 
 fn log_model(config: &EngineConfig, model: &LlamaModel, sizes: Sizes, manner: Manner) {
@@ -248,6 +289,7 @@ fn log_model(config: &EngineConfig, model: &LlamaModel, sizes: Sizes, manner: Ma
         bytes = model.size(),
         context_tokens = sizes.shape.context_tokens,
         kv_tokens = sizes.shape.kv_tokens,
+        cells = ?sizes.cells,
         threads = sizes.threads,
         %system,
         "model loaded"

@@ -24,6 +24,9 @@ pub(super) struct Context {
     context: NonNull<sys::llama_context>,
     batch: Batch,
     shape: Shape,
+    cells: CellLayout,
+    /// The place in the last batch's entries of each entry as it was computed.
+    order: Vec<usize>,
     vocabulary: usize,
     /// The abort callback holds a pointer into this.
     interrupt: Arc<Interrupt>,
@@ -40,6 +43,18 @@ pub(super) struct Sizes {
     pub threads: u32,
     /// False: attention by plain matrix products. Where true, llama.cpp decides.
     pub may_flash: bool,
+    /// How the cells of the cache are divided.
+    pub cells: CellLayout,
+}
+
+/// Whose a cell of the cache may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CellLayout {
+    /// Anyone's: each sequence may grow into all of them, and a prefix can be shared. Attention runs
+    /// over the cells of all sequences.
+    Unified,
+    /// Each sequence has its own, a whole context of them, and attention runs over no others.
+    Split,
 }
 
 /// Contexts are made one at a time: making one writes to its model (llama-cpp-2, `new_context`).
@@ -66,8 +81,7 @@ impl Context {
         params.n_outputs_max = shape.rows_max();
         params.n_threads = i32::try_from(sizes.threads).unwrap_or(1);
         params.n_threads_batch = params.n_threads;
-        // One pool of cells for all sequences, so that each may grow to the whole context.
-        params.kv_unified = true;
+        params.kv_unified = sizes.cells == CellLayout::Unified;
         params.no_perf = true;
         if !sizes.may_flash {
             params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
@@ -83,6 +97,8 @@ impl Context {
             context,
             batch: Batch::new(shape.batch_tokens),
             shape,
+            cells: sizes.cells,
+            order: Vec::new(),
             vocabulary,
             interrupt,
             model,
@@ -95,7 +111,20 @@ impl Context {
 
     /// Computes `entries`. A batch that llama.cpp would assert on is `Failed` instead.
     pub(super) fn decode(&mut self, entries: &[Entry]) -> Decoded {
-        if !self.is_sound(entries) || !self.batch.fill(entries) {
+        self.order.clear();
+        if !self.is_sound(entries) {
+            error!(entries = entries.len(), "batch is not sound");
+            return Decoded::Failed;
+        }
+        self.order.extend(0..entries.len());
+        if self.cells == CellLayout::Split {
+            // Neighbouring sequences are computed together only where they come in order.
+            self.order.sort_by_key(|index| entries[*index].sequence);
+        }
+        if !self
+            .batch
+            .fill(self.order.iter().map(|index| &entries[*index]))
+        {
             error!(entries = entries.len(), "batch is not sound");
             return Decoded::Failed;
         }
@@ -121,14 +150,23 @@ impl Context {
             && rows <= self.shape.rows_max() as usize
             && entries.iter().all(|entry| {
                 entry.sequence < self.shape.sequences
-                    && entry.position < self.shape.kv_tokens
+                    && entry.position < self.positions()
                     && usize::try_from(entry.token).is_ok_and(|token| token < self.vocabulary)
             })
     }
 
+    /// The cells that one sequence may have.
+    fn positions(&self) -> u32 {
+        match self.cells {
+            CellLayout::Unified => self.shape.kv_tokens,
+            CellLayout::Split => self.shape.kv_tokens / self.shape.sequences,
+        }
+    }
+
     /// `f32[vocabulary]` after entry `index` of the last batch.
     pub(super) fn logits(&mut self, index: usize) -> Option<&[f32]> {
-        let index = i32::try_from(index).ok()?;
+        let place = self.order.iter().position(|entry| *entry == index)?;
+        let index = i32::try_from(place).ok()?;
         // SAFETY: the context is live; an index without logits gives NULL (llama.h:1139-1142).
         let row = unsafe { sys::llama_get_logits_ith(self.context.as_ptr(), index) };
         if row.is_null() {
@@ -158,16 +196,31 @@ impl Context {
         unsafe { sys::llama_memory_seq_rm(self.memory(), sequence, from, -1) }
     }
 
-    /// Gives the first `count` tokens of `from` to `to` as well. False for ids out of range.
+    /// Gives the first `count` tokens of `from` to `to`, which holds none, as well. False where it
+    /// could not be done.
     pub(super) fn copy(&mut self, from: u32, to: u32, count: u32) -> bool {
+        match self.cells {
+            CellLayout::Unified => self.share_cells(from, to, count),
+            CellLayout::Split => self.copy_state(from, to) && self.remove(to, count),
+        }
+    }
+
+    /// By way of this machine's memory: between cells of two sequences llama.cpp copies whole
+    /// sequences only, and with them all cells that are not in use.
+    fn copy_state(&mut self, from: u32, to: u32) -> bool {
+        let state = self.state(from);
+        state.is_some_and(|state| self.set_state(to, &state))
+    }
+
+    fn share_cells(&mut self, from: u32, to: u32, count: u32) -> bool {
         let (Some(from), Some(to), Ok(count)) =
             (self.sequence(from), self.sequence(to), i32::try_from(count))
         else {
             return false;
         };
         // SAFETY: the memory belongs to the live context, the ids were checked. A part of a
-        // sequence may be copied because all sequences share one pool of cells, `kv_unified`
-        // (llama.h:767-775).
+        // sequence may be copied because all sequences share one pool of cells: the layout is
+        // `Unified` (llama.h:767-775).
         unsafe { sys::llama_memory_seq_cp(self.memory(), from, to, 0, count) }
         true
     }
@@ -287,14 +340,14 @@ impl Batch {
     }
 
     /// False when the entries do not fit.
-    fn fill(&mut self, entries: &[Entry]) -> bool {
+    fn fill<'e>(&mut self, entries: impl ExactSizeIterator<Item = &'e Entry>) -> bool {
         let Ok(count) = i32::try_from(entries.len()) else {
             return false;
         };
         if entries.len() > self.room || self.raw.token.is_null() {
             return false;
         }
-        for (index, entry) in entries.iter().enumerate() {
+        for (index, entry) in entries.enumerate() {
             // SAFETY: `index` is below `room`, for which `llama_batch_init` allocated each array,
             // and each `seq_id` row has the one place that is written (llama.h:261-270, 968-976).
             unsafe {

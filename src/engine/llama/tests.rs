@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::decoder::{Decoded, Entry, Interrupt, Shape, Vocabulary};
 use crate::fake::{CHATML, request, sealed};
-use crate::llama::raw::{Context, Sizes};
+use crate::llama::raw::{CellLayout, Context, Sizes};
 use crate::llama::vocabulary::{LlamaVocabulary, splitting};
 use crate::splitting::{RUN_CHARS_MAX, Splitting, on_deep_stack};
 use crate::{DraftCount, Engine, EngineConfig, EngineDriver, LoadError, Speculation};
@@ -562,6 +562,7 @@ fn unsound_batches_fail_and_an_interrupt_is_recovered_from() {
         ubatch_tokens: 16,
         threads: 1,
         may_flash: true,
+        cells: CellLayout::Unified,
     };
     let mut context = Context::new(Arc::clone(&model), sizes, Arc::clone(&interrupt)).unwrap();
     let entry = |position, sequence, token| Entry {

@@ -8,8 +8,8 @@
 
 use bytes::Bytes;
 use domain::{
-    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, Prediction, Sampling, SourceBody,
-    Tokens,
+    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, Prediction, Sampling,
+    SourceBody, Tokens,
 };
 use serde_json::Value;
 

@@ -11,6 +11,8 @@ const SHAPE: Shape = Shape {
 
 fn context(model: &Arc<llama_cpp_2::model::LlamaModel>) -> Context {
     let sizes = Sizes {
+        may_flash: true,
+        cells: CellLayout::Unified,
         shape: SHAPE,
         ubatch_tokens: 64,
         threads: 1,
