@@ -57,6 +57,7 @@ fn question() -> Outbound {
         sampling: Sampling::default(),
         format: OutputFormat::Text,
         output_tokens_max: Some(Tokens(4)),
+        prediction: None,
         choices: 1,
         delivery: Delivery::Whole,
         extra: Extra::new(),

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "these tests wait for the tasks they start"
+)]
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
@@ -27,7 +32,7 @@ impl TextReader for Bytes {
 
 /// A vector is the text's length and its sum; batches are reported as they come.
 struct Sums {
-    batches: mpsc::Sender<Vec<usize>>,
+    batches: mpsc::SyncSender<Vec<usize>>,
     fails: Arc<AtomicBool>,
     gate: Option<mpsc::Receiver<()>>,
 }
@@ -61,12 +66,12 @@ struct Bench {
     batches: mpsc::Receiver<Vec<usize>>,
     fails: Arc<AtomicBool>,
     /// One batch is computed for each word.
-    gate: mpsc::Sender<()>,
+    gate: mpsc::SyncSender<()>,
 }
 
 fn bench(queue_tokens_max: usize, is_gated: bool) -> Bench {
-    let (reports, batches) = mpsc::channel();
-    let (gate, gated) = mpsc::channel();
+    let (reports, batches) = mpsc::sync_channel(1_024);
+    let (gate, gated) = mpsc::sync_channel(1_024);
     let fails = Arc::new(AtomicBool::new(false));
     let mut encoder = Sums {
         batches: reports,
