@@ -96,8 +96,9 @@ async fn wrong_turns_are_told_the_way() {
         ("POST", "/v1/v1/chat/completions", 404, "twice"),
         ("POST", "/v1/chat/completions/", 404, "no more"),
         ("POST", "/api/chat", 404, "OpenAI"),
-        ("POST", "/v1/embeddings", 404, "GET /v1/models"),
+        ("POST", "/v1/completions", 404, "GET /v1/models"),
         ("GET", "/v1/chat/completions", 405, "allow"),
+        ("GET", "/v1/embeddings", 405, "allow"),
         ("POST", "/v1/models", 405, "allow"),
         ("DELETE", "/v1/models/x", 405, "allow"),
     ];
