@@ -1,15 +1,17 @@
 //! A fake upstream that can misbehave on request, a driver that measures what a proxy adds, a race
-//! between local engines, a soak, and model files spoilt on purpose.
+//! between local engines and whether they say the same, a soak, and model files spoilt on purpose.
 //!
 //! The upstream serves the black-box tests and `make bench`; the driver serves `make bench`. Neither
 //! knows anything of the rooms: both speak HTTP and read `/proc`, so they measure any proxy alike.
 
+mod agree;
 mod drive;
 mod fake;
 mod hostile;
 mod race;
 mod soak;
 
+pub use agree::{Agree, Agreement, Likeness, agree};
 pub use drive::{
     Course, Fleet, FleetError, Load, Report, Row, Sample, Scenario, Target, Usage, measure, run,
 };

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use loadtest::{
-    Course, EngineLoad, Fairness, Fleet, Heat, Load, Race, Report, Scenario, Soak, SoakReport,
-    Standing, Target, Verdict,
+    Agree, Agreement, Course, EngineLoad, Fairness, Fleet, Heat, Load, Race, Report, Scenario,
+    Soak, SoakReport, Standing, Target, Verdict,
 };
 
 /// Measures what a proxy adds to chat requests.
@@ -53,6 +53,15 @@ enum Command {
         targets: Vec<Target>,
         #[command(flatten)]
         race: RaceArgs,
+    },
+    /// Ask local engines that are already running the same questions, alone and many at once, and compare
+    /// texts, log probabilities or embeddings. The first is the one the others are compared with.
+    Agree {
+        /// NAME,ADDR:PORT,MODEL; may be repeated.
+        #[arg(long = "target", required = true, value_parser = parse_target)]
+        targets: Vec<Target>,
+        #[command(flatten)]
+        agree: AgreeArgs,
     },
     /// Measure how long one team's short question waits beside another team's load, against alone.
     /// The server must know two keys, of two teams.
@@ -256,6 +265,24 @@ struct CourseArgs {
     out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct AgreeArgs {
+    #[arg(long, default_value_t = 50)]
+    questions: u32,
+    /// Tokens of an answer, at most.
+    #[arg(long = "answer", default_value_t = 64)]
+    answer_tokens: u32,
+    /// Questions at once in the second pass.
+    #[arg(long, default_value_t = 8)]
+    clients: u32,
+    /// Compare what `/v1/embeddings` gives.
+    #[arg(long)]
+    embeddings: bool,
+    /// Where the figures go, as JSON.
+    #[arg(long, default_value = "loadtest/out/agree.json")]
+    out: PathBuf,
+}
+
 fn parse_target(text: &str) -> Result<Target, String> {
     let fields: Vec<&str> = text.split(',').collect();
     let (name, addr, model, pid) = match fields.as_slice() {
@@ -352,6 +379,17 @@ fn run() -> anyhow::Result<()> {
             let standing = runtime()?.block_on(loadtest::race(&course, say))?;
             publish_race(&standing, &race.out)
         }
+        Command::Agree { targets, agree } => {
+            let asked = Agree {
+                targets,
+                questions: agree.questions,
+                answer_tokens: agree.answer_tokens,
+                clients: agree.clients,
+                of_embeddings: agree.embeddings,
+            };
+            let agreement = runtime()?.block_on(loadtest::agree(&asked, say))?;
+            publish_agreement(&agreement, &agree.out)
+        }
         Command::Fairness { target, fairness } => {
             let course = fairness.course(target);
             let verdict = runtime()?.block_on(loadtest::fairness(&course, say))?;
@@ -407,6 +445,13 @@ fn publish_soak(report: &SoakReport, out: &Path) -> anyhow::Result<()> {
         bail!("not all checks hold");
     }
     Ok(())
+}
+
+fn publish_agreement(agreement: &Agreement, out: &Path) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{}", agreement.machine)?;
+    writeln!(stdout, "{}", agreement.table())?;
+    write_figures(&serde_json::to_value(agreement)?, out)
 }
 
 fn publish_verdict(verdict: &Verdict, out: &Path) -> anyhow::Result<()> {

@@ -60,6 +60,7 @@ pub(super) struct StreamTimes {
 pub(crate) struct Lane {
     sender: SendRequest<Full<Bytes>>,
     host: String,
+    path: http::Uri,
     body: Bytes,
     authorization: Option<HeaderValue>,
 }
@@ -78,6 +79,7 @@ impl Lane {
         let lane = Self {
             sender,
             host: addr.to_string(),
+            path: http::Uri::from_static("/v1/chat/completions"),
             body,
             authorization: None,
         };
@@ -98,10 +100,16 @@ impl Lane {
         Ok(self)
     }
 
+    /// Asks for something other than chats.
+    pub(crate) fn at(mut self, path: &'static str) -> Self {
+        self.path = http::Uri::from_static(path);
+        self
+    }
+
     fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = http::Uri::from_static("/v1/chat/completions");
+        *request.uri_mut() = self.path.clone();
         let headers = request.headers_mut();
         if let Ok(host) = self.host.parse() {
             headers.insert(HOST, host);
@@ -131,6 +139,18 @@ impl Lane {
         request.headers_mut().remove(CACHE_CONTROL);
         let reply = self.sender.send_request(request).await;
         reply.map_err(io::Error::other)
+    }
+
+    /// The body of one whole reply.
+    pub(crate) async fn whole_body(&mut self, body: Bytes) -> io::Result<Bytes> {
+        let (_, reply) = self.send(body).await?;
+        let status = reply.status();
+        let body = reply.into_body().collect().await;
+        let body = body.map_err(io::Error::other)?.to_bytes();
+        if status != StatusCode::OK {
+            return Err(unexpected(status, &body));
+        }
+        Ok(body)
     }
 
     /// One whole reply, from the request's first byte to the reply's last.
