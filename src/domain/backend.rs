@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendName, BadRequest, ChatStream, Classify, Fault, Outbound, Tokens, Trust};
+use crate::{
+    BackendName, BadRequest, ChatStream, Classify, Fault, Outbound, Tokenizer, Tokens, Trust,
+};
 
 /// Something that answers chats: an engine on this machine, or an upstream.
 ///
@@ -25,6 +27,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Starts one chat.
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError>;
+
+    /// How `model` of the card reads text, where that can be asked. A wrapper passes it on.
+    fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
+        None
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@
 //! | masked view | the request with every finding replaced by a placeholder |
 //! | outbound | a request sealed for one destination, masked as that destination demands |
 //! | embedding | a text as a vector, in one model's space |
+//! | score | how well a text answers a query, as one model measures it |
 //! | event | one step of a reply stream |
 //! | reply | a whole stream, collected |
 //! | compartment | the part of the cache one kind of caller can see |
@@ -32,8 +33,10 @@ mod ids;
 mod principal;
 mod priority;
 mod privacy;
+mod reading;
 mod record;
 mod reply;
+mod rerank;
 mod sampling;
 mod store;
 mod template;
@@ -55,8 +58,10 @@ pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Token
 pub use principal::{KeyDigest, Principal};
 pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
+pub use reading::{ReadToken, TextPart, TextToRead, Tokenizer};
 pub use record::{CacheOutcome, ExchangeRecord, Outcome, RouteTaken};
 pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, read_head, replay};
+pub use rerank::{RerankRequest, Reranker, Scores};
 pub use sampling::{
     Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,
 };
