@@ -94,6 +94,8 @@ pub enum TensorReason {
     PastEnd { missing: u64 },
     #[error("has rows for {rows} tokens and the vocabulary has {vocabulary_count}")]
     Vocabulary { rows: u64, vocabulary_count: u64 },
+    #[error("gives {rows} numbers for {labels} labels")]
+    Labels { rows: u64, labels: u64 },
 }
 
 /// A name from a file, fit for a message.

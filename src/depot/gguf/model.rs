@@ -8,7 +8,7 @@
 use super::GgufSummary;
 use super::fault::{GgufProblem, TensorReason, shown};
 use super::header::{Header, TEMPLATE, TOKENS, Value, wrong_type};
-use super::tensor::Tensors;
+use super::tensor::{CLASSES_OUT, Tensors};
 
 /// Lists that llama.cpp indexes by token.
 const PER_TOKEN: [&str; 2] = ["tokenizer.ggml.scores", "tokenizer.ggml.token_type"];
@@ -22,6 +22,8 @@ const HEADS_MAX: u64 = 1 << 16;
 const WINDOW_MAX: u64 = 1 << 23;
 /// The last of `llama_pooling_type`.
 const POOLING_MAX: u64 = 4;
+/// `LLAMA_POOLING_TYPE_RANK`.
+const POOLING_RANK: u64 = 4;
 const ROPE_SCALINGS: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 /// Tokenizers without a text of their own, or of models that do not chat.
 const TOKENIZERS_REFUSED: [&str; 5] = ["none", "no_vocab", "test", "bert", "t5"];
@@ -68,6 +70,7 @@ pub(super) fn check(header: &Header, tensors: &Tensors) -> Result<(), GgufProble
         prefix: format!("{architecture}."),
     };
     parameters.check(architecture)?;
+    parameters.check_ranking(tensors)?;
     check_vocabulary(header, tensors)?;
     if header.text(TEMPLATE).is_some() {
         check_chat(header, tokenizer)?;
@@ -341,6 +344,26 @@ impl Parameters<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A model that ranks has a head with a row for each label, or one: llama.cpp reads as many
+    /// numbers of its result, whatever it has.
+    fn check_ranking(&self, tensors: &Tensors) -> Result<(), GgufProblem> {
+        if self.whole("pooling_type") != POOLING_RANK {
+            return Ok(());
+        }
+        let labels = match self.value("classifier.output_labels") {
+            Some(Value::List(list)) => list.count.max(1),
+            _ => 1,
+        };
+        match tensors.label_rows {
+            None => Err(GgufProblem::Missing(CLASSES_OUT.into())),
+            Some((_, rows)) if rows == labels => Ok(()),
+            Some((name, rows)) => Err(GgufProblem::Tensor {
+                name: name.into(),
+                reason: TensorReason::Labels { rows, labels },
+            }),
+        }
     }
 
     fn check_chat(&self) -> Result<(), GgufProblem> {

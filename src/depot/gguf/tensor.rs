@@ -12,6 +12,10 @@ const NAME_BYTES_MAX: u64 = 63;
 /// ggml's `GGML_MAX_DIMS`.
 const DIMENSIONS_MAX: u32 = 4;
 
+/// The matrices of a classification head; the second comes last where there are both.
+const CLASSES: &str = "cls.weight";
+pub(super) const CLASSES_OUT: &str = "cls.output.weight";
+
 /// ggml's f32.
 const F32: u32 = 0;
 
@@ -20,6 +24,8 @@ pub(super) struct Tensors {
     pub(super) element_count: u64,
     /// Rows of the token embedding, one per token.
     pub(super) token_rows: Option<u64>,
+    /// Rows of the last matrix of a classification head, one per label, and its name.
+    pub(super) label_rows: Option<(&'static str, u64)>,
 }
 
 struct Tensor {
@@ -39,11 +45,15 @@ pub(super) fn read_all<R: Read>(
     let mut places = Vec::new();
     let mut element_count = 0_u64;
     let mut token_rows = None;
+    let mut label_rows = None;
     for _ in 0..header.tensor_count {
         let (tensor, shape) = read_one(reader)?;
         element_count = element_count.saturating_add(shape.iter().product());
-        if tensor.name == "token_embd.weight" {
-            token_rows = Some(shape[1]);
+        match tensor.name.as_str() {
+            "token_embd.weight" => token_rows = Some(shape[1]),
+            CLASSES_OUT => label_rows = Some((CLASSES_OUT, shape[1])),
+            CLASSES => label_rows = label_rows.or(Some((CLASSES, shape[1]))),
+            _ => {}
         }
         if !seen.insert(tensor.name.clone()) {
             return Err(reader.fault(GgufProblem::Twice(shown(&tensor.name))));
@@ -54,6 +64,7 @@ pub(super) fn read_all<R: Read>(
     Ok(Tensors {
         element_count,
         token_rows,
+        label_rows,
     })
 }
 
@@ -144,7 +155,10 @@ fn check_places<R: Read>(
 /// computing, and ends the process.
 fn is_computable(name: &str, kind: u32) -> bool {
     /// Multiplied by rows of numbers. In a block, the name has its number before.
-    const MATRICES: [&str; 11] = [
+    const MATRICES: [&str; 14] = [
+        "cls",
+        "cls.output",
+        "position_embd",
         "token_embd",
         "output",
         "attn_q",
@@ -166,7 +180,12 @@ fn is_computable(name: &str, kind: u32) -> bool {
         Some((_, own)) => own,
         None => name,
     };
-    if own.ends_with("norm.weight") || own.ends_with(".bias") || own.starts_with("rope_f") {
+    // The types are added to the tokens' vectors as they are.
+    if own.ends_with("norm.weight")
+        || own == "token_types.weight"
+        || own.ends_with(".bias")
+        || own.starts_with("rope_f")
+    {
         return kind == F32;
     }
     let stem = own.strip_suffix(".weight");

@@ -230,6 +230,50 @@ fn each_breach_is_named() {
     assert!(matches!(page.problem, GgufProblem::Magic));
 }
 
+/// The tests' own reranker, and what becomes of it where its head is not as the file says.
+#[test]
+fn a_model_that_ranks_has_a_head_for_its_labels() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/rank-tiny.gguf"
+    );
+    let summary = inspected(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(
+        (&*summary.architecture, summary.chat_template),
+        ("bert", None)
+    );
+
+    let ranks = || Builder::model().whole("llama.pooling_type", 4);
+    let head = |rows: u64, kind: u32| {
+        ranks().tensor("cls.output.weight", &[2, rows], kind, 8 * rows as usize)
+    };
+    let labels = |model: Builder, count: usize| {
+        model.texts("llama.classifier.output_labels", &vec!["l"; count])
+    };
+    assert!(inspected(&head(1, 0).build()).is_ok());
+    assert!(inspected(&labels(head(2, 0), 2).build()).is_ok());
+    // A head of one matrix.
+    let one = ranks().tensor("cls.weight", &[2, 1], 0, 8);
+    assert!(inspected(&one.build()).is_ok());
+    for (words, model) in [
+        ("`cls.output.weight` is missing", ranks()),
+        ("gives 2 numbers for 1 labels", head(2, 0)),
+        ("gives 1 numbers for 9 labels", labels(head(1, 0), 9)),
+        (
+            "gives 2 numbers for 1 labels",
+            ranks().tensor("cls.weight", &[2, 2], 0, 16),
+        ),
+        ("with which such a tensor cannot be computed", head(1, 28)),
+        (
+            "with which such a tensor cannot be computed",
+            head(1, 0).tensor("token_types.weight", &[2, 2], 1, 8),
+        ),
+    ] {
+        let fault = inspected(&model.build()).unwrap_err();
+        assert!(fault.to_string().contains(words), "{fault}: not {words}");
+    }
+}
+
 /// Every proper prefix is refused: a pull that broke off can never be taken for a model.
 #[test]
 fn a_file_cut_at_any_byte_is_refused() {
