@@ -51,10 +51,27 @@ pub fn decode_request(body: &Bytes) -> Result<ChatRequest, BadRequest> {
                 .into(),
         });
     }
-    let mut fields = Fields::open(Path::Root, value)?;
+    let fields = Fields::open(Path::Root, value)?;
+    if !fields.has("model") {
+        return Err(fault::missing(&Path::Root.field("model")));
+    }
+    read_chat(fields, body)
+}
+
+/// The model that is asked; without a word, the one on this machine.
+pub(super) fn read_model(fields: &mut Fields<'_>) -> Result<ModelAlias, BadRequest> {
+    if !fields.has("model") {
+        return Ok(ModelAlias::new("local"));
+    }
+    let name = fields.required_name("model", MODEL_BYTES_MAX)?;
+    Ok(ModelAlias::new(name))
+}
+
+/// Reads a chat, whose model may be left out.
+pub(super) fn read_chat(mut fields: Fields<'_>, body: &Bytes) -> Result<ChatRequest, BadRequest> {
     let mut extra = Extra::new();
     refuse_unanswerable(&mut fields)?;
-    let model = ModelAlias::new(fields.required_name("model", MODEL_BYTES_MAX)?);
+    let model = read_model(&mut fields)?;
     let messages = read_messages(&mut fields, &mut extra)?;
     let tools = read_tools(&mut fields, &mut extra)?;
     let tool_choice = read_tool_choice(&mut fields, &tools, &mut extra)?;

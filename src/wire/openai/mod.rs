@@ -13,6 +13,8 @@
 
 mod embeddings;
 mod error_body;
+mod reading;
+mod rerank;
 
 // Decode request.
 mod decode_format;
@@ -47,3 +49,8 @@ pub use encode_chunk::ChunkEncoder;
 pub use encode_reply::{Framing, encode_reply};
 pub use encode_request::encode_request;
 pub use error_body::ErrorBody;
+pub use reading::{
+    DetokenizeRequest, TokenForm, TokenSource, TokenizeRequest, decode_detokenize, decode_template,
+    decode_tokenize, encode_content, encode_prompt, encode_tokens,
+};
+pub use rerank::{Ranked, decode_rerank, encode_ranking};
