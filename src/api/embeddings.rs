@@ -4,18 +4,15 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
-use domain::{EmbedRequest, Fault, RequestId};
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response};
+use domain::RequestId;
+use http::{Request, Response};
 use pipeline::Refusal;
 use wire::openai::{decode_embed_request, encode_embeddings};
 
-use crate::chat::{
-    BUSY_WAIT, X_HEDGE_REASON, X_HEDGE_ROUTE, check_media_type, early, header_text, refused,
-};
+use crate::asked::{Asked, aside, json};
+use crate::chat::{X_HEDGE_REASON, X_HEDGE_ROUTE, header_text, refused};
 use crate::line::Signs;
 use crate::server::Api;
-use crate::{auth, body};
 
 /// Answers a request for embeddings, or says why not.
 pub(crate) async fn answer<B>(
@@ -41,37 +38,26 @@ async fn attempt<B>(
 where
     B: http_body::Body<Data = Bytes>,
 {
-    let (head, body) = request.into_parts();
-    let principal = auth::principal(&api.pipeline, &head.headers).map_err(early)?;
-    let _seat = Arc::clone(&api.requests).try_acquire_owned().map_err(|_| {
-        early(Fault::Overloaded {
-            retry_after: BUSY_WAIT,
-        })
-    })?;
-    check_media_type(&head.headers).map_err(early)?;
-    let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
-    signs.set_unread(false);
-    let request = decode(bytes).await.map_err(early)?;
+    let Asked {
+        principal,
+        bytes,
+        seat: _seat,
+    } = Asked::read(api, signs, request).await?;
+    let request = aside(move || decode_embed_request(&bytes)).await?;
     let format = request.format;
     let embedded = api.pipeline.embed(&principal, id.clone(), request).await?;
     // A thousand vectors take milliseconds to write out.
     let (route, reason) = (embedded.route.to_string(), embedded.reason);
-    let work = tokio::task::spawn_blocking(move || {
-        encode_embeddings(&embedded.model, &embedded.embeddings, format)
+    let work = aside(move || {
+        Ok(encode_embeddings(
+            &embedded.model,
+            &embedded.embeddings,
+            format,
+        ))
     });
-    let bytes = work.await.map_err(|_| early(Fault::Internal))?;
-    let mut response = Response::new(Body::from(bytes));
+    let mut response = json(work.await?);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(X_HEDGE_ROUTE, header_text(&route));
     headers.insert(X_HEDGE_REASON, header_text(reason));
     Ok(response)
-}
-
-async fn decode(bytes: Bytes) -> Result<EmbedRequest, Fault> {
-    let decoded = tokio::task::spawn_blocking(move || decode_embed_request(&bytes));
-    match decoded.await {
-        Ok(decoded) => decoded.map_err(Fault::BadRequest),
-        Err(_) => Err(Fault::Internal),
-    }
 }

@@ -15,6 +15,7 @@
 //! Refusals have OpenAI's error body, but for bytes that are no HTTP request at all and for heads
 //! past their bounds: those hyper answers itself, with a bare 400 or 431.
 
+mod asked;
 mod auth;
 mod body;
 mod chat;
@@ -28,7 +29,9 @@ mod ingress;
 mod line;
 mod models;
 mod probes;
+mod reading;
 mod request_id;
+mod rerank;
 mod router;
 mod seats;
 mod server;

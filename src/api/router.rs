@@ -24,6 +24,11 @@ pub(crate) enum Door {
 
 pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
 pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
+/// One thing by the names that Jina, Cohere, vLLM and llama-server have for it.
+pub(crate) const RERANK_PATHS: [&str; 4] = ["/v1/rerank", "/rerank", "/v1/reranking", "/reranking"];
+pub(crate) const TOKENIZE_PATH: &str = "/tokenize";
+pub(crate) const DETOKENIZE_PATH: &str = "/detokenize";
+pub(crate) const TEMPLATE_PATH: &str = "/apply-template";
 
 pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
     let probes = Router::new()
@@ -32,9 +37,11 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
     let metrics = || get(probes::metrics).fallback(only_get);
     let router = match door {
         Door::Client { is_loopback } => {
-            let client = probes
-                .route(CHAT_PATH, any(only_post))
-                .route(EMBEDDINGS_PATH, any(only_post))
+            let posted = [CHAT_PATH, EMBEDDINGS_PATH];
+            let posted = posted.into_iter().chain(RERANK_PATHS);
+            let posted = posted.chain([TOKENIZE_PATH, DETOKENIZE_PATH, TEMPLATE_PATH]);
+            let client = posted
+                .fold(probes, |router, path| router.route(path, any(only_post)))
                 .route("/v1/models", get(models::list).fallback(only_get))
                 .route("/v1/models/{*id}", get(models::one).fallback(only_get));
             if is_loopback {
@@ -82,7 +89,8 @@ fn hint(path: &str) -> Option<&'static str> {
         "/metrics" => Some("metrics are on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),
         _ if path.starts_with("/v1/") => Some(
-            "this server offers POST /v1/chat/completions, POST /v1/embeddings and GET /v1/models",
+            "this server offers POST /v1/chat/completions, POST /v1/embeddings, POST /v1/rerank \
+             and GET /v1/models",
         ),
         _ => None,
     }

@@ -15,10 +15,14 @@ use tracing::error;
 use crate::error::refusal;
 use crate::gate::Gate;
 use crate::line::Signs;
+use crate::reading::Reading;
 use crate::request_id::{self, ExchangeId, X_REQUEST_ID};
-use crate::router::{CHAT_PATH, Door, EMBEDDINGS_PATH, router};
+use crate::router::{
+    CHAT_PATH, DETOKENIZE_PATH, Door, EMBEDDINGS_PATH, RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH,
+    router,
+};
 use crate::server::Api;
-use crate::{chat, cors, embeddings};
+use crate::{chat, cors, embeddings, reading, rerank};
 
 /// What all connections of one listener share.
 #[derive(Debug)]
@@ -85,6 +89,10 @@ impl Front {
             chat::answer(&self.api, &id.id, signs, request).await
         } else if self.is_post(&request, EMBEDDINGS_PATH) {
             embeddings::answer(&self.api, &id.id, signs, request).await
+        } else if RERANK_PATHS.iter().any(|path| self.is_post(&request, path)) {
+            rerank::answer(&self.api, &id.id, signs, request).await
+        } else if let Some(reading) = self.reading(&request) {
+            reading::answer(&self.api, &id.id, signs, request, reading).await
         } else {
             let request = request.map(Body::new);
             self.router
@@ -97,6 +105,16 @@ impl Front {
             cors::allow(&mut response, origin);
         }
         response
+    }
+
+    fn reading<B>(&self, request: &Request<B>) -> Option<Reading> {
+        let readings = [
+            (TOKENIZE_PATH, Reading::Tokenize),
+            (DETOKENIZE_PATH, Reading::Detokenize),
+            (TEMPLATE_PATH, Reading::Template),
+        ];
+        let mut readings = readings.into_iter();
+        readings.find_map(|(path, reading)| self.is_post(request, path).then_some(reading))
     }
 
     fn is_post<B>(&self, request: &Request<B>, path: &str) -> bool {

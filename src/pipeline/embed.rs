@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use domain::{
     BackendError, BackendName, BadRequest, Classify, EmbedRequest, Embedder, Embeddings, Fault,
-    HealthState, ModelAlias, Outcome, Principal, RequestId, RouteTaken, Tokens, Usage,
+    Health, HealthState, ModelAlias, Outcome, Principal, RequestId, RouteTaken, Tokens, Usage,
 };
 
 use crate::answer::{Refusal, RouteLabel};
@@ -113,15 +113,23 @@ impl Pipeline {
                 .first()
                 .map(|(_, embedder)| embedder.card().name.clone()),
         })?;
-        match found.health().state {
-            HealthState::Ready => Ok(found),
-            HealthState::Starting => Err(Fault::Overloaded {
-                retry_after: found.health().wait.unwrap_or_default(),
-            }),
-            HealthState::Down => Err(Fault::NoCandidate {
-                reasons: vec![format!("{}: its process has ended", asked.as_str())],
-            }),
-        }
+        check_health(asked, found.health())?;
+        Ok(found)
+    }
+}
+
+/// Whether a model that alone could answer may yet do so. One on its way says itself how long that
+/// is worth waiting for.
+pub(crate) fn check_health(asked: &ModelAlias, health: Health) -> Result<(), Fault> {
+    match health.state {
+        HealthState::Ready | HealthState::Starting => Ok(()),
+        HealthState::Down => Err(Fault::NoCandidate {
+            reasons: vec![format!(
+                "{}: {}",
+                asked.as_str(),
+                health.reason.unwrap_or("its process has ended")
+            )],
+        }),
     }
 }
 

@@ -11,7 +11,9 @@
 mod answer;
 mod embed;
 mod open;
+mod reading;
 mod receipt;
+mod rerank;
 mod snapshot;
 mod stages;
 mod trunk;
@@ -19,8 +21,10 @@ mod wrap;
 
 pub use answer::{Answer, Refusal, RouteLabel, Timings};
 pub use embed::Embedded;
+pub use reading::Counted;
 pub use receipt::Recorder;
-pub use snapshot::{CacheRules, NamedEmbedder, Patience, Snapshot};
+pub use rerank::{Place, Ranking};
+pub use snapshot::{CacheRules, NamedEmbedder, NamedReranker, Patience, Snapshot};
 pub use stages::{CacheWish, Parsed, RequestContext};
 pub use trunk::{ModelListing, Parts, Pipeline, Readiness};
 

@@ -5,11 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Backend, BackendCard, Embedder, ModelAlias};
+use domain::{Backend, BackendCard, Embedder, ModelAlias, Reranker};
 use policy::{CacheSecret, Roster, RosterEntry, RoutePolicy, ScanRules};
 
 /// An embedder, and what callers may call it besides the name on its card.
 pub type NamedEmbedder = (Vec<ModelAlias>, Arc<dyn Embedder>);
+
+/// A reranker, and what callers may call it besides the name on its card.
+pub type NamedReranker = (Vec<ModelAlias>, Arc<dyn Reranker>);
 
 /// Everything that may change on reload. An exchange keeps the one it was admitted with.
 pub struct Snapshot {
@@ -17,6 +20,7 @@ pub struct Snapshot {
     scan: ScanRules,
     backends: Vec<Arc<dyn Backend>>,
     embedders: Vec<NamedEmbedder>,
+    rerankers: Vec<NamedReranker>,
     cards: Vec<Arc<BackendCard>>,
     aliases: Arc<BTreeMap<String, Vec<String>>>,
     cache: CacheRules,
@@ -42,6 +46,7 @@ impl Snapshot {
             scan,
             backends,
             embedders: Vec::new(),
+            rerankers: Vec::new(),
             cards,
             aliases: Arc::new(aliases),
             cache,
@@ -54,6 +59,17 @@ impl Snapshot {
     pub fn with_embedders(mut self, embedders: Vec<NamedEmbedder>) -> Self {
         self.embedders = embedders;
         self
+    }
+
+    /// The same with models for ranking.
+    #[must_use]
+    pub fn with_rerankers(mut self, rerankers: Vec<NamedReranker>) -> Self {
+        self.rerankers = rerankers;
+        self
+    }
+
+    pub(crate) fn rerankers(&self) -> &[NamedReranker] {
+        &self.rerankers
     }
 
     pub(crate) fn embedders(&self) -> &[NamedEmbedder] {

@@ -154,8 +154,11 @@ impl Pipeline {
                 listings.push(listing(&id, card.name.as_str(), model.context_tokens_max));
             }
         }
-        for (names, embedder) in snapshot.embedders() {
-            let card = embedder.card();
+        let embedders = snapshot.embedders().iter();
+        let embedders = embedders.map(|(names, embedder)| (names, embedder.card()));
+        let rerankers = snapshot.rerankers().iter();
+        let rerankers = rerankers.map(|(names, reranker)| (names, reranker.card()));
+        for (names, card) in embedders.chain(rerankers) {
             let context = Some(Tokens(card.input_tokens_max));
             let names = names.iter().map(ModelAlias::as_str);
             for name in std::iter::once(card.name.as_str()).chain(names) {

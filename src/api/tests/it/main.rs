@@ -7,6 +7,8 @@ mod client;
 mod ingress;
 mod load;
 mod node;
+mod ranking;
+mod reading;
 mod rest;
 mod stopping;
 mod stream;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use api::{Api, IngressConfig, Scrape};
 use async_trait::async_trait;
 use domain::{
-    Abilities, Backend, BackendCard, BackendError, CacheKey, CacheStore, ChatEvent, ChatStream,
-    FinishReason, Health, HealthState, KeyDigest, KeyDirectory, ModelCard, Outbound, Principal,
-    Reply, Started, Tier, Tokens, Trust, Usage,
+    Abilities, Backend, BackendCard, BackendError, BadRequest, CacheKey, CacheStore, ChatEvent,
+    ChatRequest, ChatStream, EmbedderCard, FinishReason, Health, HealthState, KeyDigest,
+    KeyDirectory, ModelCard, Outbound, Principal, ReadToken, Reply, Reranker, Scores, Started,
+    TextPart, TextToRead, Tier, Tokenizer, Tokens, Trust, Usage,
 };
 use futures::{StreamExt, stream};
 use pipeline::{CacheRules, Parts, Patience, Pipeline, Snapshot};
@@ -52,6 +53,11 @@ impl Backend for Scripted {
         }
     }
 
+    fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
+        let is_loaded = self.health == HealthState::Ready;
+        is_loaded.then_some(&Bytes as &dyn Tokenizer)
+    }
+
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
         self.calls.lock().unwrap().push(call);
         match &self.script {
@@ -66,6 +72,67 @@ impl Backend for Scripted {
             }
             Script::Panics => panic!("scripted"),
         }
+    }
+}
+
+/// Bytes are tokens; 256 stands at the beginning, where one is wanted. A chat is its first message.
+struct Bytes;
+
+#[async_trait]
+impl Tokenizer for Bytes {
+    async fn tokenize(&self, text: TextToRead) -> Result<Vec<ReadToken>, BackendError> {
+        let first = text.adds_special.then_some(256);
+        let parts = text.parts.iter().flat_map(|part| match part {
+            TextPart::Text(text) => text.bytes().map(u32::from).collect(),
+            TextPart::Token(token) => vec![*token],
+        });
+        first.into_iter().chain(parts).map(read).collect()
+    }
+
+    async fn tokenize_chat(&self, request: ChatRequest) -> Result<Vec<ReadToken>, BackendError> {
+        let text = request.messages[0].text();
+        text.bytes().map(|byte| read(byte.into())).collect()
+    }
+
+    async fn detokenize(&self, tokens: Vec<u32>) -> Result<Vec<u8>, BackendError> {
+        let tokens = tokens.into_iter().map(read);
+        let tokens: Result<Vec<_>, _> = tokens.collect();
+        Ok(tokens?.into_iter().flat_map(|token| token.piece).collect())
+    }
+
+    async fn render(&self, request: ChatRequest) -> Result<String, BackendError> {
+        Ok(format!("<{}>", request.messages[0].text()))
+    }
+}
+
+fn read(id: u32) -> Result<ReadToken, BackendError> {
+    if id > 256 {
+        let reason = BadRequest::at("content", "no such token");
+        return Err(BackendError::Declined { reason });
+    }
+    let piece = u8::try_from(id).map_or_else(|_| b"<s>".to_vec(), |byte| vec![byte]);
+    Ok(ReadToken { id, piece })
+}
+
+/// A document's score is how often it has the query in it, less one.
+struct Finder(EmbedderCard);
+
+#[async_trait]
+impl Reranker for Finder {
+    fn card(&self) -> &EmbedderCard {
+        &self.0
+    }
+
+    fn health(&self) -> Health {
+        Health::READY
+    }
+
+    async fn rank(&self, query: String, documents: Vec<String>) -> Result<Scores, BackendError> {
+        let score = |document: &String| document.matches(&query).count() as f32 - 1.0;
+        Ok(Scores {
+            scores: documents.iter().map(score).collect(),
+            prompt_tokens: 7,
+        })
     }
 }
 
@@ -157,6 +224,11 @@ impl Recipe {
             health: self.health,
             calls: Arc::clone(&calls),
         };
+        let finder = Finder(EmbedderCard {
+            name: "finder".into(),
+            dimensions: 1,
+            input_tokens_max: 512,
+        });
         let digest = self.key.map(|key| KeyDigest(Sha256::digest(key).into()));
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: Snapshot::new(
@@ -171,7 +243,8 @@ impl Recipe {
                     reply_bytes_max: 1024,
                 },
                 Patience::default(),
-            ),
+            )
+            .with_rerankers(vec![(vec!["second".into()], Arc::new(finder))]),
             cache: Arc::new(MapCache::default()),
             keys: Arc::new(OneKey(digest)),
             sinks: vec![],

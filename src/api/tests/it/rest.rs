@@ -16,7 +16,7 @@ async fn models_are_listed_and_found_by_name() {
         .iter()
         .map(|model| model["id"].as_str().unwrap())
         .collect();
-    assert_eq!(ids, ["auto", "local", "tiny"]);
+    assert_eq!(ids, ["auto", "local", "tiny", "finder", "second"]);
     for model in &listed {
         let id = model["id"].as_str().unwrap();
         let one = get(node.client, &format!("/v1/models/{id}")).await;
@@ -99,6 +99,9 @@ async fn wrong_turns_are_told_the_way() {
         ("POST", "/v1/completions", 404, "GET /v1/models"),
         ("GET", "/v1/chat/completions", 405, "allow"),
         ("GET", "/v1/embeddings", 405, "allow"),
+        ("GET", "/v1/rerank", 405, "allow"),
+        ("GET", "/tokenize", 405, "allow"),
+        ("POST", "/tokenize/", 404, ""),
         ("POST", "/v1/models", 405, "allow"),
         ("DELETE", "/v1/models/x", 405, "allow"),
     ];

@@ -1,0 +1,71 @@
+//! What all requests that are answered with one JSON body go through, and their work off the
+//! network's threads.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::Bytes;
+use domain::{BadRequest, Fault, Principal};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response};
+use pipeline::Refusal;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::chat::{BUSY_WAIT, check_media_type, early};
+use crate::line::Signs;
+use crate::server::Api;
+use crate::{auth, body};
+
+/// A request that was let in, with its whole body.
+pub(crate) struct Asked {
+    pub principal: Principal,
+    pub bytes: Bytes,
+    /// Held until the request is answered.
+    pub seat: OwnedSemaphorePermit,
+}
+
+impl Asked {
+    /// Who asks is known before the body is read.
+    pub async fn read<B>(
+        api: &Arc<Api>,
+        signs: &Arc<Signs>,
+        request: Request<B>,
+    ) -> Result<Self, Refusal>
+    where
+        B: http_body::Body<Data = Bytes>,
+    {
+        let (head, body) = request.into_parts();
+        let principal = auth::principal(&api.pipeline, &head.headers).map_err(early)?;
+        let seat = Arc::clone(&api.requests).try_acquire_owned().map_err(|_| {
+            early(Fault::Overloaded {
+                retry_after: BUSY_WAIT,
+            })
+        })?;
+        check_media_type(&head.headers).map_err(early)?;
+        let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
+        signs.set_unread(false);
+        Ok(Self {
+            principal,
+            bytes,
+            seat,
+        })
+    }
+}
+
+/// Decodes or encodes on the blocking pool.
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BadRequest> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|fault| early(Fault::BadRequest(fault))),
+        Err(_) => Err(early(Fault::Internal)),
+    }
+}
+
+pub(crate) fn json(bytes: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Body::from(bytes));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
