@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use providers::{PoolConfig, UpstreamConfig};
 
-pub use embeddings::EmbeddingSettings;
+pub use embeddings::EncoderSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
 pub use overlay::Override;
 pub use raw::{Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
@@ -50,7 +50,8 @@ pub struct Config {
     pub ingress: IngressSettings,
     pub keys: Vec<KeyGrant>,
     pub local: Option<LocalSettings>,
-    pub embeddings: Option<EmbeddingSettings>,
+    pub embeddings: Option<EncoderSettings>,
+    pub rerank: Option<EncoderSettings>,
     pub upstreams: Vec<UpstreamConfig>,
     pub pools: Vec<PoolConfig>,
     pub aliases: BTreeMap<String, Vec<String>>,
@@ -82,6 +83,7 @@ impl Config {
         }
         let local = sections::local(&raw.local, findings);
         let embeddings = embeddings::embeddings(raw, findings);
+        let rerank = embeddings::rerank(raw, findings);
         let upstreams = upstreams::upstreams(&raw.upstreams, around, findings);
         let pools = pools::pools(raw, around, findings);
         if local.is_none() && raw.upstreams.is_empty() && raw.pools.is_empty() {
@@ -104,6 +106,7 @@ impl Config {
             keys,
             local,
             embeddings,
+            rerank,
             upstreams,
             pools,
             aliases,

@@ -27,7 +27,7 @@ use crate::config::{Config, Isolation, LocalSettings, ModelSource, PrefixScope, 
 /// point. The bundled model knows facts, not style, and gets 0.
 const TEMPERATURE_DEFAULT: f32 = 0.7;
 /// What a caller is told to wait while the model loads.
-const LOADING_WAIT: Duration = Duration::from_secs(1);
+pub const LOADING_WAIT: Duration = Duration::from_secs(1);
 
 /// A model file, found and looked over, and how to load it.
 #[derive(Clone, Debug)]
@@ -128,7 +128,8 @@ pub fn locate(config: &Config) -> Result<Result<LocalModel, Absent>, LocalFault>
     }))
 }
 
-fn home(config: &Config, isolation: Isolation) -> Home {
+/// Where a model runs that `isolation` is said of.
+pub fn home(config: &Config, isolation: Isolation) -> Home {
     match isolation {
         Isolation::Thread => Home::Thread,
         Isolation::Process => Home::Process(Program {

@@ -103,7 +103,7 @@ pub struct Metrics {
     in_flight: Gauge,
     ready: Gauge,
     engine_restarts: Counter,
-    engine_ends: OnceLock<Arc<AtomicU64>>,
+    engine_ends: Mutex<Vec<Arc<AtomicU64>>>,
     drafted: Counter,
     accepted: Counter,
     engine: OnceLock<LocalEngine>,
@@ -150,7 +150,7 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             ready: Gauge::default(),
             engine_restarts: Counter::default(),
-            engine_ends: OnceLock::new(),
+            engine_ends: Mutex::default(),
             drafted: Counter::default(),
             accepted: Counter::default(),
             engine: OnceLock::new(),
@@ -233,10 +233,10 @@ impl Metrics {
         let _ = self.watched.set(Watched { pipeline, pools });
     }
 
-    /// Where the ends of the engine's process are counted.
+    /// Where the ends of an engine's process are counted: one for each model.
     pub fn watch_engine(&self, ends: Arc<AtomicU64>) {
-        // The engine is loaded once.
-        let _ = self.engine_ends.set(ends);
+        let known = self.engine_ends.lock();
+        known.unwrap_or_else(PoisonError::into_inner).push(ends);
     }
 
     /// Whose drafts are counted. Its process does not outlive this handle's stop.
@@ -258,10 +258,13 @@ impl Metrics {
 
     fn read_gauges(&self) {
         self.read_drafts();
-        if let Some(ends) = self.engine_ends.get() {
-            let restarts = self.engine_restarts.inner();
-            restarts.store(ends.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+        let ends: u64 = {
+            let known = self.engine_ends.lock();
+            let known = known.unwrap_or_else(PoisonError::into_inner);
+            known.iter().map(|ends| ends.load(Ordering::Relaxed)).sum()
+        };
+        let restarts = self.engine_restarts.inner();
+        restarts.store(ends, Ordering::Relaxed);
         let Some(watched) = self.watched.get() else {
             return;
         };

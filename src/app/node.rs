@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use api::{Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
 use arc_swap::ArcSwap;
-use domain::{Backend, Embedder, KeyDigest, KeyDirectory, Principal};
-use engine::{EmbedderConfig, LoadError, LocalEmbedder};
+use domain::{Backend, KeyDigest, KeyDirectory, Principal};
+use engine::LoadError;
 use futures::future::{BoxFuture, join_all};
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
@@ -27,7 +27,7 @@ use tracing::{error, info, warn};
 
 use crate::assembly::Assembly;
 use crate::config::{AdminListen, Config, ConfigFaults};
-use crate::embedder::{self, LoadedEmbedder};
+use crate::embedder::{Arrival, EncoderModel, Encoders};
 use crate::local::{Loading, LocalDriver, LocalEngine, LocalModel};
 use crate::metrics::Metrics;
 use crate::signals::Word;
@@ -90,8 +90,7 @@ pub struct Node {
     standing_in: Option<Arc<Loading>>,
     local: Option<Arc<dyn Backend>>,
     engine: Option<LocalEngine>,
-    loading_embedder: Option<BoxFuture<'static, Result<LoadedEmbedder, LoadError>>>,
-    embedder: Option<Arc<LocalEmbedder>>,
+    encoders: Encoders,
 }
 
 impl std::fmt::Debug for Node {
@@ -110,7 +109,7 @@ impl Node {
     pub async fn start(
         config: &Config,
         model: Option<LocalModel>,
-        embedder: Option<EmbedderConfig>,
+        encoders: Vec<EncoderModel>,
         client: reqwest::Client,
     ) -> anyhow::Result<Self> {
         let standing_in = model.as_ref().map(Loading::new);
@@ -127,10 +126,11 @@ impl Node {
         let local = standing_in
             .clone()
             .map(|loading| loading as Arc<dyn Backend>);
+        let encoders = Encoders::new(encoders);
         let keys = Arc::new(Keys(ArcSwap::from_pointee(assembly.keys.clone())));
         let metrics = Arc::new(Metrics::default());
         let (pipeline, recorder) = Pipeline::new(Parts {
-            snapshot: assembly.snapshot(local.clone(), &secret),
+            snapshot: encoders.put_into(assembly.snapshot(local.clone(), &secret), config),
             cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
             keys: Arc::clone(&keys) as Arc<dyn KeyDirectory>,
             sinks: vec![log_sink(), Arc::clone(&metrics) as _],
@@ -158,8 +158,6 @@ impl Node {
         drop(tokio::task::spawn_blocking(policy::warm_up));
         // Begins when the node runs, which is next.
         let loading = model.map(|model| Box::pin(LocalEngine::load(model)) as BoxFuture<'_, _>);
-        let loading_embedder =
-            embedder.map(|config| Box::pin(embedder::load(config)) as BoxFuture<'_, _>);
         Ok(Self {
             addresses,
             tasks,
@@ -176,8 +174,7 @@ impl Node {
             standing_in,
             local,
             engine: None,
-            loading_embedder,
-            embedder: None,
+            encoders,
         })
     }
 
@@ -206,9 +203,8 @@ impl Node {
                         break Err(error);
                     }
                 }
-                loaded = wait_for(&mut self.loading_embedder) => {
-                    self.loading_embedder = None;
-                    if let Err(error) = self.take_embedder(loaded) {
+                arrival = self.encoders.next() => {
+                    if let Err(error) = self.take_encoder(arrival) {
                         break Err(error);
                     }
                 }
@@ -248,21 +244,20 @@ impl Node {
         Ok(())
     }
 
-    fn take_embedder(&mut self, loaded: Result<LoadedEmbedder, LoadError>) -> anyhow::Result<()> {
-        let (embedder, driver) = loaded.context("the embedding model could not be loaded")?;
-        let card = embedder.card();
-        info!(model = %card.name, dimensions = card.dimensions, "embedding model is ready");
-        self.tasks.spawn(EMBEDDER, driver);
-        self.embedder = Some(embedder);
+    fn take_encoder(&mut self, arrival: Arrival) -> anyhow::Result<()> {
+        if let Some(taken) = self.encoders.take(arrival)? {
+            if let Some(ends) = taken.ends {
+                self.metrics.watch_engine(ends);
+            }
+            self.tasks.spawn(EMBEDDER, taken.driver);
+        }
         self.publish();
         Ok(())
     }
 
     fn publish(&self) {
-        let mut snapshot = self.assembly.snapshot(self.local.clone(), &self.secret);
-        if let Some(embedder) = &self.embedder {
-            snapshot = snapshot.with_embedders(embedder::named(embedder, self.assembly.config()));
-        }
+        let snapshot = self.assembly.snapshot(self.local.clone(), &self.secret);
+        let snapshot = self.encoders.put_into(snapshot, self.assembly.config());
         self.pipeline.reload(snapshot);
     }
 
@@ -298,9 +293,7 @@ impl Node {
         if let Some(engine) = &self.engine {
             engine.stop();
         }
-        if let Some(embedder) = &self.embedder {
-            embedder.stop();
-        }
+        self.encoders.stop();
         let mut tasks = self.tasks;
         // The recorder ends when nobody can leave a record any more.
         drop((
@@ -308,7 +301,7 @@ impl Node {
             self.pipeline,
             self.local,
             self.engine,
-            self.embedder,
+            self.encoders,
         ));
         let rest = tasks.until_ended(&[RECORDER, ENGINE, EMBEDDER]);
         if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {

@@ -126,6 +126,21 @@ pub(crate) trait Vocabulary: Send + Sync {
     /// `has_controls`. Adds nothing of its own at either end.
     fn tokenize(&self, text: &str, has_controls: bool, tokens: &mut Vec<Token>);
 
+    /// As [`Vocabulary::tokenize`], with whatever the model wants at either end of a text.
+    fn tokenize_whole(&self, text: &str, has_controls: bool, tokens: &mut Vec<Token>) {
+        tokens.extend(self.first_token());
+        self.tokenize(text, has_controls, tokens);
+    }
+
+    /// Appends the bytes of `token`, the text of a control token included.
+    fn shown_piece(&self, token: Token, bytes: &mut Vec<u8>) {
+        if self.is_control(token) {
+            bytes.extend_from_slice(self.control_text(token).as_bytes());
+        } else {
+            self.piece(token, bytes);
+        }
+    }
+
     /// Appends the bytes of `token`, which may be a part of a character. Control tokens have none,
     /// apart from those whose text marks tool calls and thoughts.
     fn piece(&self, token: Token, bytes: &mut Vec<u8>);

@@ -8,8 +8,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use domain::{
     Abilities, Ability, Backend, BackendCard, BackendError, BackendName, BadRequest, ChatRequest,
-    ChatStream, ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokens,
-    ToolChoice, Trust,
+    ChatStream, ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokenizer,
+    Tokens, ToolChoice, Trust,
 };
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
@@ -24,6 +24,7 @@ use crate::load::LoadError;
 use crate::prefixes::PrefixRules;
 use crate::prompt::{Prepared, prepare};
 use crate::queue::{DraftCount, Pulse, Request, Shared, Stride};
+use crate::reading::READING_MAX;
 use crate::reply::reply;
 use crate::sampler::Sampler;
 use crate::scheduler::{BusyPrompt, Pace, Rules, Scheduler};
@@ -45,6 +46,7 @@ pub struct Engine {
     /// `None` for a vocabulary that takes no formats.
     grammars: Option<Arc<Grammars>>,
     preparing: Arc<Semaphore>,
+    reading: Arc<Semaphore>,
     /// All tokens that end a reply.
     ends: Arc<[Token]>,
     config: EngineConfig,
@@ -138,6 +140,7 @@ impl Engine {
             mind: Arc::new(mind),
             grammars,
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
+            reading: Arc::new(Semaphore::new(READING_MAX)),
             ends,
             config,
             call_stem: format!("{:08x}", rand::random::<u32>()),
@@ -158,6 +161,14 @@ impl Engine {
 
     pub(crate) fn stride(&self) -> Stride {
         self.shared.stride()
+    }
+
+    pub(crate) fn mind(&self) -> &Arc<Mind> {
+        &self.mind
+    }
+
+    pub(crate) fn reading(&self) -> &Arc<Semaphore> {
+        &self.reading
     }
 
     async fn prepare(&self, call: &Outbound) -> Result<Ready, BackendError> {
@@ -291,6 +302,10 @@ impl Backend for Engine {
         self.shared.check_room(call.team(), choices)?;
         let ready = self.prepare(&call).await?;
         self.submit(&call, ready)
+    }
+
+    fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
+        Some(self)
     }
 }
 

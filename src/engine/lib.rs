@@ -33,6 +33,7 @@ mod config;
 mod decoder;
 mod draft;
 mod embedding;
+mod encoding;
 mod engine;
 #[cfg(test)]
 mod fake;
@@ -48,6 +49,8 @@ mod prefixes;
 mod process;
 mod prompt;
 mod queue;
+mod ranking;
+mod reading;
 mod reply;
 mod sampler;
 mod scheduler;
@@ -59,8 +62,13 @@ mod voice;
 mod waiting;
 
 pub use config::{EngineConfig, PrefixScope, Speculation};
-pub use embedding::{EmbedderConfig, EmbeddingDriver, LocalEmbedder};
+pub use embedding::{EmbedderConfig, LocalEmbedder};
+pub use encoding::EmbeddingDriver;
 pub use engine::{Engine, EngineDriver, EnginePanicked};
 pub use load::LoadError;
-pub use process::{Program, QUARANTINED, Remote, RemoteDriver, ServeError, serve};
+pub use process::{
+    Job, Loaded, Program, QUARANTINED, Remote, RemoteDriver, RemoteEmbedder, RemoteReranker,
+    ServeError, serve,
+};
 pub use queue::DraftCount;
+pub use ranking::LocalReranker;

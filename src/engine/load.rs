@@ -35,6 +35,12 @@ pub enum LoadError {
     NotChat { path: PathBuf, what: &'static str },
     #[error("{} is no embedding model: it states no pooling of mean, cls or last", path.display())]
     NotEmbedding { path: PathBuf },
+    #[error(
+        "{} is no model that ranks: it states no pooling of rank, or not how a query and a document \
+         are kept apart",
+        path.display()
+    )]
+    NotRanking { path: PathBuf },
     #[error("the model's chat template cannot be used")]
     Template(#[from] TemplateError),
     /// llama.cpp could not make a context; the words are its own. Mostly memory.
@@ -75,6 +81,19 @@ impl crate::LocalEmbedder {
     pub fn load(
         _config: crate::EmbedderConfig,
     ) -> Result<(crate::LocalEmbedder, crate::EmbeddingDriver), LoadError> {
+        Err(LoadError::NotBuilt)
+    }
+}
+
+#[cfg(not(feature = "llama"))]
+impl crate::LocalReranker {
+    /// Without llama.cpp there is nothing to load with.
+    ///
+    /// # Errors
+    /// Always [`LoadError::NotBuilt`].
+    pub fn load(
+        _config: crate::EmbedderConfig,
+    ) -> Result<(crate::LocalReranker, crate::EmbeddingDriver), LoadError> {
         Err(LoadError::NotBuilt)
     }
 }

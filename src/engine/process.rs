@@ -20,16 +20,21 @@
 //! Not here: what runs in the child besides (its command is `app`'s).
 
 mod desk;
+mod encoders;
 mod frame;
 mod launch;
 mod remote;
 mod serve;
 mod supervisor;
+mod tenant;
 #[cfg(test)]
 mod tests;
 mod words;
 
 pub use desk::QUARANTINED;
+pub use encoders::{RemoteEmbedder, RemoteReranker};
 pub use launch::Program;
 pub use remote::{Remote, RemoteDriver};
 pub use serve::{ServeError, serve};
+pub use tenant::Loaded;
+pub use words::Job;

@@ -45,14 +45,9 @@ pub(crate) fn prepare(
     output_default: Option<u32>,
 ) -> Result<Prepared, BackendError> {
     check_tokens(&request.sampling, vocabulary)?;
-    if request.tool_choice == ToolChoice::None {
-        request.tools.clear();
-    }
-    let prefill = take_prefill(&mut request)?;
-    let mut prompt = template.render(&request).map_err(refusal)?;
-    let beginning = begin_reply(&mut prompt, &request, &prefill, manner);
+    let (prompt, beginning) = render(&mut request, template, manner)?;
     check_bytes(&prompt, vocabulary, context_tokens)?;
-    let tokens = tokenize_at_depth(&prompt, vocabulary)?;
+    let tokens = tokenize_prompt(&prompt, vocabulary)?;
     let asked = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
     // One token of the context is the reply's, or there is nothing to answer with.
     let left = context_tokens.saturating_sub(asked);
@@ -74,6 +69,32 @@ pub(crate) fn prepare(
         output_max: wanted.unwrap_or(left).clamp(1, left),
         beginning,
     })
+}
+
+/// The prompt that [`prepare`] tokenizes.
+///
+/// # Errors
+/// The template refused the messages or failed.
+pub(crate) fn rendered(
+    mut request: ChatRequest,
+    template: &dyn ChatTemplate,
+    manner: Manner,
+) -> Result<Prompt, BackendError> {
+    render(&mut request, template, manner).map(|(prompt, _)| prompt)
+}
+
+fn render(
+    request: &mut ChatRequest,
+    template: &dyn ChatTemplate,
+    manner: Manner,
+) -> Result<(Prompt, Beginning), BackendError> {
+    if request.tool_choice == ToolChoice::None {
+        request.tools.clear();
+    }
+    let prefill = take_prefill(request)?;
+    let mut prompt = template.render(request).map_err(refusal)?;
+    let beginning = begin_reply(&mut prompt, request, &prefill, manner);
+    Ok((prompt, beginning))
 }
 
 /// Ends `prompt` where the reply is to go on: after a thought that is not wanted, and after what the
@@ -227,7 +248,11 @@ fn refusal(error: TemplateError) -> BackendError {
     }
 }
 
-fn tokenize_at_depth(
+/// The tokens of a whole prompt.
+///
+/// # Errors
+/// It has a run that the vocabulary cannot split.
+pub(crate) fn tokenize_prompt(
     prompt: &Prompt,
     vocabulary: &dyn Vocabulary,
 ) -> Result<Vec<Token>, BackendError> {
@@ -248,7 +273,8 @@ fn tokenize_at_depth(
     }
 }
 
-fn tokenize(prompt: &Prompt, vocabulary: &dyn Vocabulary) -> Vec<Token> {
+/// The tokens of the pieces, and none beside them. Needs the stack for the whole text.
+pub(crate) fn tokenize_pieces(prompt: &Prompt, vocabulary: &dyn Vocabulary) -> Vec<Token> {
     let mut tokens = Vec::new();
     if controls_stay_apart(prompt, vocabulary.controls()) {
         vocabulary.tokenize(&prompt.text(), true, &mut tokens);
@@ -257,6 +283,11 @@ fn tokenize(prompt: &Prompt, vocabulary: &dyn Vocabulary) -> Vec<Token> {
             vocabulary.tokenize(&piece.text, piece.has_controls, &mut tokens);
         }
     }
+    tokens
+}
+
+fn tokenize(prompt: &Prompt, vocabulary: &dyn Vocabulary) -> Vec<Token> {
+    let mut tokens = tokenize_pieces(prompt, vocabulary);
     // Most templates write the first token themselves. Twice, it confuses models.
     if let Some(first) = vocabulary.first_token()
         && tokens.first() != Some(&first)

@@ -134,8 +134,16 @@ impl Hedge {
         expect(dead_code, reason = "asked by local tests alone")
     )]
     pub fn engine_pid(&self) -> Option<u32> {
+        self.engine_pids().first().copied()
+    }
+
+    /// The processes that hold models, one each.
+    pub fn engine_pids(&self) -> Vec<u32> {
         let parent = self.pid().to_string();
-        std::fs::read_dir("/proc").ok()?.find_map(|entry| {
+        let Ok(entries) = std::fs::read_dir("/proc") else {
+            return Vec::new();
+        };
+        let ours = entries.filter_map(|entry| {
             let path = entry.ok()?.path();
             let stat = std::fs::read_to_string(path.join("stat")).ok()?;
             // The name before it may hold anything.
@@ -145,7 +153,8 @@ impl Hedge {
             let is_ours = fields.next()? == parent;
             let pid = path.file_name()?.to_str()?.parse().ok()?;
             (is_running && is_ours).then_some(pid)
-        })
+        });
+        ours.collect()
     }
 
     /// Asks the process to end in order, as an orchestrator does.

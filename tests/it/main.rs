@@ -22,6 +22,8 @@ mod pools;
 mod upstream;
 
 #[cfg(all(feature = "llama", target_os = "linux"))]
+mod encoders;
+#[cfg(all(feature = "llama", target_os = "linux"))]
 mod hostile_models;
 #[cfg(all(feature = "llama", target_os = "linux"))]
 mod isolation;
@@ -29,6 +31,8 @@ mod isolation;
 mod local;
 #[cfg(feature = "llama")]
 mod prefixes;
+#[cfg(feature = "llama")]
+mod reading;
 #[cfg(feature = "llama")]
 mod routing;
 #[cfg(feature = "llama")]

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use engine::{Job, LoadError, Loaded};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{local, telemetry};
+use crate::{embedder, local, telemetry};
 
 /// For a load under way that nobody waits for any more.
 const LEAVE_MAX: Duration = Duration::from_millis(100);
@@ -36,11 +37,25 @@ pub fn engine(log: &str) -> anyhow::Result<ExitCode> {
             held.push(signal(kind)?);
         }
         let stream = tokio::net::UnixStream::from_std(stream)?;
-        engine::serve(stream, local::load).await?;
+        engine::serve(stream, load).await?;
         anyhow::Ok(())
     });
     runtime.shutdown_timeout(LEAVE_MAX);
     served.map(|()| ExitCode::SUCCESS)
+}
+
+/// The model that the parent wants.
+fn load(job: Job) -> Result<Loaded, LoadError> {
+    match job {
+        Job::Chat(config) => {
+            local::load(config).map(|(engine, driver)| Loaded::Chat(engine, driver))
+        }
+        Job::Embed(config) => embedder::load_embedder(config)
+            .map(|(embedder, driver)| Loaded::Embed(embedder, driver)),
+        Job::Rank(config) => {
+            embedder::load_reranker(config).map(|(reranker, driver)| Loaded::Rank(reranker, driver))
+        }
+    }
 }
 
 /// Standard input, which the parent made one end of a socket.

@@ -107,9 +107,9 @@ async fn run(
             );
         }
     }
-    let embedder = embedder::locate(config)?;
+    let encoders = embedder::locate(config)?;
     let local = model.as_ref().ok().cloned();
-    let node = Node::start(config, local, embedder, http.client).await?;
+    let node = Node::start(config, local, encoders, http.client).await?;
     announce(config, &model, &node);
     node.run(async || signals.next().await, reload).await
 }

@@ -23,6 +23,7 @@ pub struct RawConfig {
     pub keys: Vec<RawKey>,
     pub local: RawLocal,
     pub embeddings: RawEmbeddings,
+    pub rerank: RawRerank,
     /// OpenAI-compatible providers, in order of preference.
     pub upstreams: Vec<RawUpstream>,
     /// Engines of your own on other machines, for when this one is outgrown.
@@ -48,6 +49,7 @@ impl Default for RawConfig {
             keys: Vec::new(),
             local: RawLocal::default(),
             embeddings: RawEmbeddings::default(),
+            rerank: RawRerank::default(),
             upstreams: Vec::new(),
             pools: Vec::new(),
             aliases: BTreeMap::new(),
@@ -274,6 +276,40 @@ pub struct RawEmbeddings {
 }
 
 impl Default for RawEmbeddings {
+    fn default() -> Self {
+        Self {
+            model: None,
+            name: None,
+            also: Vec::new(),
+            input_tokens_max: None,
+            queue_tokens_max: super::embeddings::QUEUE_TOKENS_DEFAULT,
+            threads: None,
+            gpu_layers: None,
+        }
+    }
+}
+
+/// The model on this machine that answers `/v1/rerank`. Without `model` there is none.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRerank {
+    /// A path to a GGUF file, or the name of a model that `hedge models list` shows.
+    pub model: Option<String>,
+    /// What callers name it. Left out: taken from the file.
+    pub name: Option<String>,
+    /// Further names for it, for clients that cannot be told.
+    pub also: Vec<String>,
+    /// The longest query and document together. Left out: what the model was trained for, up to 2048.
+    pub input_tokens_max: Option<u32>,
+    /// Tokens that may wait to be computed; a request that brings more is refused.
+    pub queue_tokens_max: u32,
+    /// CPU threads. Left out: one per physical core.
+    pub threads: Option<u32>,
+    /// Layers to put on the GPU, in builds that have one. Left out: all of them.
+    pub gpu_layers: Option<u32>,
+}
+
+impl Default for RawRerank {
     fn default() -> Self {
         Self {
             model: None,

@@ -53,6 +53,43 @@ fn an_empty_file_serves_the_bundled_model_to_this_machine() {
 }
 
 #[test]
+fn models_that_make_vectors_and_scores_run_where_the_chat_model_does() {
+    let text = "
+        [local]
+        isolation = 'thread'
+        hang_ms_max = 5000
+        [embeddings]
+        model = '/m/e.gguf'
+        [rerank]
+        model = '/m/r.gguf'
+        also = ['rerank-english-v3.0']
+        input_tokens_max = 512";
+    let (config, _) = accepted(text, &[]);
+    let (embeddings, rerank) = (config.embeddings.unwrap(), config.rerank.unwrap());
+    for settings in [&embeddings, &rerank] {
+        assert_eq!(settings.isolation, Isolation::Thread);
+        assert_eq!(settings.hang_max, Duration::from_secs(5));
+    }
+    assert_eq!(rerank.input_tokens_max, Some(512));
+    assert_eq!(rerank.also, ["rerank-english-v3.0".into()]);
+    let refusals = refused(
+        "[rerank]\nname = 'local'\n[embeddings]\nmodel = 'bundled'\nalso = ['a/b']\nthreads = 0",
+        &[],
+    );
+    for path in [
+        "rerank.model",
+        "embeddings.model",
+        "embeddings.also[0]",
+        "embeddings.threads",
+    ] {
+        assert!(
+            refusals.iter().any(|fault| fault.starts_with(path)),
+            "{path}: {refusals:?}"
+        );
+    }
+}
+
+#[test]
 fn every_section_reports_its_faults_at_once() {
     let text = "
         listen = 'nowhere'

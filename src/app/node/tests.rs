@@ -115,7 +115,7 @@ async fn with_node(first: &str, later: &str, script: impl AsyncFnOnce(&Bench)) -
     let upstream = upstream(&mut tasks).await;
     let client = crate::client::build().unwrap().client;
     let config = configuration(upstream, first).unwrap();
-    let node = Node::start(&config, None, None, client.clone())
+    let node = Node::start(&config, None, Vec::new(), client.clone())
         .await
         .unwrap();
     let (words, mut heard) = mpsc::channel(1);
@@ -219,7 +219,7 @@ async fn a_model_that_does_not_load_takes_the_node_down() {
     let model = model(Home::Thread);
     let config = judged("listen = '127.0.0.1:0'\n[admin]\nlisten = '127.0.0.1:0'").unwrap();
     let client = crate::client::build().unwrap().client;
-    let node = Node::start(&config, Some(model), None, client)
+    let node = Node::start(&config, Some(model), Vec::new(), client)
         .await
         .unwrap();
     let ended = node
@@ -240,7 +240,7 @@ async fn a_model_that_brings_its_process_down_does_not_bring_down_the_node() {
     let config = judged("listen = '127.0.0.1:0'\n[admin]\nlisten = '127.0.0.1:0'").unwrap();
     let client = crate::client::build().unwrap().client;
     let model = model(Home::Process(dies));
-    let node = Node::start(&config, Some(model), None, client.clone())
+    let node = Node::start(&config, Some(model), Vec::new(), client.clone())
         .await
         .unwrap();
     let (words, mut heard) = mpsc::channel(1);
@@ -273,7 +273,9 @@ async fn an_address_in_use_is_said_plainly() {
     let address = taken.local_addr().unwrap();
     let config = judged(&format!("listen = '{address}'")).unwrap();
     let client = crate::client::build().unwrap().client;
-    let error = Node::start(&config, None, None, client).await.unwrap_err();
+    let error = Node::start(&config, None, Vec::new(), client)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("another hedge"), "{error}");
 }
 

@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
+use domain::HealthState;
+
 use super::*;
 
 /// Bytes are tokens, `^` and `$` stand at the ends.
@@ -83,7 +85,7 @@ fn bench(queue_tokens_max: usize, is_gated: bool) -> Bench {
         512,
         queue_tokens_max,
         Arc::new(Bytes),
-        move |serve| {
+        move |_, serve| {
             serve(&mut encoder);
             Ok(())
         },
@@ -164,7 +166,7 @@ async fn a_short_request_waits_for_a_batch_of_a_long_one_not_for_all() {
     }
     let short = ask(vec![20]);
     let asked = || {
-        let queue = bench.embedder.desk.queue();
+        let queue = bench.embedder.encoding.desk().queue();
         queue
             .orders
             .iter()
@@ -223,7 +225,7 @@ async fn a_failed_batch_fails_its_requests_and_no_others() {
     assert!(matches!(failed, Err(BackendError::Engine(_))));
     bench.fails.store(false, Ordering::SeqCst);
     assert!(bench.embedder.embed(texts(&[20])).await.is_ok());
-    assert_eq!(bench.embedder.desk.queue().tokens, 0);
+    assert_eq!(bench.embedder.encoding.desk().queue().tokens, 0);
 }
 
 #[tokio::test]
@@ -233,7 +235,7 @@ async fn a_full_queue_refuses_and_those_who_left_make_room() {
         let embedder = Arc::clone(&bench.embedder);
         tokio::spawn(async move { embedder.embed(texts(&lengths)).await })
     };
-    let waiting = || bench.embedder.desk.queue().tokens;
+    let waiting = || bench.embedder.encoding.desk().queue().tokens;
     // Larger than the queue, but nothing waits.
     let first = ask(vec![200; 3]);
     while waiting() != 400 {

@@ -1,27 +1,26 @@
-//! An embedding model over llama.cpp. All of it through the safe crate: an encoder needs neither
-//! abort nor a shared cache.
+//! Models over llama.cpp that make one vector of a text: for embeddings, and for ranking.
 
-use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
-use llama_cpp_2::llama_batch::LlamaBatch;
+use domain::{Prompt, PromptPiece};
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::token::LlamaToken;
 use tracing::info;
 
-use crate::decoder::{Token, Vocabulary};
-use crate::embedding::{
-    EmbedderConfig, EmbeddingDriver, Encoder, LocalEmbedder, PACK_TEXTS_MAX, PACK_TOKENS,
-    TextReader, normalised,
-};
+use crate::decoder::{Interrupt, Token, Vocabulary};
+use crate::embedding::{EmbedderConfig, LocalEmbedder, TextReader, normalised};
+use crate::encoding::{EmbeddingDriver, Encoder, PACK_TEXTS_MAX, PACK_TOKENS};
 use crate::llama::open::{
     ONE_THREAD_PARAMETERS_MAX, backend, check_file, open, reason, threads_default,
 };
+use crate::llama::raw::{EncoderContext, EncoderSizes, Pooling};
 use crate::llama::vocabulary::LlamaVocabulary;
 use crate::load::LoadError;
-use crate::splitting::Splitting;
+use crate::prompt::tokenize_pieces;
+use crate::ranking::{LocalReranker, PairReader};
+use crate::splitting::{Depth, Splitting};
+
+/// Where a file may say how a query and a document are put together.
+const RERANK_TEMPLATE: &str = "tokenizer.chat_template.rerank";
 
 impl LocalEmbedder {
     /// Loads the model and starts its thread. Blocks. As for [`crate::Engine::load`], the file
@@ -30,6 +29,70 @@ impl LocalEmbedder {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(config: EmbedderConfig) -> Result<(LocalEmbedder, EmbeddingDriver), LoadError> {
+        let Opened {
+            model,
+            vocabulary,
+            sizes,
+            input_tokens_max,
+        } = Opened::of(&config)?;
+        if sizes.pooling == Pooling::Rank {
+            return Err(LoadError::NotEmbedding { path: config.path });
+        }
+        let reader = Arc::new(Reader(vocabulary));
+        LocalEmbedder::start(
+            config.name,
+            input_tokens_max,
+            config.queue_tokens_max,
+            reader,
+            move |interrupt, serve| {
+                let mut encoder = LlamaEncoder::new(model, sizes, interrupt)?;
+                encoder.is_normalised = true;
+                serve(&mut encoder);
+                Ok(())
+            },
+        )
+    }
+}
+
+impl LocalReranker {
+    /// As [`LocalEmbedder::load`], of a model that ranks.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load(config: EmbedderConfig) -> Result<(LocalReranker, EmbeddingDriver), LoadError> {
+        let Opened {
+            model,
+            vocabulary,
+            sizes,
+            input_tokens_max,
+        } = Opened::of(&config)?;
+        let reader = Pairs::of(&model, vocabulary).filter(|_| sizes.pooling == Pooling::Rank);
+        let Some(reader) = reader else {
+            return Err(LoadError::NotRanking { path: config.path });
+        };
+        LocalReranker::start(
+            config.name,
+            input_tokens_max,
+            config.queue_tokens_max,
+            Arc::new(reader),
+            move |interrupt, serve| {
+                serve(&mut LlamaEncoder::new(model, sizes, interrupt)?);
+                Ok(())
+            },
+        )
+    }
+}
+
+/// A model and what is to be known of it before its thread starts.
+struct Opened {
+    model: Arc<LlamaModel>,
+    vocabulary: LlamaVocabulary,
+    sizes: EncoderSizes,
+    input_tokens_max: u32,
+}
+
+impl Opened {
+    fn of(config: &EmbedderConfig) -> Result<Self, LoadError> {
         if let Some(setting) = config.fault() {
             return Err(LoadError::Setting(setting));
         }
@@ -39,11 +102,10 @@ impl LocalEmbedder {
         let pooling = pooling(&model).ok_or_else(|| LoadError::NotEmbedding {
             path: config.path.clone(),
         })?;
-        let trained = model.n_ctx_train().max(1);
         let input_tokens_max = config
             .input_tokens_max
             .unwrap_or(EmbedderConfig::INPUT_TOKENS_DEFAULT)
-            .min(trained);
+            .min(model.n_ctx_train().max(1));
         let is_small = model.n_params() <= ONE_THREAD_PARAMETERS_MAX;
         let threads = config
             .threads
@@ -54,129 +116,234 @@ impl LocalEmbedder {
             input_tokens_max,
             threads,
             ?pooling,
-            "embedding model loaded"
+            "encoder loaded"
         );
-        let reader = Arc::new(Reader {
+        Ok(Self {
             vocabulary: LlamaVocabulary::new(Arc::clone(&model), &[]),
-            model: Arc::clone(&model),
-        });
-        let batch_tokens = input_tokens_max.max(PACK_TOKENS);
-        let params = params(batch_tokens, threads, pooling);
-        LocalEmbedder::start(
-            config.name,
-            input_tokens_max,
-            config.queue_tokens_max,
-            reader,
-            move |serve| {
-                let refused = || LoadError::Context {
-                    kv_tokens: batch_tokens,
-                    reason: reason(),
-                };
-                let context = model.new_context(backend, params).map_err(|_| refused())?;
-                let mut encoder = LlamaEncoder {
-                    context,
-                    batch: LlamaBatch::new(batch_tokens as usize, 1),
-                    dimensions: 0,
-                };
-                // A first computation shows now what would else fail with the first request.
-                let probe = encoder.encode(&[&[0]]).ok_or_else(refused)?;
-                encoder.dimensions = probe
-                    .first()
-                    .map_or(0, |vector| u32::try_from(vector.len()).unwrap_or(u32::MAX));
-                serve(&mut encoder);
-                Ok(())
+            model,
+            sizes: EncoderSizes {
+                batch_tokens: input_tokens_max.max(PACK_TOKENS),
+                texts: PACK_TEXTS_MAX,
+                threads,
+                pooling,
             },
-        )
+            input_tokens_max,
+        })
     }
 }
 
-/// What the file says of how a text's vectors become one. An encoder of no such word, a chat model
-/// and a reranker give none that could be compared.
-fn pooling(model: &LlamaModel) -> Option<LlamaPoolingType> {
+/// What the file says of how a text's vectors become one. An encoder of no such word and a chat
+/// model give none that could be compared.
+fn pooling(model: &LlamaModel) -> Option<Pooling> {
     let architecture = model.meta_val_str("general.architecture").ok()?;
     let pooling = model.meta_val_str(&format!("{architecture}.pooling_type"));
-    let pooling = LlamaPoolingType::from(pooling.ok()?.parse::<i32>().ok()?);
-    match pooling {
-        LlamaPoolingType::Mean | LlamaPoolingType::Cls | LlamaPoolingType::Last => Some(pooling),
-        LlamaPoolingType::None | LlamaPoolingType::Rank | LlamaPoolingType::Unspecified => None,
+    Pooling::numbered(pooling.ok()?.parse().ok()?)
+}
+
+struct LlamaEncoder {
+    context: EncoderContext,
+    dimensions: u32,
+    is_normalised: bool,
+}
+
+impl LlamaEncoder {
+    fn new(
+        model: Arc<LlamaModel>,
+        sizes: EncoderSizes,
+        interrupt: Arc<Interrupt>,
+    ) -> Result<Self, LoadError> {
+        let refused = || LoadError::Context {
+            kv_tokens: sizes.batch_tokens,
+            reason: reason(),
+        };
+        let context = EncoderContext::new(model, sizes, interrupt).ok_or_else(refused)?;
+        let mut encoder = Self {
+            context,
+            dimensions: 0,
+            is_normalised: false,
+        };
+        // A first computation shows now what would else fail with the first request.
+        let probe = encoder.encode(&[&[0]]).ok_or_else(refused)?;
+        encoder.dimensions = probe
+            .first()
+            .map_or(0, |vector| u32::try_from(vector.len()).unwrap_or(u32::MAX));
+        Ok(encoder)
     }
 }
 
-/// An encoder takes a batch in one piece, so all sizes are the batch's.
-fn params(batch_tokens: u32, threads: u32, pooling: LlamaPoolingType) -> LlamaContextParams {
-    let threads = i32::try_from(threads).unwrap_or(1);
-    LlamaContextParams::default()
-        .with_n_ctx(NonZeroU32::new(batch_tokens))
-        .with_n_batch(batch_tokens)
-        .with_n_ubatch(batch_tokens)
-        .with_n_seq_max(PACK_TEXTS_MAX)
-        .with_kv_unified(true)
-        .with_n_threads(threads)
-        .with_n_threads_batch(threads)
-        .with_embeddings(true)
-        .with_pooling_type(pooling)
-}
-
-struct LlamaEncoder<'m> {
-    context: LlamaContext<'m>,
-    batch: LlamaBatch<'static>,
-    dimensions: u32,
-}
-
-impl Encoder for LlamaEncoder<'_> {
+impl Encoder for LlamaEncoder {
     fn dimensions(&self) -> u32 {
         self.dimensions
     }
 
     fn encode(&mut self, texts: &[&[Token]]) -> Option<Vec<Vec<f32>>> {
-        let count: usize = texts.iter().map(|text| text.len()).sum();
-        // What llama.cpp would end the process for.
-        let is_sound = texts.iter().all(|text| !text.is_empty())
-            && texts.len() <= PACK_TEXTS_MAX as usize
-            && count <= self.context.n_ubatch() as usize;
-        if !is_sound {
-            return None;
-        }
-        self.batch.clear();
-        for (sequence, text) in (0..).zip(texts) {
-            for (position, token) in (0..).zip(*text) {
-                let token = LlamaToken(*token);
-                self.batch.add(token, position, &[sequence], true).ok()?;
+        let mut vectors = self.context.encode(texts)?;
+        if self.is_normalised {
+            for vector in &mut vectors {
+                *vector = normalised(vector);
             }
         }
-        // For a causal model; an encoder keeps nothing.
-        self.context.clear_kv_cache();
-        self.context.decode(&mut self.batch).ok()?;
-        (0..)
-            .zip(texts)
-            .map(|(sequence, _)| {
-                let vector = self.context.embeddings_seq_ith(sequence).ok()?;
-                Some(normalised(vector))
-            })
-            .collect()
+        Some(vectors)
     }
 }
 
-struct Reader {
-    vocabulary: LlamaVocabulary,
-    model: Arc<LlamaModel>,
-}
+struct Reader(LlamaVocabulary);
 
 impl TextReader for Reader {
     fn size(&self) -> u32 {
-        self.vocabulary.size()
+        self.0.size()
     }
 
     fn splitting(&self) -> Splitting {
-        self.vocabulary.splitting()
+        self.0.splitting()
     }
 
+    fn piece_bytes_max(&self) -> u32 {
+        self.0.piece_bytes_max()
+    }
+
+    fn read(&self, text: &str) -> Vec<Token> {
+        let mut tokens = Vec::new();
+        self.0.tokenize_whole(text, false, &mut tokens);
+        tokens
+    }
+}
+
+/// Pairs as llama-server writes them (`format_prompt_rerank` in server-common.cpp).
+struct Pairs {
+    vocabulary: LlamaVocabulary,
+    form: PairForm,
+}
+
+enum PairForm {
+    /// The tokens before, between and after the two texts.
+    Ends {
+        before: Vec<Token>,
+        between: Vec<Token>,
+        after: Vec<Token>,
+    },
+    /// The model's own template.
+    Template(Vec<Slot>),
+}
+
+/// A stretch of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Slot {
+    Text(String),
+    Query,
+    Document,
+}
+
+impl Pairs {
+    /// `None` for a file that does not say where one text ends and the other begins.
+    fn of(model: &LlamaModel, vocabulary: LlamaVocabulary) -> Option<Self> {
+        let form = match model.meta_val_str(RERANK_TEMPLATE) {
+            Ok(template) => PairForm::Template(slots(&template)),
+            Err(_) => ends(model)?,
+        };
+        Some(Self { vocabulary, form })
+    }
+
+    fn prompt(slots: &[Slot], query: &str, document: &str) -> Prompt {
+        let piece = |slot: &Slot| {
+            let (text, has_controls) = match slot {
+                Slot::Text(text) => (text.as_str(), true),
+                Slot::Query => (query, false),
+                Slot::Document => (document, false),
+            };
+            PromptPiece {
+                text: text.to_owned(),
+                has_controls,
+            }
+        };
+        Prompt {
+            pieces: slots.iter().map(piece).collect(),
+        }
+    }
+}
+
+/// BOS query EOS SEP document EOS, each as far as the file wants it.
+fn ends(model: &LlamaModel) -> Option<PairForm> {
+    let vocab = model.vocab();
+    let size = vocab.n_tokens();
+    let known = |token: i32| (0..size).contains(&token).then_some(token);
+    let end = known(vocab.eos().0).or_else(|| known(vocab.sep().0));
+    let wanted = |is_wanted: bool, token: Option<Token>| token.filter(|_| is_wanted);
+    let before = wanted(vocab.should_add_bos(), known(vocab.bos().0));
+    let end = wanted(vocab.should_add_eos(), end);
+    let separator = wanted(vocab.should_add_sep(), known(vocab.sep().0));
+    let between: Vec<Token> = end.into_iter().chain(separator).collect();
+    (!between.is_empty()).then(|| PairForm::Ends {
+        before: before.into_iter().collect(),
+        between,
+        after: end.into_iter().collect(),
+    })
+}
+
+/// The template's stretches, in order.
+pub(super) fn slots(template: &str) -> Vec<Slot> {
+    let mut slots = Vec::new();
+    let mut rest = template;
+    let marks = [("{query}", Slot::Query), ("{document}", Slot::Document)];
+    loop {
+        let next = marks
+            .iter()
+            .filter_map(|(mark, slot)| Some((rest.find(mark)?, mark.len(), slot)))
+            .min_by_key(|(at, ..)| *at);
+        let Some((at, length, slot)) = next else {
+            slots.extend((!rest.is_empty()).then(|| Slot::Text(rest.to_owned())));
+            return slots;
+        };
+        slots.extend((at > 0).then(|| Slot::Text(rest[..at].to_owned())));
+        slots.push(slot.clone());
+        rest = &rest[at + length..];
+    }
+}
+
+impl PairReader for Pairs {
     fn piece_bytes_max(&self) -> u32 {
         self.vocabulary.piece_bytes_max()
     }
 
-    fn read(&self, text: &str) -> Vec<Token> {
-        let read = self.model.vocab().tokenize(text.as_bytes(), true, false);
-        read.into_iter().map(|token| token.0).collect()
+    fn depth(&self, query: &str, document: &str) -> Depth {
+        let splitting = self.vocabulary.splitting();
+        match &self.form {
+            // One after the other: no deeper than both were one text.
+            PairForm::Ends { .. } => splitting.depth(&[query, document].concat()),
+            PairForm::Template(slots) => {
+                splitting.depth(&Self::prompt(slots, query, document).text())
+            }
+        }
+    }
+
+    fn for_query<'q>(
+        &'q self,
+        query: &'q str,
+    ) -> Box<dyn Fn(&str) -> Vec<Token> + Send + Sync + 'q> {
+        match &self.form {
+            PairForm::Template(slots) => Box::new(move |document| {
+                tokenize_pieces(&Self::prompt(slots, query, document), &self.vocabulary)
+            }),
+            PairForm::Ends {
+                before,
+                between,
+                after,
+            } => {
+                // The same for all documents; read by the first, which has the stack for it.
+                let head = OnceLock::new();
+                Box::new(move |document| {
+                    let head = head.get_or_init(|| {
+                        let mut tokens = before.clone();
+                        self.vocabulary.tokenize(query, false, &mut tokens);
+                        tokens.extend_from_slice(between);
+                        tokens
+                    });
+                    let mut tokens = head.clone();
+                    self.vocabulary.tokenize(document, false, &mut tokens);
+                    tokens.extend_from_slice(after);
+                    tokens
+                })
+            }
+        }
     }
 }

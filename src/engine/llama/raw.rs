@@ -17,7 +17,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 use tracing::{debug, error, trace, warn};
 
-use crate::decoder::{Decoded, Entry, Interrupt, Shape};
+use crate::decoder::{Decoded, Entry, Interrupt, Shape, Token};
 
 /// A context and its batch. Belongs to the thread that made it: OpenMP keeps its pool there.
 pub(super) struct Context {
@@ -314,6 +314,188 @@ impl Context {
 }
 
 impl Drop for Context {
+    fn drop(&mut self) {
+        self.interrupt.lower();
+        // SAFETY: made by `llama_init_from_model` and freed only here; model and callback data are
+        // dropped after this body (llama.h:559).
+        unsafe { sys::llama_free(self.context.as_ptr()) }
+    }
+}
+
+/// A context that makes one vector of each text, and its batch. Belongs to the thread that made it.
+pub(super) struct EncoderContext {
+    context: NonNull<sys::llama_context>,
+    batch: Batch,
+    sizes: EncoderSizes,
+    vocabulary: usize,
+    /// Components of a vector.
+    width: usize,
+    /// As for [`Context`].
+    interrupt: Arc<Interrupt>,
+    /// The context points into it.
+    _model: Arc<LlamaModel>,
+}
+
+/// Sizes of an [`EncoderContext`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EncoderSizes {
+    /// Tokens of all texts of one batch. An encoder takes a batch in one piece.
+    pub batch_tokens: u32,
+    /// Texts of one batch.
+    pub texts: u32,
+    pub threads: u32,
+    pub pooling: Pooling,
+}
+
+/// How the vectors of a text's tokens become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pooling {
+    Mean,
+    Cls,
+    Last,
+    /// Through the model's classification head, to one score or one for each of its labels.
+    Rank,
+}
+
+impl Pooling {
+    /// By its number in a file (llama.h:176-183). `None` where it gives no vector for a text.
+    pub(super) fn numbered(number: i32) -> Option<Self> {
+        match number {
+            sys::LLAMA_POOLING_TYPE_MEAN => Some(Pooling::Mean),
+            sys::LLAMA_POOLING_TYPE_CLS => Some(Pooling::Cls),
+            sys::LLAMA_POOLING_TYPE_LAST => Some(Pooling::Last),
+            sys::LLAMA_POOLING_TYPE_RANK => Some(Pooling::Rank),
+            _ => None,
+        }
+    }
+
+    fn number(self) -> sys::llama_pooling_type {
+        match self {
+            Pooling::Mean => sys::LLAMA_POOLING_TYPE_MEAN,
+            Pooling::Cls => sys::LLAMA_POOLING_TYPE_CLS,
+            Pooling::Last => sys::LLAMA_POOLING_TYPE_LAST,
+            Pooling::Rank => sys::LLAMA_POOLING_TYPE_RANK,
+        }
+    }
+}
+
+impl EncoderContext {
+    /// `None` when llama.cpp refuses; [`take_first_error`] then has its words.
+    pub(super) fn new(
+        model: Arc<LlamaModel>,
+        sizes: EncoderSizes,
+        interrupt: Arc<Interrupt>,
+    ) -> Option<Self> {
+        let vocabulary = usize::try_from(model.n_vocab()).ok()?;
+        // SAFETY: the model is live while borrowed; both only read it (llama.h:599, 611).
+        let (vector, scores) = unsafe {
+            let model = model_pointer(&model);
+            (
+                sys::llama_model_n_embd_out(model),
+                sys::llama_model_n_cls_out(model),
+            )
+        };
+        let width = match sizes.pooling {
+            Pooling::Rank => scores as usize,
+            Pooling::Mean | Pooling::Cls | Pooling::Last => usize::try_from(vector).ok()?,
+        };
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: returns a plain struct by value and reads nothing (llama.h:480).
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = sizes.batch_tokens;
+        params.n_batch = sizes.batch_tokens;
+        params.n_ubatch = sizes.batch_tokens;
+        params.n_seq_max = sizes.texts;
+        params.n_threads = i32::try_from(sizes.threads).unwrap_or(1);
+        params.n_threads_batch = params.n_threads;
+        params.kv_unified = true;
+        params.no_perf = true;
+        params.embeddings = true;
+        params.pooling_type = sizes.pooling.number();
+        params.abort_callback = Some(should_abort);
+        params.abort_callback_data = Arc::as_ptr(&interrupt).cast_mut().cast::<c_void>();
+        // SAFETY: as in [`Context::new`]: model and callback data live as long as the new value.
+        let context = unsafe { sys::llama_init_from_model(model_pointer(&model), params) };
+        let context = NonNull::new(context)?;
+        Some(Self {
+            context,
+            batch: Batch::new(sizes.batch_tokens),
+            sizes,
+            vocabulary,
+            width,
+            interrupt,
+            _model: model,
+        })
+    }
+
+    /// One vector for each of `texts`: `f32[texts, width]`. `None` when they are not as llama.cpp
+    /// demands, the computation failed or it was interrupted.
+    pub(super) fn encode(&mut self, texts: &[&[Token]]) -> Option<Vec<Vec<f32>>> {
+        let entries = self.entries(texts)?;
+        if !self.batch.fill(entries.iter()) {
+            return None;
+        }
+        // SAFETY: the context is live; an encoder has no memory, and nothing is cleared then
+        // (llama.h:590, 752; `llama_memory_clear` in llama-context.cpp).
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.context.as_ptr()), true) }
+        // SAFETY: the context is live, the batch's arrays hold `n_tokens` written entries, all of
+        // which fit into one piece, and ids are within the context's, as just checked; an encoder
+        // encodes where it is asked to decode (llama.h:1003).
+        let code = unsafe { sys::llama_decode(self.context.as_ptr(), self.batch.raw) };
+        if code != 0 {
+            if code != 2 {
+                error!(code, "llama_decode failed");
+            }
+            return None;
+        }
+        (0..)
+            .zip(texts)
+            .map(|(sequence, _)| self.vector(sequence))
+            .collect()
+    }
+
+    /// `None` for what llama.cpp asserts on, or reads without a check.
+    fn entries(&self, texts: &[&[Token]]) -> Option<Vec<Entry>> {
+        let count: usize = texts.iter().map(|text| text.len()).sum();
+        let known =
+            |token: &Token| usize::try_from(*token).is_ok_and(|token| token < self.vocabulary);
+        let is_sound = !texts.is_empty()
+            && texts.len() <= self.sizes.texts as usize
+            && count <= self.sizes.batch_tokens as usize
+            && texts
+                .iter()
+                .all(|text| !text.is_empty() && text.iter().all(known));
+        if !is_sound {
+            error!(texts = texts.len(), tokens = count, "batch is not sound");
+            return None;
+        }
+        let mut entries = Vec::with_capacity(count);
+        for (sequence, text) in (0..).zip(texts) {
+            for (position, token) in (0..).zip(*text) {
+                entries.push(Entry {
+                    token: *token,
+                    position,
+                    sequence,
+                    wants_logits: true,
+                });
+            }
+        }
+        Some(entries)
+    }
+
+    fn vector(&self, sequence: i32) -> Option<Vec<f32>> {
+        // SAFETY: the context is live; a sequence without a vector gives NULL (llama.h:1160-1164).
+        let vector = unsafe { sys::llama_get_embeddings_seq(self.context.as_ptr(), sequence) };
+        if vector.is_null() {
+            return None;
+        }
+        // SAFETY: llama.cpp made it `n_cls_out` long when ranking and `n_embd_out` long else, which
+        // `width` is (`encode` and `decode` in llama-context.cpp), and it is copied at once.
+        Some(unsafe { std::slice::from_raw_parts(vector, self.width) }.to_vec())
+    }
+}
+
+impl Drop for EncoderContext {
     fn drop(&mut self) {
         self.interrupt.lower();
         // SAFETY: made by `llama_init_from_model` and freed only here; model and callback data are

@@ -23,6 +23,7 @@ use crate::splitting::{RUN_CHARS_MAX, Splitting, on_deep_stack};
 use crate::{DraftCount, Engine, EngineConfig, EngineDriver, LoadError, Speculation};
 
 mod embeddings;
+mod ranking;
 mod states;
 
 const QUESTION: &str = "What is the capital of Japan?";

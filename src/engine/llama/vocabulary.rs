@@ -174,6 +174,21 @@ impl Vocabulary for LlamaVocabulary {
         tokens.extend(read.into_iter().map(|token| token.0));
     }
 
+    fn tokenize_whole(&self, text: &str, has_controls: bool, tokens: &mut Vec<Token>) {
+        let read = self
+            .model
+            .vocab()
+            .tokenize(text.as_bytes(), true, has_controls);
+        tokens.extend(read.into_iter().map(|token| token.0));
+    }
+
+    fn shown_piece(&self, token: Token, bytes: &mut Vec<u8>) {
+        if u32::try_from(token).is_ok_and(|token| token < self.size) {
+            let vocab = self.model.vocab();
+            vocab.token_to_piece_into(LlamaToken(token), bytes, true, None);
+        }
+    }
+
     fn piece(&self, token: Token, bytes: &mut Vec<u8>) {
         if u32::try_from(token).is_ok_and(|token| token < self.size) {
             let is_spoken = self.spoken.contains(&token);

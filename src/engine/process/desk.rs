@@ -12,7 +12,7 @@ use futures::Stream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::frame::{ASK_BYTES_MAX, Outbox};
-use super::words::{Ask, Failure, Order, Pulse, Word};
+use super::words::{Ask, Failure, Order, Part, Pulse, Query, Word};
 use crate::queue::DraftCount;
 
 /// Replies open at once. One more is refused as overloaded.
@@ -66,8 +66,15 @@ struct Book {
 #[derive(Debug)]
 struct Line {
     taken: Option<oneshot::Sender<Result<(), BackendError>>>,
-    events: mpsc::Sender<ChatEvent>,
+    feed: Feed,
     end: Arc<OnceLock<Option<BackendError>>>,
+}
+
+/// What comes over a line.
+#[derive(Debug)]
+enum Feed {
+    Events(mpsc::Sender<ChatEvent>),
+    Parts(mpsc::Sender<Part>),
 }
 
 impl Line {
@@ -145,7 +152,23 @@ impl Desk {
     pub(super) fn open(
         self: &Arc<Self>,
         ask: impl FnOnce(u64) -> Ask,
-    ) -> Result<(LineStream, Taken), BackendError> {
+    ) -> Result<(LineStream<ChatEvent>, Taken), BackendError> {
+        let (taken, is_taken) = oneshot::channel();
+        let stream = self.open_line(|id| Order::Ask(ask(id)), Feed::Events, Some(taken))?;
+        Ok((stream, Taken(is_taken)))
+    }
+
+    /// Opens a line for what is answered in parts.
+    pub(super) fn query(self: &Arc<Self>, query: Query) -> Result<LineStream<Part>, BackendError> {
+        self.open_line(|id| Order::Query { id, query }, Feed::Parts, None)
+    }
+
+    fn open_line<T>(
+        self: &Arc<Self>,
+        order: impl FnOnce(u64) -> Order,
+        feed: impl FnOnce(mpsc::Sender<T>) -> Feed,
+        taken: Option<oneshot::Sender<Result<(), BackendError>>>,
+    ) -> Result<LineStream<T>, BackendError> {
         let mut book = self.book();
         match book.phase {
             Phase::Ready => {}
@@ -160,15 +183,14 @@ impl Desk {
         }
         let id = book.next_id;
         self.outbox
-            .put(&Order::Ask(ask(id)), ASK_BYTES_MAX)
+            .put(&order(id), ASK_BYTES_MAX)
             .map_err(|_| BackendError::Engine("the request is too long for it"))?;
         book.next_id += 1;
-        let (taken, is_taken) = oneshot::channel();
-        let (events, receiver) = mpsc::channel(self.window as usize);
+        let (sender, receiver) = mpsc::channel(self.window as usize);
         let end = Arc::new(OnceLock::new());
         let line = Line {
-            taken: Some(taken),
-            events,
+            taken,
+            feed: feed(sender),
             end: Arc::clone(&end),
         };
         book.lines.insert(id, line);
@@ -180,7 +202,7 @@ impl Desk {
             read: 0,
             is_over: false,
         };
-        Ok((stream, Taken(is_taken)))
+        Ok(stream)
     }
 
     /// Takes what the child says. Words about lines that are closed are late, not wrong.
@@ -195,16 +217,16 @@ impl Desk {
                     let _ = taken.send(Ok(()));
                 }
             }
-            Word::Event { id, event } => {
-                let line = book.lines.get(&id);
-                match line.map(|line| line.events.try_send(event)) {
-                    Some(Err(mpsc::error::TrySendError::Full(_))) => {
-                        return Err("more events than were asked for");
-                    }
-                    // Closed: the reader has just left.
-                    None | Some(Ok(()) | Err(mpsc::error::TrySendError::Closed(_))) => {}
-                }
-            }
+            Word::Event { id, event } => match book.lines.get(&id).map(|line| &line.feed) {
+                Some(Feed::Events(events)) => pass_on(events, event)?,
+                Some(Feed::Parts(_)) => return Err(OUT_OF_TURN),
+                None => {}
+            },
+            Word::Part { id, part } => match book.lines.get(&id).map(|line| &line.feed) {
+                Some(Feed::Parts(parts)) => pass_on(parts, part)?,
+                Some(Feed::Events(_)) => return Err(OUT_OF_TURN),
+                None => {}
+            },
             Word::Ended { id, failure } => {
                 if let Some(line) = book.lines.remove(&id) {
                     line.end(failure.map(Failure::into));
@@ -213,7 +235,7 @@ impl Desk {
             Word::Pulse(pulse) => book.pulse = pulse,
             Word::Alive => {}
             Word::Drafts(drafts) => book.drafts = drafts,
-            Word::Ready { .. } | Word::Refused { .. } => return Err("a word out of its turn"),
+            Word::Ready { .. } | Word::Refused { .. } => return Err(OUT_OF_TURN),
         }
         Ok(())
     }
@@ -274,6 +296,18 @@ impl Desk {
     }
 }
 
+const OUT_OF_TURN: &str = "a word out of its turn";
+
+/// # Errors
+/// There is no room, which the window should have seen to.
+fn pass_on<T>(sender: &mpsc::Sender<T>, item: T) -> Result<(), &'static str> {
+    match sender.try_send(item) {
+        Err(mpsc::error::TrySendError::Full(_)) => Err("more events than were asked for"),
+        // Closed: the reader has just left.
+        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+    }
+}
+
 /// Whether the child took the request.
 pub(super) struct Taken(oneshot::Receiver<Result<(), BackendError>>);
 
@@ -284,9 +318,9 @@ impl Taken {
 }
 
 /// The reader's end of one reply.
-pub(super) struct LineStream {
+pub(super) struct LineStream<T> {
     id: u64,
-    events: mpsc::Receiver<ChatEvent>,
+    events: mpsc::Receiver<T>,
     end: Arc<OnceLock<Option<BackendError>>>,
     desk: Arc<Desk>,
     /// Events read and not yet said to be.
@@ -294,8 +328,8 @@ pub(super) struct LineStream {
     is_over: bool,
 }
 
-impl Stream for LineStream {
-    type Item = Result<ChatEvent, BackendError>;
+impl<T> Stream for LineStream<T> {
+    type Item = Result<T, BackendError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.is_over {
@@ -316,7 +350,7 @@ impl Stream for LineStream {
     }
 }
 
-impl Drop for LineStream {
+impl<T> Drop for LineStream<T> {
     fn drop(&mut self) {
         if !self.is_over {
             self.desk.leave(self.id);

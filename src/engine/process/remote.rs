@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Backend, BackendCard, BackendError, BackendName, BadRequest, ChatStream, Health, Outbound,
-    Trust,
+    Backend, BackendCard, BackendError, BackendName, BadRequest, ChatRequest, ChatStream, Health,
+    Outbound, ReadToken, TextToRead, Tokenizer, Trust,
 };
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::desk::{Desk, Phase};
 use super::launch::{Launch, Program};
 use super::supervisor::{Restarts, Supervisor, first};
-use super::words::{Ask, Order};
+use super::words::{Ask, Card, Job, Order, Part, Query};
 use crate::config::EngineConfig;
 use crate::engine::needs;
 use crate::load::LoadError;
@@ -25,6 +25,9 @@ use crate::queue::DraftCount;
 /// How long a request waits for a child that is being started again. Most are back sooner, and
 /// the pipeline's own patience is longer.
 const READY_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Parts of one answer: a vector for each of the most texts that are taken, or the tokens of the
+/// longest text. A process that sends more is not as ours.
+const PARTS_MAX: usize = 4_096;
 /// A request that came with more bytes than this is written as JSON off the network's threads.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
 
@@ -58,6 +61,48 @@ impl RemoteDriver {
     }
 }
 
+/// Said where a process loaded another kind of model than it was told to, which is our own fault.
+pub(super) const OTHER_KIND: LoadError = LoadError::Setting("job");
+
+/// A process that has loaded its model.
+pub(super) struct Started {
+    pub card: Card,
+    pub desk: Arc<Desk>,
+    pub driver: RemoteDriver,
+}
+
+impl Started {
+    /// As [`Remote::start`], for any job. `window`: what a reply may be ahead of its reader.
+    pub(super) async fn with<L: Launch>(
+        job: Job,
+        window: usize,
+        hang_max: Duration,
+        mut launcher: L,
+    ) -> Result<Started, LoadError> {
+        let window = u32::try_from(window).map_err(|_| LoadError::Setting("events_max"))?;
+        if hang_max < Duration::from_millis(EngineConfig::HANG_MS_LEAST) {
+            return Err(LoadError::Setting("hang_max"));
+        }
+        let load = Order::Load { job, window };
+        let mut restarts = Restarts::default();
+        let (link, card) = first(&mut launcher, &load, &mut restarts).await?;
+        let desk = Arc::new(Desk::new(window));
+        let supervisor = Supervisor {
+            launcher,
+            load,
+            card: card.clone(),
+            restarts,
+            desk: Arc::clone(&desk),
+            hang_max,
+        };
+        Ok(Started {
+            card,
+            desk,
+            driver: RemoteDriver(Box::pin(supervisor.run(link))),
+        })
+    }
+}
+
 impl Remote {
     /// Starts the process and waits until it has loaded. Dropped meanwhile, it ends the process.
     ///
@@ -75,38 +120,26 @@ impl Remote {
 
     pub(super) async fn start_with<L: Launch>(
         mut config: EngineConfig,
-        mut launcher: L,
+        launcher: L,
     ) -> Result<(Remote, RemoteDriver), LoadError> {
         // What a reply may be ahead of its reader is divided between the two processes.
         let window = (config.events_max / 2).max(1);
         config.events_max = (config.events_max - window).max(1);
-        let window = u32::try_from(window).map_err(|_| LoadError::Setting("events_max"))?;
         let hang_max = config.hang_max;
-        if hang_max < Duration::from_millis(EngineConfig::HANG_MS_LEAST) {
-            return Err(LoadError::Setting("hang_max"));
-        }
-        let load = Order::Load { config, window };
-        let mut restarts = Restarts::default();
-        let (link, models) = first(&mut launcher, &load, &mut restarts).await?;
-        let desk = Arc::new(Desk::new(window));
+        let started = Started::with(Job::Chat(config), window, hang_max, launcher).await?;
+        let Card::Chat(models) = started.card else {
+            return Err(OTHER_KIND);
+        };
         let remote = Remote {
             card: BackendCard {
                 name: BackendName::new("local"),
                 tier: domain::Tier::Engine,
                 trust: Trust::Device,
-                models: models.clone(),
+                models,
             },
-            desk: Arc::clone(&desk),
+            desk: started.desk,
         };
-        let supervisor = Supervisor {
-            launcher,
-            load,
-            models,
-            restarts,
-            desk,
-            hang_max,
-        };
-        Ok((remote, RemoteDriver(Box::pin(supervisor.run(link)))))
+        Ok((remote, started.driver))
     }
 
     /// How often the process ended by itself, or had to be ended; it goes on counting.
@@ -149,7 +182,7 @@ impl Backend for Remote {
             return Err(BackendError::Unable(ability));
         }
         self.desk.until_ready(READY_WAIT_MAX).await?;
-        let request = written(&call).await?;
+        let request = written(call.request()).await?;
         let (stream, taken) = self.desk.open(|id| Ask {
             id,
             request_id: call.request_id().as_str().to_owned(),
@@ -161,10 +194,68 @@ impl Backend for Remote {
         taken.wait().await?;
         Ok(stream.boxed())
     }
+
+    fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
+        Some(self)
+    }
 }
 
-async fn written(call: &Outbound) -> Result<String, BackendError> {
-    let request = call.request();
+#[async_trait]
+impl Tokenizer for Remote {
+    async fn tokenize(&self, text: TextToRead) -> Result<Vec<ReadToken>, BackendError> {
+        self.tokens(Query::Tokenize(text)).await
+    }
+
+    async fn tokenize_chat(&self, request: ChatRequest) -> Result<Vec<ReadToken>, BackendError> {
+        let request = written(&request).await?;
+        self.tokens(Query::TokenizeChat(request)).await
+    }
+
+    async fn detokenize(&self, tokens: Vec<u32>) -> Result<Vec<u8>, BackendError> {
+        self.bytes(Query::Detokenize(tokens)).await
+    }
+
+    async fn render(&self, request: ChatRequest) -> Result<String, BackendError> {
+        let request = written(&request).await?;
+        let bytes = self.bytes(Query::Render(request)).await?;
+        String::from_utf8(bytes).map_err(|_| OTHER_PART)
+    }
+}
+
+impl Remote {
+    async fn tokens(&self, query: Query) -> Result<Vec<ReadToken>, BackendError> {
+        let parts = answer(&self.desk, query).await?;
+        let parts = parts.into_iter().map(|part| match part {
+            Part::Tokens(tokens) => Ok(tokens),
+            _ => Err(OTHER_PART),
+        });
+        Ok(parts.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    async fn bytes(&self, query: Query) -> Result<Vec<u8>, BackendError> {
+        let parts = answer(&self.desk, query).await?;
+        let parts = parts.into_iter().map(|part| match part {
+            Part::Bytes(bytes) => Ok(bytes),
+            _ => Err(OTHER_PART),
+        });
+        Ok(parts.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+}
+
+/// Said of an answer to another question.
+pub(super) const OTHER_PART: BackendError = BackendError::Engine("its process answered amiss");
+
+/// All parts of the answer to `query`. Dropped meanwhile, nothing more of it is computed or sent.
+pub(super) async fn answer(desk: &Arc<Desk>, query: Query) -> Result<Vec<Part>, BackendError> {
+    desk.until_ready(READY_WAIT_MAX).await?;
+    let parts: Vec<Part> = desk.query(query)?.take(PARTS_MAX + 1).try_collect().await?;
+    if parts.len() > PARTS_MAX {
+        return Err(OTHER_PART);
+    }
+    Ok(parts)
+}
+
+async fn written(request: &ChatRequest) -> Result<String, BackendError> {
     let source = request.source.as_ref();
     let json = if source.is_some_and(|source| source.bytes.len() > INLINE_BYTES_MAX) {
         let request = request.clone();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Backend, BackendError, ChatRequest, ChatStream, Findings, Outbound, Trust};
+use domain::{BackendError, ChatStream, Findings, Outbound, Trust};
 use futures::StreamExt;
 use futures::future::{AbortHandle, Abortable, BoxFuture};
 use futures::stream::FuturesUnordered;
@@ -13,9 +13,8 @@ use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 
 use super::frame::{ASK_BYTES_MAX, FrameFault, FrameReader, Outbox, Pen, TELL_BYTES_MAX};
-use super::words::{Ask, Failure, Order, Pulse, Word, chain};
-use crate::config::EngineConfig;
-use crate::engine::{Engine, EngineDriver};
+use super::tenant::{Loaded, Tenant, parse, parsed};
+use super::words::{Ask, Failure, Job, Order, Pulse, Query, Word, chain};
 use crate::load::LoadError;
 use crate::queue::{DraftCount, Stride};
 
@@ -55,7 +54,7 @@ impl From<FrameFault> for ServeError {
 /// The other end does not speak as it should, or the stream failed.
 pub async fn serve<S>(
     stream: S,
-    load: impl FnOnce(EngineConfig) -> Result<(Engine, EngineDriver), LoadError> + Send + 'static,
+    load: impl FnOnce(Job) -> Result<Loaded, LoadError> + Send + 'static,
 ) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -64,27 +63,27 @@ where
     let mut reader = FrameReader::new(ASK_BYTES_MAX);
     let mut pen = Pen::new(write);
     let outbox = Arc::new(Outbox::default());
-    let Some(Order::Load { config, window }) = reader.next(&mut read).await? else {
+    let Some(Order::Load { job, window }) = reader.next(&mut read).await? else {
         return Err(FrameFault::Malformed.into());
     };
-    let loading = tokio::task::spawn_blocking(move || load(config));
+    let loading = tokio::task::spawn_blocking(move || load(job));
     let loaded = tokio::select! {
         loaded = loading => loaded.unwrap_or(Err(LoadError::Panicked)),
         // Nothing is asked before the model is there: told to stop, or left alone.
         word = reader.next::<Order>(&mut read) => return word.map(|_| ()).map_err(Into::into),
     };
-    let (engine, driver) = match loaded {
-        Ok(loaded) => loaded,
+    let (tenant, driver) = match loaded {
+        Ok(loaded) => loaded.settle(),
         Err(error) => {
             let words = chain(&error);
             tell(&outbox, &Word::Refused { words });
             return Ok(pen.write_all(&outbox).await?);
         }
     };
-    let models = engine.card().models.clone();
-    tell(&outbox, &Word::Ready { models });
+    let card = tenant.card();
+    tell(&outbox, &Word::Ready { card });
     let mut hall = Hall {
-        engine: Arc::new(engine),
+        tenant,
         outbox: Arc::clone(&outbox),
         window,
         guests: HashMap::new(),
@@ -93,14 +92,13 @@ where
         stride: None,
         drafts: DraftCount::default(),
     };
-    let driver = driver.run();
     tokio::pin!(driver);
     let end = tokio::select! {
         end = hall.run(&mut reader, &mut read, &mut pen) => end,
         // Another process serves better than this one without its thread.
         _ = &mut driver => return Err(ServeError::EngineEnded),
     };
-    hall.engine.stop();
+    hall.tenant.stop();
     drop(hall);
     // The thread may hang in a driver; this process ends with or without it.
     let _ = tokio::time::timeout(LEAVE_MAX, driver).await;
@@ -114,7 +112,7 @@ struct Guest {
 }
 
 struct Hall {
-    engine: Arc<Engine>,
+    tenant: Tenant,
     outbox: Arc<Outbox>,
     window: u32,
     guests: HashMap<u64, Guest>,
@@ -137,7 +135,7 @@ impl Hall {
         let mut beat = tokio::time::interval(PULSE_EVERY);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let (engine, outbox, told) = (&self.engine, &self.outbox, &mut self.told);
+            let (tenant, outbox, told) = (&self.tenant, &self.outbox, &mut self.told);
             let stride = &mut self.stride;
             // Writing comes last, so that all that is ready goes in one write.
             tokio::select! {
@@ -146,6 +144,7 @@ impl Hall {
                     None | Some(Order::Stop) => return Ok(()),
                     Some(Order::Load { .. }) => return Err(FrameFault::Malformed.into()),
                     Some(Order::Ask(ask)) => self.begin(ask),
+                    Some(Order::Query { id, query }) => self.begin_query(id, query),
                     Some(Order::Credit { id, count }) => self.credit(id, count),
                     Some(Order::Leave { id }) => {
                         if let Some(guest) = self.guests.remove(&id) {
@@ -157,17 +156,30 @@ impl Hall {
                     self.guests.remove(&id);
                 }
                 _ = beat.tick() => {
-                    pulse(engine, outbox, told);
-                    alive(engine, outbox, stride);
-                    tell_drafts(engine, outbox, &mut self.drafts);
+                    pulse(tenant, outbox, told);
+                    alive(tenant, outbox, stride);
+                    tell_drafts(tenant, outbox, &mut self.drafts);
                 }
-                written = pen.write_some(outbox, || pulse(engine, outbox, told)) => written?,
+                written = pen.write_some(outbox, || pulse(tenant, outbox, told)) => written?,
             }
         }
     }
 
     fn begin(&mut self, ask: Ask) {
-        let id = ask.id;
+        let (id, tenant, outbox) = (ask.id, self.tenant.clone(), Arc::clone(&self.outbox));
+        self.admit(id, |credit| chat(tenant, ask, credit, outbox));
+    }
+
+    fn begin_query(&mut self, id: u64, query: Query) {
+        let (tenant, outbox) = (self.tenant.clone(), Arc::clone(&self.outbox));
+        self.admit(id, |credit| answer(tenant, id, query, credit, outbox));
+    }
+
+    fn admit<W: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        id: u64,
+        work: impl FnOnce(Arc<Semaphore>) -> W,
+    ) {
         if self.guests.len() >= CHATS_MAX || self.guests.contains_key(&id) {
             let failure = Some(Failure::Overloaded {
                 retry_after: Duration::from_secs(1),
@@ -176,16 +188,11 @@ impl Hall {
         }
         let credit = Arc::new(Semaphore::new(self.window as usize));
         let (leaving, registration) = AbortHandle::new_pair();
-        let chat = chat(
-            Arc::clone(&self.engine),
-            ask,
-            Arc::clone(&credit),
-            Arc::clone(&self.outbox),
-        );
+        let work = work(Arc::clone(&credit));
         self.guests.insert(id, Guest { credit, leaving });
         self.chats.push(Box::pin(async move {
             // Left or ended: the same from here on.
-            let _ = Abortable::new(chat, registration).await;
+            let _ = Abortable::new(work, registration).await;
             id
         }));
     }
@@ -199,8 +206,8 @@ impl Hall {
     }
 }
 
-fn pulse(engine: &Engine, outbox: &Outbox, told: &mut Option<Pulse>) {
-    let now = Pulse::from(engine.health());
+fn pulse(tenant: &Tenant, outbox: &Outbox, told: &mut Option<Pulse>) {
+    let now = Pulse::from(tenant.health());
     if *told != Some(now) {
         *told = Some(now);
         tell(outbox, &Word::Pulse(now));
@@ -208,8 +215,8 @@ fn pulse(engine: &Engine, outbox: &Outbox, told: &mut Option<Pulse>) {
 }
 
 /// Silent for an engine that hangs, and while nobody reads what waits to be written.
-fn alive(engine: &Engine, outbox: &Outbox, last: &mut Option<Stride>) {
-    let now = Some(engine.stride());
+fn alive(tenant: &Tenant, outbox: &Outbox, last: &mut Option<Stride>) {
+    let now = Some(tenant.stride());
     let has_moved = now == Some(Stride::Resting) || now != *last;
     *last = now;
     if has_moved && outbox.bytes() == 0 {
@@ -217,8 +224,8 @@ fn alive(engine: &Engine, outbox: &Outbox, last: &mut Option<Stride>) {
     }
 }
 
-fn tell_drafts(engine: &Engine, outbox: &Outbox, told: &mut DraftCount) {
-    let now = engine.drafts();
+fn tell_drafts(tenant: &Tenant, outbox: &Outbox, told: &mut DraftCount) {
+    let now = tenant.drafts();
     if *told != now {
         *told = now;
         tell(outbox, &Word::Drafts(now));
@@ -227,8 +234,8 @@ fn tell_drafts(engine: &Engine, outbox: &Outbox, told: &mut DraftCount) {
 
 fn tell(outbox: &Outbox, word: &Word) {
     if outbox.put(word, TELL_BYTES_MAX).is_err() {
-        // Only an event can be that long; the reply it belongs to is cut off.
-        let Word::Event { id, .. } = *word else {
+        // Only these can be that long; the reply they belong to is cut off.
+        let (Word::Event { id, .. } | Word::Part { id, .. }) = *word else {
             return;
         };
         let failure = Some(Failure::Interrupted);
@@ -236,9 +243,9 @@ fn tell(outbox: &Outbox, word: &Word) {
     }
 }
 
-async fn chat(engine: Arc<Engine>, ask: Ask, credit: Arc<Semaphore>, outbox: Arc<Outbox>) {
+async fn chat(tenant: Tenant, ask: Ask, credit: Arc<Semaphore>, outbox: Arc<Outbox>) {
     let id = ask.id;
-    let ended = match open(&engine, ask).await {
+    let ended = match open(&tenant, ask).await {
         Err(error) => Some(error),
         Ok(stream) => {
             tell(&outbox, &Word::Taken { id });
@@ -249,17 +256,38 @@ async fn chat(engine: Arc<Engine>, ask: Ask, credit: Arc<Semaphore>, outbox: Arc
     tell(&outbox, &Word::Ended { id, failure });
 }
 
-async fn open(engine: &Engine, ask: Ask) -> Result<ChatStream, BackendError> {
-    let unread = BackendError::Engine("the request was not understood by its process");
-    let parse = |text: &str| serde_json::from_str::<ChatRequest>(text);
-    let request = if ask.request.len() > INLINE_BYTES_MAX {
-        let text = ask.request;
-        let parsed = tokio::task::spawn_blocking(move || parse(&text)).await;
-        parsed.map_err(|_| unread.clone())?
-    } else {
-        parse(&ask.request)
+/// Answers what is no chat, a part at a time as they are read at the other end.
+async fn answer(
+    tenant: Tenant,
+    id: u64,
+    query: Query,
+    credit: Arc<Semaphore>,
+    outbox: Arc<Outbox>,
+) {
+    let ended = match tenant.answer(query).await {
+        Err(error) => Some(error),
+        Ok(parts) => {
+            for part in parts {
+                match credit.acquire().await {
+                    Ok(permit) => permit.forget(),
+                    // Never closed.
+                    Err(_) => return,
+                }
+                tell(&outbox, &Word::Part { id, part });
+            }
+            None
+        }
     };
-    let request = request.map_err(|_| unread)?;
+    let failure = ended.map(Failure::from);
+    tell(&outbox, &Word::Ended { id, failure });
+}
+
+async fn open(tenant: &Tenant, ask: Ask) -> Result<ChatStream, BackendError> {
+    let request = if ask.request.len() > INLINE_BYTES_MAX {
+        parsed(ask.request).await?
+    } else {
+        parse(&ask.request)?
+    };
     // What this machine may not see was masked before it was sent here.
     let mut call = Outbound::seal(
         ask.request_id.as_str().into(),
@@ -272,7 +300,7 @@ async fn open(engine: &Engine, ask: Ask) -> Result<ChatStream, BackendError> {
     if let Some(team) = ask.team {
         call = call.for_team(team.as_str().into());
     }
-    engine.chat(call).await
+    tenant.chat(call).await
 }
 
 /// Sends events as they are read at the other end. Returns how the reply ended.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use domain::ModelCard;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
@@ -12,7 +11,7 @@ use tracing::{error, info, warn};
 use super::desk::{Desk, Phase};
 use super::frame::{ASK_BYTES_MAX, FrameReader, Pen, TELL_BYTES_MAX, put};
 use super::launch::{Childlike, Death, Launch};
-use super::words::{Order, Word};
+use super::words::{Card, Order, Word};
 use crate::load::LoadError;
 
 /// Loads that may fail in a row. One that fails three times will not do better the fourth.
@@ -101,7 +100,7 @@ pub(super) async fn first<L: Launch>(
     launcher: &mut L,
     load: &Order,
     restarts: &mut Restarts,
-) -> Result<(Link<L>, Vec<ModelCard>), LoadError> {
+) -> Result<(Link<L>, Card), LoadError> {
     loop {
         let unloaded = match hatch(launcher, load).await {
             Ok(loaded) => return Ok(loaded),
@@ -130,10 +129,7 @@ pub(super) async fn first<L: Launch>(
 }
 
 /// Starts one child and waits until it has loaded.
-async fn hatch<L: Launch>(
-    launcher: &mut L,
-    load: &Order,
-) -> Result<(Link<L>, Vec<ModelCard>), Unloaded> {
+async fn hatch<L: Launch>(launcher: &mut L, load: &Order) -> Result<(Link<L>, Card), Unloaded> {
     let (mut stream, mut child) = launcher
         .launch()
         .map_err(|error| Unloaded::Died(Death::NotBorn(error.kind())))?;
@@ -155,13 +151,13 @@ async fn hatch<L: Launch>(
         }
     };
     match answer {
-        Some(Ok(Some(Word::Ready { models }))) if !models.is_empty() => {
+        Some(Ok(Some(Word::Ready { card }))) if !card.is_empty() => {
             let link = Link {
                 stream,
                 child,
                 reader,
             };
-            return Ok((link, models));
+            return Ok((link, card));
         }
         Some(Ok(Some(Word::Refused { words }))) => {
             bury(child).await;
@@ -189,7 +185,7 @@ async fn bury(mut child: impl Childlike) -> Death {
 pub(super) struct Supervisor<L: Launch> {
     pub launcher: L,
     pub load: Order,
-    pub models: Vec<ModelCard>,
+    pub card: Card,
     pub restarts: Restarts,
     pub desk: Arc<Desk>,
     /// The patience with a child that shows no progress.
@@ -238,7 +234,7 @@ impl<L: Launch> Supervisor<L> {
         loop {
             sleep(wait).await;
             let unloaded = match hatch(&mut self.launcher, &self.load).await {
-                Ok((link, models)) if models == self.models => return Some(link),
+                Ok((link, card)) if card == self.card => return Some(link),
                 Ok((mut link, _)) => {
                     link.child.kill();
                     bury(link.child).await;
@@ -294,9 +290,12 @@ async fn attend<L: Launch>(
                     }
                     word = reader.next::<Word>(&mut read) => match word {
                         Ok(Some(word)) => {
-                            // An event was drawn by the engine's thread; other words it need not
-                            // have a part in.
-                            if matches!(word, Word::Alive | Word::Event { .. }) {
+                            // An event was drawn by the engine's thread, and a part is of an answer
+                            // it has given; other words it need not have a hand in.
+                            if matches!(
+                                word,
+                                Word::Alive | Word::Event { .. } | Word::Part { .. }
+                            ) {
                                 silent = 0;
                             }
                             if let Err(complaint) = desk.take(word) {

@@ -2,6 +2,7 @@
 //! that says what a test wants.
 
 mod lives;
+mod queries;
 mod real;
 mod talk;
 
@@ -14,7 +15,10 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use super::launch::{Childlike, Death, Launch};
 use super::remote::{Remote, RemoteDriver};
+use super::tenant::Loaded;
+use super::words::Job;
 use crate::config::EngineConfig;
+use crate::engine::{Engine, EngineDriver};
 use crate::fake::sealed;
 use crate::load::LoadError;
 
@@ -98,6 +102,16 @@ impl Launch for Nursery {
         let handle = runtime.spawn(life(theirs));
         *self.running.lock().unwrap() = Some(handle.abort_handle());
         Ok((ours, Task { handle }))
+    }
+}
+
+/// Loads models that chat, and no others.
+fn chats(
+    load: impl FnOnce(EngineConfig) -> Result<(Engine, EngineDriver), LoadError>,
+) -> impl FnOnce(Job) -> Result<Loaded, LoadError> {
+    |job| match job {
+        Job::Chat(config) => load(config).map(|(engine, driver)| Loaded::Chat(engine, driver)),
+        Job::Embed(_) | Job::Rank(_) => Err(LoadError::NotBuilt),
     }
 }
 

@@ -6,24 +6,30 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use domain::{
-    Ability, BackendError, BadRequest, ChatEvent, Health, HealthState, ModelCard, Priority,
-    TimeoutPhase, Tokens,
+    Ability, BackendError, BadRequest, ChatEvent, EmbedInput, EmbedderCard, Health, HealthState,
+    ModelCard, Priority, ReadToken, TextToRead, TimeoutPhase, Tokens,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::config::EngineConfig;
+use crate::embedding::EmbedderConfig;
 use crate::queue::DraftCount;
 
 /// To the child. `Load` comes first and once; `Ask` only after `Ready`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Order {
     Load {
-        config: EngineConfig,
+        job: Job,
         /// Events of one reply that may be sent before any was read.
         window: u32,
     },
     Ask(Ask),
-    /// So many more events of the reply may be sent.
+    /// Something that is answered in parts.
+    Query {
+        id: u64,
+        query: Query,
+    },
+    /// So many more events or parts of the reply may be sent.
     Credit {
         id: u64,
         count: u32,
@@ -34,6 +40,68 @@ pub(super) enum Order {
     },
     /// End what runs, and then the process.
     Stop,
+}
+
+/// What a process is started for: one model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Job {
+    Chat(EngineConfig),
+    Embed(EmbedderConfig),
+    Rank(EmbedderConfig),
+}
+
+/// What the model says of itself, once loaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Card {
+    /// Never empty.
+    Chat(Vec<ModelCard>),
+    Embed(EmbedderCard),
+    Rank(EmbedderCard),
+}
+
+impl Card {
+    /// True of a word without a model.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Card::Chat(models) if models.is_empty())
+    }
+}
+
+/// Work that is no chat.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) enum Query {
+    Tokenize(TextToRead),
+    /// A chat as JSON, as in [`Ask`].
+    TokenizeChat(String),
+    Detokenize(Vec<u32>),
+    /// As [`Query::TokenizeChat`].
+    Render(String),
+    Embed(Vec<EmbedInput>),
+    Rank {
+        query: String,
+        documents: Vec<String>,
+    },
+}
+
+impl std::fmt::Debug for Query {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Query")
+    }
+}
+
+/// A part of an answer to a [`Query`]. Each is small, however long the answer is.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) enum Part {
+    Tokens(Vec<ReadToken>),
+    Bytes(Vec<u8>),
+    Vector(Vec<f32>),
+    Scores(Vec<f32>),
+    PromptTokens(u32),
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Part")
+    }
 }
 
 /// One chat.
@@ -62,7 +130,7 @@ impl std::fmt::Debug for Ask {
 pub(super) enum Word {
     /// The model is loaded.
     Ready {
-        models: Vec<ModelCard>,
+        card: Card,
     },
     /// It could not be, and why: the whole chain of causes.
     Refused {
@@ -76,7 +144,11 @@ pub(super) enum Word {
         id: u64,
         event: ChatEvent,
     },
-    /// The chat's last word; without `Taken` before, it was refused.
+    Part {
+        id: u64,
+        part: Part,
+    },
+    /// The chat's last word; without `Taken` before, it was refused. Or the query's.
     Ended {
         id: u64,
         failure: Option<Failure>,

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::fake::request;
 use crate::process::frame::{FrameReader, put};
-use crate::process::words::{Order, Word};
+use crate::process::words::{Card, Order, Word};
 
 /// A child's end of the stream, in frames.
 struct Peer {
@@ -45,8 +45,8 @@ impl Peer {
             context_tokens_max: Some(Tokens(8)),
             abilities: Abilities::NONE.with(Ability::Tools),
         };
-        let models = vec![model];
-        peer.say(&Word::Ready { models }).await;
+        let card = Card::Chat(vec![model]);
+        peer.say(&Word::Ready { card }).await;
         peer
     }
 

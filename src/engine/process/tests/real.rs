@@ -67,7 +67,7 @@ async fn the_childs_side() {
     }
     stream.set_nonblocking(true).unwrap();
     let stream = tokio::net::UnixStream::from_std(stream).unwrap();
-    serve(stream, |config| load(config, Log::default()))
+    serve(stream, chats(|config| load(config, Log::default())))
         .await
         .unwrap();
 }

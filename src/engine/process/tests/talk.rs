@@ -50,7 +50,7 @@ fn load_with(
 fn engine(log: &Log) -> Life {
     let log = Arc::clone(log);
     life(|stream| async move {
-        let served = serve(stream, move |config| load(config, log)).await;
+        let served = serve(stream, chats(move |config| load(config, log))).await;
         Death::Exit(served.is_err().into())
     })
 }
@@ -273,7 +273,7 @@ async fn an_engine_that_panics_ends_its_process() {
             let panic = Mishap::At(0, Box::new(|| panic!("as scripted")));
             decoder.mishaps.lock().unwrap().push_back(panic);
         };
-        let served = serve(stream, move |config| load_with(config, build)).await;
+        let served = serve(stream, chats(move |config| load_with(config, build))).await;
         Death::Exit(served.is_err().into())
     });
     let nursery = Nursery::of([panics, engine(&Log::default())]);
@@ -295,7 +295,7 @@ async fn an_engine_that_hangs_in_a_step_is_replaced_and_one_that_rests_is_not() 
             let hang = Mishap::At(0, Box::new(move || assert!(held.recv().is_err())));
             decoder.mishaps.lock().unwrap().push_back(hang);
         };
-        let served = serve(stream, move |config| load_with(config, build)).await;
+        let served = serve(stream, chats(move |config| load_with(config, build))).await;
         Death::Exit(served.is_err().into())
     });
     let nursery = Nursery::of([hangs, engine(&Log::default())]);
@@ -363,7 +363,7 @@ async fn a_child_that_is_left_alone_ends() {
         if says_load {
             let mut frame = Vec::new();
             let order = crate::process::words::Order::Load {
-                config: config(|_| ()),
+                job: Job::Chat(config(|_| ())),
                 window: 1,
             };
             crate::process::frame::put(&mut frame, &order, 4096).unwrap();
@@ -371,7 +371,7 @@ async fn a_child_that_is_left_alone_ends() {
         }
         drop(ours);
         // Ends, well or not: nobody is left to serve.
-        let _ = serve(theirs, |config| load(config, Log::default())).await;
+        let _ = serve(theirs, chats(|config| load(config, Log::default()))).await;
     }
 }
 
@@ -391,7 +391,7 @@ async fn a_load_error_keeps_its_words() {
                 source: std::io::ErrorKind::NotFound.into(),
             })
         };
-        Death::Exit(serve(stream, load).await.is_err().into())
+        Death::Exit(serve(stream, chats(load)).await.is_err().into())
     })]);
     let Err(error) = start(config(|_| ()), nursery).await else {
         panic!("it loaded");
