@@ -1,12 +1,14 @@
 //! The models on this machine that make vectors and scores: which files they are, and their way into
 //! the node. They run where the chat model runs, each in a process of its own by default.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use depot::{Depot, gguf};
+use depot::gguf::{self, GgufFault};
+use depot::{Depot, DepotError};
 use domain::{
     BackendError, EmbedInput, Embedder, EmbedderCard, Embeddings, Health, HealthState, Reranker,
     Scores,
@@ -22,7 +24,7 @@ use pipeline::Snapshot;
 use tracing::{error, info};
 
 use crate::config::{Config, EncoderSettings, ModelSource};
-use crate::local::{Home, LOADING_WAIT, LocalDriver, LocalFault, backends_dir, home, stem};
+use crate::local::{Home, LOADING_WAIT, LocalDriver, backends_dir, home, stem};
 
 /// What a model makes of texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +41,38 @@ impl Purpose {
         }
     }
 
+    /// Of the configuration.
+    fn section(self) -> &'static str {
+        match self {
+            Purpose::Embed => "embeddings",
+            Purpose::Rank => "rerank",
+        }
+    }
+
     fn settings(self, config: &Config) -> Option<&EncoderSettings> {
         match self {
             Purpose::Embed => config.embeddings.as_ref(),
             Purpose::Rank => config.rerank.as_ref(),
         }
     }
+}
+
+/// A configured model that is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum EncoderFault {
+    #[error("{section}.model")]
+    Depot {
+        section: &'static str,
+        #[source]
+        source: DepotError,
+    },
+    #[error("{section}.model: {}", path.display())]
+    Gguf {
+        section: &'static str,
+        path: PathBuf,
+        #[source]
+        source: GgufFault,
+    },
 }
 
 /// A model file, found and looked over, and how to load it.
@@ -59,7 +87,7 @@ pub struct EncoderModel {
 ///
 /// # Errors
 /// One is configured and not usable.
-pub fn locate(config: &Config) -> Result<Vec<EncoderModel>, LocalFault> {
+pub fn locate(config: &Config) -> Result<Vec<EncoderModel>, EncoderFault> {
     let purposes = [Purpose::Embed, Purpose::Rank];
     let settings = purposes
         .into_iter()
@@ -72,19 +100,21 @@ fn locate_one(
     purpose: Purpose,
     settings: &EncoderSettings,
     config: &Config,
-) -> Result<Option<EncoderModel>, LocalFault> {
+) -> Result<Option<EncoderModel>, EncoderFault> {
+    let section = purpose.section();
     let (path, name) = match &settings.source {
         ModelSource::Path(path) => (path.clone(), stem(path)),
         ModelSource::Depot(name) => (
             Depot::open(&config.depot_dir)
                 .find(name)
-                .map_err(LocalFault::Depot)?,
+                .map_err(|source| EncoderFault::Depot { section, source })?,
             name.clone(),
         ),
         // Refused by the configuration.
         ModelSource::Bundled => return Ok(None),
     };
-    gguf::inspect(&path).map_err(|source| LocalFault::Gguf {
+    gguf::inspect(&path).map_err(|source| EncoderFault::Gguf {
+        section,
         path: path.clone(),
         source,
     })?;

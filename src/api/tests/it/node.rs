@@ -83,7 +83,7 @@ impl Tokenizer for Bytes {
     async fn tokenize(&self, text: TextToRead) -> Result<Vec<ReadToken>, BackendError> {
         let first = text.adds_special.then_some(256);
         let parts = text.parts.iter().flat_map(|part| match part {
-            TextPart::Text(text) => text.bytes().map(u32::from).collect(),
+            TextPart::Text(text) => text.bytes().map(u32::from).collect::<Vec<_>>(),
             TextPart::Token(token) => vec![*token],
         });
         first.into_iter().chain(parts).map(read).collect()
@@ -244,7 +244,7 @@ impl Recipe {
                 },
                 Patience::default(),
             )
-            .with_rerankers(vec![(vec!["second".into()], Arc::new(finder))]),
+            .with_rerankers(vec![(vec!["second".into()], Arc::new(finder) as _)]),
             cache: Arc::new(MapCache::default()),
             keys: Arc::new(OneKey(digest)),
             sinks: vec![],

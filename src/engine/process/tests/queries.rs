@@ -84,7 +84,7 @@ fn encoder() -> Life {
 }
 
 fn encoder_of(mut lengths: Lengths) -> Life {
-    life(|stream| async move {
+    life(move |stream| async move {
         let load = move |job: Job| match job {
             Job::Embed(config) => {
                 let (name, input_max) = (config.name, 512);
@@ -153,7 +153,7 @@ async fn vectors_cross_whole_and_in_order_however_many() {
     // Several windows of vectors, and many times what the stream holds.
     let many: Vec<String> = (0..200).map(|at| "x".repeat(at % 9 + 1)).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let asked = [&["a"][..], &many, &["bb", "c"]].map(texts);
+    let asked = [&["a"][..], &many[..], &["bb", "c"][..]].map(texts);
     let answers = join_all(asked.map(|inputs| embedder.embed(inputs))).await;
     let lengths = |at: usize| -> Vec<f32> {
         let embeddings = answers[at].as_ref().unwrap();
@@ -270,7 +270,7 @@ async fn texts_are_read_as_in_one_process() {
 /// What it was not started for is refused and hurts nothing.
 #[tokio::test]
 async fn a_process_answers_what_its_model_does_and_nothing_else() {
-    let (embedder, ..) = embedder([encoder()], PATIENT).await;
+    let (embedder, _nursery, _driver) = embedder([encoder()], PATIENT).await;
     let refused = crate::process::remote::answer(
         embedder.desk(),
         crate::process::words::Query::Detokenize(vec![1]),
