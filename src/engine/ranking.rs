@@ -23,11 +23,11 @@ pub(crate) trait PairReader: Send + Sync {
     fn depth(&self, query: &str, document: &str) -> Depth;
 
     /// What reads documents for one query.
-    fn for_query<'q>(
-        &'q self,
-        query: &'q str,
-    ) -> Box<dyn Fn(&str) -> Vec<Token> + Send + Sync + 'q>;
+    fn for_query<'q>(&'q self, query: &'q str) -> DocumentReader<'q>;
 }
+
+/// A document to the tokens of the query and it.
+pub(crate) type DocumentReader<'q> = Box<dyn Fn(&str) -> Vec<Token> + Send + Sync + 'q>;
 
 /// A model on this machine that ranks. Dropping it stops its thread.
 pub struct LocalReranker {
@@ -202,10 +202,7 @@ mod tests {
             Splitting::Runs.depth(&text)
         }
 
-        fn for_query<'q>(
-            &'q self,
-            query: &'q str,
-        ) -> Box<dyn Fn(&str) -> Vec<Token> + Send + Sync + 'q> {
+        fn for_query<'q>(&'q self, query: &'q str) -> DocumentReader<'q> {
             Box::new(move |document| {
                 let pair = format!("{query}|{document}");
                 pair.bytes().map(Token::from).collect()

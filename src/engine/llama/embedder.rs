@@ -16,7 +16,7 @@ use crate::llama::raw::{EncoderContext, EncoderSizes, Pooling};
 use crate::llama::vocabulary::LlamaVocabulary;
 use crate::load::LoadError;
 use crate::prompt::tokenize_pieces;
-use crate::ranking::{LocalReranker, PairReader};
+use crate::ranking::{DocumentReader, LocalReranker, PairReader};
 use crate::splitting::{Depth, Splitting};
 
 /// Where a file may say how a query and a document are put together.
@@ -316,10 +316,7 @@ impl PairReader for Pairs {
         }
     }
 
-    fn for_query<'q>(
-        &'q self,
-        query: &'q str,
-    ) -> Box<dyn Fn(&str) -> Vec<Token> + Send + Sync + 'q> {
+    fn for_query<'q>(&'q self, query: &'q str) -> DocumentReader<'q> {
         match &self.form {
             PairForm::Template(slots) => Box::new(move |document| {
                 tokenize_pieces(&Self::prompt(slots, query, document), &self.vocabulary)

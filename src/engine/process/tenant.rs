@@ -14,8 +14,12 @@ use crate::engine::{Engine, EngineDriver, EnginePanicked};
 use crate::queue::{DraftCount, Stride};
 use crate::ranking::LocalReranker;
 
-/// A loaded model, and its thread.
+/// A loaded model, and its thread. There is one in a process.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is made in a process's life, and taken apart at once"
+)]
 pub enum Loaded {
     Chat(Engine, EngineDriver),
     Embed(LocalEmbedder, EmbeddingDriver),

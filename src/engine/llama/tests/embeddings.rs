@@ -3,7 +3,8 @@
 use domain::{BackendError, EmbedInput, Embedder};
 
 use super::model_path;
-use crate::embedding::{EmbedderConfig, EmbeddingDriver, LocalEmbedder};
+use crate::embedding::{EmbedderConfig, LocalEmbedder};
+use crate::encoding::EmbeddingDriver;
 use crate::load::LoadError;
 
 /// A key and a `u32`, as GGUF writes them.

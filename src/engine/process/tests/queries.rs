@@ -14,7 +14,7 @@ use crate::encoding::Encoder;
 use crate::fake::request;
 use crate::process::encoders::{RemoteEmbedder, RemoteReranker};
 use crate::process::serve::serve;
-use crate::ranking::{LocalReranker, PairReader};
+use crate::ranking::{DocumentReader, LocalReranker, PairReader};
 use crate::splitting::{Depth, Splitting};
 
 /// Bytes are tokens.
@@ -47,10 +47,7 @@ impl PairReader for Bytes {
         Depth::Shallow
     }
 
-    fn for_query<'q>(
-        &'q self,
-        query: &'q str,
-    ) -> Box<dyn Fn(&str) -> Vec<Token> + Send + Sync + 'q> {
+    fn for_query<'q>(&'q self, query: &'q str) -> DocumentReader<'q> {
         Box::new(move |document| self.read(&[query, document].concat()))
     }
 }
