@@ -29,8 +29,10 @@ pub struct Likeness {
     /// The largest lead of a token over the next where an answer parted.
     pub parted_lead_max: Option<f64>,
     pub tokens: usize,
-    /// The largest difference of a token's log probability, drawn or among the top.
-    pub logprob_difference_max: Option<f64>,
+    /// The largest difference of a drawn token's log probability.
+    pub drawn_difference_max: Option<f64>,
+    /// The same of the tokens among the top, the unlikely ones too.
+    pub top_difference_max: Option<f64>,
     pub cosine_min: Option<f64>,
 }
 
@@ -57,14 +59,14 @@ impl Agreement {
     #[must_use]
     pub fn table(&self) -> String {
         let mut table = String::from(
-            "| target | pass | answers | equal | parted at ties | largest lead where parted | tokens | logprobs differ by at most | least cosine |\n\
-             | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+            "| target | pass | answers | equal | parted at ties | largest lead where parted | tokens | drawn logprobs differ by at most | top logprobs | least cosine |\n\
+             | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         );
         let cell = |figure: Option<f64>| figure.map_or("-".to_owned(), |it| format!("{it:.6}"));
         for line in &self.lines {
             writeln!(
                 table,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 line.target,
                 line.pass,
                 line.answers,
@@ -72,7 +74,8 @@ impl Agreement {
                 line.parted_at_ties,
                 cell(line.parted_lead_max),
                 line.tokens,
-                cell(line.logprob_difference_max),
+                cell(line.drawn_difference_max),
+                cell(line.top_difference_max),
                 cell(line.cosine_min),
             )
             .expect("writing to a string does not fail");
@@ -107,10 +110,10 @@ impl Likeness {
         let mut common = 0;
         for (one, other) in same {
             common += 1;
-            self.differ(one.logprob, other.logprob);
+            raise(&mut self.drawn_difference_max, one.logprob - other.logprob);
             for (token, logprob) in &one.top {
                 if let Some(theirs) = other.top.get(token) {
-                    self.differ(*logprob, *theirs);
+                    raise(&mut self.top_difference_max, logprob - theirs);
                 }
             }
         }
@@ -124,12 +127,10 @@ impl Likeness {
         self.parted_at_ties += usize::from(lead <= TIE_LOGPROB);
         self.parted_lead_max = Some(self.parted_lead_max.map_or(lead, |max| max.max(lead)));
     }
+}
 
-    fn differ(&mut self, one: f64, other: f64) {
-        let difference = (one - other).abs();
-        let max = self.logprob_difference_max.unwrap_or(0.0).max(difference);
-        self.logprob_difference_max = Some(max);
-    }
+fn raise(max: &mut Option<f64>, difference: f64) {
+    *max = Some(max.unwrap_or(0.0).max(difference.abs()));
 }
 
 /// 0 for vectors that cannot be compared.

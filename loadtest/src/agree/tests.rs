@@ -26,10 +26,12 @@ fn the_same_answer_agrees_and_shifted_probabilities_are_told() {
     let one = said(CHAT_REPLY);
     let line = compared(&one, &one);
     assert_eq!((line.answers, line.equal, line.tokens), (1, 1, 2));
-    assert!(is_near(line.logprob_difference_max, 0.0));
+    assert!(is_near(line.drawn_difference_max, 0.0));
+    assert!(is_near(line.top_difference_max, 0.0));
 
     let line = compared(&one, &said(&CHAT_REPLY.replace("-3.0", "-3.5")));
-    assert!(is_near(line.logprob_difference_max, 0.5), "{line:?}");
+    assert!(is_near(line.drawn_difference_max, 0.0), "{line:?}");
+    assert!(is_near(line.top_difference_max, 0.5), "{line:?}");
 }
 
 #[test]
