@@ -6,6 +6,7 @@
 //! Token counts are the engines' own, from the usage event.
 
 mod fairness;
+mod neighbours;
 mod prompts;
 mod standing;
 mod telling;
@@ -24,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::drive::{Target, Usage, histogram, in_turn, nanos};
+use neighbours::Neighbours;
 use prompts::Prompts;
 use telling::{Telling, tell_anew};
 
@@ -45,6 +47,8 @@ pub struct Heat {
     pub shared_tokens: u32,
     /// Prompts of each client, one after the other.
     pub requests: u32,
+    /// Threads that keep so many processors busy meanwhile.
+    pub neighbours: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +113,7 @@ pub async fn race(race: &Race, mut progress: impl FnMut(&str)) -> io::Result<Sta
                 ));
                 // No prompt comes twice, but each target gets the same ones.
                 let seed = (u64::from(round) << 32) + at as u64;
+                let _neighbours = Neighbours::begin(heat.neighbours);
                 let lap = run(target, heat, &prompts, seed).await?;
                 standing.take(&heat.name, &target.name, round, lap);
             }

@@ -149,6 +149,10 @@ struct RaceArgs {
     /// Streams under way while a prompt of 1024 tokens arrives; 0 leaves the load out.
     #[arg(long, default_value_t = 0)]
     stall: u32,
+    /// Processors kept busy by others during a load; may be repeated, each load then comes once with
+    /// each.
+    #[arg(long, default_values_t = [0])]
+    neighbours: Vec<u32>,
     /// Where the figures go, as JSON.
     #[arg(long, default_value = "loadtest/out/engine.json")]
     out: PathBuf,
@@ -162,6 +166,7 @@ impl RaceArgs {
             answer_tokens: self.answer_tokens,
             shared_tokens: self.shared,
             requests,
+            neighbours: 0,
         };
         let mut heats = Vec::new();
         for prompt_tokens in self.prompt_tokens.iter().copied() {
@@ -188,10 +193,27 @@ impl RaceArgs {
         }
         Race {
             targets,
-            heats,
+            heats: beside(&heats, &self.neighbours),
             rounds: self.rounds,
         }
     }
+}
+
+/// Each heat beside each number of neighbours.
+fn beside(heats: &[Heat], neighbours: &[u32]) -> Vec<Heat> {
+    let pairs = heats
+        .iter()
+        .flat_map(|heat| neighbours.iter().map(move |count| (heat, *count)));
+    pairs
+        .map(|(heat, neighbours)| Heat {
+            name: match neighbours {
+                0 => heat.name.clone(),
+                count => format!("{} busy={count}", heat.name),
+            },
+            neighbours,
+            ..heat.clone()
+        })
+        .collect()
 }
 
 #[derive(Debug, Args)]

@@ -29,6 +29,7 @@ fn heat(load: EngineLoad) -> Heat {
         answer_tokens: 6,
         shared_tokens: 0,
         requests: 2,
+        neighbours: 0,
     }
 }
 
