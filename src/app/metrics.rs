@@ -419,11 +419,16 @@ impl Metrics {
                 .get_or_create(&TokenLabels { route, kind })
                 .inc_by(u64::from(count));
         }
-        // Of the prompt's: read, and not computed again.
-        let kind = "prompt_cached";
-        self.tokens
-            .get_or_create(&TokenLabels { route, kind })
-            .inc_by(u64::from(usage.cached_tokens.0));
+        // Of those: read and not computed again; and not seen any more at the end.
+        let parts = [
+            ("prompt_cached", usage.cached_tokens.0),
+            ("dropped", usage.dropped_tokens.0),
+        ];
+        for (kind, count) in parts {
+            self.tokens
+                .get_or_create(&TokenLabels { route, kind })
+                .inc_by(u64::from(count));
+        }
         if matches!(route, "local" | "cache") {
             let all = counts.iter().map(|(_, count)| u64::from(*count)).sum();
             self.spared
@@ -467,6 +472,7 @@ mod tests {
             usage: Some(Usage {
                 prompt_tokens: Tokens(7),
                 completion_tokens: Tokens(3),
+                dropped_tokens: Tokens(5),
                 ..Usage::default()
             }),
             masked_count: 2,
@@ -488,6 +494,7 @@ mod tests {
             r#"hedge_tokens_spared_total{route="local"} 10"#,
             r#"hedge_tokens_spared_total{route="cache"} 10"#,
             r#"hedge_tokens_total{route="cloud",kind="completion"} 3"#,
+            r#"hedge_tokens_total{route="local",kind="dropped"} 5"#,
             r#"hedge_candidate_failures_total{backend="cloudy",error="unreachable"} 3"#,
             r#"hedge_masked_values_total 6"#,
             r#"hedge_first_content_seconds_bucket{le="0.025",route="local"} 1"#,

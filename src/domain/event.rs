@@ -154,6 +154,9 @@ pub struct Usage {
     pub accepted_prediction_tokens: Tokens,
     /// Tokens of it that were tried and are not in the reply.
     pub rejected_prediction_tokens: Tokens,
+    /// Tokens of prompt and reply that the model no longer saw at the reply's end, because the context
+    /// was full and the reply went on without them.
+    pub dropped_tokens: Tokens,
 }
 
 /// Watches a stream and says where it leaves the grammar.

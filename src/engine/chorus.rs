@@ -74,6 +74,7 @@ impl Chorus {
             &mut sum.accepted_prediction_tokens,
             usage.accepted_prediction_tokens,
         );
+        add(&mut sum.dropped_tokens, usage.dropped_tokens);
         add(
             &mut sum.rejected_prediction_tokens,
             usage.rejected_prediction_tokens,

@@ -96,7 +96,8 @@ impl ChunkEncoder {
                 self.open_delta(*choice, out);
                 self.close_delta(*choice, Some(reason.as_label()), out);
             }
-            ChatEvent::Usage(usage) if self.includes_usage => {
+            // What a reply went on without is said, asked for or not.
+            ChatEvent::Usage(usage) if self.includes_usage || usage.dropped_tokens.0 > 0 => {
                 out.put_slice(&self.head);
                 out.put_slice(b"\"choices\":[],\"usage\":");
                 put_json(out.writer(), &UsageBody::from(usage));

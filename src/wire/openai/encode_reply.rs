@@ -161,6 +161,15 @@ pub(super) struct UsageBody {
     total_tokens: u64,
     prompt_tokens_details: PromptDetails,
     completion_tokens_details: CompletionDetails,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hedge: Option<UsageExtension>,
+}
+
+/// What no other provider says.
+#[derive(Serialize)]
+struct UsageExtension {
+    /// Tokens that the reply went on without when the context was full.
+    dropped_tokens: u32,
 }
 
 #[derive(Serialize)]
@@ -189,6 +198,9 @@ impl From<&Usage> for UsageBody {
                 accepted_prediction_tokens: usage.accepted_prediction_tokens.0,
                 rejected_prediction_tokens: usage.rejected_prediction_tokens.0,
             },
+            hedge: (usage.dropped_tokens.0 > 0).then_some(UsageExtension {
+                dropped_tokens: usage.dropped_tokens.0,
+            }),
         }
     }
 }

@@ -308,6 +308,9 @@ pub(super) struct UsageBody {
     prompt_tokens_details: Option<DetailsBody>,
     #[serde(default)]
     completion_tokens_details: Option<DetailsBody>,
+    /// Our own, of another node.
+    #[serde(default)]
+    hedge: Option<DetailsBody>,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -320,6 +323,8 @@ struct DetailsBody {
     accepted_prediction_tokens: Option<Count>,
     #[serde(default)]
     rejected_prediction_tokens: Option<Count>,
+    #[serde(default)]
+    dropped_tokens: Option<Count>,
 }
 
 /// A count of tokens, clamped into range. Some providers write whole numbers as `3.0`.
@@ -353,6 +358,7 @@ impl From<UsageBody> for Usage {
             reasoning_tokens: tokens(completion.reasoning_tokens),
             accepted_prediction_tokens: tokens(completion.accepted_prediction_tokens),
             rejected_prediction_tokens: tokens(completion.rejected_prediction_tokens),
+            dropped_tokens: tokens(body.hedge.unwrap_or_default().dropped_tokens),
         }
     }
 }

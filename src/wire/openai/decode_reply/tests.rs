@@ -85,6 +85,7 @@ fn the_references_reply_is_read_whole() {
             reasoning_tokens: Tokens(3),
             accepted_prediction_tokens: Tokens(2),
             rejected_prediction_tokens: Tokens(1),
+            dropped_tokens: Tokens(0),
         }),
     };
     assert_eq!(reply, expected);

@@ -207,6 +207,7 @@ fn usage_comes_only_when_asked_for_and_is_null_before() {
         reasoning_tokens: Tokens(1),
         accepted_prediction_tokens: Tokens(1),
         rejected_prediction_tokens: Tokens(5),
+        dropped_tokens: Tokens(0),
     });
     let events = [started(Some("fp")), usage];
     assert_eq!(encode(&mut encoder(false), &events).len(), 1);
@@ -234,6 +235,18 @@ fn usage_comes_only_when_asked_for_and_is_null_before() {
         },
     });
     assert_eq!(seen[1], expected);
+}
+
+#[test]
+fn dropped_tokens_are_said_also_where_nobody_asked_for_usage() {
+    let usage = ChatEvent::Usage(Usage {
+        completion_tokens: Tokens(900),
+        dropped_tokens: Tokens(300),
+        ..Usage::default()
+    });
+    let seen = encode(&mut encoder(false), &[started(None), usage]);
+    assert_eq!(seen[1]["usage"]["hedge"], json!({"dropped_tokens": 300}));
+    assert_eq!(seen[1]["choices"], json!([]));
 }
 
 #[test]
