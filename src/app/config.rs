@@ -13,6 +13,7 @@ mod faults;
 mod overlay;
 mod pools;
 mod raw;
+mod raw_kv;
 mod raw_pools;
 mod read;
 mod secret;
@@ -29,7 +30,7 @@ use providers::{PoolConfig, UpstreamConfig};
 pub use embeddings::EncoderSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
 pub use overlay::Override;
-pub use raw::{Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
+pub use raw::{ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
 pub use secret::Surroundings;
 pub use sections::{
     AdminListen, CacheSettings, IngressSettings, KeyGrant, LimitSettings, LocalSettings,

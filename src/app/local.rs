@@ -21,7 +21,9 @@ use policy::Templates;
 use tracing::error;
 
 use crate::bundled;
-use crate::config::{Config, Isolation, LocalSettings, ModelSource, PrefixScope, Speculation};
+use crate::config::{
+    Config, ContextShift, Isolation, LocalSettings, ModelSource, PrefixScope, Speculation,
+};
 
 /// Temperature for models of the operator's own, where nobody says otherwise: varied, and to the
 /// point. The bundled model knows facts, not style, and gets 0.
@@ -293,10 +295,16 @@ fn engine_config(
     let temperature = if is_bundled { 0.0 } else { TEMPERATURE_DEFAULT };
     let mut engine = EngineConfig::new(path, settings.name.clone().unwrap_or(name));
     engine.context_tokens_max = settings.context_tokens_max;
+    engine.context_shift = match settings.context_shift {
+        ContextShift::Refuse => engine::ContextShift::Refuse,
+        ContextShift::Shift => engine::ContextShift::Shift,
+    };
     engine.kv_tokens_max = settings.kv_tokens_max;
+    engine.kv = settings.kv;
     engine.slots_max = settings.slots_max;
     engine.queue_max = settings.queue_max;
     engine.threads = settings.threads;
+    engine.threads_adapt = settings.threads_adapt;
     engine.batch_tokens_max = settings.batch_tokens_max;
     engine.gpu_layers = settings.gpu_layers.unwrap_or(u32::MAX);
     engine.events_max = settings.events_max;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kv::KvConfig;
+
 /// Settings of one engine, that is of one loaded model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EngineConfig {
@@ -16,11 +18,15 @@ pub struct EngineConfig {
     /// [`EngineConfig::CONTEXT_TOKENS_DEFAULT`] where that is less. A longer prompt is refused,
     /// and a reply ends there.
     pub context_tokens_max: Option<u32>,
+    /// Whether a reply that was asked to be longer ends there.
+    pub context_shift: ContextShift,
     /// Room of the KV cache in tokens, shared by all slots as they need it. `None`: a full context
     /// for every slot, but no more than the larger of one context and
     /// [`EngineConfig::KV_TOKENS_DEFAULT`]. When it is used up, requests wait in the queue, and
     /// the youngest running one is set back to be computed again.
     pub kv_tokens_max: Option<u32>,
+    /// How the cache is kept.
+    pub kv: KvConfig,
     /// Chats computed at once; at most [`EngineConfig::SLOTS_LIMIT`]. Further ones wait, but for the
     /// first of a team, which may have one of [`EngineConfig::SPARE_SLOTS`] more.
     pub slots_max: u32,
@@ -31,6 +37,12 @@ pub struct EngineConfig {
     /// [`EngineConfig::THREADS_DEFAULT_MAX`], and 1 for a model so small that threads would only
     /// wait for each other.
     pub threads: Option<u32>,
+    /// Whether fewer compute while others keep the processor busy, where that is measured to be
+    /// faster.
+    pub threads_adapt: bool,
+    /// Whether the engine has a process of its own, whose threads that compute may then come before
+    /// others. Set by that process.
+    pub is_apart: bool,
     /// Tokens in one step of computation, prompts and replies together.
     pub batch_tokens_max: u32,
     /// What prompts may add to the time until everybody else's next token, while somebody is being
@@ -85,6 +97,34 @@ pub enum Speculation {
     Off,
 }
 
+/// What becomes of a reply that reaches the end of its context and was asked to be longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContextShift {
+    /// It ends there.
+    #[default]
+    Refuse,
+    /// It goes on without its oldest part, and its usage says so.
+    Shift,
+}
+
+impl ContextShift {
+    /// A reply that goes on is at most so many contexts long: one that repeats itself has no other
+    /// end.
+    const REPLY_CONTEXTS_MAX: u32 = 16;
+
+    /// The bound on a reply that was asked to have `wanted` tokens, of which `room` have their place in
+    /// the context.
+    pub(crate) fn output_max(self, wanted: Option<u32>, room: u32, context_tokens: u32) -> u32 {
+        match (self, wanted) {
+            (ContextShift::Refuse, _) | (ContextShift::Shift, None) => room,
+            (ContextShift::Shift, Some(wanted)) => {
+                let most = context_tokens.saturating_mul(Self::REPLY_CONTEXTS_MAX);
+                wanted.min(most).max(room)
+            }
+        }
+    }
+}
+
 impl EngineConfig {
     /// The most slots there may be: llama.cpp's own bound is 256 sequences, and 64 of them already
     /// share a CPU's bandwidth too thinly to be of use.
@@ -109,10 +149,14 @@ impl EngineConfig {
             path: path.into(),
             name: name.into(),
             context_tokens_max: None,
+            context_shift: ContextShift::default(),
             kv_tokens_max: None,
+            kv: KvConfig::default(),
             slots_max: 8,
             queue_max: 64,
             threads: None,
+            threads_adapt: true,
+            is_apart: false,
             batch_tokens_max: 512,
             busy_prompt_delay_max: Duration::from_millis(150),
             gpu_layers: u32::MAX,
@@ -198,6 +242,16 @@ mod tests {
         assert_eq!(config.kv_tokens(512), 4_096);
         assert_eq!(config.kv_tokens(8_192), 16_384);
         assert_eq!(config.kv_tokens(100_000), 100_000);
+    }
+
+    #[test]
+    fn only_a_reply_that_was_asked_to_goes_beyond_its_context() {
+        let bounds = |shift: ContextShift| {
+            [None, Some(3), Some(50), Some(u32::MAX)]
+                .map(|wanted| shift.output_max(wanted, wanted.unwrap_or(7).min(7), 10))
+        };
+        assert_eq!(bounds(ContextShift::Refuse), [7, 3, 7, 7]);
+        assert_eq!(bounds(ContextShift::Shift), [7, 3, 50, 160]);
     }
 
     #[test]

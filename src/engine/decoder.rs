@@ -62,6 +62,15 @@ pub(crate) enum Decoded {
     Failed,
 }
 
+/// The threads that a decoder computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Threads {
+    /// At the start, and at most.
+    pub count: u32,
+    /// Whether it may be told to make do with fewer.
+    pub adapts: bool,
+}
+
 /// A digest of all that the meaning of a saved state hangs on: the model and how it is run.
 pub(crate) type Fingerprint = [u8; 32];
 
@@ -75,6 +84,12 @@ pub(crate) trait Decoder {
     /// False for a kind of memory that [`Decoder::truncate`] can only empty; a state that was
     /// restored then serves only whole.
     fn can_cut(&self) -> bool;
+
+    fn threads(&self) -> Threads;
+
+    /// From the next call of [`Decoder::decode`] on, `count` threads compute: at least one and at
+    /// most what [`Decoder::threads`] says. Results do not depend on it.
+    fn set_threads(&mut self, count: u32);
 
     /// Computes `batch`, and may be cut short by the interrupt it was built with.
     fn decode(&mut self, batch: &[Entry]) -> Decoded;

@@ -161,6 +161,14 @@ impl Drafter {
         }
     }
 
+    /// Forgets where things stood: the sequence is another now, of `tokens` so far and at most
+    /// `tokens_max`.
+    pub(crate) fn begin_anew(&mut self, tokens: usize, tokens_max: usize) {
+        self.said = Lookup::new(tokens_max);
+        self.seen = tokens;
+        self.before = 0;
+    }
+
     /// Appends to `draft` what may follow `tokens`, at most `most`, and not what `is_end` says ends a
     /// reply.
     pub(crate) fn propose(

@@ -22,6 +22,7 @@ use crate::draft::Drafting;
 use crate::grammar::{Grammar, Grammars};
 use crate::load::LoadError;
 use crate::prefixes::PrefixRules;
+use crate::priority;
 use crate::prompt::{Prepared, prepare};
 use crate::queue::{DraftCount, Pulse, Request, Shared, Stride};
 use crate::reading::READING_MAX;
@@ -108,6 +109,7 @@ impl Engine {
                 Speculation::Off => Drafting::Off,
             },
         };
+        let comes_first = config.is_apart && config.threads_adapt;
         let (built, is_built) = std::sync::mpsc::sync_channel(1);
         let (ending, ended) = oneshot::channel();
         let (theirs, vocabulary) = (Arc::clone(&shared), Arc::clone(&mind.vocabulary));
@@ -116,6 +118,9 @@ impl Engine {
             .spawn(move || {
                 // Closed last of all, also when this thread panics.
                 let _closing = Closing(Arc::clone(&theirs), Some(ending));
+                if comes_first {
+                    priority::raise();
+                }
                 let decoder = match build(Arc::clone(&theirs)) {
                     Ok(decoder) => decoder,
                     Err(error) => return drop(built.send(Err(error))),
@@ -232,6 +237,11 @@ impl Engine {
         let offered = reads_calls.then(|| Offered::of(&request.tools));
         let prompts = std::iter::repeat_n(prepared.tokens, samplers.len());
         let prediction = prepared.prediction;
+        let output_max = self.config.context_shift.output_max(
+            prepared.output_wanted,
+            prepared.output_max,
+            self.mind.context_tokens,
+        );
         let (mut requests, mut streams) = (Vec::new(), Vec::new());
         for (sampler, prompt) in samplers.into_iter().zip(prompts) {
             let (sender, stream) = reply(
@@ -245,7 +255,7 @@ impl Engine {
                 priority: call.priority(),
                 prompt,
                 prediction: prediction.clone(),
-                output_max: prepared.output_max,
+                output_max,
                 sampler,
                 grammar: grammar.as_ref().map(Grammar::again),
                 rules: VoiceRules {

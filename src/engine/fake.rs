@@ -15,7 +15,9 @@ use domain::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::decoder::{Decoded, Decoder, Entry, Fingerprint, Interrupt, Shape, Token, Vocabulary};
+use crate::decoder::{
+    Decoded, Decoder, Entry, Fingerprint, Interrupt, Shape, Threads, Token, Vocabulary,
+};
 use crate::splitting::Splitting;
 
 /// Ends a reply. Bytes are the tokens below it.
@@ -268,6 +270,17 @@ impl Decoder for FakeDecoder {
 
     fn can_cut(&self) -> bool {
         !self.is_recurrent
+    }
+
+    fn threads(&self) -> Threads {
+        Threads {
+            count: 1,
+            adapts: true,
+        }
+    }
+
+    fn set_threads(&mut self, count: u32) {
+        panic!("{count} threads, where there is only one");
     }
 
     fn decode(&mut self, batch: &[Entry]) -> Decoded {

@@ -30,6 +30,7 @@ mod calls;
 mod cells;
 mod chorus;
 mod config;
+mod crew;
 mod decoder;
 mod draft;
 mod embedding;
@@ -39,6 +40,7 @@ mod engine;
 mod fake;
 mod forecast;
 mod grammar;
+mod kv;
 #[cfg(feature = "llama")]
 mod llama;
 mod load;
@@ -46,6 +48,7 @@ mod logprobs;
 mod pacing;
 mod prefill;
 mod prefixes;
+mod priority;
 mod process;
 mod prompt;
 mod queue;
@@ -61,10 +64,11 @@ mod utf8;
 mod voice;
 mod waiting;
 
-pub use config::{EngineConfig, PrefixScope, Speculation};
+pub use config::{ContextShift, EngineConfig, PrefixScope, Speculation};
 pub use embedding::{EmbedderConfig, LocalEmbedder};
 pub use encoding::EmbeddingDriver;
 pub use engine::{Engine, EngineDriver, EnginePanicked};
+pub use kv::{FlashAttention, KvConfig, KvFault, KvType};
 pub use load::LoadError;
 pub use process::{
     Job, Loaded, Program, QUARANTINED, Remote, RemoteDriver, RemoteEmbedder, RemoteReranker,

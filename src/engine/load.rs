@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use domain::TemplateError;
 
+use crate::kv::KvFault;
+
 /// Why [`crate::Engine::load`] gave no engine. For the operator; callers never see it.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -43,6 +45,9 @@ pub enum LoadError {
     NotRanking { path: PathBuf },
     #[error("the model's chat template cannot be used")]
     Template(#[from] TemplateError),
+    /// The cache cannot be as the settings say.
+    #[error(transparent)]
+    Kv(#[from] KvFault),
     /// llama.cpp could not make a context; the words are its own. Mostly memory.
     #[error("llama.cpp cannot make a context of {kv_tokens} tokens: {reason}")]
     Context { kv_tokens: u32, reason: String },

@@ -22,6 +22,8 @@ pub(crate) struct Prepared {
     pub prediction: Vec<Token>,
     /// What the reply may have of the context; at least 1.
     pub output_max: u32,
+    /// What was asked for, or stands in for it.
+    pub output_wanted: Option<u32>,
     /// Where the reply begins.
     pub beginning: Beginning,
 }
@@ -67,6 +69,7 @@ pub(crate) fn prepare(
         tokens,
         prediction: predicted(&request, vocabulary, context_tokens),
         output_max: wanted.unwrap_or(left).clamp(1, left),
+        output_wanted: wanted,
         beginning,
     })
 }

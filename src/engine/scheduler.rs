@@ -29,6 +29,7 @@
 mod admission;
 mod aside;
 mod drafting;
+mod overflow;
 mod portions;
 
 use std::cmp::Reverse;
@@ -40,6 +41,7 @@ use tracing::{debug, error, warn};
 
 use crate::cells::Cells;
 use crate::config::PrefixScope;
+use crate::crew::{Crew, Work};
 use crate::decoder::{Decoded, Decoder, Entry, Shape, Vocabulary};
 use crate::draft::Drafting;
 use crate::pacing::Pacing;
@@ -103,6 +105,7 @@ pub(crate) struct Scheduler<D> {
     rules: Rules,
     pacing: Pacing,
     drafts: Drafts,
+    crew: Crew,
     shape: Shape,
     slots: Vec<Slot>,
     /// Which of them hold the same cells.
@@ -150,6 +153,7 @@ impl<D: Decoder> Scheduler<D> {
             pacing: Pacing::new(delay),
             prefixes: Prefixes::open(saved, decoder.fingerprint(), decoder.can_cut()),
             drafts: Drafts::new(rules.drafting, decoder.can_cut()),
+            crew: Crew::new(decoder.threads()),
             decoder,
             vocabulary,
             shared,
@@ -180,12 +184,17 @@ impl<D: Decoder> Scheduler<D> {
             self.deliver(slot, now);
         }
         self.admit(now);
+        self.make_context();
         self.fill_batch();
         if self.batch.is_empty() {
             return self.rest();
         }
         let is_wanted = self.arm();
         let begun = Instant::now();
+        if let Some(threads) = self.crew.change(self.work(), begun) {
+            debug!(threads, "the number of threads changes");
+            self.decoder.set_threads(threads);
+        }
         let decoded = is_wanted.then(|| self.decoder.decode(&self.batch));
         if decoded == Some(Decoded::Done) {
             self.learn(begun.elapsed());
@@ -264,7 +273,9 @@ impl<D: Decoder> Scheduler<D> {
         if let Some(ended) = self.seats[index].replace(seat) {
             self.shared.settle(ended);
         }
-        self.slots[index].begin(request, held, &self.rules.model, self.admissions, now);
+        let model = &self.rules.model;
+        let context = self.shape.context_tokens;
+        self.slots[index].begin(request, held, model, context, self.admissions, now);
         // The last step's batch takes no room any more.
         self.batch.clear();
         if let Some(held) = self.recall(index) {
@@ -278,6 +289,12 @@ impl<D: Decoder> Scheduler<D> {
         let replies = u32::try_from(replies).unwrap_or(u32::MAX);
         let drafted: u32 = self.shares.iter().map(|share| share.drafted).sum();
         let prompt = self.batched().saturating_sub(replies + drafted);
+        let is_on_trial = self.crew.is_on_trial(self.work());
+        self.crew.learn(self.work(), self.batched(), took);
+        if is_on_trial {
+            // With another number of threads than the next steps.
+            return;
+        }
         self.drafts.learn(prompt, replies, drafted, took);
         if drafted == 0 {
             self.pacing.learn(prompt, replies, took);
@@ -285,6 +302,11 @@ impl<D: Decoder> Scheduler<D> {
             // A drafted token takes what one of a prompt does.
             self.pacing.learn(prompt + drafted, replies, took);
         }
+    }
+
+    fn work(&self) -> Work {
+        let reads = self.shares.iter().any(|share| share.count > 1);
+        if reads { Work::Prompts } else { Work::Replies }
     }
 
     /// One token for every reply that is up to date, then slices of prompts, shortest first.

@@ -47,6 +47,8 @@ pub(crate) struct Job {
     admitted_at: Instant,
     stalled_since: Option<Instant>,
     output_max: u32,
+    /// What the sequence may hold.
+    context_tokens: u32,
     usage: Usage,
     /// All events are made; only the reader is awaited.
     is_done: bool,
@@ -59,6 +61,7 @@ impl Slot {
         request: Request,
         held: u32,
         model: &str,
+        context_tokens: u32,
         admitted: u64,
         now: Instant,
     ) {
@@ -84,6 +87,7 @@ impl Slot {
             admitted_at: now,
             stalled_since: None,
             output_max: request.output_max,
+            context_tokens,
             usage: Usage {
                 prompt_tokens: Tokens(count(&request.prompt)),
                 cached_tokens: Tokens(held),
@@ -170,7 +174,10 @@ impl Slot {
         self.held = held;
         if let Some(job) = &mut self.job {
             // Not those of a reply that is computed again after it was set back.
-            let prompt = job.usage.prompt_tokens.0;
+            let prompt = match job.usage.dropped_tokens {
+                Tokens(0) => job.usage.prompt_tokens.0,
+                Tokens(_) => 0,
+            };
             let cached = job.usage.cached_tokens.0.max(held.min(prompt));
             job.usage.cached_tokens = Tokens(cached);
         }
@@ -182,7 +189,36 @@ impl Slot {
             return 0;
         };
         let left = job.output_max.saturating_sub(job.usage.completion_tokens.0);
-        count(&self.tokens).saturating_add(left.min(headroom))
+        let expected = count(&self.tokens).saturating_add(left.min(headroom));
+        // A reply that goes beyond its context drops something first.
+        expected.min(job.context_tokens)
+    }
+
+    /// What must be dropped before the last token can be computed; `None` while it has its place in the
+    /// context. The prompt is kept, up to half of the context, and the newer half of what follows it.
+    pub(crate) fn gap(&self, context_tokens: u32) -> Option<Gap> {
+        let job = self.job.as_ref().filter(|job| !job.is_done)?;
+        let length = count(&self.tokens);
+        if length <= context_tokens {
+            return None;
+        }
+        let from = job.usage.prompt_tokens.0.min(context_tokens / 2);
+        Some(Gap {
+            from,
+            count: length.saturating_sub(from).div_ceil(2),
+        })
+    }
+
+    /// Goes on without the tokens of `gap`, with `held` of what is left in the cache.
+    pub(crate) fn drop_gap(&mut self, gap: Gap, held: u32) {
+        let end = gap.from.saturating_add(gap.count);
+        self.tokens.drain(gap.from as usize..end as usize);
+        self.held = held;
+        if let Some(job) = &mut self.job {
+            job.usage.dropped_tokens.0 += gap.count;
+            job.drafter
+                .begin_anew(self.tokens.len(), job.context_tokens as usize);
+        }
     }
 
     /// Appends to `draft` what may follow the last token, which is due. Not more than the reply may
@@ -199,6 +235,9 @@ impl Slot {
         // One token is drawn without a draft.
         let left = job.output_max.saturating_sub(job.usage.completion_tokens.0);
         terms.most = terms.most.min(left.saturating_sub(1));
+        // All of the draft has its place in the context.
+        let room = job.context_tokens.saturating_sub(count(&self.tokens));
+        terms.most = terms.most.min(room);
         let is_end = |token| vocabulary.is_end(token);
         job.drafter.propose(&self.tokens, terms, is_end, draft);
     }
@@ -255,6 +294,13 @@ impl Slot {
             job.reply.end(error);
         }
     }
+}
+
+/// Tokens in the midst of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub from: u32,
+    pub count: u32,
 }
 
 /// What delivery found.

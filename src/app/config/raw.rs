@@ -9,6 +9,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::raw_kv::{FlashAttention, KvType, KvUnified};
 use super::raw_pools::RawPool;
 
 /// The whole of `hedge.toml`. Everything has a default, so an empty file is a complete one.
@@ -158,6 +159,10 @@ pub struct RawLocal {
     pub name: Option<String>,
     /// Prompt and reply together. Left out: what the model was trained for, up to 8192.
     pub context_tokens_max: Option<u32>,
+    /// A reply that was asked to be longer than the context has room for: `refuse` ends it there, with
+    /// the reason `length`. `shift` goes on without the older half of what followed the prompt, and
+    /// says in its usage how many tokens it dropped. Too long a prompt is refused either way.
+    pub context_shift: ContextShift,
     /// Replies generated at the same time.
     pub slots_max: u32,
     /// Requests that may wait for a slot; more go to the next candidate or are refused.
@@ -166,11 +171,24 @@ pub struct RawLocal {
     pub batch_tokens_max: u32,
     /// CPU threads. Left out: one per physical core.
     pub threads: Option<u32>,
+    /// Compute with fewer of them while others keep the processor busy and that is faster, as
+    /// measured.
+    pub threads_adapt: bool,
     /// Layers to put on the GPU, in builds that have one. Left out: all of them.
     pub gpu_layers: Option<u32>,
     /// Tokens of all replies under way that are kept in memory. Left out: enough for a few full
     /// contexts.
     pub kv_tokens_max: Option<u32>,
+    /// As what the keys of those tokens are kept: `f16`, `f32`, `bf16`, `q8_0`, `q5_1`, `q5_0`,
+    /// `q4_1`, `q4_0` or `iq4_nl`. Packed ones take less memory and, on a CPU, mostly more time.
+    pub kv_type_k: KvType,
+    /// The same for their values. Packed ones need flash attention.
+    pub kv_type_v: KvType,
+    /// llama.cpp's flash attention. `auto`: where it is the faster one or the only one.
+    pub flash_attention: FlashAttention,
+    /// Whether all replies share one pool of that memory. `false`: each has a whole context of its
+    /// own, which is faster on a CPU. `auto`: so where that is small beside the free memory.
+    pub kv_unified: KvUnified,
     /// Sampling temperature where the request names none. Left out: 0 for the model inside this
     /// binary, 0.7 for others.
     pub temperature_default: Option<f32>,
@@ -219,6 +237,15 @@ pub enum PrefixScope {
     Global,
 }
 
+/// What becomes of a reply at the end of its context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ContextShift {
+    #[default]
+    Refuse,
+    Shift,
+}
+
 /// Where drafts come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -235,12 +262,18 @@ impl Default for RawLocal {
             model: None,
             name: None,
             context_tokens_max: None,
+            context_shift: ContextShift::default(),
             slots_max: 8,
             queue_max: 64,
             batch_tokens_max: 512,
             threads: None,
+            threads_adapt: true,
             gpu_layers: None,
             kv_tokens_max: None,
+            kv_type_k: KvType::default(),
+            kv_type_v: KvType::default(),
+            flash_attention: FlashAttention::default(),
+            kv_unified: KvUnified::default(),
             temperature_default: None,
             output_tokens_default: None,
             events_max: 32,

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use domain::{FindingClass, KeyDigest, KeyId, ModelAlias, Priority, TeamId, Trust};
 
-use engine::EngineConfig;
+use engine::{EngineConfig, KvConfig};
 
 use super::faults::Findings;
 use super::raw::{
-    Isolation, PrefixScope, RawCache, RawClasses, RawIngress, RawKey, RawLimits, RawLocal, RawLog,
-    RawPriority, RawPrivacy, RawRoutes, RawTrust, Speculation,
+    ContextShift, Isolation, PrefixScope, RawCache, RawClasses, RawIngress, RawKey, RawLimits,
+    RawLocal, RawLog, RawPriority, RawPrivacy, RawRoutes, RawTrust, Speculation,
 };
+use super::raw_kv::kv;
 use super::secret::Surroundings;
 
 /// Names that callers use for something else than an upstream.
@@ -63,12 +64,15 @@ pub struct LocalSettings {
     pub source: ModelSource,
     pub name: Option<String>,
     pub context_tokens_max: Option<u32>,
+    pub context_shift: ContextShift,
     pub slots_max: u32,
     pub queue_max: usize,
     pub batch_tokens_max: u32,
     pub threads: Option<u32>,
+    pub threads_adapt: bool,
     pub gpu_layers: Option<u32>,
     pub kv_tokens_max: Option<u32>,
+    pub kv: KvConfig,
     pub temperature_default: Option<f32>,
     pub output_tokens_default: Option<u32>,
     pub events_max: usize,
@@ -345,6 +349,7 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
         source: model_source(raw.model.as_deref()),
         name: raw.name.clone(),
         context_tokens_max: raw.context_tokens_max,
+        context_shift: raw.context_shift,
         slots_max: within(
             "local.slots_max",
             raw.slots_max,
@@ -359,9 +364,11 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
             findings,
         ),
         threads: raw.threads,
+        threads_adapt: raw.threads_adapt,
         gpu_layers: raw.gpu_layers,
         temperature_default: raw.temperature_default,
         kv_tokens_max: raw.kv_tokens_max,
+        kv: kv(raw, findings),
         output_tokens_default: raw.output_tokens_default,
         events_max: within("local.events_max", raw.events_max, 1..=65_536, findings) as usize,
         stall_max: wait_ms("local.stall_ms_max", raw.stall_ms_max, findings),

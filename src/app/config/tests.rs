@@ -378,6 +378,54 @@ fn replies_are_drafted_unless_told_otherwise() {
 }
 
 #[test]
+fn replies_end_with_their_context_unless_told_otherwise() {
+    let shift = |text| accepted(text, &[]).0.local.unwrap().context_shift;
+    assert_eq!(shift(""), ContextShift::Refuse);
+    assert_eq!(
+        shift("[local]\ncontext_shift = 'shift'"),
+        ContextShift::Shift
+    );
+    let found = refused("[local]\ncontext_shift = true", &[]);
+    assert!(found[0].starts_with("local.context_shift: "), "{found:?}");
+}
+
+#[test]
+fn the_cache_is_kept_as_the_operator_says() {
+    let kv = |text| accepted(text, &[]).0.local.unwrap().kv;
+    assert_eq!(kv(""), engine::KvConfig::default());
+    let text = "[local]\nkv_type_k = 'q8_0'\nkv_type_v = 'iq4_nl'\nflash_attention = 'on'\n\
+                kv_unified = false";
+    let said = engine::KvConfig {
+        type_k: engine::KvType::Q8_0,
+        type_v: engine::KvType::Iq4Nl,
+        flash_attention: engine::FlashAttention::On,
+        unified: Some(false),
+    };
+    assert_eq!(kv(text), said);
+    assert_eq!(kv("[local]\nkv_unified = 'auto'").unified, None);
+    let from_environment = [("HEDGE_LOCAL__KV_UNIFIED", "true")];
+    let (config, _) = accepted("", &from_environment);
+    assert_eq!(config.local.unwrap().kv.unified, Some(true));
+}
+
+#[test]
+fn a_cache_that_cannot_be_is_refused_with_its_path() {
+    let cases = [
+        ("kv_type_k = 'q3_k'", "local.kv_type_k: "),
+        (
+            "kv_type_v = 'q8_0'\nflash_attention = 'off'",
+            "local.kv_type_v: `kv_type_v = \"q8_0\"` needs flash attention",
+        ),
+        ("kv_unified = 'no'", "local.kv_unified: "),
+        ("flash_attention = true", "local.flash_attention: "),
+    ];
+    for (line, path) in cases {
+        let found = refused(&format!("[local]\n{line}"), &[]);
+        assert!(found[0].starts_with(path), "{found:?}");
+    }
+}
+
+#[test]
 fn the_model_has_a_process_of_its_own_unless_told_otherwise() {
     let isolation = |text| accepted(text, &[]).0.local.unwrap().isolation;
     assert_eq!(isolation(""), Isolation::Process);

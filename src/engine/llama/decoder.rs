@@ -1,6 +1,6 @@
 //! The decoder over llama.cpp's context.
 
-use crate::decoder::{Decoded, Decoder, Entry, Fingerprint, Shape};
+use crate::decoder::{Decoded, Decoder, Entry, Fingerprint, Shape, Threads};
 use crate::llama::raw::Context;
 
 pub(super) struct LlamaDecoder(pub(super) Context, pub(super) Fingerprint);
@@ -17,6 +17,14 @@ impl LlamaDecoder {
 impl Decoder for LlamaDecoder {
     fn shape(&self) -> Shape {
         self.0.shape()
+    }
+
+    fn threads(&self) -> Threads {
+        self.0.threads()
+    }
+
+    fn set_threads(&mut self, count: u32) {
+        self.0.set_threads(count);
     }
 
     fn decode(&mut self, batch: &[Entry]) -> Decoded {

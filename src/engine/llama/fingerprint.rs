@@ -7,8 +7,8 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
-use crate::decoder::{Fingerprint, Shape};
-use crate::llama::raw;
+use crate::decoder::Fingerprint;
+use crate::llama::raw::{self, Sizes};
 
 /// A file up to this size is read whole, in some 50 ms.
 const WHOLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -16,15 +16,20 @@ const WHOLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const PIECES: u64 = 64;
 const PIECE_BYTES: u64 = 64 * 1024;
 
-/// Of the model's file and how it is run. What llama.cpp itself compares with a state, the types
-/// and sizes of its cache, is left to it.
-pub(super) fn fingerprint(path: &Path, shape: Shape) -> io::Result<Fingerprint> {
+/// Of the model's file and how it is run.
+pub(super) fn fingerprint(path: &Path, sizes: Sizes) -> io::Result<Fingerprint> {
     let mut digest = Sha256::new();
     digest.update(raw::version());
     digest.update(std::env::consts::ARCH);
     // Some models scale their positions by the length of the context.
-    digest.update(shape.kv_tokens.to_le_bytes());
-    digest.update(shape.context_tokens.to_le_bytes());
+    digest.update(sizes.shape.kv_tokens.to_le_bytes());
+    digest.update(sizes.shape.context_tokens.to_le_bytes());
+    // llama.cpp itself compares types and sizes with a state's, but no other attention's rounding.
+    let kept = format!(
+        "{:?} {:?} {:?} {:?}",
+        sizes.type_k, sizes.type_v, sizes.flash, sizes.cells
+    );
+    digest.update(kept);
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
     digest.update(metadata.len().to_le_bytes());

@@ -14,8 +14,9 @@ use tracing::{info, warn};
 
 use crate::calls::Manner;
 use crate::config::EngineConfig;
-use crate::decoder::{Fingerprint, Shape, Vocabulary};
+use crate::decoder::{Fingerprint, Shape, Threads, Vocabulary};
 use crate::engine::{Engine, EngineDriver, Mind};
+use crate::kv::{KvConfig, KvFault};
 use crate::llama::decoder::LlamaDecoder;
 use crate::llama::fingerprint::fingerprint;
 use crate::llama::raw::{self, CellLayout, Context, Sizes};
@@ -71,7 +72,7 @@ impl Engine {
         let vocabulary = Arc::new(LlamaVocabulary::new(Arc::clone(&model), &marks));
         let source = template_source(text, &model, &vocabulary);
         let template = templates.compile(source)?;
-        let sizes = sizes(&config, &model);
+        let sizes = sizes(&config, &model)?;
         log_model(&config, &model, sizes, manner);
         let mind = Mind {
             vocabulary,
@@ -84,7 +85,7 @@ impl Engine {
             .get_or_insert_with(prefix_bytes_default);
         // Only what leaves the process has to be told apart.
         let fingerprint = match config.prefix_dir {
-            Some(_) => fingerprint(&config.path, sizes.shape),
+            Some(_) => fingerprint(&config.path, sizes),
             None => Ok(Fingerprint::default()),
         };
         let fingerprint = fingerprint.map_err(|source| LoadError::File {
@@ -196,14 +197,19 @@ fn template_source(
     }
 }
 
-fn sizes(config: &EngineConfig, model: &LlamaModel) -> Sizes {
+fn sizes(config: &EngineConfig, model: &LlamaModel) -> Result<Sizes, KvFault> {
+    let heads = Heads::of(model);
+    config.kv.check_heads(&heads.keys, &heads.values)?;
     let context_tokens = config.context_tokens(model.n_ctx_train());
     let small = model.n_params() <= ONE_THREAD_PARAMETERS_MAX;
     let has_gpu = cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal"));
     let on_gpu = has_gpu && config.gpu_layers > 0;
-    let (cells, kv_tokens) = cells(config, model, context_tokens, on_gpu);
-    Sizes {
+    let cell_bytes = heads.cell_bytes(model, config.kv);
+    let (cells, kv_tokens) = cells(config, cell_bytes, context_tokens, on_gpu)?;
+    Ok(Sizes {
         cells,
+        type_k: config.kv.type_k,
+        type_v: config.kv.type_v,
         ubatch_tokens: if on_gpu {
             UBATCH_TOKENS_GPU
         } else {
@@ -215,11 +221,15 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Sizes {
             batch_tokens: config.batch_tokens_max.min(kv_tokens),
             context_tokens,
         },
-        may_flash: may_flash(cells, on_gpu),
-        threads: config
-            .threads
-            .unwrap_or(if small { 1 } else { threads_default() }),
-    }
+        flash: config.kv.attention(may_flash(cells, on_gpu)),
+        threads: Threads {
+            count: config
+                .threads
+                .unwrap_or(if small { 1 } else { threads_default() }),
+            // The threads beside an accelerator wait for it, not for each other.
+            adapts: config.threads_adapt && !on_gpu,
+        },
+    })
 }
 
 /// Physical cores that this process may use. Two threads on one core share its arithmetic and wait
@@ -236,31 +246,84 @@ pub(super) fn threads_default() -> u32 {
 /// memory each; so they are for models and contexts whose cache is small beside the machine.
 fn cells(
     config: &EngineConfig,
-    model: &LlamaModel,
+    cell_bytes: u64,
     context_tokens: u32,
     on_gpu: bool,
-) -> (CellLayout, u32) {
+) -> Result<(CellLayout, u32), KvFault> {
     // llama.cpp rounds up to 256 cells by itself; so counted, none are idle.
     let own = context_tokens.next_multiple_of(256);
-    let split = own.saturating_mul(config.sequences());
+    let sequences = config.sequences();
+    let split = own.saturating_mul(sequences);
     let unified = config.kv_tokens(context_tokens).next_multiple_of(256);
-    let bytes = u64::from(split).saturating_mul(cell_bytes(model));
+    let bytes = u64::from(split).saturating_mul(cell_bytes);
+    let free_bytes = free_bytes();
     let fits = match config.kv_tokens_max {
         Some(max) => split <= max,
-        None => bytes <= SPLIT_BYTES_MIN.max(free_bytes().unwrap_or(0) / SPLIT_SHARE),
+        None => bytes <= SPLIT_BYTES_MIN.max(free_bytes.unwrap_or(0) / SPLIT_SHARE),
     };
-    if fits && !on_gpu {
+    if config.kv.unified == Some(false) {
+        if let Some(allowed) = config.kv_tokens_max.filter(|max| split > *max) {
+            return Err(KvFault::TooManyTokens {
+                needed: u64::from(own) * u64::from(sequences),
+                context: own,
+                sequences,
+                allowed,
+            });
+        }
+        // An accelerator's memory is its own matter.
+        if let Some(free_bytes) = free_bytes.filter(|free| bytes > *free && !on_gpu) {
+            return Err(KvFault::TooManyBytes {
+                needed_bytes: bytes,
+                context: own,
+                sequences,
+                free_bytes,
+            });
+        }
+    }
+    let is_split = match config.kv.unified {
+        Some(unified) => !unified,
+        None => fits && !on_gpu,
+    };
+    Ok(if is_split {
         (CellLayout::Split, split)
     } else {
         (CellLayout::Unified, unified)
-    }
+    })
 }
 
-/// Keys and values of one token in all layers, as `f16`.
-fn cell_bytes(model: &LlamaModel) -> u64 {
-    let embedding = u64::try_from(model.n_embd()).unwrap_or(0);
-    let head = embedding / u64::from(model.n_head().max(1));
-    2 * 2 * u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * head
+/// How many numbers a key and a value have in one head: mostly one size each, and another in layers
+/// with a sliding window.
+struct Heads {
+    keys: Vec<u32>,
+    values: Vec<u32>,
+}
+
+impl Heads {
+    fn of(model: &LlamaModel) -> Self {
+        let embedding = u32::try_from(model.n_embd()).unwrap_or(0);
+        let usual = embedding / model.n_head().max(1);
+        let architecture = model.meta_val_str("general.architecture");
+        let architecture = architecture.unwrap_or_default();
+        let said = |name: &str| {
+            let size = model.meta_val_str(&format!("{architecture}.attention.{name}"));
+            size.ok()?.parse().ok().filter(|size| *size > 0)
+        };
+        let sizes = |first: &str, further: &str| {
+            let first = said(first).unwrap_or(usual);
+            std::iter::once(first).chain(said(further)).collect()
+        };
+        Self {
+            keys: sizes("key_length", "key_length_swa"),
+            values: sizes("value_length", "value_length_swa"),
+        }
+    }
+
+    /// Keys and values of one token in all layers.
+    fn cell_bytes(&self, model: &LlamaModel, kv: KvConfig) -> u64 {
+        let heads = u64::from(model.n_layer()) * u64::from(model.n_head_kv());
+        let numbers = |sizes: &[u32]| u64::from(sizes.iter().copied().max().unwrap_or(0));
+        heads * (kv.type_k.bytes(numbers(&self.keys)) + kv.type_v.bytes(numbers(&self.values)))
+    }
 }
 
 /// A part of the memory that is free now, where it can be told.
@@ -290,7 +353,11 @@ fn log_model(config: &EngineConfig, model: &LlamaModel, sizes: Sizes, manner: Ma
         context_tokens = sizes.shape.context_tokens,
         kv_tokens = sizes.shape.kv_tokens,
         cells = ?sizes.cells,
-        threads = sizes.threads,
+        type_k = %sizes.type_k,
+        type_v = %sizes.type_v,
+        flash_attention = ?sizes.flash,
+        threads = sizes.threads.count,
+        threads_adapt = sizes.threads.adapts,
         %system,
         "model loaded"
     );

@@ -17,13 +17,15 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 use tracing::{debug, error, trace, warn};
 
-use crate::decoder::{Decoded, Entry, Interrupt, Shape, Token};
+use crate::decoder::{Decoded, Entry, Interrupt, Shape, Threads, Token};
+use crate::kv::{FlashAttention, KvType};
 
 /// A context and its batch. Belongs to the thread that made it: OpenMP keeps its pool there.
 pub(super) struct Context {
     context: NonNull<sys::llama_context>,
     batch: Batch,
     shape: Shape,
+    threads: Threads,
     cells: CellLayout,
     /// The place in the last batch's entries of each entry as it was computed.
     order: Vec<usize>,
@@ -40,9 +42,12 @@ pub(super) struct Sizes {
     pub shape: Shape,
     /// Tokens computed at one go, within a batch. An interrupt loses at most these.
     pub ubatch_tokens: u32,
-    pub threads: u32,
-    /// False: attention by plain matrix products. Where true, llama.cpp decides.
-    pub may_flash: bool,
+    pub threads: Threads,
+    /// `Off`: attention by plain matrix products. `Auto`: llama.cpp decides.
+    pub flash: FlashAttention,
+    /// As what keys and values are kept. Packed ones must have been checked against the model's heads.
+    pub type_k: KvType,
+    pub type_v: KvType,
     /// How the cells of the cache are divided.
     pub cells: CellLayout,
 }
@@ -79,13 +84,17 @@ impl Context {
         // A row of logits for each sequence and a few for drafts. The default, one per token of the
         // batch, would reserve 300 MB for a large vocabulary.
         params.n_outputs_max = shape.rows_max();
-        params.n_threads = i32::try_from(sizes.threads).unwrap_or(1);
+        params.n_threads = i32::try_from(sizes.threads.count).unwrap_or(1);
         params.n_threads_batch = params.n_threads;
         params.kv_unified = sizes.cells == CellLayout::Unified;
         params.no_perf = true;
-        if !sizes.may_flash {
-            params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
-        }
+        params.flash_attn_type = match sizes.flash {
+            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        };
+        params.type_k = ggml_type(sizes.type_k);
+        params.type_v = ggml_type(sizes.type_v);
         params.abort_callback = Some(should_abort);
         params.abort_callback_data = Arc::as_ptr(&interrupt).cast_mut().cast::<c_void>();
         // SAFETY: the model pointer is live while `model` is, which the new value keeps. The
@@ -97,6 +106,7 @@ impl Context {
             context,
             batch: Batch::new(shape.batch_tokens),
             shape,
+            threads: sizes.threads,
             cells: sizes.cells,
             order: Vec::new(),
             vocabulary,
@@ -107,6 +117,19 @@ impl Context {
 
     pub(super) fn shape(&self) -> Shape {
         self.shape
+    }
+
+    pub(super) fn threads(&self) -> Threads {
+        self.threads
+    }
+
+    /// For prompts and replies alike, from the next decode on.
+    pub(super) fn set_threads(&mut self, count: u32) {
+        let count = count.clamp(1, self.threads.count);
+        let count = i32::try_from(count).unwrap_or(1);
+        // SAFETY: the context is live and no decode runs, which would need `&mut self` too; both
+        // counts are at least 1 and at most what it was made with (llama.h:1092-1095).
+        unsafe { sys::llama_set_n_threads(self.context.as_ptr(), count, count) }
     }
 
     /// Computes `entries`. A batch that llama.cpp would assert on is `Failed` instead.
@@ -552,6 +575,20 @@ impl Drop for Batch {
     fn drop(&mut self) {
         // SAFETY: made by `llama_batch_init` and freed only here (llama.h:979).
         unsafe { sys::llama_batch_free(self.raw) }
+    }
+}
+
+fn ggml_type(kind: KvType) -> sys::ggml_type {
+    match kind {
+        KvType::F32 => sys::GGML_TYPE_F32,
+        KvType::F16 => sys::GGML_TYPE_F16,
+        KvType::Bf16 => sys::GGML_TYPE_BF16,
+        KvType::Q8_0 => sys::GGML_TYPE_Q8_0,
+        KvType::Q5_1 => sys::GGML_TYPE_Q5_1,
+        KvType::Q5_0 => sys::GGML_TYPE_Q5_0,
+        KvType::Q4_1 => sys::GGML_TYPE_Q4_1,
+        KvType::Q4_0 => sys::GGML_TYPE_Q4_0,
+        KvType::Iq4Nl => sys::GGML_TYPE_IQ4_NL,
     }
 }
 

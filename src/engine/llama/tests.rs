@@ -15,16 +15,26 @@ use futures::StreamExt;
 use futures::future::join_all;
 use serde_json::json;
 
-use crate::decoder::{Decoded, Entry, Interrupt, Shape, Vocabulary};
+use crate::decoder::{Decoded, Entry, Interrupt, Shape, Threads, Vocabulary};
 use crate::fake::{CHATML, request, sealed};
+
 use crate::llama::raw::{CellLayout, Context, Sizes};
 use crate::llama::vocabulary::{LlamaVocabulary, splitting};
 use crate::splitting::{RUN_CHARS_MAX, Splitting, on_deep_stack};
-use crate::{DraftCount, Engine, EngineConfig, EngineDriver, LoadError, Speculation};
+use crate::{
+    ContextShift, DraftCount, Engine, EngineConfig, EngineDriver, FlashAttention, KvFault, KvType,
+    LoadError, Speculation,
+};
 
+mod cache;
 mod embeddings;
 mod ranking;
 mod states;
+
+const ONE_THREAD: Threads = Threads {
+    count: 1,
+    adapts: false,
+};
 
 const QUESTION: &str = "What is the capital of Japan?";
 const ANSWER: &str = "Tokyo";
@@ -562,8 +572,10 @@ fn unsound_batches_fail_and_an_interrupt_is_recovered_from() {
     let sizes = Sizes {
         shape,
         ubatch_tokens: 16,
-        threads: 1,
-        may_flash: true,
+        threads: ONE_THREAD,
+        flash: FlashAttention::Auto,
+        type_k: KvType::F16,
+        type_v: KvType::F16,
         cells: CellLayout::Unified,
     };
     let mut context = Context::new(Arc::clone(&model), sizes, Arc::clone(&interrupt)).unwrap();

@@ -63,9 +63,12 @@ where
     let mut reader = FrameReader::new(ASK_BYTES_MAX);
     let mut pen = Pen::new(write);
     let outbox = Arc::new(Outbox::default());
-    let Some(Order::Load { job, window }) = reader.next(&mut read).await? else {
+    let Some(Order::Load { mut job, window }) = reader.next(&mut read).await? else {
         return Err(FrameFault::Malformed.into());
     };
+    if let Job::Chat(config) = &mut job {
+        config.is_apart = true;
+    }
     let loading = tokio::task::spawn_blocking(move || load(job));
     let loaded = tokio::select! {
         loaded = loading => loaded.unwrap_or(Err(LoadError::Panicked)),

@@ -108,7 +108,8 @@ impl<D: Decoder> Scheduler<D> {
         let shared = running.map(|slot| slot.shared_prefix(request)).max();
         let shared = shared.filter(|shared| *shared >= SHARED_TOKENS_MIN);
         let own = prompt.saturating_sub(shared.unwrap_or(0));
-        own.saturating_add(request.output_max.min(HEADROOM_TOKENS))
+        let need = own.saturating_add(request.output_max.min(HEADROOM_TOKENS));
+        need.min(self.shape.context_tokens)
     }
 
     /// The youngest chat of the team that has the most of them, and more than one.

@@ -16,6 +16,7 @@ use crate::voice::VoiceRules;
 
 mod drafts;
 mod fair;
+mod overflow;
 mod room;
 
 const SHAPE: Shape = Shape {

@@ -11,11 +11,13 @@ const SHAPE: Shape = Shape {
 
 fn context(model: &Arc<llama_cpp_2::model::LlamaModel>) -> Context {
     let sizes = Sizes {
-        may_flash: true,
+        flash: FlashAttention::Auto,
+        type_k: KvType::F16,
+        type_v: KvType::F16,
         cells: CellLayout::Unified,
         shape: SHAPE,
         ubatch_tokens: 64,
-        threads: 1,
+        threads: ONE_THREAD,
     };
     Context::new(Arc::clone(model), sizes, Arc::default()).unwrap()
 }
