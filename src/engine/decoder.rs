@@ -105,8 +105,13 @@ pub(crate) trait Decoder {
     /// holds: `keep`, or 0 for a kind of memory that cannot be cut.
     fn truncate(&mut self, sequence: u32, keep: u32) -> u32;
 
+    /// Whether the first `count` tokens of `from` can be given to another sequence; where it is still
+    /// shorter, whether they could be then. What `from` holds beyond them may keep them from it.
+    fn can_share(&self, from: u32, count: u32) -> bool;
+
     /// Makes `to`, which holds nothing, hold the first `count` tokens of `from` too, at no cost of
-    /// computing. False, and nothing done, for a kind of memory that cannot.
+    /// computing. False, and `to` holds nothing, where [`Decoder::can_share`] says so, or where it
+    /// failed all the same.
     fn share(&mut self, from: u32, to: u32, count: u32) -> bool;
 
     /// Forgets everything.

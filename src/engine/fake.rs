@@ -155,6 +155,11 @@ pub(crate) struct FakeDecoder {
     pub log: Arc<Mutex<Vec<Seen>>>,
     /// For a memory that cannot be cut.
     pub is_recurrent: bool,
+    /// For a memory whose layers look this far back, with cells of each sequence's own: what is
+    /// shared goes through a copy that has nothing behind the window. 0: cells are shared.
+    pub copy_window: u32,
+    /// How many of the next shares fail though they should not.
+    pub failing_shares: u32,
     /// How many states were saved.
     pub saves: Arc<AtomicUsize>,
     sequences: Vec<Vec<Token>>,
@@ -174,6 +179,8 @@ impl FakeDecoder {
             mishaps: Arc::default(),
             log: Arc::default(),
             is_recurrent: false,
+            copy_window: 0,
+            failing_shares: 0,
             saves: Arc::default(),
             sequences: vec![Vec::new(); shape.sequences as usize],
             cells: vec![Vec::new(); shape.sequences as usize],
@@ -313,17 +320,34 @@ impl Decoder for FakeDecoder {
         tokens.len() as u32
     }
 
+    fn can_share(&self, from: u32, count: u32) -> bool {
+        let (held, window) = (self.held(from), self.copy_window);
+        let is_whole = window == 0 || held == count || held.max(count) <= window;
+        !self.is_recurrent && is_whole
+    }
+
     fn share(&mut self, from: u32, to: u32, count: u32) -> bool {
         assert!(
             self.sequences[to as usize].is_empty(),
             "sharing with a sequence in use"
         );
-        if self.is_recurrent {
+        assert!(self.held(from) >= count, "sharing what is not there");
+        if self.failing_shares > 0 {
+            self.failing_shares -= 1;
+            return false;
+        }
+        if !self.can_share(from, count) {
             return false;
         }
         let shared = self.sequences[from as usize][..count as usize].to_vec();
         self.sequences[to as usize] = shared;
-        self.cells[to as usize] = self.cells[from as usize][..count as usize].to_vec();
+        self.cells[to as usize] = if self.copy_window > 0 {
+            let first = self.cells_used + 1;
+            self.cells_used += count as usize;
+            (first..=self.cells_used).collect()
+        } else {
+            self.cells[from as usize][..count as usize].to_vec()
+        };
         true
     }
 

@@ -14,6 +14,13 @@ impl LlamaDecoder {
     }
 }
 
+/// Whether the first `count` tokens of a sequence that holds `held` are whole in a copy of its state:
+/// what lies behind the window, as seen from the sequence's end, is left out of it (llama.cpp's
+/// `llama_kv_cache::state_write`), and that is more than what `count` tokens look back at.
+pub(super) fn copies_whole(held: u32, count: u32, window: u32) -> bool {
+    window == 0 || held == count || held.max(count) <= window
+}
+
 impl Decoder for LlamaDecoder {
     fn shape(&self) -> Shape {
         self.0.shape()
@@ -48,7 +55,9 @@ impl Decoder for LlamaDecoder {
 
     fn truncate(&mut self, sequence: u32, keep: u32) -> u32 {
         let held = self.held(sequence);
-        if keep >= held {
+        // Nothing is not taken for granted: a sequence without a last token in the layers that look
+        // back a window may still have cells in the others.
+        if keep > 0 && keep >= held {
             return held;
         }
         if keep > 0 && self.reaches_back(sequence, keep) && self.0.remove(sequence, keep) {
@@ -58,13 +67,24 @@ impl Decoder for LlamaDecoder {
         0
     }
 
-    fn share(&mut self, from: u32, to: u32, count: u32) -> bool {
+    fn can_share(&self, from: u32, count: u32) -> bool {
         // A recurrent state is of its last token only.
         !self.0.is_recurrent()
-            && self.held(from) >= count
             && self.reaches_back(from, count)
+            && (!self.0.is_split() || copies_whole(self.held(from), count, self.0.window()))
+    }
+
+    fn share(&mut self, from: u32, to: u32, count: u32) -> bool {
+        let is_shared = self.held(from) >= count
+            && self.can_share(from, count)
             && self.0.copy(from, to, count)
             && self.held(to) == count
+            && self.reaches_back(to, count);
+        if !is_shared {
+            // A memory of several parts may have taken some of it.
+            self.0.remove(to, 0);
+        }
+        is_shared
     }
 
     fn reset(&mut self) {

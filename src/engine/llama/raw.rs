@@ -178,6 +178,10 @@ impl Context {
             })
     }
 
+    pub(super) fn is_split(&self) -> bool {
+        self.cells == CellLayout::Split
+    }
+
     /// The cells that one sequence may have.
     fn positions(&self) -> u32 {
         match self.cells {

@@ -10,11 +10,18 @@ const SHAPE: Shape = Shape {
 };
 
 fn context(model: &Arc<llama_cpp_2::model::LlamaModel>) -> Context {
+    context_of(model, CellLayout::Unified)
+}
+
+fn context_of(model: &Arc<llama_cpp_2::model::LlamaModel>, cells: CellLayout) -> Context {
     let sizes = Sizes {
-        flash: FlashAttention::Auto,
+        flash: match cells {
+            CellLayout::Unified => FlashAttention::Auto,
+            CellLayout::Split => FlashAttention::Off,
+        },
         type_k: KvType::F16,
         type_v: KvType::F16,
-        cells: CellLayout::Unified,
+        cells,
         shape: SHAPE,
         ubatch_tokens: 64,
         threads: ONE_THREAD,
@@ -86,6 +93,78 @@ fn a_restored_state_goes_on_as_the_computed_one_does() {
     // In the place of what a sequence holds.
     assert!(second.set_state(0, &state));
     assert_eq!(second.held(0), 100);
+}
+
+#[test]
+fn a_beginning_is_given_to_another_sequence_in_either_layout_of_cells() {
+    let Some(path) = model_path() else { return };
+    let model = crate::llama::open::tests_model(&path);
+    let tokens: Vec<i32> = (0..120).map(|n| 5 + n * 7 % 500).collect();
+    for cells in [CellLayout::Unified, CellLayout::Split] {
+        let mut alone = context_of(&model, cells);
+        compute(&mut alone, 0, 0, &tokens[..100]);
+        let computed = compute(&mut alone, 0, 100, &tokens[100..]);
+        assert!(alone.remove(0, 0));
+        compute(&mut alone, 0, 0, &tokens[1..101]);
+        let another = compute(&mut alone, 0, 100, &tokens[100..]);
+        let alike = apart(&another, &computed) / 4.0;
+
+        let mut context = context_of(&model, cells);
+        compute(&mut context, 0, 0, &tokens[..100]);
+        assert!(context.copy(0, 1, 60));
+        assert_eq!((context.held(0), context.held(1)), (100, 60), "{cells:?}");
+        let shared = compute(&mut context, 1, 60, &tokens[60..]);
+        assert!(apart(&shared, &computed) < alike, "{cells:?}");
+        // Whoever it came from goes on as if nothing had been.
+        let donor = compute(&mut context, 0, 100, &tokens[100..]);
+        assert!(apart(&donor, &computed) < alike, "{cells:?}");
+    }
+}
+
+/// Sequences are computed in their order where each has cells of its own, whatever the order in the
+/// batch.
+#[test]
+fn logits_are_those_of_the_entry_that_is_asked_for() {
+    let Some(path) = model_path() else { return };
+    let model = crate::llama::open::tests_model(&path);
+    let token = |sequence: u32| 40 + 30 * sequence.cast_signed();
+    for cells in [CellLayout::Unified, CellLayout::Split] {
+        let mut apart_each = context_of(&model, cells);
+        let alone = [0, 1].map(|sequence| compute(&mut apart_each, sequence, 0, &[token(sequence)]));
+        let far = apart(&alone[0], &alone[1]) / 4.0;
+        let mut context = context_of(&model, cells);
+        let entries = [1, 0].map(|sequence| Entry {
+            token: token(sequence),
+            position: 0,
+            sequence,
+            wants_logits: true,
+        });
+        assert_eq!(context.decode(&entries), Decoded::Done);
+        for (index, entry) in entries.iter().enumerate() {
+            let row = context.logits(index).unwrap();
+            let expected = &alone[entry.sequence as usize];
+            assert!(apart(row, expected) < far, "{cells:?}, {index}");
+        }
+    }
+}
+
+/// Seen: with a window of 512, the first 1,000 tokens of 1,200 were shared by a copy whose layers
+/// with a window began at 688.
+#[test]
+fn a_copy_that_lacks_what_a_beginning_looks_back_at_is_none() {
+    for (held, count, window, is_whole) in [
+        (1_200, 1_000, 0, true),
+        (1_200, 1_000, 512, false),
+        (1_000, 1_000, 512, true),
+        (512, 300, 512, true),
+        (513, 300, 512, false),
+        // Not there yet.
+        (100, 300, 512, true),
+        (100, 1_000, 512, false),
+    ] {
+        let said = crate::llama::decoder::copies_whole(held, count, window);
+        assert_eq!(said, is_whole, "{count} of {held}, {window}");
+    }
 }
 
 #[test]
