@@ -362,6 +362,9 @@ impl<D: Decoder> Scheduler<D> {
     /// Shares what another slot holds of this slot's prompt. True when one that is being computed
     /// in this step will soon hold more of it: better to wait for that.
     fn follows(&mut self, slot: usize) -> bool {
+        if self.slots[slot].is_unshared {
+            return false;
+        }
         let least = self.slots[slot].held.saturating_add(SHARED_TOKENS_MIN);
         let mut donor: Option<(u32, usize)> = None;
         let mut is_following = false;
@@ -372,8 +375,8 @@ impl<D: Decoder> Scheduler<D> {
             }
             let held = common.min(self.slots[other].held);
             let is_computed = self.shares.iter().any(|share| share.slot == other);
-            is_following |= is_computed && held < common;
-            if held >= least && donor.is_none_or(|(most, _)| held > most) {
+            is_following |= is_computed && held < common && self.can_share(other, common);
+            if held >= least && self.can_share(other, held) && donor.is_none_or(|(most, _)| held > most) {
                 donor = Some((held, other));
             }
         }
@@ -388,12 +391,19 @@ impl<D: Decoder> Scheduler<D> {
     /// same cells, so this takes none.
     fn share(&mut self, donor: usize, slot: usize, count: u32) {
         self.forget(slot);
+        // What it held is lost. If it were tried again in every step, no long prompt would end.
+        self.slots[slot].is_unshared = true;
         if self.decoder.share(sequence(donor), sequence(slot), count) {
             // What the donor computed since the last look is not yet in the books.
             self.cells.set(donor, self.slots[donor].held);
             self.cells.share(donor, slot, count);
+            self.slots[slot].is_unshared = false;
             self.slots[slot].adopt(count);
         }
+    }
+
+    fn can_share(&self, donor: usize, count: u32) -> bool {
+        self.decoder.can_share(sequence(donor), count)
     }
 
     /// A slot that was set back begins again only when all of it fits beside the others, or it would

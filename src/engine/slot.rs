@@ -27,6 +27,8 @@ pub(crate) struct Slot {
     pub used: u64,
     /// What it held was given up for an older slot, and is not being computed again yet.
     pub is_set_back: bool,
+    /// Sharing for its job failed, and is not tried again.
+    pub is_unshared: bool,
     pub job: Option<Job>,
 }
 
@@ -73,6 +75,7 @@ impl Slot {
         self.held = held;
         self.used = admitted;
         self.is_set_back = false;
+        self.is_unshared = false;
         let prompt = request.prompt.len();
         let tokens_max = prompt.saturating_add(request.output_max as usize);
         self.job = Some(Job {

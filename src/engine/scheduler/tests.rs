@@ -418,16 +418,41 @@ fn the_leader_of_those_who_wait_may_leave() {
     assert_eq!(read(&mut follower).text, "s");
 }
 
+/// Seen: a prompt of more than one batch began anew in every step, for as long as another slot held
+/// its beginning.
 #[test]
 fn a_memory_that_cannot_be_shared_is_computed_by_everybody() {
-    let mut bench = Bench::with(SHAPE, |decoder| decoder.is_recurrent = true);
-    let system = "s".repeat(40);
+    let changes: [fn(&mut FakeDecoder); 3] = [
+        |decoder| decoder.is_recurrent = true,
+        |decoder| decoder.copy_window = 50,
+        |decoder| decoder.failing_shares = 100,
+    ];
+    for change in changes {
+        let mut bench = Bench::with(SHAPE, change);
+        let system = "s".repeat(200);
+        let mut streams: Vec<_> = (0..3)
+            .map(|n| bench.ask_with(&format!("{system}{n}>"), |request| request.output_max = 9))
+            .collect();
+        // Each its prompt and eight tokens, and what a share that failed threw away.
+        let steps = bench.run();
+        assert!(steps < 60, "{steps}");
+        for stream in &mut streams {
+            assert_eq!(read(stream).text, "s".repeat(9));
+        }
+    }
+}
+
+#[test]
+fn a_copy_within_the_window_is_shared() {
+    let mut bench = Bench::with(SHAPE, |decoder| decoder.copy_window = 120);
+    let system = "s".repeat(100);
     let mut streams: Vec<_> = (0..3)
-        .map(|n| bench.ask(&format!("{system}{n}>")))
+        .map(|n| bench.ask_with(&format!("{system}{n}>"), |request| request.output_max = 1))
         .collect();
     bench.run();
-    for (n, stream) in streams.iter_mut().enumerate() {
-        assert_said(stream, &format!("{system}{n}"));
+    assert_eq!(computed(&bench), 100 + 3 * 2);
+    for stream in &mut streams {
+        assert_eq!(read(stream).text, "s");
     }
 }
 
