@@ -496,12 +496,15 @@ impl<D: Decoder> Scheduler<D> {
 
     /// Sets the youngest running slot back that is younger than `age` and not in the batch. The
     /// first of a team is spared for as long as can be: only the oldest of all may have its room.
+    /// The oldest is who has something to compute: a paused reader keeps nobody from getting on,
+    /// and gives up its room too where it must.
     fn set_back_younger(&mut self, age: u64) -> bool {
-        let mut running = self.slots.iter().filter_map(|slot| slot.job.as_ref());
-        let is_oldest = running.all(|job| job.admitted >= age);
+        let is_oldest = self.oldest_ready().is_none_or(|oldest| age <= oldest);
         let younger = (0..self.slots.len()).filter(|slot| {
-            self.age(*slot) > age
-                && self.slots[*slot].held > 0
+            let held = &self.slots[*slot];
+            let is_paused = !held.is_idle() && !held.is_ready();
+            (self.age(*slot) > age || (is_oldest && is_paused))
+                && held.held > 0
                 && (is_oldest || !self.is_first(*slot))
                 && !self.shares.iter().any(|share| share.slot == *slot)
         });
@@ -513,6 +516,12 @@ impl<D: Decoder> Scheduler<D> {
         self.forget(slot);
         self.slots[slot].is_set_back = true;
         true
+    }
+
+    /// The age of the oldest chat that has something to compute.
+    fn oldest_ready(&self) -> Option<u64> {
+        let ready = (0..self.slots.len()).filter(|slot| self.slots[*slot].is_ready());
+        ready.map(|slot| self.age(slot)).min()
     }
 
     fn forget(&mut self, slot: usize) {

@@ -114,16 +114,14 @@ impl<D: Decoder> Scheduler<D> {
 
     /// The youngest chat of the team that has the most of them, and more than one.
     fn yielding(&self) -> Option<usize> {
-        let oldest = (0..self.slots.len())
-            .filter(|slot| self.slots[*slot].job.is_some())
-            .min_by_key(|slot| self.age(*slot))?;
+        let oldest = self.oldest_ready();
         let running = |seat: &Seat| {
             let seats = self.seats.iter().flatten();
             seats.filter(|other| other.team() == seat.team()).count()
         };
         let may_yield = (0..self.slots.len()).filter(|slot| {
             let held = &self.slots[*slot];
-            *slot != oldest && !held.is_idle() && !held.is_set_back && held.held > 0
+            Some(self.age(*slot)) != oldest && !held.is_idle() && !held.is_set_back && held.held > 0
         });
         let counted = may_yield.filter_map(|slot| {
             let count = running(self.seats[slot].as_ref()?);

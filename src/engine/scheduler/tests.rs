@@ -574,6 +574,39 @@ fn a_slow_reader_pauses_only_its_own_slot() {
     assert_eq!(text, "slow reader here");
 }
 
+/// Seen: where the cache was full, those who were younger than a chat whose reader had stopped reading
+/// waited until that reader had stalled for too long.
+#[test]
+fn a_paused_reader_gives_up_its_room_before_others_wait_for_it() {
+    let shape = Shape {
+        sequences: 2,
+        kv_tokens: 240,
+        context_tokens: 240,
+        ..SHAPE
+    };
+    let mut bench = Bench::with(shape, |decoder| {
+        decoder.script = Box::new(|tokens| (b'a' + (tokens.len() % 26) as u8).into());
+    });
+    bench.events_max = 60;
+    let mut slow = bench.ask(&"y".repeat(20));
+    bench.events_max = 512;
+    let mut quick = bench.ask(&"z".repeat(20));
+    bench.run();
+    let read = read(&mut quick);
+    assert_eq!(
+        (read.text.len(), read.reason),
+        (220, Some(FinishReason::Length))
+    );
+    // And goes on where it was.
+    let mut text = String::new();
+    while bench.running() > 0 {
+        text.push_str(&read_some(&mut slow));
+        bench.run();
+    }
+    text.push_str(&read_some(&mut slow));
+    assert_eq!(text, read.text);
+}
+
 fn read_some(stream: &mut ReplyStream) -> String {
     let mut text = String::new();
     while let Some(Some(Ok(event))) = stream.next().now_or_never() {

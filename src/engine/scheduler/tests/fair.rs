@@ -155,6 +155,28 @@ fn in_a_full_cache_the_first_of_a_team_is_made_room_for_and_everybody_ends() {
     assert_eq!(bench.running(), 0);
 }
 
+/// Seen: nobody but the oldest of all may set the first of a team back, and that one was paused.
+#[test]
+fn the_oldest_who_reads_counts_as_the_oldest() {
+    let shape = Shape {
+        kv_tokens: 240,
+        context_tokens: 240,
+        ..CROWD
+    };
+    let mut bench = Bench::of(shape, SLOTS, |decoder| {
+        decoder.script = Box::new(|_| b'x'.into());
+    });
+    bench.events_max = 8;
+    let _paused = ask(&bench, "many", "paused");
+    bench.events_max = 512;
+    let mut older = ask(&bench, "one", "older");
+    let mut younger = ask(&bench, "two", "younger");
+    bench.run();
+    for stream in [&mut older, &mut younger] {
+        assert_eq!(read(stream).reason, Some(FinishReason::Length));
+    }
+}
+
 #[test]
 fn where_several_teams_ask_a_batch_of_prompts_is_short() {
     let mut bench = bench(CROWD);
