@@ -511,11 +511,16 @@ impl<D: Decoder> Scheduler<D> {
         let Some(slot) = younger.max_by_key(|slot| (!self.is_first(*slot), self.age(*slot))) else {
             return false;
         };
-        debug!("cache is full, youngest slot set back");
+        self.set_back(slot);
+        true
+    }
+
+    /// Takes a running slot's room. What it held is saved where that is worth it.
+    fn set_back(&mut self, slot: usize) {
+        debug!("cache is full, slot set back");
         self.set_aside(slot, 0);
         self.forget(slot);
         self.slots[slot].is_set_back = true;
-        true
     }
 
     /// The age of the oldest chat that has something to compute.

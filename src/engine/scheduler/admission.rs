@@ -68,8 +68,7 @@ impl<D: Decoder> Scheduler<D> {
             return false;
         };
         if let Some(slot) = yielding.filter(|_| is_short) {
-            self.forget(slot);
-            self.slots[slot].is_set_back = true;
+            self.set_back(slot);
         }
         self.begin(request, seat, now);
         true
@@ -112,7 +111,7 @@ impl<D: Decoder> Scheduler<D> {
         need.min(self.shape.context_tokens)
     }
 
-    /// The youngest chat of the team that has the most of them, and more than one.
+    /// The youngest chat of the team that has the most of them, and more than one; itself no first.
     fn yielding(&self) -> Option<usize> {
         let oldest = self.oldest_ready();
         let running = |seat: &Seat| {
@@ -121,7 +120,8 @@ impl<D: Decoder> Scheduler<D> {
         };
         let may_yield = (0..self.slots.len()).filter(|slot| {
             let held = &self.slots[*slot];
-            Some(self.age(*slot)) != oldest && !held.is_idle() && !held.is_set_back && held.held > 0
+            let is_spared = Some(self.age(*slot)) == oldest || self.is_first(*slot);
+            !is_spared && !held.is_idle() && !held.is_set_back && held.held > 0
         });
         let counted = may_yield.filter_map(|slot| {
             let count = running(self.seats[slot].as_ref()?);

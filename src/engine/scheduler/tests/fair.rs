@@ -177,6 +177,56 @@ fn the_oldest_who_reads_counts_as_the_oldest() {
     }
 }
 
+/// Seen: of a chat that was set back for the first of a team nothing was saved.
+#[test]
+fn what_gives_way_to_the_first_of_a_team_is_saved() {
+    let shape = Shape {
+        kv_tokens: 300,
+        context_tokens: 240,
+        ..CROWD
+    };
+    let prefixes = PrefixRules {
+        bytes_max: 1 << 20,
+        ..NO_PREFIXES
+    };
+    let mut saves = Arc::default();
+    let mut bench = Bench::made(shape, SLOTS, prefixes, Drafting::Off, |decoder| {
+        saves = Arc::clone(&decoder.saves);
+    });
+    let _many: Vec<_> = (0..4).map(|nth| ask(&bench, "many", &long(nth))).collect();
+    while bench.running() < SLOTS as usize || bench.scheduler.slots[1].held < 90 {
+        bench.step();
+    }
+    let _one = ask(&bench, "one", "a short question>");
+    bench.step();
+    assert!(bench.scheduler.slots[1].is_set_back);
+    assert_eq!(saves.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[test]
+fn the_first_of_a_team_does_not_give_way_to_that_of_another() {
+    let shape = Shape {
+        sequences: 4,
+        kv_tokens: 400,
+        context_tokens: 240,
+        ..SHAPE
+    };
+    let mut bench = Bench::of(shape, 3, |_| ());
+    let _oldest = ask(&bench, "many", &long(0)[30..]);
+    let _second = ask_as(&bench, Priority::Batch, "some", &long(1)[30..]);
+    bench.step();
+    let _first = ask(&bench, "some", &long(2)[30..]);
+    while bench.scheduler.slots[2].pending() != 1 {
+        bench.step();
+    }
+    assert!(bench.scheduler.is_first(2));
+    let _new = ask(&bench, "one", &long(3));
+    bench.step();
+    assert_eq!(bench.running(), 4);
+    let is_set_back = [1, 2].map(|slot| bench.scheduler.slots[slot].is_set_back);
+    assert_eq!(is_set_back, [true, false]);
+}
+
 #[test]
 fn where_several_teams_ask_a_batch_of_prompts_is_short() {
     let mut bench = bench(CROWD);
