@@ -374,8 +374,10 @@ impl<D: Decoder> Scheduler<D> {
                 continue;
             }
             let held = common.min(self.slots[other].held);
-            let is_computed = self.shares.iter().any(|share| share.slot == other);
-            is_following |= is_computed && held < common && self.can_share(other, common);
+            // Not one that talks, or its words would be waited for one by one.
+            let is_reading = self.slots[other].pending() > 1
+                && self.shares.iter().any(|share| share.slot == other);
+            is_following |= is_reading && held < common && self.can_share(other, common);
             if held >= least && self.can_share(other, held) && donor.is_none_or(|(most, _)| held > most) {
                 donor = Some((held, other));
             }

@@ -381,6 +381,25 @@ fn prompts_that_begin_alike_wait_for_the_first_of_them() {
     assert_eq!(cached, [0, 150, 150, 150]);
 }
 
+/// Seen: a prompt that goes on as another's reply does was read as fast as that reply was written.
+#[test]
+fn a_prompt_does_not_wait_for_a_reply_under_way() {
+    let mut bench = Bench::new(SHAPE);
+    let said = "s".repeat(100);
+    let mut talking = bench.ask(&format!("{said}>"));
+    bench.run_until_talking();
+    let mut follows = bench.ask_with(&format!("{said}>{said}"), |request| request.output_max = 1);
+    let mut steps = 0;
+    while !has_ended(&mut follows) {
+        bench.step();
+        steps += 1;
+        assert!(steps < 12, "it waits for every word");
+    }
+    assert!(computed(&bench) < 220, "the prompt's beginning is shared");
+    bench.run();
+    assert_said(&mut talking, &said);
+}
+
 #[test]
 fn what_one_team_computes_is_not_shared_with_another_under_way() {
     let mut bench = Bench::new(SHAPE);
