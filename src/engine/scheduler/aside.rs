@@ -67,8 +67,13 @@ impl<D: Decoder> Scheduler<D> {
             count_max: self.shape.context_tokens,
             token_s: self.pacing.prompt_s(),
         })?;
-        // All of it comes back first, whatever is cut off then.
-        let wanted = found.count.saturating_sub(self.slots[slot].held);
+        // All of it comes back first, whatever is cut off then. Nobody's room is taken for it but
+        // what would be enough.
+        if !self.may_hold(slot, found.count) {
+            self.prefixes.restored(&found, true);
+            return None;
+        }
+        let wanted = found.count.saturating_sub(self.freed_by(slot));
         if self.make_room(wanted, self.age(slot)) < wanted {
             self.prefixes.restored(&found, true);
             return None;
@@ -90,6 +95,25 @@ impl<D: Decoder> Scheduler<D> {
         self.cells.set(slot, held);
         self.slots[slot].held = held;
         Some(held)
+    }
+
+    /// The cells that nobody holds when `slot` has forgotten what it does: not those that it shares.
+    fn freed_by(&mut self, slot: usize) -> u32 {
+        let taken = self.taken();
+        taken - self.cells.taken(|other| other != slot)
+    }
+
+    /// Whether `slot` could hold `count` tokens if all gave way to it that would.
+    fn may_hold(&mut self, slot: usize, count: u32) -> bool {
+        self.taken();
+        let age = self.age(slot);
+        let stays = |other: usize| {
+            let is_batched = self.shares.iter().any(|share| share.slot == other);
+            let is_running = !self.slots[other].is_idle();
+            other != slot && (is_batched || (is_running && self.age(other) < age))
+        };
+        let left = self.shape.kv_tokens.saturating_sub(self.batched());
+        self.cells.taken(stays).saturating_add(count) <= left
     }
 
     /// Saves what all slots hold and writes it to disk, most first, as far as there is time.

@@ -143,6 +143,44 @@ fn a_shared_beginning_is_computed_once_though_others_take_all_room() {
     assert!(all <= 150 + tails + others, "{all}");
 }
 
+/// Seen: cells that a slot shares were counted as free once it forgot them. The state that was to take
+/// their place did not fit, and was thrown away as unsound with its file.
+#[test]
+fn a_state_is_restored_only_where_there_is_room_for_all_of_it() {
+    let shape = Shape {
+        sequences: 2,
+        kv_tokens: 290,
+        ..SHAPE
+    };
+    let (mut bench, _) = keeping(shape);
+    let (system, text) = ("s".repeat(100), "t".repeat(80));
+    let long = |nth: u32| format!("{system}{text}{nth}>");
+    costs(&mut bench, "red", &long(1));
+    for letter in ["x", "y"] {
+        costs(&mut bench, "red", &format!("{}>", letter.repeat(90)));
+    }
+    // Paused, with the common beginning.
+    bench.events_max = 4;
+    let mut paused = bench.ask_with(&format!("{system}{}>", "r".repeat(60)), |request| {
+        request.team = Some("red".into());
+        request.output_max = 8;
+    });
+    bench.run();
+    bench.events_max = 512;
+    assert_eq!(costs(&mut bench, "red", &format!("{system}q>")), (2, 100));
+    // The saved state would be 182 tokens beside 164.
+    assert_eq!(costs(&mut bench, "red", &long(2)), (82, 100));
+    while bench.running() > 0 {
+        read_some(&mut paused);
+        bench.run();
+    }
+    // It is still there for when there is room.
+    for letter in ["x", "y"] {
+        costs(&mut bench, "red", &format!("{}>", letter.repeat(90)));
+    }
+    assert_eq!(costs(&mut bench, "red", &long(1)).1, 181);
+}
+
 #[test]
 fn a_chat_that_was_set_back_goes_on_where_it_was() {
     let shape = Shape {
