@@ -65,6 +65,8 @@ pub enum GgufProblem {
     SameToken { first: u64, second: u64 },
     #[error("its vocabulary has no token for the byte {0:#04x}, so some texts cannot be read")]
     ByteWithoutToken(u8),
+    #[error("its tokenizer `{0}` reads no text")]
+    NoTokenizer(String),
     #[error("its tokenizer `{0}` is none for chats")]
     Tokenizer(String),
     /// llama.cpp would end its process over it, or divide by zero.

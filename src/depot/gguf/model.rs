@@ -25,8 +25,10 @@ const POOLING_MAX: u64 = 4;
 /// `LLAMA_POOLING_TYPE_RANK`.
 const POOLING_RANK: u64 = 4;
 const ROPE_SCALINGS: [&str; 4] = ["none", "linear", "yarn", "longrope"];
-/// Tokenizers without a text of their own, or of models that do not chat.
-const TOKENIZERS_REFUSED: [&str; 5] = ["none", "no_vocab", "test", "bert", "t5"];
+/// Tokenizers without a text of their own.
+const TOKENIZERS_REFUSED: [&str; 3] = ["none", "no_vocab", "test"];
+/// Tokenizers of models that do not chat.
+const TOKENIZERS_NOT_OF_CHATS: [&str; 2] = ["bert", "t5"];
 /// Architectures whose graphs assert that a whole head is turned by its position.
 const WHOLE_HEADS_TURN: [&str; 26] = [
     "arcee",
@@ -72,8 +74,11 @@ pub(super) fn check(header: &Header, tensors: &Tensors) -> Result<(), GgufProble
     parameters.check(architecture)?;
     parameters.check_ranking(tensors)?;
     check_vocabulary(header, tensors)?;
+    check_tokenizer(header, tokenizer)?;
     if header.text(TEMPLATE).is_some() {
-        check_chat(header, tokenizer)?;
+        if TOKENIZERS_NOT_OF_CHATS.contains(&tokenizer) {
+            return Err(GgufProblem::Tokenizer(shown(tokenizer)));
+        }
         parameters.check_chat()?;
     }
     Ok(())
@@ -126,9 +131,10 @@ fn check_vocabulary(header: &Header, tensors: &Tensors) -> Result<(), GgufProble
     Ok(())
 }
 
-fn check_chat(header: &Header, tokenizer: &str) -> Result<(), GgufProblem> {
+/// Of every file: a model that embeds reads texts too.
+fn check_tokenizer(header: &Header, tokenizer: &str) -> Result<(), GgufProblem> {
     if TOKENIZERS_REFUSED.contains(&tokenizer) {
-        return Err(GgufProblem::Tokenizer(shown(tokenizer)));
+        return Err(GgufProblem::NoTokenizer(shown(tokenizer)));
     }
     // SentencePiece falls back to bytes, and throws across the border where one has no token.
     let missing = header.tokens.as_ref().and_then(|list| list.missing_byte());

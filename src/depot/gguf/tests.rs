@@ -145,8 +145,12 @@ fn each_breach_is_named() {
             model().text("tokenizer.ggml.model", "llama"),
         ),
         (
-            "`no_vocab` is none for chats",
+            "`no_vocab` reads no text",
             model().text("tokenizer.ggml.model", "no_vocab"),
+        ),
+        (
+            "`bert` is none for chats",
+            model().text("tokenizer.ggml.model", "bert"),
         ),
         (
             "`llama.block_count` is 513",
@@ -271,6 +275,28 @@ fn a_model_that_ranks_has_a_head_for_its_labels() {
     ] {
         let fault = inspected(&model.build()).unwrap_err();
         assert!(fault.to_string().contains(words), "{fault}: not {words}");
+    }
+}
+
+/// Seen: these were asked of chat models only, and a model that embeds ended its process at the first
+/// text, or while it was loaded.
+#[test]
+fn a_model_without_a_chat_template_needs_a_whole_tokenizer_too() {
+    let embedder = || Builder::model().without("tokenizer.chat_template");
+    for tokenizer in ["bert", "t5", "gpt2"] {
+        let file = embedder().text("tokenizer.ggml.model", tokenizer).build();
+        assert!(inspected(&file).is_ok(), "{tokenizer}");
+    }
+    for (tokenizer, words) in [
+        ("llama", "no token for the byte 0x00"),
+        ("no_vocab", "reads no text"),
+        ("none", "reads no text"),
+        ("test", "reads no text"),
+    ] {
+        let file = embedder().text("tokenizer.ggml.model", tokenizer);
+        let file = file.whole("llama.vocab_size", 3).build();
+        let fault = inspected(&file).expect_err(tokenizer);
+        assert!(fault.to_string().contains(words), "{tokenizer}: {fault}");
     }
 }
 
