@@ -257,7 +257,7 @@ impl<D: Decoder> Scheduler<D> {
             .enumerate()
             .filter(|(_, slot)| slot.job.is_none());
         let best = free.max_by_key(|(index, slot)| {
-            (slot.shared_prefix(&request), Reverse((slot.used, *index)))
+            (slot.shared_prefix(request.team.as_ref(), &request), Reverse((slot.used, *index)))
         });
         let Some((index, slot)) = best else {
             self.shared.settle(seat);
@@ -265,7 +265,7 @@ impl<D: Decoder> Scheduler<D> {
                 .reply
                 .end(Some(BackendError::Engine("no slot was free")));
         };
-        let shared = slot.shared_prefix(&request);
+        let shared = slot.shared_prefix(request.team.as_ref(), &request);
         self.set_aside(index, shared);
         let held = self.decoder.truncate(sequence(index), shared);
         self.cells.set(index, held);

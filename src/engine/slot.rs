@@ -124,11 +124,12 @@ impl Slot {
     }
 
     /// How many tokens the prompt begins with that the cache already holds. At least one token of a
-    /// prompt is left to compute: its logits are what the reply begins from.
+    /// prompt is left to compute: its logits are what the reply begins from. `team` is whom the cache
+    /// is shared with for its sake.
     ///
     /// Another team's tokens serve nobody: the count and the time saved would tell what it wrote.
-    pub(crate) fn shared_prefix(&self, request: &Request) -> u32 {
-        if self.team != request.team {
+    pub(crate) fn shared_prefix(&self, team: Option<&TeamId>, request: &Request) -> u32 {
+        if self.team.as_ref() != team {
             return 0;
         }
         let prompt = &request.prompt;

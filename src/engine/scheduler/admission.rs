@@ -5,6 +5,7 @@
 //! the oldest of all: that one always gets on.
 
 use super::{Decoder, HEADROOM_TOKENS, Instant, Request, SHARED_TOKENS_MIN, Scheduler};
+use crate::config::PrefixScope;
 use crate::forecast::{Outlook, tokens_left};
 use crate::waiting::{Place, Seat};
 
@@ -100,12 +101,22 @@ impl<D: Decoder> Scheduler<D> {
         expected.saturating_sub(held.saturating_sub(taken))
     }
 
-    /// The tokens that `request` is admitted for: what it begins like a running chat with is there.
+    /// The tokens that `request` is admitted for: what it begins like a running chat with is there,
+    /// where that can be shared.
     fn need(&self, request: &Request) -> u32 {
         let prompt = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
-        let running = self.slots.iter().filter(|slot| !slot.is_idle());
-        let shared = running.map(|slot| slot.shared_prefix(request)).max();
-        let shared = shared.filter(|shared| *shared >= SHARED_TOKENS_MIN);
+        // As its slot will have it.
+        let team = match self.rules.prefixes.scope {
+            PrefixScope::Team => request.team.as_ref(),
+            PrefixScope::Global => None,
+        };
+        let running = self.slots.iter().enumerate();
+        let running = running.filter(|(_, slot)| !slot.is_idle());
+        let shared = running.map(|(index, slot)| (index, slot.shared_prefix(team, request)));
+        let shared = shared.filter(|(index, shared)| {
+            *shared >= SHARED_TOKENS_MIN && self.can_share(*index, *shared)
+        });
+        let shared = shared.map(|(_, shared)| shared).max();
         let own = prompt.saturating_sub(shared.unwrap_or(0));
         let need = own.saturating_add(request.output_max.min(HEADROOM_TOKENS));
         need.min(self.shape.context_tokens)
