@@ -109,6 +109,11 @@ pub(crate) trait Decoder {
     /// shorter, whether they could be then. What `from` holds beyond them may keep them from it.
     fn can_share(&self, from: u32, count: u32) -> bool;
 
+    /// Bytes that [`Decoder::share`] copies of `from`: 0 where sequences share cells.
+    fn share_bytes(&mut self, _from: u32) -> usize {
+        0
+    }
+
     /// Makes `to`, which holds nothing, hold the first `count` tokens of `from` too, at no cost of
     /// computing. False, and `to` holds nothing, where [`Decoder::can_share`] says so, or where it
     /// failed all the same.

@@ -158,6 +158,8 @@ pub(crate) struct FakeDecoder {
     /// For a memory whose layers look this far back, with cells of each sequence's own: what is
     /// shared goes through a copy that has nothing behind the window. 0: cells are shared.
     pub copy_window: u32,
+    /// What a share copies, whatever its length.
+    pub share_bytes: usize,
     /// How many of the next shares fail though they should not.
     pub failing_shares: u32,
     /// How many states were saved.
@@ -180,6 +182,7 @@ impl FakeDecoder {
             log: Arc::default(),
             is_recurrent: false,
             copy_window: 0,
+            share_bytes: 0,
             failing_shares: 0,
             saves: Arc::default(),
             sequences: vec![Vec::new(); shape.sequences as usize],
@@ -324,6 +327,10 @@ impl Decoder for FakeDecoder {
         let (held, window) = (self.held(from), self.copy_window);
         let is_whole = window == 0 || held == count || held.max(count) <= window;
         !self.is_recurrent && is_whole
+    }
+
+    fn share_bytes(&mut self, _from: u32) -> usize {
+        self.share_bytes
     }
 
     fn share(&mut self, from: u32, to: u32, count: u32) -> bool {

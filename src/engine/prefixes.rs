@@ -222,6 +222,11 @@ impl Prefixes {
         true
     }
 
+    /// Whether `gain` tokens are computed in more time than `bytes` are copied to another sequence.
+    pub(crate) fn pays_to_copy(&self, gain: u32, bytes: usize, token_s: Option<f64>) -> bool {
+        bytes == 0 || self.pays(gain, bytes, self.copy_byte_s * RESTORE_WORTH, token_s)
+    }
+
     /// Learns how long copying a state took.
     pub(crate) fn learn(&mut self, bytes: usize, took: Duration) {
         if bytes >= TELLING_BYTES {

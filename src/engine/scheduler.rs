@@ -383,7 +383,9 @@ impl<D: Decoder> Scheduler<D> {
             }
         }
         // Not a part now and the rest later: sharing begins anew each time.
-        if let Some((held, donor)) = donor.filter(|_| !is_following) {
+        if let Some((held, donor)) = donor.filter(|_| !is_following)
+            && self.pays_to_share(donor, slot, held)
+        {
             self.share(donor, slot, held);
         }
         is_following
@@ -402,6 +404,15 @@ impl<D: Decoder> Scheduler<D> {
             self.slots[slot].is_unshared = false;
             self.slots[slot].adopt(count);
         }
+    }
+
+    /// False where copying all that `donor` holds takes longer than computing what `slot` lacks of
+    /// `count` tokens.
+    fn pays_to_share(&mut self, donor: usize, slot: usize, count: u32) -> bool {
+        let bytes = self.decoder.share_bytes(sequence(donor));
+        let gain = count.saturating_sub(self.slots[slot].held);
+        let token_s = self.pacing.prompt_s();
+        self.prefixes.pays_to_copy(gain, bytes, token_s)
     }
 
     fn can_share(&self, donor: usize, count: u32) -> bool {

@@ -74,6 +74,14 @@ impl Decoder for LlamaDecoder {
             && (!self.0.is_split() || copies_whole(self.held(from), count, self.0.window()))
     }
 
+    fn share_bytes(&mut self, from: u32) -> usize {
+        if self.0.is_split() {
+            self.0.state_bytes(from)
+        } else {
+            0
+        }
+    }
+
     fn share(&mut self, from: u32, to: u32, count: u32) -> bool {
         let is_shared = self.held(from) >= count
             && self.can_share(from, count)

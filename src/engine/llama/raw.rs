@@ -233,7 +233,8 @@ impl Context {
     }
 
     /// By way of this machine's memory: between cells of two sequences llama.cpp copies whole
-    /// sequences only, and with them all cells that are not in use.
+    /// sequences only, and with them all cells that are not in use. The bytes in between are at most
+    /// those of one sequence's cells, and are given back at once.
     fn copy_state(&mut self, from: u32, to: u32) -> bool {
         let state = self.state(from);
         state.is_some_and(|state| self.set_state(to, &state))

@@ -461,6 +461,32 @@ fn a_memory_that_cannot_be_shared_is_computed_by_everybody() {
     }
 }
 
+/// Seen: where sequences have cells of their own, all that a long chat held was copied for the sake of
+/// a few tokens.
+#[test]
+fn a_beginning_is_computed_where_copying_takes_longer() {
+    let prefixes = PrefixRules {
+        worth: Worth::Measured,
+        ..NO_PREFIXES
+    };
+    for (share_bytes, cached) in [(0, 60), (usize::MAX, 0)] {
+        let mut bench = Bench::keeping(SHAPE, prefixes.clone(), |decoder| {
+            decoder.share_bytes = share_bytes;
+        });
+        let system = "s".repeat(60);
+        let _talking = bench.ask(&format!("{system}one>"));
+        bench.run_until_talking();
+        let mut second = bench.ask_with(&format!("{system}2>"), |request| request.output_max = 1);
+        while !has_ended(&mut second) {
+            bench.step();
+        }
+        let slots = &bench.scheduler.slots;
+        assert_eq!(slots[1].held, 62);
+        let batched: usize = bench.log.lock().unwrap().iter().map(|seen| seen.count(1)).sum();
+        assert_eq!(62 - batched, cached);
+    }
+}
+
 #[test]
 fn a_copy_within_the_window_is_shared() {
     let mut bench = Bench::with(SHAPE, |decoder| decoder.copy_window = 120);
