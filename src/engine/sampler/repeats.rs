@@ -13,6 +13,10 @@ use domain::{Dry, RepeatPenalty};
 use super::Candidate;
 use crate::decoder::{Token, Vocabulary};
 
+/// Beyond these, what a penalty makes of a logit is no number that sampling could go by.
+const PENALTY_MIN: f32 = 0.01;
+const PENALTY_MAX: f32 = 10.0;
+
 /// Tokens of the last stretch, and a penalty for them.
 #[derive(Clone, Debug)]
 pub(super) struct Repeats {
@@ -26,7 +30,7 @@ pub(super) struct Repeats {
 impl Repeats {
     pub(super) fn new(rule: RepeatPenalty) -> Self {
         Self {
-            penalty: rule.penalty,
+            penalty: rule.penalty.clamp(PENALTY_MIN, PENALTY_MAX),
             tokens_max: window(rule.tokens_max),
             recent: VecDeque::new(),
             counts: HashMap::new(),
@@ -246,6 +250,19 @@ mod tests {
         repeats.note(900);
         repeats.apply(&mut row);
         assert_eq!(weights(&row), [4.0, 2.0, -16.0, 4.0], "ids beyond the row");
+    }
+
+    /// Seen: 1e-38 made infinite logits, and no token could be drawn from them.
+    #[test]
+    fn a_logit_stays_a_number_under_the_smallest_penalty() {
+        let mut repeats = Repeats::new(RepeatPenalty {
+            penalty: 1e-38,
+            tokens_max: None,
+        });
+        repeats.note(0);
+        let mut row = candidates(&[30.0, 1.0]);
+        repeats.apply(&mut row);
+        assert_eq!(weights(&row), [3_000.0, 1.0]);
     }
 
     fn dry(text: &str, change: impl FnOnce(&mut Dry)) -> Vec<(char, f32)> {

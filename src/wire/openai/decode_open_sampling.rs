@@ -15,6 +15,8 @@ use super::request_fault as fault;
 const WINDOW_TOKENS_MAX: i64 = 16 << 20;
 /// What llama-server looks back where it is not told.
 const WINDOW_TOKENS_DEFAULT: u32 = 64;
+/// What repeat penalties divide by; 1 leaves everything as it is. Far less makes logits infinite.
+const PENALTY_MIN: f64 = 0.01;
 const STOP_TOKENS_MAX: usize = 64;
 const BREAKERS_MAX: usize = 64;
 /// Longer ones are cut by llama.cpp.
@@ -79,16 +81,7 @@ fn window(fields: &mut Fields<'_>, name: &str) -> Result<Option<i64>, BadRequest
 /// vLLM's `repetition_penalty` looks at all tokens, llama-server's `repeat_penalty` at the last few;
 /// `repeat_last_n` says so of both.
 fn read_repeats(fields: &mut Fields<'_>) -> Result<Option<RepeatPenalty>, BadRequest> {
-    let mut penalty = |name: &str| {
-        let penalty = fields.decimal(name, 0.0..=10.0)?;
-        if penalty == Some(0.0) {
-            return Err(fault::invalid(
-                &fields.path.field(name),
-                "expected a value above 0. 1 leaves everything as it is.",
-            ));
-        }
-        Ok(penalty)
-    };
+    let mut penalty = |name: &str| fields.decimal(name, PENALTY_MIN..=10.0);
     let (of_all, of_last) = (penalty("repetition_penalty")?, penalty("repeat_penalty")?);
     if let (Some(of_all), Some(of_last)) = (of_all, of_last)
         && of_all.to_bits() != of_last.to_bits()
@@ -293,6 +286,8 @@ mod tests {
             (json!({"top_n_sigma": "a"}), "top_n_sigma"),
             (json!({"repeat_penalty": 0}), "repeat_penalty"),
             (json!({"repetition_penalty": -1}), "repetition_penalty"),
+            (json!({"repetition_penalty": 1e-38}), "repetition_penalty"),
+            (json!({"repeat_penalty": 0.009}), "repeat_penalty"),
             (
                 json!({"repetition_penalty": 1.1, "repeat_penalty": 1.2}),
                 "repeat_penalty",
