@@ -425,8 +425,12 @@ impl<D: Decoder> Scheduler<D> {
         if !self.slots[slot].is_set_back {
             return true;
         }
+        let is_oldest = self.is_oldest_ready(self.age(slot));
         let others = self.slots.iter().enumerate();
-        let others = others.filter(|(other, held)| *other != slot && !held.is_idle());
+        let others = others.filter(|(other, held)| {
+            let gives_way = is_oldest && held.is_paused();
+            *other != slot && !held.is_idle() && !gives_way
+        });
         // The first of a team shall not be set back in its turn.
         let held = others.map(|(other, held)| match self.is_first(other) {
             true => held.held.max(held.expected(HEADROOM_TOKENS)),
@@ -512,11 +516,10 @@ impl<D: Decoder> Scheduler<D> {
     /// The oldest is who has something to compute: a paused reader keeps nobody from getting on,
     /// and gives up its room too where it must.
     fn set_back_younger(&mut self, age: u64) -> bool {
-        let is_oldest = self.oldest_ready().is_none_or(|oldest| age <= oldest);
+        let is_oldest = self.is_oldest_ready(age);
         let younger = (0..self.slots.len()).filter(|slot| {
             let held = &self.slots[*slot];
-            let is_paused = !held.is_idle() && !held.is_ready();
-            (self.age(*slot) > age || (is_oldest && is_paused))
+            (self.age(*slot) > age || (is_oldest && held.is_paused()))
                 && held.held > 0
                 && (is_oldest || !self.is_first(*slot))
                 && !self.shares.iter().any(|share| share.slot == *slot)
@@ -540,6 +543,10 @@ impl<D: Decoder> Scheduler<D> {
     fn oldest_ready(&self) -> Option<u64> {
         let ready = (0..self.slots.len()).filter(|slot| self.slots[*slot].is_ready());
         ready.map(|slot| self.age(slot)).min()
+    }
+
+    fn is_oldest_ready(&self, age: u64) -> bool {
+        self.oldest_ready().is_none_or(|oldest| age <= oldest)
     }
 
     fn forget(&mut self, slot: usize) {

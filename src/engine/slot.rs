@@ -118,6 +118,12 @@ impl Slot {
         job.is_some_and(|job| !job.is_done && job.outbox.is_empty())
     }
 
+    /// True when it has more to compute once its reader keeps up.
+    pub(crate) fn is_paused(&self) -> bool {
+        let job = self.job.as_ref();
+        job.is_some_and(|job| !job.is_done && !job.outbox.is_empty())
+    }
+
     /// True when the tokens in the cache serve nobody at present.
     pub(crate) fn is_idle(&self) -> bool {
         self.job.as_ref().is_none_or(|job| job.is_done)
