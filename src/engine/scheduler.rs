@@ -593,13 +593,11 @@ impl<D: Decoder> Scheduler<D> {
                 continue;
             };
             let drawn = self.draw(share, row);
-            let slot = &mut self.slots[share.slot];
-            match drawn {
-                Ok(()) => self.deliver(share.slot, now),
-                Err(error) => {
-                    error!(%error, "slot failed");
-                    slot.end(Some(error));
-                }
+            // What was drawn before a failure is said before it.
+            self.deliver(share.slot, now);
+            if let Err(error) = drawn {
+                error!(%error, "slot failed");
+                self.slots[share.slot].end(Some(error));
             }
         }
     }

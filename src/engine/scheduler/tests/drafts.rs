@@ -52,6 +52,27 @@ fn a_reply_that_copies_takes_few_steps() {
     assert!(count.accepted > 50 && count.drafted < 100, "{count:?}");
 }
 
+/// Seen: a draw that failed within a draft took what the same step had drawn before it along.
+#[test]
+fn what_was_drawn_before_a_failure_is_said() {
+    let broken = |decoder: &mut FakeDecoder| {
+        decoder.noise = |tokens| {
+            let number = if tokens.len() == 2 * TEXT.len() - 8 {
+                f32::NAN
+            } else {
+                0.0
+            };
+            vec![number; 258]
+        };
+    };
+    let prompt = format!("{TEXT}>");
+    let (_, drafted, _) = run(FREE, &prompt, |_| (), broken);
+    let (_, plain, _) = run(Drafting::Off, &prompt, |_| (), broken);
+    assert_eq!(plain.text, TEXT[..TEXT.len() - 9]);
+    assert!(plain.error.is_some());
+    assert_eq!(drafted, plain);
+}
+
 #[test]
 fn a_draft_ends_where_the_reply_does() {
     type Change = fn(&mut Request);
