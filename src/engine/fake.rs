@@ -279,7 +279,7 @@ impl Decoder for FakeDecoder {
     }
 
     fn can_cut(&self) -> bool {
-        !self.is_recurrent
+        !self.is_recurrent && self.copy_window == 0
     }
 
     fn threads(&self) -> Threads {
