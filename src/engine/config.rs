@@ -20,9 +20,10 @@ pub struct EngineConfig {
     pub context_tokens_max: Option<u32>,
     /// Whether a reply that was asked to be longer ends there.
     pub context_shift: ContextShift,
-    /// Room of the KV cache in tokens, shared by all slots as they need it. `None`: a full context
-    /// for every slot, but no more than the larger of one context and
-    /// [`EngineConfig::KV_TOKENS_DEFAULT`]. When it is used up, requests wait in the queue, and
+    /// Room of the KV cache in tokens, shared by all slots as they need it; a full context for every
+    /// sequence where that is no more than this. `None`: such a one where it takes a small part of
+    /// the memory, else a full context for every slot, but no more than the larger of one context
+    /// and [`EngineConfig::KV_TOKENS_DEFAULT`]. When it is used up, requests wait in the queue, and
     /// the youngest running one is set back to be computed again.
     pub kv_tokens_max: Option<u32>,
     /// How the cache is kept.

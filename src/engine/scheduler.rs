@@ -4,7 +4,8 @@
 //! hand. One step: hand over what paused readers now take, free the slots of those who left, admit
 //! from the queue, fill one batch, compute it, draw one token for each sequence that is up to date.
 //!
-//! **Room.** All sequences share one KV cache of `kv_tokens`. A chat is admitted when its prompt
+//! **Room.** All sequences together hold at most `kv_tokens`: cells that they share, or where each has
+//! its own, a whole context for every one, which is never used up. A chat is admitted when its prompt
 //! and a little of its reply fit beside what the others have; it may then grow to a full context.
 //! When the room is used up, first the leftovers of finished chats go, then the youngest running
 //! chat is set back: it keeps its place and its text, and is computed again when there is room. The

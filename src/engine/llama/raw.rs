@@ -600,7 +600,7 @@ fn ggml_type(kind: KvType) -> sys::ggml_type {
 /// Asked between the operations of a running decode.
 unsafe extern "C" fn should_abort(data: *mut c_void) -> bool {
     // SAFETY: `data` is the `Interrupt` in the `Arc` that the context keeps beside itself; only
-    // shared references to it exist, and its one field is atomic (llama.h:399-402).
+    // shared references to it exist, and its fields are atomic (llama.h:399-402).
     unsafe { &*data.cast::<Interrupt>() }.is_raised()
 }
 

@@ -130,7 +130,8 @@ fn logits_are_those_of_the_entry_that_is_asked_for() {
     let token = |sequence: u32| 40 + 30 * sequence.cast_signed();
     for cells in [CellLayout::Unified, CellLayout::Split] {
         let mut apart_each = context_of(&model, cells);
-        let alone = [0, 1].map(|sequence| compute(&mut apart_each, sequence, 0, &[token(sequence)]));
+        let alone =
+            [0, 1].map(|sequence| compute(&mut apart_each, sequence, 0, &[token(sequence)]));
         let far = apart(&alone[0], &alone[1]) / 4.0;
         let mut context = context_of(&model, cells);
         let entries = [1, 0].map(|sequence| Entry {
