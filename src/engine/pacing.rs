@@ -70,9 +70,9 @@ impl Pacing {
         self.tokens_within(self.delay)
     }
 
-    /// Seconds of a prompt token, and of a step without prompts, where they were measured.
-    pub(crate) fn rates(&self) -> (Option<f64>, Option<f64>) {
-        (self.prompt_s, self.step_s)
+    /// Seconds of a step that computes no prompt; `None` before any was measured.
+    pub(crate) fn step_s(&self) -> Option<f64> {
+        self.step_s
     }
 
     /// Prompt tokens that fit into `delay`.

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use self::disk::{Disk, FileId, Kept, Key};
 use crate::config::{EngineConfig, PrefixScope};
 use crate::decoder::{Fingerprint, Token};
-use crate::slot::common_prefix;
+use crate::slot::{common_prefix, count};
 
 /// Fewer tokens are computed again sooner than they are saved, found or restored.
 pub(crate) const PREFIX_TOKENS_MIN: u32 = 64;
@@ -477,8 +477,4 @@ impl Entry {
     fn is_anywhere(&self) -> bool {
         self.memory.is_some() || self.file.is_some()
     }
-}
-
-fn count(tokens: &[Token]) -> u32 {
-    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
 }

@@ -82,18 +82,7 @@ impl Shared {
         let Some(team) = choices.first().map(|request| request.team.clone()) else {
             return Ok(());
         };
-        self.check_room(team.as_ref(), choices.len())?;
-        let mut queue = self.queue();
-        if queue.is_closed {
-            return Err(BackendError::Engine("it has stopped"));
-        }
-        if !queue
-            .waiting
-            .has_room(team.as_ref(), choices.len(), self.queue_max)
-        {
-            drop(queue);
-            return Err(self.overloaded());
-        }
+        let mut queue = self.queue_with_room(team.as_ref(), choices.len())?;
         let mut is_newcomer = false;
         for request in choices {
             is_newcomer |= queue.waiting.push(request);
@@ -116,6 +105,15 @@ impl Shared {
         team: Option<&TeamId>,
         choices: usize,
     ) -> Result<(), BackendError> {
+        self.queue_with_room(team, choices).map(drop)
+    }
+
+    /// The queue under its lock, with room for so many more of `team`.
+    fn queue_with_room(
+        &self,
+        team: Option<&TeamId>,
+        choices: usize,
+    ) -> Result<MutexGuard<'_, Queue>, BackendError> {
         let mut queue = self.queue();
         if queue.is_closed {
             return Err(BackendError::Engine("it has stopped"));
@@ -123,13 +121,11 @@ impl Shared {
         if !queue.waiting.has_room(team, choices, self.queue_max) {
             queue.waiting.drop_cancelled();
         }
-        let has_room = queue.waiting.has_room(team, choices, self.queue_max);
-        drop(queue);
-        if has_room {
-            Ok(())
-        } else {
-            Err(self.overloaded())
+        if queue.waiting.has_room(team, choices, self.queue_max) {
+            return Ok(queue);
         }
+        drop(queue);
+        Err(self.overloaded())
     }
 
     fn overloaded(&self) -> BackendError {

@@ -258,7 +258,10 @@ impl<D: Decoder> Scheduler<D> {
             .enumerate()
             .filter(|(_, slot)| slot.job.is_none());
         let best = free.max_by_key(|(index, slot)| {
-            (slot.shared_prefix(request.team.as_ref(), &request), Reverse((slot.used, *index)))
+            (
+                slot.shared_prefix(request.team.as_ref(), &request),
+                Reverse((slot.used, *index)),
+            )
         });
         let Some((index, slot)) = best else {
             self.shared.settle(seat);
@@ -279,8 +282,8 @@ impl<D: Decoder> Scheduler<D> {
         self.slots[index].begin(request, held, model, context, self.admissions, now);
         // The last step's batch takes no room any more.
         self.batch.clear();
-        if let Some(held) = self.recall(index) {
-            self.slots[index].start_from(held);
+        if self.recall(index) {
+            self.slots[index].start_from_held();
         }
         self.deliver(index, now);
     }
@@ -379,7 +382,10 @@ impl<D: Decoder> Scheduler<D> {
             let is_reading = self.slots[other].pending() > 1
                 && self.shares.iter().any(|share| share.slot == other);
             is_following |= is_reading && held < common && self.can_share(other, common);
-            if held >= least && self.can_share(other, held) && donor.is_none_or(|(most, _)| held > most) {
+            if held >= least
+                && self.can_share(other, held)
+                && donor.is_none_or(|(most, _)| held > most)
+            {
                 donor = Some((held, other));
             }
         }

@@ -171,11 +171,10 @@ impl Slot {
         common_prefix(self.held_tokens(), tokens)
     }
 
-    /// Notes that its job begins with `held` tokens in the cache, before any is computed for it.
-    pub(crate) fn start_from(&mut self, held: u32) {
-        self.held = held;
+    /// Notes that its job begins with what the cache holds now, before any is computed for it.
+    pub(crate) fn start_from_held(&mut self) {
         if let Some(job) = &mut self.job {
-            job.usage.cached_tokens = Tokens(held);
+            job.usage.cached_tokens = Tokens(self.held);
         }
     }
 
@@ -407,6 +406,7 @@ pub(crate) fn common_prefix(one: &[Token], other: &[Token]) -> u32 {
     u32::try_from(same.count()).unwrap_or(u32::MAX)
 }
 
-fn count(tokens: &[Token]) -> u32 {
+/// How many they are; no list of tokens comes near the bound.
+pub(crate) fn count(tokens: &[Token]) -> u32 {
     u32::try_from(tokens.len()).unwrap_or(u32::MAX)
 }

@@ -9,16 +9,10 @@ use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::str::Chars;
 
-use crate::grammar::schema::push_char;
+use crate::grammar::schema::{GROUPS_MAX, REPEAT_MAX, push_char};
 
 /// Rules of a grammar.
 const RULES_MAX: usize = 500;
-
-/// Groups within each other.
-const GROUPS_MAX: usize = 50;
-
-/// Most that a count may be.
-const REPEAT_MAX: u32 = 1_000;
 
 /// Parts that a grammar comes to, each repeated as often as it must be.
 const PARTS_MAX: usize = 10_000;

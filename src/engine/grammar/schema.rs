@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use domain::BadRequest;
 use serde_json::{Map, Value, json};
 
-pub(super) use crate::grammar::schema::pattern::{push_char, translate};
+pub(super) use crate::grammar::schema::pattern::{GROUPS_MAX, REPEAT_MAX, push_char, translate};
 pub(super) use crate::grammar::schema::place::PLACE;
 use crate::grammar::schema::place::{NAME_CHARS_MAX, Place};
 use crate::grammar::schema::values::{

@@ -150,10 +150,9 @@ impl<D: Decoder> Scheduler<D> {
             let left = slot.expected(u32::MAX).saturating_sub(so_far);
             Some(tokens_left(slot.job.as_ref()?.drawn(), left, usual))
         });
-        let (prompt_s, step_s) = self.pacing.rates();
         Outlook {
-            prompt_s,
-            step_s,
+            prompt_s: self.pacing.prompt_s(),
+            step_s: self.pacing.step_s(),
             reading: running.map(|slot| u64::from(slot.pending())).sum(),
             steps: left.min().unwrap_or(0),
         }

@@ -50,33 +50,35 @@ impl<D: Decoder> Scheduler<D> {
     }
 
     /// Restores what was saved of the beginning of `slot`'s tokens, where that is more than any
-    /// slot holds. Returns how many it holds then; `None` when nothing changed.
-    pub(super) fn recall(&mut self, slot: usize) -> Option<u32> {
+    /// slot holds. False when nothing changed.
+    pub(super) fn recall(&mut self, slot: usize) -> bool {
         let own = &self.slots[slot];
         if !self.prefixes.is_on() || own.last() < PREFIX_TOKENS_MIN {
-            return None;
+            return false;
         }
         let others = self.slots.iter().enumerate();
         let others = others
             .filter(|(other, _)| *other != slot)
             .map(|(_, other)| own.common_with(other).min(other.held));
-        let found = self.prefixes.find(Wanted {
+        let Some(found) = self.prefixes.find(Wanted {
             owner: self.prefixes.owner(own.team()),
             prompt: &own.tokens[..own.last() as usize],
             held: others.max().unwrap_or(0).max(own.held),
             count_max: self.shape.context_tokens,
             token_s: self.pacing.prompt_s(),
-        })?;
+        }) else {
+            return false;
+        };
         // All of it comes back first, whatever is cut off then. Nobody's room is taken for it but
         // what would be enough.
         if !self.may_hold(slot, found.count) {
             self.prefixes.restored(&found, true);
-            return None;
+            return false;
         }
         let wanted = found.count.saturating_sub(self.freed_by(slot));
         if self.make_room(wanted, self.age(slot)) < wanted {
             self.prefixes.restored(&found, true);
-            return None;
+            return false;
         }
         self.forget(slot);
         let begun = Instant::now();
@@ -94,7 +96,7 @@ impl<D: Decoder> Scheduler<D> {
         debug!(tokens = held, bytes = found.state.len(), "prefix restored");
         self.cells.set(slot, held);
         self.slots[slot].held = held;
-        Some(held)
+        true
     }
 
     /// The cells that nobody holds when `slot` has forgotten what it does: not those that it shares.

@@ -13,7 +13,7 @@ use std::str::Chars;
 pub(in crate::grammar) const REPEAT_MAX: u32 = 1_000;
 
 /// Groups within each other.
-const GROUPS_MAX: usize = 50;
+pub(in crate::grammar) const GROUPS_MAX: usize = 50;
 
 /// What `\s` takes: ECMA-262, section 12.2 and 12.3.
 const SPACE: &str = concat!(
