@@ -438,8 +438,9 @@ impl<D: Decoder> Scheduler<D> {
             let gives_way = is_oldest && held.is_paused();
             *other != slot && !held.is_idle() && !gives_way
         });
-        // The first of a team shall not be set back in its turn.
-        let held = others.map(|(other, held)| match self.is_first(other) {
+        // The first of a team shall not be set back in its turn. Two that were do not wait for each
+        // other.
+        let held = others.map(|(other, held)| match self.is_first(other) && !held.is_set_back {
             true => held.held.max(held.expected(HEADROOM_TOKENS)),
             false => held.held,
         });
@@ -546,9 +547,12 @@ impl<D: Decoder> Scheduler<D> {
         self.slots[slot].is_set_back = true;
     }
 
-    /// The age of the oldest chat that has something to compute.
+    /// The age of the oldest chat that has something to compute and was not set back.
     fn oldest_ready(&self) -> Option<u64> {
-        let ready = (0..self.slots.len()).filter(|slot| self.slots[*slot].is_ready());
+        let ready = (0..self.slots.len()).filter(|slot| {
+            let slot = &self.slots[*slot];
+            slot.is_ready() && !slot.is_set_back
+        });
         ready.map(|slot| self.age(slot)).min()
     }
 

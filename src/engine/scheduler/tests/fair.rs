@@ -177,6 +177,24 @@ fn the_oldest_who_reads_counts_as_the_oldest() {
     }
 }
 
+/// Seen: each counted what the other was going to take, and neither ever began again.
+#[test]
+fn two_firsts_that_were_set_back_come_to_their_end() {
+    let shape = Shape {
+        kv_tokens: 240,
+        context_tokens: 240,
+        ..CROWD
+    };
+    let mut bench = Bench::of(shape, SLOTS, |decoder| {
+        decoder.script = Box::new(|_| b'x'.into());
+    });
+    let mut all = ["one", "two", "three"].map(|team| ask(&bench, team, team));
+    bench.run();
+    for stream in &mut all {
+        assert_eq!(read(stream).reason, Some(FinishReason::Length));
+    }
+}
+
 /// Seen: of a chat that was set back for the first of a team nothing was saved.
 #[test]
 fn what_gives_way_to_the_first_of_a_team_is_saved() {
