@@ -440,10 +440,12 @@ impl<D: Decoder> Scheduler<D> {
         });
         // The first of a team shall not be set back in its turn. Two that were do not wait for each
         // other.
-        let held = others.map(|(other, held)| match self.is_first(other) && !held.is_set_back {
-            true => held.held.max(held.expected(HEADROOM_TOKENS)),
-            false => held.held,
-        });
+        let held = others.map(
+            |(other, held)| match self.is_first(other) && !held.is_set_back {
+                true => held.held.max(held.expected(HEADROOM_TOKENS)),
+                false => held.held,
+            },
+        );
         let held = held.fold(0, u32::saturating_add);
         let expected = self.slots[slot].expected(HEADROOM_TOKENS);
         let fits = held.saturating_add(expected) <= self.shape.kv_tokens;
