@@ -23,7 +23,7 @@ use std::time::Duration;
 use domain::TeamId;
 use tracing::{info, warn};
 
-use self::disk::{Disk, FileId, Kept, Key};
+use self::disk::{Disk, FileId, Kept, Key, Progress, Reading};
 use crate::config::{EngineConfig, PrefixScope};
 use crate::decoder::{Fingerprint, Token};
 use crate::slot::{common_prefix, count};
@@ -42,7 +42,7 @@ const RESTORE_WORTH: f64 = 2.0;
 /// Seconds per byte of copying a state before any was measured: 1 GB/s, memory never touched before.
 const COPY_BYTE_S: f64 = 1e-9;
 /// Seconds per byte of reading one from a disk and checking it: 250 MB/s.
-const READ_BYTE_S: f64 = 4e-9;
+pub(crate) const READ_BYTE_S: f64 = 4e-9;
 /// Copies of fewer bytes say little about the rate.
 const TELLING_BYTES: usize = 64 * 1024;
 /// The share of a new measurement in the mean.
@@ -104,6 +104,8 @@ pub(crate) struct Prefixes {
     can_cut: bool,
     key: Key,
     disk: Option<Disk>,
+    /// The file that is being read; one at a time.
+    reading: Option<Reading>,
     /// Seconds per byte of copying a state; a moving mean.
     copy_byte_s: f64,
 }
@@ -115,6 +117,8 @@ struct Entry {
     bytes: usize,
     memory: Option<Arc<Vec<u8>>>,
     file: Option<FileId>,
+    /// Its file was read and its state not restored yet.
+    is_on_trial: bool,
     /// When it last served, or was saved.
     used: u64,
 }
@@ -129,6 +133,13 @@ pub(crate) struct Found {
     file: Option<FileId>,
 }
 
+/// What a search came to.
+pub(crate) enum Sought {
+    Found(Found),
+    /// It is being read from disk. To be asked for again.
+    BeingRead,
+}
+
 /// What is asked for.
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted<'a> {
@@ -141,6 +152,16 @@ pub(crate) struct Wanted<'a> {
     pub count_max: u32,
     /// Seconds that computing a token takes, if known.
     pub token_s: Option<f64>,
+    /// How much of a file may be read now.
+    pub read_bytes_max: usize,
+}
+
+/// Where an entry's state is.
+enum Fetched {
+    Here(Arc<Vec<u8>>),
+    BeingRead,
+    /// Not where it was looked for. To be looked for again.
+    Lost,
 }
 
 impl Prefixes {
@@ -153,6 +174,7 @@ impl Prefixes {
             can_cut,
             key: Key::random(),
             disk: None,
+            reading: None,
             copy_byte_s: COPY_BYTE_S,
             rules,
         };
@@ -183,6 +205,7 @@ impl Prefixes {
                 bytes: kept.bytes,
                 memory: None,
                 file: Some(kept.file),
+                is_on_trial: false,
                 used: self.clock,
             });
         }
@@ -252,6 +275,7 @@ impl Prefixes {
             bytes: state.len() + size_of_val(tokens),
             memory: Some(Arc::new(state)),
             file: None,
+            is_on_trial: false,
             used: self.clock,
         });
         self.trim(self.rules.bytes_max, ENTRIES_MAX);
@@ -263,6 +287,7 @@ impl Prefixes {
             Ok(index) => {
                 let other = &mut self.entries[index];
                 entry.file = entry.file.or(other.file.take());
+                entry.is_on_trial |= other.is_on_trial;
                 *other = entry;
             }
             Err(index) => self.entries.insert(index, entry),
@@ -270,14 +295,14 @@ impl Prefixes {
     }
 
     /// The state that saves most of the prompt's computing beyond what is held, if it pays.
-    pub(crate) fn find(&mut self, wanted: Wanted<'_>) -> Option<Found> {
+    pub(crate) fn find(&mut self, wanted: Wanted<'_>) -> Option<Sought> {
         self.clock += 1;
         loop {
             let (index, common) = self.best(wanted.owner, wanted.prompt)?;
             let entry = &mut self.entries[index];
             let (count, bytes) = (count(&entry.tokens), entry.bytes);
             let is_in_memory = entry.memory.is_some();
-            let file = entry.file.filter(|_| !is_in_memory);
+            let file = entry.file.filter(|_| !is_in_memory || entry.is_on_trial);
             if common >= PREFIX_TOKENS_MIN {
                 // Also where a slot serves it: it is not forgotten while others ask for it.
                 entry.used = self.clock;
@@ -291,15 +316,18 @@ impl Prefixes {
             {
                 return None;
             }
-            if let Some(state) = self.state(index) {
-                return Some(Found {
-                    state,
-                    count,
-                    common,
-                    file,
-                });
+            match self.state(index, wanted.read_bytes_max) {
+                Fetched::Here(state) => {
+                    return Some(Sought::Found(Found {
+                        state,
+                        count,
+                        common,
+                        file,
+                    }));
+                }
+                Fetched::BeingRead => return Some(Sought::BeingRead),
+                Fetched::Lost => {}
             }
-            self.entries.remove(index);
         }
     }
 
@@ -308,6 +336,9 @@ impl Prefixes {
     pub(crate) fn restored(&mut self, found: &Found, is_sound: bool) {
         if let (Some(file), Some(disk), true) = (found.file, &self.disk, is_sound) {
             disk.trust(file);
+            if let Some(entry) = self.of_file(file) {
+                entry.is_on_trial = false;
+            }
         }
         if !is_sound {
             let is_it = |entry: &Entry| {
@@ -321,16 +352,52 @@ impl Prefixes {
         }
     }
 
-    /// From memory, or from disk into memory. `None` when the file is not what it was.
-    fn state(&mut self, index: usize) -> Option<Arc<Vec<u8>>> {
+    /// From memory, or from disk into memory: so much of it now. An entry that is lost is gone.
+    fn state(&mut self, index: usize, bytes_max: usize) -> Fetched {
         let entry = &self.entries[index];
         if let Some(state) = &entry.memory {
-            return Some(Arc::clone(state));
+            return Fetched::Here(Arc::clone(state));
         }
-        let state = Arc::new(self.disk.as_ref()?.read(entry.file?)?);
-        self.entries[index].memory = Some(Arc::clone(&state));
-        self.trim_memory(self.rules.bytes_max);
-        Some(state)
+        let (Some(disk), Some(wanted)) = (&self.disk, entry.file) else {
+            self.entries.remove(index);
+            return Fetched::Lost;
+        };
+        // What somebody else asked for is read first.
+        let reading = self.reading.take().or_else(|| disk.begin(wanted));
+        let Some(mut reading) = reading else {
+            self.entries.remove(index);
+            return Fetched::Lost;
+        };
+        let file = reading.id();
+        match reading.go_on(bytes_max) {
+            Progress::Part => {
+                self.reading = Some(reading);
+                Fetched::BeingRead
+            }
+            Progress::Whole(state) => {
+                let state = Arc::new(state);
+                if let Some(entry) = self.of_file(file) {
+                    entry.memory = Some(Arc::clone(&state));
+                    entry.is_on_trial = true;
+                    self.trim_memory(self.rules.bytes_max);
+                }
+                if file == wanted {
+                    Fetched::Here(state)
+                } else {
+                    Fetched::Lost
+                }
+            }
+            Progress::Lost => {
+                self.entries.retain(|entry| entry.file != Some(file));
+                Fetched::Lost
+            }
+        }
+    }
+
+    fn of_file(&mut self, file: FileId) -> Option<&mut Entry> {
+        self.entries
+            .iter_mut()
+            .find(|entry| entry.file == Some(file))
     }
 
     /// The entry that has most in common with `prompt`; the cheapest of those that have as much.

@@ -282,7 +282,7 @@ impl<D: Decoder> Scheduler<D> {
         self.slots[index].begin(request, held, model, context, self.admissions, now);
         // The last step's batch takes no room any more.
         self.batch.clear();
-        if self.recall(index) {
+        if self.recall(index, 0) {
             self.slots[index].start_from_held();
         }
         self.deliver(index, now);
@@ -332,7 +332,7 @@ impl<D: Decoder> Scheduler<D> {
         let mut is_first = true;
         let reading = self.shortest_first(reading);
         for slot in self.firsts_first(reading) {
-            if !self.may_resume(slot) || self.follows(slot) {
+            if !self.may_resume(slot) || self.awaits(slot) || self.follows(slot) {
                 continue;
             }
             let left = self.slots[slot].pending();
@@ -451,7 +451,7 @@ impl<D: Decoder> Scheduler<D> {
         let fits = held.saturating_add(expected) <= self.shape.kv_tokens;
         self.slots[slot].is_set_back = !fits;
         if fits {
-            self.recall(slot);
+            self.recall(slot, 0);
         }
         fits
     }

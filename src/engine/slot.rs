@@ -29,6 +29,8 @@ pub(crate) struct Slot {
     pub is_set_back: bool,
     /// Sharing for its job failed, and is not tried again.
     pub is_unshared: bool,
+    /// What was saved of its beginning is being read from disk, and waited for.
+    pub awaits_state: bool,
     pub job: Option<Job>,
 }
 
@@ -76,6 +78,7 @@ impl Slot {
         self.used = admitted;
         self.is_set_back = false;
         self.is_unshared = false;
+        self.awaits_state = false;
         let prompt = request.prompt.len();
         let tokens_max = prompt.saturating_add(request.output_max as usize);
         self.job = Some(Job {
@@ -176,6 +179,11 @@ impl Slot {
         if let Some(job) = &mut self.job {
             job.usage.cached_tokens = Tokens(self.held);
         }
+    }
+
+    /// True while its reply has not begun.
+    pub(crate) fn has_said_nothing(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.drawn() == 0)
     }
 
     /// Notes that the cache holds `held` tokens that were not computed for this slot.

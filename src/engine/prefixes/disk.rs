@@ -219,36 +219,32 @@ impl Disk {
         Ok((ours, tag))
     }
 
-    /// The state in a file, which has another name from now on until it is trusted or removed.
-    /// `None`, and a line in the log, when it is not as it was written; then it is gone.
-    pub(super) fn read(&self, id: FileId) -> Option<Vec<u8>> {
+    /// Begins to read the state in a file, which has another name from now on until it is trusted or
+    /// removed. `None`, and a line in the log, when it is not as it was written; then it is gone.
+    pub(super) fn begin(&self, id: FileId) -> Option<Reading> {
         let path = self.path(id, TRYING);
-        let read = fs::rename(self.path(id, STATE), &path)
+        let begun = fs::rename(self.path(id, STATE), &path)
             .map_err(Unsound::from)
-            .and_then(|()| self.state(&path));
-        match read {
-            Ok(state) => Some(state),
-            Err(reason) => {
-                discard(&path, reason);
-                None
-            }
-        }
+            .and_then(|()| self.reading(&path, id));
+        begun.map_err(|reason| discard(&path, reason)).ok()
     }
 
-    fn state(&self, path: &Path) -> Result<Vec<u8>, Unsound> {
+    fn reading(&self, path: &Path, id: FileId) -> Result<Reading, Unsound> {
         let mut file = open(path)?;
         let length = file.metadata()?.len();
         let (head, head_tag) = self.head(&mut file, length)?;
-        // Its length is the file's own, as was just checked.
-        let mut state = vec![0; usize::try_from(head.state_bytes).map_err(|_| Unsound::Damaged)?];
-        file.read_exact(&mut state)?;
-        let mut tag = [0; TAG_BYTES];
-        file.read_exact(&mut tag)?;
         let mut mac = self.key.mac();
         mac.update(&head_tag);
-        mac.update(&state);
-        mac.verify_slice(&tag).map_err(|_| Unsound::Damaged)?;
-        Ok(state)
+        // Its length is the file's own, as was just checked.
+        let state_bytes = usize::try_from(head.state_bytes).map_err(|_| Unsound::Damaged)?;
+        Ok(Reading {
+            id,
+            path: path.to_owned(),
+            file,
+            mac,
+            state: vec![0; state_bytes],
+            read: 0,
+        })
     }
 
     /// Its state was restored, and nothing bad came of it.
@@ -333,6 +329,62 @@ impl Disk {
 
     fn path(&self, id: FileId, ending: &str) -> PathBuf {
         self.dir.join(format!("{}.{ending}", id.name()))
+    }
+}
+
+/// A state that is read piece by piece: one may be as long as what takes a disk seconds.
+pub(super) struct Reading {
+    id: FileId,
+    path: PathBuf,
+    file: File,
+    mac: Hmac<Sha256>,
+    state: Vec<u8>,
+    /// How much of it was read.
+    read: usize,
+}
+
+/// What became of a file that is read.
+pub(super) enum Progress {
+    /// There is more to read.
+    Part,
+    Whole(Vec<u8>),
+    /// It is not as it was written, and gone.
+    Lost,
+}
+
+impl Reading {
+    pub(super) fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Reads up to `bytes_max` more. Not to be asked again once it is whole or lost.
+    pub(super) fn go_on(&mut self, bytes_max: usize) -> Progress {
+        match self.read_on(bytes_max) {
+            Ok(false) => Progress::Part,
+            Ok(true) => Progress::Whole(std::mem::take(&mut self.state)),
+            Err(reason) => {
+                discard(&self.path, reason);
+                Progress::Lost
+            }
+        }
+    }
+
+    /// True when all is there and as it was written.
+    fn read_on(&mut self, bytes_max: usize) -> Result<bool, Unsound> {
+        let end = self.read.saturating_add(bytes_max).min(self.state.len());
+        for chunk in self.state[self.read..end].chunks_mut(CHUNK_BYTES) {
+            self.file.read_exact(chunk)?;
+            self.mac.update(chunk);
+        }
+        self.read = end;
+        if end < self.state.len() {
+            return Ok(false);
+        }
+        let mut tag = [0; TAG_BYTES];
+        self.file.read_exact(&mut tag)?;
+        let mac = self.mac.clone();
+        mac.verify_slice(&tag).map_err(|_| Unsound::Damaged)?;
+        Ok(true)
     }
 }
 

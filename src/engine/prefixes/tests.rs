@@ -48,11 +48,18 @@ fn find(store: &mut Prefixes, owner: Owner, prompt: &[Token], held: u32) -> Opti
         held,
         count_max: 100_000,
         token_s: None,
+        read_bytes_max: usize::MAX,
     });
-    if let Some(found) = &found {
-        store.restored(found, true);
+    let found = whole(found)?;
+    store.restored(&found, true);
+    Some(found)
+}
+
+fn whole(sought: Option<Sought>) -> Option<Found> {
+    match sought? {
+        Sought::Found(found) => Some(found),
+        Sought::BeingRead => panic!("it is not read at one go"),
     }
-    found
 }
 
 #[test]
@@ -209,8 +216,9 @@ fn a_state_that_cannot_be_restored_is_not_tried_again() {
         held: 0,
         count_max: 1_000,
         token_s: None,
+        read_bytes_max: usize::MAX,
     };
-    let found = store.find(wanted).unwrap();
+    let found = whole(store.find(wanted)).unwrap();
     store.restored(&found, false);
     assert!(store.find(wanted).is_none());
 }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use super::{Scheduler, sequence};
+use super::{BusyPrompt, Scheduler, sequence};
 use crate::decoder::Decoder;
-use crate::prefixes::{PREFIX_TOKENS_MIN, Wanted};
+use crate::prefixes::{PREFIX_TOKENS_MIN, READ_BYTE_S, Sought, Wanted};
 
 /// What a stop may take for saving states and writing them to disk. A child that takes 2 s to
 /// leave its thread ends without it, and one that takes 3 s is killed.
@@ -50,8 +50,9 @@ impl<D: Decoder> Scheduler<D> {
     }
 
     /// Restores what was saved of the beginning of `slot`'s tokens, where that is more than any
-    /// slot holds. False when nothing changed.
-    pub(super) fn recall(&mut self, slot: usize) -> bool {
+    /// slot holds. False when nothing changed, or when it is on disk and so many bytes are not all of
+    /// it: then the slot waits for it.
+    pub(super) fn recall(&mut self, slot: usize, read_bytes_max: usize) -> bool {
         let own = &self.slots[slot];
         if !self.prefixes.is_on() || own.last() < PREFIX_TOKENS_MIN {
             return false;
@@ -60,13 +61,16 @@ impl<D: Decoder> Scheduler<D> {
         let others = others
             .filter(|(other, _)| *other != slot)
             .map(|(_, other)| own.common_with(other).min(other.held));
-        let Some(found) = self.prefixes.find(Wanted {
+        let sought = self.prefixes.find(Wanted {
             owner: self.prefixes.owner(own.team()),
             prompt: &own.tokens[..own.last() as usize],
             held: others.max().unwrap_or(0).max(own.held),
             count_max: self.shape.context_tokens,
             token_s: self.pacing.prompt_s(),
-        }) else {
+            read_bytes_max,
+        });
+        self.slots[slot].awaits_state = matches!(sought, Some(Sought::BeingRead));
+        let Some(Sought::Found(found)) = sought else {
             return false;
         };
         // All of it comes back first, whatever is cut off then. Nobody's room is taken for it but
@@ -97,6 +101,35 @@ impl<D: Decoder> Scheduler<D> {
         self.cells.set(slot, held);
         self.slots[slot].held = held;
         true
+    }
+
+    /// Reads on for a slot whose state is on disk, as much as may be beside what the batch has; true
+    /// when that was not the rest of it. With nothing else to do it is read at one go.
+    pub(super) fn awaits(&mut self, slot: usize) -> bool {
+        if !self.slots[slot].awaits_state {
+            return false;
+        }
+        let bytes_max = if self.batch.is_empty() {
+            usize::MAX
+        } else {
+            self.read_bytes_max()
+        };
+        if self.recall(slot, bytes_max) && self.slots[slot].has_said_nothing() {
+            self.slots[slot].start_from_held();
+        }
+        self.slots[slot].awaits_state
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "casts of floats saturate"
+    )]
+    fn read_bytes_max(&self) -> usize {
+        match self.rules.busy_prompt {
+            BusyPrompt::Within(delay) => (delay.as_secs_f64() / READ_BYTE_S) as usize,
+            BusyPrompt::Tokens(tokens) => tokens as usize,
+        }
     }
 
     /// The cells that nobody holds when `slot` has forgotten what it does: not those that it shares.

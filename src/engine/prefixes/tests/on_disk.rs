@@ -229,6 +229,39 @@ fn a_folder_that_others_may_enter_is_not_used() {
     }
 }
 
+/// Seen: half a gigabyte was read in one step, and all replies stood still for as long.
+#[test]
+fn a_file_is_read_a_piece_at_a_time_and_trusted_once_it_was_restored() {
+    let saved = [tokens(1, 500, 2), tokens(3, 500, 2)];
+    let folder = Folder::with(&saved);
+    let mut store = folder.open();
+    let owner = red(&store);
+    let bytes = state(&saved[0]).len();
+    let mut looks = 0;
+    let found = loop {
+        looks += 1;
+        // Somebody else asks for another now and then, and helps.
+        let sought = store.find(Wanted {
+            owner,
+            prompt: &saved[usize::from(looks % 3 == 0)],
+            held: 0,
+            count_max: 1_000,
+            token_s: None,
+            read_bytes_max: bytes / 5,
+        });
+        match sought.expect("it is on disk") {
+            Sought::BeingRead => assert!(looks < 20),
+            Sought::Found(found) if looks % 3 != 0 => break found,
+            Sought::Found(_) => {}
+        }
+    };
+    assert!(looks >= 5, "{looks}");
+    assert_eq!(*found.state, state(&saved[0]));
+    store.restored(&found, true);
+    drop(store);
+    assert!(folder.finds(&saved[0]));
+}
+
 #[test]
 fn a_file_that_ended_a_process_is_not_tried_again() {
     let saved = tokens(1, 500, 2);
@@ -240,6 +273,7 @@ fn a_file_that_ended_a_process_is_not_tried_again() {
         held: 0,
         count_max: 1_000,
         token_s: None,
+        read_bytes_max: usize::MAX,
     });
     // Restoring it ends the process here.
     assert!(found.is_some());

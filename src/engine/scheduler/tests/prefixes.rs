@@ -255,3 +255,37 @@ fn a_stop_keeps_what_slots_hold_for_the_next_start() {
     // One more batch of it was computed before each stop.
     assert_eq!(read(&mut half).usage.cached_tokens.0, 3 * 64);
 }
+
+/// Seen: a state was read from disk within one step, however long it took, and nobody else got on.
+#[test]
+fn others_talk_while_a_state_is_read_from_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let prefixes = PrefixRules {
+        dir: Some(folder.path().join("m")),
+        ..PREFIXES
+    };
+    let prompt = format!("{}>", "s".repeat(150));
+    let mut bench = Bench::keeping(SHAPE, prefixes.clone(), |_| ());
+    costs(&mut bench, "red", &prompt);
+    bench.shared.stop();
+    bench.step();
+
+    let mut bench = Bench::keeping(SHAPE, prefixes, |_| ());
+    let mut talking = bench.ask(&format!("{}>", "t".repeat(100)));
+    bench.run_until_talking();
+    let mut reading = bench.ask_with(&prompt, |request| {
+        request.team = Some("red".into());
+        request.output_max = 1;
+    });
+    // 151 tokens of four bytes, 16 bytes a step.
+    for _ in 0..30 {
+        bench.step();
+        assert_eq!((bench.last().count(0), bench.last().count(1)), (1, 0));
+    }
+    while !has_ended(&mut reading) {
+        bench.step();
+    }
+    assert_eq!(bench.last().count(1), 1, "all but the last was restored");
+    bench.run();
+    assert_said(&mut talking, &"t".repeat(100));
+}
