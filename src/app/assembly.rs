@@ -9,7 +9,7 @@ use policy::{
     CacheSecret, CustomRule, Roster, RosterEntry, RoutePolicy, RuleFault, ScanRuleFault, ScanRules,
     check_aliases,
 };
-use providers::{Pool, PoolConfigError, SystemResolver, Upstream};
+use providers::{Pool, PoolConfigError, SystemResolver, Transport, Upstream};
 use store::StaticKeys;
 
 use crate::config::{Config, ConfigFaults, Findings, upstream_fault_key};
@@ -41,11 +41,11 @@ impl Assembly {
     pub fn build(
         config: &Config,
         local: Option<&BackendCard>,
-        client: &reqwest::Client,
+        transport: &Transport,
     ) -> Result<Self, ConfigFaults> {
         let mut findings = Findings::default();
-        let upstreams = upstreams(config, client, &mut findings);
-        let pools = pools(config, client, &mut findings);
+        let upstreams = upstreams(config, transport, &mut findings);
+        let pools = pools(config, transport, &mut findings);
         let scan = scan_rules(config, &mut findings);
         let routes = match RoutePolicy::parse(&config.routes.name, &config.routes.text) {
             Ok(routes) => Some(routes),
@@ -129,12 +129,12 @@ impl Assembly {
 
 fn upstreams(
     config: &Config,
-    client: &reqwest::Client,
+    transport: &Transport,
     findings: &mut Findings,
 ) -> Vec<Arc<dyn Backend>> {
     let mut upstreams: Vec<Arc<dyn Backend>> = Vec::new();
     for (at, upstream) in config.upstreams.iter().enumerate() {
-        match Upstream::new(upstream.clone(), client.clone()) {
+        match Upstream::new(upstream.clone(), transport.clone()) {
             Ok(upstream) => upstreams.push(Arc::new(upstream)),
             Err(error) => {
                 let key = upstream_fault_key(&error);
@@ -145,10 +145,10 @@ fn upstreams(
     upstreams
 }
 
-fn pools(config: &Config, client: &reqwest::Client, findings: &mut Findings) -> Vec<Arc<Pool>> {
+fn pools(config: &Config, transport: &Transport, findings: &mut Findings) -> Vec<Arc<Pool>> {
     let mut pools = Vec::new();
     for (at, pool) in config.pools.iter().enumerate() {
-        match Pool::new(pool.clone(), client.clone(), Arc::new(SystemResolver)) {
+        match Pool::new(pool.clone(), transport.clone(), Arc::new(SystemResolver)) {
             Ok(pool) => pools.push(Arc::new(pool)),
             Err(error) => {
                 let key = match &error {

@@ -1,7 +1,10 @@
-//! The one HTTP client, shared by upstreams, pulls and the command line.
+//! The one HTTP client, shared by upstreams, pulls and the command line, and the rules of the
+//! connections that upstreams may have beside it.
 
 use std::time::Duration;
 
+use providers::{DirectRules, Proxies, Transport};
+use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 
@@ -10,6 +13,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Providers close idle connections after about a minute; we close first.
 const POOL_IDLE_MAX: Duration = Duration::from_secs(50);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// What the client has by default.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+const USER_AGENT: &str = concat!("hedge/", env!("CARGO_PKG_VERSION"));
 /// Idle connections kept for one host; as many as replies may run at once is too many to keep.
 const POOL_IDLE_PER_HOST_MAX: usize = 64;
 
@@ -24,6 +30,23 @@ pub struct HttpClient {
     /// False on a machine without certificates, where every https request fails. A node that
     /// answers by itself needs none.
     pub has_certificates: bool,
+}
+
+impl HttpClient {
+    /// How upstreams are reached: through the client, and past it where there is neither TLS nor a
+    /// proxy in the environment.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        let rules = DirectRules {
+            user_agent: HeaderValue::from_static(USER_AGENT),
+            connect_max: CONNECT_MAX,
+            idle_max: POOL_IDLE_MAX,
+            idle_count_max: POOL_IDLE_PER_HOST_MAX,
+            tcp_keepalive: TCP_KEEPALIVE,
+            tcp_user_timeout: TCP_USER_TIMEOUT,
+        };
+        Transport::new(self.client.clone(), rules, Proxies::from_system())
+    }
 }
 
 /// A client that follows no redirect: an upstream does not choose where a prompt or a key goes.
@@ -49,7 +72,7 @@ pub fn build() -> Result<HttpClient, reqwest::Error> {
 
 fn builder() -> ClientBuilder {
     Client::builder()
-        .user_agent(concat!("hedge/", env!("CARGO_PKG_VERSION")))
+        .user_agent(USER_AGENT)
         .redirect(Policy::none())
         .connect_timeout(CONNECT_MAX)
         .pool_idle_timeout(POOL_IDLE_MAX)

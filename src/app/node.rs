@@ -18,7 +18,7 @@ use engine::LoadError;
 use futures::future::{BoxFuture, join_all};
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
-use providers::Pool;
+use providers::{Pool, Transport};
 use store::{MokaReplies, StaticKeys};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
@@ -41,6 +41,7 @@ const ENGINE: &str = "engine";
 const EMBEDDER: &str = "embedder";
 const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
+const KEPT: &str = "kept connections' watch";
 /// Shorter than any time-out of an exchange, and 20 wake-ups a second are nothing.
 const BEAT: Duration = Duration::from_millis(50);
 /// Connections that wait to be accepted. The system may set a lower bound (`net.core.somaxconn`).
@@ -83,7 +84,7 @@ pub struct Node {
     keys: Arc<Keys>,
     assembly: Assembly,
     secret: CacheSecret,
-    client: reqwest::Client,
+    transport: Transport,
     /// Those in force, for the task that watches them and for metrics.
     pools: watch::Sender<Pools>,
     loading: Option<BoxFuture<'static, Loaded>>,
@@ -110,11 +111,11 @@ impl Node {
         config: &Config,
         model: Option<LocalModel>,
         encoders: Vec<EncoderModel>,
-        client: reqwest::Client,
+        transport: Transport,
     ) -> anyhow::Result<Self> {
         let standing_in = model.as_ref().map(Loading::new);
         let card = standing_in.as_ref().map(|loading| loading.card());
-        let assembly = Assembly::build(config, card, &client)?;
+        let assembly = Assembly::build(config, card, &transport)?;
         let clients = bind(config.listen)?;
         let admin = bind_admin(config.admin)?;
         let addresses = Addresses {
@@ -147,6 +148,8 @@ impl Node {
         tasks.spawn(RECORDER, recorder.run());
         tasks.spawn(METRONOME, metronome());
         tasks.spawn(POOLS, watch_pools(in_force));
+        let kept = transport.clone();
+        tasks.spawn(KEPT, async move { kept.tend().await });
         tasks.spawn(
             CLIENTS,
             Arc::clone(&api).serve_client(clients, stop.clone()),
@@ -168,7 +171,7 @@ impl Node {
             keys,
             assembly,
             secret,
-            client,
+            transport,
             pools,
             loading,
             standing_in,
@@ -266,7 +269,7 @@ impl Node {
     fn reload(&mut self, config: Result<Config, ConfigFaults>) {
         let card = self.local.as_ref().map(|local| local.card().clone());
         let assembly =
-            config.and_then(|config| Assembly::build(&config, card.as_ref(), &self.client));
+            config.and_then(|config| Assembly::build(&config, card.as_ref(), &self.transport));
         match assembly {
             Ok(mut assembly) => {
                 assembly.keep_pools(&self.assembly);

@@ -1,22 +1,27 @@
 //! Remote HTTP: addresses, credentials, connect retry, transport and health of upstreams.
 //!
-//! Bodies are made and read by `wire`; this room knows statuses, headers and time. The HTTP client
+//! Bodies are made and read by `wire`; this room knows statuses, headers and time. The [`Transport`]
 //! is handed in, so that TLS and connection settings exist once.
 //!
 //! ```text
-//! Outbound ─encode─► MarkedBody ─► connection ─► 200: reading ─► ChatStream
-//!                                            └─► else: refusal ─► BackendError
+//! Outbound ─encode─► direct, or the client ─► 200: reading ─► ChatStream
+//!                                          └─► else: refusal ─► BackendError
 //! ```
 //! A [`Pool`] is several such upstreams behind one name: it chooses, watches and moves on.
 
 mod breaker;
 mod config;
+mod direct;
 mod pool;
 mod reading;
 mod refusal;
+mod response;
 mod secret;
 mod sending;
+mod transport;
 mod upstream;
+
+pub use hyper_util::client::proxy::matcher::Matcher as Proxies;
 
 pub use config::{UpstreamConfig, UpstreamConfigError};
 pub use pool::{
@@ -24,4 +29,5 @@ pub use pool::{
     PoolConfigError, Resolve, SystemResolver,
 };
 pub use secret::Secret;
+pub use transport::{DirectRules, Transport};
 pub use upstream::Upstream;

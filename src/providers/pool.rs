@@ -28,11 +28,11 @@ use domain::{
 };
 use futures::future::join_all;
 use futures::{StreamExt, stream};
-use reqwest::{Client, Url};
+use reqwest::Url;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use crate::upstream;
+use crate::{Transport, upstream};
 use choice::{Bid, beginning, choose, weight};
 use endpoint::{Endpoint, Seat};
 
@@ -55,7 +55,7 @@ type Endpoints = Arc<[Arc<Endpoint>]>;
 pub struct Pool {
     card: BackendCard,
     config: PoolConfig,
-    client: Client,
+    transport: Transport,
     resolver: Arc<dyn Resolve>,
     endpoints: RwLock<Endpoints>,
     has_looked: AtomicBool,
@@ -71,13 +71,11 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// The client must follow no redirects, as for [`crate::Upstream`].
-    ///
     /// # Errors
     /// What is wrong with `config`.
     pub fn new(
         config: PoolConfig,
-        client: Client,
+        transport: Transport,
         resolver: Arc<dyn Resolve>,
     ) -> Result<Self, PoolConfigError> {
         let at = |index| move |source| PoolConfigError::Endpoint { index, source };
@@ -90,20 +88,20 @@ impl Pool {
                 .take(config.endpoints_max)
                 .enumerate()
                 .map(|(index, url)| {
-                    let endpoint = Endpoint::new(url, &config, &client);
+                    let endpoint = Endpoint::new(url, &config, &transport);
                     endpoint.map(Arc::new).map_err(at(index))
                 })
                 .collect::<Result<_, _>>()?,
             Members::Dns { base_url, .. } => {
                 // Its addresses are not known yet, but everything else about it is.
-                Endpoint::new(base_url, &config, &client).map_err(at(0))?;
+                Endpoint::new(base_url, &config, &transport).map_err(at(0))?;
                 Vec::new()
             }
         };
         Ok(Self {
             card,
             config,
-            client,
+            transport,
             resolver,
             endpoints: RwLock::new(endpoints.into()),
             has_looked: AtomicBool::new(false),
@@ -185,7 +183,7 @@ impl Pool {
             let same = known.iter().find(|it| it.base_url() == url.as_str());
             match same {
                 Some(endpoint) => Some(Arc::clone(endpoint)),
-                None => Endpoint::new(url.as_str(), &self.config, &self.client)
+                None => Endpoint::new(url.as_str(), &self.config, &self.transport)
                     .ok()
                     .map(Arc::new),
             }

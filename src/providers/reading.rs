@@ -11,9 +11,10 @@ use domain::{BackendError, ChatEvent, ChatStream, Reply, TimeoutPhase, replay};
 use futures::{StreamExt, stream};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use reqwest::Response;
 use tokio::time::{Instant, timeout, timeout_at};
 use wire::openai::{ChunkDecoder, decode_reply};
+
+use crate::response::Response;
 
 /// The largest whole reply read. 128 choices of 8,000 tokens come to about a quarter of it.
 const REPLY_BYTES_MAX: usize = 16 << 20;
@@ -91,18 +92,13 @@ async fn read_whole(mut response: Response, bytes_max: usize) -> Result<Reply, B
         return Err(TOO_LARGE);
     }
     let mut body = BytesMut::new();
-    while let Some(chunk) = read_chunk(&mut response).await? {
+    while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > bytes_max {
             return Err(TOO_LARGE);
         }
         body.extend_from_slice(&chunk);
     }
     decode_reply(&body)
-}
-
-async fn read_chunk(response: &mut Response) -> Result<Option<Bytes>, BackendError> {
-    let chunk = response.chunk().await;
-    chunk.map_err(|_| BackendError::Interrupted)
 }
 
 fn name_model(named: &mut String, model: &str) {
@@ -181,10 +177,10 @@ impl Patience {
         has_begun: bool,
     ) -> Result<Option<Bytes>, BackendError> {
         let (read, phase) = if has_begun {
-            let read = timeout(self.idle, read_chunk(response)).await;
+            let read = timeout(self.idle, response.chunk()).await;
             (read, TimeoutPhase::BetweenEvents)
         } else {
-            let read = timeout_at(self.first_event_by, read_chunk(response)).await;
+            let read = timeout_at(self.first_event_by, response.chunk()).await;
             (read, TimeoutPhase::FirstEvent)
         };
         read.map_err(|_| BackendError::TimedOut(phase))?
@@ -217,7 +213,7 @@ mod tests {
             let chunks = [start, end].map(Ok::<_, std::convert::Infallible>);
             Body::wrap_stream(stream::iter(chunks))
         };
-        Response::from(http::Response::new(body))
+        Response::Client(http::Response::new(body).into())
     }
 
     #[test]

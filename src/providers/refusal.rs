@@ -6,10 +6,10 @@ use bytes::{Bytes, BytesMut};
 use domain::{BackendError, BadRequest, TimeoutPhase};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
-use reqwest::Response;
 use wire::openai::{ErrorReply, decode_error};
 
 use crate::Secret;
+use crate::response::Response;
 
 /// Read of an error body; whatever is longer is no provider's error object.
 const ERROR_BYTES_MAX: usize = 64 * 1024;

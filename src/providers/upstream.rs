@@ -9,18 +9,23 @@ use domain::{
     Abilities, Ability, Backend, BackendCard, BackendError, ChatStream, Delivery, Health,
     ModelCard, Outbound, Tier, TimeoutPhase,
 };
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Body, Client, RequestBuilder, Response, Url};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http_body_util::Full;
+use reqwest::{Body, Client, RequestBuilder, Url};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 use wire::openai::encode_request;
 
 use crate::breaker::Breaker;
+use crate::direct::Direct;
 use crate::reading::{Patience, read_answer};
 use crate::refusal::read_refusal;
+use crate::response::Response;
 use crate::sending::MarkedBody;
-use crate::{Secret, UpstreamConfig, UpstreamConfigError};
+use crate::{Secret, Transport, UpstreamConfig, UpstreamConfigError};
 
 /// Before the first retry; doubled for the next, then spread over half to one and a half.
 const CONNECT_BACKOFF: Duration = Duration::from_millis(40);
@@ -47,19 +52,24 @@ pub struct Upstream {
     whole_reply_timeout: Duration,
     idle_timeout: Duration,
     client: Client,
+    /// Where chats need no client.
+    direct: Option<Road>,
     breaker: Breaker,
 }
 
 impl Upstream {
-    /// The client must follow no redirects: they would carry a prompt to an address that nobody
-    /// configured. A connect timeout of its own bounds this upstream's from above.
+    /// A connect timeout of the transport's client bounds this upstream's from above.
     ///
     /// # Errors
     /// What is wrong with `config`.
-    pub fn new(config: UpstreamConfig, client: Client) -> Result<Self, UpstreamConfigError> {
+    pub fn new(config: UpstreamConfig, transport: Transport) -> Result<Self, UpstreamConfigError> {
+        let endpoint = endpoint(&config.base_url)?;
+        let headers = headers(&config)?;
+        let direct = transport.direct_to(&endpoint, config.connect_timeout);
         Ok(Self {
-            endpoint: endpoint(&config.base_url)?,
-            headers: headers(&config)?,
+            direct: direct.map(|direct| Road::new(direct, &headers, transport.user_agent())),
+            endpoint,
+            headers,
             card: card(&config)?,
             key: config.key,
             connect_retries_max: config.connect_retries_max,
@@ -67,7 +77,7 @@ impl Upstream {
             first_event_timeout: config.first_event_timeout,
             whole_reply_timeout: config.whole_reply_timeout,
             idle_timeout: config.idle_timeout,
-            client,
+            client: transport.client().clone(),
             breaker: Breaker::new(Instant::now()),
         })
     }
@@ -103,6 +113,16 @@ impl Upstream {
     }
 
     async fn send_once(&self, call: &Outbound, body: Bytes) -> Result<Response, SendError> {
+        match &self.direct {
+            Some(road) => {
+                let response = road.direct.send(road.request(call, body)).await?;
+                Ok(Response::Direct(response))
+            }
+            None => self.send_by_client(call, body).await,
+        }
+    }
+
+    async fn send_by_client(&self, call: &Outbound, body: Bytes) -> Result<Response, SendError> {
         let (body, taken) = MarkedBody::new(body);
         let accept = match call.request().delivery {
             Delivery::Whole => JSON,
@@ -125,10 +145,12 @@ impl Upstream {
                 Err(_) => return Err(SendError::ConnectTimedOut),
             },
         };
-        answer.map_err(|error| match (error.is_connect(), error.is_timeout()) {
-            (true, true) => SendError::ConnectTimedOut,
-            (true, false) => SendError::Unconnected,
-            (false, _) => SendError::Broken,
+        answer.map(Response::Client).map_err(|error| {
+            match (error.is_connect(), error.is_timeout()) {
+                (true, true) => SendError::ConnectTimedOut,
+                (true, false) => SendError::Unconnected,
+                (false, _) => SendError::Broken,
+            }
         })
     }
 
@@ -182,8 +204,57 @@ impl Backend for Upstream {
     }
 }
 
+/// What of a request to this upstream is always the same, made once.
+#[derive(Debug)]
+struct Road {
+    direct: Direct,
+    target: Uri,
+    for_whole: HeaderMap,
+    for_streamed: HeaderMap,
+}
+
+impl Road {
+    fn new(direct: Direct, headers: &HeaderMap, user_agent: Option<&HeaderValue>) -> Self {
+        let uri = direct.uri();
+        let mut for_whole = headers.clone();
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        // What stands in a URI may stand in a header.
+        if let Ok(host) = HeaderValue::from_str(authority) {
+            for_whole.insert(HOST, host);
+        }
+        if let (Some(agent), false) = (user_agent, headers.contains_key(USER_AGENT)) {
+            for_whole.insert(USER_AGENT, agent.clone());
+        }
+        let mut for_streamed = for_whole.clone();
+        for_whole.insert(ACCEPT, JSON);
+        for_streamed.insert(ACCEPT, EVENT_STREAM);
+        let target = uri.path_and_query().cloned();
+        Self {
+            target: target.map_or_else(Uri::default, Uri::from),
+            direct,
+            for_whole,
+            for_streamed,
+        }
+    }
+
+    fn request(&self, call: &Outbound, body: Bytes) -> Request<Full<Bytes>> {
+        let headers = match call.request().delivery {
+            Delivery::Whole => &self.for_whole,
+            Delivery::Streamed { .. } => &self.for_streamed,
+        };
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        request.uri_mut().clone_from(&self.target);
+        request.headers_mut().clone_from(headers);
+        if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
+            request.headers_mut().insert(REQUEST_ID, id);
+        }
+        request
+    }
+}
+
 /// How one try to send ended without a response, by what to do next.
-enum SendError {
+pub(crate) enum SendError {
     /// Refused, or broken while it was made: nothing was sent.
     Unconnected,
     ConnectTimedOut,

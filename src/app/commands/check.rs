@@ -34,7 +34,7 @@ pub fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         let http = client::build().context("cannot set up the HTTP client")?;
         let standing_in = model.as_ref().map(local::Loading::new);
         let card = standing_in.as_ref().map(|loading| loading.card());
-        if let Err(found) = Assembly::build(config, card, &http.client) {
+        if let Err(found) = Assembly::build(config, card, &http.transport()) {
             faults.extend(found.0);
         }
     }

@@ -109,7 +109,7 @@ async fn run(
     }
     let encoders = embedder::locate(config)?;
     let local = model.as_ref().ok().cloned();
-    let node = Node::start(config, local, encoders, http.client).await?;
+    let node = Node::start(config, local, encoders, http.transport()).await?;
     announce(config, &model, &node);
     node.run(async || signals.next().await, reload).await
 }

@@ -113,14 +113,14 @@ impl Bench {
 async fn with_node(first: &str, later: &str, script: impl AsyncFnOnce(&Bench)) -> Bench {
     let mut tasks = TaskSet::default();
     let upstream = upstream(&mut tasks).await;
-    let client = crate::client::build().unwrap().client;
+    let http = crate::client::build().unwrap();
     let config = configuration(upstream, first).unwrap();
-    let node = Node::start(&config, None, Vec::new(), client.clone())
+    let node = Node::start(&config, None, Vec::new(), http.transport())
         .await
         .unwrap();
     let (words, mut heard) = mpsc::channel(1);
     let bench = Bench {
-        client,
+        client: http.client,
         addresses: node.addresses,
         words,
     };
@@ -218,8 +218,8 @@ fn model(home: Home) -> LocalModel {
 async fn a_model_that_does_not_load_takes_the_node_down() {
     let model = model(Home::Thread);
     let config = judged("listen = '127.0.0.1:0'\n[admin]\nlisten = '127.0.0.1:0'").unwrap();
-    let client = crate::client::build().unwrap().client;
-    let node = Node::start(&config, Some(model), Vec::new(), client)
+    let http = crate::client::build().unwrap();
+    let node = Node::start(&config, Some(model), Vec::new(), http.transport())
         .await
         .unwrap();
     let ended = node
@@ -238,14 +238,14 @@ async fn a_model_that_brings_its_process_down_does_not_bring_down_the_node() {
         environment: Vec::new(),
     };
     let config = judged("listen = '127.0.0.1:0'\n[admin]\nlisten = '127.0.0.1:0'").unwrap();
-    let client = crate::client::build().unwrap().client;
+    let http = crate::client::build().unwrap();
     let model = model(Home::Process(dies));
-    let node = Node::start(&config, Some(model), Vec::new(), client.clone())
+    let node = Node::start(&config, Some(model), Vec::new(), http.transport())
         .await
         .unwrap();
     let (words, mut heard) = mpsc::channel(1);
     let bench = Bench {
-        client,
+        client: http.client,
         addresses: node.addresses,
         words,
     };
@@ -272,8 +272,8 @@ async fn an_address_in_use_is_said_plainly() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap();
     let config = judged(&format!("listen = '{address}'")).unwrap();
-    let client = crate::client::build().unwrap().client;
-    let error = Node::start(&config, None, Vec::new(), client)
+    let http = crate::client::build().unwrap();
+    let error = Node::start(&config, None, Vec::new(), http.transport())
         .await
         .unwrap_err();
     assert!(error.to_string().contains("another hedge"), "{error}");
@@ -281,14 +281,14 @@ async fn an_address_in_use_is_said_plainly() {
 
 #[test]
 fn a_reload_keeps_the_pools_that_are_as_before() {
-    let client = crate::client::build().unwrap().client;
+    let http = crate::client::build().unwrap();
     let assembly = |attempts_max| {
         let config = judged(&format!(
             "[local]\nenabled = false\n[[pools]]\nname = 'same'\nkind = 'vllm'\nmodels = ['m']\n\
              endpoints = ['http://127.0.0.1:1/v1']\n[[pools]]\nname = 'other'\nkind = 'ollama'\n\
              models = ['m']\nendpoints = ['http://127.0.0.1:2/v1']\nattempts_max = {attempts_max}"
         ));
-        Assembly::build(&config.unwrap(), None, &client).unwrap()
+        Assembly::build(&config.unwrap(), None, &http.transport()).unwrap()
     };
     let before = assembly(1);
     let mut after = assembly(2);

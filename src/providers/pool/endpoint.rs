@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use domain::{BackendError, BackendName, TimeoutPhase};
 use http::StatusCode;
-use reqwest::{Client, Response, Url};
+use reqwest::{Response, Url};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::report::REPORT_BYTES_MAX;
 use super::standing::{Change, EndpointState, Standing};
 use super::{EngineKind, PoolConfig};
-use crate::{Upstream, UpstreamConfig, UpstreamConfigError};
+use crate::{Transport, Upstream, UpstreamConfig, UpstreamConfigError};
 
 /// A report older than this many rounds says nothing any more.
 const REPORT_ROUNDS_MAX: u32 = 3;
@@ -76,13 +76,13 @@ impl Endpoint {
     pub fn new(
         base_url: &str,
         config: &PoolConfig,
-        client: &Client,
+        transport: &Transport,
     ) -> Result<Self, UpstreamConfigError> {
         let asked = UpstreamConfig {
             base_url: base_url.to_owned(),
             ..config.asked.clone()
         };
-        let upstream = Upstream::new(asked, client.clone())?;
+        let upstream = Upstream::new(asked, transport.clone())?;
         let url = Url::parse(base_url).map_err(|_| UpstreamConfigError::UrlMalformed)?;
         let path = url.path().trim_end_matches('/');
         let root = path.strip_suffix("/v1").unwrap_or(path);

@@ -11,6 +11,7 @@ use loadtest::{Behaviour, FakeConfig, FakeUpstream, Mishap};
 use wire::openai::decode_request;
 
 use super::*;
+use crate::transport::tests::transport;
 use crate::{Secret, UpstreamConfig};
 
 const KEY: &str = "sk-very-secret";
@@ -37,17 +38,6 @@ fn broken(mishap: Mishap) -> FakeUpstream {
         ..FakeConfig::default()
     })
     .unwrap()
-}
-
-fn client() -> Client {
-    // Failing means that another test was first.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .tls_certs_only([])
-        .build()
-        .unwrap()
 }
 
 fn config(members: Members) -> PoolConfig {
@@ -82,7 +72,7 @@ fn listed(fakes: &[&FakeUpstream]) -> PoolConfig {
 }
 
 fn pool(config: PoolConfig) -> Pool {
-    Pool::new(config, client(), Arc::new(SystemResolver)).unwrap()
+    Pool::new(config, transport(), Arc::new(SystemResolver)).unwrap()
 }
 
 fn call(text: &str) -> Outbound {
@@ -398,7 +388,7 @@ async fn each_address_of_a_name_is_an_endpoint_for_as_long_as_it_is_there() {
         refresh: Duration::from_secs(1),
     });
     config.endpoints_max = 2;
-    let pool = Pool::new(config, client(), Arc::clone(&names) as _).unwrap();
+    let pool = Pool::new(config, transport(), Arc::clone(&names) as _).unwrap();
     assert_eq!(pool.health().state, HealthState::Starting);
     let error = ask(&pool, "hi").await.unwrap_err();
     assert!(matches!(error, BackendError::Unreachable(_)), "{error:?}");
@@ -433,7 +423,7 @@ async fn each_address_of_a_name_is_an_endpoint_for_as_long_as_it_is_there() {
 
 #[test]
 fn a_pool_without_a_usable_endpoint_is_refused() {
-    let refused = |members| Pool::new(config(members), client(), Arc::new(SystemResolver)).err();
+    let refused = |members| Pool::new(config(members), transport(), Arc::new(SystemResolver)).err();
     assert_eq!(
         refused(Members::Listed(vec![])),
         Some(PoolConfigError::Empty)
@@ -457,7 +447,7 @@ async fn the_driver_goes_round_until_it_is_dropped() {
         refresh: Duration::from_secs(30),
     });
     config.health.interval = Duration::from_secs(2);
-    let pool = Pool::new(config, client(), Arc::clone(&names) as _).unwrap();
+    let pool = Pool::new(config, transport(), Arc::clone(&names) as _).unwrap();
     let mut watch = std::pin::pin!(pool.watch());
     let mut run_for = async |seconds| {
         tokio::select! {

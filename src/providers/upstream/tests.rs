@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use wire::openai::decode_request;
 
 use super::*;
+use crate::transport::tests::{both_ways, transport};
 
 const KEY: &str = "sk-very-secret";
 const REPLY: &str = r#"{"id":"chatcmpl-9","model":"theirs-1","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
@@ -15,6 +16,7 @@ const FIRST_CHUNK: &str = "data: {\"model\":\"theirs-1\",\"choices\":[{\"index\"
 const LAST_CHUNKS: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"lo\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
 
 /// What the server does once its bytes are written.
+#[derive(Clone, Copy)]
 enum Ending {
     Close,
     /// A TCP reset, as a crashed process leaves it.
@@ -82,17 +84,6 @@ fn events(body: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-fn client() -> Client {
-    // Failing means that another test was first.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .tls_certs_only([])
-        .build()
-        .unwrap()
-}
-
 fn config(base_url: &str) -> UpstreamConfig {
     let mut config = UpstreamConfig::new("cloud", base_url, "theirs", Trust::Public);
     config.key = Some(Secret::new(KEY));
@@ -100,7 +91,7 @@ fn config(base_url: &str) -> UpstreamConfig {
 }
 
 fn upstream(server: &Server) -> Upstream {
-    Upstream::new(config(&server.url("http")), client()).unwrap()
+    Upstream::new(config(&server.url("http")), transport()).unwrap()
 }
 
 fn request(members: &str) -> ChatRequest {
@@ -144,36 +135,45 @@ async fn failure(upstream: &Upstream, members: &str) -> String {
     }
 }
 
-/// The failure of a chat that is answered with `reply`.
+/// The failure of a chat that is answered with `reply`, the same whichever way it goes.
 async fn failure_after(reply: &[u8], ending: Ending, members: &str) -> String {
-    let server = Server::bind().await;
-    let upstream = upstream(&server);
-    let (_, error) = tokio::join!(server.answer(reply, ending), failure(&upstream, members));
-    error
+    let mut errors = Vec::new();
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let upstream = Upstream::new(config(&server.url("http")), transport).unwrap();
+        let (_, error) = tokio::join!(server.answer(reply, ending), failure(&upstream, members));
+        errors.push(error);
+    }
+    assert_eq!(errors[0], errors[1]);
+    errors.remove(0)
 }
 
 #[tokio::test]
 async fn a_whole_reply_comes_back_as_events() {
-    let server = Server::bind().await;
-    let upstream = upstream(&server);
-    let body = json("200 OK", REPLY);
-    let (_, reply) = tokio::join!(server.answer(&body, Ending::Close), whole(&upstream, ""),);
-    let reply = reply.unwrap();
-    assert_eq!(reply.started.model, "theirs-1");
-    assert_eq!(reply.choices[0].text(), "hello");
-    assert_eq!(reply.usage.unwrap().prompt_tokens.0, 3);
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let upstream = Upstream::new(config(&server.url("http")), transport).unwrap();
+        let body = json("200 OK", REPLY);
+        let (_, reply) = tokio::join!(server.answer(&body, Ending::Close), whole(&upstream, ""),);
+        let reply = reply.unwrap();
+        assert_eq!(reply.started.model, "theirs-1");
+        assert_eq!(reply.choices[0].text(), "hello");
+        assert_eq!(reply.usage.unwrap().prompt_tokens.0, 3);
+    }
 }
 
 #[tokio::test]
 async fn a_streamed_reply_comes_back_as_events() {
-    let server = Server::bind().await;
-    let upstream = upstream(&server);
-    let reply = events(&format!("{FIRST_CHUNK}{LAST_CHUNKS}"));
-    let (_, reply) = tokio::join!(
-        server.answer(&reply, Ending::Close),
-        whole(&upstream, STREAM),
-    );
-    assert_eq!(reply.unwrap().choices[0].text(), "hello");
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let upstream = Upstream::new(config(&server.url("http")), transport).unwrap();
+        let reply = events(&format!("{FIRST_CHUNK}{LAST_CHUNKS}"));
+        let (_, reply) = tokio::join!(
+            server.answer(&reply, Ending::Close),
+            whole(&upstream, STREAM),
+        );
+        assert_eq!(reply.unwrap().choices[0].text(), "hello");
+    }
 }
 
 #[tokio::test]
@@ -207,49 +207,55 @@ async fn a_reply_that_names_no_model_gets_the_one_asked_for() {
 
 #[tokio::test]
 async fn the_request_carries_key_id_and_every_field_untouched() {
-    let server = Server::bind().await;
-    let mut config = config(&server.url("http"));
-    config.headers = vec![("openai-organization".into(), "org-1".into())];
-    let upstream = Upstream::new(config, client()).unwrap();
-    let members = r#""x_vendor": {"b": 1.50, "a": "\u00e9"},"#;
-    let reply = json("200 OK", REPLY);
-    let ((head, body), _) = tokio::join!(
-        server.answer(&reply, Ending::Close),
-        whole(&upstream, members),
-    );
-    assert!(
-        head.starts_with("POST /v1/chat/completions HTTP/1.1"),
-        "{head}"
-    );
-    for line in [
-        "authorization: Bearer sk-very-secret",
-        "x-request-id: req-1",
-        "openai-organization: org-1",
-        "content-type: application/json",
-        "accept: application/json",
-    ] {
-        assert!(head.lines().any(|had| had == line), "{line} in {head}");
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let mut config = config(&server.url("http"));
+        config.headers = vec![("openai-organization".into(), "org-1".into())];
+        let upstream = Upstream::new(config, transport).unwrap();
+        let members = r#""x_vendor": {"b": 1.50, "a": "\u00e9"},"#;
+        let reply = json("200 OK", REPLY);
+        let ((head, body), _) = tokio::join!(
+            server.answer(&reply, Ending::Close),
+            whole(&upstream, members),
+        );
+        assert!(
+            head.starts_with("POST /v1/chat/completions HTTP/1.1"),
+            "{head}"
+        );
+        for line in [
+            "authorization: Bearer sk-very-secret",
+            "x-request-id: req-1",
+            "openai-organization: org-1",
+            "content-type: application/json",
+            "accept: application/json",
+        ] {
+            assert!(head.lines().any(|had| had == line), "{line} in {head}");
+        }
+        let host = format!("host: {}", server.0.local_addr().unwrap());
+        assert_eq!(head.lines().filter(|had| *had == host).count(), 1, "{head}");
+        assert!(!head.contains("transfer-encoding"), "{head}");
+        assert!(!head.contains("accept-encoding"), "{head}");
+        assert_eq!(
+            body,
+            r#"{"model":"theirs","x_vendor":{"b": 1.50, "a": "\u00e9"},"messages":[{"role":"user","content":"hi"}]}"#
+        );
     }
-    assert!(!head.contains("transfer-encoding"), "{head}");
-    assert!(!head.contains("accept-encoding"), "{head}");
-    assert_eq!(
-        body,
-        r#"{"model":"theirs","x_vendor":{"b": 1.50, "a": "\u00e9"},"messages":[{"role":"user","content":"hi"}]}"#
-    );
 }
 
 #[tokio::test]
 async fn a_streamed_request_asks_for_events_and_usage() {
-    let server = Server::bind().await;
-    let upstream = upstream(&server);
-    let reply = events(&format!("{FIRST_CHUNK}{LAST_CHUNKS}"));
-    let ((head, body), _) = tokio::join!(
-        server.answer(&reply, Ending::Close),
-        whole(&upstream, STREAM),
-    );
-    assert!(head.contains("accept: text/event-stream"), "{head}");
-    let streaming = r#""stream":true,"stream_options":{"include_usage":true}}"#;
-    assert!(body.ends_with(streaming), "{body}");
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let upstream = Upstream::new(config(&server.url("http")), transport).unwrap();
+        let reply = events(&format!("{FIRST_CHUNK}{LAST_CHUNKS}"));
+        let ((head, body), _) = tokio::join!(
+            server.answer(&reply, Ending::Close),
+            whole(&upstream, STREAM),
+        );
+        assert!(head.contains("accept: text/event-stream"), "{head}");
+        let streaming = r#""stream":true,"stream_options":{"include_usage":true}}"#;
+        assert!(body.ends_with(streaming), "{body}");
+    }
 }
 
 #[tokio::test]
@@ -400,30 +406,32 @@ async fn an_error_inside_the_stream_ends_it() {
 
 #[tokio::test]
 async fn a_sent_request_is_not_sent_again() {
-    let server = Server::bind().await;
-    let upstream = upstream(&server);
-    let mut count = 0;
-    let serve = async {
-        loop {
-            server.answer(b"", Ending::Reset).await;
-            count += 1;
-        }
-    };
-    let seen = tokio::select! {
-        biased;
-        seen = failure(&upstream, STREAM) => seen,
-        () = serve => unreachable!("it serves for ever"),
-    };
-    assert!(seen.starts_with("Unreachable"), "{seen}");
-    assert_eq!(count, 1);
-    assert_eq!(upstream.health().state, HealthState::Ready);
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let upstream = Upstream::new(config(&server.url("http")), transport).unwrap();
+        let mut count = 0;
+        let serve = async {
+            loop {
+                server.answer(b"", Ending::Reset).await;
+                count += 1;
+            }
+        };
+        let seen = tokio::select! {
+            biased;
+            seen = failure(&upstream, STREAM) => seen,
+            () = serve => unreachable!("it serves for ever"),
+        };
+        assert!(seen.starts_with("Unreachable"), "{seen}");
+        assert_eq!(count, 1);
+        assert_eq!(upstream.health().state, HealthState::Ready);
+    }
 }
 
 /// A TLS handshake that breaks is a connection that never came to be.
 #[tokio::test]
 async fn a_broken_connect_is_tried_again_and_then_given_up() {
     let server = Server::bind().await;
-    let upstream = Upstream::new(config(&server.url("https")), client()).unwrap();
+    let upstream = Upstream::new(config(&server.url("https")), transport()).unwrap();
     let mut count = 0;
     let serve = async {
         loop {
@@ -442,17 +450,19 @@ async fn a_broken_connect_is_tried_again_and_then_given_up() {
 
 #[tokio::test]
 async fn three_chats_without_a_connection_take_the_upstream_down() {
-    let server = Server::bind().await;
-    let upstream = upstream(&server);
-    // Nobody listens there any more.
-    drop(server);
-    for _ in 0..2 {
-        let seen = failure(&upstream, "").await;
-        assert_eq!(seen, "Unreachable(\"no connection could be made\")");
-        assert_eq!(upstream.health().state, HealthState::Ready);
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let upstream = Upstream::new(config(&server.url("http")), transport).unwrap();
+        // Nobody listens there any more.
+        drop(server);
+        for _ in 0..2 {
+            let seen = failure(&upstream, "").await;
+            assert_eq!(seen, "Unreachable(\"no connection could be made\")");
+            assert_eq!(upstream.health().state, HealthState::Ready);
+        }
+        failure(&upstream, "").await;
+        assert_eq!(upstream.health().state, HealthState::Down);
     }
-    failure(&upstream, "").await;
-    assert_eq!(upstream.health().state, HealthState::Down);
 }
 
 /// A server that takes the connection and never answers the TLS greeting.
@@ -461,7 +471,7 @@ async fn a_connect_that_hangs_ends_by_the_upstreams_own_patience() {
     let server = Server::bind().await;
     let mut config = config(&server.url("https"));
     config.connect_timeout = Duration::from_millis(30);
-    let upstream = Upstream::new(config, client()).unwrap();
+    let upstream = Upstream::new(config, transport()).unwrap();
     assert_eq!(failure(&upstream, STREAM).await, "TimedOut(Connect)");
 }
 
@@ -482,7 +492,7 @@ async fn silence_ends_by_the_patience_for_its_phase() {
         config.first_event_timeout = Duration::from_millis(200);
         config.whole_reply_timeout = Duration::from_millis(200);
         config.idle_timeout = Duration::from_millis(30);
-        let upstream = Upstream::new(config, client()).unwrap();
+        let upstream = Upstream::new(config, transport()).unwrap();
         let (_, seen) = tokio::join!(
             server.answer(reply, Ending::Wait),
             failure(&upstream, members),
@@ -494,38 +504,42 @@ async fn silence_ends_by_the_patience_for_its_phase() {
 /// The server's side ends only when it sees the connection closed.
 #[tokio::test]
 async fn dropping_the_stream_closes_the_connection() {
-    let server = Server::bind().await;
-    let upstream = upstream(&server);
-    let begun = events(FIRST_CHUNK);
-    tokio::join!(server.answer(&begun, Ending::Wait), async {
-        let chat = upstream.chat(outbound(request(STREAM))).await;
-        let mut stream = chat.unwrap();
-        assert!(matches!(
-            stream.next().await,
-            Some(Ok(ChatEvent::Started(_)))
-        ));
-        drop(stream);
-    });
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let upstream = Upstream::new(config(&server.url("http")), transport).unwrap();
+        let begun = events(FIRST_CHUNK);
+        tokio::join!(server.answer(&begun, Ending::Wait), async {
+            let chat = upstream.chat(outbound(request(STREAM))).await;
+            let mut stream = chat.unwrap();
+            assert!(matches!(
+                stream.next().await,
+                Some(Ok(ChatEvent::Started(_)))
+            ));
+            drop(stream);
+        });
+    }
 }
 
 #[tokio::test]
 async fn dropping_the_call_before_its_answer_closes_the_connection() {
-    let server = Server::bind().await;
-    let upstream = upstream(&server);
-    let (taken, was_taken) = tokio::sync::oneshot::channel();
-    let serve = async {
-        let (mut socket, _) = server.0.accept().await.unwrap();
-        read_request(&mut socket).await;
-        taken.send(()).unwrap();
-        while matches!(socket.read(&mut [0; 64]).await, Ok(1..)) {}
-    };
-    let leave = async {
-        tokio::select! {
-            _ = upstream.chat(outbound(request(STREAM))) => unreachable!("nobody answers"),
-            _ = was_taken => {}
-        }
-    };
-    tokio::join!(serve, leave);
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let upstream = Upstream::new(config(&server.url("http")), transport).unwrap();
+        let (taken, was_taken) = tokio::sync::oneshot::channel();
+        let serve = async {
+            let (mut socket, _) = server.0.accept().await.unwrap();
+            read_request(&mut socket).await;
+            taken.send(()).unwrap();
+            while matches!(socket.read(&mut [0; 64]).await, Ok(1..)) {}
+        };
+        let leave = async {
+            tokio::select! {
+                _ = upstream.chat(outbound(request(STREAM))) => unreachable!("nobody answers"),
+                _ = was_taken => {}
+            }
+        };
+        tokio::join!(serve, leave);
+    }
 }
 
 #[tokio::test]
@@ -534,7 +548,7 @@ async fn the_key_shows_nowhere() {
     let mut config = config(&server.url("http"));
     config.headers = vec![("api-key".into(), KEY.into())];
     assert!(!format!("{config:?}").contains(KEY));
-    let upstream = Upstream::new(config, client()).unwrap();
+    let upstream = Upstream::new(config, transport()).unwrap();
     assert!(!format!("{upstream:?}").contains(KEY));
     let body = format!(r#"{{"error":{{"message":"odd: {KEY}","param":"{KEY}"}}}}"#);
     for status in ["400 Bad Request", "401 Unauthorized", "500 Oops"] {
@@ -617,7 +631,7 @@ fn faults_of_a_configuration_are_named() {
     for (change, expected) in cases {
         let mut config = config("https://a.example/v1");
         change(&mut config);
-        assert_eq!(Upstream::new(config, client()).unwrap_err(), expected);
+        assert_eq!(Upstream::new(config, transport()).unwrap_err(), expected);
     }
 }
 
@@ -626,7 +640,7 @@ fn constraints_are_for_upstreams_known_to_take_them() {
     for takes in [false, true] {
         let mut config = config("http://127.0.0.1:9/v1");
         config.structured_outputs = takes;
-        let upstream = Upstream::new(config, client()).unwrap();
+        let upstream = Upstream::new(config, transport()).unwrap();
         let abilities = upstream.card().models[0].abilities;
         assert_eq!(abilities.has(domain::Ability::Constraints), takes);
         assert!(abilities.has(domain::Ability::JsonSchema));
@@ -642,7 +656,7 @@ fn the_card_lists_the_default_first_and_any_last() {
     ] {
         let mut config = config("https://a.example/v1");
         config.models = listed.iter().map(|name| (*name).to_owned()).collect();
-        let upstream = Upstream::new(config, client()).unwrap();
+        let upstream = Upstream::new(config, transport()).unwrap();
         let models = upstream.card().models.iter();
         let names: Vec<&str> = models.map(|model| model.name.as_str()).collect();
         assert_eq!(names, expected);

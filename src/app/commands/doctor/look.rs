@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use domain::HealthState;
-use providers::UpstreamConfig;
+use providers::{Transport, UpstreamConfig};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
@@ -40,10 +40,10 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
         let (found, next) = client::NO_CERTIFICATES.split_once("; ").unwrap_or_default();
         lines.push(Line::fail("tls", found, next));
     }
-    lines.push(rules(config, model.as_ref(), &http.client));
+    lines.push(rules(config, model.as_ref(), &http.transport()));
     let runtime = crate::commands::runtime()?;
     lines.extend(runtime.block_on(running(config, &http.client)));
-    lines.extend(runtime.block_on(pools::look(config, &http.client)));
+    lines.extend(runtime.block_on(pools::look(config, &http.transport())));
     lines.extend(upstreams(config, &http.client)?);
     Ok(lines)
 }
@@ -322,10 +322,10 @@ fn backend(backend: &BackendState) -> Line {
     Line::warn("running", found, "look at the log of the hedge that runs")
 }
 
-fn rules(config: &Config, model: Option<&LocalModel>, client: &Client) -> Line {
+fn rules(config: &Config, model: Option<&LocalModel>, transport: &Transport) -> Line {
     let standing_in = model.map(local::Loading::new);
     let card = standing_in.as_ref().map(|loading| loading.card());
-    match Assembly::build(config, card, client) {
+    match Assembly::build(config, card, transport) {
         Ok(_) => Line::ok("routes", config.routes.name.clone()),
         Err(faults) => Line::fail("routes", faults.to_string(), "hedge check"),
     }

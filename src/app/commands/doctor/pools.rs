@@ -3,23 +3,22 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use providers::{EndpointView, EngineKind, Pool, PoolConfig, SystemResolver};
-use reqwest::Client;
+use providers::{EndpointView, EngineKind, Pool, PoolConfig, SystemResolver, Transport};
 
 use super::{Line, State};
 use crate::config::Config;
 
 const WHAT: &str = "pool";
 
-pub async fn look(config: &Config, client: &Client) -> Vec<Line> {
-    let looks = config.pools.iter().map(|pool| look_at(pool, client));
+pub async fn look(config: &Config, transport: &Transport) -> Vec<Line> {
+    let looks = config.pools.iter().map(|pool| look_at(pool, transport));
     join_all(looks).await.into_iter().flatten().collect()
 }
 
-async fn look_at(config: &PoolConfig, client: &Client) -> Vec<Line> {
+async fn look_at(config: &PoolConfig, transport: &Transport) -> Vec<Line> {
     let resolver = Arc::new(SystemResolver);
     // What is wrong with its configuration is said with the routes.
-    let Ok(pool) = Pool::new(config.clone(), client.clone(), resolver) else {
+    let Ok(pool) = Pool::new(config.clone(), transport.clone(), resolver) else {
         return Vec::new();
     };
     pool.look().await;
