@@ -84,6 +84,7 @@ where
     let priority = priority(&head.headers).map_err(early)?;
     let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
     signs.set_unread(false);
+    let body_bytes = bytes.len();
     let request = decode(bytes).await.map_err(early)?;
     let mut framing = framing(&request);
     let delivery = request.delivery;
@@ -93,6 +94,7 @@ where
         .is_some_and(|value| value == "1");
     let context = RequestContext {
         request_id: id.clone(),
+        body_bytes,
         cache: cache_wish(&head.headers),
         headers: plain_headers(&head.headers),
         priority,

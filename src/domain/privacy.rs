@@ -4,6 +4,7 @@
 //! unmasked only to a destination as trusted as its class demands; the type sees to it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
@@ -161,7 +162,9 @@ pub struct Outbound {
     model: String,
     team: Option<TeamId>,
     priority: Priority,
-    request: ChatRequest,
+    body_bytes: usize,
+    /// Shared, so that a copy for another thread costs nothing.
+    request: Arc<ChatRequest>,
 }
 
 impl Outbound {
@@ -179,7 +182,8 @@ impl Outbound {
             model,
             team: None,
             priority: Priority::default(),
-            request: findings.masked_view(request, trust),
+            body_bytes: 0,
+            request: Arc::new(findings.masked_view(request, trust)),
         }
     }
 
@@ -194,6 +198,19 @@ impl Outbound {
     pub fn with_priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
         self
+    }
+
+    /// Says how long the body was that it came in.
+    #[must_use]
+    pub fn of_body_bytes(mut self, body_bytes: usize) -> Self {
+        self.body_bytes = body_bytes;
+        self
+    }
+
+    /// How much work writing it anew is; 0 where nobody said.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        self.body_bytes
     }
 
     #[must_use]

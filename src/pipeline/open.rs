@@ -18,6 +18,7 @@ use tracing::debug;
 use crate::answer::{Refusal, RouteLabel};
 use crate::snapshot::Snapshot;
 use crate::stages::{Failed, Missed, Opened, Planned};
+use crate::trunk::{SCAN_INLINE_BYTES_MAX, refuse};
 
 /// For a remote reply asked for whole. Upstreams have limits of their own below this one.
 const WHOLE_REPLY_MAX: Duration = Duration::from_secs(3600);
@@ -45,15 +46,24 @@ pub(crate) async fn open(planned: Planned) -> Result<Opened, Refusal> {
             break;
         };
         let card = backend.card();
-        let call = Outbound::seal(
-            admitted.context.request_id.clone(),
-            candidate.model.clone(),
-            request,
-            &findings,
-            card.trust,
-        )
-        .for_team(admitted.principal.team.clone())
-        .with_priority(admitted.context.priority.max(admitted.principal.priority));
+        let seal = {
+            let (id, model) = (admitted.context.request_id.clone(), candidate.model.clone());
+            let (findings, trust) = (Arc::clone(&findings), card.trust);
+            move || Outbound::seal(id, model, request, &findings, trust)
+        };
+        let body_bytes = admitted.context.body_bytes;
+        let sealed = if body_bytes <= SCAN_INLINE_BYTES_MAX || findings.is_empty() {
+            Ok(seal())
+        } else {
+            tokio::task::spawn_blocking(seal).await
+        };
+        let Ok(call) = sealed else {
+            return Err(refuse(&mut admitted.receipt, Fault::Internal, None));
+        };
+        let call = call
+            .of_body_bytes(body_bytes)
+            .for_team(admitted.principal.team.clone())
+            .with_priority(admitted.context.priority.max(admitted.principal.priority));
         let patience = patience(&snapshot, card, is_last, call.request().delivery);
         match first_content(backend, call, patience).await {
             Ok((head, rest)) => {

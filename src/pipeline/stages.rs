@@ -24,6 +24,8 @@ pub struct Parsed {
 #[derive(Clone, Debug)]
 pub struct RequestContext {
     pub request_id: RequestId,
+    /// Of the body it came in: how much work reading it over is.
+    pub body_bytes: usize,
     /// Names in lower case; credentials left out. Routing rules may look at them.
     pub headers: Vec<(String, String)>,
     pub cache: CacheWish,

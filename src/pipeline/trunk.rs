@@ -23,9 +23,9 @@ use crate::wrap::{wrap, wrap_hit};
 /// What a caller is told to wait when every seat is taken.
 const SEAT_WAIT: Duration = Duration::from_secs(1);
 
-/// Requests up to this are scanned on the network's threads: at a few microseconds a kilobyte, well
-/// under half a millisecond.
-const SCAN_INLINE_BYTES_MAX: usize = 64 * 1024;
+/// Requests up to this are scanned and masked on the network's threads: at a few microseconds a
+/// kilobyte, well under half a millisecond.
+pub(crate) const SCAN_INLINE_BYTES_MAX: usize = 64 * 1024;
 
 /// The reason given with an exact reply.
 const EXACT_REASON: &str = "exact-repeat";
@@ -299,8 +299,7 @@ enum Looked {
 
 /// Short requests are scanned in place, long ones where they hold up nobody.
 async fn scan(admitted: Admitted) -> Result<Scanned, Refusal> {
-    let source = admitted.request.source.as_ref();
-    if source.is_none_or(|source| source.bytes.len() <= SCAN_INLINE_BYTES_MAX) {
+    if admitted.context.body_bytes <= SCAN_INLINE_BYTES_MAX {
         return scan_here(admitted);
     }
     let scanned = tokio::task::spawn_blocking(move || scan_here(admitted)).await;
@@ -385,7 +384,7 @@ fn plan(mut missed: Missed) -> Result<Planned, Refusal> {
     }
 }
 
-fn refuse(receipt: &mut Receipt, fault: Fault, reason: Option<String>) -> Refusal {
+pub(crate) fn refuse(receipt: &mut Receipt, fault: Fault, reason: Option<String>) -> Refusal {
     receipt.note(|record| record.outcome = Outcome::Refused(fault.as_label()));
     Refusal { fault, reason }
 }

@@ -30,6 +30,9 @@ use crate::{Secret, Transport, UpstreamConfig, UpstreamConfigError};
 /// Before the first retry; doubled for the next, then spread over half to one and a half.
 const CONNECT_BACKOFF: Duration = Duration::from_millis(40);
 
+/// Requests up to this are encoded on the network's threads, well within half a millisecond.
+const ENCODE_INLINE_BYTES_MAX: usize = 64 * 1024;
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -173,7 +176,7 @@ impl Upstream {
             first_event_by: Instant::now() + first,
             idle: self.idle_timeout,
         };
-        let body = encode_request(call.model(), call.request());
+        let body = encode(call).await?;
         let opened = timeout_at(patience.first_event_by, async {
             let response = self.send(call, body).await?;
             if response.status() == http::StatusCode::OK {
@@ -260,6 +263,17 @@ pub(crate) enum SendError {
     ConnectTimedOut,
     /// A connection took the request; whether the upstream worked on it is unknown.
     Broken,
+}
+
+/// The body to send. Long ones are written where they hold up nobody.
+async fn encode(call: &Outbound) -> Result<Bytes, BackendError> {
+    if call.body_bytes() <= ENCODE_INLINE_BYTES_MAX {
+        return Ok(encode_request(call.model(), call.request()));
+    }
+    let call = call.clone();
+    let work = tokio::task::spawn_blocking(move || encode_request(call.model(), call.request()));
+    work.await
+        .map_err(|_| BackendError::Unreachable("the request could not be written"))
 }
 
 fn backoff(retries: u32) -> Duration {

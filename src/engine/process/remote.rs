@@ -182,7 +182,8 @@ impl Backend for Remote {
             return Err(BackendError::Unable(ability));
         }
         self.desk.until_ready(READY_WAIT_MAX).await?;
-        let request = written(call.request()).await?;
+        let is_long = call.body_bytes() > INLINE_BYTES_MAX;
+        let request = written(call.request(), is_long).await?;
         let (stream, taken) = self.desk.open(|id| Ask {
             id,
             request_id: call.request_id().as_str().to_owned(),
@@ -207,7 +208,7 @@ impl Tokenizer for Remote {
     }
 
     async fn tokenize_chat(&self, request: ChatRequest) -> Result<Vec<ReadToken>, BackendError> {
-        let request = written(&request).await?;
+        let request = written(&request, is_long(&request)).await?;
         self.tokens(Query::TokenizeChat(request)).await
     }
 
@@ -216,7 +217,7 @@ impl Tokenizer for Remote {
     }
 
     async fn render(&self, request: ChatRequest) -> Result<String, BackendError> {
-        let request = written(&request).await?;
+        let request = written(&request, is_long(&request)).await?;
         let bytes = self.bytes(Query::Render(request)).await?;
         String::from_utf8(bytes).map_err(|_| OTHER_PART)
     }
@@ -255,9 +256,14 @@ pub(super) async fn answer(desk: &Arc<Desk>, query: Query) -> Result<Vec<Part>, 
     Ok(parts)
 }
 
-async fn written(request: &ChatRequest) -> Result<String, BackendError> {
+/// Of one that came in no call: without its bytes nothing is known.
+fn is_long(request: &ChatRequest) -> bool {
     let source = request.source.as_ref();
-    let json = if source.is_some_and(|source| source.bytes.len() > INLINE_BYTES_MAX) {
+    source.is_none_or(|source| source.bytes.len() > INLINE_BYTES_MAX)
+}
+
+async fn written(request: &ChatRequest, is_long: bool) -> Result<String, BackendError> {
+    let json = if is_long {
         let request = request.clone();
         let work = tokio::task::spawn_blocking(move || serde_json::to_string(&request));
         work.await

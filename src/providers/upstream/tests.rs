@@ -662,3 +662,20 @@ fn the_card_lists_the_default_first_and_any_last() {
         assert_eq!(names, expected);
     }
 }
+
+#[tokio::test]
+async fn a_long_body_is_written_off_the_network_threads() {
+    let words = "words ".repeat(300_000);
+    let mut asked = request("");
+    asked.messages = vec![domain::Message::new(domain::Role::User, &words)];
+    asked.source = None;
+    for (body_bytes, is_away) in [(100, false), (words.len(), true)] {
+        let call = outbound(asked.clone()).of_body_bytes(body_bytes);
+        let mut written = pin!(encode(&call));
+        assert_eq!(
+            futures::poll!(written.as_mut()).is_pending(),
+            is_away,
+            "{body_bytes}"
+        );
+    }
+}
