@@ -99,6 +99,7 @@ impl Config {
         let cache = sections::cache(&raw.cache, findings);
         let privacy = sections::privacy(&raw.privacy, findings);
         let limits = sections::limits(&raw.limits, findings);
+        pools::warn_of_patience(&pools, limits.first_content_last, findings);
         let data_dir = data_dir(around.environment);
         let config = Self {
             listen: listen?,

@@ -148,9 +148,11 @@ fn patience(
     match (card.tier, delivery, is_last) {
         // A remote whole reply shows nothing until it is there; its own driver bounds it.
         (Tier::Pool | Tier::Upstream, Delivery::Whole, _) => WHOLE_REPLY_MAX,
-        (_, _, true) => patience.last,
+        // A pool bounds each of its tries: cut short in the first, it could neither try the next nor
+        // learn which endpoint hangs.
+        (Tier::Pool, Delivery::Streamed { .. }, _) | (_, _, true) => patience.last,
         (Tier::Engine, _, false) => patience.local,
-        (Tier::Pool | Tier::Upstream, Delivery::Streamed { .. }, false) => patience.remote,
+        (Tier::Upstream, Delivery::Streamed { .. }, false) => patience.remote,
     }
 }
 

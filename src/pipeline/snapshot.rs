@@ -142,9 +142,10 @@ pub struct CacheRules {
 pub struct Patience {
     /// For a backend on this machine, while another candidate is left.
     pub local: Duration,
-    /// For any other, while another candidate is left.
+    /// For an upstream, while another candidate is left.
     pub remote: Duration,
-    /// For the last candidate: giving up on it gives up on the exchange.
+    /// For the last candidate: giving up on it gives up on the exchange. Also for a pool, whose tries
+    /// have limits of their own below this one.
     pub last: Duration,
 }
 

@@ -708,6 +708,24 @@ async fn a_fallback_that_is_down_changes_nothing() {
     assert_eq!(bench.cache.0.lock().unwrap().len(), 1);
 }
 
+/// Cut at the patience for upstreams, a pool with one endpoint that hung sent chats to the cloud.
+#[tokio::test(start_paused = true)]
+async fn a_pool_has_time_for_all_its_attempts_before_a_chat_goes_to_the_cloud() {
+    let wait = Patience::default().remote * 3;
+    let pool = Fake::new("gpu", Trust::Tenant, Script::SaysAfter(wait, "here"));
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("there"));
+    let bench = bench(vec![pool, cloud.clone()], 4);
+    let mut parsed = parsed("auto", "question");
+    let gold = ("x-tier".to_owned(), "gold".to_owned());
+    parsed.context.headers.push(gold);
+    parsed.request.delivery = Delivery::Streamed {
+        includes_usage: false,
+    };
+    let answer = bench.pipeline.run(parsed).await.unwrap();
+    assert_eq!(text(answer).await, "here");
+    assert!(cloud.calls().is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_remote_reply_asked_for_whole_may_take_minutes() {
     let cloud = Fake::new(

@@ -63,6 +63,25 @@ fn warn_of_bundled(raw: &RawConfig, findings: &mut Findings) {
     }
 }
 
+/// A pool cut short in its attempts neither tries its other endpoints nor learns which one hangs.
+pub fn warn_of_patience(pools: &[PoolConfig], last: Duration, findings: &mut Findings) {
+    for (at, pool) in pools.iter().enumerate() {
+        let needed = pool.asked.first_event_timeout * pool.attempts_max;
+        if needed > last {
+            findings.warn(
+                format!("pools[{at}].first_event_timeout_ms"),
+                format!(
+                    "attempts_max = {} of these take {} ms, more than \
+                     limits.first_content_last_ms_max = {}: not all of them are made",
+                    pool.attempts_max,
+                    needed.as_millis(),
+                    last.as_millis()
+                ),
+            );
+        }
+    }
+}
+
 fn pool_config(
     path: &str,
     raw: &RawPool,

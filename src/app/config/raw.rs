@@ -517,7 +517,8 @@ pub struct RawLimits {
     pub first_content_local_ms_max: u64,
     /// The same for upstreams.
     pub first_content_remote_ms_max: u64,
-    /// The same for the last candidate: giving up on it gives up on the request.
+    /// The same for the last candidate: giving up on it gives up on the request. Also for a pool, all
+    /// its attempts together.
     pub first_content_last_ms_max: u64,
     /// Threads for the network, and never more than half of the cores: the model wants them.
     pub network_threads_max: u32,

@@ -283,6 +283,14 @@ fn a_pool_is_as_trusted_as_a_tenants_machine_unless_told_otherwise() {
     assert_eq!(near.asked.trust, domain::Trust::Device);
     assert!(!format!("{config:?}").contains("sk-very-secret"));
 
+    let hasty = format!("{text}\n[limits]\nfirst_content_last_ms_max = 80_000");
+    let (_, warnings) = accepted(&hasty, &[("K", "k")]);
+    assert!(
+        warnings[0].starts_with(
+            "pools[0].first_event_timeout_ms: attempts_max = 3 of these take 90000 ms"
+        ),
+        "{warnings:?}"
+    );
     let beside = text.replace("enabled = false", "");
     let (_, warnings) = accepted(&beside, &[("K", "k")]);
     assert!(warnings[0].contains("means the pool `gpu`"), "{warnings:?}");

@@ -313,8 +313,11 @@ impl Seat {
         let change = match error {
             BackendError::Unreachable(_)
             | BackendError::Interrupted
-            | BackendError::TimedOut(TimeoutPhase::Connect) => notes.standing.chat_failed(now),
-            BackendError::TimedOut(TimeoutPhase::FirstEvent | TimeoutPhase::BetweenEvents)
+            // An engine under load answers some, which forgets this; one that hangs answers none.
+            | BackendError::TimedOut(TimeoutPhase::Connect | TimeoutPhase::FirstEvent) => {
+                notes.standing.chat_failed(now)
+            }
+            BackendError::TimedOut(TimeoutPhase::BetweenEvents)
             | BackendError::Failed { .. }
             | BackendError::Garbled(_)
             | BackendError::Overloaded { .. }

@@ -144,7 +144,7 @@ impl Standing {
         }
     }
 
-    /// No connection, or one that broke.
+    /// No connection, one that broke, or no answer in time.
     pub fn chat_failed(&mut self, now: Instant) -> Change {
         self.chats_failed = self.chats_failed.saturating_add(1);
         match self.phase {

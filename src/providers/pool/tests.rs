@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use domain::{ChatEvent, Findings, Trust, collect};
+use domain::{ChatEvent, Findings, TimeoutPhase, Trust, collect};
 use loadtest::{Behaviour, FakeConfig, FakeUpstream, Mishap};
 use wire::openai::decode_request;
 
@@ -270,6 +270,34 @@ async fn a_trial_that_keeps_its_caller_waiting_has_failed() {
         drop(seat);
         assert_eq!(states(&pool), [wanted]);
     }
+}
+
+/// It says that it is well and answers nobody: it kept its chats until each was sent elsewhere.
+#[tokio::test]
+async fn an_endpoint_that_answers_no_chat_in_time_is_left_out_and_one_left_by_callers_is_not() {
+    let fake = fake();
+    let mut config = listed(&[&fake]);
+    config.health.eject = Duration::from_secs(3600);
+    config.health.eject_max = config.health.eject;
+    let pool = pool(config);
+    pool.look().await;
+    tokio::time::pause();
+    let seat = || pool.endpoints()[0].seat(64, false).unwrap();
+    for _ in 0..9 {
+        let left = seat();
+        tokio::time::advance(Duration::from_secs(61)).await;
+        drop(left);
+    }
+    assert_eq!(states(&pool), [EndpointState::In]);
+    let late = BackendError::TimedOut(TimeoutPhase::FirstEvent);
+    for wanted in [EndpointState::In, EndpointState::In, EndpointState::Out] {
+        seat().failed(&late);
+        assert_eq!(states(&pool), [wanted]);
+    }
+    assert_eq!(
+        (pool.views()[0].failures, pool.views()[0].ejections),
+        (3, 1)
+    );
 }
 
 #[tokio::test]
