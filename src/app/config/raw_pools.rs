@@ -91,8 +91,8 @@ pub struct RawPoolHealth {
     pub interval_ms: u64,
     /// Patience with its answer.
     pub timeout_ms: u64,
-    /// Failures in a row, of requests that found no connection or no answer in time, or of asking,
-    /// before it is left out.
+    /// Failures in a row, of requests that found no connection, no answer in time or a server error, or
+    /// of asking, before it is left out.
     pub failures_max: u32,
     /// How long it is left out the first time; doubled each time in a row.
     pub eject_ms: u64,

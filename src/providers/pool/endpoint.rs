@@ -313,13 +313,14 @@ impl Seat {
         let change = match error {
             BackendError::Unreachable(_)
             | BackendError::Interrupted
-            // An engine under load answers some, which forgets this; one that hangs answers none.
+            // An engine under load answers some, which forgets this; one that hangs or is broken answers
+            // none, and is quick enough about it to look idle.
+            | BackendError::Failed { .. }
+            | BackendError::Garbled(_)
             | BackendError::TimedOut(TimeoutPhase::Connect | TimeoutPhase::FirstEvent) => {
                 notes.standing.chat_failed(now)
             }
             BackendError::TimedOut(TimeoutPhase::BetweenEvents)
-            | BackendError::Failed { .. }
-            | BackendError::Garbled(_)
             | BackendError::Overloaded { .. }
             | BackendError::RateLimited { .. }
             | BackendError::Engine(_) => notes.standing.chat_doubtful(now),

@@ -144,7 +144,7 @@ impl Standing {
         }
     }
 
-    /// No connection, one that broke, or no answer in time.
+    /// No connection, one that broke, no answer in time, or one that is none.
     pub fn chat_failed(&mut self, now: Instant) -> Change {
         self.chats_failed = self.chats_failed.saturating_add(1);
         match self.phase {
@@ -156,7 +156,7 @@ impl Standing {
         }
     }
 
-    /// It was slow, failed or had no time: out again where it was on trial, else its chats to come
+    /// It was slow or had no time: out again where it was on trial, else its chats to come
     /// decide. An engine under load is not to be left out, lest the others follow it.
     pub fn chat_doubtful(&mut self, now: Instant) -> Change {
         match self.phase {

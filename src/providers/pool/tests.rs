@@ -300,6 +300,34 @@ async fn an_endpoint_that_answers_no_chat_in_time_is_left_out_and_one_left_by_ca
     );
 }
 
+/// It failed so quickly that it always was the idle one, and got more than its share.
+#[tokio::test]
+async fn an_endpoint_whose_every_answer_is_a_server_error_is_left_out_and_a_full_one_is_not() {
+    let status = |status| Mishap::Status {
+        status,
+        retry_after_s: None,
+    };
+    for (mishap, wanted) in [
+        (status(500), EndpointState::Out),
+        (Mishap::Garbage, EndpointState::Out),
+        (status(503), EndpointState::In),
+        (status(429), EndpointState::In),
+    ] {
+        let (wrong, right) = (broken(mishap.clone()), fake());
+        let mut config = listed(&[&wrong, &right]);
+        config.health.eject = Duration::from_secs(3600);
+        config.health.eject_max = config.health.eject;
+        let pool = pool(config);
+        pool.look().await;
+        for _ in 0..40 {
+            ask(&pool, "hi").await.unwrap();
+        }
+        assert_eq!(states(&pool), [wanted, EndpointState::In], "{mishap:?}");
+        let is_out = wanted == EndpointState::Out;
+        assert_eq!(wrong.counts().asked == 3, is_out, "{mishap:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_fails_before_its_first_content_is_asked_elsewhere() {
     let status = |status| Mishap::Status {
