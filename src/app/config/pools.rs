@@ -131,6 +131,10 @@ fn pool_config(
         idle_timeout: wait("idle_timeout_ms", raw.idle_timeout_ms),
         key,
         models: raw.models.clone(),
+        // vLLM's own words. The others have words of their own for it, or none.
+        structured_outputs: raw
+            .structured_outputs
+            .unwrap_or(raw.kind == Some(RawEngineKind::Vllm)),
         // Another endpoint is the better second try.
         connect_retries_max: 0,
         ..UpstreamConfig::new(

@@ -32,6 +32,9 @@ pub struct RawPool {
     /// `tenant` (default): machines of your own, and less is masked for them. `device`: they count as
     /// this machine, and nothing is masked.
     pub trust: RawTrust,
+    /// Whether the engines read `structured_outputs`: replies held to a regular expression, a choice
+    /// of texts or a grammar. Left out: true of `vllm`.
+    pub structured_outputs: Option<bool>,
     /// Speak plain HTTP to hosts beyond this machine.
     pub allow_http: bool,
     /// Endpoints at most; further addresses of `dns` are left out.
@@ -68,6 +71,7 @@ impl Default for RawPool {
             default_model: None,
             key: None,
             trust: RawTrust::Tenant,
+            structured_outputs: None,
             allow_http: false,
             endpoints_max: 32,
             attempts_max: 3,

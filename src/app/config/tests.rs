@@ -281,6 +281,19 @@ fn a_pool_is_as_trusted_as_a_tenants_machine_unless_told_otherwise() {
         ])
     );
     assert_eq!(near.asked.trust, domain::Trust::Device);
+    let takes_constraints = |text: &str| -> Vec<bool> {
+        let (config, _) = accepted(text, &[("K", "k")]);
+        let pools = config.pools.iter();
+        pools.map(|it| it.asked.structured_outputs).collect()
+    };
+    assert_eq!(takes_constraints(text), [false, false]);
+    let vllm = text.replace("'llama-server'", "'vllm'");
+    assert_eq!(takes_constraints(&vllm), [true, false]);
+    let said = text.replace(
+        "models = ['m']",
+        "models = ['m']\nstructured_outputs = true",
+    );
+    assert_eq!(takes_constraints(&said), [false, true]);
     assert!(!format!("{config:?}").contains("sk-very-secret"));
 
     let hasty = format!("{text}\n[limits]\nfirst_content_last_ms_max = 80_000");
