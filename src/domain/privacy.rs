@@ -71,7 +71,11 @@ impl fmt::Debug for Finding {
 
 /// All findings of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Findings(Vec<Finding>);
+pub struct Findings {
+    found: Vec<Finding>,
+    /// Of values written in a way that masking does not reach.
+    trust_least: Option<Trust>,
+}
 
 impl Findings {
     /// In order of length, longest first, then of the alphabet.
@@ -83,16 +87,34 @@ impl Findings {
                 .cmp(&a.value.len())
                 .then(a.value.cmp(&b.value))
         });
-        Self(found)
+        Self {
+            found,
+            trust_least: None,
+        }
     }
 
+    /// The request also holds values that masking does not reach, such as one inside a pattern,
+    /// between escapes. It is for nobody trusted less.
+    #[must_use]
+    pub fn only_for(mut self, trust_least: Option<Trust>) -> Self {
+        self.trust_least = trust_least;
+        self
+    }
+
+    /// The least trusted destination that may be asked at all; `None`: any.
+    #[must_use]
+    pub fn trust_least(&self) -> Option<Trust> {
+        self.trust_least
+    }
+
+    /// Whether there is nothing to mask.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.found.is_empty()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Finding> {
-        self.0.iter()
+        self.found.iter()
     }
 
     /// The request as `trust` may see it. The received bytes go with the first value masked.

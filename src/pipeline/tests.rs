@@ -537,6 +537,30 @@ async fn a_long_request_leaves_the_network_threads_whether_or_not_its_bytes_are_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_value_inside_a_pattern_reaches_only_those_who_may_see_it() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("there"));
+    let local = Fake::new("local", Trust::Device, Script::Says("here"));
+    let both = bench(vec![local, cloud.clone()], 4);
+    let pattern = || {
+        let mut parsed = parsed("auto", "question");
+        parsed.request.format = OutputFormat::Regex(r"ann@mail\.example".to_owned());
+        parsed
+    };
+    assert_eq!(
+        text(both.pipeline.run(pattern()).await.unwrap()).await,
+        "here"
+    );
+    let alone = bench(vec![cloud.clone()], 4);
+    let refusal = alone.pipeline.run(pattern()).await.unwrap_err();
+    let Fault::NoCandidate { reasons } = refusal.fault else {
+        panic!("{refusal:?}");
+    };
+    assert_eq!(reasons, [format!("fake: {}", trunk::UNMASKABLE)]);
+    assert!(cloud.calls().is_empty());
+    assert!(both.cache.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kept_reply_holds_no_finding_and_replays_with_the_callers_own() {
     let cloud = Fake::new("fake", Trust::Public, Script::Echoes);
     let bench = bench(vec![cloud.clone()], 4);

@@ -27,6 +27,10 @@ const SEAT_WAIT: Duration = Duration::from_secs(1);
 /// kilobyte, well under half a millisecond.
 pub(crate) const SCAN_INLINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Why a backend is passed over that may not see a value inside a pattern.
+pub(crate) const UNMASKABLE: &str =
+    "a pattern of the request holds personal data, which cannot be masked there";
+
 /// The reason given with an exact reply.
 const EXACT_REASON: &str = "exact-repeat";
 
@@ -332,7 +336,8 @@ fn scan_here(mut admitted: Admitted) -> Result<Scanned, Refusal> {
 /// Where this request's reply is kept; made from what the least trusted destination would see.
 fn cache_key(admitted: &Admitted, findings: &Findings) -> Option<domain::CacheKey> {
     let rules = admitted.snapshot.cache();
-    if !rules.is_enabled || admitted.context.cache == CacheWish::Bypass {
+    let is_raw = findings.trust_least().is_some();
+    if !rules.is_enabled || is_raw || admitted.context.cache == CacheWish::Bypass {
         return None;
     }
     let key_of = |masked: &domain::ChatRequest| {
@@ -378,10 +383,36 @@ fn plan(mut missed: Missed) -> Result<Planned, Refusal> {
     let now = Instant::now();
     admitted.timings.route = now - admitted.since;
     admitted.since = now;
-    match planned {
+    let trust_least = missed.findings.trust_least();
+    match planned.and_then(|plan| for_trusted(plan, trust_least, &admitted.snapshot)) {
         Ok(plan) => Ok(Planned { missed, plan }),
         Err(fault) => Err(refuse(&mut admitted.receipt, fault, None)),
     }
+}
+
+/// The plan without those who may not see what cannot be masked.
+fn for_trusted(
+    mut plan: policy::Plan,
+    trust_least: Option<Trust>,
+    snapshot: &Snapshot,
+) -> Result<policy::Plan, Fault> {
+    let Some(trust_least) = trust_least else {
+        return Ok(plan);
+    };
+    let mut reasons = Vec::new();
+    plan.candidates.retain(|candidate| {
+        let backend = snapshot.backends().get(candidate.backend);
+        let is_trusted = backend.is_some_and(|it| it.card().trust >= trust_least);
+        if let (false, Some(backend)) = (is_trusted, backend) {
+            let name = &backend.card().name;
+            reasons.push(format!("{name}: {UNMASKABLE}"));
+        }
+        is_trusted
+    });
+    if plan.candidates.is_empty() {
+        return Err(Fault::NoCandidate { reasons });
+    }
+    Ok(plan)
 }
 
 pub(crate) fn refuse(receipt: &mut Receipt, fault: Fault, reason: Option<String>) -> Refusal {

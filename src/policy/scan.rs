@@ -1,5 +1,7 @@
 //! Finding personal data and secrets in a request.
 
+mod patterns;
+
 #[cfg(test)]
 mod tests;
 
@@ -132,13 +134,33 @@ impl ScanRules {
     pub fn scan(&self, request: &ChatRequest) -> Result<Findings, Fault> {
         let mut found = Found::default();
         request.texts(&mut |text| self.scan_text(text, &mut found));
+        let trust_least = self.scan_patterns(request);
         if found.order.is_empty() {
-            return Ok(Findings::default());
+            return Ok(Findings::default().only_for(trust_least));
         }
         if found.order.len() > FINDINGS_MAX {
             return Err(too_many());
         }
-        Ok(name_findings(found, request))
+        Ok(name_findings(found, request).only_for(trust_least))
+    }
+
+    /// The trust that values inside patterns ask for where escapes keep them from being masked.
+    fn scan_patterns(&self, request: &ChatRequest) -> Option<Trust> {
+        let mut trust_least = None;
+        patterns::patterns(request, &mut |pattern| {
+            let Some(plain) = patterns::plain(pattern) else {
+                return;
+            };
+            let mut found = Found::default();
+            self.scan_text(&plain, &mut found);
+            for (_, value, trust_min) in found.order {
+                // One written out is found and masked as everywhere else.
+                if plain.matches(&value).count() > pattern.matches(&value).count() {
+                    trust_least = trust_least.max(Some(trust_min));
+                }
+            }
+        });
+        trust_least
     }
 
     fn scan_text(&self, text: &str, found: &mut Found) {

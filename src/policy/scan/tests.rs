@@ -425,3 +425,35 @@ fn in_pieces(mut unmasker: Unmasker, text: &str, cuts: &[usize], held_max: usize
     restored += &unmasker.push(rest);
     restored + &unmasker.finish()
 }
+
+/// `ann@mail\.example` went to a public upstream as written.
+#[test]
+fn a_value_between_a_patterns_escapes_keeps_the_request_from_the_less_trusted() {
+    let schema = |pattern: &str| {
+        let schema = serde_json::json!({ "properties": { "to": { "pattern": pattern } } });
+        OutputFormat::JsonSchema(schema)
+    };
+    let escaped = r"to ann@mail\.example( now)?";
+    let cases = [
+        (OutputFormat::Regex(escaped.to_owned()), true),
+        (
+            OutputFormat::Regex(r"ann\x40mail[.]example".to_owned()),
+            true,
+        ),
+        (
+            OutputFormat::Grammar(r#"root ::= "ann\x40mail.example""#.to_owned()),
+            true,
+        ),
+        (schema(escaped), true),
+        // Written out it is masked, and a pattern of addresses is nobody's address.
+        (OutputFormat::Regex("ann@mail.example".to_owned()), false),
+        (schema(r"^[\w.]+@[\w]+\.[a-z]{2,}$"), false),
+    ];
+    for (format, is_kept) in cases {
+        let mut request = request("hello");
+        request.format = format.clone();
+        let wanted = is_kept.then_some(Trust::Tenant);
+        let findings = RULES.scan(&request).unwrap();
+        assert_eq!(findings.trust_least(), wanted, "{format:?}");
+    }
+}
