@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use depot::gguf::{self, GgufFault};
+use depot::gguf::{self, GgufFault, Pooling};
 use depot::{Depot, DepotError};
 use domain::{
-    BackendError, EmbedInput, Embedder, EmbedderCard, Embeddings, Health, HealthState, Reranker,
-    Scores,
+    BackendError, EmbedInput, Embedder, EmbedderCard, Embeddings, Health, HealthState, ModelAlias,
+    Reranker, Scores,
 };
 use engine::{
     EmbedderConfig, EmbeddingDriver, LoadError, LocalEmbedder, LocalReranker, QUARANTINED,
@@ -73,6 +73,18 @@ pub enum EncoderFault {
         #[source]
         source: GgufFault,
     },
+    #[error(
+        "{section}.model: {} is not made for {purpose}: it states no pooling of {wanted}",
+        path.display()
+    )]
+    OtherPurpose {
+        section: &'static str,
+        path: PathBuf,
+        purpose: &'static str,
+        wanted: &'static str,
+    },
+    #[error("{section}.name: `{name}` is the name of the chat model; choose another")]
+    NameTaken { section: &'static str, name: String },
 }
 
 /// A model file, found and looked over, and how to load it.
@@ -83,17 +95,52 @@ pub struct EncoderModel {
     home: Home,
 }
 
-/// Finds the configured models and checks their files.
+/// Finds the configured models and checks their files. `chat` is what the chat model is called.
 ///
 /// # Errors
 /// One is configured and not usable.
-pub fn locate(config: &Config) -> Result<Vec<EncoderModel>, EncoderFault> {
+pub fn locate(config: &Config, chat: Option<&str>) -> Result<Vec<EncoderModel>, EncoderFault> {
+    look(config, chat).into_iter().collect()
+}
+
+/// As [`locate`], with what is wrong with each.
+pub fn look(config: &Config, chat: Option<&str>) -> Vec<Result<EncoderModel, EncoderFault>> {
     let purposes = [Purpose::Embed, Purpose::Rank];
     let settings = purposes
         .into_iter()
         .filter_map(|purpose| Some((purpose, purpose.settings(config)?)));
-    let found = settings.map(|(purpose, settings)| locate_one(purpose, settings, config));
+    let found = settings.map(|(purpose, settings)| {
+        let found = locate_one(purpose, settings, config)?;
+        if let (Some(model), Some(chat)) = (&found, chat) {
+            model.check_names(&settings.also, chat)?;
+        }
+        Ok(found)
+    });
     found.filter_map(Result::transpose).collect()
+}
+
+impl EncoderModel {
+    /// `[embeddings]` or `[rerank]`, and the model's name.
+    #[must_use]
+    pub fn as_words(&self) -> String {
+        let (section, path) = (self.purpose.section(), self.config.path.display());
+        format!("[{section}] {} ({path})", self.config.name)
+    }
+
+    /// One name is one model: grants and `/v1/models` know no more than names.
+    fn check_names(&self, also: &[ModelAlias], chat: &str) -> Result<(), EncoderFault> {
+        let also = also.iter().map(ModelAlias::as_str);
+        if std::iter::once(self.config.name.as_str())
+            .chain(also)
+            .any(|name| name == chat)
+        {
+            return Err(EncoderFault::NameTaken {
+                section: self.purpose.section(),
+                name: chat.to_owned(),
+            });
+        }
+        Ok(())
+    }
 }
 
 fn locate_one(
@@ -113,11 +160,23 @@ fn locate_one(
         // Refused by the configuration.
         ModelSource::Bundled => return Ok(None),
     };
-    gguf::inspect(&path).map_err(|source| EncoderFault::Gguf {
+    let summary = gguf::inspect(&path).map_err(|source| EncoderFault::Gguf {
         section,
         path: path.clone(),
         source,
     })?;
+    let (wanted, purpose_words, pooling_words) = match purpose {
+        Purpose::Embed => (Pooling::Vector, "embeddings", "mean, cls or last"),
+        Purpose::Rank => (Pooling::Rank, "ranking", "rank"),
+    };
+    if summary.pooling != Some(wanted) {
+        return Err(EncoderFault::OtherPurpose {
+            section,
+            path,
+            purpose: purpose_words,
+            wanted: pooling_words,
+        });
+    }
     let mut encoder = EmbedderConfig::new(path, settings.name.clone().unwrap_or(name));
     encoder.input_tokens_max = settings.input_tokens_max;
     encoder.queue_tokens_max = settings.queue_tokens_max;

@@ -41,9 +41,20 @@ pub struct GgufSummary {
     pub tensor_count: u64,
     /// Weights, by count.
     pub parameter_count: u64,
+    /// What a text becomes; `None` where the file says nothing, as a chat model does.
+    pub pooling: Option<Pooling>,
     /// `tokenizer.chat_template`, as written.
     pub chat_template: Option<String>,
     pub bytes: u64,
+}
+
+/// `pooling_type`, as far as it matters what a model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Mean, first or last: one vector that can be compared.
+    Vector,
+    /// A score of two texts.
+    Rank,
 }
 
 /// Checks the file at `path`.

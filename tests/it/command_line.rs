@@ -33,6 +33,36 @@ fn check_names_every_fault_at_once_and_keeps_secrets() {
     assert!(!said.contains("sk-inline-secret"), "{said}");
 }
 
+/// `hedge check` said ok, and `hedge serve` went down behind its banner.
+#[test]
+fn check_and_doctor_look_at_the_models_for_embeddings_and_ranking() {
+    let ranks = crate::harness::root().join("tests/fixtures/rank-tiny.gguf");
+    let ranks = ranks.display();
+    for (config, wanted) in [
+        (
+            format!("[embeddings]\nmodel = '{ranks}'"),
+            "is not made for embeddings: it states no pooling of mean, cls or last",
+        ),
+        (
+            "[rerank]\nmodel = '/no/such.gguf'".to_owned(),
+            "rerank.model: /no/such.gguf",
+        ),
+        #[cfg(feature = "llama")]
+        (
+            format!("[local]\nmodel = 'bundled'\n[rerank]\nmodel = '{ranks}'\nname = 'NAME'"),
+            "rerank.name: `NAME` is the name of the chat model",
+        ),
+    ] {
+        let name = "hedge-tiny";
+        let (config, wanted) = (config.replace("NAME", name), wanted.replace("NAME", name));
+        for command in ["check", "doctor"] {
+            let (output, said) = output(&[command], &config);
+            assert!(!output.status.success(), "{command}: {said}");
+            assert!(said.contains(&wanted), "{command}: {said}");
+        }
+    }
+}
+
 #[test]
 fn an_empty_file_is_a_good_one() {
     let (output, said) = output(&["check"], "");

@@ -7,7 +7,7 @@ use anyhow::Context;
 use crate::assembly::Assembly;
 use crate::cli::{ConfigArgs, ConfigCommand};
 use crate::config::{self, ConfigFault, Loaded, RawConfig};
-use crate::{client, local, terminal};
+use crate::{client, embedder, local, terminal};
 
 /// Says everything that is wrong, without listening, loading or asking anybody.
 ///
@@ -31,6 +31,12 @@ pub fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
                 None
             }
         };
+        let chat = model.as_ref().map(|model| model.engine.name.as_str());
+        let encoders = embedder::look(config, chat).into_iter();
+        faults.extend(encoders.filter_map(Result::err).map(|fault| ConfigFault {
+            path: String::new(),
+            message: super::chain(&fault.into()),
+        }));
         let http = client::build().context("cannot set up the HTTP client")?;
         let standing_in = model.as_ref().map(local::Loading::new);
         let card = standing_in.as_ref().map(|loading| loading.card());

@@ -107,8 +107,9 @@ async fn run(
             );
         }
     }
-    let encoders = embedder::locate(config)?;
     let local = model.as_ref().ok().cloned();
+    let chat = local.as_ref().map(|model| model.engine.name.as_str());
+    let encoders = embedder::locate(config, chat)?;
     let node = Node::start(config, local, encoders, http.transport()).await?;
     announce(config, &model, &node);
     node.run(async || signals.next().await, reload).await

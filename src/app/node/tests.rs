@@ -206,6 +206,7 @@ fn model(home: Home) -> LocalModel {
             vocabulary_count: 1,
             tensor_count: 1,
             parameter_count: 1,
+            pooling: None,
             chat_template: Some("{{ messages }}".into()),
             bytes: 1,
         },

@@ -5,10 +5,10 @@
 //! Only what is known to end a process is refused, or what no model can mean. What llama.cpp
 //! refuses in words of its own is left to it.
 
-use super::GgufSummary;
 use super::fault::{GgufProblem, TensorReason, shown};
 use super::header::{Header, TEMPLATE, TOKENS, Value, wrong_type};
 use super::tensor::{CLASSES_OUT, Tensors};
+use super::{GgufSummary, Pooling};
 
 /// Lists that llama.cpp indexes by token.
 const PER_TOKEN: [&str; 2] = ["tokenizer.ggml.scores", "tokenizer.ggml.token_type"];
@@ -394,6 +394,11 @@ pub(super) fn summary(header: &Header, tensors: &Tensors, bytes: u64) -> GgufSum
         vocabulary_count: header.tokens.as_ref().map_or(0, |tokens| tokens.count),
         tensor_count: header.tensor_count,
         parameter_count: tensors.element_count,
+        pooling: match header.whole(&format!("{architecture}.pooling_type")) {
+            Some(1..POOLING_RANK) => Some(Pooling::Vector),
+            Some(POOLING_RANK) => Some(Pooling::Rank),
+            Some(_) | None => None,
+        },
         chat_template: text(TEMPLATE),
         bytes,
         architecture,

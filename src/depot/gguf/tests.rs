@@ -22,6 +22,7 @@ fn a_whole_file_says_what_it_is() {
             vocabulary_count: 3,
             tensor_count: 2,
             parameter_count: 8,
+            pooling: None,
             chat_template: Some("{{ messages }}".into()),
             bytes: file.len() as u64,
         }
@@ -246,6 +247,15 @@ fn a_model_that_ranks_has_a_head_for_its_labels() {
         (&*summary.architecture, summary.chat_template),
         ("bert", None)
     );
+    assert_eq!(summary.pooling, Some(Pooling::Rank));
+    for (kind, wanted) in [
+        (0, None),
+        (1, Some(Pooling::Vector)),
+        (3, Some(Pooling::Vector)),
+    ] {
+        let file = Builder::model().whole("llama.pooling_type", kind).build();
+        assert_eq!(inspected(&file).unwrap().pooling, wanted, "{kind}");
+    }
 
     let ranks = || Builder::model().whole("llama.pooling_type", 4);
     let head = |rows: u64, kind: u32| {

@@ -15,8 +15,9 @@ use crate::assembly::Assembly;
 use crate::cli::ConfigArgs;
 use crate::commands::version::features;
 use crate::config::{self, AdminListen, Config, Loaded};
+use crate::embedder::EncoderModel;
 use crate::local::{self, Absent, LocalModel};
-use crate::{bundled, client};
+use crate::{bundled, client, embedder};
 
 /// Patience with an upstream that is only looked at.
 const LOOK_MAX: Duration = Duration::from_secs(5);
@@ -33,6 +34,7 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
     };
     let (line, model) = model(config);
     lines.push(line);
+    lines.extend(encoders(config, model.as_ref()));
     lines.push(data_dir(config));
     lines.extend(ports(config));
     let http = client::build().context("cannot set up the HTTP client")?;
@@ -228,6 +230,20 @@ fn model(config: &Config) -> (Line, Option<LocalModel>) {
             )
         }
     }
+}
+
+fn encoders(config: &Config, chat: Option<&LocalModel>) -> Vec<Line> {
+    let chat = chat.map(|model| model.engine.name.as_str());
+    let looks = embedder::look(config, chat).into_iter();
+    let line = |look| match look {
+        Ok(model) => Line::ok("model", EncoderModel::as_words(&model)),
+        Err(fault) => Line::fail(
+            "model",
+            crate::commands::chain(&anyhow::Error::from(fault)),
+            "look at `hedge models list`, [embeddings] and [rerank]",
+        ),
+    };
+    looks.map(line).collect()
 }
 
 fn data_dir(config: &Config) -> Line {
