@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use domain::{
-    BackendError, BackendName, BadRequest, Classify, EmbedRequest, Embedder, Embeddings, Fault,
-    Health, HealthState, ModelAlias, Outcome, Principal, RequestId, RouteTaken, Tokens, Usage,
+    BackendError, BackendName, BadRequest, Classify, EmbedRequest, Embedder, EmbedderCard,
+    Embeddings, Fault, Health, HealthState, ModelAlias, Outcome, Principal, RequestId, RouteTaken,
+    Tokens, Usage,
 };
 
 use crate::answer::{Refusal, RouteLabel};
 use crate::receipt::Receipt;
+use crate::snapshot::Snapshot;
 use crate::trunk::Pipeline;
 
 /// The rule that decides where embeddings are computed: there is one place.
@@ -107,15 +109,72 @@ impl Pipeline {
                 embedder.card().name == asked.as_str() || names.contains(asked)
             })
             .map(|(_, embedder)| Arc::clone(embedder));
-        let found = found.ok_or_else(|| Fault::ModelNotFound {
-            asked: asked.as_str().to_owned(),
-            nearest: embedders
-                .first()
-                .map(|(_, embedder)| embedder.card().name.clone()),
-        })?;
+        let able = embedders.first().map(|(_, it)| it.card().name.as_str());
+        let found = found.ok_or_else(|| lacks(Work::Embeddings, asked, able, &snapshot))?;
         check_health(asked, found.health())?;
         Ok(found)
     }
+}
+
+/// What a model may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    Chats,
+    Embeddings,
+    Rankings,
+}
+
+impl Work {
+    fn as_words(self) -> &'static str {
+        match self {
+            Work::Chats => "answer chats",
+            Work::Embeddings => "make embeddings",
+            Work::Rankings => "rank",
+        }
+    }
+
+    /// The setting that names a model for it.
+    fn setting(self) -> &'static str {
+        match self {
+            Work::Chats => "local.model",
+            Work::Embeddings => "embeddings.model",
+            Work::Rankings => "rerank.model",
+        }
+    }
+}
+
+/// Why no model by that name does the work; `able` is one that does. A model that does other work
+/// is listed, so it would be no help to say that there is none.
+pub(crate) fn lacks(
+    work: Work,
+    asked: &ModelAlias,
+    able: Option<&str>,
+    snapshot: &Snapshot,
+) -> Fault {
+    let is_named = |names: &[ModelAlias], card: &EmbedderCard| {
+        card.name == asked.as_str() || names.contains(asked)
+    };
+    let mut embedders = snapshot.embedders().iter();
+    let mut rerankers = snapshot.rerankers().iter();
+    let does_other = policy::resolve(asked, &snapshot.roster()).is_ok()
+        || embedders.any(|(names, it)| is_named(names, it.card()))
+        || rerankers.any(|(names, it)| is_named(names, it.card()));
+    let words = work.as_words();
+    let message = match able {
+        Some(able) if does_other => format!("this model does not {words}; `{able}` does"),
+        None if work != Work::Chats => format!(
+            "no model that could {words} is configured on this node; its operator sets {}",
+            work.setting()
+        ),
+        None if does_other => format!("this model does not {words}"),
+        Some(_) | None => {
+            return Fault::ModelNotFound {
+                asked: asked.as_str().to_owned(),
+                nearest: able.map(str::to_owned),
+            };
+        }
+    };
+    Fault::BadRequest(BadRequest::at("model", message).with_code("model_not_able"))
 }
 
 /// Whether a model that alone could answer may yet do so. One on its way says itself how long that

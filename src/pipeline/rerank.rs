@@ -8,7 +8,7 @@ use domain::{
 };
 
 use crate::answer::{Refusal, RouteLabel};
-use crate::embed::check_health;
+use crate::embed::{Work, check_health, lacks};
 use crate::receipt::Receipt;
 use crate::trunk::Pipeline;
 
@@ -115,12 +115,8 @@ impl Pipeline {
             reranker.card().name == asked.as_str() || names.contains(asked)
         });
         let Some((_, found)) = found else {
-            return Err(Fault::ModelNotFound {
-                asked: asked.as_str().to_owned(),
-                nearest: rerankers
-                    .first()
-                    .map(|(_, reranker)| reranker.card().name.clone()),
-            });
+            let able = rerankers.first().map(|(_, it)| it.card().name.as_str());
+            return Err(lacks(Work::Rankings, asked, able, &snapshot));
         };
         check_health(asked, found.health())?;
         Ok(Arc::clone(found))

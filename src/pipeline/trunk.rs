@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::answer::{Answer, Refusal, RouteLabel};
+use crate::embed::{Work, lacks};
 use crate::open::open;
 use crate::receipt::{Receipt, Recorder};
 use crate::snapshot::Snapshot;
@@ -215,6 +216,7 @@ impl Pipeline {
         let mut receipt = self.receive(id, &principal, request.model.clone())?;
         let snapshot = self.snapshot.load_full();
         let asked = policy::resolve(&request.model, &snapshot.roster())
+            .map_err(|fault| not_chatting(&request.model, fault, &snapshot))
             .and_then(|asked| {
                 if principal.may_use(&request.model) {
                     Ok(asked)
@@ -413,6 +415,14 @@ fn for_trusted(
         return Err(Fault::NoCandidate { reasons });
     }
     Ok(plan)
+}
+
+/// Says so where the name is that of a model for other work.
+fn not_chatting(asked: &ModelAlias, fault: Fault, snapshot: &Snapshot) -> Fault {
+    match lacks(Work::Chats, asked, None, snapshot) {
+        other @ Fault::BadRequest(_) => other,
+        _ => fault,
+    }
 }
 
 pub(crate) fn refuse(receipt: &mut Receipt, fault: Fault, reason: Option<String>) -> Refusal {

@@ -40,15 +40,44 @@ async fn documents_come_back_best_first() {
 }
 
 #[tokio::test]
-async fn models_that_do_not_rank_are_not_found() {
+async fn a_model_for_other_work_is_told_from_one_that_does_not_exist() {
     let node = node().await;
-    for model in ["tiny", "local", "nobody"] {
+    for (model, wanted, words) in [
+        (
+            "tiny",
+            (400, "model_not_able"),
+            "does not rank; `finder` does",
+        ),
+        (
+            "local",
+            (400, "model_not_able"),
+            "does not rank; `finder` does",
+        ),
+        ("nobody", (404, "model_not_found"), "finder"),
+    ] {
         let body = json!({"model": model, "query": "a", "documents": ["b"]});
         let raw = ask(node.client, post("/rerank", "", &body)).await;
-        assert_eq!(raw.status, 404, "{model}: {}", raw.text());
-        assert_eq!(raw.error("code"), "model_not_found");
-        assert!(raw.error("message").contains("finder"), "{}", raw.text());
+        let told = (raw.status, &*raw.error("code"));
+        assert_eq!(told, wanted, "{model}: {}", raw.text());
+        assert!(raw.error("message").contains(words), "{}", raw.text());
     }
+    // `/v1/models` lists `local`: "it does not exist" would be untrue of it.
+    let body = json!({"model": "local", "input": "a"});
+    let raw = ask(node.client, post("/v1/embeddings", "", &body)).await;
+    assert_eq!((raw.status, &*raw.error("param")), (400, "model"));
+    assert!(
+        raw.error("message").contains("sets embeddings.model"),
+        "{}",
+        raw.text()
+    );
+    let body = json!({"model": "second", "messages": [{"role": "user", "content": "hi"}]});
+    let raw = ask(node.client, post("/v1/chat/completions", "", &body)).await;
+    assert_eq!((raw.status, &*raw.error("param")), (400, "model"));
+    assert!(
+        raw.error("message").contains("does not answer chats"),
+        "{}",
+        raw.text()
+    );
     let body = json!({"model": "finder", "query": "a", "documents": ["b", ""]});
     let raw = ask(node.client, post("/rerank", "", &body)).await;
     assert_eq!(
