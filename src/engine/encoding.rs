@@ -13,13 +13,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use domain::{BackendError, Health, HealthState};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tracing::{error, info};
 
 use crate::decoder::{Interrupt, Token};
 use crate::engine::EnginePanicked;
 use crate::load::LoadError;
 use crate::queue::Stride;
+use crate::turns::Turns;
 
 /// Texts are put together up to this. Measured on an encoder of 22 M parameters: 46 texts of 128
 /// tokens a second by twos, 42 one by one, 30 by sixteens.
@@ -28,6 +29,9 @@ pub(crate) const PACK_TOKENS: u32 = 256;
 pub(crate) const PACK_TEXTS_MAX: u32 = 32;
 /// Requests tokenized at once; others wait.
 const PREPARING_MAX: usize = 2;
+/// Requests that wait for that; one more is refused as overloaded. Half of the node's exchanges, so
+/// that chats find a seat.
+const PREPARING_WAITS_MAX: usize = 256;
 /// What a caller is told to wait where the queue is full.
 const FULL_WAIT: Duration = Duration::from_secs(1);
 
@@ -125,7 +129,7 @@ struct Packed {
 /// A thread, and the texts that wait for it. Dropping it stops the thread.
 pub(crate) struct Encoding {
     desk: Arc<Desk>,
-    preparing: Arc<Semaphore>,
+    preparing: Turns,
     queue_tokens_max: usize,
     dimensions: u32,
 }
@@ -165,7 +169,7 @@ impl Encoding {
         let dimensions = is_built.recv().map_err(|_| LoadError::Panicked)??;
         let encoding = Self {
             desk,
-            preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
+            preparing: Turns::new(PREPARING_MAX, PREPARING_WAITS_MAX),
             queue_tokens_max,
             dimensions,
         };
@@ -211,12 +215,10 @@ impl Encoding {
         &self,
         read: impl FnOnce() -> Result<Vec<Vec<Token>>, BackendError> + Send + 'static,
     ) -> Result<(Vec<Vec<f32>>, u32), BackendError> {
-        let stopped = |_| BackendError::Engine("it has stopped");
-        let permit = Arc::clone(&self.preparing).acquire_owned().await;
-        let permit = permit.map_err(stopped)?;
+        let turn = self.preparing.take().await?;
         let work = tokio::task::spawn_blocking(move || {
             // Held to the end, whichever way it comes.
-            let _permit = permit;
+            let _turn = turn;
             read()
         });
         let texts = work

@@ -25,10 +25,11 @@ use crate::prefixes::PrefixRules;
 use crate::priority;
 use crate::prompt::{Prepared, prepare};
 use crate::queue::{DraftCount, Pulse, Request, Shared, Stride};
-use crate::reading::READING_MAX;
+use crate::reading::{READING_MAX, READING_WAITS_MAX};
 use crate::reply::reply;
 use crate::sampler::Sampler;
 use crate::scheduler::{BusyPrompt, Pace, Rules, Scheduler};
+use crate::turns::Turns;
 use crate::voice::VoiceRules;
 
 /// Prompts rendered and tokenized, and formats read, at once. Further ones wait, so that a burst of long texts cannot
@@ -47,7 +48,7 @@ pub struct Engine {
     /// `None` for a vocabulary that takes no formats.
     grammars: Option<Arc<Grammars>>,
     preparing: Arc<Semaphore>,
-    reading: Arc<Semaphore>,
+    reading: Turns,
     /// All tokens that end a reply.
     ends: Arc<[Token]>,
     config: EngineConfig,
@@ -145,7 +146,7 @@ impl Engine {
             mind: Arc::new(mind),
             grammars,
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
-            reading: Arc::new(Semaphore::new(READING_MAX)),
+            reading: Turns::new(READING_MAX, READING_WAITS_MAX),
             ends,
             config,
             call_stem: format!("{:08x}", rand::random::<u32>()),
@@ -172,7 +173,7 @@ impl Engine {
         &self.mind
     }
 
-    pub(crate) fn reading(&self) -> &Arc<Semaphore> {
+    pub(crate) fn reading(&self) -> &Turns {
         &self.reading
     }
 

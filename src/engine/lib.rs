@@ -60,6 +60,7 @@ mod scheduler;
 mod slot;
 mod splitting;
 mod stops;
+mod turns;
 mod utf8;
 mod voice;
 mod waiting;

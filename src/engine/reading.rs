@@ -14,6 +14,8 @@ use crate::splitting::{Depth, RUN_CHARS_MAX, on_deep_stack};
 /// Texts that are read for their own sake at once; others wait. One, so that the cores stay with the
 /// engine's thread.
 pub(crate) const READING_MAX: usize = 1;
+/// Those who wait for that; one more is refused as overloaded.
+pub(crate) const READING_WAITS_MAX: usize = 16;
 /// The longest text that is read for its own sake, and the longest that tokens come to. A second's
 /// work, and more than any context holds.
 pub(crate) const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -57,12 +59,11 @@ impl Engine {
         &self,
         work: impl FnOnce(&Mind) -> Result<T, BackendError> + Send + 'static,
     ) -> Result<T, BackendError> {
-        let permit = Arc::clone(self.reading()).acquire_owned().await;
-        let permit = permit.map_err(|_| BackendError::Engine("it has stopped"))?;
+        let turn = self.reading().take().await?;
         let mind = Arc::clone(self.mind());
         let work = tokio::task::spawn_blocking(move || {
             // Held to the end, whichever way it comes.
-            let _permit = permit;
+            let _turn = turn;
             work(&mind)
         });
         work.await
