@@ -26,6 +26,8 @@ enum Script {
     Empty,
     /// Known to be down.
     Down,
+    /// Not yet known.
+    Starting,
     /// Is silent that long first.
     SaysAfter(Duration, &'static str),
 }
@@ -79,6 +81,7 @@ impl Backend for Fake {
     fn health(&self) -> Health {
         match self.script {
             Script::Down => Health::of(HealthState::Down, None),
+            Script::Starting => Health::of(HealthState::Starting, None),
             _ => Health::READY,
         }
     }
@@ -109,7 +112,7 @@ impl Backend for Fake {
                 stream::iter([started, text(words), ended, usage].map(Ok)).boxed()
             }
             Script::Fails(error) => return Err(error),
-            Script::Down => return Err(BackendError::Unreachable("down")),
+            Script::Down | Script::Starting => return Err(BackendError::Unreachable("down")),
             Script::Breaks(words) => {
                 stream::iter([Ok(started), Ok(text(words)), Err(BackendError::Interrupted)]).boxed()
             }
@@ -198,28 +201,32 @@ candidates = ["local", "cloud"]
 candidates = ["cloud", "local"]
 "#;
 
-fn bench(backends: Vec<Arc<Fake>>, exchanges_max: usize) -> Bench {
+fn snapshot(backends: Vec<Arc<Fake>>) -> Snapshot {
     let backends = backends
         .into_iter()
         .map(|fake| fake as Arc<dyn Backend>)
         .collect();
     let classes = [(FindingClass::Email, Trust::Tenant)];
+    Snapshot::new(
+        RoutePolicy::parse("test.toml", ROUTES).unwrap(),
+        ScanRules::compile(&classes, &[]).unwrap(),
+        backends,
+        BTreeMap::new(),
+        CacheRules {
+            is_enabled: true,
+            secret: CacheSecret::new([7; 32]),
+            ttl: Duration::from_secs(60),
+            reply_bytes_max: 1024,
+        },
+        Patience::default(),
+    )
+}
+
+fn bench(backends: Vec<Arc<Fake>>, exchanges_max: usize) -> Bench {
     let cache = Arc::new(MapCache::default());
     let (sent, records) = mpsc::channel(64);
     let (pipeline, recorder) = Pipeline::new(Parts {
-        snapshot: Snapshot::new(
-            RoutePolicy::parse("test.toml", ROUTES).unwrap(),
-            ScanRules::compile(&classes, &[]).unwrap(),
-            backends,
-            BTreeMap::new(),
-            CacheRules {
-                is_enabled: true,
-                secret: CacheSecret::new([7; 32]),
-                ttl: Duration::from_secs(60),
-                reply_bytes_max: 1024,
-            },
-            Patience::default(),
-        ),
+        snapshot: snapshot(backends),
         cache: cache.clone(),
         keys: Arc::new(NoKeys),
         sinks: vec![Arc::new(Sent(sent))],
@@ -784,5 +791,32 @@ async fn a_header_that_chooses_who_answers_chooses_the_kept_reply_too() {
         let answer = bench.pipeline.run(asked).await.unwrap();
         assert_eq!(answer.route.to_string(), route);
         text(answer).await;
+    }
+}
+
+/// A reload with a changed pool took the node out of its balancer until every endpoint was asked.
+#[tokio::test]
+async fn a_pool_that_came_with_a_reload_does_not_take_the_node_out() {
+    let pool = |script| Fake::new("gpu", Trust::Tenant, script);
+    let engine = |script| Fake::new("local", Trust::Device, script);
+    let starting = bench(vec![pool(Script::Starting)], 4).pipeline;
+    assert!(!starting.readiness().is_ready);
+    let pipeline = bench(vec![pool(Script::Says("yes"))], 4).pipeline;
+    assert!(pipeline.readiness().is_ready);
+    for (backends, is_ready) in [
+        (vec![pool(Script::Starting)], true),
+        (
+            vec![engine(Script::Says("yes")), pool(Script::Starting)],
+            true,
+        ),
+        (vec![pool(Script::Down)], false),
+        (
+            vec![engine(Script::Starting), pool(Script::Says("yes"))],
+            false,
+        ),
+    ] {
+        pipeline.reload(snapshot(backends));
+        let readiness = pipeline.readiness();
+        assert_eq!(readiness.is_ready, is_ready, "{readiness:?}");
     }
 }

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use domain::{
     CacheOutcome, CacheStore, ExchangeRecord, Fault, Findings, Health, HealthState, KeyDigest,
-    KeyDirectory, ModelAlias, Outcome, Principal, RecordSink, Reply, RequestId, Tokens, Trust,
-    replay,
+    KeyDirectory, ModelAlias, Outcome, Principal, RecordSink, Reply, RequestId, Tier, Tokens,
+    Trust, replay,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -61,6 +62,8 @@ pub struct Pipeline {
     keys: Arc<dyn KeyDirectory>,
     seats: Arc<Semaphore>,
     seats_max: usize,
+    /// Whether it ever was; what then begins anew takes no traffic away.
+    was_ready: AtomicBool,
     desk: mpsc::Sender<ExchangeRecord>,
 }
 
@@ -100,6 +103,7 @@ impl Pipeline {
             keys: parts.keys,
             seats: Arc::new(Semaphore::new(seats_max)),
             seats_max,
+            was_ready: AtomicBool::new(false),
             desk,
         };
         (pipeline, Recorder::new(inbox, parts.sinks))
@@ -191,10 +195,23 @@ impl Pipeline {
             .iter()
             .map(|backend| (backend.card().name.to_string(), backend.health()))
             .collect();
+        let was_ready = self.was_ready.load(Ordering::Relaxed);
+        let states = || {
+            let backends = snapshot.backends().iter().zip(&backends);
+            backends.map(
+                |(backend, (_, health))| match (backend.card().tier, health.state) {
+                    // One that came with a reload: its endpoints are tried while they are looked at.
+                    (Tier::Pool, HealthState::Starting) if was_ready => HealthState::Ready,
+                    (Tier::Engine | Tier::Pool | Tier::Upstream, state) => state,
+                },
+            )
+        };
         // A model on its way would change where the first requests go: not before it has arrived.
-        let states = || backends.iter().map(|(_, health)| health.state);
         let is_ready = states().any(|state| state == HealthState::Ready)
             && !states().any(|state| state == HealthState::Starting);
+        if is_ready {
+            self.was_ready.store(true, Ordering::Relaxed);
+        }
         Readiness { is_ready, backends }
     }
 
