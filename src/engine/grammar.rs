@@ -321,7 +321,10 @@ impl Grammar {
     /// # Errors
     /// There is none, or finding them out costs too much. The reply cannot go on.
     pub(crate) fn allowed(&mut self) -> Result<Allowed, BackendError> {
-        self.0.compute_mask_or_eos().map(Allowed).map_err(|_| STUCK)
+        let allowed = self.0.compute_mask_or_eos();
+        allowed
+            .map(Allowed)
+            .map_err(|error| stuck(&error.to_string()))
     }
 
     /// Goes on by `token`, which was allowed. True when nothing may follow it.
@@ -330,7 +333,8 @@ impl Grammar {
     /// As for [`Grammar::allowed`].
     pub(crate) fn accept(&mut self, token: Token) -> Result<bool, BackendError> {
         let token = u32::try_from(token).map_err(|_| STUCK)?;
-        self.0.consume_token(token).map_err(|_| STUCK)?;
+        let accepted = self.0.consume_token(token);
+        accepted.map_err(|error| stuck(&error.to_string()))?;
         Ok(self.0.is_stopped())
     }
 
@@ -343,7 +347,8 @@ impl Grammar {
 const TOO_COMPLEX: &str = "it is too complex; ask for less at once";
 
 /// What the compiler says when one of [`limits`] or its own is passed.
-const LIMIT_WORDS: [&str; 5] = [
+const LIMIT_WORDS: [&str; 6] = [
+    "Current row has",
     "too big",
     "too large",
     "too many",
@@ -352,6 +357,22 @@ const LIMIT_WORDS: [&str; 5] = [
 ];
 
 const STUCK: BackendError = BackendError::Engine("the reply could not go on within its format");
+
+/// A step that costs more than it may is the format's affair, whatever else is ours.
+fn stuck(words: &str) -> BackendError {
+    if reason(words) != TOO_COMPLEX {
+        return STUCK;
+    }
+    BackendError::Declined {
+        reason: BadRequest {
+            param: None,
+            code: Some("format_too_complex".to_owned()),
+            message: "going on within the reply's format costs too much: simplify its pattern, \
+                      grammar or schema"
+                .to_owned(),
+        },
+    }
+}
 
 impl Allowed {
     #[cfg(test)]

@@ -643,3 +643,15 @@ fn hostile_schemas_are_refused_or_cheap() {
         }
     }
 }
+
+/// It was answered with 500, as if the fault were ours.
+#[test]
+fn a_format_whose_steps_cost_too_much_is_declined() {
+    let vocabulary = Pieces::new();
+    let grammars = Grammars::new(&vocabulary).unwrap();
+    let texts: Vec<String> = (0..3_000).map(|_| "\"a\"".to_owned()).collect();
+    let text = format!("root ::= ({})+", texts.join("|"));
+    let stopped = draw(&vocabulary, &grammars, &OutputFormat::Grammar(text), 1);
+    let is_declined = matches!(stopped, Err(BackendError::Declined { .. }));
+    assert!(is_declined, "{stopped:?}");
+}
