@@ -121,7 +121,7 @@ pub(crate) fn verdict(fault: &Fault) -> Verdict {
                 StatusCode::SERVICE_UNAVAILABLE,
                 SERVER,
                 Some("overloaded"),
-                "everything that could answer is busy; wait as long as the `retry-after` header \
+                "everything that could answer is busy or still loading; wait as long as the `retry-after` header \
                  says",
             ),
         ),

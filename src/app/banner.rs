@@ -63,10 +63,17 @@ fn write_text(
     } else {
         ""
     };
+    let when = match model {
+        Ok(_) => format!(
+            ", once the model has loaded (http://{}/readyz then says 200)",
+            reachable(addresses.clients)
+        ),
+        Err(_) => String::new(),
+    };
     let question = "What is the capital of Portugal?";
     writeln!(
         text,
-        "\nTry it:\n  curl -N {base}/chat/completions{header} -H 'content-type: application/json' \
+        "\nTry it{when}:\n  curl -N {base}/chat/completions{header} -H 'content-type: application/json' \
          -d '{{\"model\":\"auto\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\
          \"{question}\"}}]}}'"
     )?;
