@@ -361,8 +361,9 @@ impl EndpointGauges {
 
 impl Scrape for Metrics {
     fn text(&self) -> String {
-        self.read_gauges();
+        // First, for what is read is cleared and counted up again: two at once would count double.
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        self.read_gauges();
         let mut text = String::new();
         // Without the end mark: the doors' own counters follow. Writing to a string cannot fail.
         let _ = encode_registry(&mut text, &registry);
