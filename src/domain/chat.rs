@@ -480,7 +480,7 @@ impl fmt::Debug for Image {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tool {
     pub name: String,
     pub description: Option<String>,
@@ -488,6 +488,14 @@ pub struct Tool {
     pub parameters: Value,
     /// Whatever else the caller wrote beside those (`strict`), as it came.
     pub extra: Extra,
+}
+
+impl fmt::Debug for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tool")
+            .field("name_bytes", &self.name.len())
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -518,7 +526,7 @@ impl fmt::Debug for ToolCall {
 }
 
 /// How tokens are drawn. `None` leaves a value to the model's default.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// 0 to 2; 0 is greedy.
     pub temperature: Option<f32>,
@@ -542,12 +550,31 @@ pub struct Sampling {
     pub open: OpenSampling,
 }
 
+impl fmt::Debug for Sampling {
+    /// Stop strings are the caller's text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sampling")
+            .field("temperature", &self.temperature)
+            .field("top_p", &self.top_p)
+            .field("top_k", &self.top_k)
+            .field("min_p", &self.min_p)
+            .field("seed", &self.seed)
+            .field("stop", &self.stop.len())
+            .field("frequency_penalty", &self.frequency_penalty)
+            .field("presence_penalty", &self.presence_penalty)
+            .field("logit_bias", &self.logit_bias)
+            .field("logprobs", &self.logprobs)
+            .field("open", &self.open)
+            .finish()
+    }
+}
+
 impl Sampling {
     /// OpenAI takes four stop strings.
     pub const STOPS_MAX: usize = 4;
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub enum OutputFormat {
     #[default]
     Text,
@@ -560,6 +587,20 @@ pub enum OutputFormat {
     Choice(Vec<String>),
     /// A grammar in llama.cpp's notation, GBNF.
     Grammar(String),
+}
+
+impl fmt::Debug for OutputFormat {
+    /// Its kind and length: what is in it may be personal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OutputFormat::Text => f.write_str("Text"),
+            OutputFormat::JsonObject => f.write_str("JsonObject"),
+            OutputFormat::JsonSchema(_) => f.write_str("JsonSchema(_)"),
+            OutputFormat::Regex(text) => write!(f, "Regex({} bytes)", text.len()),
+            OutputFormat::Choice(texts) => write!(f, "Choice({} texts)", texts.len()),
+            OutputFormat::Grammar(text) => write!(f, "Grammar({} bytes)", text.len()),
+        }
+    }
 }
 
 impl OutputFormat {
@@ -752,5 +793,35 @@ mod tests {
         check(r#"["\ud800", ""]"#, &[r#""\ud800""#, ""]);
         check(r#"{"a": "cut\u0040"#, &[r#"{"a": "cut\u0040"#]);
         check("", &[""]);
+    }
+
+    #[test]
+    fn what_the_caller_wrote_does_not_print() {
+        let text = || "ann@mail.example".to_owned();
+        let formats = [
+            OutputFormat::JsonSchema(json!({ "const": text() })),
+            OutputFormat::Regex(text()),
+            OutputFormat::Choice(vec![text()]),
+            OutputFormat::Grammar(text()),
+        ];
+        let tool = Tool {
+            name: text(),
+            description: Some(text()),
+            parameters: json!(text()),
+            extra: extra("a", &text(), 1),
+        };
+        let mut sampling = Sampling {
+            stop: vec![text()],
+            ..Sampling::default()
+        };
+        sampling.open.dry = Some(Dry {
+            multiplier: 1.0,
+            base: 1.75,
+            allowed: 2,
+            tokens_max: None,
+            breakers: vec![text()],
+        });
+        let shown = format!("{formats:?} {tool:?} {sampling:?}");
+        assert!(!shown.contains("ann"), "{shown}");
     }
 }

@@ -32,7 +32,7 @@ pub struct RepeatPenalty {
 }
 
 /// "Don't repeat yourself": makes the token unlikely that would lengthen a repetition.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dry {
     /// Above 0.
     pub multiplier: f32,
@@ -44,6 +44,19 @@ pub struct Dry {
     pub tokens_max: Option<u32>,
     /// Texts that no repetition is followed across. None is empty.
     pub breakers: Vec<String>,
+}
+
+impl fmt::Debug for Dry {
+    /// Breakers are the caller's text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dry")
+            .field("multiplier", &self.multiplier)
+            .field("base", &self.base)
+            .field("allowed", &self.allowed)
+            .field("tokens_max", &self.tokens_max)
+            .field("breakers", &self.breakers.len())
+            .finish()
+    }
 }
 
 /// "Exclude top choices": now and then leaves the likeliest tokens out.
