@@ -169,7 +169,8 @@ pub struct RawLocal {
     pub queue_max: u32,
     /// Prompt tokens computed in one step.
     pub batch_tokens_max: u32,
-    /// CPU threads. Left out: one per physical core.
+    /// CPU threads. Left out: one per physical core, and one alone for a model of up to 20 M
+    /// parameters.
     pub threads: Option<u32>,
     /// Compute with fewer of them while others keep the processor busy and that is faster, as
     /// measured.
