@@ -44,7 +44,7 @@ pub enum Command {
 
 Then, from any OpenAI client: base_url http://127.0.0.1:8787/v1, any api_key, model \"auto\".
 SIGTERM or Ctrl-C lets running replies finish; a second one ends at once. SIGHUP reloads
-routes, aliases, keys and privacy rules, whole or not at all.")]
+routes, aliases, upstreams, pools, keys and privacy rules, whole or not at all.")]
     Serve(ServeArgs),
     /// Say everything that is wrong with the configuration, without starting
     Check(ConfigArgs),
