@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # score-model.sh [HEDGE [OPTION...]]: scores the bundled model through a running server, on questions
-# it never saw. Fails under 90 %, or under the share that --bar names.
+# it never saw. Fails under 90 %, or under the shares that --bar and --bar-outside name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
