@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use api::{FloodConfig, IngressConfig, LoadLimits};
@@ -13,14 +14,18 @@ use crate::client::{Client, HELLO, HELLO_STREAMED, ask, chat, get};
 use crate::node::{Recipe, live, node, started, text};
 
 const DRIPPING: usize = 200;
+/// Good requests after the first, a second apart: less than a head may take in all.
+const ROUNDS: usize = 4;
 
 #[tokio::test(start_paused = true)]
 async fn two_hundred_dripping_connections_delay_nobody() {
     let node = node().await;
     let mut dripping = JoinSet::new();
     let barrier = Arc::new(Barrier::new(DRIPPING + 1));
+    let dripped = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
     for at in 0..DRIPPING {
         let (address, barrier) = (node.client, barrier.clone());
+        let dripped = Arc::clone(&dripped[at % 2]);
         dripping.spawn(async move {
             let mut client = Client::connect(address).await;
             // Half of them drip their head, the others their body.
@@ -37,6 +42,7 @@ async fn two_hundred_dripping_connections_delay_nobody() {
                 if client.socket.try_write(&[*byte]).is_err() {
                     break;
                 }
+                dripped.fetch_add(1, Ordering::Relaxed);
             }
             while !client.ends().await {
                 client.answer().await;
@@ -44,10 +50,18 @@ async fn two_hundred_dripping_connections_delay_nobody() {
         });
     }
     barrier.wait().await;
-    let before = Instant::now();
-    let good = ask(node.client, chat("", HELLO)).await;
-    assert_eq!(good.status, 200);
-    assert_eq!(before.elapsed(), Duration::ZERO, "no timer had to fire");
+    for round in 0..=ROUNDS {
+        // Between drips, and then while hundreds more bytes of heads and bodies are under way.
+        let before = Instant::now();
+        let good = ask(node.client, chat("", HELLO)).await;
+        assert_eq!(good.status, 200, "round {round}");
+        assert_eq!(before.elapsed(), Duration::ZERO, "no timer had to fire");
+        sleep(Duration::from_secs(1)).await;
+    }
+    for dripped in &dripped {
+        let bytes = dripped.load(Ordering::Relaxed);
+        assert!(bytes >= DRIPPING / 2 * ROUNDS, "{bytes} bytes were dripped");
+    }
     assert!(
         dripping.try_join_next().is_none(),
         "all were still dripping"
