@@ -109,7 +109,7 @@ pub fn look(config: &Config, chat: Option<&str>) -> Vec<Result<EncoderModel, Enc
     let settings = purposes
         .into_iter()
         .filter_map(|purpose| Some((purpose, purpose.settings(config)?)));
-    let found = settings.map(|(purpose, settings)| {
+    let found = settings.map(|(purpose, settings)| -> Result<_, EncoderFault> {
         let found = locate_one(purpose, settings, config)?;
         if let (Some(model), Some(chat)) = (&found, chat) {
             model.check_names(&settings.also, chat)?;

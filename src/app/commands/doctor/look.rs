@@ -15,7 +15,7 @@ use crate::assembly::Assembly;
 use crate::cli::ConfigArgs;
 use crate::commands::version::features;
 use crate::config::{self, AdminListen, Config, Loaded};
-use crate::embedder::EncoderModel;
+use crate::embedder::{EncoderFault, EncoderModel};
 use crate::local::{self, Absent, LocalModel};
 use crate::{bundled, client, embedder};
 
@@ -235,8 +235,8 @@ fn model(config: &Config) -> (Line, Option<LocalModel>) {
 fn encoders(config: &Config, chat: Option<&LocalModel>) -> Vec<Line> {
     let chat = chat.map(|model| model.engine.name.as_str());
     let looks = embedder::look(config, chat).into_iter();
-    let line = |look| match look {
-        Ok(model) => Line::ok("model", EncoderModel::as_words(&model)),
+    let line = |look: Result<EncoderModel, EncoderFault>| match look {
+        Ok(model) => Line::ok("model", model.as_words()),
         Err(fault) => Line::fail(
             "model",
             crate::commands::chain(&anyhow::Error::from(fault)),
