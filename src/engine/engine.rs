@@ -24,7 +24,7 @@ use crate::load::LoadError;
 use crate::prefixes::PrefixRules;
 use crate::priority;
 use crate::prompt::{Prepared, prepare};
-use crate::queue::{DraftCount, Pulse, Request, Shared, Stride};
+use crate::queue::{DraftCount, Pulse, Request, Shared, Stride, Vitals};
 use crate::reading::{READING_MAX, READING_WAITS_MAX};
 use crate::reply::reply;
 use crate::sampler::Sampler;
@@ -163,6 +163,12 @@ impl Engine {
     #[must_use]
     pub fn drafts(&self) -> DraftCount {
         self.shared.pulse.drafts()
+    }
+
+    /// What it is busy with now.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        self.shared.vitals()
     }
 
     pub(crate) fn stride(&self) -> Stride {

@@ -75,5 +75,5 @@ pub use process::{
     Job, Loaded, Program, QUARANTINED, Remote, RemoteDriver, RemoteEmbedder, RemoteReranker,
     ServeError, serve,
 };
-pub use queue::DraftCount;
+pub use queue::{DraftCount, Vitals};
 pub use ranking::LocalReranker;

@@ -192,6 +192,18 @@ impl Shared {
         Health::of(self.pulse.state(), self.wait())
     }
 
+    pub(crate) fn vitals(&self) -> Vitals {
+        let outlook = self.pulse.outlook();
+        let rate = |seconds: Option<f64>| seconds.filter(|it| *it > 0.0).map(f64::recip);
+        Vitals {
+            running: self.pulse.running.load(Ordering::Relaxed),
+            slots_max: self.pulse.slots,
+            waiting: u32::try_from(self.waiting()).unwrap_or(u32::MAX),
+            prompt_rate: rate(outlook.prompt_s),
+            reply_rate: rate(outlook.step_s),
+        }
+    }
+
     /// How far the thread has come, for whoever wants to know whether it hangs.
     pub(crate) fn stride(&self) -> Stride {
         if self.pulse.is_resting.load(Ordering::SeqCst) {
@@ -257,8 +269,23 @@ pub struct DraftCount {
     pub accepted: u64,
 }
 
+/// What an engine is busy with, and how fast it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vitals {
+    /// Chats being computed; those on spare slots count.
+    pub running: u32,
+    pub slots_max: u32,
+    pub waiting: u32,
+    /// Tokens of prompts read a second, as last measured.
+    pub prompt_rate: Option<f64>,
+    /// Tokens that each running reply gets a second, as last measured.
+    pub reply_rate: Option<f64>,
+}
+
 impl DraftCount {
-    pub(crate) fn and(self, other: Self) -> Self {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
         Self {
             drafted: self.drafted.saturating_add(other.drafted),
             accepted: self.accepted.saturating_add(other.accepted),
@@ -421,6 +448,28 @@ mod tests {
             "{refused:?}"
         );
         assert_eq!(shared.health().wait, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn vitals_tell_rates_from_times() {
+        let shared = Shared::new(4, 2);
+        assert_eq!(shared.vitals().prompt_rate, None);
+        shared.pulse.set_running(1);
+        shared.pulse.set_outlook(Outlook {
+            prompt_s: Some(0.01),
+            step_s: Some(0.5),
+            ..Outlook::default()
+        });
+        let (waits, _stream) = request(&shared);
+        shared.submit(vec![waits]).unwrap();
+        let expected = Vitals {
+            running: 1,
+            slots_max: 2,
+            waiting: 1,
+            prompt_rate: Some(100.0),
+            reply_rate: Some(2.0),
+        };
+        assert_eq!(shared.vitals(), expected);
     }
 
     #[test]

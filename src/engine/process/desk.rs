@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::frame::{ASK_BYTES_MAX, Outbox};
 use super::words::{Ask, Failure, Order, Part, Pulse, Query, Word};
-use crate::queue::DraftCount;
+use crate::queue::{DraftCount, Vitals};
 
 /// Replies open at once. One more is refused as overloaded.
 const LINES_MAX: usize = 4_096;
@@ -58,6 +58,9 @@ struct Book {
     /// Of the children before, and of this one.
     drafts_before: DraftCount,
     drafts: DraftCount,
+    vitals: Vitals,
+    /// The child's number with the system, while there is one.
+    pid: Option<u32>,
     lines: HashMap<u64, Line>,
     next_id: u64,
 }
@@ -100,6 +103,8 @@ impl Desk {
                 },
                 drafts_before: DraftCount::default(),
                 drafts: DraftCount::default(),
+                vitals: Vitals::default(),
+                pid: None,
                 lines: HashMap::new(),
                 next_id: 0,
             }),
@@ -114,6 +119,19 @@ impl Desk {
     pub(super) fn drafts(&self) -> DraftCount {
         let book = self.book();
         book.drafts_before.and(book.drafts)
+    }
+
+    /// As last told; of a child that is gone, nothing.
+    pub(super) fn vitals(&self) -> Vitals {
+        self.book().vitals
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.book().pid
+    }
+
+    pub(super) fn set_pid(&self, pid: Option<u32>) {
+        self.book().pid = pid;
     }
 
     pub(super) fn health(&self) -> Health {
@@ -249,6 +267,7 @@ impl Desk {
         book.phase = phase;
         let ended = std::mem::take(&mut book.drafts);
         book.drafts_before = book.drafts_before.and(ended);
+        book.vitals = Vitals::default();
         let error = match phase {
             Phase::Ready => None,
             Phase::Restarting | Phase::Quarantined => Some(BackendError::Interrupted),

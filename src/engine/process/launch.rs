@@ -32,6 +32,9 @@ pub(super) trait Childlike: Send + 'static {
 
     /// Ends it without asking.
     fn kill(&mut self);
+
+    /// Its number with the system, if it is a process that runs.
+    fn id(&self) -> Option<u32>;
 }
 
 /// How a child ended.
@@ -136,13 +139,6 @@ pub(super) struct Process {
     line: Vec<u8>,
 }
 
-#[cfg(test)]
-impl Process {
-    pub(super) fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
-}
-
 impl Childlike for Process {
     async fn ended(&mut self) -> Death {
         loop {
@@ -170,6 +166,10 @@ impl Childlike for Process {
     fn kill(&mut self) {
         // It may be gone already.
         let _ = self.child.start_kill();
+    }
+
+    fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 }
 

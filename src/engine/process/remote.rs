@@ -20,7 +20,7 @@ use super::words::{Ask, Card, Job, Order, Part, Query};
 use crate::config::EngineConfig;
 use crate::engine::needs;
 use crate::load::LoadError;
-use crate::queue::DraftCount;
+use crate::queue::{DraftCount, Vitals};
 
 /// How long a request waits for a child that is being started again. Most are back sooner, and
 /// the pipeline's own patience is longer.
@@ -152,6 +152,18 @@ impl Remote {
     #[must_use]
     pub fn drafts(&self) -> DraftCount {
         self.desk.drafts()
+    }
+
+    /// As [`crate::Engine::vitals`], up to a moment old.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        self.desk.vitals()
+    }
+
+    /// The process, while there is one that has loaded.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.desk.pid()
     }
 
     /// Stops the process. What runs and what waits ends with an error, at once.

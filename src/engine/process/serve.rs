@@ -16,7 +16,7 @@ use super::frame::{ASK_BYTES_MAX, FrameFault, FrameReader, Outbox, Pen, TELL_BYT
 use super::tenant::{Loaded, Tenant, parse, parsed};
 use super::words::{Ask, Failure, Job, Order, Pulse, Query, Word, chain};
 use crate::load::LoadError;
-use crate::queue::{DraftCount, Stride};
+use crate::queue::{DraftCount, Stride, Vitals};
 
 /// Chats in this process at once, waiting ones included. The proxy's own bound lies below.
 const CHATS_MAX: usize = 8_192;
@@ -94,6 +94,7 @@ where
         told: None,
         stride: None,
         drafts: DraftCount::default(),
+        vitals: Vitals::default(),
     };
     tokio::pin!(driver);
     let end = tokio::select! {
@@ -126,6 +127,7 @@ struct Hall {
     stride: Option<Stride>,
     /// As last told.
     drafts: DraftCount,
+    vitals: Vitals,
 }
 
 impl Hall {
@@ -162,6 +164,7 @@ impl Hall {
                     pulse(tenant, outbox, told);
                     alive(tenant, outbox, stride);
                     tell_drafts(tenant, outbox, &mut self.drafts);
+                    tell_vitals(tenant, outbox, &mut self.vitals);
                 }
                 written = pen.write_some(outbox, || pulse(tenant, outbox, told)) => written?,
             }
@@ -232,6 +235,14 @@ fn tell_drafts(tenant: &Tenant, outbox: &Outbox, told: &mut DraftCount) {
     if *told != now {
         *told = now;
         tell(outbox, &Word::Drafts(now));
+    }
+}
+
+fn tell_vitals(tenant: &Tenant, outbox: &Outbox, told: &mut Vitals) {
+    let now = tenant.vitals();
+    if *told != now {
+        *told = now;
+        tell(outbox, &Word::Vitals(now));
     }
 }
 

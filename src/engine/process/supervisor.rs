@@ -197,10 +197,12 @@ impl<L: Launch> Supervisor<L> {
     pub(super) async fn run(mut self, mut link: Link<L>) {
         loop {
             let ready_at = Instant::now();
+            self.desk.set_pid(link.child.id());
             let (child, complaint) = attend(&self.desk, link, self.hang_max).await;
             // At once: whoever waits for an event of this child's waits in vain.
             self.desk.set_phase(Phase::Restarting);
             let death = bury(child).await;
+            self.desk.set_pid(None);
             if self.desk.is_stopped() {
                 return info!("engine process stopped");
             }

@@ -11,7 +11,7 @@ use super::words::{Card, Part, Query};
 use crate::embedding::LocalEmbedder;
 use crate::encoding::EmbeddingDriver;
 use crate::engine::{Engine, EngineDriver, EnginePanicked};
-use crate::queue::{DraftCount, Stride};
+use crate::queue::{DraftCount, Stride, Vitals};
 use crate::ranking::LocalReranker;
 
 /// A loaded model, and its thread. There is one in a process.
@@ -100,6 +100,13 @@ impl Tenant {
         match self {
             Tenant::Chat(engine) => engine.drafts(),
             Tenant::Embed(_) | Tenant::Rank(_) => DraftCount::default(),
+        }
+    }
+
+    pub(super) fn vitals(&self) -> Vitals {
+        match self {
+            Tenant::Chat(engine) => engine.vitals(),
+            Tenant::Embed(_) | Tenant::Rank(_) => Vitals::default(),
         }
     }
 

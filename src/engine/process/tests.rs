@@ -77,6 +77,10 @@ impl Childlike for Task {
     fn kill(&mut self) {
         self.handle.abort();
     }
+
+    fn id(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl Drop for Task {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::EngineConfig;
 use crate::embedding::EmbedderConfig;
-use crate::queue::DraftCount;
+use crate::queue::{DraftCount, Vitals};
 
 /// To the child. `Load` comes first and once; `Ask` only after `Ready`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -159,6 +159,8 @@ pub(super) enum Word {
     Alive,
     /// What was drafted since the child began.
     Drafts(DraftCount),
+    /// What the engine is busy with.
+    Vitals(Vitals),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
