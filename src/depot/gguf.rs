@@ -14,6 +14,7 @@ mod fault;
 mod header;
 mod model;
 mod reader;
+mod shape;
 mod tensor;
 mod tokens;
 
@@ -24,6 +25,7 @@ use std::path::Path;
 pub use fault::{GgufFault, GgufProblem};
 use header::Header;
 use reader::Reader;
+pub use shape::{Attention, GgufShape};
 
 /// What a model file says of itself, once it is known to be whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct GgufSummary {
     /// `tokenizer.chat_template`, as written.
     pub chat_template: Option<String>,
     pub bytes: u64,
+    /// What decides how much memory it takes.
+    pub shape: GgufShape,
 }
 
 /// `pooling_type`, as far as it matters what a model is for.

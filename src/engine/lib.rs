@@ -45,6 +45,7 @@ mod kv;
 mod llama;
 mod load;
 mod logprobs;
+mod memory;
 mod pacing;
 mod prefill;
 mod prefixes;
@@ -71,6 +72,7 @@ pub use encoding::EmbeddingDriver;
 pub use engine::{Engine, EngineDriver, EnginePanicked};
 pub use kv::{FlashAttention, KvConfig, KvFault, KvType};
 pub use load::LoadError;
+pub use memory::{MemoryNeed, ModelShape};
 pub use process::{
     Job, Loaded, Program, QUARANTINED, Remote, RemoteDriver, RemoteEmbedder, RemoteReranker,
     ServeError, serve,

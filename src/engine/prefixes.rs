@@ -32,7 +32,7 @@ use crate::slot::{common_prefix, count};
 pub(crate) const PREFIX_TOKENS_MIN: u32 = 64;
 
 /// Entries at once, whatever their size: each is compared with every new prompt.
-const ENTRIES_MAX: usize = 256;
+pub(crate) const ENTRIES_MAX: usize = 256;
 
 /// Saving must be this much cheaper than computing: most states are never asked for again. So it
 /// adds at most 3 % to what a prompt costs.

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use depot::gguf::GgufSummary;
+use depot::gguf::{GgufShape, GgufSummary};
 use engine::EngineConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -209,6 +209,7 @@ fn model(home: Home) -> LocalModel {
             pooling: None,
             chat_template: Some("{{ messages }}".into()),
             bytes: 1,
+            shape: GgufShape::default(),
         },
         is_bundled: false,
         home,

@@ -7,6 +7,7 @@
 
 use super::fault::{GgufProblem, TensorReason, shown};
 use super::header::{Header, TEMPLATE, TOKENS, Value, wrong_type};
+use super::shape;
 use super::tensor::{CLASSES_OUT, Tensors};
 use super::{GgufSummary, Pooling};
 
@@ -401,6 +402,7 @@ pub(super) fn summary(header: &Header, tensors: &Tensors, bytes: u64) -> GgufSum
         },
         chat_template: text(TEMPLATE),
         bytes,
+        shape: shape::of(header, &architecture, tensors),
         architecture,
     }
 }

@@ -22,6 +22,8 @@ const F32: u32 = 0;
 /// What the table comes to.
 pub(super) struct Tensors {
     pub(super) element_count: u64,
+    /// Bytes of all weights.
+    pub(super) data_bytes: u64,
     /// Rows of the token embedding, one per token.
     pub(super) token_rows: Option<u64>,
     /// Rows of the last matrix of a classification head, one per label, and its name.
@@ -44,11 +46,13 @@ pub(super) fn read_all<R: Read>(
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut places = Vec::new();
     let mut element_count = 0_u64;
+    let mut data_bytes = 0_u64;
     let mut token_rows = None;
     let mut label_rows = None;
     for _ in 0..header.tensor_count {
         let (tensor, shape) = read_one(reader)?;
         element_count = element_count.saturating_add(shape.iter().product());
+        data_bytes = data_bytes.saturating_add(tensor.bytes);
         match tensor.name.as_str() {
             "token_embd.weight" => token_rows = Some(shape[1]),
             CLASSES_OUT => label_rows = Some((CLASSES_OUT, shape[1])),
@@ -63,6 +67,7 @@ pub(super) fn read_all<R: Read>(
     check_places(reader, &places, alignment)?;
     Ok(Tensors {
         element_count,
+        data_bytes,
         token_rows,
         label_rows,
     })

@@ -25,8 +25,58 @@ fn a_whole_file_says_what_it_is() {
             pooling: None,
             chat_template: Some("{{ messages }}".into()),
             bytes: file.len() as u64,
+            shape: GgufShape {
+                weight_bytes: 32,
+                layers: 1,
+                embedding: 2,
+                // No heads stated: a whole embedding of keys and one of values.
+                attention: vec![Attention { keys: 2, values: 2 }],
+                ..GgufShape::default()
+            },
         }
     );
+}
+
+fn shape(file: Builder) -> GgufShape {
+    inspected(&file.build()).unwrap().shape
+}
+
+#[test]
+fn a_shape_counts_what_each_layer_keeps_of_a_token() {
+    let grouped = Builder::model()
+        .whole("llama.embedding_length", 64)
+        .no_tensors()
+        .tensor("token_embd.weight", &[64, 3], 0, 768)
+        .whole("llama.block_count", 3)
+        .whole("llama.attention.head_count", 4)
+        .whole("llama.attention.head_count_kv", 2)
+        .whole("llama.feed_forward_length", 96);
+    let found = shape(grouped.clone());
+    let layer = Attention {
+        keys: 32,
+        values: 32,
+    };
+    assert_eq!(found.attention, vec![layer; 3]);
+    assert_eq!((found.heads, found.feed_forward), (4, 96));
+    assert_eq!(found.state_numbers, 0);
+    // A hybrid: the first and last layers are recurrent.
+    let list = |values: [u32; 3]| {
+        let entries: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        let head = [4_u32.to_le_bytes().as_slice(), &3_u64.to_le_bytes()].concat();
+        [head, entries].concat()
+    };
+    let hybrid = grouped
+        .raw("llama.attention.head_count_kv", 9, list([0, 2, 0]))
+        .whole("llama.ssm.inner_size", 128)
+        .whole("llama.ssm.state_size", 16)
+        .whole("llama.ssm.conv_kernel", 4);
+    let found = shape(hybrid);
+    let none = Attention::default();
+    assert_eq!(found.attention, vec![none, layer, none]);
+    assert_eq!(found.state_numbers, 4 * (128 + 2 * 16) + 128 * 16);
 }
 
 #[test]

@@ -22,31 +22,14 @@ use crate::llama::fingerprint::fingerprint;
 use crate::llama::raw::{self, CellLayout, Context, Sizes};
 use crate::llama::vocabulary::LlamaVocabulary;
 use crate::load::LoadError;
-
-/// On a CPU, prompts are read as fast in pieces of 64 tokens as in 512 (235 and 245 t/s, 0.5B on two
-/// cores), and the interrupt is looked at between operations, which are this much shorter.
-const UBATCH_TOKENS_CPU: u32 = 128;
-/// An accelerator wants more at once.
-const UBATCH_TOKENS_GPU: u32 = 512;
+use crate::memory::{
+    UBATCH_TOKENS_CPU, UBATCH_TOKENS_GPU, cell_plan, cells_of_one, is_on_gpu, may_flash,
+    prefix_bytes_default,
+};
 
 /// A model smaller than this gains nothing from a second thread: one step is shorter than the
 /// threads' waiting for each other.
 pub(super) const ONE_THREAD_PARAMETERS_MAX: u64 = 20_000_000;
-
-/// What may be kept in memory of prompts' states: one part in so many of what is free.
-const PREFIX_MEMORY_SHARE: u64 = 16;
-/// A cache of split cells is small enough up to this,
-const SPLIT_BYTES_MIN: u64 = 192 << 20;
-/// and up to this part of the memory that is free.
-const SPLIT_SHARE: u64 = 8;
-
-/// On a CPU, llama.cpp's flash attention computes row by row and cell by cell up to 64 rows, which
-/// all steps of replies have: a 0.5B model at a depth of 512 (2,048) decodes 24.7 (15.5) t/s with it
-/// and 32.7 (28.0) without, and reads slices of 32 tokens at 74 and 153 t/s. Over long batches both
-/// are alike. But it alone passes over the cells of other sequences.
-fn may_flash(cells: CellLayout, on_gpu: bool) -> bool {
-    on_gpu || cells == CellLayout::Unified
-}
 
 impl Engine {
     /// Loads the model and starts its thread. Takes from milliseconds to minutes and blocks.
@@ -82,7 +65,7 @@ impl Engine {
         };
         config
             .prefix_bytes_max
-            .get_or_insert_with(prefix_bytes_default);
+            .get_or_insert_with(|| prefix_bytes_default(free_bytes()));
         // Only what leaves the process has to be told apart.
         let fingerprint = match config.prefix_dir {
             Some(_) => fingerprint(&config.path, sizes),
@@ -202,10 +185,17 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Result<Sizes, KvFault> {
     config.kv.check_heads(&heads.keys, &heads.values)?;
     let context_tokens = config.context_tokens(model.n_ctx_train());
     let small = model.n_params() <= ONE_THREAD_PARAMETERS_MAX;
-    let has_gpu = cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal"));
-    let on_gpu = has_gpu && config.gpu_layers > 0;
+    let on_gpu = is_on_gpu(config);
     let cell_bytes = heads.cell_bytes(model, config.kv);
-    let (cells, kv_tokens) = cells(config, cell_bytes, context_tokens, on_gpu)?;
+    let free_bytes = free_bytes();
+    check_own_cells(config, cell_bytes, context_tokens, free_bytes)?;
+    let plan = cell_plan(config, context_tokens, cell_bytes, free_bytes);
+    let cells = if plan.is_split {
+        CellLayout::Split
+    } else {
+        CellLayout::Unified
+    };
+    let kv_tokens = plan.tokens;
     Ok(Sizes {
         cells,
         type_k: config.kv.type_k,
@@ -221,7 +211,7 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Result<Sizes, KvFault> {
             batch_tokens: config.batch_tokens_max.min(kv_tokens),
             context_tokens,
         },
-        flash: config.kv.attention(may_flash(cells, on_gpu)),
+        flash: config.kv.attention(may_flash(plan.is_split, on_gpu)),
         threads: Threads {
             count: config
                 .threads
@@ -241,54 +231,39 @@ pub(super) fn threads_default() -> u32 {
     threads.clamp(1, EngineConfig::THREADS_DEFAULT_MAX)
 }
 
-/// How the cache's cells are divided, and how many there are. Split ones are faster on a CPU, where
-/// attention over the cells of others costs as much as over one's own, and take a whole context of
-/// memory each; so they are for models and contexts whose cache is small beside the machine.
-fn cells(
+/// `kv_unified = false` asks for a context of cells for each sequence: what that takes must be there.
+fn check_own_cells(
     config: &EngineConfig,
     cell_bytes: u64,
     context_tokens: u32,
-    on_gpu: bool,
-) -> Result<(CellLayout, u32), KvFault> {
-    // llama.cpp rounds up to 256 cells by itself; so counted, none are idle.
-    let own = context_tokens.next_multiple_of(256);
-    let sequences = config.sequences();
-    let split = own.saturating_mul(sequences);
-    let unified = config.kv_tokens(context_tokens).next_multiple_of(256);
-    let bytes = u64::from(split).saturating_mul(cell_bytes);
-    let free_bytes = free_bytes();
-    let fits = match config.kv_tokens_max {
-        Some(max) => split <= max,
-        None => bytes <= SPLIT_BYTES_MIN.max(free_bytes.unwrap_or(0) / SPLIT_SHARE),
-    };
-    if config.kv.unified == Some(false) {
-        if let Some(allowed) = config.kv_tokens_max.filter(|max| split > *max) {
-            return Err(KvFault::TooManyTokens {
-                needed: u64::from(own) * u64::from(sequences),
-                context: own,
-                sequences,
-                allowed,
-            });
-        }
-        // An accelerator's memory is its own matter.
-        if let Some(free_bytes) = free_bytes.filter(|free| bytes > *free && !on_gpu) {
-            return Err(KvFault::TooManyBytes {
-                needed_bytes: bytes,
-                context: own,
-                sequences,
-                free_bytes,
-            });
-        }
+    free_bytes: Option<u64>,
+) -> Result<(), KvFault> {
+    if config.kv.unified != Some(false) {
+        return Ok(());
     }
-    let is_split = match config.kv.unified {
-        Some(unified) => !unified,
-        None => fits && !on_gpu,
-    };
-    Ok(if is_split {
-        (CellLayout::Split, split)
-    } else {
-        (CellLayout::Unified, unified)
-    })
+    let sequences = config.sequences();
+    let own = cells_of_one(context_tokens);
+    let needed = u64::from(own) * u64::from(sequences);
+    if let Some(allowed) = config.kv_tokens_max.filter(|max| needed > u64::from(*max)) {
+        return Err(KvFault::TooManyTokens {
+            needed,
+            context: own,
+            sequences,
+            allowed,
+        });
+    }
+    let needed_bytes = needed.saturating_mul(cell_bytes);
+    // An accelerator's memory is its own matter.
+    let is_beyond = |free: &u64| needed_bytes > *free && !is_on_gpu(config);
+    if let Some(free_bytes) = free_bytes.filter(is_beyond) {
+        return Err(KvFault::TooManyBytes {
+            needed_bytes,
+            context: own,
+            sequences,
+            free_bytes,
+        });
+    }
+    Ok(())
 }
 
 /// How many numbers a key and a value have in one head: mostly one size each, and another in layers
@@ -324,13 +299,6 @@ impl Heads {
         let numbers = |sizes: &[u32]| u64::from(sizes.iter().copied().max().unwrap_or(0));
         heads * (kv.type_k.bytes(numbers(&self.keys)) + kv.type_v.bytes(numbers(&self.values)))
     }
-}
-
-/// A part of the memory that is free now, where it can be told.
-fn prefix_bytes_default() -> u64 {
-    free_bytes().map_or(EngineConfig::PREFIX_BYTES_DEFAULT_MAX, |free| {
-        (free / PREFIX_MEMORY_SHARE).min(EngineConfig::PREFIX_BYTES_DEFAULT_MAX)
-    })
 }
 
 /// Memory that is free now; `None` where the system does not say.
