@@ -27,6 +27,7 @@ mod flood;
 mod gate;
 mod ingress;
 mod line;
+mod loaded;
 mod models;
 mod probes;
 mod reading;
@@ -40,5 +41,6 @@ mod sse;
 mod tally;
 
 pub use ingress::{BodyLimits, FloodConfig, IngressConfig, LoadLimits};
+pub use loaded::{ModelBoard, ModelState, ModelView, ModelsView};
 pub use probes::Scrape;
 pub use server::Api;

@@ -11,7 +11,7 @@ use http::{HeaderValue, Response, Uri};
 
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
-use crate::{models, probes};
+use crate::{loaded, models, probes};
 
 /// Which door a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(crate) enum Door {
 }
 
 pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
+/// On the admin listener alone.
+const BOARD_PATH: &str = "/admin/v1/models";
 pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
 /// One thing by the names that Jina, Cohere, vLLM and llama-server have for it.
 pub(crate) const RERANK_PATHS: [&str; 4] = ["/v1/rerank", "/rerank", "/v1/reranking", "/reranking"];
@@ -50,7 +52,9 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
                 client
             }
         }
-        Door::Admin => probes.route("/metrics", metrics()),
+        Door::Admin => probes
+            .route("/metrics", metrics())
+            .route(BOARD_PATH, get(loaded::list).fallback(only_get)),
     };
     router.fallback(not_found).with_state(api)
 }
@@ -87,6 +91,7 @@ fn hint(path: &str) -> Option<&'static str> {
             Some("this server speaks OpenAI's API: POST /v1/chat/completions")
         }
         "/metrics" => Some("metrics are on the admin listener"),
+        BOARD_PATH => Some("models are shown on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),
         _ if path.starts_with("/v1/") => Some(
             "this server offers POST /v1/chat/completions, POST /v1/embeddings, POST /v1/rerank \

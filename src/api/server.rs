@@ -18,6 +18,7 @@ use tracing::{error, warn};
 use crate::connection::Host;
 use crate::flood::FORGET_EVERY;
 use crate::ingress::IngressConfig;
+use crate::loaded::ModelBoard;
 use crate::probes::Scrape;
 use crate::router::Door;
 use crate::tally::Tally;
@@ -29,6 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Api {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) scrape: Arc<dyn Scrape>,
+    pub(crate) board: Option<Arc<dyn ModelBoard>>,
     pub(crate) ingress: IngressConfig,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) tally: Tally,
@@ -54,11 +56,19 @@ impl Api {
         Self {
             pipeline,
             scrape,
+            board: None,
             ingress,
             requests: Arc::new(Semaphore::new(requests_max)),
             tally: Tally::default(),
             started_at: now.as_secs(),
         }
+    }
+
+    /// The same, showing the models on this machine to the operator.
+    #[must_use]
+    pub fn with_board(mut self, board: Arc<dyn ModelBoard>) -> Self {
+        self.board = Some(board);
+        self
     }
 
     /// Serves callers of the API until `stop`, then drains for `shutdown_grace`. Shows `/metrics`

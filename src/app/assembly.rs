@@ -34,13 +34,13 @@ impl std::fmt::Debug for Assembly {
 }
 
 impl Assembly {
-    /// Compiles and checks. `local` is what the model on this machine will say of itself.
+    /// Compiles and checks. `local` is what the models on this machine say of themselves.
     ///
     /// # Errors
     /// Every fault, with its path.
     pub fn build(
         config: &Config,
-        local: Option<&BackendCard>,
+        local: &[BackendCard],
         transport: &Transport,
     ) -> Result<Self, ConfigFaults> {
         let mut findings = Findings::default();
@@ -98,9 +98,9 @@ impl Assembly {
         &self.pools
     }
 
-    /// The snapshot for the pipeline. The local model comes first among equals, then pools.
+    /// The snapshot for the pipeline. Local models come first among equals, then pools.
     #[must_use]
-    pub fn snapshot(&self, local: Option<Arc<dyn Backend>>, secret: &CacheSecret) -> Snapshot {
+    pub fn snapshot(&self, local: Vec<Arc<dyn Backend>>, secret: &CacheSecret) -> Snapshot {
         let backends = local
             .into_iter()
             .chain(self.pools.iter().map(|pool| Arc::clone(pool) as _))
@@ -199,13 +199,13 @@ fn scan_rules(config: &Config, findings: &mut Findings) -> Option<ScanRules> {
 
 fn roster(
     config: &Config,
-    local: Option<&BackendCard>,
+    local: &[BackendCard],
     pools: &[Arc<Pool>],
     upstreams: &[Arc<dyn Backend>],
 ) -> Roster {
     let cards = local
+        .iter()
         .cloned()
-        .into_iter()
         .chain(pools.iter().map(|pool| pool.card().clone()))
         .chain(upstreams.iter().map(|upstream| upstream.card().clone()));
     Roster {

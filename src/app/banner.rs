@@ -6,31 +6,34 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use providers::Members;
 
 use crate::config::Config;
-use crate::local::{Absent, LocalModel};
+use crate::local::{LocalModel, Located};
 use crate::node::Addresses;
 
 /// The whole text, ending in a newline.
 #[must_use]
-pub fn text(config: &Config, model: &Result<LocalModel, Absent>, addresses: Addresses) -> String {
+pub fn text(config: &Config, located: &Located, addresses: Addresses) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = write_text(&mut text, config, model, addresses);
+    let _ = write_text(&mut text, config, located, addresses);
     text
 }
 
 fn write_text(
     text: &mut String,
     config: &Config,
-    model: &Result<LocalModel, Absent>,
+    located: &Located,
     addresses: Addresses,
 ) -> std::fmt::Result {
     let base = format!("http://{}/v1", reachable(addresses.clients));
     let version = env!("CARGO_PKG_VERSION");
     let has_keys = !config.keys.is_empty();
     writeln!(text, "\nhedge {version} serves {base}\n")?;
-    match model {
+    match &located.default {
         Ok(model) => writeln!(text, "  local    {}", local_line(model))?,
         Err(absent) => writeln!(text, "  local    none: {}", absent.as_words())?,
+    }
+    for model in &located.further {
+        writeln!(text, "  model    {}", local_line(model))?;
     }
     for pool in &config.pools {
         let (name, model) = (&pool.asked.name, &pool.asked.default_model);
@@ -63,17 +66,10 @@ fn write_text(
     } else {
         ""
     };
-    let when = match model {
-        Ok(_) => format!(
-            ", once the model has loaded (http://{}/readyz then says 200)",
-            reachable(addresses.clients)
-        ),
-        Err(_) => String::new(),
-    };
     let question = "What is the capital of Portugal?";
     writeln!(
         text,
-        "\nTry it{when}:\n  curl -N {base}/chat/completions{header} -H 'content-type: application/json' \
+        "\nTry it:\n  curl -N {base}/chat/completions{header} -H 'content-type: application/json' \
          -d '{{\"model\":\"auto\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\
          \"{question}\"}}]}}'"
     )?;
@@ -97,7 +93,12 @@ fn local_line(model: &LocalModel) -> String {
     let bundled = if model.is_bundled { ", bundled" } else { "" };
     let name = &model.engine.name;
     let architecture = &model.summary.architecture;
-    format!("{name} ({architecture}, {millions:.1} M parameters{bundled}), loading")
+    let when = if model.stay.is_loaded_at_start {
+        "loading"
+    } else {
+        "on demand"
+    };
+    format!("{name} ({architecture}, {millions:.1} M parameters{bundled}), {when}")
 }
 
 /// An address to type: listening on all of them includes this machine's own.

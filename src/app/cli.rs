@@ -62,6 +62,14 @@ routes, aliases, upstreams, pools, keys and privacy rules, whole or not at all."
 
 Without a prompt it keeps asking; an empty line or Ctrl-D ends it.")]
     Chat(ChatArgs),
+    /// Show the models of a running server: state, slots, speed, memory
+    #[command(after_help = "Examples:
+  hedge ps
+  hedge ps --json
+  hedge ps --url http://127.0.0.1:9001
+
+It asks the admin listener, which the configuration names unless --url does.")]
+    Ps(PsArgs),
     /// Look at this machine and say what is missing and what to do next
     Doctor(ConfigArgs),
     /// Fetch, list and remove model files
@@ -101,7 +109,11 @@ pub struct ServeArgs {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Every key, its default and its meaning, as JSON schema
-    Schema,
+    Schema {
+        /// Of one further model's file in local.models_dir instead of hedge.toml
+        #[arg(long)]
+        model: bool,
+    },
     /// File, environment and flags together, as TOML; secrets stay hidden
     Show(ConfigArgs),
 }
@@ -129,6 +141,18 @@ pub struct ChatArgs {
         value_name = "KEY"
     )]
     pub key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The server's admin listener, instead of the configuration's
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// As the server says it, in JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ mod check;
 mod doctor;
 mod engine;
 mod models;
+mod ps;
 mod serve;
 mod version;
 
@@ -33,6 +34,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check::check(&args),
         Command::Config { what } => check::config(&what),
         Command::Chat(args) => chat::chat(&args),
+        Command::Ps(args) => ps::ps(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Models { what, config } => models::models(what, &config),
         Command::Engine { log } => engine::engine(&log),

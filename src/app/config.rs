@@ -10,6 +10,7 @@
 
 mod embeddings;
 mod faults;
+mod models;
 mod overlay;
 mod pools;
 mod raw;
@@ -29,6 +30,7 @@ use providers::{PoolConfig, UpstreamConfig};
 
 pub use embeddings::EncoderSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
+pub use models::{ModelFile, Stay, model_schema};
 pub use overlay::Override;
 pub use raw::{ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
 pub use secret::Surroundings;
@@ -51,6 +53,8 @@ pub struct Config {
     pub ingress: IngressSettings,
     pub keys: Vec<KeyGrant>,
     pub local: Option<LocalSettings>,
+    /// Further models on this machine, by name. Empty where `local` is off.
+    pub models: Vec<ModelFile>,
     pub embeddings: Option<EncoderSettings>,
     pub rerank: Option<EncoderSettings>,
     pub upstreams: Vec<UpstreamConfig>,
@@ -107,6 +111,7 @@ impl Config {
             ingress,
             keys,
             local,
+            models: Vec::new(),
             embeddings,
             rerank,
             upstreams,
@@ -253,6 +258,9 @@ pub fn load(
         read_file: &read_file,
     };
     let config = Config::judge(&raw, &around, &mut findings);
+    let models = models::load(&raw, &depot_dir(&raw, environment), &mut findings);
+    let config = config.filter(|_| findings.faults.is_empty());
+    let config = config.map(|config| Config { models, ..config });
     Loaded {
         file,
         raw,

@@ -83,7 +83,7 @@ pub enum EncoderFault {
         purpose: &'static str,
         wanted: &'static str,
     },
-    #[error("{section}.name: `{name}` is the name of the chat model; choose another")]
+    #[error("{section}.name: `{name}` is the name of a chat model; choose another")]
     NameTaken { section: &'static str, name: String },
 }
 
@@ -95,24 +95,24 @@ pub struct EncoderModel {
     home: Home,
 }
 
-/// Finds the configured models and checks their files. `chat` is what the chat model is called.
+/// Finds the configured models and checks their files. `chats` is what the chat models are called.
 ///
 /// # Errors
 /// One is configured and not usable.
-pub fn locate(config: &Config, chat: Option<&str>) -> Result<Vec<EncoderModel>, EncoderFault> {
-    look(config, chat).into_iter().collect()
+pub fn locate(config: &Config, chats: &[&str]) -> Result<Vec<EncoderModel>, EncoderFault> {
+    look(config, chats).into_iter().collect()
 }
 
 /// As [`locate`], with what is wrong with each.
-pub fn look(config: &Config, chat: Option<&str>) -> Vec<Result<EncoderModel, EncoderFault>> {
+pub fn look(config: &Config, chats: &[&str]) -> Vec<Result<EncoderModel, EncoderFault>> {
     let purposes = [Purpose::Embed, Purpose::Rank];
     let settings = purposes
         .into_iter()
         .filter_map(|purpose| Some((purpose, purpose.settings(config)?)));
     let found = settings.map(|(purpose, settings)| -> Result<_, EncoderFault> {
         let found = locate_one(purpose, settings, config)?;
-        if let (Some(model), Some(chat)) = (&found, chat) {
-            model.check_names(&settings.also, chat)?;
+        if let Some(model) = &found {
+            model.check_names(&settings.also, chats)?;
         }
         Ok(found)
     });
@@ -128,15 +128,13 @@ impl EncoderModel {
     }
 
     /// One name is one model: grants and `/v1/models` know no more than names.
-    fn check_names(&self, also: &[ModelAlias], chat: &str) -> Result<(), EncoderFault> {
+    fn check_names(&self, also: &[ModelAlias], chats: &[&str]) -> Result<(), EncoderFault> {
         let also = also.iter().map(ModelAlias::as_str);
-        if std::iter::once(self.config.name.as_str())
-            .chain(also)
-            .any(|name| name == chat)
-        {
+        let mut names = std::iter::once(self.config.name.as_str()).chain(also);
+        if let Some(name) = names.find(|name| chats.contains(name)) {
             return Err(EncoderFault::NameTaken {
                 section: self.purpose.section(),
-                name: chat.to_owned(),
+                name: name.to_owned(),
             });
         }
         Ok(())

@@ -12,7 +12,9 @@ mod assembly;
 mod bundled;
 mod config;
 mod embedder;
+mod fleet;
 mod local;
+mod memory;
 
 mod client;
 mod metrics;

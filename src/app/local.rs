@@ -1,35 +1,47 @@
-//! The model on this machine: which file it is, and what stands in for it while it loads.
+//! The models on this machine: which files they are, what they will take, and how one is loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use depot::gguf::{self, GgufFault, GgufSummary};
 use depot::{Depot, DepotError};
-use domain::{
-    Abilities, Ability, Backend, BackendCard, BackendError, BackendName, ChatStream, Health,
-    HealthState, ModelCard, Outbound, Tier, Tokens, Trust,
-};
+use domain::{Ability, Backend, BackendCard, BackendName, ModelCard, Tier, Tokens, Trust};
 use engine::{
-    DraftCount, Engine, EngineConfig, EngineDriver, LoadError, Program, QUARANTINED, Remote,
+    DraftCount, Engine, EngineConfig, EngineDriver, LoadError, MemoryNeed, ModelShape, Program,
+    Remote, Vitals,
 };
 use futures::future::BoxFuture;
 use policy::Templates;
 use tracing::error;
 
-use crate::bundled;
 use crate::config::{
-    Config, ContextShift, Isolation, LocalSettings, ModelSource, PrefixScope, Speculation,
+    Config, ContextShift, Isolation, LocalSettings, ModelFile, ModelSource, PrefixScope,
+    Speculation, Stay,
 };
+use crate::fleet::{Shortage, Terms, first_without_room};
+use crate::{bundled, memory};
 
 /// Temperature for models of the operator's own, where nobody says otherwise: varied, and to the
 /// point. The bundled model knows facts, not style, and gets 0.
 const TEMPERATURE_DEFAULT: f32 = 0.7;
 /// What a caller is told to wait while the model loads.
 pub const LOADING_WAIT: Duration = Duration::from_secs(1);
+/// The backend of the default model.
+const LOCAL: &str = "local";
+/// What an engine can do at most, whatever the model.
+const ABILITIES_MOST: [Ability; 8] = [
+    Ability::Tools,
+    Ability::ForcedTools,
+    Ability::JsonObject,
+    Ability::JsonSchema,
+    Ability::Logprobs,
+    Ability::Choices,
+    Ability::LogitBias,
+    Ability::Constraints,
+];
 
 /// A model file, found and looked over, and how to load it.
 #[derive(Clone, Debug)]
@@ -38,6 +50,9 @@ pub struct LocalModel {
     pub summary: GgufSummary,
     pub is_bundled: bool,
     pub home: Home,
+    pub stay: Stay,
+    /// Foretold from the file's header and the settings.
+    pub need: MemoryNeed,
 }
 
 /// Where the engine runs.
@@ -63,6 +78,17 @@ pub enum LocalFault {
     Bundled(#[source] std::io::Error),
     #[error("the model has no chat template, so it cannot chat: {}", .0.display())]
     NotChat(PathBuf),
+    /// Of a further model, by the file that names it.
+    #[error("{}", file.display())]
+    Further {
+        file: PathBuf,
+        #[source]
+        source: Box<LocalFault>,
+    },
+    #[error("two models on this machine are called `{0}`; rename one, or set local.name")]
+    SameName(String),
+    #[error("the models that are loaded at the start do not fit: {name}: {shortage}")]
+    NoRoom { name: String, shortage: Shortage },
 }
 
 /// Why a node runs without a local model, in words for the operator.
@@ -87,20 +113,131 @@ impl Absent {
     }
 }
 
-/// Finds the configured model and checks its file.
+/// The models on this machine, found and looked over.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// The one called `local`, or why there is none.
+    pub default: Result<LocalModel, Absent>,
+    pub further: Vec<LocalModel>,
+    /// Memory that all of them may have together.
+    pub budget: u64,
+    /// How long a request waits for its model.
+    pub load_wait: Duration,
+}
+
+impl Located {
+    /// All of them, the default one first.
+    pub fn models(&self) -> impl Iterator<Item = &LocalModel> {
+        self.default.iter().chain(&self.further)
+    }
+
+    /// What they are called.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        let models = self.models();
+        models.map(|model| model.engine.name.as_str()).collect()
+    }
+
+    /// What the backends for them say of themselves before they are loaded.
+    #[must_use]
+    pub fn cards(&self) -> Vec<BackendCard> {
+        let further = self.further.iter().map(|model| {
+            let name = BackendName::new(model.engine.name.as_str());
+            card(model, name)
+        });
+        let default = self.default.iter();
+        default
+            .map(|model| card(model, BackendName::new(LOCAL)))
+            .chain(further)
+            .collect()
+    }
+
+    /// Those that are loaded at the start fit together.
+    ///
+    /// # Errors
+    /// The first that does not, with the numbers.
+    pub fn check_room(&self) -> Result<(), LocalFault> {
+        let terms: Vec<Terms> = self.models().map(terms).collect();
+        match first_without_room(self.budget, &terms) {
+            None => Ok(()),
+            Some((at, shortage)) => Err(LocalFault::NoRoom {
+                name: terms[at].name.clone(),
+                shortage,
+            }),
+        }
+    }
+}
+
+/// What is known of a model before it is loaded.
+#[must_use]
+pub fn terms(model: &LocalModel) -> Terms {
+    Terms {
+        name: model.engine.name.clone(),
+        need: model.need.total(),
+        is_loaded_at_start: model.stay.is_loaded_at_start,
+        keep_alive: model.stay.keep_alive,
+    }
+}
+
+/// Finds the configured models and checks their files. Blocks.
 ///
 /// # Errors
-/// It is configured and not usable.
-pub fn locate(config: &Config) -> Result<Result<LocalModel, Absent>, LocalFault> {
+/// Every one that is configured and not usable.
+pub fn locate(config: &Config) -> Result<Located, Vec<LocalFault>> {
+    let mut located = Located {
+        default: Err(Absent::Off),
+        further: Vec::new(),
+        budget: u64::MAX,
+        load_wait: Duration::ZERO,
+    };
     let Some(settings) = &config.local else {
-        return Ok(Err(Absent::Off));
+        return Ok(located);
     };
     if !cfg!(feature = "llama") {
-        return Ok(Err(Absent::NoEngine));
+        located.default = Err(Absent::NoEngine);
+        return Ok(located);
     }
-    if settings.source == ModelSource::Bundled && !bundled::is_present() {
-        return Ok(Err(Absent::NotBundled));
+    let mut faults = Vec::new();
+    located.default = if settings.source == ModelSource::Bundled && !bundled::is_present() {
+        Err(Absent::NotBundled)
+    } else {
+        match find(config, settings) {
+            Ok(model) => Ok(model),
+            Err(fault) => {
+                faults.push(fault);
+                Err(Absent::Off)
+            }
+        }
+    };
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    names.extend(located.models().map(|model| model.engine.name.clone()));
+    for ModelFile { file, settings } in &config.models {
+        let found = find(config, settings).and_then(|model| {
+            if names.insert(model.engine.name.clone()) {
+                return Ok(model);
+            }
+            Err(LocalFault::SameName(model.engine.name))
+        });
+        match found {
+            Ok(model) => located.further.push(model),
+            Err(source) => faults.push(LocalFault::Further {
+                file: file.clone(),
+                source: Box::new(source),
+            }),
+        }
     }
+    located.budget = settings
+        .memory_bytes_max
+        .unwrap_or_else(memory::budget_bytes_default);
+    located.load_wait = settings.load_wait;
+    if faults.is_empty() {
+        Ok(located)
+    } else {
+        Err(faults)
+    }
+}
+
+fn find(config: &Config, settings: &LocalSettings) -> Result<LocalModel, LocalFault> {
     let (path, name) = match &settings.source {
         ModelSource::Bundled => (
             bundled::materialise(&config.data_dir).map_err(LocalFault::Bundled)?,
@@ -122,12 +259,33 @@ pub fn locate(config: &Config) -> Result<Result<LocalModel, Absent>, LocalFault>
         return Err(LocalFault::NotChat(path));
     }
     let is_bundled = settings.source == ModelSource::Bundled || bundled::is_at(&path);
-    Ok(Ok(LocalModel {
-        engine: engine_config(settings, path, name, is_bundled),
+    let engine = engine_config(settings, path, name, is_bundled);
+    Ok(LocalModel {
+        need: engine.memory_need(&shape(&summary), memory::available_bytes()),
+        engine,
         summary,
         is_bundled,
         home: home(config, settings.isolation),
-    }))
+        stay: settings.stay,
+    })
+}
+
+/// As the engine counts it.
+fn shape(summary: &GgufSummary) -> ModelShape {
+    let shape = &summary.shape;
+    let layers = shape.attention.iter();
+    let numbers = layers.map(|layer| layer.keys.saturating_add(layer.values));
+    ModelShape {
+        weight_bytes: shape.weight_bytes,
+        vocabulary: summary.vocabulary_count,
+        context_tokens: summary.context_tokens,
+        layers: shape.layers,
+        embedding: shape.embedding,
+        heads: shape.heads,
+        feed_forward: shape.feed_forward,
+        token_numbers: numbers.fold(0, u64::saturating_add),
+        state_numbers: shape.state_numbers,
+    }
 }
 
 /// Where a model runs that `isolation` is said of.
@@ -254,6 +412,24 @@ impl LocalEngine {
         }
     }
 
+    /// What it is busy with, up to a moment old.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        match self {
+            Self::Thread(engine) => engine.vitals(),
+            Self::Process(remote) => remote.vitals(),
+        }
+    }
+
+    /// Its process, where it has one that runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Thread(_) => None,
+            Self::Process(remote) => remote.pid(),
+        }
+    }
+
     /// What runs and what waits ends with an error, at once.
     pub fn stop(&self) {
         match self {
@@ -335,36 +511,10 @@ pub fn backends_dir() -> Option<PathBuf> {
     Some(binary.parent()?.join("lib")).filter(|dir| dir.is_dir())
 }
 
-/// Stands in for the engine while it loads: its name is known already, so that rules and aliases
-/// that lead to it hold, and a caller is told to come back rather than that nobody is there.
-#[derive(Debug)]
-pub struct Loading {
-    card: BackendCard,
-    is_given_up: AtomicBool,
-}
-
-impl Loading {
-    #[must_use]
-    pub fn new(model: &LocalModel) -> Arc<Self> {
-        Arc::new(Self {
-            card: card(model),
-            is_given_up: AtomicBool::new(false),
-        })
-    }
-
-    #[must_use]
-    pub fn card(&self) -> &BackendCard {
-        &self.card
-    }
-
-    /// It will not load any more.
-    pub fn give_up(&self) {
-        self.is_given_up.store(true, Ordering::Relaxed);
-    }
-}
-
-/// What the engine's own card is expected to say; the engine's replaces it once loaded.
-fn card(model: &LocalModel) -> BackendCard {
+/// What the engine's own card is expected to say; the engine's replaces it once loaded. Of abilities
+/// it says the most there may be: whether a model's template takes tools, say, shows at its load, and
+/// a request that needs what it lacks then goes on to the next candidate.
+fn card(model: &LocalModel, name: BackendName) -> BackendCard {
     let trained = model.summary.context_tokens.unwrap_or(u32::MAX);
     let context = model
         .engine
@@ -372,42 +522,14 @@ fn card(model: &LocalModel) -> BackendCard {
         .unwrap_or(EngineConfig::CONTEXT_TOKENS_DEFAULT)
         .min(trained);
     BackendCard {
-        name: BackendName::new("local"),
+        name,
         tier: Tier::Engine,
         trust: Trust::Device,
         models: vec![ModelCard {
             name: model.engine.name.clone(),
             context_tokens_max: Some(Tokens(context)),
-            abilities: Abilities::NONE
-                .with(Ability::Tools)
-                .with(Ability::LogitBias),
+            abilities: ABILITIES_MOST.into_iter().collect(),
         }],
-    }
-}
-
-#[async_trait]
-impl Backend for Loading {
-    fn card(&self) -> &BackendCard {
-        &self.card
-    }
-
-    fn health(&self) -> Health {
-        if self.is_given_up.load(Ordering::Relaxed) {
-            return Health {
-                reason: Some(QUARANTINED),
-                ..Health::of(HealthState::Down, None)
-            };
-        }
-        Health::of(HealthState::Starting, Some(LOADING_WAIT))
-    }
-
-    async fn chat(&self, _call: Outbound) -> Result<ChatStream, BackendError> {
-        if self.is_given_up.load(Ordering::Relaxed) {
-            return Err(BackendError::Engine(QUARANTINED));
-        }
-        Err(BackendError::Overloaded {
-            retry_after: LOADING_WAIT,
-        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use api::Scrape;
+use api::{ModelBoard, ModelState, Scrape};
 use domain::{Backend, CacheOutcome, ExchangeRecord, HealthState, Outcome, RecordSink};
 use pipeline::Pipeline;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 use providers::{EndpointState, Pool};
 use tokio::sync::watch;
 
-use crate::local::LocalEngine;
+use crate::fleet::Fleet;
 
 /// From a cached reply to a long answer by a large model on a small machine.
 const SECONDS: [f64; 15] = [
@@ -77,6 +77,19 @@ struct EndpointStateLabels {
     state: Label,
 }
 
+/// One model on this machine: as many as are configured.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+    kind: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelStateLabels {
+    model: String,
+    state: Label,
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BuildLabels {
     version: Label,
@@ -103,10 +116,11 @@ pub struct Metrics {
     in_flight: Gauge,
     ready: Gauge,
     engine_restarts: Counter,
-    engine_ends: Mutex<Vec<Arc<AtomicU64>>>,
+    encoder_ends: Mutex<Vec<Arc<AtomicU64>>>,
     drafted: Counter,
     accepted: Counter,
-    engine: OnceLock<LocalEngine>,
+    models: ModelGauges,
+    fleet: OnceLock<Arc<Fleet>>,
     endpoints: EndpointGauges,
     watched: OnceLock<Watched>,
 }
@@ -115,6 +129,17 @@ pub struct Metrics {
 struct Watched {
     pipeline: Weak<Pipeline>,
     pools: watch::Receiver<Vec<Arc<Pool>>>,
+}
+
+/// What the fleet says of its models, written anew for each scrape.
+#[derive(Default)]
+struct ModelGauges {
+    budget: Gauge,
+    states: Family<ModelStateLabels, Gauge>,
+    memory: Family<ModelLabels, Gauge>,
+    requests: Family<ModelLabels, Gauge>,
+    loads: Family<ModelLabels, Counter>,
+    unloads: Family<ModelLabels, Counter>,
 }
 
 /// What the pools say of their endpoints, written anew for each scrape.
@@ -150,10 +175,11 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             ready: Gauge::default(),
             engine_restarts: Counter::default(),
-            engine_ends: Mutex::default(),
+            encoder_ends: Mutex::default(),
             drafted: Counter::default(),
             accepted: Counter::default(),
-            engine: OnceLock::new(),
+            models: ModelGauges::default(),
+            fleet: OnceLock::new(),
             endpoints: EndpointGauges::default(),
             watched: OnceLock::new(),
         };
@@ -206,7 +232,7 @@ impl Metrics {
         registry.register("ready", "1 when a chat can be answered", self.ready.clone());
         registry.register(
             "engine_restarts",
-            "Times that the local model's process ended early and was started again",
+            "Times that a local model's process ended early and was started again",
             self.engine_restarts.clone(),
         );
         registry.register(
@@ -219,6 +245,7 @@ impl Metrics {
             "Drafted tokens that replies took",
             self.accepted.clone(),
         );
+        self.models.register(&mut registry);
         self.endpoints.register(&mut registry);
         let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
@@ -233,38 +260,44 @@ impl Metrics {
         let _ = self.watched.set(Watched { pipeline, pools });
     }
 
-    /// Where the ends of an engine's process are counted: one for each model.
-    pub fn watch_engine(&self, ends: Arc<AtomicU64>) {
-        let known = self.engine_ends.lock();
+    /// Where the ends of a process with an encoder are counted: one for each.
+    pub fn watch_encoder(&self, ends: Arc<AtomicU64>) {
+        let known = self.encoder_ends.lock();
         known.unwrap_or_else(PoisonError::into_inner).push(ends);
     }
 
-    /// Whose drafts are counted. Its process does not outlive this handle's stop.
-    pub fn watch_drafts(&self, engine: LocalEngine) {
-        // Loaded once.
-        let _ = self.engine.set(engine);
+    /// Whose models are shown.
+    pub fn watch_models(&self, fleet: Arc<Fleet>) {
+        // There is one.
+        let _ = self.fleet.set(fleet);
     }
 
     /// Two scrapes at once may both see what is new; the counters never fall, and are right after.
-    fn read_drafts(&self) {
-        let Some(engine) = self.engine.get() else {
+    fn read_models(&self) {
+        let Some(fleet) = self.fleet.get() else {
             return;
         };
-        let now = engine.drafts();
-        for (counter, total) in [(&self.drafted, now.drafted), (&self.accepted, now.accepted)] {
-            counter.inner().fetch_max(total, Ordering::Relaxed);
-        }
-    }
-
-    fn read_gauges(&self) {
-        self.read_drafts();
-        let ends: u64 = {
-            let known = self.engine_ends.lock();
+        let drafts = fleet.drafts();
+        let view = fleet.view();
+        let chats: u64 = view.models.iter().map(|model| model.restarts).sum();
+        let encoders: u64 = {
+            let known = self.encoder_ends.lock();
             let known = known.unwrap_or_else(PoisonError::into_inner);
             known.iter().map(|ends| ends.load(Ordering::Relaxed)).sum()
         };
-        let restarts = self.engine_restarts.inner();
-        restarts.store(ends, Ordering::Relaxed);
+        let restarts = chats + encoders;
+        for (counter, total) in [
+            (&self.drafted, drafts.drafted),
+            (&self.accepted, drafts.accepted),
+            (&self.engine_restarts, restarts),
+        ] {
+            counter.inner().fetch_max(total, Ordering::Relaxed);
+        }
+        self.models.read(&view);
+    }
+
+    fn read_gauges(&self) {
+        self.read_models();
         let Some(watched) = self.watched.get() else {
             return;
         };
@@ -288,6 +321,85 @@ impl Metrics {
             }
         }
     }
+}
+
+impl ModelGauges {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "model_memory_budget_bytes",
+            "Memory that the local models may have together",
+            self.budget.clone(),
+        );
+        registry.register(
+            "model_state",
+            "1 for the state a local model is in",
+            self.states.clone(),
+        );
+        registry.register(
+            "model_memory_bytes",
+            "Memory of a local model, foretold and as its process has it",
+            self.memory.clone(),
+        );
+        registry.register(
+            "model_requests",
+            "Requests that a local model computes, and that wait for it",
+            self.requests.clone(),
+        );
+        registry.register(
+            "model_loads",
+            "Loads of a local model, and those that failed",
+            self.loads.clone(),
+        );
+        registry.register(
+            "model_unloads",
+            "Times a local model was unloaded, by cause",
+            self.unloads.clone(),
+        );
+    }
+
+    fn read(&self, view: &api::ModelsView) {
+        self.states.clear();
+        self.memory.clear();
+        self.requests.clear();
+        self.loads.clear();
+        self.unloads.clear();
+        self.budget.set(gauge(view.memory_bytes_max));
+        for model in &view.models {
+            for state in ModelState::ALL {
+                let labels = ModelStateLabels {
+                    model: model.name.clone(),
+                    state: state.as_label(),
+                };
+                let is_it = i64::from(state == model.state);
+                self.states.get_or_create(&labels).set(is_it);
+            }
+            let labels = |kind| ModelLabels {
+                model: model.name.clone(),
+                kind,
+            };
+            let resident = model.memory_bytes_resident.unwrap_or(0);
+            for (gauges, kind, value) in [
+                (&self.memory, "predicted", model.memory_bytes_predicted),
+                (&self.memory, "resident", resident),
+                (&self.requests, "running", u64::from(model.slots_busy)),
+                (&self.requests, "waiting", u64::from(model.queued)),
+            ] {
+                gauges.get_or_create(&labels(kind)).set(gauge(value));
+            }
+            for (counters, kind, value) in [
+                (&self.loads, "done", model.loads),
+                (&self.loads, "failed", model.load_failures),
+                (&self.unloads, "idle", model.idle_unloads),
+                (&self.unloads, "memory", model.memory_unloads),
+            ] {
+                counters.get_or_create(&labels(kind)).inc_by(value);
+            }
+        }
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 impl EndpointGauges {

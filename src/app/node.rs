@@ -1,8 +1,8 @@
 //! A running node: what is started, in which order, and how it ends.
 //!
 //! ```text
-//! listen ─► pipeline, api, recorder ─► engine loads while we serve ─► until a signal or an early end
-//! end: readiness false, listeners close ─► exchanges drain ─► engine stops ─► recorder flushes
+//! listen ─► pipeline, api, recorder ─► models load while we serve ─► until a signal or an early end
+//! end: readiness false, listeners close ─► exchanges drain ─► engines stop ─► recorder flushes
 //! ```
 //! A driver that ends early takes the node down in order, not silently.
 
@@ -13,22 +13,22 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use api::{Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
 use arc_swap::ArcSwap;
-use domain::{Backend, KeyDigest, KeyDirectory, Principal};
-use engine::LoadError;
-use futures::future::{BoxFuture, join_all};
+use domain::{KeyDigest, KeyDirectory, Principal};
+use futures::future::join_all;
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
 use providers::{Pool, Transport};
 use store::{MokaReplies, StaticKeys};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::assembly::Assembly;
 use crate::config::{AdminListen, Config, ConfigFaults};
 use crate::embedder::{Arrival, EncoderModel, Encoders};
-use crate::local::{Loading, LocalDriver, LocalEngine, LocalModel};
+use crate::fleet::{Fleet, News};
+use crate::local::Located;
 use crate::metrics::Metrics;
 use crate::signals::Word;
 use crate::tasks::TaskSet;
@@ -37,7 +37,7 @@ use crate::telemetry::log_sink;
 const CLIENTS: &str = "clients' listener";
 const ADMIN: &str = "admin listener";
 const RECORDER: &str = "recorder";
-const ENGINE: &str = "engine";
+const ENGINE: &str = "local engine";
 const EMBEDDER: &str = "embedder";
 const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
@@ -71,7 +71,6 @@ pub struct Addresses {
 }
 
 type Pools = Vec<Arc<Pool>>;
-type Loaded = Result<(LocalEngine, LocalDriver), LoadError>;
 
 /// A node that serves.
 pub struct Node {
@@ -87,10 +86,8 @@ pub struct Node {
     transport: Transport,
     /// Those in force, for the task that watches them and for metrics.
     pools: watch::Sender<Pools>,
-    loading: Option<BoxFuture<'static, Loaded>>,
-    standing_in: Option<Arc<Loading>>,
-    local: Option<Arc<dyn Backend>>,
-    engine: Option<LocalEngine>,
+    fleet: Arc<Fleet>,
+    news: mpsc::Receiver<News>,
     encoders: Encoders,
 }
 
@@ -103,19 +100,17 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// Listens and serves; the engine goes on loading behind it.
+    /// Listens and serves; models go on loading behind it.
     ///
     /// # Errors
     /// The configuration has faults that only now show, or an address cannot be had.
     pub async fn start(
         config: &Config,
-        model: Option<LocalModel>,
+        located: &Located,
         encoders: Vec<EncoderModel>,
         transport: Transport,
     ) -> anyhow::Result<Self> {
-        let standing_in = model.as_ref().map(Loading::new);
-        let card = standing_in.as_ref().map(|loading| loading.card());
-        let assembly = Assembly::build(config, card, &transport)?;
+        let assembly = Assembly::build(config, &located.cards(), &transport)?;
         let clients = bind(config.listen)?;
         let admin = bind_admin(config.admin)?;
         let addresses = Addresses {
@@ -124,14 +119,12 @@ impl Node {
         };
 
         let secret = CacheSecret::new(rand::random());
-        let local = standing_in
-            .clone()
-            .map(|loading| loading as Arc<dyn Backend>);
+        let (fleet, models, news) = Fleet::new(located);
         let encoders = Encoders::new(encoders);
         let keys = Arc::new(Keys(ArcSwap::from_pointee(assembly.keys.clone())));
         let metrics = Arc::new(Metrics::default());
         let (pipeline, recorder) = Pipeline::new(Parts {
-            snapshot: encoders.put_into(assembly.snapshot(local.clone(), &secret), config),
+            snapshot: encoders.put_into(assembly.snapshot(fleet.backends(), &secret), config),
             cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
             keys: Arc::clone(&keys) as Arc<dyn KeyDirectory>,
             sinks: vec![log_sink(), Arc::clone(&metrics) as _],
@@ -140,8 +133,10 @@ impl Node {
         let pipeline = Arc::new(pipeline);
         let (pools, in_force) = watch::channel(assembly.pools().to_vec());
         metrics.watch(Arc::downgrade(&pipeline), in_force.clone());
+        metrics.watch_models(Arc::clone(&fleet));
         let scrape = Arc::clone(&metrics) as _;
-        let api = Arc::new(Api::new(Arc::clone(&pipeline), scrape, ingress(config)));
+        let api = Api::new(Arc::clone(&pipeline), scrape, ingress(config));
+        let api = Arc::new(api.with_board(Arc::clone(&fleet) as _));
 
         let stop = CancellationToken::new();
         let mut tasks = TaskSet::default();
@@ -159,8 +154,8 @@ impl Node {
         }
         // Nobody waits for it: without it the first long prompt is routed a little later.
         drop(tokio::task::spawn_blocking(policy::warm_up));
+        tasks.spawn(ENGINE, models.run());
         // Begins when the node runs, which is next.
-        let loading = model.map(|model| Box::pin(LocalEngine::load(model)) as BoxFuture<'_, _>);
         Ok(Self {
             addresses,
             tasks,
@@ -173,10 +168,8 @@ impl Node {
             secret,
             transport,
             pools,
-            loading,
-            standing_in,
-            local,
-            engine: None,
+            fleet,
+            news,
             encoders,
         })
     }
@@ -200,12 +193,13 @@ impl Node {
                 Some(ended) = self.tasks.next_ended() => {
                     break Err(anyhow!("the {} ended early", ended.name));
                 }
-                loaded = wait_for(&mut self.loading) => {
-                    self.loading = None;
-                    if let Err(error) = self.take_engine(loaded) {
-                        break Err(error);
+                Some(news) = self.news.recv() => match news {
+                    News::Learned => self.publish(),
+                    News::Broken(error) => {
+                        let error = anyhow::Error::new(error);
+                        break Err(error.context("the local model could not be loaded"));
                     }
-                }
+                },
                 arrival = self.encoders.next() => {
                     if let Err(error) = self.take_encoder(arrival) {
                         break Err(error);
@@ -221,36 +215,10 @@ impl Node {
         end
     }
 
-    /// The loaded engine takes the place of its stand-in.
-    fn take_engine(&mut self, loaded: Loaded) -> anyhow::Result<()> {
-        let standing_in = self.standing_in.take();
-        if let (Err(error @ LoadError::Quarantined { .. }), Some(standing_in)) =
-            (&loaded, standing_in)
-        {
-            // A model that brings its process down is not to bring down the node.
-            error!(%error, "there is no local model");
-            standing_in.give_up();
-            return Ok(());
-        }
-        let (engine, driver) = loaded.context("the local model could not be loaded")?;
-        let local = engine.backend();
-        if let Some(ends) = engine.ends() {
-            self.metrics.watch_engine(ends);
-        }
-        let model = local.card().models.first().map(|model| model.name.clone());
-        self.tasks.spawn(ENGINE, driver);
-        self.metrics.watch_drafts(engine.clone());
-        self.engine = Some(engine);
-        self.local = Some(local);
-        self.publish();
-        info!(model = model.unwrap_or_default(), "local model is ready");
-        Ok(())
-    }
-
     fn take_encoder(&mut self, arrival: Arrival) -> anyhow::Result<()> {
         if let Some(taken) = self.encoders.take(arrival)? {
             if let Some(ends) = taken.ends {
-                self.metrics.watch_engine(ends);
+                self.metrics.watch_encoder(ends);
             }
             self.tasks.spawn(EMBEDDER, taken.driver);
         }
@@ -259,17 +227,16 @@ impl Node {
     }
 
     fn publish(&self) {
-        let snapshot = self.assembly.snapshot(self.local.clone(), &self.secret);
+        let snapshot = self.assembly.snapshot(self.fleet.backends(), &self.secret);
         let snapshot = self.encoders.put_into(snapshot, self.assembly.config());
         self.pipeline.reload(snapshot);
     }
 
     /// Routes, aliases, upstreams, pools, keys, privacy and cache rules, whole or not at all. Addresses,
-    /// limits and the model stay as they are until the next start.
+    /// limits and models stay as they are until the next start.
     fn reload(&mut self, config: Result<Config, ConfigFaults>) {
-        let card = self.local.as_ref().map(|local| local.card().clone());
-        let assembly =
-            config.and_then(|config| Assembly::build(&config, card.as_ref(), &self.transport));
+        let cards = self.fleet.cards();
+        let assembly = config.and_then(|config| Assembly::build(&config, &cards, &self.transport));
         match assembly {
             Ok(mut assembly) => {
                 assembly.keep_pools(&self.assembly);
@@ -293,19 +260,11 @@ impl Node {
         // The listeners wait for their exchanges, for as long as the grace lasts.
         self.stop.cancel();
         self.tasks.until_ended(&[CLIENTS, ADMIN]).await;
-        if let Some(engine) = &self.engine {
-            engine.stop();
-        }
+        self.fleet.stop();
         self.encoders.stop();
         let mut tasks = self.tasks;
         // The recorder ends when nobody can leave a record any more.
-        drop((
-            self.api,
-            self.pipeline,
-            self.local,
-            self.engine,
-            self.encoders,
-        ));
+        drop((self.api, self.pipeline, self.fleet, self.encoders));
         let rest = tasks.until_ended(&[RECORDER, ENGINE, EMBEDDER]);
         if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {
             warn!("not everything ended in time");
@@ -317,14 +276,6 @@ impl Node {
 /// Waits for a word to stop, whatever else is said.
 async fn until_stop(next: &mut impl AsyncFnMut() -> Word) {
     while next().await != Word::Stop {}
-}
-
-/// Waits for the engine; for ever when none is loading.
-async fn wait_for<T>(loading: &mut Option<BoxFuture<'static, T>>) -> T {
-    match loading {
-        None => std::future::pending().await,
-        Some(loading) => loading.await,
-    }
 }
 
 /// As `TcpListener::bind`, which lets 128 connections wait to be accepted: of a burst of more, those

@@ -184,7 +184,10 @@ impl EngineConfig {
         let piece = u64::from(piece.min(self.batch_tokens_max));
         let masked = u64::from(cells.tokens);
         // Flash attention keeps no scores.
-        let scored = match self.kv.attention(may_flash(cells.is_split, is_on_gpu(self))) {
+        let scored = match self
+            .kv
+            .attention(may_flash(cells.is_split, is_on_gpu(self)))
+        {
             FlashAttention::Off if cells.is_split => u64::from(context_tokens),
             FlashAttention::Off => masked,
             FlashAttention::On | FlashAttention::Auto => 0,

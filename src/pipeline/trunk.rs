@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use domain::{
-    CacheOutcome, CacheStore, ExchangeRecord, Fault, Findings, Health, HealthState, KeyDigest,
-    KeyDirectory, ModelAlias, Outcome, Principal, RecordSink, Reply, RequestId, Tier, Tokens,
-    Trust, replay,
+    BackendCard, CacheOutcome, CacheStore, ExchangeRecord, Fault, Findings, Health, HealthState,
+    KeyDigest, KeyDirectory, ModelAlias, Outcome, Principal, RecordSink, Reply, RequestId, Tier,
+    Tokens, Trust, replay,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -160,7 +160,7 @@ impl Pipeline {
             }
             for model in card.models.iter().filter(|model| model.name != "*") {
                 let id = card.listed_name(&model.name);
-                listings.push(listing(&id, card.name.as_str(), model.context_tokens_max));
+                listings.push(listing(&id, owner(card), model.context_tokens_max));
             }
         }
         let embedders = snapshot.embedders().iter();
@@ -445,6 +445,14 @@ fn not_chatting(asked: &ModelAlias, fault: Fault, snapshot: &Snapshot) -> Fault 
 pub(crate) fn refuse(receipt: &mut Receipt, fault: Fault, reason: Option<String>) -> Refusal {
     receipt.note(|record| record.outcome = Outcome::Refused(fault.as_label()));
     Refusal { fault, reason }
+}
+
+/// Further models on this machine are backends of their own, and this machine's all the same.
+fn owner(card: &BackendCard) -> &str {
+    match card.tier {
+        Tier::Engine => "local",
+        Tier::Pool | Tier::Upstream => card.name.as_str(),
+    }
 }
 
 fn listing(id: &str, owned_by: &str, context_tokens_max: Option<Tokens>) -> ModelListing {

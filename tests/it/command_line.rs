@@ -90,13 +90,36 @@ fn the_schema_is_json_and_knows_every_section() {
     for section in ["listen", "local", "upstreams", "routes", "cache", "keys"] {
         assert!(schema["properties"][section].is_object(), "{section}");
     }
+    let (output, said) = self::output(&["config", "schema", "--model"], "");
+    assert!(output.status.success(), "{said}");
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(schema["properties"]["keep_alive_s"].is_object(), "{said}");
+    assert!(schema["properties"]["models_dir"].is_null(), "{said}");
+}
+
+#[test]
+fn a_further_models_faults_carry_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("big.toml");
+    std::fs::write(&file, "slots_mx = 2\nkeep_alive_s = -1\n").unwrap();
+    let config = format!("[local]\nmodels_dir = {:?}\n", folder.path());
+    let (output, said) = output(&["check"], &config);
+    assert!(!output.status.success(), "{said}");
+    for words in [
+        "slots_mx: unknown field",
+        "did you mean `slots_max`",
+        "keep_alive_s: ",
+    ] {
+        assert!(said.contains(words), "{words} is not said:\n{said}");
+    }
+    assert!(said.contains(&file.display().to_string()), "{said}");
 }
 
 #[test]
 fn help_teaches_and_a_wrong_word_is_refused() {
     let (help, said) = output(&["--help"], "");
     assert!(help.status.success());
-    for word in ["serve", "chat", "models", "doctor", "127.0.0.1:8787"] {
+    for word in ["serve", "chat", "models", "ps", "doctor", "127.0.0.1:8787"] {
         assert!(said.contains(word), "{word}");
     }
     let (wrong, said) = output(&["serv"], "");

@@ -200,8 +200,13 @@ impl Hedge {
 
     /// The metrics, as Prometheus reads them.
     pub async fn metrics(&self) -> String {
-        let request = request(Method::GET, "/metrics", Bytes::new());
-        open(self.admin, request).await.read().await.text
+        self.admin_get("/metrics").await.text
+    }
+
+    /// From the operator's listener.
+    pub async fn admin_get(&self, path: &str) -> Reply {
+        let request = request(Method::GET, path, Bytes::new());
+        open(self.admin, request).await.read().await
     }
 }
 

@@ -29,6 +29,8 @@ mod hostile_models;
 mod isolation;
 #[cfg(feature = "llama")]
 mod local;
+#[cfg(all(feature = "llama", target_os = "linux"))]
+mod models;
 #[cfg(feature = "llama")]
 mod prefixes;
 #[cfg(feature = "llama")]

@@ -7,7 +7,8 @@ use anyhow::Context;
 use crate::assembly::Assembly;
 use crate::cli::{ConfigArgs, ConfigCommand};
 use crate::config::{self, ConfigFault, Loaded, RawConfig};
-use crate::{client, embedder, local, terminal};
+use crate::local::{self, LocalFault, Located};
+use crate::{client, embedder, terminal};
 
 /// Says everything that is wrong, without listening, loading or asking anybody.
 ///
@@ -20,31 +21,40 @@ pub fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         |file| file.display().to_string(),
     );
     let mut faults = loaded.findings.faults.clone();
+    let mut warnings = loaded.findings.warnings.clone();
     if let Some(config) = &loaded.config {
-        let model = match local::locate(config) {
-            Ok(model) => model.ok(),
-            Err(fault) => {
-                faults.push(ConfigFault {
-                    path: String::new(),
-                    message: super::chain(&fault.into()),
-                });
+        let located = match local::locate(config) {
+            Ok(located) => Some(located),
+            Err(found) => {
+                faults.extend(found.into_iter().map(named));
                 None
             }
         };
-        let chat = model.as_ref().map(|model| model.engine.name.as_str());
-        let encoders = embedder::look(config, chat).into_iter();
+        let names = located.as_ref().map(Located::names).unwrap_or_default();
+        let encoders = embedder::look(config, &names).into_iter();
         faults.extend(encoders.filter_map(Result::err).map(|fault| ConfigFault {
             path: String::new(),
             message: super::chain(&fault.into()),
         }));
+        // A budget of the operator's own is a promise; what is free now is not what will be then.
+        if let Some(Err(fault)) = located.as_ref().map(Located::check_room) {
+            let has_budget = config
+                .local
+                .as_ref()
+                .is_some_and(|local| local.memory_bytes_max.is_some());
+            if has_budget {
+                faults.push(named(fault));
+            } else {
+                warnings.push(named(fault));
+            }
+        }
         let http = client::build().context("cannot set up the HTTP client")?;
-        let standing_in = model.as_ref().map(local::Loading::new);
-        let card = standing_in.as_ref().map(|loading| loading.card());
-        if let Err(found) = Assembly::build(config, card, &http.transport()) {
+        let cards = located.as_ref().map(Located::cards).unwrap_or_default();
+        if let Err(found) = Assembly::build(config, &cards, &http.transport()) {
             faults.extend(found.0);
         }
     }
-    for warning in &loaded.findings.warnings {
+    for warning in &warnings {
         terminal::say(format!("warn  {warning}"));
     }
     for fault in &faults {
@@ -64,8 +74,12 @@ pub fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
 /// The configuration cannot be read.
 pub fn config(what: &ConfigCommand) -> anyhow::Result<ExitCode> {
     match what {
-        ConfigCommand::Schema => {
-            let schema = schemars::schema_for!(RawConfig);
+        ConfigCommand::Schema { model } => {
+            let schema = if *model {
+                config::model_schema()
+            } else {
+                schemars::schema_for!(RawConfig).to_value()
+            };
             terminal::say(serde_json::to_string_pretty(&schema)?);
         }
         ConfigCommand::Show(args) => {
@@ -75,6 +89,14 @@ pub fn config(what: &ConfigCommand) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Of a model; its words name the file.
+fn named(fault: LocalFault) -> ConfigFault {
+    ConfigFault {
+        path: String::new(),
+        message: super::chain(&fault.into()),
+    }
 }
 
 fn load(args: &ConfigArgs) -> Loaded {

@@ -5,12 +5,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use providers::{Members, PoolConfig, UpstreamConfig};
 use tracing::warn;
 
 use crate::cli::ServeArgs;
 use crate::config::{self, Config, ConfigFault, Isolation, LogFormat, Override};
+use crate::local::Located;
 use crate::node::Node;
 use crate::signals::Signals;
 use crate::{banner, client, embedder, local, telemetry, terminal};
@@ -95,33 +96,51 @@ async fn run(
             "upstreams cannot be reached"
         );
     }
-    let model = local::locate(config)?;
-    if let Err(absent) = model
+    let located = located(config)?;
+    let has_none = located.models().next().is_none();
+    if let Err(absent) = located.default
         && absent != local::Absent::Off
     {
-        warn!(reason = absent.as_words(), "there is no local model");
-        if config.upstreams.is_empty() && config.pools.is_empty() {
+        warn!(
+            reason = absent.as_words(),
+            "there is no default local model"
+        );
+        if has_none && config.upstreams.is_empty() && config.pools.is_empty() {
             bail!(
                 "nothing could answer: {}, and there are neither [[pools]] nor [[upstreams]]",
                 absent.as_words()
             );
         }
     }
-    let local = model.as_ref().ok().cloned();
-    let chat = local.as_ref().map(|model| model.engine.name.as_str());
-    let encoders = embedder::locate(config, chat)?;
-    let node = Node::start(config, local, encoders, http.transport()).await?;
-    announce(config, &model, &node);
+    let encoders = embedder::locate(config, &located.names())?;
+    let node = Node::start(config, &located, encoders, http.transport()).await?;
+    announce(config, &located, &node);
     node.run(async || signals.next().await, reload).await
 }
 
-fn announce(config: &Config, model: &Result<local::LocalModel, local::Absent>, node: &Node) {
+/// Found, and those for the start with room for all of them.
+fn located(config: &Config) -> anyhow::Result<Located> {
+    let located = local::locate(config).map_err(|faults| {
+        let mut faults = faults.into_iter().map(|fault| super::chain(&fault.into()));
+        let first = faults.next().unwrap_or_default();
+        anyhow!(faults.fold(first, |text, fault| format!("{text}\n       {fault}")))
+    })?;
+    if let Err(fault) = located.check_room() {
+        bail!(
+            "{fault}; set local.memory_bytes_max if there is more, less of context_tokens_max, \
+             kv_tokens_max or slots_max, or load = \"demand\""
+        );
+    }
+    Ok(located)
+}
+
+fn announce(config: &Config, located: &Located, node: &Node) {
     tracing::info!(
         address = %node.addresses.clients,
         admin = node.addresses.admin.map(tracing::field::display),
         "listening"
     );
     if config.log.format == LogFormat::Human {
-        terminal::say_part(banner::text(config, model, node.addresses));
+        terminal::say_part(banner::text(config, located, node.addresses));
     }
 }

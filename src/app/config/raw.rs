@@ -157,6 +157,27 @@ pub struct RawLocal {
     pub model: Option<String>,
     /// What callers name it. Left out: taken from the file.
     pub name: Option<String>,
+    /// A folder with a file `NAME.toml` for each further model, which callers name NAME. A file has
+    /// the keys of this section but for `enabled`, `name`, `models_dir`, `memory_bytes_max` and
+    /// `load_wait_ms_max`; what it leaves out is as here. Left out: the folder of model files,
+    /// `depot.dir`.
+    pub models_dir: Option<String>,
+    /// Memory for all models together, as foretold from their files. Left out: nine tenths of what is
+    /// free when the server starts.
+    pub memory_bytes_max: Option<u64>,
+    /// How long a request waits for its model to be loaded; then the next candidate, or 503.
+    pub load_wait_ms_max: u64,
+    /// When it is loaded. `start`: with the server. `demand`: when a request comes for it. Left out:
+    /// `start`, but `demand` for further models.
+    pub load: Option<Load>,
+    /// Seconds without a request after which it is unloaded; 0 unloads it after the last. Left out:
+    /// 300 where it is unloaded at all.
+    pub keep_alive_s: Option<u64>,
+    /// Once loaded it stays, whatever others need. Left out: true, but false for further models, for
+    /// `load = "demand"` and where `keep_alive_s` is set.
+    pub pinned: Option<bool>,
+    /// Compute a first token right after loading, so that nobody waits for memory to be read in.
+    pub warm_up: bool,
     /// Prompt and reply together. Left out: what the model was trained for, up to 8192.
     pub context_tokens_max: Option<u32>,
     /// A reply that was asked to be longer than the context has room for: `refuse` ends it there, with
@@ -220,6 +241,14 @@ pub struct RawLocal {
     pub speculation: Speculation,
 }
 
+/// When a model is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Load {
+    Start,
+    Demand,
+}
+
 /// What stands between the model and everything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -262,6 +291,13 @@ impl Default for RawLocal {
             enabled: true,
             model: None,
             name: None,
+            models_dir: None,
+            memory_bytes_max: None,
+            load_wait_ms_max: 60_000,
+            load: None,
+            keep_alive_s: None,
+            pinned: None,
+            warm_up: false,
             context_tokens_max: None,
             context_shift: ContextShift::default(),
             slots_max: 8,

@@ -12,6 +12,7 @@ use domain::{FindingClass, KeyDigest, KeyId, ModelAlias, Priority, TeamId, Trust
 use engine::{EngineConfig, KvConfig};
 
 use super::faults::Findings;
+use super::models::{Stay, memory_bytes_max, stay};
 use super::raw::{
     ContextShift, Isolation, PrefixScope, RawCache, RawClasses, RawIngress, RawKey, RawLimits,
     RawLocal, RawLog, RawPriority, RawPrivacy, RawRoutes, RawTrust, Speculation,
@@ -63,6 +64,10 @@ pub struct KeyGrant {
 pub struct LocalSettings {
     pub source: ModelSource,
     pub name: Option<String>,
+    pub stay: Stay,
+    /// For all models together. `None`: a part of what is free.
+    pub memory_bytes_max: Option<u64>,
+    pub load_wait: Duration,
     pub context_tokens_max: Option<u32>,
     pub context_shift: ContextShift,
     pub slots_max: u32,
@@ -348,6 +353,9 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
     Some(LocalSettings {
         source: model_source(raw.model.as_deref()),
         name: raw.name.clone(),
+        stay: stay(raw, findings),
+        memory_bytes_max: memory_bytes_max(raw, findings),
+        load_wait: wait_ms("local.load_wait_ms_max", raw.load_wait_ms_max, findings),
         context_tokens_max: raw.context_tokens_max,
         context_shift: raw.context_shift,
         slots_max: within(

@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
 
 use depot::gguf::{GgufShape, GgufSummary};
-use engine::EngineConfig;
+use engine::{EngineConfig, MemoryNeed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::config::{Findings, RawConfig, Surroundings};
-use crate::local::Home;
+use crate::config::{Findings, RawConfig, Stay, Surroundings};
+use crate::local::{Absent, Home, LocalModel};
 
 const REPLY: &str = r#"{"id":"r","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"from afar"},"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"completion_tokens":2,"total_tokens":6}}"#;
 
@@ -100,6 +100,21 @@ impl Bench {
         route
     }
 
+    /// The status and text of an answer by `model`.
+    async fn ask(&self, model: &str) -> (u16, String) {
+        let url = format!("http://{}/v1/chat/completions", self.addresses.clients);
+        let request = self
+            .client
+            .post(url)
+            .header("content-type", "application/json");
+        let reply = request
+            .body(BODY.replace("auto", model))
+            .send()
+            .await
+            .unwrap();
+        (reply.status().as_u16(), reply.text().await.unwrap())
+    }
+
     /// Returns once a reload is through: the channel holds one word, and the node hears the next one
     /// only after it.
     async fn reload(&self) {
@@ -115,7 +130,7 @@ async fn with_node(first: &str, later: &str, script: impl AsyncFnOnce(&Bench)) -
     let upstream = upstream(&mut tasks).await;
     let http = crate::client::build().unwrap();
     let config = configuration(upstream, first).unwrap();
-    let node = Node::start(&config, None, Vec::new(), http.transport())
+    let node = Node::start(&config, &located(None, &[]), Vec::new(), http.transport())
         .await
         .unwrap();
     let (words, mut heard) = mpsc::channel(1);
@@ -213,6 +228,46 @@ fn model(home: Home) -> LocalModel {
         },
         is_bundled: false,
         home,
+        stay: Stay {
+            is_loaded_at_start: true,
+            keep_alive: None,
+            warms_up: false,
+        },
+        need: MemoryNeed {
+            weights: MIB,
+            ..MemoryNeed::default()
+        },
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
+
+fn located(default: Option<LocalModel>, further: &[LocalModel]) -> Located {
+    Located {
+        default: default.ok_or(Absent::Off),
+        further: further.to_vec(),
+        budget: 64 * MIB,
+        load_wait: Duration::from_secs(30),
+    }
+}
+
+/// Loaded when asked for, by a child that dies of it.
+fn on_demand(name: &str) -> LocalModel {
+    let mut model = model(Home::Process(dies()));
+    model.engine.name = name.to_owned();
+    model.stay = Stay {
+        is_loaded_at_start: false,
+        keep_alive: Some(Duration::from_secs(300)),
+        warms_up: true,
+    };
+    model
+}
+
+fn dies() -> engine::Program {
+    engine::Program {
+        path: "/bin/sh".into(),
+        args: vec!["-c".into(), "kill -ABRT $$".into()],
+        environment: Vec::new(),
     }
 }
 
@@ -221,9 +276,14 @@ async fn a_model_that_does_not_load_takes_the_node_down() {
     let model = model(Home::Thread);
     let config = judged("listen = '127.0.0.1:0'\n[admin]\nlisten = '127.0.0.1:0'").unwrap();
     let http = crate::client::build().unwrap();
-    let node = Node::start(&config, Some(model), Vec::new(), http.transport())
-        .await
-        .unwrap();
+    let node = Node::start(
+        &config,
+        &located(Some(model), &[]),
+        Vec::new(),
+        http.transport(),
+    )
+    .await
+    .unwrap();
     let ended = node
         .run(std::future::pending::<Word>, || unreachable!())
         .await;
@@ -234,17 +294,17 @@ async fn a_model_that_does_not_load_takes_the_node_down() {
 /// Ends in order also while the model is down, and says why it is.
 #[tokio::test]
 async fn a_model_that_brings_its_process_down_does_not_bring_down_the_node() {
-    let dies = engine::Program {
-        path: "/bin/sh".into(),
-        args: vec!["-c".into(), "kill -ABRT $$".into()],
-        environment: Vec::new(),
-    };
     let config = judged("listen = '127.0.0.1:0'\n[admin]\nlisten = '127.0.0.1:0'").unwrap();
     let http = crate::client::build().unwrap();
-    let model = model(Home::Process(dies));
-    let node = Node::start(&config, Some(model), Vec::new(), http.transport())
-        .await
-        .unwrap();
+    let model = model(Home::Process(dies()));
+    let node = Node::start(
+        &config,
+        &located(Some(model), &[]),
+        Vec::new(),
+        http.transport(),
+    )
+    .await
+    .unwrap();
     let (words, mut heard) = mpsc::channel(1);
     let bench = Bench {
         client: http.client,
@@ -269,13 +329,95 @@ async fn a_model_that_brings_its_process_down_does_not_bring_down_the_node() {
     ended.unwrap();
 }
 
+/// Nothing is loaded before somebody asks; who asks for what cannot be loaded is told so or answered by
+/// somebody else, and the operator sees why.
+#[tokio::test]
+async fn a_model_on_demand_that_dies_costs_its_request_and_nothing_else() {
+    let mut tasks = TaskSet::default();
+    let upstream = upstream(&mut tasks).await;
+    let config = configuration(upstream, "[aliases]\neither = ['brittle', 'fake/m']").unwrap();
+    let http = crate::client::build().unwrap();
+    let mut huge = on_demand("huge");
+    huge.need.weights = 65 * MIB;
+    let models = located(None, &[on_demand("brittle"), huge]);
+    let node = Node::start(&config, &models, Vec::new(), http.transport())
+        .await
+        .unwrap();
+    let (words, mut heard) = mpsc::channel(1);
+    let bench = Bench {
+        client: http.client,
+        addresses: node.addresses,
+        words,
+    };
+    let next = async || heard.recv().await.unwrap_or(Word::Stop);
+    let running = node.run(next, || unreachable!());
+    let playing = async {
+        let admin = bench.addresses.admin.unwrap();
+        let view = async || {
+            let text = bench.get(admin, "/admin/v1/models").await;
+            serde_json::from_str::<api::ModelsView>(&text)
+                .unwrap()
+                .models
+        };
+        let before = view().await;
+        assert_eq!(before[0].state, api::ModelState::Unloaded);
+        assert_eq!(before[1].state, api::ModelState::Down);
+        let reason = before[1].reason.clone().unwrap();
+        assert!(reason.contains("needs 65 MiB"), "{reason}");
+        // A model that waits to be asked for is no obstacle to being ready.
+        let ready = bench.get(bench.addresses.clients, "/readyz").await;
+        assert!(ready.contains(r#""status":"ready""#), "{ready}");
+        assert!(bench.models().await.contains("brittle"));
+
+        let (status, text) = bench.ask("huge").await;
+        assert_eq!(status, 503, "{text}");
+        let (status, text) = bench.ask("either").await;
+        assert!(status == 200 && text.contains("from afar"), "{text}");
+        let after = view().await;
+        assert_eq!(
+            (after[0].state, after[0].load_failures),
+            (api::ModelState::Down, 1)
+        );
+        let reason = after[0].reason.clone().unwrap();
+        assert!(reason.contains("SIGABRT"), "{reason}");
+        let metrics = bench.get(admin, "/metrics").await;
+        for line in [
+            r#"hedge_model_state{model="brittle",state="down"} 1"#,
+            r#"hedge_model_loads_total{model="brittle",kind="failed"} 1"#,
+        ] {
+            assert!(metrics.contains(line), "{line}\n{metrics}");
+        }
+        let elsewhere = bench.get(bench.addresses.clients, "/admin/v1/models").await;
+        assert!(elsewhere.contains("admin listener"), "{elsewhere}");
+        bench.words.send(Word::Stop).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(running, playing);
+    ended.unwrap();
+}
+
+#[test]
+fn models_for_the_start_must_fit_and_others_may_be_swapped() {
+    let mut demand = on_demand("b");
+    demand.need.weights = 60 * MIB;
+    let fits = located(Some(model(Home::Thread)), std::slice::from_ref(&demand));
+    assert!(fits.check_room().is_ok());
+    demand.stay.is_loaded_at_start = true;
+    demand.need.weights = 64 * MIB;
+    let fault = located(Some(model(Home::Thread)), &[demand]).check_room();
+    assert_eq!(
+        fault.unwrap_err().to_string(),
+        "the models that are loaded at the start do not fit: b: it needs 64 MiB, \
+         local.memory_bytes_max is 64 MiB and 1 MiB of it is in use: absent 1 MiB"
+    );
+}
+
 #[tokio::test]
 async fn an_address_in_use_is_said_plainly() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap();
     let config = judged(&format!("listen = '{address}'")).unwrap();
     let http = crate::client::build().unwrap();
-    let error = Node::start(&config, None, Vec::new(), http.transport())
+    let error = Node::start(&config, &located(None, &[]), Vec::new(), http.transport())
         .await
         .unwrap_err();
     assert!(error.to_string().contains("another hedge"), "{error}");
@@ -290,7 +432,7 @@ fn a_reload_keeps_the_pools_that_are_as_before() {
              endpoints = ['http://127.0.0.1:1/v1']\n[[pools]]\nname = 'other'\nkind = 'ollama'\n\
              models = ['m']\nendpoints = ['http://127.0.0.1:2/v1']\nattempts_max = {attempts_max}"
         ));
-        Assembly::build(&config.unwrap(), None, &http.transport()).unwrap()
+        Assembly::build(&config.unwrap(), &[], &http.transport()).unwrap()
     };
     let before = assembly(1);
     let mut after = assembly(2);

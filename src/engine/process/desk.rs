@@ -253,6 +253,7 @@ impl Desk {
             Word::Pulse(pulse) => book.pulse = pulse,
             Word::Alive => {}
             Word::Drafts(drafts) => book.drafts = drafts,
+            Word::Vitals(vitals) => book.vitals = vitals,
             Word::Ready { .. } | Word::Refused { .. } => return Err(OUT_OF_TURN),
         }
         Ok(())

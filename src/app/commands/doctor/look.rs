@@ -16,7 +16,8 @@ use crate::cli::ConfigArgs;
 use crate::commands::version::features;
 use crate::config::{self, AdminListen, Config, Loaded};
 use crate::embedder::{EncoderFault, EncoderModel};
-use crate::local::{self, Absent, LocalModel};
+use crate::fleet::mebibytes;
+use crate::local::{self, Absent, LocalFault, LocalModel, Located};
 use crate::{bundled, client, embedder};
 
 /// Patience with an upstream that is only looked at.
@@ -32,9 +33,9 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
     let Some(config) = &loaded.config else {
         return Ok(lines);
     };
-    let (line, model) = model(config);
-    lines.push(line);
-    lines.extend(encoders(config, model.as_ref()));
+    let (models, located) = models(config);
+    lines.extend(models);
+    lines.extend(encoders(config, located.as_ref()));
     lines.push(data_dir(config));
     lines.extend(ports(config));
     let http = client::build().context("cannot set up the HTTP client")?;
@@ -42,7 +43,7 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
         let (found, next) = client::NO_CERTIFICATES.split_once("; ").unwrap_or_default();
         lines.push(Line::fail("tls", found, next));
     }
-    lines.push(rules(config, model.as_ref(), &http.transport()));
+    lines.push(rules(config, located.as_ref(), &http.transport()));
     let runtime = crate::commands::runtime()?;
     lines.extend(runtime.block_on(running(config, &http.client)));
     lines.extend(runtime.block_on(pools::look(config, &http.transport())));
@@ -184,57 +185,93 @@ fn configuration(loaded: &Loaded) -> Vec<Line> {
     lines
 }
 
-fn model(config: &Config) -> (Line, Option<LocalModel>) {
+fn models(config: &Config) -> (Vec<Line>, Option<Located>) {
     match local::locate(config) {
-        Ok(Ok(model)) => {
-            let found = format!(
-                "{} ({}, {:.1} M parameters), {}",
-                model.engine.name,
-                model.summary.architecture,
-                model.summary.parameter_count as f64 / 1e6,
-                model.engine.path.display()
-            );
-            let line = if model.is_bundled {
-                Line::warn(
-                    "model",
-                    found,
-                    "it knows little; `hedge models pull Qwen/Qwen2.5-1.5B-Instruct-GGUF` for a real one",
-                )
-            } else {
-                Line::ok("model", found)
-            };
-            (line, Some(model))
+        Ok(located) => {
+            let mut lines = vec![match &located.default {
+                Ok(model) => default_model(model),
+                Err(absent) => no_model(*absent, config),
+            }];
+            let further = located.further.iter();
+            lines.extend(further.map(|model| Line::ok("model", described(model))));
+            if located.models().next().is_some() {
+                lines.push(room(&located));
+            }
+            (lines, Some(located))
         }
-        Ok(Err(Absent::Off)) => (Line::ok("model", "off (local.enabled = false)"), None),
-        Ok(Err(absent)) => {
-            let next = match absent {
-                Absent::NoEngine => "build with the feature `llama`",
-                Absent::Off | Absent::NotBundled => "hedge models pull, then set local.model",
+        Err(faults) => {
+            let next = "look at `hedge models list`, local.model and local.models_dir";
+            let line = |fault: LocalFault| {
+                Line::fail("model", crate::commands::chain(&fault.into()), next)
             };
-            let line = if config.upstreams.is_empty() && config.pools.is_empty() {
-                Line::fail("model", absent.as_words(), next)
-            } else {
-                Line::warn("model", absent.as_words(), next)
-            };
-            (line, None)
-        }
-        Err(fault) => {
-            let found = crate::commands::chain(&fault.into());
-            (
-                Line::fail(
-                    "model",
-                    found,
-                    "look at `hedge models list` and local.model",
-                ),
-                None,
-            )
+            (faults.into_iter().map(line).collect(), None)
         }
     }
 }
 
-fn encoders(config: &Config, chat: Option<&LocalModel>) -> Vec<Line> {
-    let chat = chat.map(|model| model.engine.name.as_str());
-    let looks = embedder::look(config, chat).into_iter();
+fn described(model: &LocalModel) -> String {
+    format!(
+        "{} ({}, {:.1} M parameters, {} of memory), {}",
+        model.engine.name,
+        model.summary.architecture,
+        model.summary.parameter_count as f64 / 1e6,
+        mebibytes(model.need.total()),
+        model.engine.path.display()
+    )
+}
+
+fn default_model(model: &LocalModel) -> Line {
+    let found = described(model);
+    if !model.is_bundled {
+        return Line::ok("model", found);
+    }
+    Line::warn(
+        "model",
+        found,
+        "it knows little; `hedge models pull Qwen/Qwen2.5-1.5B-Instruct-GGUF` for a real one",
+    )
+}
+
+fn no_model(absent: Absent, config: &Config) -> Line {
+    let next = match absent {
+        Absent::Off => return Line::ok("model", "off (local.enabled = false)"),
+        Absent::NoEngine => "build with the feature `llama`",
+        Absent::NotBundled => "hedge models pull, then set local.model",
+    };
+    if config.upstreams.is_empty() && config.pools.is_empty() && config.models.is_empty() {
+        Line::fail("model", absent.as_words(), next)
+    } else {
+        Line::warn("model", absent.as_words(), next)
+    }
+}
+
+/// Whether those that are loaded at the start fit.
+fn room(located: &Located) -> Line {
+    match located.check_room() {
+        Ok(()) => {
+            let at_start = located
+                .models()
+                .filter(|model| model.stay.is_loaded_at_start);
+            let needs = at_start.map(|model| model.need.total()).sum();
+            let found = format!(
+                "models for the start need {} of {}",
+                mebibytes(needs),
+                mebibytes(located.budget)
+            );
+            Line::ok("room", found)
+        }
+        Err(fault) => Line::fail(
+            "room",
+            crate::commands::chain(&fault.into()),
+            "load = \"demand\", less of context_tokens_max or slots_max, or more of \
+             local.memory_bytes_max; fine if a hedge that runs has that memory",
+        ),
+    }
+}
+
+fn encoders(config: &Config, located: Option<&Located>) -> Vec<Line> {
+    let names = located.map(Located::names).unwrap_or_default();
+    let looks = embedder::look(config, &names).into_iter();
     let line = |look: Result<EncoderModel, EncoderFault>| match look {
         Ok(model) => Line::ok("model", model.as_words()),
         Err(fault) => Line::fail(
@@ -338,10 +375,9 @@ fn backend(backend: &BackendState) -> Line {
     Line::warn("running", found, "look at the log of the hedge that runs")
 }
 
-fn rules(config: &Config, model: Option<&LocalModel>, transport: &Transport) -> Line {
-    let standing_in = model.map(local::Loading::new);
-    let card = standing_in.as_ref().map(|loading| loading.card());
-    match Assembly::build(config, card, transport) {
+fn rules(config: &Config, located: Option<&Located>, transport: &Transport) -> Line {
+    let cards = located.map(Located::cards).unwrap_or_default();
+    match Assembly::build(config, &cards, transport) {
         Ok(_) => Line::ok("routes", config.routes.name.clone()),
         Err(faults) => Line::fail("routes", faults.to_string(), "hedge check"),
     }

@@ -1,0 +1,239 @@
+//! `hedge ps`: the models of a running server, as a table.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use api::{ModelView, ModelsView};
+use reqwest::{Client, Url};
+
+use crate::cli::PsArgs;
+use crate::config::{self, AdminListen};
+use crate::fleet::mebibytes;
+use crate::{banner, client, terminal};
+
+/// The server answers at once or not at all.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Longest answer read: some hundred bytes for each of a few models.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+const HEADS: [&str; 11] = [
+    "MODEL",
+    "STATE",
+    "PID",
+    "SLOTS",
+    "QUEUED",
+    "PROMPT/S",
+    "REPLY/S",
+    "MEMORY",
+    "PREDICTED",
+    "IDLE",
+    "UNLOADS",
+];
+
+/// Asks and shows.
+///
+/// # Errors
+/// No server answers there, or one that shows no models.
+pub fn ps(args: &PsArgs) -> anyhow::Result<ExitCode> {
+    let url = address(args)?;
+    let client = client::build()
+        .context("cannot set up the HTTP client")?
+        .client;
+    let text = super::runtime()?.block_on(ask(&client, url))?;
+    let view: ModelsView =
+        serde_json::from_slice(&text).context("what answered is no hedge of this version")?;
+    if args.json {
+        terminal::say(serde_json::to_string_pretty(&view)?);
+    } else {
+        terminal::say_part(table(&view));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn address(args: &PsArgs) -> anyhow::Result<Url> {
+    let base = match &args.url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => {
+            let file = args.config.config.as_deref();
+            let (config, _) = config::load(file, &config::environment(), &[]).into_config()?;
+            let (AdminListen::Chosen(admin) | AdminListen::Offered(admin)) = config.admin;
+            if admin.port() == 0 {
+                bail!(
+                    "the server chose its admin port by itself; set admin.listen, or name the \
+                     address it said at its start with --url"
+                );
+            }
+            format!("http://{}", banner::reachable(admin))
+        }
+    };
+    let url = format!("{base}/admin/v1/models");
+    Url::parse(&url)
+        .with_context(|| format!("`{base}` is not an address such as http://127.0.0.1:8788"))
+}
+
+async fn ask(client: &Client, url: Url) -> anyhow::Result<Vec<u8>> {
+    let asked = url.to_string();
+    let request = client.get(url).timeout(ANSWER_MAX);
+    let mut response = request
+        .send()
+        .await
+        .with_context(|| format!("no server answers at {asked}"))?;
+    if !response.status().is_success() {
+        bail!(
+            "{asked} answered with status {}; is it the admin listener?",
+            response.status().as_u16()
+        );
+    }
+    let mut text = Vec::new();
+    while let Some(more) = response.chunk().await? {
+        if text.len() + more.len() > ANSWER_BYTES_MAX {
+            bail!("{asked} answered with more than {ANSWER_BYTES_MAX} bytes");
+        }
+        text.extend_from_slice(&more);
+    }
+    Ok(text)
+}
+
+/// Columns as wide as their widest cell, and after them why models are down.
+fn table(view: &ModelsView) -> String {
+    let mut rows = vec![HEADS.map(str::to_owned)];
+    rows.extend(view.models.iter().map(row));
+    let widths: Vec<usize> = (0..HEADS.len())
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths);
+        let line: Vec<String> = cells
+            .map(|(cell, &width)| format!("{cell:width$}"))
+            .collect();
+        text.push_str(line.join("  ").trim_end());
+        text.push('\n');
+    }
+    text.push_str(&format!(
+        "{} of {} of memory is taken or promised\n",
+        mebibytes(view.memory_bytes_used),
+        mebibytes(view.memory_bytes_max)
+    ));
+    for model in &view.models {
+        if let Some(reason) = &model.reason {
+            text.push_str(&format!("{}: {reason}\n", model.name));
+        }
+    }
+    text
+}
+
+fn row(model: &ModelView) -> [String; HEADS.len()] {
+    let dash = || "-".to_owned();
+    let rate = |rate: Option<f64>| rate.map_or_else(dash, |rate| format!("{rate:.1}"));
+    let seconds = |seconds: Option<f64>| seconds.map_or_else(dash, |it| format!("{it:.0}s"));
+    let pid = match (&model.pid, model.isolation.as_str()) {
+        (Some(pid), _) => pid.to_string(),
+        (None, "thread") => "thread".to_owned(),
+        (None, _) => dash(),
+    };
+    let unloads = if model.is_pinned {
+        "never".to_owned()
+    } else {
+        seconds(model.unloads_in_s)
+    };
+    [
+        model.name.clone(),
+        model.state.as_label().to_owned(),
+        pid,
+        format!("{}/{}", model.slots_busy, model.slots_max),
+        model.queued.to_string(),
+        rate(model.prompt_tokens_per_s),
+        rate(model.reply_tokens_per_s),
+        model.memory_bytes_resident.map_or_else(dash, mebibytes),
+        mebibytes(model.memory_bytes_predicted),
+        seconds(model.idle_s),
+        unloads,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use api::ModelState;
+
+    use super::*;
+
+    fn model(name: &str, state: ModelState) -> ModelView {
+        ModelView {
+            name: name.to_owned(),
+            state,
+            reason: None,
+            is_pinned: false,
+            isolation: "process".to_owned(),
+            pid: None,
+            slots_busy: 0,
+            slots_max: 8,
+            queued: 0,
+            prompt_tokens_per_s: None,
+            reply_tokens_per_s: None,
+            memory_bytes_predicted: 10 << 20,
+            memory_bytes_resident: None,
+            idle_s: None,
+            unloads_in_s: None,
+            loads: 0,
+            load_failures: 0,
+            idle_unloads: 0,
+            memory_unloads: 0,
+            restarts: 0,
+        }
+    }
+
+    #[test]
+    fn the_table_lines_up_and_says_why_a_model_is_down() {
+        let busy = ModelView {
+            pid: Some(4321),
+            is_pinned: true,
+            slots_busy: 2,
+            queued: 3,
+            prompt_tokens_per_s: Some(245.04),
+            reply_tokens_per_s: Some(43.97),
+            memory_bytes_resident: Some(700 << 20),
+            ..model("qwen2.5-0.5b", ModelState::Loaded)
+        };
+        let idle = ModelView {
+            pid: Some(99),
+            idle_s: Some(12.4),
+            unloads_in_s: Some(287.6),
+            ..model("tiny", ModelState::Loaded)
+        };
+        let down = ModelView {
+            reason: Some("it needs too much".to_owned()),
+            ..model("huge", ModelState::Down)
+        };
+        let text = table(&ModelsView {
+            memory_bytes_max: 1 << 30,
+            memory_bytes_used: 20 << 20,
+            models: vec![busy, idle, down],
+        });
+        let expected = "\
+MODEL         STATE   PID   SLOTS  QUEUED  PROMPT/S  REPLY/S  MEMORY   PREDICTED  IDLE  UNLOADS
+qwen2.5-0.5b  loaded  4321  2/8    3       245.0     44.0     700 MiB  10 MiB     -     never
+tiny          loaded  99    0/8    0       -         -        -        10 MiB     12s   288s
+huge          down    -     0/8    0       -         -        -        10 MiB     -     -
+20 MiB of 1024 MiB of memory is taken or promised
+huge: it needs too much
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_view_travels_as_it_is() {
+        let view = ModelsView {
+            models: vec![model("m", ModelState::Unloaded)],
+            ..ModelsView::default()
+        };
+        let json = serde_json::to_string(&view).unwrap();
+        assert!(json.contains(r#""state":"unloaded""#), "{json}");
+        assert_eq!(serde_json::from_str::<ModelsView>(&json).unwrap(), view);
+    }
+}
