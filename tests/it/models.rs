@@ -146,7 +146,7 @@ async fn a_model_that_answers_is_never_unloaded_and_others_wait_for_it() {
     let folder = models(&[("a", "stall_ms_max = 100000\n"), ("b", "")]);
     let need = need(&start(&folder, "").await).await;
     let budget = need * 3 / 2;
-    let config = format!("memory_bytes_max = {budget}\nload_wait_ms_max = 1000\n");
+    let config = format!("memory_bytes_max = {budget}\nload_wait_ms_max = 8000\n");
     let hedge = start(&folder, &config).await;
     let more = json!({"temperature": 2, "seed": 1, "max_tokens": 3000, "stream": true});
     let long = with(ask("a", "Tell me about everything, at length."), more);
