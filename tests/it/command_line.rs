@@ -50,7 +50,7 @@ fn check_and_doctor_look_at_the_models_for_embeddings_and_ranking() {
         #[cfg(feature = "llama")]
         (
             format!("[local]\nmodel = 'bundled'\n[rerank]\nmodel = '{ranks}'\nname = 'NAME'"),
-            "rerank.name: `NAME` is the name of the chat model",
+            "rerank.name: `NAME` is the name of a chat model",
         ),
     ] {
         let name = "hedge-tiny";

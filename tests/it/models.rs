@@ -26,10 +26,12 @@ fn models(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// A node whose default model is loaded on demand too.
+/// A node whose default model is loaded on demand too, and that computes every reply.
 async fn start(folder: &TempDir, local: &str) -> Hedge {
     let folder = folder.path();
-    let config = format!("[local]\nload = \"demand\"\nmodels_dir = {folder:?}\n{FIXED}{local}");
+    let config = format!(
+        "[cache]\nenabled = false\n[local]\nload = \"demand\"\nmodels_dir = {folder:?}\n{FIXED}{local}"
+    );
     Hedge::start(&config).await
 }
 
@@ -148,7 +150,9 @@ async fn a_model_that_answers_is_never_unloaded_and_others_wait_for_it() {
     let budget = need * 3 / 2;
     let config = format!("memory_bytes_max = {budget}\nload_wait_ms_max = 8000\n");
     let hedge = start(&folder, &config).await;
-    let more = json!({"temperature": 2, "seed": 1, "max_tokens": 3000, "stream": true});
+    // More than sockets hold for a reader who does not read, so that it never ends by itself.
+    let more = json!({"max_tokens": 3000, "ignore_eos": true, "stream": true, "n": 8,
+        "logprobs": true, "top_logprobs": 20});
     let long = with(ask("a", "Tell me about everything, at length."), more);
     // Unread, it goes on for as long as the test likes.
     let mut reply = hedge.open(&long).await;
