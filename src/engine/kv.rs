@@ -105,7 +105,9 @@ impl KvType {
     /// Bytes that so many numbers take.
     pub(crate) fn bytes(self, numbers: u64) -> u64 {
         let (count, bytes) = self.block();
-        numbers.div_ceil(u64::from(count)) * u64::from(bytes)
+        numbers
+            .div_ceil(u64::from(count))
+            .saturating_mul(u64::from(bytes))
     }
 }
 
