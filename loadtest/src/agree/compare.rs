@@ -24,7 +24,7 @@ pub struct Likeness {
     pub pass: String,
     pub answers: usize,
     pub equal: usize,
-    /// Answers that part where the likeliest two tokens were within [`TIE_LOGPROB`] of each other.
+    /// Answers that part where the likeliest two tokens were within 0.001 of each other.
     pub parted_at_ties: usize,
     /// The largest lead of a token over the next where an answer parted.
     pub parted_lead_max: Option<f64>,
