@@ -7,11 +7,12 @@ use axum::body::Body;
 use bytes::Bytes;
 use domain::{BadRequest, Fault, Principal};
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use pipeline::Refusal;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::chat::{BUSY_WAIT, check_media_type, early};
+use crate::chat::{BUSY_WAIT, X_HEDGE_REASON, X_HEDGE_ROUTE, check_media_type, early, header_text};
 use crate::line::Signs;
 use crate::server::Api;
 use crate::{auth, body};
@@ -34,6 +35,20 @@ impl Asked {
     where
         B: http_body::Body<Data = Bytes>,
     {
+        let (asked, _, ()) = Self::read_after(api, signs, request, |_| Ok(())).await?;
+        Ok(asked)
+    }
+
+    /// As [`Asked::read`], with the head, and what `check` makes of its fields before the body is read.
+    pub async fn read_after<B, T>(
+        api: &Arc<Api>,
+        signs: &Arc<Signs>,
+        request: Request<B>,
+        check: impl FnOnce(&HeaderMap) -> Result<T, Fault>,
+    ) -> Result<(Self, Parts, T), Refusal>
+    where
+        B: http_body::Body<Data = Bytes>,
+    {
         let (head, body) = request.into_parts();
         let principal = auth::principal(&api.pipeline, &head.headers).map_err(early)?;
         let seat = Arc::clone(&api.requests).try_acquire_owned().map_err(|_| {
@@ -42,13 +57,15 @@ impl Asked {
             })
         })?;
         check_media_type(&head.headers).map_err(early)?;
+        let checked = check(&head.headers).map_err(early)?;
         let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
         signs.set_unread(false);
-        Ok(Self {
+        let asked = Self {
             principal,
             bytes,
             seat,
-        })
+        };
+        Ok((asked, head, checked))
     }
 }
 
@@ -67,5 +84,14 @@ pub(crate) fn json(bytes: Vec<u8>) -> Response<Body> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// As [`json`], with where it comes from and why.
+pub(crate) fn routed_json(bytes: Vec<u8>, route: &str, reason: &str) -> Response<Body> {
+    let mut response = json(bytes);
+    let headers = response.headers_mut();
+    headers.insert(X_HEDGE_ROUTE, header_text(route));
+    headers.insert(X_HEDGE_REASON, header_text(reason));
     response
 }

@@ -16,11 +16,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 use wire::openai::{Framing, decode_request, encode_reply};
 
+use crate::asked::Asked;
 use crate::error::refusal;
 use crate::line::Signs;
 use crate::server::Api;
 use crate::sse::SseBody;
-use crate::{auth, body};
 
 pub(crate) const X_HEDGE_ROUTE: HeaderName = HeaderName::from_static("x-hedge-route");
 pub(crate) const X_HEDGE_REASON: HeaderName = HeaderName::from_static("x-hedge-reason");
@@ -73,17 +73,12 @@ async fn attempt<B>(
 where
     B: http_body::Body<Data = Bytes>,
 {
-    let (head, body) = request.into_parts();
-    let principal = auth::principal(&api.pipeline, &head.headers).map_err(early)?;
-    let seat = Arc::clone(&api.requests).try_acquire_owned().map_err(|_| {
-        early(Fault::Overloaded {
-            retry_after: BUSY_WAIT,
-        })
-    })?;
-    check_media_type(&head.headers).map_err(early)?;
-    let priority = priority(&head.headers).map_err(early)?;
-    let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
-    signs.set_unread(false);
+    let (asked, head, priority) = Asked::read_after(api, signs, request, priority).await?;
+    let Asked {
+        principal,
+        bytes,
+        seat,
+    } = asked;
     let body_bytes = bytes.len();
     let request = decode(bytes).await.map_err(early)?;
     let mut framing = framing(&request);

@@ -9,8 +9,8 @@ use http::{Request, Response};
 use pipeline::Refusal;
 use wire::openai::{decode_embed_request, encode_embeddings};
 
-use crate::asked::{Asked, aside, json};
-use crate::chat::{X_HEDGE_REASON, X_HEDGE_ROUTE, header_text, refused};
+use crate::asked::{Asked, aside, routed_json};
+use crate::chat::refused;
 use crate::line::Signs;
 use crate::server::Api;
 
@@ -55,9 +55,5 @@ where
             format,
         ))
     });
-    let mut response = json(work.await?);
-    let headers = response.headers_mut();
-    headers.insert(X_HEDGE_ROUTE, header_text(&route));
-    headers.insert(X_HEDGE_REASON, header_text(reason));
-    Ok(response)
+    Ok(routed_json(work.await?, &route, reason))
 }

@@ -9,8 +9,8 @@ use http::{Request, Response};
 use pipeline::Refusal;
 use wire::openai::{Ranked, decode_rerank, encode_ranking};
 
-use crate::asked::{Asked, aside, json};
-use crate::chat::{X_HEDGE_REASON, X_HEDGE_ROUTE, header_text, refused};
+use crate::asked::{Asked, aside, routed_json};
+use crate::chat::refused;
 use crate::line::Signs;
 use crate::server::Api;
 
@@ -56,9 +56,6 @@ where
         })
         .collect();
     let (model, tokens) = (ranking.model, ranking.prompt_tokens);
-    let mut response = json(aside(move || Ok(encode_ranking(&model, &ranked, tokens))).await?);
-    let headers = response.headers_mut();
-    headers.insert(X_HEDGE_ROUTE, header_text(&route));
-    headers.insert(X_HEDGE_REASON, header_text(reason));
-    Ok(response)
+    let bytes = aside(move || Ok(encode_ranking(&model, &ranked, tokens))).await?;
+    Ok(routed_json(bytes, &route, reason))
 }

@@ -89,7 +89,6 @@ pub(crate) trait TextReader: Send + Sync {
 
 /// An embedding model on this machine. Dropping it stops its thread.
 pub struct LocalEmbedder {
-    card: EmbedderCard,
     reader: Arc<dyn TextReader>,
     encoding: Encoding,
 }
@@ -97,7 +96,7 @@ pub struct LocalEmbedder {
 impl fmt::Debug for LocalEmbedder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalEmbedder")
-            .field("card", &self.card)
+            .field("card", self.encoding.card())
             .finish_non_exhaustive()
     }
 }
@@ -116,18 +115,9 @@ impl LocalEmbedder {
         + Send
         + 'static,
     ) -> Result<(Self, EmbeddingDriver), LoadError> {
-        let (encoding, driver) = Encoding::start(queue_tokens_max, with_encoder)?;
-        let card = EmbedderCard {
-            name,
-            dimensions: encoding.dimensions(),
-            input_tokens_max,
-        };
-        let embedder = Self {
-            card,
-            reader,
-            encoding,
-        };
-        Ok((embedder, driver))
+        let (encoding, driver) =
+            Encoding::start(name, input_tokens_max, queue_tokens_max, with_encoder)?;
+        Ok((Self { reader, encoding }, driver))
     }
 
     /// Stops the thread. What waits ends with an error.
@@ -143,7 +133,7 @@ impl LocalEmbedder {
 #[async_trait]
 impl Embedder for LocalEmbedder {
     fn card(&self) -> &EmbedderCard {
-        &self.card
+        self.encoding.card()
     }
 
     fn health(&self) -> Health {
@@ -152,7 +142,10 @@ impl Embedder for LocalEmbedder {
 
     /// Must be called within a Tokio runtime: texts are tokenized on its blocking pool.
     async fn embed(&self, inputs: Vec<EmbedInput>) -> Result<Embeddings, BackendError> {
-        let (reader, limit) = (Arc::clone(&self.reader), self.card.input_tokens_max);
+        let (reader, limit) = (
+            Arc::clone(&self.reader),
+            self.encoding.card().input_tokens_max,
+        );
         let read = move || {
             inputs
                 .into_iter()

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use domain::{BackendError, Health, HealthState};
+use domain::{BackendError, EmbedderCard, Health, HealthState};
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
@@ -128,16 +128,18 @@ struct Packed {
 
 /// A thread, and the texts that wait for it. Dropping it stops the thread.
 pub(crate) struct Encoding {
+    card: EmbedderCard,
     desk: Arc<Desk>,
     preparing: Turns,
     queue_tokens_max: usize,
-    dimensions: u32,
 }
 
 impl Encoding {
     /// Starts a thread on which `with_encoder` makes an encoder and hands it to what it is given.
     /// Waits until it has.
     pub(crate) fn start(
+        name: String,
+        input_tokens_max: u32,
         queue_tokens_max: usize,
         with_encoder: impl FnOnce(
             Arc<Interrupt>,
@@ -168,17 +170,20 @@ impl Encoding {
             .map_err(LoadError::Thread)?;
         let dimensions = is_built.recv().map_err(|_| LoadError::Panicked)??;
         let encoding = Self {
+            card: EmbedderCard {
+                name,
+                dimensions,
+                input_tokens_max,
+            },
             desk,
             preparing: Turns::new(PREPARING_MAX, PREPARING_WAITS_MAX),
             queue_tokens_max,
-            dimensions,
         };
         Ok((encoding, EmbeddingDriver { thread, ended }))
     }
 
-    /// Components of a vector.
-    pub(crate) fn dimensions(&self) -> u32 {
-        self.dimensions
+    pub(crate) fn card(&self) -> &EmbedderCard {
+        &self.card
     }
 
     #[cfg(test)]

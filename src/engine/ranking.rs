@@ -31,7 +31,6 @@ pub(crate) type DocumentReader<'q> = Box<dyn Fn(&str) -> Vec<Token> + Send + Syn
 
 /// A model on this machine that ranks. Dropping it stops its thread.
 pub struct LocalReranker {
-    card: EmbedderCard,
     reader: Arc<dyn PairReader>,
     encoding: Encoding,
 }
@@ -39,7 +38,7 @@ pub struct LocalReranker {
 impl fmt::Debug for LocalReranker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalReranker")
-            .field("card", &self.card)
+            .field("card", self.encoding.card())
             .finish_non_exhaustive()
     }
 }
@@ -58,18 +57,9 @@ impl LocalReranker {
         + Send
         + 'static,
     ) -> Result<(Self, EmbeddingDriver), LoadError> {
-        let (encoding, driver) = Encoding::start(queue_tokens_max, with_encoder)?;
-        let card = EmbedderCard {
-            name,
-            dimensions: encoding.dimensions(),
-            input_tokens_max,
-        };
-        let reranker = Self {
-            card,
-            reader,
-            encoding,
-        };
-        Ok((reranker, driver))
+        let (encoding, driver) =
+            Encoding::start(name, input_tokens_max, queue_tokens_max, with_encoder)?;
+        Ok((Self { reader, encoding }, driver))
     }
 
     /// Stops the thread. What waits ends with an error.
@@ -85,7 +75,7 @@ impl LocalReranker {
 #[async_trait]
 impl Reranker for LocalReranker {
     fn card(&self) -> &EmbedderCard {
-        &self.card
+        self.encoding.card()
     }
 
     fn health(&self) -> Health {
@@ -94,7 +84,10 @@ impl Reranker for LocalReranker {
 
     /// Must be called within a Tokio runtime: texts are tokenized on its blocking pool.
     async fn rank(&self, query: String, documents: Vec<String>) -> Result<Scores, BackendError> {
-        let (reader, limit) = (Arc::clone(&self.reader), self.card.input_tokens_max);
+        let (reader, limit) = (
+            Arc::clone(&self.reader),
+            self.encoding.card().input_tokens_max,
+        );
         let read = move || {
             let reader = reader.as_ref();
             let least = query.len() / reader.piece_bytes_max().max(1) as usize;

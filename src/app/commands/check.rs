@@ -7,7 +7,7 @@ use anyhow::Context;
 use crate::assembly::Assembly;
 use crate::cli::{ConfigArgs, ConfigCommand};
 use crate::config::{self, ConfigFault, Loaded, RawConfig};
-use crate::local::{self, LocalFault, Located};
+use crate::local::{self, Located};
 use crate::{client, embedder, terminal};
 
 /// Says everything that is wrong, without listening, loading or asking anybody.
@@ -32,10 +32,7 @@ pub fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         };
         let names = located.as_ref().map(Located::names).unwrap_or_default();
         let encoders = embedder::look(config, &names).into_iter();
-        faults.extend(encoders.filter_map(Result::err).map(|fault| ConfigFault {
-            path: String::new(),
-            message: super::chain(&fault.into()),
-        }));
+        faults.extend(encoders.filter_map(Result::err).map(named));
         // A budget of the operator's own is a promise; what is free now is not what will be then.
         if let Some(Err(fault)) = located.as_ref().map(Located::check_room) {
             let has_budget = config
@@ -92,7 +89,7 @@ pub fn config(what: &ConfigCommand) -> anyhow::Result<ExitCode> {
 }
 
 /// Of a model; its words name the file.
-fn named(fault: LocalFault) -> ConfigFault {
+fn named(fault: impl Into<anyhow::Error>) -> ConfigFault {
     ConfigFault {
         path: String::new(),
         message: super::chain(&fault.into()),
