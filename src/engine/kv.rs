@@ -37,7 +37,7 @@ pub enum KvType {
 /// Whether attention is computed by llama.cpp's flash attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FlashAttention {
-    /// Where it is the faster one here, or the only one.
+    /// llama.cpp's choice: on, but for a model that it does not fit.
     #[default]
     Auto,
     On,
@@ -160,16 +160,6 @@ impl KvConfig {
         }
         Ok(())
     }
-
-    /// What is asked of attention, where `may_flash` says whether flash attention is the faster.
-    pub(crate) fn attention(&self, may_flash: bool) -> FlashAttention {
-        match self.flash_attention {
-            FlashAttention::Auto if !may_flash && !self.type_v.is_quantised() => {
-                FlashAttention::Off
-            }
-            asked => asked,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -199,23 +189,6 @@ mod tests {
         );
         let fault = kv(KvType::F16, KvType::Iq4Nl).check_heads(&[80], &[48]);
         assert!(fault.unwrap_err().to_string().contains("kv_type_v"));
-    }
-
-    #[test]
-    fn packed_values_are_read_by_flash_attention_alone() {
-        let mut kv = KvConfig {
-            type_k: KvType::Q8_0,
-            ..KvConfig::default()
-        };
-        assert_eq!(kv.attention(false), FlashAttention::Off);
-        assert_eq!(kv.attention(true), FlashAttention::Auto);
-        kv.type_v = KvType::Q8_0;
-        assert_eq!(kv.attention(false), FlashAttention::Auto);
-        kv.flash_attention = FlashAttention::On;
-        assert_eq!(kv.attention(false), FlashAttention::On);
-        assert_eq!(kv.check(), Ok(()));
-        kv.flash_attention = FlashAttention::Off;
-        assert_eq!(kv.check(), Err(KvFault::ValuesNeedFlash(KvType::Q8_0)));
     }
 
     #[test]

@@ -15,9 +15,11 @@ pub(crate) const UBATCH_TOKENS_CPU: u32 = 128;
 pub(crate) const UBATCH_TOKENS_GPU: u32 = 512;
 /// What may be kept in memory of prompts' states: one part in so many of what is free.
 const PREFIX_MEMORY_SHARE: u64 = 16;
-/// A cache of split cells is small enough up to this,
+/// Up to this many bytes of weights each sequence may have cells of its own,
+const SPLIT_WEIGHT_BYTES_MAX: u64 = 32 << 20;
+/// if those take no more than so many bytes,
 const SPLIT_BYTES_MIN: u64 = 192 << 20;
-/// and up to this part of the memory that is free.
+/// or no more than this part of the memory that is free.
 const SPLIT_SHARE: u64 = 8;
 /// llama.cpp allots cells in multiples of this.
 const CELLS_STEP: u32 = 256;
@@ -82,11 +84,12 @@ pub(crate) struct CellPlan {
     pub tokens: u32,
 }
 
-/// Split cells are faster on a CPU, where attention over the cells of others costs as much as over
-/// one's own, and take a whole context of memory each; so they are for models and contexts whose
-/// cache is small beside the machine.
+/// Where each sequence has cells of its own, no step looks at those of others, but llama.cpp computes
+/// a step of replies and a prompt in two passes over the weights. So they are for models with few
+/// weights, on a CPU; and they take a whole context of memory each.
 pub(crate) fn cell_plan(
     config: &EngineConfig,
+    weight_bytes: u64,
     context_tokens: u32,
     cell_bytes: u64,
     free_bytes: Option<u64>,
@@ -100,22 +103,15 @@ pub(crate) fn cell_plan(
         Some(max) => split <= max,
         None => bytes <= SPLIT_BYTES_MIN.max(free_bytes.unwrap_or(0) / SPLIT_SHARE),
     };
+    let is_light = weight_bytes <= SPLIT_WEIGHT_BYTES_MAX;
     let is_split = match config.kv.unified {
         Some(is_unified) => !is_unified,
-        None => is_small && !is_on_gpu(config),
+        None => is_light && is_small && !is_on_gpu(config),
     };
     CellPlan {
         is_split,
         tokens: if is_split { split } else { unified },
     }
-}
-
-/// On a CPU, llama.cpp's flash attention computes row by row and cell by cell up to 64 rows, which
-/// all steps of replies have: a 0.5B model at a depth of 512 (2,048) decodes 24.7 (15.5) t/s with it
-/// and 32.7 (28.0) without, and reads slices of 32 tokens at 74 and 153 t/s. Over long batches both
-/// are alike. But it alone passes over the cells of other sequences.
-pub(crate) fn may_flash(is_split: bool, on_gpu: bool) -> bool {
-    on_gpu || !is_split
 }
 
 /// The cells of a sequence that has its own; so counted, none are idle.
@@ -144,7 +140,7 @@ impl EngineConfig {
         let half = shape.token_numbers.div_ceil(2);
         let keys = self.kv.type_k.bytes(half);
         let cell_bytes = keys.saturating_add(self.kv.type_v.bytes(half));
-        let cells = cell_plan(self, context, cell_bytes, free_bytes);
+        let cells = cell_plan(self, shape.weight_bytes, context, cell_bytes, free_bytes);
         let sequences = u64::from(self.sequences());
         let states = shape
             .state_numbers
@@ -184,10 +180,7 @@ impl EngineConfig {
         let piece = u64::from(piece.min(self.batch_tokens_max));
         let masked = u64::from(cells.tokens);
         // Flash attention keeps no scores.
-        let scored = match self
-            .kv
-            .attention(may_flash(cells.is_split, is_on_gpu(self)))
-        {
+        let scored = match self.kv.flash_attention {
             FlashAttention::Off if cells.is_split => u64::from(context_tokens),
             FlashAttention::Off => masked,
             FlashAttention::On | FlashAttention::Auto => 0,
@@ -234,14 +227,20 @@ mod tests {
     #[test]
     fn a_cache_is_counted_as_it_is_laid_out() {
         let config = EngineConfig::new("m.gguf", "m");
+        let light = ModelShape {
+            weight_bytes: 20 << 20,
+            ..half_billion()
+        };
         // 8,192 cells for each of ten sequences, at 12 KiB.
-        let roomy = config.memory_need(&half_billion(), Some(64 * GIB));
+        let roomy = config.memory_need(&light, Some(64 * GIB));
         assert_eq!(roomy.cache, 10 * 8_192 * 12 * 1024);
-        // Little memory: one pool of 16,384, and attention keeps no scores.
-        let tight = config.memory_need(&half_billion(), Some(2 * GIB));
+        // Little memory: one pool of 16,384. The same where weights are read for long.
+        let tight = config.memory_need(&light, Some(2 * GIB));
         assert_eq!(tight.cache, 16_384 * 12 * 1024);
         assert!(tight.compute < roomy.compute);
         assert_eq!(tight.prefixes, 2 * GIB / 16);
+        let heavy = config.memory_need(&half_billion(), Some(64 * GIB));
+        assert_eq!(heavy.cache, tight.cache);
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! What a reader notices is time, not tokens: a slice is what this machine computes of a prompt
 //! within [`Pacing::delay`], by the rates measured so far. Until something was measured it is
 //! [`Pacing::UNMEASURED_TOKENS`].
+//!
+//! Every step reads all weights once, whatever else it computes, so small slices cost throughput.
+//! Where several prompts wait, more readers wait for them than for the next token: each further one
+//! adds twice the delay.
 
 use std::time::Duration;
 
@@ -20,6 +24,8 @@ pub(crate) struct Pacing {
 impl Pacing {
     /// A slice while the machine's speed is unknown.
     const UNMEASURED_TOKENS: u32 = 128;
+    /// However many prompts wait: readers notice more than that.
+    const DELAY_MOST: Duration = Duration::from_secs(2);
     /// However slow the machine: smaller slices cost more than they give.
     pub(crate) const TOKENS_MIN: u32 = 16;
     /// Fewer prompt tokens say little about their rate.
@@ -70,6 +76,15 @@ impl Pacing {
         self.tokens_within(self.delay)
     }
 
+    /// The same while so many prompts wait for their turn.
+    pub(crate) fn slice_of(&self, waiting: usize) -> u32 {
+        let further = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_sub(1);
+        let delay = self
+            .delay
+            .saturating_mul(further.saturating_mul(2).saturating_add(1));
+        self.tokens_within(delay.min(Self::DELAY_MOST.max(self.delay)))
+    }
+
     /// Seconds of a step that computes no prompt; `None` before any was measured.
     pub(crate) fn step_s(&self) -> Option<f64> {
         self.step_s
@@ -110,6 +125,18 @@ mod tests {
         // A slow machine, for long enough: still not less than the least.
         (0..60).for_each(|_| pacing.learn(16, 0, 4_000 * MS));
         assert_eq!(pacing.slice(), Pacing::TOKENS_MIN);
+    }
+
+    #[test]
+    fn a_slice_grows_with_the_prompts_that_wait_up_to_two_seconds() {
+        let mut pacing = Pacing::new(150 * MS);
+        pacing.learn(512, 0, 500 * MS);
+        let slices = [0, 1, 2, 6, 7, 8, 64].map(|waiting| pacing.slice_of(waiting));
+        assert_eq!(slices, [153, 153, 460, 1_689, 1_996, 2_048, 2_048]);
+        // Who wants longer slices has them.
+        let mut patient = Pacing::new(3_000 * MS);
+        patient.learn(512, 0, 500 * MS);
+        assert_eq!(patient.slice_of(3), 3_072);
     }
 
     #[test]

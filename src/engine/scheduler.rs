@@ -328,7 +328,7 @@ impl<D: Decoder> Scheduler<D> {
             self.take(slot, 1);
         }
         self.add_drafts(&reading);
-        let mut budget = self.prompt_budget();
+        let mut budget = self.prompt_budget(reading.len());
         let mut is_first = true;
         let reading = self.shortest_first(reading);
         for slot in self.firsts_first(reading) {

@@ -206,10 +206,10 @@ pub struct RawLocal {
     pub kv_type_k: KvType,
     /// The same for their values. Packed ones need flash attention.
     pub kv_type_v: KvType,
-    /// llama.cpp's flash attention. `auto`: where it is the faster one or the only one.
+    /// llama.cpp's flash attention. `auto`: wherever the model allows it.
     pub flash_attention: FlashAttention,
     /// Whether all replies share one pool of that memory. `false`: each has a whole context of its
-    /// own, which is faster on a CPU. `auto`: so where that is small beside the free memory.
+    /// own. `auto`: so for small models on a CPU, which are faster with it.
     pub kv_unified: KvUnified,
     /// Sampling temperature where the request names none. Left out: 0 for the model inside this
     /// binary, 0.7 for others.

@@ -4,6 +4,7 @@
 
 mod decoder;
 mod embedder;
+mod filling;
 mod fingerprint;
 mod open;
 #[expect(

@@ -23,8 +23,7 @@ use crate::llama::raw::{self, CellLayout, Context, Sizes};
 use crate::llama::vocabulary::LlamaVocabulary;
 use crate::load::LoadError;
 use crate::memory::{
-    UBATCH_TOKENS_CPU, UBATCH_TOKENS_GPU, cell_plan, cells_of_one, is_on_gpu, may_flash,
-    prefix_bytes_default,
+    UBATCH_TOKENS_CPU, UBATCH_TOKENS_GPU, cell_plan, cells_of_one, is_on_gpu, prefix_bytes_default,
 };
 
 /// A model smaller than this gains nothing from a second thread: one step is shorter than the
@@ -189,7 +188,7 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Result<Sizes, KvFault> {
     let cell_bytes = heads.cell_bytes(model, config.kv);
     let free_bytes = free_bytes();
     check_own_cells(config, cell_bytes, context_tokens, free_bytes)?;
-    let plan = cell_plan(config, context_tokens, cell_bytes, free_bytes);
+    let plan = cell_plan(config, model.size(), context_tokens, cell_bytes, free_bytes);
     let cells = if plan.is_split {
         CellLayout::Split
     } else {
@@ -198,6 +197,7 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Result<Sizes, KvFault> {
     let kv_tokens = plan.tokens;
     Ok(Sizes {
         cells,
+        may_fill: !on_gpu,
         type_k: config.kv.type_k,
         type_v: config.kv.type_v,
         ubatch_tokens: if on_gpu {
@@ -211,7 +211,7 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Result<Sizes, KvFault> {
             batch_tokens: config.batch_tokens_max.min(kv_tokens),
             context_tokens,
         },
-        flash: config.kv.attention(may_flash(plan.is_split, on_gpu)),
+        flash: config.kv.flash_attention,
         threads: Threads {
             count: config
                 .threads

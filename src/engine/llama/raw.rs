@@ -19,6 +19,7 @@ use tracing::{debug, error, trace, warn};
 
 use crate::decoder::{Decoded, Entry, Interrupt, Shape, Threads, Token};
 use crate::kv::{FlashAttention, KvType};
+use crate::llama::filling::{Filling, columns};
 
 /// A context and its batch. Belongs to the thread that made it: OpenMP keeps its pool there.
 pub(super) struct Context {
@@ -29,12 +30,26 @@ pub(super) struct Context {
     cells: CellLayout,
     /// The place in the last batch's entries of each entry as it was computed.
     order: Vec<usize>,
+    /// How steps are filled up; `None` where that gains nothing.
+    filler: Option<Filler>,
     vocabulary: usize,
     /// The abort callback holds a pointer into this.
     interrupt: Arc<Interrupt>,
     /// The context points into the model, so the model must outlive it.
     model: Arc<LlamaModel>,
 }
+
+/// The sequence that fills steps up, behind all others. It holds nothing between two of them.
+#[derive(Clone, Copy, Debug)]
+struct Filler {
+    sequence: u32,
+    columns: usize,
+    /// Steps of more entries are not filled: they are cut.
+    entries_max: usize,
+}
+
+/// Cells for it. llama.cpp allots no fewer.
+const FILLER_CELLS: u32 = 256;
 
 /// Sizes of a context.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +65,8 @@ pub(super) struct Sizes {
     pub type_v: KvType,
     /// How the cells of the cache are divided.
     pub cells: CellLayout,
+    /// Whether steps may be filled up to what is multiplied at once, where all share one pool.
+    pub may_fill: bool,
 }
 
 /// Whose a cell of the cache may be.
@@ -74,16 +91,29 @@ impl Context {
     ) -> Option<Self> {
         let shape = sizes.shape;
         let vocabulary = usize::try_from(model.n_vocab()).ok()?;
+        let columns = columns(&system_info());
+        let ubatch_tokens = sizes.ubatch_tokens.min(shape.batch_tokens);
+        let fills = sizes.may_fill
+            && columns > 1
+            && sizes.cells == CellLayout::Unified
+            && !model.is_recurrent()
+            && !model.is_hybrid();
+        let filler = fills.then_some(Filler {
+            sequence: shape.sequences,
+            columns,
+            entries_max: ubatch_tokens as usize,
+        });
+        let filled = if fills { Filling::MAX } else { 0 };
         let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: returns a plain struct by value and reads nothing (llama.h:480).
         let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = shape.kv_tokens;
+        params.n_ctx = shape.kv_tokens + if fills { FILLER_CELLS } else { 0 };
         params.n_batch = shape.batch_tokens;
-        params.n_ubatch = sizes.ubatch_tokens.min(shape.batch_tokens);
-        params.n_seq_max = shape.sequences;
+        params.n_ubatch = ubatch_tokens;
+        params.n_seq_max = shape.sequences + u32::from(fills);
         // A row of logits for each sequence and a few for drafts. The default, one per token of the
         // batch, would reserve 300 MB for a large vocabulary.
-        params.n_outputs_max = shape.rows_max();
+        params.n_outputs_max = shape.rows_max() + filled;
         params.n_threads = i32::try_from(sizes.threads.count).unwrap_or(1);
         params.n_threads_batch = params.n_threads;
         params.kv_unified = sizes.cells == CellLayout::Unified;
@@ -109,6 +139,7 @@ impl Context {
             threads: sizes.threads,
             cells: sizes.cells,
             order: Vec::new(),
+            filler,
             vocabulary,
             interrupt,
             model,
@@ -151,9 +182,15 @@ impl Context {
             error!(entries = entries.len(), "batch is not sound");
             return Decoded::Failed;
         }
+        let filled = self.fill_up();
         // SAFETY: the context is live, the batch's arrays hold `n_tokens` written entries, and
         // sizes and ids are within the context's, as just checked (llama.h:1003).
         let code = unsafe { sys::llama_decode(self.context.as_ptr(), self.batch.raw) };
+        if let Some(sequence) = filled {
+            // SAFETY: the memory belongs to the live context, which has this sequence; all of it
+            // goes (llama.h:757-765).
+            unsafe { sys::llama_memory_seq_rm(self.memory(), sequence, -1, -1) };
+        }
         match code {
             0 => Decoded::Done,
             1 => Decoded::NoRoom,
@@ -163,6 +200,23 @@ impl Context {
                 Decoded::Failed
             }
         }
+    }
+
+    /// Fills the batch up where that makes it quicker. Says which sequence then holds something.
+    fn fill_up(&mut self) -> Option<i32> {
+        let filler = self.filler?;
+        let (entries, rows) = self.batch.counts();
+        let filling = Filling::of(filler.columns, entries, rows, filler.entries_max);
+        self.batch.want_rows(filling.more_rows);
+        for (position, place) in (0..).zip(0..filling.entries) {
+            self.batch.push(&Entry {
+                token: 0,
+                position,
+                sequence: filler.sequence,
+                wants_logits: place < filling.rows,
+            });
+        }
+        (filling.entries > 0).then(|| filler.sequence.cast_signed())
     }
 
     /// What llama.cpp asserts, or reads without a check.
@@ -551,28 +605,59 @@ impl Batch {
 
     /// False when the entries do not fit.
     fn fill<'e>(&mut self, entries: impl ExactSizeIterator<Item = &'e Entry>) -> bool {
-        let Ok(count) = i32::try_from(entries.len()) else {
-            return false;
-        };
         if entries.len() > self.room || self.raw.token.is_null() {
             return false;
         }
-        for (index, entry) in entries.enumerate() {
-            // SAFETY: `index` is below `room`, for which `llama_batch_init` allocated each array,
-            // and each `seq_id` row has the one place that is written (llama.h:261-270, 968-976).
-            unsafe {
-                self.raw.token.add(index).write(entry.token);
-                self.raw.pos.add(index).write(entry.position.cast_signed());
-                self.raw.n_seq_id.add(index).write(1);
-                (*self.raw.seq_id.add(index)).write(entry.sequence.cast_signed());
-                self.raw
-                    .logits
-                    .add(index)
-                    .write(i8::from(entry.wants_logits));
-            }
-        }
-        self.raw.n_tokens = count;
+        self.raw.n_tokens = 0;
+        entries.for_each(|entry| self.push(entry));
         true
+    }
+
+    /// Adds one entry, where there is room.
+    fn push(&mut self, entry: &Entry) {
+        let index = self.count();
+        if index >= self.room || self.raw.token.is_null() {
+            return;
+        }
+        // SAFETY: `index` is below `room`, for which `llama_batch_init` allocated each array, and
+        // each `seq_id` row has the one place that is written (llama.h:261-270, 968-976).
+        unsafe {
+            self.raw.token.add(index).write(entry.token);
+            self.raw.pos.add(index).write(entry.position.cast_signed());
+            self.raw.n_seq_id.add(index).write(1);
+            (*self.raw.seq_id.add(index)).write(entry.sequence.cast_signed());
+            self.raw
+                .logits
+                .add(index)
+                .write(i8::from(entry.wants_logits));
+        }
+        self.raw.n_tokens += 1;
+    }
+
+    fn count(&self) -> usize {
+        usize::try_from(self.raw.n_tokens).unwrap_or(0)
+    }
+
+    /// Entries, and those of them that have logits.
+    fn counts(&mut self) -> (usize, usize) {
+        let rows = self.rows().iter().filter(|row| **row != 0).count();
+        (self.count(), rows)
+    }
+
+    /// Lets `count` further entries have logits.
+    fn want_rows(&mut self, count: usize) {
+        let without = self.rows().iter_mut().filter(|row| **row == 0);
+        without.take(count).for_each(|row| *row = 1);
+    }
+
+    /// Of each entry, whether it has logits.
+    fn rows(&mut self) -> &mut [i8] {
+        if self.raw.logits.is_null() {
+            return &mut [];
+        }
+        // SAFETY: the first `n_tokens` of the array's `room` flags were written by `push`, and the
+        // borrow of `self` keeps others off (llama.h:261-270).
+        unsafe { std::slice::from_raw_parts_mut(self.raw.logits, self.count()) }
     }
 }
 

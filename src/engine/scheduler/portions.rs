@@ -1,8 +1,9 @@
 //! How much of the prompts one step computes, and whose comes first.
 //!
-//! While somebody is being answered a step computes one slice. While nobody is, it computes a whole
-//! batch, or where several teams ask, what takes a quarter of a second: so long does the first
-//! request of a team wait for the step under way. Its own prompt, if two slices hold all of it that
+//! While somebody is being answered a step computes one slice, which is longer where several prompts
+//! of the only team wait. While nobody is, it computes a whole batch, or where several teams ask,
+//! what takes a quarter of a second: so long does the first request of a team wait for the step
+//! under way. Its own prompt, if two slices hold all of it that
 //! is not in the cache, comes before all others and at one go.
 
 use std::time::Duration;
@@ -21,12 +22,17 @@ const FIRSTS_IN_A_ROW_MAX: u32 = 4;
 
 impl<D: Decoder> Scheduler<D> {
     /// Prompt tokens for a step that is otherwise filled.
-    pub(super) fn prompt_budget(&self) -> u32 {
+    /// `reading`: how many prompts wait for some of it.
+    pub(super) fn prompt_budget(&self, reading: usize) -> u32 {
         let left = self.shape.batch_tokens.saturating_sub(self.batched());
+        let has_rivals = self.shared.has_rivals();
         if !self.batch.is_empty() {
-            return left.min(self.slice());
+            return left.min(match self.rules.busy_prompt {
+                BusyPrompt::Within(_) if !has_rivals => self.pacing.slice_of(reading),
+                _ => self.slice(),
+            });
         }
-        if !self.shared.has_rivals() {
+        if !has_rivals {
             return left;
         }
         left.min(match self.rules.busy_prompt {

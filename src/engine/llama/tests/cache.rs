@@ -33,6 +33,7 @@ fn sizes(kv: KvConfig, cells: CellLayout) -> Sizes {
         type_k: kv.type_k,
         type_v: kv.type_v,
         cells,
+        may_fill: true,
     }
 }
 
@@ -265,5 +266,47 @@ async fn a_reply_goes_on_beyond_its_context_where_it_may() {
         assert!(matches!(refused, Err(BackendError::ContextExceeded { .. })));
         engine.stop();
         driver.run().await.unwrap();
+    }
+}
+
+/// Three replies are filled up to four rows, on a machine that multiplies more than one at once, and
+/// nothing of that is left: neither in their numbers nor in the cells, of which all may be used.
+#[test]
+fn steps_that_are_filled_up_give_the_same_numbers() {
+    let Some(path) = model_path() else {
+        return;
+    };
+    let model = crate::llama::open::tests_model(&path);
+    let entry = |sequence, position: u32, wants_logits| Entry {
+        token: i32::try_from(5 + (position + sequence) * 7 % 500).unwrap(),
+        position,
+        sequence,
+        wants_logits,
+    };
+    let numbers = |may_fill| {
+        let sizes = Sizes {
+            may_fill,
+            ..sizes(KvConfig::default(), CellLayout::Unified)
+        };
+        let mut context = Context::new(Arc::clone(&model), sizes, Arc::default()).unwrap();
+        let mut rows = Vec::new();
+        for position in 0..256 {
+            let batch: Vec<Entry> = (0..3)
+                .map(|sequence| entry(sequence, position, true))
+                .collect();
+            assert_eq!(context.decode(&batch), Decoded::Done, "{position}");
+            if position % 50 == 49 {
+                rows.extend((0..3).map(|row| context.logits(row).unwrap().to_vec()));
+            }
+        }
+        assert_eq!([0, 1, 2].map(|sequence| context.held(sequence)), [256; 3]);
+        rows
+    };
+    for (filled, bare) in numbers(true).iter().zip(numbers(false)) {
+        let largest = bare.iter().fold(0.0, |a: f32, b| a.max(b.abs()));
+        let apart = filled.iter().zip(&bare).map(|(a, b)| (a - b).abs());
+        let apart = apart.fold(0.0, f32::max);
+        // Quantised weights: the last bits of what they are multiplied with are rounded otherwise.
+        assert!(apart < largest / 20.0, "{apart} of {largest}");
     }
 }
