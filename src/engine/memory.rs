@@ -21,7 +21,7 @@ const SPLIT_WEIGHT_BYTES_MAX: u64 = 32 << 20;
 const SPLIT_BYTES_MIN: u64 = 192 << 20;
 /// or no more than this part of the memory that is free.
 const SPLIT_SHARE: u64 = 8;
-/// llama.cpp allots cells in multiples of this.
+/// llama.cpp allots cells in multiples of this, and so many more are for filling steps up.
 const CELLS_STEP: u32 = 256;
 /// Of each number computed with, and in the state of a recurrent layer.
 const NUMBER_BYTES: u64 = 4;
@@ -146,7 +146,9 @@ impl EngineConfig {
             .state_numbers
             .saturating_mul(shape.layers)
             .saturating_mul(NUMBER_BYTES);
+        let filled = if cells.is_split { 0 } else { CELLS_STEP };
         let cache = u64::from(cells.tokens)
+            .saturating_add(u64::from(filled))
             .saturating_mul(cell_bytes)
             .saturating_add(states.saturating_mul(sequences));
         // A saved state is at most a whole context.
@@ -236,7 +238,7 @@ mod tests {
         assert_eq!(roomy.cache, 10 * 8_192 * 12 * 1024);
         // Little memory: one pool of 16,384. The same where weights are read for long.
         let tight = config.memory_need(&light, Some(2 * GIB));
-        assert_eq!(tight.cache, 16_384 * 12 * 1024);
+        assert_eq!(tight.cache, (16_384 + 256) * 12 * 1024);
         assert!(tight.compute < roomy.compute);
         assert_eq!(tight.prefixes, 2 * GIB / 16);
         let heavy = config.memory_need(&half_billion(), Some(64 * GIB));
@@ -250,7 +252,7 @@ mod tests {
         config.context_tokens_max = Some(4_096);
         config.prefix_bytes_max = Some(0);
         let need = config.memory_need(&half_billion(), Some(64 * GIB));
-        assert_eq!(need.cache, 4_096 * 12 * 1024);
+        assert_eq!(need.cache, (4_096 + 256) * 12 * 1024);
         assert_eq!(need.prefixes, 0);
         assert_eq!(
             need.total(),
