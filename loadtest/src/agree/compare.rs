@@ -118,7 +118,9 @@ impl Likeness {
             }
         }
         self.tokens += common;
-        if expected.0 == said.0 {
+        // A character that the last token left unfinished is dropped by some and shown by others.
+        let whole = |text: &str| text.trim_end_matches(char::REPLACEMENT_CHARACTER).len();
+        if expected.0[..whole(expected.0)] == said.0[..whole(said.0)] {
             self.equal += 1;
             return;
         }

@@ -35,6 +35,15 @@ fn the_same_answer_agrees_and_shifted_probabilities_are_told() {
 }
 
 #[test]
+fn an_unfinished_character_at_the_end_may_be_shown_or_not() {
+    let one = said(CHAT_REPLY);
+    let shown = said(&CHAT_REPLY.replace("\"ab\"", "\"ab\u{fffd}\""));
+    assert_eq!(compared(&one, &shown).equal, 1);
+    let within = said(&CHAT_REPLY.replace("\"ab\"", "\"a\u{fffd}b\""));
+    assert_eq!(compared(&one, &within).equal, 0);
+}
+
+#[test]
 fn texts_that_part_are_told_with_how_near_it_was() {
     let one = said(CHAT_REPLY);
     let at_tie = said(&CHAT_REPLY.replace("\"ab\"", "\"ac\"").replacen(
