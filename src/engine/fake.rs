@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use domain::{
-    ChatRequest, ChatTemplate, Delivery, Extra, Findings, Message, Outbound, OutputFormat, Prompt,
-    PromptPiece, Role, Sampling, TemplateError, ToolChoice, Trust,
+    ChatRequest, ChatTemplate, Delivery, Extra, Findings, ImagePlace, Message, Outbound,
+    OutputFormat, Part, Prompt, PromptPiece, Role, Sampling, TemplateError, ToolChoice, Trust,
 };
 
 use rand::rngs::StdRng;
@@ -433,18 +433,27 @@ impl ChatTemplate for FakeTemplate {
             text: text.to_owned(),
             has_controls,
         };
-        let mut pieces = Vec::new();
+        let (mut pieces, mut images) = (Vec::new(), Vec::new());
         for message in &request.messages {
             if message.text() == "refuse" {
                 let reason = "as asked".to_owned();
                 return Err(TemplateError::Refused { reason });
             }
             pieces.push(piece(&(self.head)(message.role), true));
-            pieces.push(piece(&message.text(), false));
+            for part in &message.content {
+                match part {
+                    Part::Text(text) => pieces.push(piece(text, false)),
+                    Part::Image(_) => images.push(ImagePlace {
+                        before: pieces.len(),
+                        image: images.len(),
+                    }),
+                    Part::Other(_) => {}
+                }
+            }
             pieces.push(piece(self.foot, true));
         }
         pieces.push(piece(self.tail, true));
-        Ok(Prompt { pieces })
+        Ok(Prompt { pieces, images })
     }
 
     fn renders_tools(&self) -> bool {
