@@ -160,6 +160,8 @@ pub(crate) struct FakeDecoder {
     pub copy_window: u32,
     /// What a share copies, whatever its length.
     pub share_bytes: usize,
+    /// `A` to `Z` in a row are an image that is computed at one go.
+    pub looks_ahead: bool,
     /// How many of the next shares fail though they should not.
     pub failing_shares: u32,
     /// How many states were saved.
@@ -183,6 +185,7 @@ impl FakeDecoder {
             is_recurrent: false,
             copy_window: 0,
             share_bytes: 0,
+            looks_ahead: false,
             failing_shares: 0,
             saves: Arc::default(),
             sequences: vec![Vec::new(); shape.sequences as usize],
@@ -305,6 +308,12 @@ impl Decoder for FakeDecoder {
 
     fn logits(&mut self, index: usize) -> Option<&[f32]> {
         self.rows.get(index)?.as_deref()
+    }
+
+    fn undivided(&self, token: Token) -> Option<(u32, u32)> {
+        let letter = u8::try_from(token).ok().filter(u8::is_ascii_uppercase)?;
+        self.looks_ahead
+            .then(|| (u32::from(letter - b'A'), u32::from(b'Z' - letter)))
     }
 
     fn held(&self, sequence: u32) -> u32 {
