@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use depot::gguf::{self, GgufFault, GgufSummary};
+use depot::gguf::{self, GgufFault, GgufSummary, ProjectorSummary};
 use depot::{Depot, DepotError};
 use domain::{Ability, Backend, BackendCard, BackendName, ModelCard, Tier, Tokens, Trust};
 use engine::{
@@ -31,7 +31,7 @@ const TEMPERATURE_DEFAULT: f32 = 0.7;
 pub const LOADING_WAIT: Duration = Duration::from_secs(1);
 /// The backend of the default model.
 const LOCAL: &str = "local";
-/// What an engine can do at most, whatever the model.
+/// What an engine can do at most, whatever the model, but for images.
 const ABILITIES_MOST: [Ability; 8] = [
     Ability::Tools,
     Ability::ForcedTools,
@@ -70,6 +70,12 @@ pub enum LocalFault {
     Depot(#[source] DepotError),
     #[error("local.model: {}", path.display())]
     Gguf {
+        path: PathBuf,
+        #[source]
+        source: GgufFault,
+    },
+    #[error("local.projector: {}", path.display())]
+    Projector {
         path: PathBuf,
         #[source]
         source: GgufFault,
@@ -258,10 +264,17 @@ fn find(config: &Config, settings: &LocalSettings) -> Result<LocalModel, LocalFa
     if summary.chat_template.is_none() {
         return Err(LocalFault::NotChat(path));
     }
+    let projector = match &settings.projector {
+        Some(path) => Some(look_over_projector(path)?),
+        None => None,
+    };
     let is_bundled = settings.source == ModelSource::Bundled || bundled::is_at(&path);
     let engine = engine_config(settings, path, name, is_bundled);
     Ok(LocalModel {
-        need: engine.memory_need(&shape(&summary), memory::available_bytes()),
+        need: engine.memory_need(
+            &shape(&summary, projector.as_ref()),
+            memory::available_bytes(),
+        ),
         engine,
         summary,
         is_bundled,
@@ -270,8 +283,15 @@ fn find(config: &Config, settings: &LocalSettings) -> Result<LocalModel, LocalFa
     })
 }
 
+fn look_over_projector(path: &Path) -> Result<ProjectorSummary, LocalFault> {
+    gguf::inspect_projector(path).map_err(|source| LocalFault::Projector {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// As the engine counts it.
-fn shape(summary: &GgufSummary) -> ModelShape {
+fn shape(summary: &GgufSummary, projector: Option<&ProjectorSummary>) -> ModelShape {
     let shape = &summary.shape;
     let layers = shape.attention.iter();
     let numbers = layers.map(|layer| layer.keys.saturating_add(layer.values));
@@ -285,6 +305,11 @@ fn shape(summary: &GgufSummary) -> ModelShape {
         feed_forward: shape.feed_forward,
         token_numbers: numbers.fold(0, u64::saturating_add),
         state_numbers: shape.state_numbers,
+        projector_bytes: projector.map_or(0, |projector| {
+            let weights = projector.weight_bytes;
+            weights.saturating_add(projector.compute_bytes)
+        }),
+        looks_ahead: projector.is_some_and(|projector| projector.looks_ahead),
     }
 }
 
@@ -451,6 +476,14 @@ pub fn load(config: EngineConfig) -> Result<(Engine, EngineDriver), LoadError> {
             fault: Box::new(fault),
         });
     }
+    if let Some(path) = &config.projector
+        && let Err(fault) = gguf::inspect_projector(path)
+    {
+        return Err(LoadError::Unsound {
+            path: path.clone(),
+            fault: Box::new(fault),
+        });
+    }
     Engine::load(config, Arc::new(Templates::default()))
 }
 
@@ -470,6 +503,7 @@ fn engine_config(
 ) -> EngineConfig {
     let temperature = if is_bundled { 0.0 } else { TEMPERATURE_DEFAULT };
     let mut engine = EngineConfig::new(path, settings.name.clone().unwrap_or(name));
+    engine.projector.clone_from(&settings.projector);
     engine.context_tokens_max = settings.context_tokens_max;
     engine.context_shift = match settings.context_shift {
         ContextShift::Refuse => engine::ContextShift::Refuse,
@@ -528,7 +562,10 @@ fn card(model: &LocalModel, name: BackendName) -> BackendCard {
         models: vec![ModelCard {
             name: model.engine.name.clone(),
             context_tokens_max: Some(Tokens(context)),
-            abilities: ABILITIES_MOST.into_iter().collect(),
+            abilities: ABILITIES_MOST
+                .into_iter()
+                .chain(model.engine.projector.as_ref().map(|_| Ability::Images))
+                .collect(),
         }],
     }
 }

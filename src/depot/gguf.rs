@@ -13,6 +13,7 @@
 mod fault;
 mod header;
 mod model;
+mod projector;
 mod reader;
 mod shape;
 mod tensor;
@@ -69,6 +70,35 @@ pub fn inspect(path: &Path) -> Result<GgufSummary, GgufFault> {
     let file = File::open(path).map_err(GgufFault::io)?;
     let bytes = file.metadata().map_err(GgufFault::io)?.len();
     inspect_from(BufReader::with_capacity(1 << 16, file), bytes)
+}
+
+/// What a projector file says of itself, once it is known to be whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProjectorSummary {
+    /// `mlp`, `pixtral`, …
+    pub kind: String,
+    pub weight_bytes: u64,
+    /// What one look takes, about.
+    pub compute_bytes: u64,
+    /// The tokens of an image look at those behind them, and are computed at one go.
+    pub looks_ahead: bool,
+}
+
+/// Checks the projector file at `path`.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_projector(path: &Path) -> Result<ProjectorSummary, GgufFault> {
+    let file = File::open(path).map_err(GgufFault::io)?;
+    let bytes = file.metadata().map_err(GgufFault::io)?.len();
+    inspect_projector_from(BufReader::with_capacity(1 << 16, file), bytes)
+}
+
+fn inspect_projector_from(source: impl Read, bytes: u64) -> Result<ProjectorSummary, GgufFault> {
+    let mut reader = Reader::new(source, bytes);
+    let header = Header::read(&mut reader)?;
+    let tensors = tensor::read_all(&mut reader, &header)?;
+    projector::check(&header, &tensors).map_err(|problem| reader.fault(problem))
 }
 
 /// Checks a file of `bytes` bytes that is read from `source`.

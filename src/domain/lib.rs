@@ -67,5 +67,5 @@ pub use sampling::{
 };
 pub use store::{CacheKey, CacheStore, KeyDirectory, RecordSink};
 pub use template::{
-    ChatTemplate, Prompt, PromptPiece, TemplateCompiler, TemplateError, TemplateSource,
+    ChatTemplate, ImagePlace, Prompt, PromptPiece, TemplateCompiler, TemplateError, TemplateSource,
 };

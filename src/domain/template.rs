@@ -36,9 +36,20 @@ pub trait ChatTemplate: Send + Sync + 'static {
 }
 
 /// A rendered prompt, in pieces so that callers' text can never become a control token.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Prompt {
     pub pieces: Vec<PromptPiece>,
+    /// Where the request's images stand between the pieces, in order of place.
+    pub images: Vec<ImagePlace>,
+}
+
+/// A place in a prompt where the model sees an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImagePlace {
+    /// The index of the piece before which it stands; the number of pieces for the prompt's end.
+    pub before: usize,
+    /// Which one, of the request's images in reading order.
+    pub image: usize,
 }
 
 #[derive(Clone, PartialEq, Eq)]

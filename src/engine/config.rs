@@ -12,6 +12,9 @@ use crate::kv::KvConfig;
 pub struct EngineConfig {
     /// The GGUF file.
     pub path: PathBuf,
+    /// The GGUF file of the projector that turns images into what the model reads. `None`: it reads
+    /// text only.
+    pub projector: Option<PathBuf>,
     /// The model's name on the card.
     pub name: String,
     /// The most tokens of one chat, prompt and reply together. `None`: the model's own length, or
@@ -148,6 +151,7 @@ impl EngineConfig {
     pub fn new(path: impl Into<PathBuf>, name: impl Into<String>) -> Self {
         Self {
             path: path.into(),
+            projector: None,
             name: name.into(),
             context_tokens_max: None,
             context_shift: ContextShift::default(),

@@ -98,6 +98,12 @@ pub(crate) trait Decoder {
     /// `f32[vocabulary]`; `None` when there are none.
     fn logits(&mut self, index: usize) -> Option<&[f32]>;
 
+    /// How many tokens before and after `token`, of an image, must be in one batch with it. `None` for
+    /// a token that need not be with others.
+    fn undivided(&self, _token: Token) -> Option<(u32, u32)> {
+        None
+    }
+
     /// How many tokens, from position 0 on without a gap, the cache holds of `sequence`.
     fn held(&self, sequence: u32) -> u32;
 

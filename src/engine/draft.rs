@@ -22,6 +22,7 @@ pub(crate) use worth::{Costs, Price};
 use worth::{LENGTHS, best_length};
 
 use crate::decoder::Token;
+use crate::gallery::is_of_image;
 
 /// How the drafts of an engine are priced.
 #[derive(Clone, Copy, Debug)]
@@ -213,7 +214,7 @@ impl Drafter {
                     .or_else(|| draft.get(from + place - text.len())),
             };
             match next {
-                Some(&token) if !is_end(token) => draft.push(token),
+                Some(&token) if !is_end(token) && !is_of_image(token) => draft.push(token),
                 _ => break,
             }
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -16,11 +17,13 @@ use tracing::{error, info};
 
 use crate::calls::{Manner, Offered};
 use crate::chorus::Chorus;
-use crate::config::{EngineConfig, Speculation};
+use crate::config::{ContextShift, EngineConfig, Speculation};
 use crate::decoder::{Decoder, Token, Vocabulary};
 use crate::draft::Drafting;
+use crate::gallery::Seen;
 use crate::grammar::{Grammar, Grammars};
 use crate::load::LoadError;
+use crate::pictures::image_files;
 use crate::prefixes::PrefixRules;
 use crate::priority;
 use crate::prompt::{Prepared, prepare};
@@ -29,12 +32,16 @@ use crate::reading::{READING_MAX, READING_WAITS_MAX};
 use crate::reply::reply;
 use crate::sampler::Sampler;
 use crate::scheduler::{BusyPrompt, Pace, Rules, Scheduler};
+use crate::sight::Sight;
 use crate::turns::Turns;
 use crate::voice::VoiceRules;
 
 /// Prompts rendered and tokenized, and formats read, at once. Further ones wait, so that a burst of long texts cannot
 /// take every core from the engine's thread.
 const PREPARING_MAX: usize = 2;
+
+/// Requests whose images are looked at, at once: one projector looks at one image at a time.
+const VIEWING_MAX: usize = 1;
 
 /// The most choices of one request; each takes a place in the queue and a slot. With more, the
 /// request goes to the next candidate or is refused.
@@ -49,6 +56,7 @@ pub struct Engine {
     grammars: Option<Arc<Grammars>>,
     preparing: Arc<Semaphore>,
     reading: Turns,
+    viewing: Turns,
     /// All tokens that end a reply.
     ends: Arc<[Token]>,
     config: EngineConfig,
@@ -58,6 +66,7 @@ pub struct Engine {
 /// A request, ready to be submitted.
 struct Ready {
     prepared: Prepared,
+    images: Vec<Arc<Seen>>,
     grammar: Option<Grammar>,
     /// One for each choice.
     samplers: Vec<Sampler>,
@@ -70,6 +79,8 @@ pub(crate) struct Mind {
     pub context_tokens: u32,
     /// How the model writes thoughts and calls.
     pub manner: Manner,
+    /// `None` for a model without a projector.
+    pub sight: Option<Sight>,
 }
 
 /// The engine's thread, to be waited for at shutdown.
@@ -147,6 +158,7 @@ impl Engine {
             grammars,
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             reading: Turns::new(READING_MAX, READING_WAITS_MAX),
+            viewing: Turns::new(VIEWING_MAX, config.queue_max),
             ends,
             config,
             call_stem: format!("{:08x}", rand::random::<u32>()),
@@ -183,7 +195,37 @@ impl Engine {
         &self.reading
     }
 
-    async fn prepare(&self, call: &Outbound) -> Result<Ready, BackendError> {
+    /// Looks at the request's images. That takes up to seconds each, so it stops between two of them
+    /// when the caller has left.
+    async fn view(&self, call: &Outbound) -> Result<Vec<Arc<Seen>>, BackendError> {
+        if !call.request().has_images() {
+            return Ok(Vec::new());
+        }
+        let turn = self.viewing.take().await?;
+        let mind = Arc::clone(&self.mind);
+        let request = call.request().clone();
+        let leaving = Leaving::default();
+        let has_left = Arc::clone(&leaving.0);
+        let work = tokio::task::spawn_blocking(move || {
+            // Held to the end, whichever way it comes.
+            let _turn = turn;
+            let Some(sight) = &mind.sight else {
+                return Err(BackendError::Unable(Ability::Images));
+            };
+            let files = image_files(&request)?;
+            sight.see(&files, mind.context_tokens, &|| {
+                has_left.load(Ordering::Relaxed)
+            })
+        });
+        work.await
+            .map_err(|_| BackendError::Engine("looking at the images failed"))?
+    }
+
+    async fn prepare(
+        &self,
+        call: &Outbound,
+        images: Vec<Arc<Seen>>,
+    ) -> Result<Ready, BackendError> {
         let permit = Arc::clone(&self.preparing)
             .acquire_owned()
             .await
@@ -205,6 +247,7 @@ impl Engine {
             let mut sampling = request.sampling.clone();
             let prepared = prepare(
                 request,
+                &images,
                 mind.template.as_ref(),
                 mind.vocabulary.as_ref(),
                 mind.manner,
@@ -224,6 +267,7 @@ impl Engine {
             Ok(Ready {
                 samplers: samplers.collect(),
                 prepared,
+                images,
                 grammar,
             })
         });
@@ -237,6 +281,7 @@ impl Engine {
         let request = call.request();
         let Ready {
             prepared,
+            images,
             grammar,
             samplers,
         } = ready;
@@ -244,7 +289,12 @@ impl Engine {
         let offered = reads_calls.then(|| Offered::of(&request.tools));
         let prompts = std::iter::repeat_n(prepared.tokens, samplers.len());
         let prediction = prepared.prediction;
-        let output_max = self.config.context_shift.output_max(
+        // An image that is cut apart is none.
+        let shift = match images.is_empty() {
+            true => self.config.context_shift,
+            false => ContextShift::Refuse,
+        };
+        let output_max = shift.output_max(
             prepared.output_wanted,
             prepared.output_max,
             self.mind.context_tokens,
@@ -261,6 +311,7 @@ impl Engine {
                 team: call.team().cloned(),
                 priority: call.priority(),
                 prompt,
+                images: images.clone(),
                 prediction: prediction.clone(),
                 output_max,
                 sampler,
@@ -317,12 +368,23 @@ impl Backend for Engine {
         let choices = self.check_choices(call.request().choices)?;
         // Before the work of preparing, and again after it.
         self.shared.check_room(call.team(), choices)?;
-        let ready = self.prepare(&call).await?;
+        let images = self.view(&call).await?;
+        let ready = self.prepare(&call, images).await?;
         self.submit(&call, ready)
     }
 
     fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
         Some(self)
+    }
+}
+
+/// Tells work on the blocking pool that nobody waits for it any more.
+#[derive(Default)]
+struct Leaving(Arc<AtomicBool>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -392,6 +454,9 @@ fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
             .with(Ability::JsonObject)
             .with(Ability::JsonSchema)
             .with(Ability::Constraints);
+    }
+    if mind.sight.is_some() {
+        abilities = abilities.with(Ability::Images);
     }
     if mind.template.renders_tools() {
         abilities = abilities.with(Ability::Tools);

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use domain::{
-    ChatRequest, ChatTemplate, Delivery, Extra, Findings, Message, Outbound, OutputFormat, Prompt,
-    PromptPiece, Role, Sampling, TemplateError, ToolChoice, Trust,
+    ChatRequest, ChatTemplate, Delivery, Extra, Findings, ImagePlace, Message, Outbound,
+    OutputFormat, Part, Prompt, PromptPiece, Role, Sampling, TemplateError, ToolChoice, Trust,
 };
 
 use rand::rngs::StdRng;
@@ -160,6 +160,8 @@ pub(crate) struct FakeDecoder {
     pub copy_window: u32,
     /// What a share copies, whatever its length.
     pub share_bytes: usize,
+    /// `A` to `Z` in a row are an image that is computed at one go.
+    pub looks_ahead: bool,
     /// How many of the next shares fail though they should not.
     pub failing_shares: u32,
     /// How many states were saved.
@@ -183,6 +185,7 @@ impl FakeDecoder {
             is_recurrent: false,
             copy_window: 0,
             share_bytes: 0,
+            looks_ahead: false,
             failing_shares: 0,
             saves: Arc::default(),
             sequences: vec![Vec::new(); shape.sequences as usize],
@@ -305,6 +308,12 @@ impl Decoder for FakeDecoder {
 
     fn logits(&mut self, index: usize) -> Option<&[f32]> {
         self.rows.get(index)?.as_deref()
+    }
+
+    fn undivided(&self, token: Token) -> Option<(u32, u32)> {
+        let letter = u8::try_from(token).ok().filter(u8::is_ascii_uppercase)?;
+        self.looks_ahead
+            .then(|| (u32::from(letter - b'A'), u32::from(b'Z' - letter)))
     }
 
     fn held(&self, sequence: u32) -> u32 {
@@ -433,18 +442,27 @@ impl ChatTemplate for FakeTemplate {
             text: text.to_owned(),
             has_controls,
         };
-        let mut pieces = Vec::new();
+        let (mut pieces, mut images) = (Vec::new(), Vec::new());
         for message in &request.messages {
             if message.text() == "refuse" {
                 let reason = "as asked".to_owned();
                 return Err(TemplateError::Refused { reason });
             }
             pieces.push(piece(&(self.head)(message.role), true));
-            pieces.push(piece(&message.text(), false));
+            for part in &message.content {
+                match part {
+                    Part::Text(text) => pieces.push(piece(text, false)),
+                    Part::Image(_) => images.push(ImagePlace {
+                        before: pieces.len(),
+                        image: images.len(),
+                    }),
+                    Part::Other(_) => {}
+                }
+            }
             pieces.push(piece(self.foot, true));
         }
         pieces.push(piece(self.tail, true));
-        Ok(Prompt { pieces })
+        Ok(Prompt { pieces, images })
     }
 
     fn renders_tools(&self) -> bool {

@@ -10,8 +10,8 @@
 //! there. Without the feature everything but [`Engine::load`] is the same.
 //!
 //! Not here: choosing a model, fetching files, rendering templates (a
-//! [`domain::TemplateCompiler`] is passed in), images. A request that needs one of
-//! those is refused as `Unable`.
+//! [`domain::TemplateCompiler`] is passed in). A request that needs what the model at hand cannot do
+//! is refused as `Unable`.
 //!
 //! llama.cpp's own assertions end the process. All sizes and ids are checked before they cross, and
 //! [`Remote`] holds an engine in a process of its own, so that no other goes with it. Whoever starts
@@ -39,6 +39,7 @@ mod engine;
 #[cfg(test)]
 mod fake;
 mod forecast;
+mod gallery;
 mod grammar;
 mod kv;
 #[cfg(feature = "llama")]
@@ -47,6 +48,7 @@ mod load;
 mod logprobs;
 mod memory;
 mod pacing;
+mod pictures;
 mod prefill;
 mod prefixes;
 mod priority;
@@ -58,6 +60,7 @@ mod reading;
 mod reply;
 mod sampler;
 mod scheduler;
+mod sight;
 mod slot;
 mod splitting;
 mod stops;

@@ -33,6 +33,9 @@ pub enum LoadError {
     /// llama.cpp refused the file; the words are its own.
     #[error("llama.cpp cannot load {}: {reason}", path.display())]
     Refused { path: PathBuf, reason: String },
+    /// mtmd refused the projector, or it works as this engine does not.
+    #[error("the projector {} cannot be used: {reason}", path.display())]
+    Projector { path: PathBuf, reason: String },
     #[error("{} is no chat model: it has no {what}", path.display())]
     NotChat { path: PathBuf, what: &'static str },
     #[error("{} is no embedding model: it states no pooling of mean, cls or last", path.display())]

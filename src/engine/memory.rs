@@ -5,7 +5,9 @@
 //! are while they are read.
 
 use crate::config::EngineConfig;
+use crate::gallery::{GALLERY_BYTES_MAX, KEPT_BYTES_MAX};
 use crate::kv::FlashAttention;
+use crate::pictures::PICTURE_BYTES_MAX;
 use crate::prefixes::ENTRIES_MAX;
 
 /// On a CPU, prompts are read as fast in pieces of 64 tokens as in 512 (235 and 245 t/s, 0.5B on two
@@ -13,6 +15,8 @@ use crate::prefixes::ENTRIES_MAX;
 pub(crate) const UBATCH_TOKENS_CPU: u32 = 128;
 /// An accelerator wants more at once.
 pub(crate) const UBATCH_TOKENS_GPU: u32 = 512;
+/// For images whose tokens are computed at one go, as Gemma's are.
+pub(crate) const UBATCH_TOKENS_AHEAD: u32 = 512;
 /// What may be kept in memory of prompts' states: one part in so many of what is free.
 const PREFIX_MEMORY_SHARE: u64 = 16;
 /// Up to this many bytes of weights each sequence may have cells of its own,
@@ -51,6 +55,10 @@ pub struct ModelShape {
     pub token_numbers: u64,
     /// Numbers that one sequence holds in each layer of a recurrent model, whatever its length.
     pub state_numbers: u64,
+    /// Of its projector's weights and of what one look takes; 0 without one.
+    pub projector_bytes: u64,
+    /// Its images are computed at one go.
+    pub looks_ahead: bool,
 }
 
 /// What a loaded model takes, in bytes, by what it is for.
@@ -63,6 +71,8 @@ pub struct MemoryNeed {
     pub compute: u64,
     /// Saved states of earlier prompts, at their most.
     pub prefixes: u64,
+    /// The projector, and what was seen through it.
+    pub sight: u64,
     /// The vocabulary's tables and the process itself.
     pub rest: u64,
 }
@@ -70,9 +80,14 @@ pub struct MemoryNeed {
 impl MemoryNeed {
     #[must_use]
     pub fn total(&self) -> u64 {
-        [self.cache, self.compute, self.prefixes, self.rest]
-            .into_iter()
-            .fold(self.weights, u64::saturating_add)
+        let parts = [
+            self.cache,
+            self.compute,
+            self.prefixes,
+            self.sight,
+            self.rest,
+        ];
+        parts.into_iter().fold(self.weights, u64::saturating_add)
     }
 }
 
@@ -164,6 +179,7 @@ impl EngineConfig {
             cache,
             compute: self.compute_bytes(shape, cells, context),
             prefixes,
+            sight: self.sight_bytes(shape, context),
             rest: shape
                 .vocabulary
                 .saturating_mul(TOKEN_BYTES)
@@ -171,11 +187,31 @@ impl EngineConfig {
         }
     }
 
+    /// What is held of images is at most a context for each request, and bounded for all together.
+    fn sight_bytes(&self, shape: &ModelShape, context_tokens: u32) -> u64 {
+        if shape.projector_bytes == 0 {
+            return 0;
+        }
+        let requests = u64::from(self.sequences()).saturating_add(self.queue_max as u64);
+        let vectors = u64::from(context_tokens)
+            .saturating_mul(shape.embedding)
+            .saturating_mul(NUMBER_BYTES);
+        let seen = vectors
+            .saturating_mul(requests)
+            .saturating_add(KEPT_BYTES_MAX)
+            .min(GALLERY_BYTES_MAX);
+        [seen, PICTURE_BYTES_MAX]
+            .into_iter()
+            .fold(shape.projector_bytes, u64::saturating_add)
+    }
+
     /// The widest rows of one piece of a batch, all at once, which llama.cpp sets aside for the
     /// worst case.
     fn compute_bytes(&self, shape: &ModelShape, cells: CellPlan, context_tokens: u32) -> u64 {
         let piece = if is_on_gpu(self) {
             UBATCH_TOKENS_GPU
+        } else if shape.looks_ahead {
+            UBATCH_TOKENS_AHEAD
         } else {
             UBATCH_TOKENS_CPU
         };
@@ -223,6 +259,8 @@ mod tests {
             feed_forward: 4_864,
             token_numbers: 24 * 2 * 2 * 64,
             state_numbers: 0,
+            projector_bytes: 0,
+            looks_ahead: false,
         }
     }
 
@@ -261,6 +299,23 @@ mod tests {
     }
 
     #[test]
+    fn a_projector_is_counted_with_what_is_seen_through_it() {
+        let config = EngineConfig::new("m.gguf", "m");
+        let blind = config.memory_need(&half_billion(), Some(64 * GIB));
+        let seeing = ModelShape {
+            projector_bytes: 600 << 20,
+            ..half_billion()
+        };
+        let seeing = config.memory_need(&seeing, Some(64 * GIB));
+        assert_eq!(blind.sight, 0);
+        assert_eq!(
+            seeing.sight,
+            (600 << 20) + GALLERY_BYTES_MAX + PICTURE_BYTES_MAX
+        );
+        assert_eq!(seeing.total(), blind.total() + seeing.sight);
+    }
+
+    #[test]
     fn few_short_states_need_no_more_than_they_can_come_to() {
         let tiny = ModelShape {
             context_tokens: Some(256),
@@ -296,6 +351,8 @@ mod tests {
             feed_forward: u64::MAX,
             token_numbers: u64::MAX,
             state_numbers: u64::MAX,
+            projector_bytes: u64::MAX,
+            looks_ahead: true,
         };
         let config = EngineConfig::new("m.gguf", "m");
         assert_eq!(config.memory_need(&most, Some(1)).total(), u64::MAX);

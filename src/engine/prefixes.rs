@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use self::disk::{Disk, FileId, Kept, Key, Progress, Reading};
 use crate::config::{EngineConfig, PrefixScope};
 use crate::decoder::{Fingerprint, Token};
+use crate::gallery::is_of_image;
 use crate::slot::{common_prefix, count};
 
 /// Fewer tokens are computed again sooner than they are saved, found or restored.
@@ -489,7 +490,11 @@ impl Prefixes {
             self.remove(index);
         }
         let mut order: Vec<usize> = (0..self.entries.len())
-            .filter(|index| self.entries[*index].file.is_none())
+            .filter(|index| {
+                let entry = &self.entries[*index];
+                // An image's tokens mean something to this process only.
+                entry.file.is_none() && !entry.tokens.iter().any(|token| is_of_image(*token))
+            })
             .collect();
         order.sort_by(|one, other| self.worth(*other).total_cmp(&self.worth(*one)));
         let wanted = order.len();

@@ -5,13 +5,16 @@
 //! does change the tokens, and with them what the model was trained on. So the whole prompt is
 //! tokenized at once wherever no control token touches a caller's text.
 
+use std::sync::Arc;
+
 use crate::calls::{ANSWER_OPEN, Beginning, Manner, REMARK, ThoughtMarks, opened_thought};
 use crate::decoder::{Token, Vocabulary};
+use crate::gallery::{Seen, is_of_image};
 use crate::prefill::take_prefill;
 use crate::splitting::{Depth, RUN_CHARS_MAX, on_deep_stack};
 use domain::{
-    BackendError, BadRequest, ChatRequest, ChatTemplate, OutputFormat, Prompt, PromptPiece,
-    Sampling, TemplateError, Tokens, ToolChoice,
+    BackendError, BadRequest, ChatRequest, ChatTemplate, ImagePlace, OutputFormat, Prompt,
+    PromptPiece, Sampling, TemplateError, Tokens, ToolChoice,
 };
 
 /// A prompt that fits.
@@ -35,11 +38,12 @@ pub(crate) struct Prepared {
 /// the assistant's text, where that is the last message ([`crate::prefill`]).
 ///
 /// # Errors
-/// The template refused the messages or failed, the prompt leaves no room for a reply in
-/// `context_tokens`, it has a run that the vocabulary cannot split, or a token id is outside the
-/// vocabulary.
+/// The template refused the messages or failed, or left out one of `images`, which are the request's;
+/// the prompt leaves no room for a reply in `context_tokens`, it has a run that the vocabulary cannot
+/// split, or a token id is outside the vocabulary.
 pub(crate) fn prepare(
     mut request: ChatRequest,
+    images: &[Arc<Seen>],
     template: &dyn ChatTemplate,
     vocabulary: &dyn Vocabulary,
     manner: Manner,
@@ -49,16 +53,18 @@ pub(crate) fn prepare(
     check_tokens(&request.sampling, vocabulary)?;
     let (prompt, beginning) = render(&mut request, template, manner)?;
     check_bytes(&prompt, vocabulary, context_tokens)?;
-    let tokens = tokenize_prompt(&prompt, vocabulary)?;
+    check_images(&prompt, images.len())?;
+    let tokens = tokenize_seeing(&prompt, images, vocabulary)?;
     let asked = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
     // One token of the context is the reply's, or there is nothing to answer with.
     let left = context_tokens.saturating_sub(asked);
     if left == 0 {
         return Err(exceeded(asked, context_tokens));
     }
-    if tokens.is_empty() {
+    // The logits that a reply begins from are those of a token of the vocabulary.
+    if tokens.last().is_none_or(|last| is_of_image(*last)) {
         return Err(BackendError::Engine(
-            "the chat template gave an empty prompt",
+            "the chat template gave a prompt with nothing at its end",
         ));
     }
     let wanted = request
@@ -223,7 +229,22 @@ fn check_bytes(
     Ok(())
 }
 
-fn exceeded(asked: u32, limit: u32) -> BackendError {
+/// Refuses images that the template shows nowhere, so that no reply is about what was not seen.
+fn check_images(prompt: &Prompt, count: usize) -> Result<(), BackendError> {
+    let is_shown = |image| prompt.images.iter().any(|place| place.image == image);
+    if (0..count).all(is_shown) {
+        return Ok(());
+    }
+    Err(BackendError::Declined {
+        reason: BadRequest::at(
+            "messages",
+            "the model's chat template leaves out images where they stand; put them into a message \
+             of the user's",
+        ),
+    })
+}
+
+pub(crate) fn exceeded(asked: u32, limit: u32) -> BackendError {
     BackendError::ContextExceeded {
         asked: Tokens(asked),
         limit: Tokens(limit),
@@ -251,7 +272,7 @@ fn refusal(error: TemplateError) -> BackendError {
     }
 }
 
-/// The tokens of a whole prompt.
+/// The tokens of a whole prompt's text.
 ///
 /// # Errors
 /// It has a run that the vocabulary cannot split.
@@ -259,9 +280,21 @@ pub(crate) fn tokenize_prompt(
     prompt: &Prompt,
     vocabulary: &dyn Vocabulary,
 ) -> Result<Vec<Token>, BackendError> {
+    tokenize_seeing(prompt, &[], vocabulary)
+}
+
+/// The tokens of a whole prompt, with those of `images` in their places.
+///
+/// # Errors
+/// As for [`tokenize_prompt`].
+fn tokenize_seeing(
+    prompt: &Prompt,
+    images: &[Arc<Seen>],
+    vocabulary: &dyn Vocabulary,
+) -> Result<Vec<Token>, BackendError> {
     match vocabulary.splitting().depth(&prompt.text()) {
-        Depth::Shallow => Ok(tokenize(prompt, vocabulary)),
-        Depth::Deep => on_deep_stack(|| tokenize(prompt, vocabulary))
+        Depth::Shallow => Ok(tokenize(prompt, images, vocabulary)),
+        Depth::Deep => on_deep_stack(|| tokenize(prompt, images, vocabulary))
             .map_err(|_| BackendError::Engine("the tokenizer's thread failed")),
         Depth::Bottomless => Err(BackendError::Declined {
             reason: BadRequest::at(
@@ -279,18 +312,37 @@ pub(crate) fn tokenize_prompt(
 /// The tokens of the pieces, and none beside them. Needs the stack for the whole text.
 pub(crate) fn tokenize_pieces(prompt: &Prompt, vocabulary: &dyn Vocabulary) -> Vec<Token> {
     let mut tokens = Vec::new();
-    if controls_stay_apart(prompt, vocabulary.controls()) {
-        vocabulary.tokenize(&prompt.text(), true, &mut tokens);
-    } else {
-        for piece in &prompt.pieces {
-            vocabulary.tokenize(&piece.text, piece.has_controls, &mut tokens);
-        }
-    }
+    read_pieces(&prompt.pieces, vocabulary, &mut tokens);
     tokens
 }
 
-fn tokenize(prompt: &Prompt, vocabulary: &dyn Vocabulary) -> Vec<Token> {
-    let mut tokens = tokenize_pieces(prompt, vocabulary);
+fn read_pieces(pieces: &[PromptPiece], vocabulary: &dyn Vocabulary, tokens: &mut Vec<Token>) {
+    if controls_stay_apart(pieces, vocabulary.controls()) {
+        vocabulary.tokenize(&text_of(pieces), true, tokens);
+    } else {
+        for piece in pieces {
+            vocabulary.tokenize(&piece.text, piece.has_controls, tokens);
+        }
+    }
+}
+
+fn text_of(pieces: &[PromptPiece]) -> String {
+    pieces.iter().map(|piece| piece.text.as_str()).collect()
+}
+
+/// What stands between two images is a text of its own to the tokenizer.
+fn tokenize(prompt: &Prompt, images: &[Arc<Seen>], vocabulary: &dyn Vocabulary) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    let mut from = 0;
+    for ImagePlace { before, image } in &prompt.images {
+        let Some(seen) = images.get(*image) else {
+            continue;
+        };
+        read_pieces(&prompt.pieces[from..*before], vocabulary, &mut tokens);
+        tokens.extend(&seen.tokens);
+        from = *before;
+    }
+    read_pieces(&prompt.pieces[from..], vocabulary, &mut tokens);
     // Most templates write the first token themselves. Twice, it confuses models.
     if let Some(first) = vocabulary.first_token()
         && tokens.first() != Some(&first)
@@ -301,11 +353,11 @@ fn tokenize(prompt: &Prompt, vocabulary: &dyn Vocabulary) -> Vec<Token> {
 }
 
 /// True when no control token's text lies in or reaches into a piece of plain text.
-fn controls_stay_apart(prompt: &Prompt, controls: &[String]) -> bool {
-    let text = prompt.text();
+fn controls_stay_apart(pieces: &[PromptPiece], controls: &[String]) -> bool {
+    let text = text_of(pieces);
     let mut plain = Vec::new();
     let mut at = 0;
-    for piece in &prompt.pieces {
+    for piece in pieces {
         let end = at + piece.text.len();
         if !piece.has_controls && end > at {
             plain.push(at..end);
@@ -354,6 +406,7 @@ mod tests {
     ) -> Result<Prepared, BackendError> {
         prepare(
             request(text, change),
+            &[],
             template,
             vocabulary,
             Manner::default(),
@@ -433,7 +486,7 @@ mod tests {
         let run = |length| {
             let request = request(&"x".repeat(length), |_| ());
             let manner = Manner::default();
-            prepare(request, &ECHO, &vocabulary, manner, 1_000_000, None)
+            prepare(request, &[], &ECHO, &vocabulary, manner, 1_000_000, None)
         };
         let deep = run(RUN_CHARS_MAX - 1).unwrap();
         assert_eq!(deep.tokens.len(), RUN_CHARS_MAX);
@@ -452,7 +505,7 @@ mod tests {
         };
         let (asked, vocabulary) = (request("a", |_| ()), FakeVocabulary::default());
         let manner = Manner::default();
-        let prepared = prepare(asked, &template, &vocabulary, manner, 99, None).unwrap();
+        let prepared = prepare(asked, &[], &template, &vocabulary, manner, 99, None).unwrap();
         assert!(matches!(prepared.beginning, Beginning::Thought(_)));
         assert_eq!(run("<think>", |_| ()).unwrap().beginning, Beginning::Blank);
     }
@@ -470,7 +523,7 @@ mod tests {
         });
         let template = FakeTemplate { tail, ..ECHO };
         let vocabulary = FakeVocabulary::default();
-        let prepared = prepare(asked, &template, &vocabulary, manner, 200, None).unwrap();
+        let prepared = prepare(asked, &[], &template, &vocabulary, manner, 200, None).unwrap();
         let bytes = prepared.tokens.iter().map(|token| *token as u8).collect();
         (String::from_utf8(bytes).unwrap(), prepared.beginning)
     }

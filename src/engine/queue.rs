@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decoder::{Interrupt, Token};
 use crate::forecast::Outlook;
+use crate::gallery::Seen;
 use crate::grammar::Grammar;
 use crate::reply::{Bell, ReplySender};
 use crate::sampler::Sampler;
@@ -23,6 +24,9 @@ pub(crate) struct Request {
     pub priority: Priority,
     /// Never empty, and shorter than the context.
     pub prompt: Vec<Token>,
+    /// What those of its tokens stand for that are images': held for as long as they may have to be
+    /// computed.
+    pub images: Vec<Arc<Seen>>,
     /// What the caller expects the reply to be; mostly empty.
     pub prediction: Vec<Token>,
     /// At least 1, and no more than the context has left.
@@ -386,6 +390,7 @@ mod tests {
             team: None,
             priority: Priority::default(),
             prompt: vec![1],
+            images: Vec::new(),
             prediction: Vec::new(),
             output_max: 1,
             sampler: Sampler::new(&Sampling::default(), 0.0, 0),

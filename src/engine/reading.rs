@@ -28,6 +28,12 @@ impl Tokenizer for Engine {
     }
 
     async fn tokenize_chat(&self, request: ChatRequest) -> Result<Vec<ReadToken>, BackendError> {
+        if request.has_images() {
+            // Counted without them, the prompt would be said to be shorter than it is.
+            return Err(BackendError::Declined {
+                reason: BadRequest::at("messages", "images are not counted here; leave them out"),
+            });
+        }
         self.read(move |mind| {
             let vocabulary = mind.vocabulary.as_ref();
             let prompt = rendered(request, mind.template.as_ref(), mind.manner)?;

@@ -26,6 +26,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::decoder::{Token, Vocabulary};
+use crate::gallery::is_of_image;
 use crate::grammar::Allowed;
 use crate::sampler::repeats::{Dryness, Repeats};
 use crate::sampler::surprise::Surprise;
@@ -114,7 +115,8 @@ impl Sampler {
         }
         let dry = sampling.open.dry.as_ref();
         self.dry = dry.map(|dry| Dryness::new(dry, Arc::clone(vocabulary)));
-        for token in prompt {
+        // No reply repeats an image.
+        for token in prompt.iter().filter(|token| !is_of_image(**token)) {
             self.remember(*token);
         }
         self

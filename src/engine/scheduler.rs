@@ -459,9 +459,11 @@ impl<D: Decoder> Scheduler<D> {
     /// Puts up to `most` pending tokens of `slot` into the batch, and says how many.
     fn take(&mut self, slot: usize, most: u32) -> u32 {
         let wanted = self.slots[slot].pending().min(most);
-        let wanted = wanted.min(self.shape.batch_tokens.saturating_sub(self.batched()));
+        let left = self.shape.batch_tokens.saturating_sub(self.batched());
+        let wanted = self.undivided(slot, wanted.min(left), left);
         // Another's need for room may have set this slot back.
         let count = wanted.min(self.make_room(wanted, self.age(slot)));
+        let count = self.undivided(slot, count, count);
         if count == 0 {
             return 0;
         }
@@ -485,6 +487,30 @@ impl<D: Decoder> Scheduler<D> {
             drafted: 0,
         });
         count
+    }
+
+    /// `count` pending tokens of `slot`, or fewer, so that no image is cut apart that must not be. One
+    /// that comes first is taken whole where that is no more than `most`.
+    fn undivided(&self, slot: usize, count: u32, most: u32) -> u32 {
+        let from = &self.slots[slot];
+        let last = from.held.saturating_add(count).checked_sub(1);
+        let Some(token) = last.and_then(|last| from.tokens.get(last as usize)) else {
+            return count;
+        };
+        let undivided = self.decoder.undivided(*token);
+        let Some((before, after)) = undivided.filter(|(_, after)| *after > 0 && count > 0) else {
+            return count;
+        };
+        let without = count.saturating_sub(before.saturating_add(1));
+        let whole = count.saturating_add(after);
+        if whole > from.pending() {
+            // Not of a prompt.
+            return count;
+        }
+        match without {
+            0 if whole <= most => whole,
+            _ => without,
+        }
     }
 
     /// Tries to have `wanted` free tokens for a slot of `age`, and says how many there are.

@@ -1,12 +1,14 @@
 //! One running sequence, and what is left of it in the cache afterwards.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::{BackendError, ChatEvent, FinishReason, Started, TeamId, Tokens, Usage};
 
 use crate::decoder::{Token, Vocabulary};
 use crate::draft::{Credit, Drafter, Terms, Verdict};
+use crate::gallery::Seen;
 use crate::grammar::Grammar;
 use crate::queue::Request;
 use crate::reply::{ReplySender, Sent};
@@ -42,6 +44,8 @@ pub(crate) struct Job {
     grammar: Option<Grammar>,
     voice: Voice,
     drafter: Drafter,
+    /// The prompt's, without which it could not be computed again.
+    _images: Vec<Arc<Seen>>,
     /// Events the reader had no room for. Not empty: the slot is paused.
     outbox: VecDeque<ChatEvent>,
     /// The order of admission; the lowest is the oldest.
@@ -83,6 +87,7 @@ impl Slot {
         let tokens_max = prompt.saturating_add(request.output_max as usize);
         self.job = Some(Job {
             drafter: Drafter::new(prompt, tokens_max, request.prediction),
+            _images: request.images,
             reply: request.reply,
             sampler: request.sampler,
             grammar: request.grammar,

@@ -29,7 +29,7 @@ use minijinja::{AutoEscape, Environment, Error, Value};
 
 pub use date::Date;
 use meter::{Bounds, Breach, Meter};
-use request_values::CallStyle;
+use request_values::{CallStyle, ContentStyle};
 use shield::Shield;
 
 /// Larger templates are refused. The longest in common use have 20 KiB.
@@ -103,8 +103,10 @@ impl TemplateCompiler for Templates {
             source,
             renders_tools: false,
             style: CallStyle::default(),
+            content: ContentStyle::default(),
         };
         compiled.instructions()?;
+        compiled.content = compiled.content_style();
         compiled.renders_tools = compiled.shows_a_tool();
         compiled.style = compiled.call_style();
         Ok(Arc::new(compiled))
@@ -128,6 +130,7 @@ struct Compiled {
     shield: Shield,
     renders_tools: bool,
     style: CallStyle,
+    content: ContentStyle,
 }
 
 impl Compiled {
@@ -229,9 +232,33 @@ impl Compiled {
         least.map_or_else(CallStyle::default, |(_, style)| style)
     }
 
+    /// Parts where a text does not come out and parts do.
+    fn content_style(&self) -> ContentStyle {
+        const SAID: &str = "probe_text";
+        let request = probe(vec![Message::new(Role::User, SAID)], Vec::new());
+        let is_shown = |content| {
+            let prompt = self.render_with(&request, self.style, content);
+            prompt.is_ok_and(|prompt| prompt.text().contains(SAID))
+        };
+        if !is_shown(ContentStyle::Text) && is_shown(ContentStyle::Parts) {
+            return ContentStyle::Parts;
+        }
+        ContentStyle::Text
+    }
+
     fn render_as(&self, request: &ChatRequest, style: CallStyle) -> Result<Prompt, TemplateError> {
+        self.render_with(request, style, self.content)
+    }
+
+    fn render_with(
+        &self,
+        request: &ChatRequest,
+        style: CallStyle,
+        content: ContentStyle,
+    ) -> Result<Prompt, TemplateError> {
         let marks = self.shield.marks(request)?;
-        let values = request_values::values(request, &self.source, &self.shield, &marks, style);
+        let (source, shield) = (&self.source, &self.shield);
+        let values = request_values::values(request, source, shield, &marks, style, content);
         let text = self.render_values(values)?;
         Ok(self.shield.split(&text, &marks))
     }

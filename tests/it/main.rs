@@ -38,4 +38,6 @@ mod reading;
 #[cfg(feature = "llama")]
 mod routing;
 #[cfg(feature = "llama")]
+mod sight;
+#[cfg(feature = "llama")]
 mod streams;

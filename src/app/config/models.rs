@@ -38,7 +38,14 @@ const NODE_KEYS: [&str; 5] = [
     "load_wait_ms_max",
 ];
 /// Of one model, and not inherited by the others.
-const OWN_KEYS: [&str; 5] = ["model", "load", "keep_alive_s", "pinned", "warm_up"];
+const OWN_KEYS: [&str; 6] = [
+    "model",
+    "projector",
+    "load",
+    "keep_alive_s",
+    "pinned",
+    "warm_up",
+];
 
 /// How long a model is in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +253,9 @@ fn judge_one(
         // As one moves a folder, its files go along.
         *path = dir.join(&*path);
     }
+    if let (Some(path), Some(dir)) = (&mut settings.projector, file.parent()) {
+        *path = dir.join(&*path);
+    }
     Some(ModelFile {
         file: file.to_owned(),
         settings,
@@ -298,7 +308,7 @@ pub fn model_schema() -> Json {
         all.insert(
             "description".to_owned(),
             "One further model on this machine, called NAME. What is left out is as in [local], but \
-             for `model`, which is then a model of the depot called NAME, and for `load`, \
+             for `model`, which is then a model of the depot called NAME, and for `projector`, `load`, \
              `keep_alive_s`, `pinned` and `warm_up`."
                 .into(),
         );
@@ -326,12 +336,12 @@ mod tests {
     #[test]
     fn a_file_says_what_differs_from_the_default_model() {
         let (models, faults) = judged(
-            "[local]\nslots_max = 2\nthreads = 3\nwarm_up = true\nkeep_alive_s = 7",
+            "[local]\nslots_max = 2\nthreads = 3\nwarm_up = true\nkeep_alive_s = 7\nprojector = 'p.gguf'",
             &[
                 ("qwen.toml", ""),
                 (
                     "big.toml",
-                    "model = 'big.gguf'\nthreads = 8\nload = 'start'\npinned = true",
+                    "model = 'big.gguf'\nprojector = 'mmproj-big.gguf'\nthreads = 8\nload = 'start'\npinned = true",
                 ),
                 ("brief.toml", "model = '/m/brief.gguf'\nkeep_alive_s = 0"),
             ],
@@ -354,6 +364,9 @@ mod tests {
         assert_eq!(qwen.settings.stay, stay);
         let beside = Path::new(DIR).join("big.gguf");
         assert_eq!(big.settings.source, ModelSource::Path(beside));
+        let beside = Path::new(DIR).join("mmproj-big.gguf");
+        assert_eq!(big.settings.projector, Some(beside));
+        assert_eq!(qwen.settings.projector, None);
         assert_eq!((big.settings.slots_max, big.settings.threads), (2, Some(8)));
         assert!(big.settings.stay.keep_alive.is_none() && big.settings.stay.is_loaded_at_start);
         assert_eq!(

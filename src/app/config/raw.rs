@@ -155,6 +155,9 @@ pub struct RawLocal {
     /// A path to a GGUF file, or the name of a model that `hedge models list` shows. Left out: the
     /// small model inside this binary.
     pub model: Option<String>,
+    /// A path to the model's projector, mostly called `mmproj-….gguf`: with it the model reads images.
+    /// Left out: it reads text only.
+    pub projector: Option<String>,
     /// What callers name it. Left out: taken from the file.
     pub name: Option<String>,
     /// A folder with a file `NAME.toml` for each further model, which callers name NAME. A file has
@@ -290,6 +293,7 @@ impl Default for RawLocal {
         Self {
             enabled: true,
             model: None,
+            projector: None,
             name: None,
             models_dir: None,
             memory_bytes_max: None,

@@ -63,6 +63,7 @@ pub struct KeyGrant {
 #[derive(Clone, Debug)]
 pub struct LocalSettings {
     pub source: ModelSource,
+    pub projector: Option<PathBuf>,
     pub name: Option<String>,
     pub stay: Stay,
     /// For all models together. `None`: a part of what is free.
@@ -352,6 +353,7 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
     }
     Some(LocalSettings {
         source: model_source(raw.model.as_deref()),
+        projector: projector(raw, findings),
         name: raw.name.clone(),
         stay: stay(raw, findings),
         memory_bytes_max: memory_bytes_max(raw, findings),
@@ -392,6 +394,14 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
         prefix_dir: prefix_dir(raw, findings),
         speculation: raw.speculation,
     })
+}
+
+fn projector(raw: &RawLocal, findings: &mut Findings) -> Option<PathBuf> {
+    let path = raw.projector.as_deref()?;
+    if path.is_empty() {
+        findings.fault("local.projector", "is empty; leave it out instead");
+    }
+    Some(PathBuf::from(path))
 }
 
 fn prefix_dir(raw: &RawLocal, findings: &mut Findings) -> Option<PathBuf> {

@@ -74,6 +74,12 @@ pub enum GgufProblem {
     Hyperparameter { key: String, reason: &'static str },
     #[error("it is one of {0} parts; join them with llama-gguf-split --merge first")]
     Split(u64),
+    #[error("it is no projector but a model of the kind `{0}`")]
+    NoProjector(String),
+    #[error("its kind of projector, `{0}`, is not supported")]
+    ProjectorKind(String),
+    #[error("its projector takes no images")]
+    NoEyes,
     #[error("tensor `{name}` {reason}")]
     Tensor { name: String, reason: TensorReason },
 }

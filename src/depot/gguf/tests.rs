@@ -469,3 +469,77 @@ proptest! {
         let _ = inspected(&file);
     }
 }
+
+/// The smallest file that passes as a projector.
+fn eyes() -> Builder {
+    Builder::empty()
+        .text("general.architecture", "clip")
+        .raw("clip.has_vision_encoder", 7, vec![1])
+        .text("clip.projector_type", "mlp")
+        .whole("clip.vision.image_size", 32)
+        .whole("clip.vision.patch_size", 8)
+        .whole("clip.vision.embedding_length", 4)
+        .whole("clip.vision.attention.head_count", 2)
+        .whole("clip.vision.block_count", 1)
+        .tensor("mm.0.weight", &[4, 2], 0, 32)
+}
+
+fn seen(file: &Builder) -> Result<ProjectorSummary, String> {
+    let bytes = file.build();
+    let length = bytes.len() as u64;
+    inspect_projector_from(&bytes[..], length).map_err(|fault| fault.to_string())
+}
+
+#[test]
+fn a_projector_is_known_by_its_keys() {
+    let summary = seen(&eyes()).unwrap();
+    assert_eq!(summary.kind, "mlp");
+    assert_eq!(summary.weight_bytes, 32);
+    // 16 patches, each with scores for two heads.
+    assert_eq!(summary.compute_bytes, 16 * (8 * 4 + 2 * 16) * 4);
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/mmproj-tiny.gguf"
+    );
+    assert_eq!(inspect_projector(Path::new(path)).unwrap().kind, "mlp");
+    let words = seen(&Builder::model()).unwrap_err();
+    assert!(
+        words.contains("no projector but a model of the kind `llama`"),
+        "{words}"
+    );
+}
+
+#[test]
+fn what_no_projector_can_mean_is_refused() {
+    let whole = |name: &str, value| eyes().whole(&format!("clip.vision.{name}"), value);
+    let cases = [
+        (
+            eyes().raw("clip.has_vision_encoder", 7, vec![0]),
+            "takes no images",
+        ),
+        (eyes().without("clip.has_vision_encoder"), "takes no images"),
+        (
+            eyes().without("clip.projector_type"),
+            "projector_type` is missing",
+        ),
+        (whole("patch_size", 0), "patch_size` is 0"),
+        (whole("patch_size", 33), "patch_size` is 33"),
+        (whole("image_size", 1 << 20), "image_size` is 1048576"),
+        (whole("attention.head_count", 0), "head_count` is 0"),
+        (whole("attention.head_count", 3), "does not divide"),
+        (whole("block_count", 513), "block_count` is 513"),
+        (whole("spatial_merge_size", 0), "spatial_merge_size` is 0"),
+        (
+            eyes().without("clip.vision.image_size"),
+            "image_size` is missing",
+        ),
+        (
+            eyes().real("clip.vision.attention.layer_norm_epsilon", f32::NAN),
+            "not between 0 and 1",
+        ),
+    ];
+    for (file, wanted) in cases {
+        let words = seen(&file).unwrap_err();
+        assert!(words.contains(wanted), "{wanted}: {words}");
+    }
+}

@@ -47,6 +47,7 @@ fn start_as(
     config.speculation = Speculation::Off;
     configure(&mut config);
     let mind = Mind {
+        sight: None,
         vocabulary: Arc::new(FakeVocabulary::default()),
         template: Arc::new(template),
         context_tokens: SHAPE.context_tokens,
@@ -244,6 +245,7 @@ async fn a_thread_that_panics_cuts_its_chats_off_and_is_down() {
 #[tokio::test]
 async fn a_decoder_that_cannot_be_built_is_a_load_error() {
     let mind = Mind {
+        sight: None,
         vocabulary: Arc::new(FakeVocabulary::default()),
         template: Arc::new(ECHO),
         context_tokens: 8,

@@ -1,6 +1,6 @@
 //! The decoder over llama.cpp's context.
 
-use crate::decoder::{Decoded, Decoder, Entry, Fingerprint, Shape, Threads};
+use crate::decoder::{Decoded, Decoder, Entry, Fingerprint, Shape, Threads, Token};
 use crate::llama::raw::Context;
 
 pub(super) struct LlamaDecoder(pub(super) Context, pub(super) Fingerprint);
@@ -47,6 +47,10 @@ impl Decoder for LlamaDecoder {
 
     fn logits(&mut self, index: usize) -> Option<&[f32]> {
         self.0.logits(index)
+    }
+
+    fn undivided(&self, token: Token) -> Option<(u32, u32)> {
+        self.0.undivided(token)
     }
 
     fn held(&self, sequence: u32) -> u32 {

@@ -258,6 +258,7 @@ impl Pairs {
         };
         Prompt {
             pieces: slots.iter().map(piece).collect(),
+            images: Vec::new(),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod decoder;
 mod embedder;
+mod eye;
 mod filling;
 mod fingerprint;
 mod open;

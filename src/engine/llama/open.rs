@@ -18,6 +18,7 @@ use crate::decoder::{Fingerprint, Shape, Threads, Vocabulary};
 use crate::engine::{Engine, EngineDriver, Mind};
 use crate::kv::{KvConfig, KvFault};
 use crate::llama::decoder::LlamaDecoder;
+use crate::llama::eye::open_eye;
 use crate::llama::fingerprint::fingerprint;
 use crate::llama::raw::{self, CellLayout, Context, Sizes};
 use crate::llama::vocabulary::LlamaVocabulary;
@@ -54,9 +55,19 @@ impl Engine {
         let vocabulary = Arc::new(LlamaVocabulary::new(Arc::clone(&model), &marks));
         let source = template_source(text, &model, &vocabulary);
         let template = templates.compile(source)?;
-        let sizes = sizes(&config, &model)?;
+        let mut sizes = sizes(&config, &model)?;
         log_model(&config, &model, sizes, manner);
+        let seeing = match &config.projector {
+            Some(path) => {
+                check_file(path)?;
+                let on_gpu = is_on_gpu(&config);
+                Some(open_eye(&model, path, &mut sizes, on_gpu)?)
+            }
+            None => None,
+        };
+        let (sight, gallery) = seeing.unzip();
         let mind = Mind {
+            sight,
             vocabulary,
             template,
             context_tokens: sizes.shape.context_tokens,
@@ -76,7 +87,7 @@ impl Engine {
         })?;
         Engine::start(config, mind, move |shared| {
             // Words of an earlier failure on this thread cannot be: it is new.
-            Context::new(model, sizes, Arc::clone(&shared.interrupt))
+            Context::new(model, sizes, Arc::clone(&shared.interrupt), gallery)
                 .map(|context| LlamaDecoder(context, fingerprint))
                 .ok_or_else(|| LoadError::Context {
                     kv_tokens: sizes.shape.kv_tokens,

@@ -8,7 +8,10 @@
 //! therefore checks what the header asks for first. Line numbers are those of
 //! `llama.cpp/include/llama.h` in llama-cpp-sys-2 0.1.161.
 
+mod projector;
+
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -17,7 +20,9 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 use tracing::{debug, error, trace, warn};
 
+pub(super) use self::projector::Projector;
 use crate::decoder::{Decoded, Entry, Interrupt, Shape, Threads, Token};
+use crate::gallery::{Gallery, is_of_image};
 use crate::kv::{FlashAttention, KvType};
 use crate::llama::filling::{Filling, columns};
 
@@ -28,10 +33,13 @@ pub(super) struct Context {
     shape: Shape,
     threads: Threads,
     cells: CellLayout,
-    /// The place in the last batch's entries of each entry as it was computed.
+    ubatch_tokens: usize,
+    /// The place in the last batch's entries of each entry of the last leg, as it was computed.
     order: Vec<usize>,
     /// How steps are filled up; `None` where that gains nothing.
     filler: Option<Filler>,
+    /// For a model that sees.
+    images: Option<ImageBatch>,
     vocabulary: usize,
     /// The abort callback holds a pointer into this.
     interrupt: Arc<Interrupt>,
@@ -83,13 +91,20 @@ pub(super) enum CellLayout {
 static MAKING: Mutex<()> = Mutex::new(());
 
 impl Context {
-    /// `None` when llama.cpp refuses; [`take_first_error`] then has its words.
+    /// `None` when llama.cpp refuses; [`take_first_error`] then has its words. `gallery` has what
+    /// tokens below zero stand for.
     pub(super) fn new(
         model: Arc<LlamaModel>,
         sizes: Sizes,
         interrupt: Arc<Interrupt>,
+        gallery: Option<Arc<Gallery>>,
     ) -> Option<Self> {
         let shape = sizes.shape;
+        if let Some(gallery) = &gallery
+            && input_width(&model) != Some(gallery.width())
+        {
+            return None;
+        }
         let vocabulary = usize::try_from(model.n_vocab()).ok()?;
         let columns = columns(&system_info());
         let ubatch_tokens = sizes.ubatch_tokens.min(shape.batch_tokens);
@@ -134,8 +149,13 @@ impl Context {
         let context = NonNull::new(context)?;
         Some(Self {
             context,
-            batch: Batch::new(shape.batch_tokens),
+            batch: Batch::new(shape.batch_tokens, 0),
+            images: gallery.map(|gallery| ImageBatch {
+                batch: Batch::new(shape.batch_tokens, gallery.width()),
+                gallery,
+            }),
             shape,
+            ubatch_tokens: ubatch_tokens as usize,
             threads: sizes.threads,
             cells: sizes.cells,
             order: Vec::new(),
@@ -170,22 +190,100 @@ impl Context {
             error!(entries = entries.len(), "batch is not sound");
             return Decoded::Failed;
         }
-        self.order.extend(0..entries.len());
+        if !entries.iter().any(|entry| is_of_image(entry.token)) {
+            self.order.extend(0..entries.len());
+            return self.decode_leg(entries);
+        }
+        for (number, leg) in self.legs(entries).into_iter().enumerate() {
+            self.order = leg;
+            match self.decode_leg(entries) {
+                Decoded::Done => {}
+                Decoded::NoRoom if number > 0 => return self.take_back(entries),
+                other => return other,
+            }
+        }
+        Decoded::Done
+    }
+
+    /// As [`legs`], but images that look ahead each in a leg of its own.
+    fn legs(&self, entries: &[Entry]) -> Vec<Vec<usize>> {
+        let legs = legs(entries);
+        let Some(images) = self.images.as_ref().filter(|it| it.gallery.looks_ahead()) else {
+            return legs;
+        };
+        let begins = |one: usize, next: usize| {
+            let next_of = &entries[next];
+            entries[one].sequence != next_of.sequence
+                || is_of_image(next_of.token)
+                    && images
+                        .gallery
+                        .undivided(next_of.token)
+                        .is_none_or(|(before, _)| before == 0)
+        };
+        let is_of_images = |leg: &[usize]| is_of_image(entries[leg[0]].token);
+        legs.into_iter()
+            .flat_map(|leg| {
+                if !is_of_images(&leg) {
+                    return vec![leg];
+                }
+                let images = leg.chunk_by(|one, next| !begins(*one, *next));
+                images.map(<[usize]>::to_vec).collect()
+            })
+            .collect()
+    }
+
+    /// As for [`Gallery::undivided`].
+    pub(super) fn undivided(&self, token: Token) -> Option<(u32, u32)> {
+        self.images.as_ref()?.gallery.undivided(token)
+    }
+
+    /// As if nothing of `entries` had been computed.
+    fn take_back(&mut self, entries: &[Entry]) -> Decoded {
+        // From the last on, so that each sequence ends where it began.
+        for entry in entries.iter().rev() {
+            if self.held(entry.sequence) > entry.position
+                && !self.remove(entry.sequence, entry.position)
+            {
+                return Decoded::Failed;
+            }
+        }
+        Decoded::NoRoom
+    }
+
+    /// Computes those of `entries` that are in `order`: all tokens of the vocabulary, or all of images.
+    fn decode_leg(&mut self, entries: &[Entry]) -> Decoded {
         if self.cells == CellLayout::Split {
             // Neighbouring sequences are computed together only where they come in order.
             self.order.sort_by_key(|index| entries[*index].sequence);
         }
-        if !self
-            .batch
-            .fill(self.order.iter().map(|index| &entries[*index]))
-        {
+        let leg = self.order.iter().map(|index| &entries[*index]);
+        let is_of_images = leg.clone().any(|entry| is_of_image(entry.token));
+        let (batch, looks_ahead) = match &mut self.images {
+            Some(images) if is_of_images => (images.fill(leg), images.gallery.looks_ahead()),
+            Some(_) | None => (self.batch.fill(leg).then_some(self.batch.raw), false),
+        };
+        let fits = !looks_ahead || self.order.len() <= self.ubatch_tokens;
+        let Some(batch) = batch.filter(|_| fits) else {
             error!(entries = entries.len(), "batch is not sound");
             return Decoded::Failed;
-        }
-        let filled = self.fill_up();
+        };
+        let filled = if is_of_images { None } else { self.fill_up() };
+        let batch = if is_of_images { batch } else { self.batch.raw };
         // SAFETY: the context is live, the batch's arrays hold `n_tokens` written entries, and
-        // sizes and ids are within the context's, as just checked (llama.h:1003).
-        let code = unsafe { sys::llama_decode(self.context.as_ptr(), self.batch.raw) };
+        // sizes and ids are within the context's, as just checked (llama.h:1003). One of the arrays
+        // `token` and `embd` is there and the other NULL; the latter's rows are as wide as the model
+        // takes them (llama.h:247-248, 598). What looks ahead is no more than is computed at one go,
+        // and attention is as before afterwards (llama.h:1107-1109).
+        let code = unsafe {
+            if looks_ahead {
+                sys::llama_set_causal_attn(self.context.as_ptr(), false);
+            }
+            let code = sys::llama_decode(self.context.as_ptr(), batch);
+            if looks_ahead {
+                sys::llama_set_causal_attn(self.context.as_ptr(), true);
+            }
+            code
+        };
         if let Some(sequence) = filled {
             // SAFETY: the memory belongs to the live context, which has this sequence; all of it
             // goes (llama.h:757-765).
@@ -228,8 +326,17 @@ impl Context {
             && entries.iter().all(|entry| {
                 entry.sequence < self.shape.sequences
                     && entry.position < self.positions()
-                    && usize::try_from(entry.token).is_ok_and(|token| token < self.vocabulary)
+                    && self.is_known(entry)
             })
+    }
+
+    /// Of what an image's token stands for, the batch will see. It gives no logits: legs that did
+    /// would lose them to those after them.
+    fn is_known(&self, entry: &Entry) -> bool {
+        match usize::try_from(entry.token) {
+            Ok(token) => token < self.vocabulary,
+            Err(_) => self.images.is_some() && !entry.wants_logits,
+        }
     }
 
     pub(super) fn is_split(&self) -> bool {
@@ -501,7 +608,7 @@ impl EncoderContext {
         let context = NonNull::new(context)?;
         Some(Self {
             context,
-            batch: Batch::new(sizes.batch_tokens),
+            batch: Batch::new(sizes.batch_tokens, 0),
             sizes,
             vocabulary,
             width,
@@ -586,26 +693,106 @@ impl Drop for EncoderContext {
     }
 }
 
+/// Cuts a batch up into legs that are computed one after the other, each with tokens of the vocabulary
+/// only or of images only: llama.cpp's batches are of one kind. Each sequence stays in order, and what
+/// ends it in the vocabulary is in the last leg, as all entries are whose logits are wanted.
+fn legs(entries: &[Entry]) -> Vec<Vec<usize>> {
+    // Counted from the end: the last leg is 0, and every other leg is of images.
+    let mut reached: HashMap<u32, usize> = HashMap::new();
+    let mut legs: Vec<Vec<usize>> = Vec::new();
+    for (index, entry) in entries.iter().enumerate().rev() {
+        let leg = reached.entry(entry.sequence).or_default();
+        if is_of_image(entry.token) != (*leg % 2 == 1) {
+            *leg += 1;
+        }
+        if legs.len() <= *leg {
+            legs.resize_with(*leg + 1, Vec::new);
+        }
+        legs[*leg].push(index);
+    }
+    legs.retain(|leg| !leg.is_empty());
+    legs.reverse();
+    legs.iter_mut().for_each(|leg| leg.reverse());
+    legs
+}
+
+/// How many numbers the model takes in the place of a token.
+pub(super) fn input_width(model: &LlamaModel) -> Option<usize> {
+    // SAFETY: the model is live while borrowed (llama.h:598).
+    let width = unsafe { sys::llama_model_n_embd_inp(model_pointer(model)) };
+    usize::try_from(width).ok().filter(|width| *width > 0)
+}
+
+/// A batch of images' vectors, and where they come from.
+struct ImageBatch {
+    batch: Batch,
+    gallery: Arc<Gallery>,
+}
+
+impl ImageBatch {
+    /// `None` when the entries do not fit, or one stands for nothing.
+    fn fill<'e>(
+        &mut self,
+        entries: impl ExactSizeIterator<Item = &'e Entry> + Clone,
+    ) -> Option<sys::llama_batch> {
+        if !self.batch.fill(entries.clone()) {
+            return None;
+        }
+        for (index, entry) in entries.enumerate() {
+            let row = self.batch.row(index)?;
+            if !self.gallery.copy_vector(entry.token, row) {
+                return None;
+            }
+        }
+        Some(self.batch.raw)
+    }
+}
+
 /// llama.cpp's arrays of one batch.
 struct Batch {
     raw: sys::llama_batch,
     room: usize,
+    /// Numbers of a vector; 0 for a batch of tokens.
+    width: usize,
 }
 
 impl Batch {
-    fn new(room: u32) -> Self {
+    /// Of tokens, or of vectors of `width` numbers.
+    fn new(room: u32, width: usize) -> Self {
         let room_c = i32::try_from(room).unwrap_or(i32::MAX);
-        // SAFETY: allocates `room` entries with room for one sequence id each (llama.h:973).
-        let raw = unsafe { sys::llama_batch_init(room_c, 0, 1) };
+        let width_c = i32::try_from(width).unwrap_or(0);
+        // SAFETY: allocates `room` entries with room for one sequence id each, and for a token or, if
+        // the width is not 0, a vector each (llama.h:968-976).
+        let raw = unsafe { sys::llama_batch_init(room_c, width_c, 1) };
         Self {
             raw,
             room: room_c as usize,
+            width: width_c as usize,
+        }
+    }
+
+    /// `f32[width]` of an entry of a batch of vectors.
+    fn row(&mut self, index: usize) -> Option<&mut [f32]> {
+        if self.width == 0 || self.raw.embd.is_null() || index >= self.room {
+            return None;
+        }
+        // SAFETY: `llama_batch_init` allocated `room` times `width` numbers, `index` is below `room`,
+        // and the borrow of `self` keeps other borrows of them off. What was never written is zeroed
+        // first, so that no number is read that is none (llama.h:968-976).
+        unsafe {
+            let row = self.raw.embd.add(index * self.width);
+            row.write_bytes(0, self.width);
+            Some(std::slice::from_raw_parts_mut(row, self.width))
         }
     }
 
     /// False when the entries do not fit.
     fn fill<'e>(&mut self, entries: impl ExactSizeIterator<Item = &'e Entry>) -> bool {
-        if entries.len() > self.room || self.raw.token.is_null() {
+        let has_array = match self.width {
+            0 => !self.raw.token.is_null(),
+            _ => !self.raw.embd.is_null(),
+        };
+        if entries.len() > self.room || !has_array {
             return false;
         }
         self.raw.n_tokens = 0;
@@ -613,16 +800,18 @@ impl Batch {
         true
     }
 
-    /// Adds one entry, where there is room.
+    /// Adds one entry, where there is room. Only after [`Batch::fill`], which sees to the arrays.
     fn push(&mut self, entry: &Entry) {
         let index = self.count();
-        if index >= self.room || self.raw.token.is_null() {
+        if index >= self.room {
             return;
         }
         // SAFETY: `index` is below `room`, for which `llama_batch_init` allocated each array, and
         // each `seq_id` row has the one place that is written (llama.h:261-270, 968-976).
         unsafe {
-            self.raw.token.add(index).write(entry.token);
+            if self.width == 0 {
+                self.raw.token.add(index).write(entry.token);
+            }
             self.raw.pos.add(index).write(entry.position.cast_signed());
             self.raw.n_seq_id.add(index).write(1);
             (*self.raw.seq_id.add(index)).write(entry.sequence.cast_signed());
@@ -730,13 +919,17 @@ pub(super) fn take_first_error() -> Option<String> {
     FIRST_ERROR.with_borrow_mut(Option::take)
 }
 
-/// Sends llama.cpp's log to `tracing`, once per process.
+/// Sends llama.cpp's log to `tracing`, and mtmd's, once per process.
 pub(super) fn send_log_to_tracing() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // SAFETY: the callback needs no data and lives for ever. Setting is not thread-safe, so it
         // is done once, before anything else of llama.cpp runs (llama.h:1663-1667).
-        unsafe { sys::llama_log_set(Some(log), std::ptr::null_mut()) }
+        // mtmd's is the same callback, and its own setting (mtmd.h:356).
+        unsafe {
+            sys::llama_log_set(Some(log), std::ptr::null_mut());
+            sys::mtmd_log_set(Some(log), std::ptr::null_mut());
+        }
     });
 }
 
@@ -768,5 +961,45 @@ unsafe extern "C" fn log(level: sys::ggml_log_level, text: *const c_char, _data:
         sys::GGML_LOG_LEVEL_WARN => warn!(target: "llama.cpp", "{text}"),
         sys::GGML_LOG_LEVEL_INFO => debug!(target: "llama.cpp", "{text}"),
         _ => trace!(target: "llama.cpp", "{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By sequence: `t` for a token of the vocabulary, `i` for one of an image.
+    fn cut(sequences: &[&str]) -> Vec<String> {
+        let mut entries = Vec::new();
+        for (sequence, kinds) in (0..).zip(sequences) {
+            for (position, kind) in (0..).zip(kinds.chars()) {
+                entries.push(Entry {
+                    token: if kind == 'i' { -2 } else { 1 },
+                    position,
+                    sequence,
+                    wants_logits: false,
+                });
+            }
+        }
+        let shown = |leg: &Vec<usize>| {
+            let shown = leg.iter().map(|index| {
+                let entry = entries[*index];
+                format!("{}{}", entry.sequence, entry.position)
+            });
+            shown.collect::<Vec<_>>().join(" ")
+        };
+        legs(&entries).iter().map(shown).collect()
+    }
+
+    #[test]
+    fn legs_are_of_one_kind_in_order_and_end_with_the_vocabulary() {
+        assert_eq!(cut(&["ttt"]), ["00 01 02"]);
+        assert_eq!(cut(&["tiit"]), ["00", "01 02", "03"]);
+        assert_eq!(cut(&["tii", "t"]), ["00", "01 02", "10"]);
+        assert_eq!(cut(&["ii", "i"]), ["00 01 10"]);
+        assert_eq!(
+            cut(&["titit", "it", "t", "ti"]),
+            ["00", "01", "02 30", "03 10 31", "04 11 20"]
+        );
     }
 }

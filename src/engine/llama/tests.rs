@@ -29,6 +29,7 @@ use crate::{
 mod cache;
 mod embeddings;
 mod ranking;
+mod sight;
 mod states;
 
 const ONE_THREAD: Threads = Threads {
@@ -579,7 +580,8 @@ fn unsound_batches_fail_and_an_interrupt_is_recovered_from() {
         cells: CellLayout::Unified,
         may_fill: false,
     };
-    let mut context = Context::new(Arc::clone(&model), sizes, Arc::clone(&interrupt)).unwrap();
+    let mut context =
+        Context::new(Arc::clone(&model), sizes, Arc::clone(&interrupt), None).unwrap();
     let entry = |position, sequence, token| Entry {
         token,
         position,

@@ -19,6 +19,7 @@ const SHAPE: Shape = Shape {
 
 fn start(vocabulary: FakeVocabulary) -> (Engine, EngineDriver) {
     let mind = Mind {
+        sight: None,
         vocabulary: Arc::new(vocabulary),
         template: Arc::new(CHATML),
         context_tokens: SHAPE.context_tokens,

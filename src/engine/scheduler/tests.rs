@@ -16,6 +16,7 @@ use crate::voice::VoiceRules;
 
 mod drafts;
 mod fair;
+mod images;
 mod overflow;
 mod room;
 
@@ -116,6 +117,7 @@ impl Bench {
             team: None,
             priority: domain::Priority::default(),
             prompt: prompt.bytes().map(i32::from).collect(),
+            images: Vec::new(),
             prediction: Vec::new(),
             output_max: self.scheduler.shape.context_tokens - prompt.len() as u32,
             sampler: Sampler::new(&Sampling::default(), 0.0, 0),

@@ -14,6 +14,7 @@ fn request(team: &str, prompt: usize, output_max: u32) -> (Request, ReplyStream)
         team: Some(team.into()),
         priority: Priority::Interactive,
         prompt: vec![1; prompt],
+        images: Vec::new(),
         prediction: Vec::new(),
         output_max,
         sampler: Sampler::new(&Sampling::default(), 0.0, 0),

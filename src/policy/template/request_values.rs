@@ -1,6 +1,6 @@
 //! A request as templates expect to see one.
 
-use domain::{ChatRequest, Message, Role, TemplateSource, Tool, ToolCall, ToolChoice};
+use domain::{ChatRequest, Message, Part, Role, TemplateSource, Tool, ToolCall, ToolChoice};
 use minijinja::{Value, context};
 use serde_json::Value as Json;
 
@@ -32,6 +32,17 @@ impl CallStyle {
     }
 }
 
+/// How a message's content is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ContentStyle {
+    /// One text.
+    #[default]
+    Text,
+    /// A list of parts of the type `text`, for templates that print nothing of a text. Most are of
+    /// models that see.
+    Parts,
+}
+
 /// The variables that Hugging Face's `apply_chat_template` sets. `enable_thinking` is left out, so
 /// that each template's own default holds.
 pub(super) fn values(
@@ -40,17 +51,21 @@ pub(super) fn values(
     shield: &Shield,
     marks: &Marks,
     style: CallStyle,
+    content: ContentStyle,
 ) -> Value {
     let cover = Cover {
         shield,
         marks,
         style,
+        content,
     };
-    let messages: Vec<Value> = request
-        .messages
-        .iter()
-        .map(|message| cover.message(message))
-        .collect();
+    let mut images_before = 0;
+    let messages = request.messages.iter().map(|message| {
+        let first = images_before;
+        images_before += images_of(message);
+        cover.message(message, first)
+    });
+    let messages: Vec<Value> = messages.collect();
     let are_offered = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
     let tools = are_offered.then(|| {
         let tools = request.tools.iter().map(|tool| cover.tool(tool));
@@ -65,10 +80,16 @@ pub(super) fn values(
     }
 }
 
+fn images_of(message: &Message) -> usize {
+    let images = message.content.iter();
+    images.filter(|part| matches!(part, Part::Image(_))).count()
+}
+
 struct Cover<'a> {
     shield: &'a Shield,
     marks: &'a Marks,
     style: CallStyle,
+    content: ContentStyle,
 }
 
 impl Cover<'_> {
@@ -76,17 +97,44 @@ impl Cover<'_> {
         Value::from(self.shield.cover(text, self.marks))
     }
 
-    fn message(&self, message: &Message) -> Value {
+    /// Texts and, as their marks, images; the first of those is the request's of that number. Joined
+    /// without a separator, and a token that lies across the seam of two texts is covered.
+    fn content(&self, message: &Message, first_image: usize) -> String {
+        let (mut shown, mut text) = (String::new(), String::new());
+        let mut image = first_image;
+        for part in &message.content {
+            match part {
+                Part::Text(more) => text.push_str(more),
+                Part::Image(_) => {
+                    shown.push_str(&self.shield.cover(&text, self.marks));
+                    shown.extend(self.marks.of_image(image));
+                    text.clear();
+                    image += 1;
+                }
+                Part::Other(_) => {}
+            }
+        }
+        shown.push_str(&self.shield.cover(&text, self.marks));
+        shown
+    }
+
+    /// `first_image`: the number of the message's first image among the request's.
+    fn message(&self, message: &Message, first_image: usize) -> Value {
         let role = match message.role {
             Role::Developer => Role::System,
             role => role,
         };
-        let text = message.text();
+        let text = self.content(message, first_image);
         let has_calls = !message.tool_calls.is_empty();
-        let content = if self.style.is_content_none && has_calls && text.is_empty() {
-            Value::from(())
-        } else {
-            self.text(&text)
+        let content = match self.content {
+            ContentStyle::Text if self.style.is_content_none && has_calls && text.is_empty() => {
+                Value::from(())
+            }
+            ContentStyle::Text => Value::from(text),
+            ContentStyle::Parts => Value::from(vec![Value::from_pairs([
+                ("type", Value::from("text")),
+                ("text", Value::from(text)),
+            ])]),
         };
         let mut fields = vec![("role", Value::from(role.as_label())), ("content", content)];
         if let Some(name) = &message.name {

@@ -2,12 +2,13 @@
 //!
 //! Before rendering, each control token spelled out in callers' text is replaced by one character
 //! that occurs nowhere else; afterwards that character is a piece of its own again, marked as plain
-//! text. One character survives whatever templates do with text: trimming, slicing, JSON.
+//! text. One character survives whatever templates do with text: trimming, slicing, JSON. Images go
+//! through a template in the same way, so no text can be taken for one.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
-use domain::{ChatRequest, Part, Prompt, PromptPiece, TemplateError, TemplateSource};
+use domain::{ChatRequest, ImagePlace, Part, Prompt, PromptPiece, TemplateError, TemplateSource};
 use regex::{Regex, RegexBuilder};
 
 /// Unicode's two private planes, from which marks are taken.
@@ -28,7 +29,22 @@ pub(super) struct Shield {
 #[derive(Default)]
 pub(super) struct Marks {
     by_token: BTreeMap<String, char>,
-    by_mark: BTreeMap<char, String>,
+    by_mark: BTreeMap<char, Meaning>,
+    /// Of the request's images, in reading order.
+    images: Vec<char>,
+}
+
+/// What a mark stands for.
+enum Meaning {
+    Token(String),
+    Image(usize),
+}
+
+impl Marks {
+    /// Of the request's image of that number.
+    pub fn of_image(&self, image: usize) -> Option<char> {
+        self.images.get(image).copied()
+    }
 }
 
 impl Shield {
@@ -53,19 +69,16 @@ impl Shield {
         }
     }
 
-    /// Chooses a mark for each control token in the request's text.
+    /// Chooses a mark for each control token in the request's text, and for each image.
     pub fn marks(&self, request: &ChatRequest) -> Result<Marks, TemplateError> {
-        let Some(tokens) = &self.tokens else {
+        if self.tokens.is_none() && !request.has_images() {
             return Ok(Marks::default());
-        };
+        }
         let mut found: HashSet<String> = HashSet::new();
         let mut used = self.own.clone();
         every_text(request, &mut |text| {
-            found.extend(
-                tokens
-                    .find_iter(text)
-                    .map(|token| token.as_str().to_owned()),
-            );
+            let tokens = self.tokens.iter().flat_map(|tokens| tokens.find_iter(text));
+            found.extend(tokens.map(|token| token.as_str().to_owned()));
             used.extend(text.chars().filter(is_private));
         });
         let mut free = MARKS
@@ -77,8 +90,13 @@ impl Shield {
         found.sort();
         for token in found {
             let mark = free.next().ok_or(TemplateError::OutOfBounds("marks"))?;
-            marks.by_mark.insert(mark, token.clone());
+            marks.by_mark.insert(mark, Meaning::Token(token.clone()));
             marks.by_token.insert(token, mark);
+        }
+        for image in 0..image_count(request) {
+            let mark = free.next().ok_or(TemplateError::OutOfBounds("marks"))?;
+            marks.by_mark.insert(mark, Meaning::Image(image));
+            marks.images.push(mark);
         }
         Ok(marks)
     }
@@ -96,28 +114,39 @@ impl Shield {
         }
     }
 
-    /// Takes the marks out again, each a piece of plain text.
+    /// Takes the marks out again: of each token, a piece of plain text, and of each image its place.
     pub fn split(&self, text: &str, marks: &Marks) -> Prompt {
-        let mut pieces = Vec::new();
+        let mut prompt = Prompt::default();
         let mut start = 0;
-        let mut push = |text: &str, has_controls: bool| {
-            if !text.is_empty() {
-                pieces.push(PromptPiece {
-                    text: text.to_owned(),
-                    has_controls,
-                });
-            }
-        };
         for (at, letter) in text.char_indices() {
-            if let Some(token) = marks.by_mark.get(&letter) {
-                push(&text[start..at], true);
-                push(token, false);
-                start = at + letter.len_utf8();
+            let Some(meaning) = marks.by_mark.get(&letter) else {
+                continue;
+            };
+            push(&mut prompt, &text[start..at], true);
+            match meaning {
+                Meaning::Token(token) => push(&mut prompt, token, false),
+                Meaning::Image(image) => prompt.images.push(ImagePlace {
+                    before: prompt.pieces.len(),
+                    image: *image,
+                }),
             }
+            start = at + letter.len_utf8();
         }
-        push(&text[start..], true);
-        Prompt { pieces }
+        push(&mut prompt, &text[start..], true);
+        prompt
     }
+}
+
+fn push(prompt: &mut Prompt, text: &str, has_controls: bool) {
+    if !text.is_empty() {
+        let text = text.to_owned();
+        prompt.pieces.push(PromptPiece { text, has_controls });
+    }
+}
+
+fn image_count(request: &ChatRequest) -> usize {
+    let parts = request.messages.iter().flat_map(|message| &message.content);
+    parts.filter(|part| matches!(part, Part::Image(_))).count()
 }
 
 fn is_private(letter: &char) -> bool {

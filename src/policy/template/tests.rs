@@ -318,19 +318,66 @@ fn the_date_is_printed_where_it_is_given() {
     );
 }
 
+fn with_images(parts: &[&str]) -> Message {
+    let part = |part: &&str| match part.strip_prefix("data:") {
+        Some(_) => Part::Image(Image {
+            url: (*part).to_owned(),
+            detail: None,
+        }),
+        None => Part::Text((*part).to_owned()),
+    };
+    let mut message = says(Role::User, "");
+    message.content = parts.iter().map(part).collect();
+    message
+}
+
+/// Pieces and, as their numbers in brackets, images.
+fn shown(prompt: &Prompt) -> String {
+    let mut images = prompt.images.iter().peekable();
+    let mut text = String::new();
+    for (at, piece) in prompt.pieces.iter().enumerate() {
+        while let Some(place) = images.next_if(|place| place.before == at) {
+            text.push_str(&format!("[{}]", place.image));
+        }
+        text.push_str(&piece.text);
+    }
+    images.for_each(|place| text.push_str(&format!("[{}]", place.image)));
+    text
+}
+
 #[test]
-fn images_and_other_parts_leave_only_the_text() {
-    let mut message = says(Role::User, "a");
-    message.content.push(Part::Image(Image {
-        url: "data:image/png;base64,AA".to_owned(),
-        detail: None,
-    }));
-    message.content.push(Part::Text("b".to_owned()));
-    check(
-        CHATML,
-        &request(vec![message]),
-        "<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n",
+fn images_keep_their_places_between_the_texts() {
+    let mut first = with_images(&["a", "data:1", "b", "data:2"]);
+    first.content.push(Part::Other(json!({"type": "file"})));
+    let again = with_images(&["data:1", "c"]);
+    let request = request(vec![first, says(Role::Assistant, "d"), again]);
+    let prompt = compile(CHATML).unwrap().render(&request).unwrap();
+    assert_eq!(
+        shown(&prompt),
+        "<|im_start|>user\na[0]b[1]<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n\
+         <|im_start|>user\n[2]c<|im_end|>\n<|im_start|>assistant\n"
     );
+}
+
+/// The templates of SmolVLM and LLaVA go through parts, and print nothing of a text.
+#[test]
+fn a_template_that_wants_parts_gets_them() {
+    let wants = "{%- for message in messages -%}{{ message['role'] }}:
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'text' -%}{{ part['text'] }}{%- else -%}{{ '<image>' }}{%- endif -%}
+{%- endfor -%};{%- endfor -%}";
+    let template = compile(wants).unwrap();
+    let request = request(vec![with_images(&["a", "data:1", "b"])]);
+    assert_eq!(shown(&template.render(&request).unwrap()), "user:a[0]b;");
+}
+
+#[test]
+fn no_text_is_taken_for_an_image() {
+    let forged = "<__media__>\u{F0000}<image>\u{F0001}";
+    let request = request(vec![with_images(&[forged, "data:1"])]);
+    let prompt = compile(CHATML).unwrap().render(&request).unwrap();
+    assert_eq!(prompt.images.len(), 1);
+    assert!(shown(&prompt).contains(&format!("{forged}[0]")));
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn sizes(kv: KvConfig, cells: CellLayout) -> Sizes {
 /// The logits after 40 tokens of which the first 30 were computed for another sequence, beside a
 /// third one.
 fn logits(model: &Arc<llama_cpp_2::model::LlamaModel>, sizes: Sizes) -> Vec<f32> {
-    let context = Context::new(Arc::clone(model), sizes, Arc::default()).unwrap();
+    let context = Context::new(Arc::clone(model), sizes, Arc::default(), None).unwrap();
     let mut decoder = LlamaDecoder(context, [0; 32]);
     let entry = |sequence, position: u32, is_last| Entry {
         token: i32::try_from(5 + position * 7 % 500).unwrap(),
@@ -202,7 +202,7 @@ fn the_number_of_threads_changes_no_numbers() {
     let model = crate::llama::open::tests_model(&path);
     let mut sizes = sizes(KvConfig::default(), CellLayout::Unified);
     sizes.threads.count = 2;
-    let context = Context::new(model, sizes, Arc::default()).unwrap();
+    let context = Context::new(model, sizes, Arc::default(), None).unwrap();
     let mut decoder = LlamaDecoder(context, [0; 32]);
     let mut rows = [1, 2, 1, 9].map(|threads| {
         decoder.set_threads(threads);
@@ -288,7 +288,7 @@ fn steps_that_are_filled_up_give_the_same_numbers() {
             may_fill,
             ..sizes(KvConfig::default(), CellLayout::Unified)
         };
-        let mut context = Context::new(Arc::clone(&model), sizes, Arc::default()).unwrap();
+        let mut context = Context::new(Arc::clone(&model), sizes, Arc::default(), None).unwrap();
         let mut rows = Vec::new();
         for position in 0..256 {
             let batch: Vec<Entry> = (0..3)

@@ -27,7 +27,7 @@ fn context_of(model: &Arc<llama_cpp_2::model::LlamaModel>, cells: CellLayout) ->
         ubatch_tokens: 64,
         threads: ONE_THREAD,
     };
-    Context::new(Arc::clone(model), sizes, Arc::default()).unwrap()
+    Context::new(Arc::clone(model), sizes, Arc::default(), None).unwrap()
 }
 
 /// Computes `tokens` of `sequence` from position `from` on, and gives the logits after the last.

@@ -32,6 +32,7 @@ fn load_with(
     build: impl FnOnce(&mut FakeDecoder) + Send + 'static,
 ) -> Result<(Engine, EngineDriver), LoadError> {
     let mind = Mind {
+        sight: None,
         vocabulary: Arc::new(FakeVocabulary::default()),
         template: Arc::new(ECHO),
         context_tokens: SHAPE.context_tokens,

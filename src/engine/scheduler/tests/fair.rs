@@ -270,6 +270,7 @@ fn a_team_that_is_new_does_not_wait_for_the_batch_under_way() {
         team: Some("one".into()),
         priority: Priority::Interactive,
         prompt: b"hello>".iter().copied().map(i32::from).collect(),
+        images: Vec::new(),
         prediction: Vec::new(),
         output_max: 9,
         sampler: Sampler::new(&Sampling::default(), 0.0, 0),
