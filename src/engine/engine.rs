@@ -14,6 +14,7 @@ use domain::{
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
 
+use crate::adapters::{Adapters, Chosen};
 use crate::calls::{Manner, Offered};
 use crate::chorus::Chorus;
 use crate::config::{EngineConfig, Speculation};
@@ -53,6 +54,7 @@ pub struct Engine {
     ends: Arc<[Token]>,
     config: EngineConfig,
     call_stem: String,
+    adapters: Adapters,
 }
 
 /// A request, ready to be submitted.
@@ -101,7 +103,6 @@ impl Engine {
     ) -> Result<(Engine, EngineDriver), LoadError> {
         let shared = Arc::new(Shared::new(config.queue_max, config.slots_max));
         let rules = Rules {
-            model: config.name.clone(),
             busy_prompt: BusyPrompt::Within(config.busy_prompt_delay_max),
             stall_max: config.stall_max,
             prefixes: PrefixRules::of(&config),
@@ -148,6 +149,7 @@ impl Engine {
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             reading: Turns::new(READING_MAX, READING_WAITS_MAX),
             ends,
+            adapters: Adapters::new(&config.name, &config.adapters),
             config,
             call_stem: format!("{:08x}", rand::random::<u32>()),
         };
@@ -233,7 +235,12 @@ impl Engine {
 
     /// Each choice is a request of its own with the same prompt, which the first computes and the
     /// others share.
-    fn submit(&self, call: &Outbound, ready: Ready) -> Result<ChatStream, BackendError> {
+    fn submit(
+        &self,
+        call: &Outbound,
+        chosen: &Chosen,
+        ready: Ready,
+    ) -> Result<ChatStream, BackendError> {
         let request = call.request();
         let Ready {
             prepared,
@@ -260,6 +267,8 @@ impl Engine {
             requests.push(Request {
                 team: call.team().cloned(),
                 priority: call.priority(),
+                model: Arc::clone(&chosen.model),
+                adapters: chosen.adapters.clone(),
                 prompt,
                 prediction: prediction.clone(),
                 output_max,
@@ -314,11 +323,12 @@ impl Backend for Engine {
             return Err(BackendError::Unable(ability));
         }
         check_together(call.request())?;
+        let chosen = self.adapters.choose(call.model(), call.request())?;
         let choices = self.check_choices(call.request().choices)?;
         // Before the work of preparing, and again after it.
         self.shared.check_room(call.team(), choices)?;
         let ready = self.prepare(&call).await?;
-        self.submit(&call, ready)
+        self.submit(&call, &chosen, ready)
     }
 
     fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
@@ -403,11 +413,14 @@ fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
         name: BackendName::new("local"),
         tier: domain::Tier::Engine,
         trust: Trust::Device,
-        models: vec![ModelCard {
-            name: config.name.clone(),
-            context_tokens_max: Some(Tokens(mind.context_tokens)),
-            abilities,
-        }],
+        models: config
+            .model_names()
+            .map(|name| ModelCard {
+                name: name.to_owned(),
+                context_tokens_max: Some(Tokens(mind.context_tokens)),
+                abilities,
+            })
+            .collect(),
     }
 }
 

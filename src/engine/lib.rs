@@ -26,6 +26,7 @@
     )
 )]
 
+mod adapters;
 mod calls;
 mod cells;
 mod chorus;
@@ -66,10 +67,16 @@ mod utf8;
 mod voice;
 mod waiting;
 
+pub use adapters::AdapterConfig;
 pub use config::{ContextShift, EngineConfig, PrefixScope, Speculation};
 pub use embedding::{EmbedderConfig, LocalEmbedder};
 pub use encoding::EmbeddingDriver;
 pub use engine::{Engine, EngineDriver, EnginePanicked};
+/// Ways in for the fuzzer; in no other build.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use crate::calls::read_calls;
+}
 pub use kv::{FlashAttention, KvConfig, KvFault, KvType};
 pub use load::LoadError;
 pub use memory::{MemoryNeed, ModelShape};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use domain::{BackendError, Health, HealthState, Priority, TeamId};
 use serde::{Deserialize, Serialize};
 
+use crate::adapters::AdapterSet;
 use crate::decoder::{Interrupt, Token};
 use crate::forecast::Outlook;
 use crate::grammar::Grammar;
@@ -21,6 +22,9 @@ pub(crate) struct Request {
     /// Whose it is; the cache is shared within a team only.
     pub team: Option<TeamId>,
     pub priority: Priority,
+    /// What the reply says that it came from.
+    pub model: Arc<str>,
+    pub adapters: AdapterSet,
     /// Never empty, and shorter than the context.
     pub prompt: Vec<Token>,
     /// What the caller expects the reply to be; mostly empty.
@@ -385,6 +389,8 @@ mod tests {
         let request = Request {
             team: None,
             priority: Priority::default(),
+            model: "m".into(),
+            adapters: AdapterSet::NONE,
             prompt: vec![1],
             prediction: Vec::new(),
             output_max: 1,

@@ -23,7 +23,7 @@ impl<D: Decoder> Scheduler<D> {
     /// Prompt tokens for a step that is otherwise filled.
     pub(super) fn prompt_budget(&self) -> u32 {
         let left = self.shape.batch_tokens.saturating_sub(self.batched());
-        if !self.batch.is_empty() {
+        if !self.batch.is_empty() || self.turns.is_heard_elsewhere() {
             return left.min(self.slice());
         }
         if !self.shared.has_rivals() {
