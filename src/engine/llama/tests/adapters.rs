@@ -54,7 +54,7 @@ fn file(seed: u64, wide: u64) -> NamedTempFile {
             out.extend(0_u32.to_le_bytes());
             out.extend((data.len() as u64).to_le_bytes());
             for _ in 0..shape[0] * shape[1] {
-                data.extend(random.random_range(-0.25_f32..0.25).to_le_bytes());
+                data.extend(random.random_range(-0.75_f32..0.75).to_le_bytes());
             }
             data.resize(data.len().next_multiple_of(32), 0);
         }
