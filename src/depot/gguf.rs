@@ -149,7 +149,7 @@ impl Contents {
     }
 }
 
-#[cfg(any(test, fuzzing))]
-pub mod builder;
+#[cfg(test)]
+pub(crate) mod builder;
 #[cfg(test)]
 mod tests;

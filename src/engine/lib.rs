@@ -72,11 +72,6 @@ pub use config::{ContextShift, EngineConfig, PrefixScope, Speculation};
 pub use embedding::{EmbedderConfig, LocalEmbedder};
 pub use encoding::EmbeddingDriver;
 pub use engine::{Engine, EngineDriver, EnginePanicked};
-/// Ways in for the fuzzer; in no other build.
-#[cfg(fuzzing)]
-pub mod fuzzing {
-    pub use crate::calls::read_calls;
-}
 pub use kv::{FlashAttention, KvConfig, KvFault, KvType};
 pub use load::LoadError;
 pub use memory::{MemoryNeed, ModelShape};
