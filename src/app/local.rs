@@ -85,7 +85,9 @@ pub enum LocalFault {
         #[source]
         source: Box<LocalFault>,
     },
-    #[error("two models or adapters on this machine are called `{0}`; rename one, or set local.name")]
+    #[error(
+        "two models or adapters on this machine are called `{0}`; rename one, or set local.name"
+    )]
     SameName(String),
     #[error("the models that are loaded at the start do not fit: {name}: {shortage}")]
     NoRoom { name: String, shortage: Shortage },

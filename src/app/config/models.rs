@@ -205,12 +205,7 @@ pub fn check_adapters(raw: &RawConfig, findings: &mut Findings) {
     }
 }
 
-fn refuse_taken(
-    at: usize,
-    name: &str,
-    taken: &BTreeMap<String, String>,
-    findings: &mut Findings,
-) {
+fn refuse_taken(at: usize, name: &str, taken: &BTreeMap<String, String>, findings: &mut Findings) {
     if let Some(other) = taken.get(name) {
         findings.fault(
             format!("local.adapters[{at}].name"),

@@ -577,6 +577,7 @@ fn adapters_have_a_name_and_a_file_each() {
         name = 'base'
         [[pools]]
         name = 'gpu'
+        kind = 'vllm'
         endpoints = ['http://127.0.0.1:1/v1']
         models = ['m']
         [aliases]
