@@ -2,8 +2,7 @@
 //!
 //! An adapter's name is a model name: whoever asks for it gets the model under that adapter alone, at
 //! its own scale. Whoever asks for the model by its own name gets it bare, or under what the field
-//! `lora` lists, which is llama-server's (`tools/server/README.md`, read 2026-11-28), but that there
-//! an adapter without a scale has none, and here its own.
+//! `lora` lists ([`domain::lora`]). Whether the caller may is judged before a request comes here.
 //!
 //! What was computed under one set of adapters is nothing to another: each number in the cache is
 //! another. So slots, saved states and batches are told apart by [`AdapterSet`].
@@ -11,9 +10,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use domain::{BackendError, BadRequest, ChatRequest};
+use domain::{BackendError, BadRequest, ChatRequest, LoraEntry, lora};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::decoder::Fingerprint;
 
@@ -134,7 +132,7 @@ impl Adapters {
         model: &str,
         request: &ChatRequest,
     ) -> Result<Chosen, BackendError> {
-        let asked = request.extra.get(FIELD).filter(|asked| !asked.is_null());
+        let asked = lora(&request.extra).map_err(|reason| BackendError::Declined { reason })?;
         let by_name = self.list.iter().position(|named| &*named.name == model);
         match (by_name, asked) {
             (None, None) => Ok(Chosen {
@@ -154,24 +152,21 @@ impl Adapters {
                 ),
             )),
             (None, Some(asked)) => Ok(Chosen {
-                adapters: self.listed(asked)?,
+                adapters: self.listed(&asked)?,
                 model: Arc::clone(&self.model),
             }),
         }
     }
 
-    fn listed(&self, asked: &Value) -> Result<AdapterSet, BackendError> {
-        let Value::Array(entries) = asked else {
-            let words = "must be a list such as [{\"id\": 0, \"scale\": 0.5}]";
-            return Err(declined(FIELD.to_owned(), words));
-        };
+    fn listed(&self, entries: &[LoraEntry]) -> Result<AdapterSet, BackendError> {
         let mut chosen: Vec<(usize, f32)> = Vec::new();
         // Each names another adapter, so there are no more than adapters.
         for (at, entry) in entries.iter().enumerate() {
-            let (index, scale) = self.entry(entry, &format!("{FIELD}[{at}]"))?;
+            let (index, scale) = self.entry(entry, &LoraEntry::place(at))?;
             if chosen.iter().any(|(other, _)| *other == index) {
+                let key = entry.adapter.key();
                 let words = format!("adapter {index} is listed twice");
-                return Err(declined(format!("{FIELD}[{at}].id"), words));
+                return Err(declined(format!("{}.{key}", LoraEntry::place(at)), words));
             }
             chosen.push((index, scale));
         }
@@ -184,44 +179,19 @@ impl Adapters {
         Ok(AdapterSet::of(chosen))
     }
 
-    fn entry(&self, entry: &Value, path: &str) -> Result<(usize, f32), BackendError> {
-        let Value::Object(fields) = entry else {
-            let words = "must be an object with `id` and `scale`";
-            return Err(declined(path.to_owned(), words));
+    fn entry(&self, entry: &LoraEntry, place: &str) -> Result<(usize, f32), BackendError> {
+        let names = self.list.iter().map(|named| &*named.name);
+        let Some((index, _)) = entry.adapter.find(names) else {
+            let key = entry.adapter.key();
+            return Err(declined(format!("{place}.{key}"), self.unknown()));
         };
-        let unknown = fields
-            .keys()
-            .find(|name| !["id", "scale"].contains(&name.as_str()));
-        if let Some(name) = unknown {
-            let words = "is not known; an adapter has an `id` and a `scale`";
-            return Err(declined(format!("{path}.{name}"), words));
+        let scale = entry.scale.unwrap_or(self.list[index].scale);
+        if !AdapterConfig::has_scale(scale) {
+            let most = AdapterConfig::SCALE_MAX;
+            let words = format!("must be a number from -{most} to {most}");
+            return Err(declined(format!("{place}.scale"), words));
         }
-        let place = format!("{path}.id");
-        let Some(id) = fields.get("id") else {
-            return Err(declined(place, "is required"));
-        };
-        let index = id.as_u64().and_then(|id| usize::try_from(id).ok());
-        let Some((index, named)) = index.and_then(|index| Some((index, self.list.get(index)?)))
-        else {
-            return Err(declined(place, self.unknown()));
-        };
-        let scale = match fields.get("scale") {
-            None | Some(Value::Null) => return Ok((index, named.scale)),
-            Some(scale) => scale.as_f64(),
-        };
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "adapters are scaled in 32 bits"
-        )]
-        let scale = scale.map(|scale| scale as f32);
-        match scale.filter(|scale| AdapterConfig::has_scale(*scale)) {
-            Some(scale) => Ok((index, scale)),
-            None => {
-                let most = AdapterConfig::SCALE_MAX;
-                let words = format!("must be a number from -{most} to {most}");
-                Err(declined(format!("{path}.scale"), words))
-            }
-        }
+        Ok((index, scale))
     }
 
     fn unknown(&self) -> String {
@@ -241,7 +211,7 @@ fn declined(path: String, words: impl Into<String>) -> BackendError {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::fake::request;
@@ -284,6 +254,12 @@ mod tests {
                 vec![(0, 0.5), (1, -2.0)],
                 "base",
             ),
+            (
+                "base",
+                Some(json!([{"name": "pirate", "scale": 2}, {"id": 1, "scale": 1}])),
+                vec![(0, 2.0), (1, 1.0)],
+                "base",
+            ),
             ("base", Some(json!([{"id": 0, "scale": 0}])), vec![], "base"),
             (
                 "base",
@@ -312,6 +288,13 @@ mod tests {
             ("base", json!(five), "lora"),
             ("base", json!([0]), "lora[0]"),
             ("base", json!([{"id": 0}, {"scale": 1}]), "lora[1].id"),
+            ("base", json!([{"name": "pirat"}]), "lora[0].name"),
+            ("base", json!([{"name": "base"}]), "lora[0].name"),
+            (
+                "base",
+                json!([{"id": 0}, {"name": "pirate"}]),
+                "lora[1].name",
+            ),
             ("base", json!([{"id": 5}]), "lora[0].id"),
             ("base", json!([{"id": -1}]), "lora[0].id"),
             ("base", json!([{"id": 0.5}]), "lora[0].id"),

@@ -6,7 +6,7 @@
 //! for longer than a turn of each other slot.
 //!
 //! A turn is more than one step because llama.cpp lays out its memory anew after each change of
-//! adapters, which [`TURN_STEPS`] says the cost of.
+//! adapters.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
