@@ -42,13 +42,15 @@ pub fn locate(
             // Refused by the configuration.
             ModelSource::Bundled => continue,
         };
-        if let Err(source) = weights.inspect(&path) {
-            return Err(LocalFault::Adapter { at, path, source });
-        }
+        let summary = match weights.inspect(&path) {
+            Ok(summary) => summary,
+            Err(source) => return Err(LocalFault::Adapter { at, path, source }),
+        };
         found.push(AdapterConfig {
             path,
             name: adapter.name.clone(),
             scale: adapter.scale,
+            bytes: summary.bytes,
         });
     }
     Ok(found)

@@ -26,6 +26,8 @@ pub struct AdapterConfig {
     pub name: String,
     /// How strongly it holds where a request does not say.
     pub scale: f32,
+    /// Of the file.
+    pub bytes: u64,
 }
 
 impl AdapterConfig {
@@ -221,6 +223,7 @@ mod tests {
             path: "unused".into(),
             name: name.to_owned(),
             scale: 0.75,
+            bytes: 0,
         });
         Adapters::new("base", &configs)
     }

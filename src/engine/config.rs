@@ -293,6 +293,7 @@ mod tests {
             path: "a.gguf".into(),
             name: name.to_owned(),
             scale,
+            bytes: 0,
         };
         config.adapters = vec![adapter("a", 1.0), adapter("b", -1.0)];
         assert_eq!(config.fault(), None);

@@ -71,6 +71,7 @@ fn config(file: &NamedTempFile, name: &str) -> AdapterConfig {
         path: file.path().to_owned(),
         name: name.to_owned(),
         scale: 1.0,
+        bytes: file.as_file().metadata().unwrap().len(),
     }
 }
 
