@@ -240,8 +240,8 @@ pub struct RawLocal {
     /// request's `prediction`, and rests where they are wrong. What a reply says does not depend on it.
     pub speculation: Speculation,
     /// LoRA adapters of the model. Each is a model name of its own. A request for the model may also
-    /// choose some by `lora`, as `[{"id": 0, "scale": 0.5}]`, by their places in this list; a key with
-    /// `models` must name each of those adapters there.
+    /// choose some by `lora`, as `[{"id": 0, "scale": 0.5}]`, by their places in this list or by `name`;
+    /// a key with `models` must have each of them there.
     pub adapters: Vec<RawAdapter>,
 }
 
