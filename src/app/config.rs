@@ -8,6 +8,7 @@
 //! Nothing here opens a socket or a model. Secrets are read here, and leave as types that do not
 //! print.
 
+mod adapters;
 mod embeddings;
 mod faults;
 mod models;
@@ -87,6 +88,9 @@ impl Config {
             refuse_open(raw, listen, findings);
         }
         let local = sections::local(&raw.local, findings);
+        if local.is_some() {
+            models::check_adapters(raw, findings);
+        }
         let embeddings = embeddings::embeddings(raw, findings);
         let rerank = embeddings::rerank(raw, findings);
         let upstreams = upstreams::upstreams(&raw.upstreams, around, findings);

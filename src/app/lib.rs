@@ -8,6 +8,7 @@
 mod cli;
 mod commands;
 
+mod adapters;
 mod assembly;
 mod bundled;
 mod config;

@@ -22,7 +22,7 @@ use crate::config::{
     Speculation, Stay,
 };
 use crate::fleet::{Shortage, Terms, first_without_room};
-use crate::{bundled, memory};
+use crate::{adapters, bundled, memory};
 
 /// Temperature for models of the operator's own, where nobody says otherwise: varied, and to the
 /// point. The bundled model knows facts, not style, and gets 0.
@@ -91,10 +91,27 @@ pub enum LocalFault {
         #[source]
         source: Box<LocalFault>,
     },
-    #[error("two models on this machine are called `{0}`; rename one, or set local.name")]
+    #[error(
+        "two models or adapters on this machine are called `{0}`; rename one, or set local.name"
+    )]
     SameName(String),
     #[error("the models that are loaded at the start do not fit: {name}: {shortage}")]
     NoRoom { name: String, shortage: Shortage },
+    #[error("local.adapters[{at}]: {source}")]
+    AdapterDepot {
+        at: usize,
+        #[source]
+        source: DepotError,
+    },
+    #[error("local.adapters[{at}]: {}", path.display())]
+    Adapter {
+        at: usize,
+        path: PathBuf,
+        #[source]
+        source: GgufFault,
+    },
+    #[error("local.adapters[{at}].name: `{name}` is the name of the model itself")]
+    AdapterNamed { at: usize, name: String },
 }
 
 /// Why a node runs without a local model, in words for the operator.
@@ -137,11 +154,13 @@ impl Located {
         self.default.iter().chain(&self.further)
     }
 
-    /// What they are called.
+    /// What they are called, bare and under each adapter.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         let models = self.models();
-        models.map(|model| model.engine.name.as_str()).collect()
+        models
+            .flat_map(|model| model.engine.model_names())
+            .collect()
     }
 
     /// What the backends for them say of themselves before they are loaded.
@@ -216,13 +235,15 @@ pub fn locate(config: &Config) -> Result<Located, Vec<LocalFault>> {
         }
     };
     let mut names: BTreeSet<String> = BTreeSet::new();
-    names.extend(located.models().map(|model| model.engine.name.clone()));
+    names.extend(located.names().into_iter().map(str::to_owned));
     for ModelFile { file, settings } in &config.models {
         let found = find(config, settings).and_then(|model| {
-            if names.insert(model.engine.name.clone()) {
-                return Ok(model);
+            for name in model.engine.model_names() {
+                if !names.insert(name.to_owned()) {
+                    return Err(LocalFault::SameName(name.to_owned()));
+                }
             }
-            Err(LocalFault::SameName(model.engine.name))
+            Ok(model)
         });
         match found {
             Ok(model) => located.further.push(model),
@@ -269,7 +290,8 @@ fn find(config: &Config, settings: &LocalSettings) -> Result<LocalModel, LocalFa
         None => None,
     };
     let is_bundled = settings.source == ModelSource::Bundled || bundled::is_at(&path);
-    let engine = engine_config(settings, path, name, is_bundled);
+    let mut engine = engine_config(settings, path, name, is_bundled);
+    engine.adapters = adapters::locate(config, settings, &engine)?;
     Ok(LocalModel {
         need: engine.memory_need(
             &shape(&summary, projector.as_ref()),
@@ -484,6 +506,7 @@ pub fn load(config: EngineConfig) -> Result<(Engine, EngineDriver), LoadError> {
             fault: Box::new(fault),
         });
     }
+    adapters::check(&config)?;
     Engine::load(config, Arc::new(Templates::default()))
 }
 
@@ -559,14 +582,18 @@ fn card(model: &LocalModel, name: BackendName) -> BackendCard {
         name,
         tier: Tier::Engine,
         trust: Trust::Device,
-        models: vec![ModelCard {
-            name: model.engine.name.clone(),
-            context_tokens_max: Some(Tokens(context)),
-            abilities: ABILITIES_MOST
-                .into_iter()
-                .chain(model.engine.projector.as_ref().map(|_| Ability::Images))
-                .collect(),
-        }],
+        models: model
+            .engine
+            .model_names()
+            .map(|name| ModelCard {
+                name: name.to_owned(),
+                context_tokens_max: Some(Tokens(context)),
+                abilities: ABILITIES_MOST
+                    .into_iter()
+                    .chain(model.engine.projector.as_ref().map(|_| Ability::Images))
+                    .collect(),
+            })
+            .collect(),
     }
 }
 

@@ -99,7 +99,7 @@ impl Depot {
             ),
         };
         check_name(&name)?;
-        gguf::inspect(file)?;
+        gguf::inspect_any(file)?;
         self.make_dir()?;
         let staged = self.dir.join(format!("{name}.{}.tmp", std::process::id()));
         let entered = self.stage(file, &staged).and_then(|(sha256, summary)| {
@@ -125,7 +125,7 @@ impl Depot {
             fs::copy(file, staged).map_err(DepotError::io(staged))?;
         }
         let sha256 = Sha256Digest::of_file(staged).map_err(DepotError::io(staged))?;
-        Ok((sha256, gguf::inspect(staged)?))
+        Ok((sha256, gguf::inspect_any(staged)?))
     }
 
     /// Removes the model called `name`, its file first.

@@ -10,6 +10,7 @@
 //! Format: ggml's `docs/gguf.md`; sizes and further rules from `gguf.cpp` and `ggml-common.h` of
 //! the pinned llama-cpp-sys-2.
 
+mod adapter;
 mod fault;
 mod header;
 mod model;
@@ -23,10 +24,12 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-pub use fault::{GgufFault, GgufProblem};
+pub use adapter::{AdapterSummary, Weights};
+pub use fault::{AdapterReason, GgufFault, GgufProblem, TensorReason};
 use header::Header;
 use reader::Reader;
 pub use shape::{Attention, GgufShape};
+use tensor::Tensors;
 
 /// What a model file says of itself, once it is known to be whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,9 +70,9 @@ pub enum Pooling {
 /// # Errors
 /// The first thing wrong with it, and where.
 pub fn inspect(path: &Path) -> Result<GgufSummary, GgufFault> {
-    let file = File::open(path).map_err(GgufFault::io)?;
-    let bytes = file.metadata().map_err(GgufFault::io)?.len();
-    inspect_from(BufReader::with_capacity(1 << 16, file), bytes)
+    let file = Contents::open(path)?;
+    file.judge(model::check)?;
+    Ok(model::summary(&file.header, &file.tensors, file.bytes))
 }
 
 /// What a projector file says of itself, once it is known to be whole.
@@ -106,11 +109,74 @@ fn inspect_projector_from(source: impl Read, bytes: u64) -> Result<ProjectorSumm
 /// # Errors
 /// As [`inspect`].
 pub fn inspect_from(source: impl Read, bytes: u64) -> Result<GgufSummary, GgufFault> {
-    let mut reader = Reader::new(source, bytes);
-    let header = Header::read(&mut reader)?;
-    let tensors = tensor::read_all(&mut reader, &header)?;
-    model::check(&header, &tensors).map_err(|problem| reader.fault(problem))?;
-    Ok(model::summary(&header, &tensors, bytes))
+    let file = Contents::read(source, bytes)?;
+    file.judge(model::check)?;
+    Ok(model::summary(&file.header, &file.tensors, bytes))
+}
+
+/// Checks a file at `path` that may also be an adapter, whatever its model.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_any(path: &Path) -> Result<GgufSummary, GgufFault> {
+    whichever(&Contents::open(path)?)
+}
+
+/// Checks such a file of `bytes` bytes that is read from `source`.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_any_from(source: impl Read, bytes: u64) -> Result<GgufSummary, GgufFault> {
+    whichever(&Contents::read(source, bytes)?)
+}
+
+fn whichever(file: &Contents) -> Result<GgufSummary, GgufFault> {
+    if adapter::is_adapter(&file.header) {
+        file.judge(|header, tensors| adapter::parts(header, tensors).map(drop))?;
+    } else {
+        file.judge(model::check)?;
+    }
+    Ok(model::summary(&file.header, &file.tensors, file.bytes))
+}
+
+/// A well-formed file: its keys, and its tensors' table.
+struct Contents {
+    header: Header,
+    tensors: Tensors,
+    bytes: u64,
+    /// Where the table ends.
+    end: u64,
+}
+
+impl Contents {
+    fn open(path: &Path) -> Result<Self, GgufFault> {
+        let file = File::open(path).map_err(GgufFault::io)?;
+        let bytes = file.metadata().map_err(GgufFault::io)?.len();
+        Self::read(BufReader::with_capacity(1 << 16, file), bytes)
+    }
+
+    fn read(source: impl Read, bytes: u64) -> Result<Self, GgufFault> {
+        let mut reader = Reader::new(source, bytes);
+        let header = Header::read(&mut reader)?;
+        let tensors = tensor::read_all(&mut reader, &header)?;
+        Ok(Self {
+            header,
+            tensors,
+            bytes,
+            end: reader.at(),
+        })
+    }
+
+    /// What `check` finds, with a place.
+    fn judge<T>(
+        &self,
+        check: impl FnOnce(&Header, &Tensors) -> Result<T, GgufProblem>,
+    ) -> Result<T, GgufFault> {
+        check(&self.header, &self.tensors).map_err(|problem| GgufFault {
+            at: self.end,
+            problem,
+        })
+    }
 }
 
 #[cfg(test)]

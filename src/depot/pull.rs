@@ -141,7 +141,7 @@ impl Depot {
     ) -> Result<Entry, PullError> {
         let inspected = {
             let path = path.clone();
-            blocking(move || gguf::inspect(&path)).await
+            blocking(move || gguf::inspect_any(&path)).await
         };
         let summary = match inspected {
             Ok(summary) => summary,

@@ -39,7 +39,8 @@ pub struct BackendCard {
     pub name: BackendName,
     pub tier: Tier,
     pub trust: Trust,
-    /// Never empty. The first is the backend's default.
+    /// Never empty. The first is the backend's default. An engine has one model: its others are the
+    /// same under one adapter each, in the order of the adapters' ids.
     pub models: Vec<ModelCard>,
 }
 
@@ -47,6 +48,16 @@ impl BackendCard {
     #[must_use]
     pub fn model(&self, name: &str) -> Option<&ModelCard> {
         self.models.iter().find(|model| model.name == name)
+    }
+
+    /// Names of the adapters that a request may list by `lora`, in the order of their ids. Of other
+    /// machines' engines none is known.
+    pub fn adapters(&self) -> impl Iterator<Item = &str> {
+        let models = match self.tier {
+            Tier::Engine => self.models.get(1..).unwrap_or_default(),
+            Tier::Pool | Tier::Upstream => &[],
+        };
+        models.iter().map(|model| model.name.as_str())
     }
 
     /// True when it may answer as `local`: what runs on this machine, and pools.

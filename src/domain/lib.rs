@@ -23,6 +23,7 @@
 //! | pool | several engines of the operator's behind one name |
 //! | endpoint | one engine of a pool |
 //! | slot | one running sequence in the local engine |
+//! | adapter | small matrices (LoRA) that change what a model of this machine says |
 
 mod backend;
 mod chat;
@@ -30,6 +31,7 @@ mod embed;
 mod event;
 mod fault;
 mod ids;
+mod lora;
 mod principal;
 mod priority;
 mod privacy;
@@ -55,6 +57,7 @@ pub use event::{
 };
 pub use fault::{BadRequest, Classify, Fault};
 pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Tokens};
+pub use lora::{LoraAdapter, LoraEntry, lora};
 pub use principal::{KeyDigest, Principal};
 pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};

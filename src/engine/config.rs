@@ -1,10 +1,12 @@
 //! What the engine is told at load. Every limit has a name and a word on what happens at it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapters::AdapterConfig;
 use crate::kv::KvConfig;
 
 /// Settings of one engine, that is of one loaded model.
@@ -52,6 +54,8 @@ pub struct EngineConfig {
     /// What prompts may add to the time until everybody else's next token, while somebody is being
     /// answered. They are cut into what the machine computes of them in so long.
     pub busy_prompt_delay_max: Duration,
+    /// LoRA adapters, each a model name of its own; at most [`AdapterConfig::COUNT_MAX`].
+    pub adapters: Vec<AdapterConfig>,
     /// Layers kept on an accelerator, where the build has one; `u32::MAX` for all.
     pub gpu_layers: u32,
     /// Events of one reply that wait for its reader. At this many its slot pauses.
@@ -164,6 +168,7 @@ impl EngineConfig {
             is_apart: false,
             batch_tokens_max: 512,
             busy_prompt_delay_max: Duration::from_millis(150),
+            adapters: Vec::new(),
             gpu_layers: u32::MAX,
             events_max: 32,
             stall_max: Duration::from_secs(10),
@@ -191,6 +196,7 @@ impl EngineConfig {
                 "busy_prompt_delay_max",
             ),
             (self.events_max == 0, "events_max"),
+            (!self.has_sound_adapters(), "adapters"),
             (
                 self.hang_max < Duration::from_millis(Self::HANG_MS_LEAST),
                 "hang_max",
@@ -211,6 +217,24 @@ impl EngineConfig {
         ];
         zero.into_iter()
             .find_map(|(is_wrong, name)| is_wrong.then_some(name))
+    }
+
+    /// What callers may call the model: by its own name, then under each adapter.
+    pub fn model_names(&self) -> impl Iterator<Item = &str> {
+        let adapters = self.adapters.iter().map(|adapter| adapter.name.as_str());
+        std::iter::once(self.name.as_str()).chain(adapters)
+    }
+
+    /// Not too many, none called like another or like the model.
+    fn has_sound_adapters(&self) -> bool {
+        let names: BTreeSet<&str> = self.adapters.iter().map(|one| one.name.as_str()).collect();
+        self.adapters.len() <= AdapterConfig::COUNT_MAX
+            && names.len() == self.adapters.len()
+            && !names.contains(self.name.as_str())
+            && self
+                .adapters
+                .iter()
+                .all(|one| AdapterConfig::has_scale(one.scale))
     }
 
     /// Chats that may be in the cache at once.
@@ -268,5 +292,18 @@ mod tests {
         config.slots_max = 8;
         config.temperature_default = f32::NAN;
         assert_eq!(config.fault(), Some("temperature_default"));
+        config.temperature_default = 0.0;
+        let adapter = |name: &str, scale| AdapterConfig {
+            path: "a.gguf".into(),
+            name: name.to_owned(),
+            scale,
+            bytes: 0,
+        };
+        config.adapters = vec![adapter("a", 1.0), adapter("b", -1.0)];
+        assert_eq!(config.fault(), None);
+        for (name, scale) in [("a", 1.0), ("m", 1.0), ("c", f32::NAN), ("c", 17.0)] {
+            config.adapters[1] = adapter(name, scale);
+            assert_eq!(config.fault(), Some("adapters"), "{name} {scale}");
+        }
     }
 }

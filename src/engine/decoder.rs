@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::adapters::AdapterSet;
 use crate::splitting::Splitting;
 
 /// A token's id in the model's vocabulary.
@@ -90,6 +91,15 @@ pub(crate) trait Decoder {
     /// From the next call of [`Decoder::decode`] on, `count` threads compute: at least one and at
     /// most what [`Decoder::threads`] says. Results do not depend on it.
     fn set_threads(&mut self, count: u32);
+
+    /// A digest of each adapter there is, in the order of their places.
+    fn adapters(&self) -> &[Fingerprint] {
+        &[]
+    }
+
+    /// Says under which adapters the batches from now on are computed; at first under none. What a
+    /// sequence holds must have been computed under the same.
+    fn adapt(&mut self, _adapters: &AdapterSet) {}
 
     /// Computes `batch`, and may be cut short by the interrupt it was built with.
     fn decode(&mut self, batch: &[Entry]) -> Decoded;

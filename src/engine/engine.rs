@@ -15,6 +15,7 @@ use domain::{
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
 
+use crate::adapters::{Adapters, Chosen};
 use crate::calls::{Manner, Offered};
 use crate::chorus::Chorus;
 use crate::config::{ContextShift, EngineConfig, Speculation};
@@ -61,6 +62,7 @@ pub struct Engine {
     ends: Arc<[Token]>,
     config: EngineConfig,
     call_stem: String,
+    adapters: Adapters,
 }
 
 /// A request, ready to be submitted.
@@ -112,7 +114,6 @@ impl Engine {
     ) -> Result<(Engine, EngineDriver), LoadError> {
         let shared = Arc::new(Shared::new(config.queue_max, config.slots_max));
         let rules = Rules {
-            model: config.name.clone(),
             busy_prompt: BusyPrompt::Within(config.busy_prompt_delay_max),
             stall_max: config.stall_max,
             prefixes: PrefixRules::of(&config),
@@ -160,6 +161,7 @@ impl Engine {
             reading: Turns::new(READING_MAX, READING_WAITS_MAX),
             viewing: Turns::new(VIEWING_MAX, config.queue_max),
             ends,
+            adapters: Adapters::new(&config.name, &config.adapters),
             config,
             call_stem: format!("{:08x}", rand::random::<u32>()),
         };
@@ -277,7 +279,12 @@ impl Engine {
 
     /// Each choice is a request of its own with the same prompt, which the first computes and the
     /// others share.
-    fn submit(&self, call: &Outbound, ready: Ready) -> Result<ChatStream, BackendError> {
+    fn submit(
+        &self,
+        call: &Outbound,
+        chosen: &Chosen,
+        ready: Ready,
+    ) -> Result<ChatStream, BackendError> {
         let request = call.request();
         let Ready {
             prepared,
@@ -310,6 +317,8 @@ impl Engine {
             requests.push(Request {
                 team: call.team().cloned(),
                 priority: call.priority(),
+                model: Arc::clone(&chosen.model),
+                adapters: chosen.adapters.clone(),
                 prompt,
                 images: images.clone(),
                 prediction: prediction.clone(),
@@ -365,12 +374,13 @@ impl Backend for Engine {
             return Err(BackendError::Unable(ability));
         }
         check_together(call.request())?;
+        let chosen = self.adapters.choose(call.model(), call.request())?;
         let choices = self.check_choices(call.request().choices)?;
         // Before the work of preparing, and again after it.
         self.shared.check_room(call.team(), choices)?;
         let images = self.view(&call).await?;
         let ready = self.prepare(&call, images).await?;
-        self.submit(&call, ready)
+        self.submit(&call, &chosen, ready)
     }
 
     fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
@@ -468,11 +478,14 @@ fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
         name: BackendName::new("local"),
         tier: domain::Tier::Engine,
         trust: Trust::Device,
-        models: vec![ModelCard {
-            name: config.name.clone(),
-            context_tokens_max: Some(Tokens(mind.context_tokens)),
-            abilities,
-        }],
+        models: config
+            .model_names()
+            .map(|name| ModelCard {
+                name: name.to_owned(),
+                context_tokens_max: Some(Tokens(mind.context_tokens)),
+                abilities,
+            })
+            .collect(),
     }
 }
 

@@ -15,6 +15,7 @@ use domain::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::adapters::AdapterSet;
 use crate::decoder::{
     Decoded, Decoder, Entry, Fingerprint, Interrupt, Shape, Threads, Token, Vocabulary,
 };
@@ -166,6 +167,13 @@ pub(crate) struct FakeDecoder {
     pub failing_shares: u32,
     /// How many states were saved.
     pub saves: Arc<AtomicUsize>,
+    /// Adapters to choose from. Under any, what it says is in capitals.
+    pub adapters: Vec<Fingerprint>,
+    told: AdapterSet,
+    /// What the tokens of each sequence were computed under.
+    under: Vec<AdapterSet>,
+    /// All sets that were ever saved under; a state ends with its place here.
+    saved_under: Vec<AdapterSet>,
     sequences: Vec<Vec<Token>>,
     /// Which cell each of those tokens is in: shared ones are in the same.
     cells: Vec<Vec<usize>>,
@@ -188,6 +196,10 @@ impl FakeDecoder {
             looks_ahead: false,
             failing_shares: 0,
             saves: Arc::default(),
+            adapters: Vec::new(),
+            told: AdapterSet::NONE,
+            under: vec![AdapterSet::NONE; shape.sequences as usize],
+            saved_under: Vec::new(),
             sequences: vec![Vec::new(); shape.sequences as usize],
             cells: vec![Vec::new(); shape.sequences as usize],
             cells_used: 0,
@@ -210,6 +222,13 @@ impl FakeDecoder {
                 entry.sequence
             );
             *at += 1;
+        }
+        for entry in batch {
+            let sequence = entry.sequence as usize;
+            assert!(
+                self.sequences[sequence].is_empty() || self.under[sequence] == self.told,
+                "sequence {sequence} goes on under other adapters"
+            );
         }
         let rows = batch.iter().filter(|entry| entry.wants_logits).count();
         assert!(rows <= self.shape.rows_max() as usize, "too many rows");
@@ -235,12 +254,17 @@ impl FakeDecoder {
 
     fn compute(&mut self, entry: &Entry) {
         let sequence = &mut self.sequences[entry.sequence as usize];
+        self.under[entry.sequence as usize] = self.told.clone();
         sequence.push(entry.token);
         self.cells_used += 1;
         self.cells[entry.sequence as usize].push(self.cells_used);
         self.rows.push(entry.wants_logits.then(|| {
             let mut row = (self.noise)(sequence);
-            row[usize::try_from((self.script)(sequence)).unwrap()] += 20.0;
+            let mut said = (self.script)(sequence);
+            if let (Ok(byte), true) = (u8::try_from(said), self.told != AdapterSet::NONE) {
+                said = Token::from(byte.to_ascii_uppercase());
+            }
+            row[usize::try_from(said).unwrap()] += 20.0;
             row
         }));
     }
@@ -294,6 +318,18 @@ impl Decoder for FakeDecoder {
 
     fn set_threads(&mut self, count: u32) {
         panic!("{count} threads, where there is only one");
+    }
+
+    fn adapters(&self) -> &[Fingerprint] {
+        &self.adapters
+    }
+
+    fn adapt(&mut self, adapters: &AdapterSet) {
+        let known = adapters
+            .iter()
+            .all(|(index, _)| index < self.adapters.len());
+        assert!(known, "no such adapter");
+        self.told = adapters.clone();
     }
 
     fn decode(&mut self, batch: &[Entry]) -> Decoded {
@@ -357,6 +393,7 @@ impl Decoder for FakeDecoder {
         }
         let shared = self.sequences[from as usize][..count as usize].to_vec();
         self.sequences[to as usize] = shared;
+        self.under[to as usize] = self.under[from as usize].clone();
         self.cells[to as usize] = if self.copy_window > 0 {
             let first = self.cells_used + 1;
             self.cells_used += count as usize;
@@ -372,13 +409,27 @@ impl Decoder for FakeDecoder {
     }
 
     fn state_bytes(&mut self, sequence: u32) -> usize {
-        self.sequences[sequence as usize].len() * size_of::<Token>()
+        let bytes = self.sequences[sequence as usize].len() * size_of::<Token>();
+        match self.under[sequence as usize] == AdapterSet::NONE {
+            true => bytes,
+            false => bytes + size_of::<Token>(),
+        }
     }
 
     fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {
-        let tokens = self.sequences[sequence as usize].iter();
         self.saves.fetch_add(1, Ordering::Relaxed);
-        Some(tokens.flat_map(|token| token.to_le_bytes()).collect())
+        let mut tokens = self.sequences[sequence as usize].clone();
+        let under = self.under[sequence as usize].clone();
+        if under != AdapterSet::NONE {
+            self.saved_under.push(under);
+            tokens.push((SIZE + self.saved_under.len()) as Token);
+        }
+        Some(
+            tokens
+                .iter()
+                .flat_map(|token| token.to_le_bytes())
+                .collect(),
+        )
     }
 
     fn restore(&mut self, sequence: u32, state: &[u8], count: u32) -> bool {
@@ -388,7 +439,15 @@ impl Decoder for FakeDecoder {
         );
         let (tokens, rest) = state.as_chunks();
         assert!(rest.is_empty(), "a state that was never saved");
-        let tokens: Vec<Token> = tokens.iter().copied().map(Token::from_le_bytes).collect();
+        let mut tokens: Vec<Token> = tokens.iter().copied().map(Token::from_le_bytes).collect();
+        let last = tokens.last().map_or(0, |last| *last as usize);
+        self.under[sequence as usize] = match last.checked_sub(SIZE + 1) {
+            Some(place) => {
+                tokens.pop();
+                self.saved_under[place].clone()
+            }
+            None => AdapterSet::NONE,
+        };
         assert!(
             tokens
                 .iter()

@@ -26,6 +26,7 @@
     )
 )]
 
+mod adapters;
 mod calls;
 mod cells;
 mod chorus;
@@ -69,6 +70,7 @@ mod utf8;
 mod voice;
 mod waiting;
 
+pub use adapters::AdapterConfig;
 pub use config::{ContextShift, EngineConfig, PrefixScope, Speculation};
 pub use embedding::{EmbedderConfig, LocalEmbedder};
 pub use encoding::EmbeddingDriver;

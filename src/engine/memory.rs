@@ -1,6 +1,6 @@
 //! How much memory a model will take, told from its header before it is loaded.
 //!
-//! Each part is an upper estimate by the sizes this room gives llama.cpp, so that what fits by this
+//! Adapters take their files' size. Each part is an upper estimate by the sizes this room gives llama.cpp, so that what fits by this
 //! count fits in truth. Weights kept on an accelerator are counted as if they were here, which they
 //! are while they are read.
 
@@ -64,6 +64,7 @@ pub struct ModelShape {
 /// What a loaded model takes, in bytes, by what it is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryNeed {
+    /// Of the model and its adapters.
     pub weights: u64,
     /// Keys and values of all tokens under way, and recurrent states.
     pub cache: u64,
@@ -174,8 +175,9 @@ impl EngineConfig {
             .prefix_bytes_max
             .unwrap_or_else(|| prefix_bytes_default(free_bytes))
             .min(state.saturating_mul(ENTRIES_MAX as u64));
+        let adapters = self.adapters.iter().map(|adapter| adapter.bytes);
         MemoryNeed {
-            weights: shape.weight_bytes,
+            weights: adapters.fold(shape.weight_bytes, u64::saturating_add),
             cache,
             compute: self.compute_bytes(shape, cells, context),
             prefixes,
@@ -223,8 +225,15 @@ impl EngineConfig {
             FlashAttention::Off => masked,
             FlashAttention::On | FlashAttention::Auto => 0,
         };
+        // What an adapter of the output adds to it stands beside it until then.
+        let adapted = if self.adapters.is_empty() {
+            0
+        } else {
+            shape.vocabulary
+        };
         let row = [
             shape.vocabulary,
+            adapted,
             shape.embedding.saturating_mul(EMBEDDING_ROWS),
             shape.feed_forward.saturating_mul(FEED_FORWARD_ROWS),
             shape.heads.saturating_mul(scored),
@@ -244,6 +253,7 @@ impl EngineConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::AdapterConfig;
 
     const GIB: u64 = 1 << 30;
 
@@ -261,6 +271,15 @@ mod tests {
             state_numbers: 0,
             projector_bytes: 0,
             looks_ahead: false,
+        }
+    }
+
+    fn adapter(name: &str, bytes: u64) -> AdapterConfig {
+        AdapterConfig {
+            path: format!("{name}.gguf").into(),
+            name: name.to_owned(),
+            scale: 1.0,
+            bytes,
         }
     }
 
@@ -313,6 +332,19 @@ mod tests {
             (600 << 20) + GALLERY_BYTES_MAX + PICTURE_BYTES_MAX
         );
         assert_eq!(seeing.total(), blind.total() + seeing.sight);
+    }
+
+    #[test]
+    fn adapters_are_counted_with_their_model() {
+        let mut config = EngineConfig::new("m.gguf", "m");
+        let bare = config.memory_need(&half_billion(), Some(64 * GIB));
+        config.adapters = ["a", "b"].map(|name| adapter(name, 70 << 20)).into();
+        let need = config.memory_need(&half_billion(), Some(64 * GIB));
+        assert_eq!(need.weights, bare.weights + (140 << 20));
+        assert!(need.compute > bare.compute);
+        config.adapters.push(adapter("c", u64::MAX));
+        let most = config.memory_need(&half_billion(), Some(64 * GIB));
+        assert_eq!(most.total(), u64::MAX);
     }
 
     #[test]

@@ -92,7 +92,8 @@ pub(crate) enum Worth {
     Always,
 }
 
-/// Whose a state is: a digest under this node's key, so that no name lies on disk.
+/// Whose a state is, and what it was computed under: a digest under this node's key, so that no name
+/// lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Owner([u8; 32]);
 
@@ -227,6 +228,14 @@ impl Prefixes {
             (PrefixScope::Team, Some(_)) => self.key.tag(&[b"team:", name]),
             (PrefixScope::Team, None) => self.key.tag(&[b"no team"]),
         })
+    }
+
+    /// The same, for what was computed under adapters that come to `meaning`.
+    pub(crate) fn under(&self, owner: Owner, meaning: &[u8]) -> Owner {
+        if meaning.is_empty() {
+            return owner;
+        }
+        Owner(self.key.tag(&[b"under:", &owner.0, meaning]))
     }
 
     /// How many of `tokens` no entry would save.

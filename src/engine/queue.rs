@@ -8,6 +8,7 @@ use std::time::Duration;
 use domain::{BackendError, Health, HealthState, Priority, TeamId};
 use serde::{Deserialize, Serialize};
 
+use crate::adapters::AdapterSet;
 use crate::decoder::{Interrupt, Token};
 use crate::forecast::Outlook;
 use crate::gallery::Seen;
@@ -22,6 +23,9 @@ pub(crate) struct Request {
     /// Whose it is; the cache is shared within a team only.
     pub team: Option<TeamId>,
     pub priority: Priority,
+    /// What the reply says that it came from.
+    pub model: Arc<str>,
+    pub adapters: AdapterSet,
     /// Never empty, and shorter than the context.
     pub prompt: Vec<Token>,
     /// What those of its tokens stand for that are images': held for as long as they may have to be
@@ -389,6 +393,8 @@ mod tests {
         let request = Request {
             team: None,
             priority: Priority::default(),
+            model: "m".into(),
+            adapters: AdapterSet::NONE,
             prompt: vec![1],
             images: Vec::new(),
             prediction: Vec::new(),

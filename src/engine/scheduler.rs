@@ -20,6 +20,8 @@
 //! begins like one under way waits for it. What a slot held and must give up is saved where that
 //! is worth it, and restored for a prompt that begins alike (see [`aside`]). [`portions`] has the exceptions where several teams ask.
 //!
+//! **Adapters.** Chats under different adapters are not computed together: see [`turns`].
+//!
 //! **Drafts.** What a running reply may go on with is computed beside its token that is due (see
 //! [`crate::draft`]), in what room the others leave. All of it that is not drawn is cut off again
 //! before the next step.
@@ -32,6 +34,7 @@ mod aside;
 mod drafting;
 mod overflow;
 mod portions;
+mod turns;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -51,6 +54,7 @@ use crate::queue::{Request, Shared};
 use crate::slot::{Delivered, Slot};
 use crate::waiting::Seat;
 use drafting::Drafts;
+use turns::Turns;
 
 /// Room kept free for each running reply when another chat asks to be admitted. More of it makes
 /// setting back rarer, less of it admits sooner.
@@ -69,7 +73,6 @@ const COOL_OFF: Duration = Duration::from_secs(5);
 /// The part of [`crate::EngineConfig`] that scheduling goes by.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
-    pub model: String,
     pub busy_prompt: BusyPrompt,
     pub stall_max: Duration,
     pub prefixes: PrefixRules,
@@ -107,6 +110,7 @@ pub(crate) struct Scheduler<D> {
     pacing: Pacing,
     drafts: Drafts,
     crew: Crew,
+    turns: Turns,
     shape: Shape,
     slots: Vec<Slot>,
     /// Which of them hold the same cells.
@@ -155,6 +159,7 @@ impl<D: Decoder> Scheduler<D> {
             prefixes: Prefixes::open(saved, decoder.fingerprint(), decoder.can_cut()),
             drafts: Drafts::new(rules.drafting, decoder.can_cut()),
             crew: Crew::new(decoder.threads()),
+            turns: Turns::new(decoder.adapters()),
             decoder,
             vocabulary,
             shared,
@@ -186,7 +191,7 @@ impl<D: Decoder> Scheduler<D> {
         }
         self.admit(now);
         self.make_context();
-        self.fill_batch();
+        self.fill_batch(now);
         if self.batch.is_empty() {
             return self.rest();
         }
@@ -197,7 +202,7 @@ impl<D: Decoder> Scheduler<D> {
             self.decoder.set_threads(threads);
         }
         let decoded = is_wanted.then(|| self.decoder.decode(&self.batch));
-        if decoded == Some(Decoded::Done) {
+        if decoded == Some(Decoded::Done) && !self.turns.has_changed() {
             self.learn(begun.elapsed());
         }
         self.disarm();
@@ -277,9 +282,8 @@ impl<D: Decoder> Scheduler<D> {
         if let Some(ended) = self.seats[index].replace(seat) {
             self.shared.settle(ended);
         }
-        let model = &self.rules.model;
         let context = self.shape.context_tokens;
-        self.slots[index].begin(request, held, model, context, self.admissions, now);
+        self.slots[index].begin(request, held, context, self.admissions, now);
         // The last step's batch takes no room any more.
         self.batch.clear();
         if self.recall(index, 0) {
@@ -314,13 +318,22 @@ impl<D: Decoder> Scheduler<D> {
     }
 
     /// One token for every reply that is up to date, then slices of prompts, shortest first.
-    fn fill_batch(&mut self) {
+    fn fill_batch(&mut self, now: Instant) {
         self.batch.clear();
         self.shares.clear();
         let mut order: Vec<usize> = (0..self.slots.len())
             .filter(|slot| self.slots[*slot].is_ready())
             .collect();
         order.sort_by_key(|slot| self.age(*slot));
+        if self.turns.are_taken() {
+            self.fill_in_turn(&order, now);
+        } else {
+            self.fill_from(order);
+        }
+    }
+
+    /// From `order`, which is of slots that may be computed together, by age.
+    fn fill_from(&mut self, order: Vec<usize>) {
         let (talking, reading): (Vec<usize>, Vec<usize>) = order
             .into_iter()
             .partition(|slot| self.slots[*slot].pending() == 1);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use domain::{BackendError, ChatEvent, FinishReason, Started, TeamId, Tokens, Usage};
 
+use crate::adapters::AdapterSet;
 use crate::decoder::{Token, Vocabulary};
 use crate::draft::{Credit, Drafter, Terms, Verdict};
 use crate::gallery::Seen;
@@ -25,6 +26,8 @@ pub(crate) struct Slot {
     pub held: u32,
     /// Whose tokens they are.
     team: Option<TeamId>,
+    /// What they are computed under.
+    adapters: AdapterSet,
     /// Rises with each use; the lowest is the longest unused.
     pub used: u64,
     /// What it held was given up for an older slot, and is not being computed again yet.
@@ -68,13 +71,12 @@ impl Slot {
         &mut self,
         request: Request,
         held: u32,
-        model: &str,
         context_tokens: u32,
         admitted: u64,
         now: Instant,
     ) {
         let started = ChatEvent::Started(Started {
-            model: model.to_owned(),
+            model: String::from(&*request.model),
             reply_id: None,
             fingerprint: None,
         });
@@ -108,6 +110,7 @@ impl Slot {
         });
         self.tokens = request.prompt;
         self.team = request.team;
+        self.adapters = request.adapters;
     }
 
     /// Tokens still to be computed before the next can be drawn.
@@ -143,7 +146,7 @@ impl Slot {
     ///
     /// Another team's tokens serve nobody: the count and the time saved would tell what it wrote.
     pub(crate) fn shared_prefix(&self, team: Option<&TeamId>, request: &Request) -> u32 {
-        if self.team.as_ref() != team {
+        if !self.is_for(team, &request.adapters) {
             return 0;
         }
         let prompt = &request.prompt;
@@ -154,7 +157,7 @@ impl Slot {
     /// How many tokens of this slot's prompt another one begins with too, of the same team. The
     /// last of this slot's is never counted: its logits are wanted.
     pub(crate) fn common_with(&self, other: &Slot) -> u32 {
-        if self.team != other.team {
+        if !self.is_for(other.team(), &other.adapters) {
             return 0;
         }
         let own = &self.tokens[..self.tokens.len().saturating_sub(1)];
@@ -166,17 +169,28 @@ impl Slot {
         self.team.as_ref()
     }
 
+    /// What its tokens are computed under.
+    pub(crate) fn adapters(&self) -> &AdapterSet {
+        &self.adapters
+    }
+
+    /// Whether what it holds may serve `team` under `adapters`: what was computed under others is not
+    /// what would be computed under these.
+    fn is_for(&self, team: Option<&TeamId>, adapters: &AdapterSet) -> bool {
+        self.team() == team && self.adapters == *adapters
+    }
+
     /// What the cache holds.
     pub(crate) fn held_tokens(&self) -> &[Token] {
         &self.tokens[..(self.held as usize).min(self.tokens.len())]
     }
 
-    /// How many of `tokens`, which are `team`'s, the cache holds here too.
-    pub(crate) fn holds_of(&self, team: Option<&TeamId>, tokens: &[Token]) -> u32 {
-        if self.team.as_ref() != team {
+    /// How many of the tokens that `other` holds the cache holds here too, of the same team.
+    pub(crate) fn holds_of(&self, other: &Slot) -> u32 {
+        if !self.is_for(other.team(), &other.adapters) {
             return 0;
         }
-        common_prefix(self.held_tokens(), tokens)
+        common_prefix(self.held_tokens(), other.held_tokens())
     }
 
     /// Notes that its job begins with what the cache holds now, before any is computed for it.

@@ -67,6 +67,20 @@ impl Fake {
         })
     }
 
+    /// This machine's engine.
+    fn with_models(names: &[&str], script: Script) -> Arc<Self> {
+        let fake = Self::new("local", Trust::Device, script);
+        let Ok(mut fake) = Arc::try_unwrap(fake) else {
+            unreachable!("nobody else holds it yet");
+        };
+        let models = names.iter().map(|name| ModelCard {
+            name: (*name).to_owned(),
+            ..fake.card.models[0].clone()
+        });
+        fake.card.models = models.collect();
+        Arc::new(fake)
+    }
+
     fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
     }
@@ -684,6 +698,49 @@ async fn a_key_asks_only_for_models_it_grants() {
         .map(|listing| listing.id)
         .collect();
     assert_eq!(listed, ["auto"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_reaches_no_adapter_that_it_does_not_grant() {
+    let local = Fake::with_models(&["tiny", "pirate"], Script::Says("arr"));
+    let bench = bench(vec![Arc::clone(&local)], 16);
+    let asked = |models: Option<&[&str]>, model: &str, lora: Option<&str>| {
+        let mut asked = parsed(model, "hi");
+        asked.principal.models =
+            models.map(|models| models.iter().copied().map(ModelAlias::new).collect());
+        let lora = lora.map(|lora| ("lora".to_owned(), serde_json::from_str(lora).unwrap()));
+        asked.request.extra.extend(lora);
+        bench.pipeline.run(asked)
+    };
+    let first = Some(r#"[{"id": 0}]"#);
+    // Its reply is kept, for the whole team.
+    text(asked(None, "tiny", first).await.unwrap()).await;
+    let refused = [
+        (&["tiny"][..], "tiny", first),
+        (
+            &["tiny"],
+            "tiny",
+            Some(r#"[{"name": "pirate", "scale": 2}]"#),
+        ),
+        (&["local"], "local", first),
+        (&["auto"], "auto", first),
+        (&["tiny"], "pirate", None),
+    ];
+    for (models, model, lora) in refused {
+        let refusal = asked(Some(models), model, lora).await.unwrap_err();
+        let is_forbidden = matches!(refusal.fault, Fault::Forbidden { .. });
+        assert!(is_forbidden, "{models:?} {model} {lora:?}: {refusal:?}");
+    }
+    let calls = local.calls().len();
+    assert_eq!(calls, 1);
+    let granted = [
+        (&["tiny", "pirate"][..], "tiny", first),
+        (&["tiny"], "tiny", None),
+        (&["pirate"], "pirate", None),
+    ];
+    for (models, model, lora) in granted {
+        text(asked(Some(models), model, lora).await.unwrap()).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use domain::{
-    BackendCard, CacheOutcome, CacheStore, ExchangeRecord, Fault, Findings, Health, HealthState,
-    KeyDigest, KeyDirectory, ModelAlias, Outcome, Principal, RecordSink, Reply, RequestId, Tier,
-    Tokens, Trust, replay,
+    BackendCard, CacheOutcome, CacheStore, ChatRequest, ExchangeRecord, Fault, Findings, Health,
+    HealthState, KeyDigest, KeyDirectory, ModelAlias, Outcome, Principal, RecordSink, Reply,
+    RequestId, Tier, Tokens, Trust, replay,
 };
+use policy::Asked;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -232,17 +233,7 @@ impl Pipeline {
         let id = context.request_id.clone();
         let mut receipt = self.receive(id, &principal, request.model.clone())?;
         let snapshot = self.snapshot.load_full();
-        let asked = policy::resolve(&request.model, &snapshot.roster())
-            .map_err(|fault| not_chatting(&request.model, fault, &snapshot))
-            .and_then(|asked| {
-                if principal.may_use(&request.model) {
-                    Ok(asked)
-                } else {
-                    Err(Fault::Forbidden {
-                        what: "this key does not grant the model",
-                    })
-                }
-            })
+        let asked = granted(&request, &principal, &snapshot)
             .map_err(|fault| refuse(&mut receipt, fault, None))?;
         let now = Instant::now();
         let timings = crate::Timings {
@@ -407,6 +398,25 @@ fn plan(mut missed: Missed) -> Result<Planned, Refusal> {
         Ok(plan) => Ok(Planned { missed, plan }),
         Err(fault) => Err(refuse(&mut admitted.receipt, fault, None)),
     }
+}
+
+/// What the request asks for, where its caller may: before the cache is looked into, for the replies in
+/// it are the whole team's.
+fn granted(
+    request: &ChatRequest,
+    principal: &Principal,
+    snapshot: &Snapshot,
+) -> Result<Asked, Fault> {
+    let roster = snapshot.roster();
+    let asked = policy::resolve(&request.model, &roster)
+        .map_err(|fault| not_chatting(&request.model, fault, snapshot))?;
+    if !principal.may_use(&request.model) {
+        return Err(Fault::Forbidden {
+            what: "this key does not grant the model",
+        });
+    }
+    policy::check_adapters(principal, request, &asked, &roster)?;
+    Ok(asked)
 }
 
 /// The plan without those who may not see what cannot be masked.

@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn whatever_may_change_the_reply_changes_the_key() {
         type Change = fn(&mut ChatRequest);
-        let changes: [Change; 26] = [
+        let changes: [Change; 29] = [
             |it| it.model = "local".into(),
             |it| it.messages[0] = Message::new(Role::User, "hi "),
             |it| it.messages[0] = Message::new(Role::System, "hi"),
@@ -277,6 +277,10 @@ mod tests {
             |it| it.prediction = Some(prediction(&["x", "y"])),
             |it| it.prediction = Some(prediction(&["xy"])),
             |it| it.extra = extra(r#"{"reasoning_effort": "low"}"#),
+            // Adapters of the local model: by name or by list.
+            |it| it.model = "pirate".into(),
+            |it| it.extra = extra(r#"{"lora": [{"id": 0, "scale": 1.0}]}"#),
+            |it| it.extra = extra(r#"{"lora": [{"id": 0, "scale": 0.5}]}"#),
         ];
         let mut seen = vec![key(&request())];
         for (index, change) in changes.iter().enumerate() {

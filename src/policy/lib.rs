@@ -17,6 +17,7 @@
 
 mod rule_fault;
 
+mod adapters;
 mod roster;
 
 mod condition;
@@ -35,6 +36,7 @@ mod cache_key;
 
 mod template;
 
+pub use adapters::check_adapters;
 pub use cache_key::{CacheSecret, cache_key};
 pub use features::{Ask, MATCHED_BYTES_MAX};
 pub use needs::needs;

@@ -21,6 +21,8 @@ mod operations;
 mod pools;
 mod upstream;
 
+#[cfg(feature = "llama")]
+mod adapters;
 #[cfg(all(feature = "llama", target_os = "linux"))]
 mod encoders;
 #[cfg(all(feature = "llama", target_os = "linux"))]

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
+use super::adapters::AdapterSettings;
 use super::faults::Findings;
 use super::raw::{Load, RawConfig, RawLocal};
 use super::read::{self, nearest};
@@ -38,13 +39,14 @@ const NODE_KEYS: [&str; 5] = [
     "load_wait_ms_max",
 ];
 /// Of one model, and not inherited by the others.
-const OWN_KEYS: [&str; 6] = [
+const OWN_KEYS: [&str; 7] = [
     "model",
     "projector",
     "load",
     "keep_alive_s",
     "pinned",
     "warm_up",
+    "adapters",
 ];
 
 /// How long a model is in memory.
@@ -173,8 +175,15 @@ fn judge(
                 format!("`{name}` is the name of {other}; rename the file"),
             );
         }
+        for (at, adapter) in adapters_of(model.as_ref()).enumerate() {
+            refuse_taken(at, &adapter.name, &taken, &mut found);
+        }
         if let Some(name) = name {
             taken.insert(name, format!("the model in {}", file.display()));
+        }
+        for adapter in adapters_of(model.as_ref()) {
+            let what = format!("an adapter of the model in {}", file.display());
+            taken.insert(adapter.name.clone(), what);
         }
         findings.faults.extend(placed(&file, found.faults));
         findings.warnings.extend(placed(&file, found.warnings));
@@ -183,15 +192,50 @@ fn judge(
     models
 }
 
-/// Names that mean something else already.
+fn adapters_of(model: Option<&ModelFile>) -> impl Iterator<Item = &AdapterSettings> {
+    model.into_iter().flat_map(|model| &model.settings.adapters)
+}
+
+/// Adapters of the default model are not called as something else is.
+pub fn check_adapters(raw: &RawConfig, findings: &mut Findings) {
+    let others = names_elsewhere(raw);
+    for (at, adapter) in raw.local.adapters.iter().enumerate() {
+        if let Some(name) = &adapter.name {
+            refuse_taken(at, name, &others, findings);
+        }
+    }
+}
+
+fn refuse_taken(at: usize, name: &str, taken: &BTreeMap<String, String>, findings: &mut Findings) {
+    if let Some(other) = taken.get(name) {
+        findings.fault(
+            format!("local.adapters[{at}].name"),
+            format!("`{name}` is the name of {other}"),
+        );
+    }
+}
+
+/// Names that mean something else already than a model in a file.
 fn taken_names(raw: &RawConfig) -> BTreeMap<String, String> {
+    let mut taken = names_elsewhere(raw);
+    if let Some(name) = &raw.local.name {
+        taken.insert(name.clone(), "the model of [local]".to_owned());
+    }
+    for name in raw.local.adapters.iter().filter_map(|it| it.name.as_ref()) {
+        let what = "an adapter of the model of [local]";
+        taken.insert(name.clone(), what.to_owned());
+    }
+    taken
+}
+
+/// Names of what is not on this machine, and aliases.
+fn names_elsewhere(raw: &RawConfig) -> BTreeMap<String, String> {
     let mut taken = BTreeMap::new();
     let mut take = |name: &Option<String>, what: &str| {
         if let Some(name) = name {
             taken.insert(name.clone(), what.to_owned());
         }
     };
-    take(&raw.local.name, "the model of [local]");
     raw.upstreams
         .iter()
         .for_each(|it| take(&it.name, "an upstream"));
@@ -247,11 +291,13 @@ fn judge_one(
         local.pinned.get_or_insert(false);
     }
     let mut settings = sections::local(&local, findings)?;
-    if let ModelSource::Path(path) = &mut settings.source
-        && let Some(dir) = file.parent()
-    {
-        // As one moves a folder, its files go along.
-        *path = dir.join(&*path);
+    let adapters = settings.adapters.iter_mut();
+    let sources = adapters.map(|adapter| &mut adapter.source);
+    for source in std::iter::once(&mut settings.source).chain(sources) {
+        if let (ModelSource::Path(path), Some(dir)) = (source, file.parent()) {
+            // As one moves a folder, its files go along.
+            *path = dir.join(&*path);
+        }
     }
     if let (Some(path), Some(dir)) = (&mut settings.projector, file.parent()) {
         *path = dir.join(&*path);
@@ -309,7 +355,7 @@ pub fn model_schema() -> Json {
             "description".to_owned(),
             "One further model on this machine, called NAME. What is left out is as in [local], but \
              for `model`, which is then a model of the depot called NAME, and for `projector`, `load`, \
-             `keep_alive_s`, `pinned` and `warm_up`."
+             `keep_alive_s`, `pinned`, `warm_up` and `adapters`."
                 .into(),
         );
     }
@@ -412,6 +458,62 @@ mod tests {
         has("far.toml: ", "an upstream");
         has("quick.toml: ", "an alias");
         assert_eq!(faults.len(), 10, "{faults:#?}");
+    }
+
+    #[test]
+    fn a_file_has_adapters_of_its_own() {
+        let (models, faults) = judged(
+            "[local]\nadapters = [{ name = 'pirate', path = 'pirate.gguf' }]",
+            &[
+                ("bare.toml", ""),
+                (
+                    "big.toml",
+                    "[[adapters]]\nname = 'formal'\npath = 'formal.gguf'\nscale = 2",
+                ),
+            ],
+        );
+        assert_eq!(faults, Vec::<String>::new());
+        // They are made for one model, so nobody inherits them.
+        assert!(models[0].settings.adapters.is_empty());
+        let [formal] = &models[1].settings.adapters[..] else {
+            panic!("{models:?}");
+        };
+        assert_eq!((formal.name.as_str(), formal.scale), ("formal", 2.0));
+        let beside = Path::new(DIR).join("formal.gguf");
+        assert_eq!(formal.source, ModelSource::Path(beside));
+    }
+
+    #[test]
+    fn an_adapter_is_called_as_nothing_else_is() {
+        let adapter = |name: &str| format!("[[adapters]]\nname = '{name}'\npath = 'a.gguf'\n");
+        let (far, pirate, big) = (adapter("far"), adapter("pirate"), adapter("big"));
+        let (loud, scaled) = (adapter("loud"), adapter("loud") + "scale = 99");
+        let (_, faults) = judged(
+            "local.adapters = [{ name = 'pirate', path = 'p.gguf' }]\n[[upstreams]]\nname = 'far'",
+            &[
+                ("a.toml", &far),
+                ("b.toml", &pirate),
+                ("big.toml", &big),
+                ("c.toml", &loud),
+                ("d.toml", &scaled),
+                ("loud.toml", ""),
+            ],
+        );
+        let wanted = [
+            "a.toml: adapters[0].name: `far` is the name of an upstream",
+            "b.toml: adapters[0].name: `pirate` is the name of an adapter of the model of [local]",
+            "big.toml: adapters[0].name: `big` is the name of the model itself",
+            "d.toml: adapters[0].scale: 99 is out of range",
+            "d.toml: adapters[0].name: `loud` is the name of an adapter of the model in",
+            "loud.toml: `loud` is the name of an adapter of the model in",
+        ];
+        assert_eq!(faults.len(), wanted.len(), "{faults:#?}");
+        for (fault, wanted) in faults.iter().zip(wanted) {
+            assert!(
+                fault.starts_with(&format!("{DIR}/{wanted}")),
+                "{fault}\n{wanted}"
+            );
+        }
     }
 
     #[test]

@@ -242,6 +242,33 @@ pub struct RawLocal {
     /// turn out right. `lookup` takes them from what was said before in the chat and from the
     /// request's `prediction`, and rests where they are wrong. What a reply says does not depend on it.
     pub speculation: Speculation,
+    /// LoRA adapters of the model. Each is a model name of its own. A request for the model may also
+    /// choose some by `lora`, as `[{"id": 0, "scale": 0.5}]`, by their places in this list or by `name`;
+    /// a key with `models` must have each of them there.
+    pub adapters: Vec<RawAdapter>,
+}
+
+/// One LoRA adapter of the model on this machine.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name", "path"]))]
+pub struct RawAdapter {
+    /// What callers name the model under it. Required.
+    pub name: Option<String>,
+    /// A path to a GGUF file made for this model, or a name that `hedge models list` shows. Required.
+    pub path: Option<String>,
+    /// How strongly it holds where the request does not say. 1 is as it was trained.
+    pub scale: f32,
+}
+
+impl Default for RawAdapter {
+    fn default() -> Self {
+        Self {
+            name: None,
+            path: None,
+            scale: 1.0,
+        }
+    }
 }
 
 /// When a model is loaded.
@@ -325,6 +352,7 @@ impl Default for RawLocal {
             prefix_cache_bytes_max: None,
             prefix_cache_dir: None,
             speculation: Speculation::default(),
+            adapters: Vec::new(),
         }
     }
 }

@@ -11,6 +11,7 @@ use domain::{FindingClass, KeyDigest, KeyId, ModelAlias, Priority, TeamId, Trust
 
 use engine::{EngineConfig, KvConfig};
 
+use super::adapters::{AdapterSettings, adapters};
 use super::faults::Findings;
 use super::models::{Stay, memory_bytes_max, stay};
 use super::raw::{
@@ -89,6 +90,8 @@ pub struct LocalSettings {
     pub prefix_bytes_max: Option<u64>,
     pub prefix_dir: Option<PathBuf>,
     pub speculation: Speculation,
+    /// In the order of their ids.
+    pub adapters: Vec<AdapterSettings>,
 }
 
 /// Which model file.
@@ -393,6 +396,7 @@ pub fn local(raw: &RawLocal, findings: &mut Findings) -> Option<LocalSettings> {
         prefix_bytes_max: raw.prefix_cache_bytes_max,
         prefix_dir: prefix_dir(raw, findings),
         speculation: raw.speculation,
+        adapters: adapters(raw, findings),
     })
 }
 

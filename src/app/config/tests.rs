@@ -547,3 +547,86 @@ fn the_example_file_is_accepted() {
     let text = include_str!("../../../hedge.example.toml");
     accepted(text, &[("OPENAI_API_KEY", "k")]);
 }
+
+#[test]
+fn adapters_have_a_name_and_a_file_each() {
+    let text = "
+        [local]
+        name = 'base'
+        [[local.adapters]]
+        name = 'pirate'
+        path = '/models/pirate.gguf'
+        [[local.adapters]]
+        name = 'formal'
+        path = 'formal-in-depot'
+        scale = -0.5
+    ";
+    let (config, _) = accepted(text, &[("HEDGE_LOCAL__ADAPTERS__0__SCALE", "2")]);
+    let local = config.local.unwrap();
+    let adapters: Vec<_> = local
+        .adapters
+        .iter()
+        .map(|adapter| (adapter.name.as_str(), adapter.source.clone(), adapter.scale))
+        .collect();
+    let depot = ModelSource::Depot("formal-in-depot".to_owned());
+    let path = ModelSource::Path("/models/pirate.gguf".into());
+    assert_eq!(adapters, [("pirate", path, 2.0), ("formal", depot, -0.5)]);
+
+    let text = "
+        [local]
+        name = 'base'
+        [[pools]]
+        name = 'gpu'
+        kind = 'vllm'
+        endpoints = ['http://127.0.0.1:1/v1']
+        models = ['m']
+        [aliases]
+        fast = 'local'
+        [[local.adapters]]
+        [[local.adapters]]
+        name = 'auto'
+        path = ''
+        scale = 17
+        [[local.adapters]]
+        name = 'base'
+        path = 'a.gguf'
+        [[local.adapters]]
+        name = 'fast'
+        path = 'a.gguf'
+        [[local.adapters]]
+        name = 'a'
+        path = 'bundled'
+        [[local.adapters]]
+        name = 'a'
+        path = 'a.gguf'
+        scale = nan
+        [[local.adapters]]
+        name = 'gpu'
+        path = 'a.gguf'
+    ";
+    let found = refused(text, &[]);
+    let wanted = [
+        "local.adapters[0].name: is required",
+        "local.adapters[0].path: is required",
+        "local.adapters[1].name: is required",
+        "local.adapters[1].path: is required",
+        "local.adapters[1].scale: 17 is out of range; from -16 to 16",
+        "local.adapters[2].name: `base` is the name of the model itself",
+        "local.adapters[3].name: `fast` is the name of an alias",
+        "local.adapters[4].path: is required",
+        "local.adapters[5].name: `a` is the name of another adapter",
+        "local.adapters[5].scale: NaN is out of range",
+        "local.adapters[6].name: `gpu` is the name of a pool",
+    ];
+    for wanted in wanted {
+        let is_said = found.iter().any(|fault| fault.starts_with(wanted));
+        assert!(is_said, "{wanted}\n{found:#?}");
+    }
+    assert_eq!(found.len(), wanted.len(), "{found:#?}");
+    let many = "[[local.adapters]]\nname = 'a'\npath = 'a.gguf'\n".repeat(17);
+    let found = refused(&many, &[]);
+    assert!(
+        found[0].starts_with("local.adapters: 17 adapters; the most is 16"),
+        "{found:?}"
+    );
+}

@@ -82,6 +82,17 @@ pub enum GgufProblem {
     NoEyes,
     #[error("tensor `{name}` {reason}")]
     Tensor { name: String, reason: TensorReason },
+    #[error("it is an adapter, no model; name it under `local.adapters`")]
+    IsAdapter,
+    #[error("it is no LoRA adapter: `{key}` is not `{expected}`")]
+    NotAdapter {
+        key: &'static str,
+        expected: &'static str,
+    },
+    #[error("it is an adapter for `{adapter}` models, and this one is `{model}`")]
+    OtherArchitecture { adapter: String, model: String },
+    #[error("its change of `{name}` {reason}")]
+    Adapter { name: String, reason: AdapterReason },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +115,28 @@ pub enum TensorReason {
     Vocabulary { rows: u64, vocabulary_count: u64 },
     #[error("gives {rows} numbers for {labels} labels")]
     Labels { rows: u64, labels: u64 },
+}
+
+/// Why a part of an adapter cannot be used. llama.cpp refuses some of these itself, and ends its
+/// process over the others once it computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdapterReason {
+    #[error("is neither a `.lora_a` nor a `.lora_b`")]
+    Suffix,
+    #[error("lacks its other half")]
+    Half,
+    #[error("has element type {0}; f32, f16, bf16 and q8_0 are taken")]
+    Type(u32),
+    #[error("is of a weight that the model does not have")]
+    NoWeight,
+    #[error("does not fit the model's weight of {0}x{1}x{2}x{3}")]
+    Shape(u64, u64, u64, u64),
+    #[error("has rank {0}; from 1 to {1} are taken")]
+    Rank(u64, u64),
+    #[error("is of a weight in nvfp4, which takes no adapters")]
+    Nvfp4,
+    #[error("is of the token embedding, which this model also uses for its output")]
+    Tied,
 }
 
 /// A name from a file, fit for a message.

@@ -34,11 +34,24 @@ pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 #[derive(Debug)]
 pub(super) enum Value {
     Whole(u64),
+    /// A fractional number of 32 bits, which llama.cpp tells from one of 64.
+    Single(f32),
     /// Negative and fractional numbers.
     Real(f64),
     Flag(bool),
     Text(String),
     List(List),
+}
+
+impl Value {
+    /// A negative or fractional number.
+    pub(super) fn real(&self) -> Option<f64> {
+        match self {
+            Value::Single(value) => Some(f64::from(*value)),
+            Value::Real(value) => Some(*value),
+            Value::Whole(_) | Value::Flag(_) | Value::Text(_) | Value::List(_) => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -211,7 +224,7 @@ fn read_number<R: Read>(reader: &mut Reader<R>, kind: u32) -> Result<Option<Valu
         3 => signed(i64::from(i16::from_le_bytes(reader.array(WHAT)?))),
         5 => signed(i64::from(i32::from_le_bytes(reader.array(WHAT)?))),
         11 => signed(i64::from_le_bytes(reader.array(WHAT)?)),
-        6 => Value::Real(f64::from(f32::from_le_bytes(reader.array(WHAT)?))),
+        6 => Value::Single(f32::from_le_bytes(reader.array(WHAT)?)),
         12 => Value::Real(f64::from_le_bytes(reader.array(WHAT)?)),
         _ => return Ok(None),
     }))

@@ -5,6 +5,7 @@
 //! Only what is known to end a process is refused, or what no model can mean. What llama.cpp
 //! refuses in words of its own is left to it.
 
+use super::adapter;
 use super::fault::{GgufProblem, TensorReason, shown};
 use super::header::{Header, TEMPLATE, TOKENS, Value, wrong_type};
 use super::shape;
@@ -65,6 +66,9 @@ const WHOLE_HEADS_TURN: [&str; 26] = [
 pub(super) fn check(header: &Header, tensors: &Tensors) -> Result<(), GgufProblem> {
     if let Some(count) = header.whole("split.count").filter(|count| *count > 1) {
         return Err(GgufProblem::Split(count));
+    }
+    if adapter::is_adapter(header) {
+        return Err(GgufProblem::IsAdapter);
     }
     let architecture = header.required_text("general.architecture")?;
     let tokenizer = header.required_text("tokenizer.ggml.model")?;
@@ -336,18 +340,20 @@ impl Parameters<'_> {
                     reason,
                 })
             };
-            match value {
-                Value::Real(real) if name.ends_with("epsilon") && !(0.0..1.0).contains(real) => {
+            match value.real() {
+                Some(real) if name.ends_with("epsilon") && !(0.0..1.0).contains(&real) => {
                     return refused("is not between 0 and 1");
                 }
-                Value::Real(real) if name.starts_with("rope.") && !real.is_finite() => {
+                Some(real) if name.starts_with("rope.") && !real.is_finite() => {
                     return refused("is no number");
                 }
-                Value::Real(real) if name.starts_with("rope.freq_base") && *real <= 0.0 => {
+                Some(real) if name.starts_with("rope.freq_base") && real <= 0.0 => {
                     return refused("is not above 0");
                 }
-                Value::Whole(0) if name == "wkv.head_size" => return refused("is 0"),
                 _ => {}
+            }
+            if name == "wkv.head_size" && matches!(value, Value::Whole(0)) {
+                return refused("is 0");
             }
         }
         Ok(())

@@ -28,10 +28,16 @@ pub(super) struct Tensors {
     pub(super) token_rows: Option<u64>,
     /// Rows of the last matrix of a classification head, one per label, and its name.
     pub(super) label_rows: Option<(&'static str, u64)>,
+    pub(super) list: Vec<Tensor>,
 }
 
-struct Tensor {
-    name: String,
+/// One row of the table.
+pub(super) struct Tensor {
+    pub(super) name: String,
+    /// Fastest axis first; 1 for those that it does not have.
+    pub(super) shape: [u64; 4],
+    /// ggml's number of the element type.
+    pub(super) kind: u32,
     bytes: u64,
     offset: u64,
 }
@@ -50,13 +56,14 @@ pub(super) fn read_all<R: Read>(
     let mut token_rows = None;
     let mut label_rows = None;
     for _ in 0..header.tensor_count {
-        let (tensor, shape) = read_one(reader)?;
-        element_count = element_count.saturating_add(shape.iter().product());
+        let tensor = read_one(reader)?;
+        element_count = element_count.saturating_add(tensor.shape.iter().product());
         data_bytes = data_bytes.saturating_add(tensor.bytes);
+        let rows = tensor.shape[1];
         match tensor.name.as_str() {
-            "token_embd.weight" => token_rows = Some(shape[1]),
-            CLASSES_OUT => label_rows = Some((CLASSES_OUT, shape[1])),
-            CLASSES => label_rows = label_rows.or(Some((CLASSES, shape[1]))),
+            "token_embd.weight" => token_rows = Some(rows),
+            CLASSES_OUT => label_rows = Some((CLASSES_OUT, rows)),
+            CLASSES => label_rows = label_rows.or(Some((CLASSES, rows))),
             _ => {}
         }
         if !seen.insert(tensor.name.clone()) {
@@ -70,6 +77,7 @@ pub(super) fn read_all<R: Read>(
         data_bytes,
         token_rows,
         label_rows,
+        list: places,
     })
 }
 
@@ -80,8 +88,7 @@ fn fault<R: Read>(reader: &Reader<R>, name: &str, reason: TensorReason) -> GgufF
     })
 }
 
-/// One row of the table, and the tensor's shape, fastest axis first.
-fn read_one<R: Read>(reader: &mut Reader<R>) -> Result<(Tensor, [u64; 4]), GgufFault> {
+fn read_one<R: Read>(reader: &mut Reader<R>) -> Result<Tensor, GgufFault> {
     let name = reader.text("a tensor's name", NAME_BYTES_MAX)?;
     let dimensions = reader.u32("a tensor's dimensions")?;
     if !(1..=DIMENSIONS_MAX).contains(&dimensions) {
@@ -114,12 +121,13 @@ fn read_one<R: Read>(reader: &mut Reader<R>) -> Result<(Tensor, [u64; 4]), GgufF
     let Some(bytes) = (elements / block).checked_mul(block_bytes) else {
         return Err(fault(reader, &name, TensorReason::Shape));
     };
-    let tensor = Tensor {
+    Ok(Tensor {
         name,
+        shape,
+        kind,
         bytes,
         offset,
-    };
-    Ok((tensor, shape))
+    })
 }
 
 fn check_places<R: Read>(

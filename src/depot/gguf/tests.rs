@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use super::builder::{self, Builder};
 use super::*;
 
+mod adapters;
+
 fn inspected(file: &[u8]) -> Result<GgufSummary, GgufFault> {
     inspect_from(file, file.len() as u64)
 }

@@ -1,16 +1,22 @@
 //! The decoder over llama.cpp's context.
 
+use crate::adapters::AdapterSet;
 use crate::decoder::{Decoded, Decoder, Entry, Fingerprint, Shape, Threads, Token};
 use crate::llama::raw::Context;
 
-pub(super) struct LlamaDecoder(pub(super) Context, pub(super) Fingerprint);
+pub(super) struct LlamaDecoder {
+    pub(super) context: Context,
+    pub(super) fingerprint: Fingerprint,
+    /// One for each adapter that the context has.
+    pub(super) adapters: Vec<Fingerprint>,
+}
 
 impl LlamaDecoder {
     /// True when a sequence that ends at `keep` is as if it had never been longer: behind a sliding
     /// window the cells before it may be gone.
     fn reaches_back(&self, sequence: u32, keep: u32) -> bool {
-        let first = self.0.first(sequence).unwrap_or(0);
-        first == 0 || first.saturating_add(self.0.window()) <= keep
+        let first = self.context.first(sequence).unwrap_or(0);
+        first == 0 || first.saturating_add(self.context.window()) <= keep
     }
 }
 
@@ -23,38 +29,38 @@ pub(super) fn copies_whole(held: u32, count: u32, window: u32) -> bool {
 
 impl Decoder for LlamaDecoder {
     fn shape(&self) -> Shape {
-        self.0.shape()
+        self.context.shape()
     }
 
     fn threads(&self) -> Threads {
-        self.0.threads()
+        self.context.threads()
     }
 
     fn set_threads(&mut self, count: u32) {
-        self.0.set_threads(count);
+        self.context.set_threads(count);
     }
 
     fn decode(&mut self, batch: &[Entry]) -> Decoded {
-        let decoded = self.0.decode(batch);
-        if decoded == Decoded::Aborted && self.0.is_recurrent() {
+        let decoded = self.context.decode(batch);
+        if decoded == Decoded::Aborted && self.context.is_recurrent() {
             // A recurrent state has no positions to go back to: what was cut short is lost whole.
             for entry in batch {
-                self.0.remove(entry.sequence, 0);
+                self.context.remove(entry.sequence, 0);
             }
         }
         decoded
     }
 
     fn logits(&mut self, index: usize) -> Option<&[f32]> {
-        self.0.logits(index)
+        self.context.logits(index)
     }
 
     fn undivided(&self, token: Token) -> Option<(u32, u32)> {
-        self.0.undivided(token)
+        self.context.undivided(token)
     }
 
     fn held(&self, sequence: u32) -> u32 {
-        self.0.held(sequence)
+        self.context.held(sequence)
     }
 
     fn truncate(&mut self, sequence: u32, keep: u32) -> u32 {
@@ -64,23 +70,24 @@ impl Decoder for LlamaDecoder {
         if keep > 0 && keep >= held {
             return held;
         }
-        if keep > 0 && self.reaches_back(sequence, keep) && self.0.remove(sequence, keep) {
+        if keep > 0 && self.reaches_back(sequence, keep) && self.context.remove(sequence, keep) {
             return keep;
         }
-        self.0.remove(sequence, 0);
+        self.context.remove(sequence, 0);
         0
     }
 
     fn can_share(&self, from: u32, count: u32) -> bool {
         // A recurrent state is of its last token only.
-        !self.0.is_recurrent()
+        !self.context.is_recurrent()
             && self.reaches_back(from, count)
-            && (!self.0.is_split() || copies_whole(self.held(from), count, self.0.window()))
+            && (!self.context.is_split()
+                || copies_whole(self.held(from), count, self.context.window()))
     }
 
     fn share_bytes(&mut self, from: u32) -> usize {
-        if self.0.is_split() {
-            self.0.state_bytes(from)
+        if self.context.is_split() {
+            self.context.state_bytes(from)
         } else {
             0
         }
@@ -89,32 +96,32 @@ impl Decoder for LlamaDecoder {
     fn share(&mut self, from: u32, to: u32, count: u32) -> bool {
         let is_shared = self.held(from) >= count
             && self.can_share(from, count)
-            && self.0.copy(from, to, count)
+            && self.context.copy(from, to, count)
             && self.held(to) == count
             && self.reaches_back(to, count);
         if !is_shared {
             // A memory of several parts may have taken some of it.
-            self.0.remove(to, 0);
+            self.context.remove(to, 0);
         }
         is_shared
     }
 
     fn reset(&mut self) {
-        self.0.clear();
+        self.context.clear();
     }
 
     fn state_bytes(&mut self, sequence: u32) -> usize {
-        self.0.state_bytes(sequence)
+        self.context.state_bytes(sequence)
     }
 
     fn save(&mut self, sequence: u32) -> Option<Vec<u8>> {
-        self.0.state(sequence)
+        self.context.state(sequence)
     }
 
     fn restore(&mut self, sequence: u32, state: &[u8], count: u32) -> bool {
-        let is_restored = self.0.set_state(sequence, state) && self.held(sequence) == count;
+        let is_restored = self.context.set_state(sequence, state) && self.held(sequence) == count;
         if !is_restored {
-            self.0.remove(sequence, 0);
+            self.context.remove(sequence, 0);
         }
         is_restored
     }
@@ -122,10 +129,18 @@ impl Decoder for LlamaDecoder {
     /// A state is saved without what lies behind the window, and a recurrent one is of its last
     /// token only.
     fn can_cut(&self) -> bool {
-        !self.0.is_recurrent() && self.0.window() == 0
+        !self.context.is_recurrent() && self.context.window() == 0
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        self.1
+        self.fingerprint
+    }
+
+    fn adapters(&self) -> &[Fingerprint] {
+        &self.adapters
+    }
+
+    fn adapt(&mut self, adapters: &AdapterSet) {
+        self.context.adapt(adapters);
     }
 }

@@ -12,6 +12,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use tracing::{info, warn};
 
+use crate::adapters::AdapterConfig;
 use crate::calls::Manner;
 use crate::config::EngineConfig;
 use crate::decoder::{Fingerprint, Shape, Threads, Vocabulary};
@@ -85,16 +86,45 @@ impl Engine {
             path: config.path.clone(),
             source,
         })?;
+        let adapters = config.adapters.clone();
         Engine::start(config, mind, move |shared| {
             // Words of an earlier failure on this thread cannot be: it is new.
-            Context::new(model, sizes, Arc::clone(&shared.interrupt), gallery)
-                .map(|context| LlamaDecoder(context, fingerprint))
+            let mut context = Context::new(model, sizes, Arc::clone(&shared.interrupt), gallery)
                 .ok_or_else(|| LoadError::Context {
                     kv_tokens: sizes.shape.kv_tokens,
                     reason: reason(),
-                })
+                })?;
+            Ok(LlamaDecoder {
+                adapters: add_adapters(&mut context, sizes, &adapters)?,
+                context,
+                fingerprint,
+            })
         })
     }
+}
+
+/// Loads each and digests it, so that what is saved under it is known after a restart.
+fn add_adapters(
+    context: &mut Context,
+    sizes: Sizes,
+    adapters: &[AdapterConfig],
+) -> Result<Vec<Fingerprint>, LoadError> {
+    let add = |adapter: &AdapterConfig| {
+        let path = &adapter.path;
+        let fingerprint = fingerprint(path, sizes).map_err(|source| LoadError::File {
+            path: path.clone(),
+            source,
+        })?;
+        if !context.add_adapter(path) {
+            return Err(LoadError::Refused {
+                path: path.clone(),
+                reason: reason(),
+            });
+        }
+        info!(adapter = %adapter.name, scale = adapter.scale, "adapter loaded");
+        Ok(fingerprint)
+    };
+    adapters.iter().map(add).collect()
 }
 
 /// llama.cpp's own message for a missing file is a mere "failed to load".

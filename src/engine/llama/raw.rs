@@ -12,7 +12,8 @@ mod projector;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
@@ -21,6 +22,7 @@ use llama_cpp_sys_2 as sys;
 use tracing::{debug, error, trace, warn};
 
 pub(super) use self::projector::Projector;
+use crate::adapters::AdapterSet;
 use crate::decoder::{Decoded, Entry, Interrupt, Shape, Threads, Token};
 use crate::gallery::{Gallery, is_of_image};
 use crate::kv::{FlashAttention, KvType};
@@ -41,6 +43,8 @@ pub(super) struct Context {
     /// For a model that sees.
     images: Option<ImageBatch>,
     vocabulary: usize,
+    /// Of this model, each by its place. llama.cpp frees them with the model.
+    adapters: Vec<NonNull<sys::llama_adapter_lora>>,
     /// The abort callback holds a pointer into this.
     interrupt: Arc<Interrupt>,
     /// The context points into the model, so the model must outlive it.
@@ -161,9 +165,45 @@ impl Context {
             order: Vec::new(),
             filler,
             vocabulary,
+            adapters: Vec::new(),
             interrupt,
             model,
         })
+    }
+
+    /// Loads an adapter, which must fit the model in every axis: llama.cpp compares two of four. False
+    /// when it refuses; [`take_first_error`] then has its words.
+    pub(super) fn add_adapter(&mut self, path: &Path) -> bool {
+        let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else {
+            return false;
+        };
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the model is live while the context is, and the path is NUL-terminated. What this
+        // writes to of the model, its list of adapters, is read by contexts of this thread only.
+        // Exceptions are caught within (llama.h:686-690, llama-adapter.cpp).
+        let adapter =
+            unsafe { sys::llama_adapter_lora_init(model_pointer(&self.model), path.as_ptr()) };
+        self.adapters.extend(NonNull::new(adapter));
+        !adapter.is_null()
+    }
+
+    /// Computes what comes under these adapters, by their places, and no others. The next batch pays
+    /// for a change: llama.cpp lays its memory out anew.
+    pub(super) fn adapt(&mut self, chosen: &AdapterSet) {
+        let known = chosen
+            .iter()
+            .filter_map(|(index, scale)| Some((self.adapters.get(index)?.as_ptr(), scale)));
+        let (mut adapters, mut scales): (Vec<_>, Vec<f32>) = known.unzip();
+        // SAFETY: the context is live, and so are the adapters, which are this model's and freed with
+        // it only. Both arrays have the length that is said, and are copied (llama.h:725-730).
+        unsafe {
+            sys::llama_set_adapters_lora(
+                self.context.as_ptr(),
+                adapters.as_mut_ptr(),
+                adapters.len(),
+                scales.as_mut_ptr(),
+            );
+        }
     }
 
     pub(super) fn shape(&self) -> Shape {

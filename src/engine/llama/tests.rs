@@ -26,6 +26,7 @@ use crate::{
     LoadError, Speculation,
 };
 
+mod adapters;
 mod cache;
 mod embeddings;
 mod ranking;

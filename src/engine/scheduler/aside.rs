@@ -6,7 +6,7 @@ use tracing::{debug, warn};
 
 use super::{BusyPrompt, Scheduler, sequence};
 use crate::decoder::Decoder;
-use crate::prefixes::{PREFIX_TOKENS_MIN, READ_BYTE_S, Sought, Wanted};
+use crate::prefixes::{Owner, PREFIX_TOKENS_MIN, READ_BYTE_S, Sought, Wanted};
 
 /// What a stop may take for saving states and writing them to disk. A child that takes 2 s to
 /// leave its thread ends without it, and one that takes 3 s is killed.
@@ -29,9 +29,9 @@ impl<D: Decoder> Scheduler<D> {
         let elsewhere = self.slots.iter().enumerate();
         let elsewhere = elsewhere
             .filter(|(other, _)| *other != slot)
-            .map(|(_, other)| other.holds_of(from.team(), tokens));
+            .map(|(_, other)| other.holds_of(from));
         let kept = elsewhere.max().unwrap_or(0).max(keep);
-        let owner = self.prefixes.owner(from.team());
+        let owner = self.owner(slot);
         let gain = self.prefixes.uncovered(owner, tokens);
         let gain = gain.min(from.held.saturating_sub(kept));
         if gain < PREFIX_TOKENS_MIN || self.decoder.held(sequence(slot)) != from.held {
@@ -49,6 +49,14 @@ impl<D: Decoder> Scheduler<D> {
         }
     }
 
+    /// Whom a state of `slot` may serve.
+    fn owner(&self, slot: usize) -> Owner {
+        let slot = &self.slots[slot];
+        let meaning = slot.adapters().meaning(self.turns.fingerprints());
+        self.prefixes
+            .under(self.prefixes.owner(slot.team()), &meaning)
+    }
+
     /// Restores what was saved of the beginning of `slot`'s tokens, where that is more than any
     /// slot holds. False when nothing changed, or when it is on disk and so many bytes are not all of
     /// it: then the slot waits for it.
@@ -62,7 +70,7 @@ impl<D: Decoder> Scheduler<D> {
             .filter(|(other, _)| *other != slot)
             .map(|(_, other)| own.common_with(other).min(other.held));
         let sought = self.prefixes.find(Wanted {
-            owner: self.prefixes.owner(own.team()),
+            owner: self.owner(slot),
             prompt: &own.tokens[..own.last() as usize],
             held: others.max().unwrap_or(0).max(own.held),
             count_max: self.shape.context_tokens,
@@ -104,12 +112,13 @@ impl<D: Decoder> Scheduler<D> {
     }
 
     /// Reads on for a slot whose state is on disk, as much as may be beside what the batch has; true
-    /// when that was not the rest of it. With nothing else to do it is read at one go.
+    /// when that was not the rest of it. With nothing else to do, under whatever adapters, it is read at
+    /// one go.
     pub(super) fn awaits(&mut self, slot: usize) -> bool {
         if !self.slots[slot].awaits_state {
             return false;
         }
-        let bytes_max = if self.batch.is_empty() {
+        let bytes_max = if self.batch.is_empty() && !self.turns.is_heard_elsewhere() {
             usize::MAX
         } else {
             self.read_bytes_max()

@@ -26,9 +26,12 @@ impl<D: Decoder> Scheduler<D> {
     pub(super) fn prompt_budget(&self, reading: usize) -> u32 {
         let left = self.shape.batch_tokens.saturating_sub(self.batched());
         let has_rivals = self.shared.has_rivals();
-        if !self.batch.is_empty() {
+        let is_heard_elsewhere = self.turns.is_heard_elsewhere();
+        if !self.batch.is_empty() || is_heard_elsewhere {
             return left.min(match self.rules.busy_prompt {
-                BusyPrompt::Within(_) if !has_rivals => self.pacing.slice_of(reading),
+                BusyPrompt::Within(_) if !has_rivals && !is_heard_elsewhere => {
+                    self.pacing.slice_of(reading)
+                }
                 _ => self.slice(),
             });
         }

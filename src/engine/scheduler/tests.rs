@@ -8,12 +8,14 @@ use futures::{FutureExt, StreamExt};
 use proptest::prelude::*;
 
 use super::*;
+use crate::adapters::AdapterSet;
 use crate::fake::{FakeDecoder, FakeVocabulary, Mishap, Seen};
 use crate::prefixes::Worth;
 use crate::reply::{ReplyStream, reply};
 use crate::sampler::Sampler;
 use crate::voice::VoiceRules;
 
+mod adapters;
 mod drafts;
 mod fair;
 mod images;
@@ -89,7 +91,6 @@ impl Bench {
         change(&mut decoder);
         let (mishaps, log) = (Arc::clone(&decoder.mishaps), Arc::clone(&decoder.log));
         let rules = Rules {
-            model: "fake".into(),
             busy_prompt: BusyPrompt::Tokens(16),
             stall_max: STALL,
             prefixes,
@@ -116,6 +117,8 @@ impl Bench {
         let mut request = Request {
             team: None,
             priority: domain::Priority::default(),
+            model: "fake".into(),
+            adapters: AdapterSet::NONE,
             prompt: prompt.bytes().map(i32::from).collect(),
             images: Vec::new(),
             prediction: Vec::new(),

@@ -4,6 +4,7 @@ use domain::Sampling;
 use proptest::prelude::*;
 
 use super::*;
+use crate::adapters::AdapterSet;
 use crate::reply::{ReplyStream, reply};
 use crate::sampler::Sampler;
 use crate::voice::VoiceRules;
@@ -13,6 +14,8 @@ fn request(team: &str, prompt: usize, output_max: u32) -> (Request, ReplyStream)
     let request = Request {
         team: Some(team.into()),
         priority: Priority::Interactive,
+        model: "m".into(),
+        adapters: AdapterSet::NONE,
         prompt: vec![1; prompt],
         images: Vec::new(),
         prediction: Vec::new(),

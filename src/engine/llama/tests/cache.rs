@@ -37,11 +37,19 @@ fn sizes(kv: KvConfig, cells: CellLayout) -> Sizes {
     }
 }
 
+fn decoder(context: Context) -> LlamaDecoder {
+    LlamaDecoder {
+        context,
+        fingerprint: [0; 32],
+        adapters: Vec::new(),
+    }
+}
+
 /// The logits after 40 tokens of which the first 30 were computed for another sequence, beside a
 /// third one.
 fn logits(model: &Arc<llama_cpp_2::model::LlamaModel>, sizes: Sizes) -> Vec<f32> {
     let context = Context::new(Arc::clone(model), sizes, Arc::default(), None).unwrap();
-    let mut decoder = LlamaDecoder(context, [0; 32]);
+    let mut decoder = decoder(context);
     let entry = |sequence, position: u32, is_last| Entry {
         token: i32::try_from(5 + position * 7 % 500).unwrap(),
         position,
@@ -203,7 +211,7 @@ fn the_number_of_threads_changes_no_numbers() {
     let mut sizes = sizes(KvConfig::default(), CellLayout::Unified);
     sizes.threads.count = 2;
     let context = Context::new(model, sizes, Arc::default(), None).unwrap();
-    let mut decoder = LlamaDecoder(context, [0; 32]);
+    let mut decoder = decoder(context);
     let mut rows = [1, 2, 1, 9].map(|threads| {
         decoder.set_threads(threads);
         decoder.reset();

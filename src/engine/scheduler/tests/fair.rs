@@ -269,6 +269,8 @@ fn a_team_that_is_new_does_not_wait_for_the_batch_under_way() {
     let request = Request {
         team: Some("one".into()),
         priority: Priority::Interactive,
+        model: "m".into(),
+        adapters: AdapterSet::NONE,
         prompt: b"hello>".iter().copied().map(i32::from).collect(),
         images: Vec::new(),
         prediction: Vec::new(),
