@@ -38,7 +38,7 @@ const DRAFTED_ROWS: u64 = 16;
 /// the large side.
 const TOKEN_BYTES: u64 = 640;
 /// The program, its threads and what they allot whatever the model.
-const PROCESS_BYTES: u64 = 32 << 20;
+const PROCESS_BYTES: u64 = 48 << 20;
 
 /// Sizes of a model's parts, as its file states them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -69,8 +69,9 @@ pub(super) fn check(header: &Header, tensors: &Tensors) -> Result<ProjectorSumma
             Some(_) | None => {}
         }
     }
-    if let Some(Value::Real(epsilon)) = header.value(&key("attention.layer_norm_epsilon"))
-        && !(0.0..1.0).contains(epsilon)
+    let epsilon = header.value(&key("attention.layer_norm_epsilon"));
+    if let Some(epsilon) = epsilon.and_then(Value::real)
+        && !(0.0..1.0).contains(&epsilon)
     {
         return Err(GgufProblem::Hyperparameter {
             key: key("attention.layer_norm_epsilon"),
