@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn a_request_chooses_by_name_or_by_list() {
-        let cases: Vec<(&str, Option<Value>, Vec<(usize, f32)>, &str)> = vec![
+        type Case = (&'static str, Option<Value>, Vec<(usize, f32)>, &'static str);
+        let cases: Vec<Case> = vec![
             ("base", None, vec![], "base"),
             ("base", Some(Value::Null), vec![], "base"),
             ("base", Some(json!([])), vec![], "base"),

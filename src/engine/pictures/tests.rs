@@ -67,7 +67,7 @@ fn what_is_wrong_with_an_image_is_said_with_its_place() {
         ("data:image/png;base64,@@@@".to_owned(), "not valid base64"),
         ("data:image/png;base64,".to_owned(), "empty"),
         (url(b"hello, this is text"), "no PNG"),
-        (url(b"BM6\0\0\0\0\0\0\06\0\0\0("), "no PNG"),
+        (url(b"BM6\0\0\0\0\0\0\x006\0\0\0("), "no PNG"),
         (url(b"RIFF\x24\0\0\0WAVEfmt "), "no PNG"),
         (url(&png[..png.len() / 2]), "cut off"),
         (url(&png[..12]), "cut off"),
