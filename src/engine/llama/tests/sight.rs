@@ -11,8 +11,13 @@ use image::{ImageFormat, Rgb, RgbImage};
 use super::*;
 use crate::gallery::{Gallery, Stretch, is_of_image};
 
-/// What batches of another composition make of a log probability; other images make more of it.
-const ROUNDED: f64 = 0.05;
+/// What batches of another composition make of a log probability: up to 0.1 with this model, whose
+/// activations are packed into eight bits, and 0.007 with the same in 32.
+const ROUNDED: f64 = 0.15;
+/// What another image makes of it at least.
+const ANOTHER: f64 = 0.02;
+/// Tokens that are compared: with random weights one follows from the other, roundings too.
+const COMPARED: usize = 3;
 
 /// Tokens that the projector makes of an image.
 const IMAGE_TOKENS: u32 = 16;
@@ -98,7 +103,12 @@ fn shown(reply: &Reply) -> String {
 }
 
 fn is_near(one: &Reply, other: &Reply) -> bool {
-    said(one) == said(other) && (logprob(one) - logprob(other)).abs() < ROUNDED
+    let begins = |reply| said(reply).into_iter().take(COMPARED).collect::<Vec<_>>();
+    begins(one) == begins(other) && (logprob(one) - logprob(other)).abs() < ROUNDED
+}
+
+fn differ(one: &Reply, other: &Reply) -> bool {
+    said(one) != said(other) || (logprob(one) - logprob(other)).abs() > ANOTHER
 }
 
 #[tokio::test]
@@ -117,7 +127,6 @@ async fn an_image_is_seen_counted_and_told_from_others() {
     assert!(is_near(&again, &one), "{} {}", shown(&again), shown(&one));
     let cached = usage(&again).cached_tokens.0;
     assert_eq!(cached, length + IMAGE_TOKENS - 1);
-    let differ = |a: &Reply, b: &Reply| !is_near(a, b);
     assert!(differ(&blind, &one), "{} {}", shown(&blind), shown(&one));
     assert!(differ(&other, &one), "{} {}", shown(&other), shown(&one));
     // What begins alike ends where the images do.
@@ -198,7 +207,7 @@ async fn an_image_that_looks_ahead_is_computed_at_one_go() {
     };
     let one = ask(&engine, about(QUESTION, &[1])).await;
     let other = ask(&engine, about(QUESTION, &[2])).await;
-    assert!(!is_near(&one, &other));
+    assert!(differ(&one, &other));
     let again = ask(&engine, about(QUESTION, &[1])).await;
     assert!(is_near(&again, &one));
     let Some(path) = model_path() else { return };
@@ -340,11 +349,11 @@ fn a_batch_of_tokens_and_vectors_is_computed_in_order() {
     assert!(context.remove(1, 0));
     assert_eq!(context.decode(&entries), Decoded::Done);
     let at_once = context.logits(7).unwrap().to_vec();
-    let differ = |one: &[f32], other: &[f32]| {
+    let apart_by = |one: &[f32], other: &[f32]| {
         let pairs = one.iter().zip(other);
         pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     };
-    assert!(differ(&apart, &at_once) < 1e-3);
+    assert!(apart_by(&apart, &at_once) < 1e-3);
     // Without them it would say something else.
     assert!(context.remove(1, 0));
     let blind: Vec<Entry> = (0..)
@@ -357,7 +366,7 @@ fn a_batch_of_tokens_and_vectors_is_computed_in_order() {
         })
         .collect();
     assert_eq!(context.decode(&blind), Decoded::Done);
-    assert!(differ(context.logits(4).unwrap(), &apart) > 1e-2);
+    assert!(apart_by(context.logits(4).unwrap(), &apart) > 1e-2);
     // A vector gives no logits, and one that nobody holds is none.
     let mut wrong = entries.clone();
     wrong[4].wants_logits = true;
