@@ -192,6 +192,18 @@ mod tests {
     }
 
     #[test]
+    fn packed_values_are_read_by_flash_attention_alone() {
+        let mut kv = KvConfig {
+            type_v: KvType::Q8_0,
+            flash_attention: FlashAttention::On,
+            ..KvConfig::default()
+        };
+        assert_eq!(kv.check(), Ok(()));
+        kv.flash_attention = FlashAttention::Off;
+        assert_eq!(kv.check(), Err(KvFault::ValuesNeedFlash(KvType::Q8_0)));
+    }
+
+    #[test]
     fn a_packed_cache_is_counted_as_small_as_it_is() {
         assert_eq!(KvType::F16.bytes(128), 256);
         assert_eq!(KvType::Q8_0.bytes(128), 136);
