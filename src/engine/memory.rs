@@ -1,8 +1,8 @@
 //! How much memory a model will take, told from its header before it is loaded.
 //!
-//! Adapters take their files' size. Each part is an upper estimate by the sizes this room gives llama.cpp, so that what fits by this
-//! count fits in truth. Weights kept on an accelerator are counted as if they were here, which they
-//! are while they are read.
+//! Each part is an upper estimate by the sizes this room gives llama.cpp, so that what fits by this
+//! count fits in truth. Adapters take their files' size. Weights kept on an accelerator are counted
+//! as if they were here, which they are while they are read.
 
 use crate::config::EngineConfig;
 use crate::gallery::{GALLERY_BYTES_MAX, KEPT_BYTES_MAX};
@@ -26,7 +26,7 @@ const SPLIT_BYTES_MIN: u64 = 192 << 20;
 /// or no more than this part of the memory that is free.
 const SPLIT_SHARE: u64 = 8;
 /// llama.cpp allots cells in multiples of this, and so many more are for filling steps up.
-const CELLS_STEP: u32 = 256;
+pub(crate) const CELLS_STEP: u32 = 256;
 /// Of each number computed with, and in the state of a recurrent layer.
 const NUMBER_BYTES: u64 = 4;
 /// Rows of a step that are as long as the embedding, and as the feed-forward's middle.

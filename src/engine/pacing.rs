@@ -71,12 +71,7 @@ impl Pacing {
         self.prompt_s
     }
 
-    /// Prompt tokens that fit into the delay.
-    pub(crate) fn slice(&self) -> u32 {
-        self.tokens_within(self.delay)
-    }
-
-    /// The same while so many prompts wait for their turn.
+    /// Prompt tokens that fit into the delay while so many prompts wait for their turn.
     pub(crate) fn slice_of(&self, waiting: usize) -> u32 {
         let further = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_sub(1);
         let delay = self
@@ -118,13 +113,13 @@ mod tests {
     #[test]
     fn a_slice_takes_as_long_as_it_may() {
         let mut pacing = Pacing::new(100 * MS);
-        assert_eq!(pacing.slice(), Pacing::UNMEASURED_TOKENS);
+        assert_eq!(pacing.slice_of(1), Pacing::UNMEASURED_TOKENS);
         // Half a millisecond a token.
         pacing.learn(512, 0, 256 * MS);
-        assert_eq!(pacing.slice(), 200);
+        assert_eq!(pacing.slice_of(1), 200);
         // A slow machine, for long enough: still not less than the least.
         (0..60).for_each(|_| pacing.learn(16, 0, 4_000 * MS));
-        assert_eq!(pacing.slice(), Pacing::TOKENS_MIN);
+        assert_eq!(pacing.slice_of(1), Pacing::TOKENS_MIN);
     }
 
     #[test]
@@ -144,12 +139,12 @@ mod tests {
         let mut pacing = Pacing::new(100 * MS);
         pacing.learn(0, 4, 60 * MS);
         pacing.learn(100, 4, 110 * MS);
-        assert_eq!(pacing.slice(), 200);
+        assert_eq!(pacing.slice_of(1), 200);
         // Quicker than the replies alone: not a negative rate.
         pacing.learn(100, 4, 10 * MS);
-        assert_eq!(pacing.slice(), 200);
+        assert_eq!(pacing.slice_of(1), 200);
         // A few tokens at a prompt's end tell nothing.
         pacing.learn(2, 4, 500 * MS);
-        assert_eq!(pacing.slice(), 200);
+        assert_eq!(pacing.slice_of(1), 200);
     }
 }

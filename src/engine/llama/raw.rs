@@ -27,6 +27,7 @@ use crate::decoder::{Decoded, Entry, Interrupt, Shape, Threads, Token};
 use crate::gallery::{Gallery, is_of_image};
 use crate::kv::{FlashAttention, KvType};
 use crate::llama::filling::{Filling, columns};
+use crate::memory::CELLS_STEP;
 
 /// A context and its batch. Belongs to the thread that made it: OpenMP keeps its pool there.
 pub(super) struct Context {
@@ -59,9 +60,6 @@ struct Filler {
     /// Steps of more entries are not filled: they are cut.
     entries_max: usize,
 }
-
-/// Cells for it. llama.cpp allots no fewer.
-const FILLER_CELLS: u32 = 256;
 
 /// Sizes of a context.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +124,7 @@ impl Context {
         let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: returns a plain struct by value and reads nothing (llama.h:480).
         let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = shape.kv_tokens + if fills { FILLER_CELLS } else { 0 };
+        params.n_ctx = shape.kv_tokens + if fills { CELLS_STEP } else { 0 };
         params.n_batch = shape.batch_tokens;
         params.n_ubatch = ubatch_tokens;
         params.n_seq_max = shape.sequences + u32::from(fills);
@@ -307,8 +305,11 @@ impl Context {
             error!(entries = entries.len(), "batch is not sound");
             return Decoded::Failed;
         };
-        let filled = if is_of_images { None } else { self.fill_up() };
-        let batch = if is_of_images { batch } else { self.batch.raw };
+        let (filled, batch) = match is_of_images {
+            true => (None, batch),
+            // `batch` is from before what this adds.
+            false => (self.fill_up(), self.batch.raw),
+        };
         // SAFETY: the context is live, the batch's arrays hold `n_tokens` written entries, and
         // sizes and ids are within the context's, as just checked (llama.h:1003). One of the arrays
         // `token` and `embd` is there and the other NULL; the latter's rows are as wide as the model

@@ -25,17 +25,12 @@ impl<D: Decoder> Scheduler<D> {
     /// `reading`: how many prompts wait for some of it.
     pub(super) fn prompt_budget(&self, reading: usize) -> u32 {
         let left = self.shape.batch_tokens.saturating_sub(self.batched());
-        let has_rivals = self.shared.has_rivals();
         let is_heard_elsewhere = self.turns.is_heard_elsewhere();
         if !self.batch.is_empty() || is_heard_elsewhere {
-            return left.min(match self.rules.busy_prompt {
-                BusyPrompt::Within(_) if !has_rivals && !is_heard_elsewhere => {
-                    self.pacing.slice_of(reading)
-                }
-                _ => self.slice(),
-            });
+            let is_only_team = reading > 1 && !is_heard_elsewhere && !self.shared.has_rivals();
+            return left.min(self.slice_of(if is_only_team { reading } else { 1 }));
         }
-        if !has_rivals {
+        if !self.shared.has_rivals() {
             return left;
         }
         left.min(match self.rules.busy_prompt {
@@ -44,9 +39,10 @@ impl<D: Decoder> Scheduler<D> {
         })
     }
 
-    fn slice(&self) -> u32 {
+    /// While so many prompts wait for their turn.
+    fn slice_of(&self, waiting: usize) -> u32 {
         match self.rules.busy_prompt {
-            BusyPrompt::Within(_) => self.pacing.slice(),
+            BusyPrompt::Within(_) => self.pacing.slice_of(waiting),
             BusyPrompt::Tokens(tokens) => tokens,
         }
     }
@@ -76,7 +72,7 @@ impl<D: Decoder> Scheduler<D> {
     /// True for the first of a team whose prompt, but for what the cache holds of it, is read in one
     /// step. The end of a long one is not meant.
     fn is_short_first(&self, slot: usize) -> bool {
-        let limit = self.slice().saturating_mul(FIRST_SLICES);
+        let limit = self.slice_of(1).saturating_mul(FIRST_SLICES);
         let is_fresh = self.seats[slot].as_ref().is_some_and(Seat::is_fresh);
         is_fresh && self.is_first(slot) && self.slots[slot].pending() <= limit
     }
