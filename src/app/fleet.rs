@@ -20,9 +20,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use domain::{
-    Backend, BackendCard, BackendError, ChatEvent, ChatRequest, ChatStream, Delivery, Extra,
-    Findings, Health, HealthState, Message, Outbound, OutputFormat, ReadToken, Role, Sampling,
-    TextToRead, Tokenizer, Tokens, ToolChoice, Trust, collect,
+    Backend, BackendCard, BackendError, ChatEvent, ChatRequest, ChatStream, Findings, Health,
+    HealthState, Message, Outbound, ReadToken, Role, TextToRead, Tokenizer, Tokens, Trust, collect,
 };
 use engine::{DraftCount, LoadError, QUARANTINED};
 use futures::future::BoxFuture;
@@ -526,19 +525,8 @@ async fn load(model: LocalModel) -> Loaded {
 /// One token of an answer to the shortest of questions.
 async fn warm_up(backend: &dyn Backend, model: &str) -> Result<(), BackendError> {
     let request = ChatRequest {
-        model: model.into(),
-        messages: vec![Message::new(Role::User, "Hi")],
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        parallel_tool_calls: None,
-        sampling: Sampling::default(),
-        format: OutputFormat::Text,
         output_tokens_max: Some(Tokens(1)),
-        prediction: None,
-        choices: 1,
-        delivery: Delivery::Whole,
-        extra: Extra::new(),
-        source: None,
+        ..ChatRequest::new(model, vec![Message::new(Role::User, "Hi")])
     };
     let call = Outbound::seal(
         "warm-up".into(),

@@ -287,6 +287,14 @@ impl TimeoutPhase {
 }
 
 impl BackendError {
+    /// A candidate's words on what it does not take, at `param` of the request.
+    #[must_use]
+    pub fn declined(param: impl Into<String>, words: impl Into<String>) -> Self {
+        BackendError::Declined {
+            reason: BadRequest::at(param, words),
+        }
+    }
+
     /// True when another candidate may succeed where this one failed.
     #[must_use]
     pub fn may_try_next(&self) -> bool {

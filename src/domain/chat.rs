@@ -72,6 +72,26 @@ impl fmt::Debug for ChatRequest {
 }
 
 impl ChatRequest {
+    /// A request that says nothing but these: one whole reply of text, by the model's own settings.
+    #[must_use]
+    pub fn new(model: impl Into<ModelAlias>, messages: Vec<Message>) -> Self {
+        Self {
+            model: model.into(),
+            messages,
+            tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: None,
+            sampling: Sampling::default(),
+            format: OutputFormat::Text,
+            output_tokens_max: None,
+            prediction: None,
+            choices: 1,
+            delivery: Delivery::Whole,
+            extra: Extra::new(),
+            source: None,
+        }
+    }
+
     /// Every text a person may have written, in reading order: message parts, names, ids, arguments
     /// of tool calls, tools' descriptions and schemas, the prediction, stop strings and what is like
     /// them, uninterpreted parts and fields;
@@ -678,8 +698,6 @@ mod tests {
         message.tool_call_id = Some("116".into());
         message.extra = extra("117", "118", 119);
         ChatRequest {
-            model: "-".into(),
-            messages: vec![message],
             tools: vec![Tool {
                 name: "120".into(),
                 description: Some("121".into()),
@@ -687,7 +705,6 @@ mod tests {
                 extra: extra("125", "126", 127),
             }],
             tool_choice: ToolChoice::Named("128".into()),
-            parallel_tool_calls: None,
             sampling: Sampling {
                 stop: vec!["133".into()],
                 open: OpenSampling {
@@ -703,14 +720,11 @@ mod tests {
                 ..Sampling::default()
             },
             format: OutputFormat::JsonSchema(json!({"129": "130"})),
-            output_tokens_max: None,
             prediction: Some(Prediction {
                 content: vec!["131".into(), "132".into()],
             }),
-            choices: 1,
-            delivery: Delivery::Whole,
             extra: extra("135", "136", 137),
-            source: None,
+            ..ChatRequest::new("-", vec![message])
         }
     }
 

@@ -266,28 +266,15 @@ impl Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        Delivery, Dialect, Extra, Message, OutputFormat, Role, Sampling, SourceBody, ToolChoice,
-    };
+    use crate::{Dialect, Message, Role, SourceBody};
 
     fn request(text: &str) -> ChatRequest {
         ChatRequest {
-            model: "m".into(),
-            messages: vec![Message::new(Role::User, text)],
-            tools: vec![],
-            tool_choice: ToolChoice::Auto,
-            parallel_tool_calls: None,
-            sampling: Sampling::default(),
-            format: OutputFormat::Text,
-            output_tokens_max: None,
-            prediction: None,
-            choices: 1,
-            delivery: Delivery::Whole,
-            extra: Extra::new(),
             source: Some(SourceBody {
                 dialect: Dialect::OpenAi,
                 bytes: bytes::Bytes::new(),
             }),
+            ..ChatRequest::new("m", vec![Message::new(Role::User, text)])
         }
     }
 

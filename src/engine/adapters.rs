@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use domain::{BackendError, BadRequest, ChatRequest, LoraEntry, lora};
+use domain::{BackendError, ChatRequest, LoraEntry, lora};
 use serde::{Deserialize, Serialize};
 
 use crate::decoder::Fingerprint;
@@ -145,7 +145,7 @@ impl Adapters {
                 adapters: AdapterSet::of([(index, self.list[index].scale)]),
                 model: Arc::clone(&self.list[index].name),
             }),
-            (Some(_), Some(_)) => Err(declined(
+            (Some(_), Some(_)) => Err(BackendError::declined(
                 FIELD.to_owned(),
                 format!(
                     "the model asked for is an adapter already; leave this out, or ask for `{}` to \
@@ -168,7 +168,10 @@ impl Adapters {
             if chosen.iter().any(|(other, _)| *other == index) {
                 let key = entry.adapter.key();
                 let words = format!("adapter {index} is listed twice");
-                return Err(declined(format!("{}.{key}", LoraEntry::place(at)), words));
+                return Err(BackendError::declined(
+                    format!("{}.{key}", LoraEntry::place(at)),
+                    words,
+                ));
             }
             chosen.push((index, scale));
         }
@@ -176,7 +179,7 @@ impl Adapters {
         if count > AdapterConfig::AT_ONCE_MAX {
             let most = AdapterConfig::AT_ONCE_MAX;
             let words = format!("{count} adapters at once; the most is {most}");
-            return Err(declined(FIELD.to_owned(), words));
+            return Err(BackendError::declined(FIELD.to_owned(), words));
         }
         Ok(AdapterSet::of(chosen))
     }
@@ -185,13 +188,16 @@ impl Adapters {
         let names = self.list.iter().map(|named| &*named.name);
         let Some((index, _)) = entry.adapter.find(names) else {
             let key = entry.adapter.key();
-            return Err(declined(format!("{place}.{key}"), self.unknown()));
+            return Err(BackendError::declined(
+                format!("{place}.{key}"),
+                self.unknown(),
+            ));
         };
         let scale = entry.scale.unwrap_or(self.list[index].scale);
         if !AdapterConfig::has_scale(scale) {
             let most = AdapterConfig::SCALE_MAX;
             let words = format!("must be a number from -{most} to {most}");
-            return Err(declined(format!("{place}.scale"), words));
+            return Err(BackendError::declined(format!("{place}.scale"), words));
         }
         Ok((index, scale))
     }
@@ -202,12 +208,6 @@ impl Adapters {
             1 => "is no adapter: this model has one, 0".to_owned(),
             count => format!("is no adapter: this model has {count}, from 0 on"),
         }
-    }
-}
-
-fn declined(path: String, words: impl Into<String>) -> BackendError {
-    BackendError::Declined {
-        reason: BadRequest::at(path, words),
     }
 }
 

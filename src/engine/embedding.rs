@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{BackendError, BadRequest, EmbedInput, Embedder, EmbedderCard, Embeddings, Health};
+use domain::{BackendError, EmbedInput, Embedder, EmbedderCard, Embeddings, Health};
 use serde::{Deserialize, Serialize};
 
 use crate::config::EngineConfig;
@@ -167,9 +167,7 @@ fn read(
     reader: &dyn TextReader,
     limit: u32,
 ) -> Result<Vec<Token>, BackendError> {
-    let declined = |message: String| BackendError::Declined {
-        reason: BadRequest::at(format!("input[{at}]"), message),
-    };
+    let declined = |message: String| BackendError::declined(format!("input[{at}]"), message);
     let too_long = |tokens: usize, word: &str| {
         declined(format!(
             "this input has {word}{tokens} tokens, and the model reads at most {limit}; cut it into \

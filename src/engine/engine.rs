@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use domain::{
-    Abilities, Ability, Backend, BackendCard, BackendError, BackendName, BadRequest, ChatRequest,
-    ChatStream, ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokenizer,
-    Tokens, ToolChoice, Trust,
+    Abilities, Ability, Backend, BackendCard, BackendError, BackendName, ChatRequest, ChatStream,
+    ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokenizer, Tokens,
+    ToolChoice, Trust,
 };
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
@@ -346,12 +346,10 @@ impl Engine {
         let most = CHOICES_MAX.min(self.config.queue_max);
         let asked = usize::try_from(asked).unwrap_or(usize::MAX);
         if asked > most {
-            return Err(BackendError::Declined {
-                reason: BadRequest::at(
-                    "n",
-                    format!("this model gives at most {most} choices at once; ask for fewer"),
-                ),
-            });
+            return Err(BackendError::declined(
+                "n",
+                format!("this model gives at most {most} choices at once; ask for fewer"),
+            ));
         }
         Ok(asked)
     }
@@ -498,13 +496,11 @@ fn ends(vocabulary: &dyn Vocabulary) -> Arc<[Token]> {
 fn check_together(request: &ChatRequest) -> Result<(), BackendError> {
     let offers_tools = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
     if offers_tools && request.format != OutputFormat::Text {
-        return Err(BackendError::Declined {
-            reason: BadRequest::at(
-                "response_format",
-                "this model cannot have tools and a `response_format` at once; leave one out or set \
+        return Err(BackendError::declined(
+            "response_format",
+            "this model cannot have tools and a `response_format` at once; leave one out or set \
                  `tool_choice` to `none`",
-            ),
-        });
+        ));
     }
     Ok(())
 }

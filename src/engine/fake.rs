@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use domain::{
-    ChatRequest, ChatTemplate, Delivery, Extra, Findings, ImagePlace, Message, Outbound,
-    OutputFormat, Part, Prompt, PromptPiece, Role, Sampling, TemplateError, ToolChoice, Trust,
+    ChatRequest, ChatTemplate, Findings, ImagePlace, Message, Outbound, Part, Prompt, PromptPiece,
+    Role, TemplateError, Trust,
 };
 
 use rand::rngs::StdRng;
@@ -531,21 +531,7 @@ impl ChatTemplate for FakeTemplate {
 
 /// A request of one user message.
 pub(crate) fn request(text: &str, change: impl FnOnce(&mut ChatRequest)) -> ChatRequest {
-    let mut request = ChatRequest {
-        model: "local".into(),
-        messages: vec![Message::new(Role::User, text)],
-        tools: vec![],
-        tool_choice: ToolChoice::Auto,
-        parallel_tool_calls: None,
-        sampling: Sampling::default(),
-        format: OutputFormat::Text,
-        output_tokens_max: None,
-        prediction: None,
-        choices: 1,
-        delivery: Delivery::Whole,
-        extra: Extra::new(),
-        source: None,
-    };
+    let mut request = ChatRequest::new("local", vec![Message::new(Role::User, text)]);
     change(&mut request);
     request
 }

@@ -47,6 +47,7 @@ pub(crate) enum Stretch {
 }
 
 /// Why an image was not turned into vectors.
+#[cfg_attr(not(feature = "llama"), expect(dead_code, reason = "for llama.cpp"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blind {
     /// It comes to so many tokens.
@@ -131,6 +132,7 @@ impl Gallery {
         }
     }
 
+    #[cfg_attr(not(feature = "llama"), expect(dead_code, reason = "for llama.cpp"))]
     pub(crate) fn width(&self) -> usize {
         self.width
     }
@@ -219,6 +221,7 @@ impl Gallery {
         Some((number - stretch.start, stretch.end - 1 - number))
     }
 
+    #[cfg_attr(not(feature = "llama"), expect(dead_code, reason = "for llama.cpp"))]
     pub(crate) fn looks_ahead(&self) -> bool {
         self.looks_ahead
     }

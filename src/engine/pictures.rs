@@ -11,7 +11,7 @@ use std::io::Cursor;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use domain::{BackendError, BadRequest, ChatRequest, Part};
+use domain::{BackendError, ChatRequest, Part};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use sha2::{Digest, Sha256};
 
@@ -86,7 +86,7 @@ pub(crate) fn image_files(request: &ChatRequest) -> Result<Vec<ImageFile>, Backe
             let path = format!("messages[{at}].content[{part_at}].image_url.url");
             if files.len() == IMAGES_MAX {
                 let words = format!("this model takes at most {IMAGES_MAX} images in a request");
-                return Err(declined(path, words));
+                return Err(BackendError::declined(path, words));
             }
             files.push(ImageFile::read(path, &image.url)?);
         }
@@ -97,7 +97,7 @@ pub(crate) fn image_files(request: &ChatRequest) -> Result<Vec<ImageFile>, Backe
 impl ImageFile {
     fn read(path: String, url: &str) -> Result<Self, BackendError> {
         let Some(data) = url.strip_prefix("data:") else {
-            return Err(declined(
+            return Err(BackendError::declined(
                 path,
                 "this model fetches nothing; send the image itself, as \
                  `data:image/png;base64,…`",
@@ -105,11 +105,11 @@ impl ImageFile {
         };
         let bytes = match bytes_of(data) {
             Ok(bytes) => bytes,
-            Err(words) => return Err(declined(path, words)),
+            Err(words) => return Err(BackendError::declined(path, words)),
         };
         let Some(format) = format_of(&bytes) else {
             let words = "these bytes are no PNG, JPEG, WebP or GIF image";
-            return Err(declined(path, words));
+            return Err(BackendError::declined(path, words));
         };
         let file = Self {
             path,
@@ -153,7 +153,7 @@ impl ImageFile {
         } else {
             return Ok(());
         };
-        Err(declined(self.path.clone(), words))
+        Err(BackendError::declined(self.path.clone(), words))
     }
 
     /// Its pixels, upright as its camera says. What lets light through is shown as if it did not.
@@ -179,14 +179,14 @@ impl ImageFile {
 
     /// Said of an image that the projector will not have.
     pub(crate) fn unusable(&self) -> BackendError {
-        declined(
+        BackendError::declined(
             self.path.clone(),
             "this model's projector cannot read the image",
         )
     }
 
     fn unreadable(&self) -> BackendError {
-        declined(
+        BackendError::declined(
             self.path.clone(),
             "the image is cut off or broken, or of a kind that is not supported",
         )
@@ -219,13 +219,6 @@ fn bytes_of(data: &str) -> Result<Vec<u8>, String> {
 fn format_of(bytes: &[u8]) -> Option<ImageFormat> {
     let guessed = image::guess_format(bytes).ok()?;
     FORMATS.contains(&guessed).then_some(guessed)
-}
-
-/// Another candidate may take what this one does not.
-fn declined(path: String, words: impl Into<String>) -> BackendError {
-    BackendError::Declined {
-        reason: BadRequest::at(path, words),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Which is so by default is llama-server's choice (`--prefill-assistant`); the fields by which a
 //! caller says otherwise are vLLM's. Where the text goes in a prompt is said in [`crate::prompt`].
 
-use domain::{BackendError, BadRequest, ChatRequest, Role};
+use domain::{BackendError, ChatRequest, Role};
 use serde_json::Value;
 
 const CONTINUE: &str = "continue_final_message";
@@ -48,9 +48,7 @@ fn flag(request: &ChatRequest, name: &str) -> Result<Option<bool>, BackendError>
 
 /// Another candidate may not know the field, or read it otherwise.
 fn refused(name: &str, words: &str) -> BackendError {
-    BackendError::Declined {
-        reason: BadRequest::at(name, words),
-    }
+    BackendError::declined(name, words)
 }
 
 #[cfg(test)]

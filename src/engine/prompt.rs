@@ -13,8 +13,8 @@ use crate::gallery::{Seen, is_of_image};
 use crate::prefill::take_prefill;
 use crate::splitting::{Depth, RUN_CHARS_MAX, on_deep_stack};
 use domain::{
-    BackendError, BadRequest, ChatRequest, ChatTemplate, ImagePlace, OutputFormat, Prompt,
-    PromptPiece, Sampling, TemplateError, Tokens, ToolChoice,
+    BackendError, ChatRequest, ChatTemplate, ImagePlace, OutputFormat, Prompt, PromptPiece,
+    Sampling, TemplateError, Tokens, ToolChoice,
 };
 
 /// A prompt that fits.
@@ -202,15 +202,13 @@ fn check_tokens(sampling: &Sampling, vocabulary: &dyn Vocabulary) -> Result<(), 
         return Ok(());
     };
     // Ids differ from model to model, so another may know it.
-    Err(BackendError::Declined {
-        reason: BadRequest::at(
-            path,
-            format!(
-                "token {token} does not exist; this model's tokens are 0 to {}",
-                size - 1
-            ),
+    Err(BackendError::declined(
+        path,
+        format!(
+            "token {token} does not exist; this model's tokens are 0 to {}",
+            size - 1
         ),
-    })
+    ))
 }
 
 /// Refuses a text that could not fit even if every token were the longest there is, so that nobody
@@ -235,13 +233,11 @@ fn check_images(prompt: &Prompt, count: usize) -> Result<(), BackendError> {
     if (0..count).all(is_shown) {
         return Ok(());
     }
-    Err(BackendError::Declined {
-        reason: BadRequest::at(
-            "messages",
-            "the model's chat template leaves out images where they stand; put them into a message \
+    Err(BackendError::declined(
+        "messages",
+        "the model's chat template leaves out images where they stand; put them into a message \
              of the user's",
-        ),
-    })
+    ))
 }
 
 pub(crate) fn exceeded(asked: u32, limit: u32) -> BackendError {
@@ -254,18 +250,14 @@ pub(crate) fn exceeded(asked: u32, limit: u32) -> BackendError {
 /// Templates differ from model to model, so another may take what this one refuses.
 fn refusal(error: TemplateError) -> BackendError {
     match error {
-        TemplateError::Refused { reason } => BackendError::Declined {
-            reason: BadRequest::at(
-                "messages",
-                format!("the model's chat template does not take these messages: {reason}"),
-            ),
-        },
-        TemplateError::OutOfBounds(_) => BackendError::Declined {
-            reason: BadRequest::at(
-                "messages",
-                "the messages are too many or too long for the model's chat template; shorten them",
-            ),
-        },
+        TemplateError::Refused { reason } => BackendError::declined(
+            "messages",
+            format!("the model's chat template does not take these messages: {reason}"),
+        ),
+        TemplateError::OutOfBounds(_) => BackendError::declined(
+            "messages",
+            "the messages are too many or too long for the model's chat template; shorten them",
+        ),
         TemplateError::TooLarge { .. }
         | TemplateError::Malformed { .. }
         | TemplateError::Failed { .. } => BackendError::Engine("the model's chat template failed"),
@@ -296,20 +288,19 @@ fn tokenize_seeing(
         Depth::Shallow => Ok(tokenize(prompt, images, vocabulary)),
         Depth::Deep => on_deep_stack(|| tokenize(prompt, images, vocabulary))
             .map_err(|_| BackendError::Engine("the tokenizer's thread failed")),
-        Depth::Bottomless => Err(BackendError::Declined {
-            reason: BadRequest::at(
-                "messages",
-                format!(
-                    "this model cannot read more than {RUN_CHARS_MAX} characters in a row without \
+        Depth::Bottomless => Err(BackendError::declined(
+            "messages",
+            format!(
+                "this model cannot read more than {RUN_CHARS_MAX} characters in a row without \
                      white space between them, or of white space alone; break the text up or name \
                      another model"
-                ),
             ),
-        }),
+        )),
     }
 }
 
 /// The tokens of the pieces, and none beside them. Needs the stack for the whole text.
+#[cfg_attr(not(feature = "llama"), expect(dead_code, reason = "for llama.cpp"))]
 pub(crate) fn tokenize_pieces(prompt: &Prompt, vocabulary: &dyn Vocabulary) -> Vec<Token> {
     let mut tokens = Vec::new();
     read_pieces(&prompt.pieces, vocabulary, &mut tokens);

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use domain::{BackendError, BadRequest, EmbedderCard, Health, Reranker, Scores};
+use domain::{BackendError, EmbedderCard, Health, Reranker, Scores};
 
 use crate::decoder::{Interrupt, Token};
 use crate::encoding::{EmbeddingDriver, Encoder, Encoding};
@@ -92,9 +92,9 @@ impl Reranker for LocalReranker {
             let reader = reader.as_ref();
             let least = query.len() / reader.piece_bytes_max().max(1) as usize;
             if least > limit as usize {
-                return Err(declined(
+                return Err(BackendError::declined(
                     "query".to_owned(),
-                    &too_long("the query's words", least, limit),
+                    too_long("the query's words", least, limit),
                 ));
             }
             let pairs = reader.for_query(&query);
@@ -126,7 +126,7 @@ enum PairFault {
 impl PairFault {
     fn at(self, path: String) -> BackendError {
         match self {
-            PairFault::Said(message) => declined(path, &message),
+            PairFault::Said(message) => BackendError::declined(path, message),
             PairFault::Thread => BackendError::Engine("no thread for a long run of letters"),
         }
     }
@@ -169,12 +169,6 @@ fn too_long(what: &str, tokens: usize, limit: u32) -> String {
         "{what} are {tokens} tokens or more, and the model reads at most {limit}; cut the text into \
          pieces"
     )
-}
-
-fn declined(path: String, message: &str) -> BackendError {
-    BackendError::Declined {
-        reason: BadRequest::at(path, message),
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use domain::{BackendError, BadRequest, ChatRequest, ReadToken, TextPart, TextToRead, Tokenizer};
+use domain::{BackendError, ChatRequest, ReadToken, TextPart, TextToRead, Tokenizer};
 
 use crate::decoder::{Token, Vocabulary};
 use crate::engine::{Engine, Mind};
@@ -30,9 +30,10 @@ impl Tokenizer for Engine {
     async fn tokenize_chat(&self, request: ChatRequest) -> Result<Vec<ReadToken>, BackendError> {
         if request.has_images() {
             // Counted without them, the prompt would be said to be shorter than it is.
-            return Err(BackendError::Declined {
-                reason: BadRequest::at("messages", "images are not counted here; leave them out"),
-            });
+            return Err(BackendError::declined(
+                "messages",
+                "images are not counted here; leave them out",
+            ));
         }
         self.read(move |mind| {
             let vocabulary = mind.vocabulary.as_ref();
@@ -134,15 +135,13 @@ pub(crate) fn at_depth<T: Send>(
         Depth::Deep => {
             on_deep_stack(read).map_err(|_| BackendError::Engine("the tokenizer's thread failed"))
         }
-        Depth::Bottomless => Err(BackendError::Declined {
-            reason: BadRequest::at(
-                path(),
-                format!(
-                    "this model cannot read more than {RUN_CHARS_MAX} characters in a row without \
+        Depth::Bottomless => Err(BackendError::declined(
+            path(),
+            format!(
+                "this model cannot read more than {RUN_CHARS_MAX} characters in a row without \
                      white space between them, or of white space alone; break the text up"
-                ),
             ),
-        }),
+        )),
     }
 }
 
@@ -182,24 +181,20 @@ fn known(
     if token < size {
         return Ok(token.cast_signed());
     }
-    Err(BackendError::Declined {
-        reason: BadRequest::at(
-            path(),
-            format!(
-                "token {token} does not exist; this model's tokens are 0 to {}",
-                size.saturating_sub(1)
-            ),
+    Err(BackendError::declined(
+        path(),
+        format!(
+            "token {token} does not exist; this model's tokens are 0 to {}",
+            size.saturating_sub(1)
         ),
-    })
+    ))
 }
 
 fn too_long(path: &str) -> BackendError {
-    BackendError::Declined {
-        reason: BadRequest::at(
-            path,
-            format!("this comes to more than {READ_BYTES_MAX} bytes of text; send less at once"),
-        ),
-    }
+    BackendError::declined(
+        path,
+        format!("this comes to more than {READ_BYTES_MAX} bytes of text; send less at once"),
+    )
 }
 
 #[cfg(test)]

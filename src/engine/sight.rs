@@ -24,6 +24,7 @@ impl fmt::Debug for Sight {
 }
 
 impl Sight {
+    #[cfg_attr(not(feature = "llama"), expect(dead_code, reason = "for llama.cpp"))]
     pub(crate) fn new(eye: impl Eye + 'static, gallery: Arc<Gallery>) -> Self {
         Self {
             eye: Box::new(eye),

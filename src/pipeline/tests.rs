@@ -258,21 +258,7 @@ fn bench(backends: Vec<Arc<Fake>>, exchanges_max: usize) -> Bench {
 
 fn parsed(model: &str, text: &str) -> Parsed {
     Parsed {
-        request: ChatRequest {
-            model: model.into(),
-            messages: vec![Message::new(Role::User, text)],
-            tools: vec![],
-            tool_choice: ToolChoice::Auto,
-            parallel_tool_calls: None,
-            sampling: Sampling::default(),
-            format: OutputFormat::Text,
-            output_tokens_max: None,
-            prediction: None,
-            choices: 1,
-            delivery: Delivery::Whole,
-            extra: Extra::new(),
-            source: None,
-        },
+        request: ChatRequest::new(model, vec![Message::new(Role::User, text)]),
         principal: Principal::anyone(),
         context: RequestContext {
             request_id: "r-1".into(),

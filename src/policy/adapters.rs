@@ -54,10 +54,7 @@ pub fn check_adapters(
 mod tests {
     use std::sync::Arc;
 
-    use domain::{
-        Abilities, BackendCard, Delivery, Extra, Health, ModelAlias, ModelCard, OutputFormat,
-        Sampling, ToolChoice, Trust,
-    };
+    use domain::{Abilities, BackendCard, Extra, Health, ModelAlias, ModelCard, Trust};
     use serde_json::{Value, json};
 
     use super::*;
@@ -93,19 +90,8 @@ mod tests {
 
     fn check(granted: &[&str], model: &str, lora: Value) -> Result<(), Fault> {
         let request = ChatRequest {
-            model: model.into(),
-            messages: Vec::new(),
-            tools: Vec::new(),
-            tool_choice: ToolChoice::Auto,
-            parallel_tool_calls: None,
-            sampling: Sampling::default(),
-            format: OutputFormat::Text,
-            output_tokens_max: None,
-            prediction: None,
-            choices: 1,
-            delivery: Delivery::Whole,
             extra: Extra::from_iter([("lora".to_owned(), lora)]),
-            source: None,
+            ..ChatRequest::new(model, Vec::new())
         };
         let principal = Principal {
             models: Some(granted.iter().copied().map(ModelAlias::new).collect()),

@@ -212,21 +212,7 @@ mod tests {
     use super::*;
 
     fn request() -> ChatRequest {
-        ChatRequest {
-            model: "auto".into(),
-            messages: vec![Message::new(Role::User, "hi")],
-            tools: Vec::new(),
-            tool_choice: ToolChoice::Auto,
-            parallel_tool_calls: None,
-            sampling: Sampling::default(),
-            format: OutputFormat::Text,
-            output_tokens_max: None,
-            prediction: None,
-            choices: 1,
-            delivery: Delivery::Whole,
-            extra: Extra::new(),
-            source: None,
-        }
+        ChatRequest::new("auto", vec![Message::new(Role::User, "hi")])
     }
 
     fn key(request: &ChatRequest) -> Option<[u8; 32]> {

@@ -20,8 +20,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use domain::{
-    ChatRequest, ChatTemplate, Delivery, Extra, Message, OutputFormat, Prompt, Role, Sampling,
-    TemplateCompiler, TemplateError, TemplateSource, Tool, ToolCall, ToolChoice,
+    ChatRequest, ChatTemplate, Extra, Message, Prompt, Role, TemplateCompiler, TemplateError,
+    TemplateSource, Tool, ToolCall, ToolChoice,
 };
 use minijinja::machinery::{self, CompiledTemplate, TemplateConfig};
 use minijinja::syntax::SyntaxConfig;
@@ -266,19 +266,8 @@ impl Compiled {
 
 fn probe(messages: Vec<Message>, tools: Vec<Tool>) -> ChatRequest {
     ChatRequest {
-        model: "probe".into(),
-        messages,
         tools,
-        tool_choice: ToolChoice::Auto,
-        parallel_tool_calls: None,
-        sampling: Sampling::default(),
-        format: OutputFormat::Text,
-        output_tokens_max: None,
-        prediction: None,
-        choices: 1,
-        delivery: Delivery::Whole,
-        extra: Extra::new(),
-        source: None,
+        ..ChatRequest::new("probe", messages)
     }
 }
 

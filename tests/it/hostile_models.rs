@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use domain::{
-    Backend, ChatRequest, Delivery, Extra, Findings, Message, Outbound, OutputFormat, Role,
-    Sampling, Tokens, ToolChoice, Trust, collect,
-};
+use domain::{Backend, ChatRequest, Findings, Message, Outbound, Role, Tokens, Trust, collect};
 use engine::{EngineConfig, LoadError, Program, Remote};
 use futures::StreamExt;
 use loadtest::Sound;
@@ -46,22 +43,14 @@ fn program() -> Program {
 
 fn question() -> Outbound {
     let request = ChatRequest {
-        model: "m".into(),
-        messages: vec![Message::new(
-            Role::User,
-            "What is the capital of Portugal? \u{0}\u{7f} 𝄞",
-        )],
-        tools: vec![],
-        tool_choice: ToolChoice::Auto,
-        parallel_tool_calls: None,
-        sampling: Sampling::default(),
-        format: OutputFormat::Text,
         output_tokens_max: Some(Tokens(4)),
-        prediction: None,
-        choices: 1,
-        delivery: Delivery::Whole,
-        extra: Extra::new(),
-        source: None,
+        ..ChatRequest::new(
+            "m",
+            vec![Message::new(
+                Role::User,
+                "What is the capital of Portugal? \u{0}\u{7f} 𝄞",
+            )],
+        )
     };
     let findings = Findings::default();
     Outbound::seal("r".into(), "m".into(), request, &findings, Trust::Device)

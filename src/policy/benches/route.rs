@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use divan::{Bencher, black_box};
 use domain::{
-    Abilities, BackendCard, BackendName, ChatRequest, Delivery, Extra, Health, Message, ModelCard,
-    OutputFormat, Role, Sampling, TeamId, Tier, ToolChoice, Trust,
+    Abilities, BackendCard, BackendName, ChatRequest, Health, Message, ModelCard, Role, TeamId,
+    Tier, Trust,
 };
 use policy::{Ask, Asked, DEFAULT_ROUTES, Roster, RosterEntry, RoutePolicy, ScanRules, route};
 
@@ -15,21 +15,7 @@ fn main() {
 }
 
 fn request(text: &str) -> ChatRequest {
-    ChatRequest {
-        model: "auto".into(),
-        messages: vec![Message::new(Role::User, text)],
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        parallel_tool_calls: None,
-        sampling: Sampling::default(),
-        format: OutputFormat::Text,
-        output_tokens_max: None,
-        prediction: None,
-        choices: 1,
-        delivery: Delivery::Whole,
-        extra: Extra::new(),
-        source: None,
-    }
+    ChatRequest::new("auto", vec![Message::new(Role::User, text)])
 }
 
 /// Prose without a word that any rule looks for, so that every rule is tried.

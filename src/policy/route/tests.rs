@@ -1,8 +1,8 @@
 use std::sync::{Arc, LazyLock};
 
 use domain::{
-    BackendCard, BackendName, ChatRequest, Delivery, Extra, Health, Image, Message, ModelAlias,
-    ModelCard, OutputFormat, Part, Role, Sampling, TeamId, Tier, Tool, ToolChoice, Trust,
+    BackendCard, BackendName, ChatRequest, Extra, Health, Image, Message, ModelAlias, ModelCard,
+    OutputFormat, Part, Role, TeamId, Tier, Tool, ToolChoice, Trust,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -76,21 +76,7 @@ fn with_health(mut roster: Roster, backend: usize, state: HealthState) -> Roster
 }
 
 fn request(text: &str) -> ChatRequest {
-    ChatRequest {
-        model: "auto".into(),
-        messages: vec![Message::new(Role::User, text)],
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        parallel_tool_calls: None,
-        sampling: Sampling::default(),
-        format: OutputFormat::Text,
-        output_tokens_max: None,
-        prediction: None,
-        choices: 1,
-        delivery: Delivery::Whole,
-        extra: Extra::new(),
-        source: None,
-    }
+    ChatRequest::new("auto", vec![Message::new(Role::User, text)])
 }
 
 fn tools() -> Vec<Tool> {

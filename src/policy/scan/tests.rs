@@ -1,6 +1,6 @@
 use std::sync::LazyLock;
 
-use domain::{Delivery, Extra, Message, OutputFormat, Role, Sampling, ToolChoice};
+use domain::{Message, OutputFormat, Role};
 use proptest::prelude::*;
 
 use super::*;
@@ -9,21 +9,7 @@ use crate::Unmasker;
 static RULES: LazyLock<ScanRules> = LazyLock::new(ScanRules::default);
 
 fn request(text: &str) -> ChatRequest {
-    ChatRequest {
-        model: "auto".into(),
-        messages: vec![Message::new(Role::User, text)],
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        parallel_tool_calls: None,
-        sampling: Sampling::default(),
-        format: OutputFormat::Text,
-        output_tokens_max: None,
-        prediction: None,
-        choices: 1,
-        delivery: Delivery::Whole,
-        extra: Extra::new(),
-        source: None,
-    }
+    ChatRequest::new("auto", vec![Message::new(Role::User, text)])
 }
 
 fn masked(rules: &ScanRules, text: &str) -> String {
