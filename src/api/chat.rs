@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`: from the request's head to the answer's.
+//! A chat in any dialect: from the request's head to the answer's.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use pipeline::{Answer, CacheWish, Parsed, Refusal, RequestContext, Timings};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
-use wire::openai::{Framing, decode_request, encode_reply};
+use wire::openai::Framing;
+use wire::{Decoded, ReplyEncoder, ServerDialect};
 
 use crate::asked::Asked;
 use crate::error::refusal;
@@ -45,11 +46,12 @@ pub(crate) async fn answer<B>(
     id: &RequestId,
     signs: &Arc<Signs>,
     request: Request<B>,
+    dialect: &'static dyn ServerDialect,
 ) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes>,
 {
-    attempt(api, id, signs, request)
+    attempt(api, id, signs, request, dialect)
         .await
         .unwrap_or_else(|refusal| refused(&refusal))
 }
@@ -69,6 +71,7 @@ async fn attempt<B>(
     id: &RequestId,
     signs: &Arc<Signs>,
     request: Request<B>,
+    dialect: &'static dyn ServerDialect,
 ) -> Result<Response<Body>, Refusal>
 where
     B: http_body::Body<Data = Bytes>,
@@ -80,8 +83,9 @@ where
         seat,
     } = asked;
     let body_bytes = bytes.len();
-    let request = decode(bytes).await.map_err(early)?;
-    let mut framing = framing(&request);
+    let decoded = decode(dialect, bytes).await.map_err(early)?;
+    let Decoded { request, encoder } = decoded;
+    let mut framing = framing(&request, encoder.id_prefix());
     let delivery = request.delivery;
     let shows_timing = head
         .headers
@@ -107,8 +111,8 @@ where
     }
     let timings = answer.timings;
     let mut response = match delivery {
-        Delivery::Whole => whole(answer, &framing).await?,
-        Delivery::Streamed { .. } => streamed(api, answer, framing, signs, seat),
+        Delivery::Whole => whole(answer, encoder, &framing).await?,
+        Delivery::Streamed { .. } => streamed(api, answer, encoder, framing, signs, seat),
     };
     if shows_timing {
         response
@@ -126,24 +130,24 @@ pub(crate) fn early(fault: Fault) -> Refusal {
     }
 }
 
-async fn decode(bytes: Bytes) -> Result<ChatRequest, Fault> {
+async fn decode(dialect: &'static dyn ServerDialect, bytes: Bytes) -> Result<Decoded, Fault> {
     if bytes.len() <= DECODE_INLINE_BYTES_MAX {
-        return decode_request(&bytes).map_err(Fault::BadRequest);
+        return dialect.decode(&bytes).map_err(Fault::BadRequest);
     }
-    match tokio::task::spawn_blocking(move || decode_request(&bytes)).await {
+    match tokio::task::spawn_blocking(move || dialect.decode(&bytes)).await {
         Ok(decoded) => decoded.map_err(Fault::BadRequest),
         Err(_) => Err(Fault::Internal),
     }
 }
 
-fn framing(request: &ChatRequest) -> Framing {
+fn framing(request: &ChatRequest, id_prefix: &str) -> Framing {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let mut buffer = Uuid::encode_buffer();
     let unique: &str = Uuid::now_v7().simple().encode_lower(&mut buffer);
     Framing {
-        id: format!("chatcmpl-{unique}"),
+        id: format!("{id_prefix}{unique}"),
         created: now.as_secs(),
         model: request.model.as_str().to_owned(),
         includes_usage: matches!(
@@ -155,7 +159,11 @@ fn framing(request: &ChatRequest) -> Framing {
     }
 }
 
-async fn whole(answer: Answer, framing: &Framing) -> Result<Response<Body>, Refusal> {
+async fn whole(
+    answer: Answer,
+    mut encoder: Box<dyn ReplyEncoder>,
+    framing: &Framing,
+) -> Result<Response<Body>, Refusal> {
     let Answer {
         route,
         reason,
@@ -171,7 +179,7 @@ async fn whole(answer: Answer, framing: &Framing) -> Result<Response<Body>, Refu
             });
         }
     };
-    let mut response = Response::new(Body::from(encode_reply(framing, &reply)));
+    let mut response = Response::new(Body::from(encoder.whole(framing, &reply)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(X_HEDGE_ROUTE, header_text(&route.to_string()));
@@ -182,6 +190,7 @@ async fn whole(answer: Answer, framing: &Framing) -> Result<Response<Body>, Refu
 fn streamed(
     api: &Arc<Api>,
     answer: Answer,
+    mut encoder: Box<dyn ReplyEncoder>,
     framing: Framing,
     signs: &Arc<Signs>,
     seat: OwnedSemaphorePermit,
@@ -192,13 +201,12 @@ fn streamed(
         stream,
         ..
     } = answer;
-    let body = SseBody::new(stream, framing, Arc::clone(signs), Arc::clone(api), seat);
+    let media_type = encoder.media_type();
+    encoder.begin(framing);
+    let body = SseBody::new(stream, encoder, Arc::clone(signs), Arc::clone(api), seat);
     let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/event-stream; charset=utf-8"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     headers.insert(X_HEDGE_ROUTE, header_text(&route.to_string()));

@@ -10,6 +10,8 @@ use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use wire::openai::ErrorBody;
 
+use crate::doors::Said;
+
 const INVALID_REQUEST: &str = "invalid_request_error";
 const AUTHENTICATION: &str = "authentication_error";
 const PERMISSION: &str = "permission_error";
@@ -167,6 +169,7 @@ pub(crate) fn refusal_with_hint(fault: &Fault, hint: Option<&str>) -> Response<B
     }
     let mut response = Response::new(Body::from(body.to_json()));
     *response.status_mut() = status;
+    response.extensions_mut().insert(Said(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(wait) = retry_after {

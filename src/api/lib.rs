@@ -21,6 +21,7 @@ mod body;
 mod chat;
 mod connection;
 mod cors;
+mod doors;
 mod embeddings;
 mod error;
 mod flood;

@@ -9,6 +9,7 @@ use domain::Fault;
 use http::header::ALLOW;
 use http::{HeaderValue, Response, Uri};
 
+use crate::doors::{CHAT_PATH, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
 use crate::{loaded, models, probes};
@@ -22,7 +23,6 @@ pub(crate) enum Door {
     Admin,
 }
 
-pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
 /// On the admin listener alone.
 const BOARD_PATH: &str = "/admin/v1/models";
 pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
@@ -39,8 +39,8 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
     let metrics = || get(probes::metrics).fallback(only_get);
     let router = match door {
         Door::Client { is_loopback } => {
-            let posted = [CHAT_PATH, EMBEDDINGS_PATH];
-            let posted = posted.into_iter().chain(RERANK_PATHS);
+            let posted = chat_paths().chain([EMBEDDINGS_PATH]);
+            let posted = posted.chain(RERANK_PATHS);
             let posted = posted.chain([TOKENIZE_PATH, DETOKENIZE_PATH, TEMPLATE_PATH]);
             let client = posted
                 .fold(probes, |router, path| router.route(path, any(only_post)))

@@ -11,15 +11,16 @@ use futures::FutureExt;
 use http::{Method, Request, Response};
 use tower::ServiceExt;
 use tracing::error;
+use wire::ServerDialect;
 
+use crate::doors::{chat_at, restyle};
 use crate::error::refusal;
 use crate::gate::Gate;
 use crate::line::Signs;
 use crate::reading::Reading;
 use crate::request_id::{self, ExchangeId, X_REQUEST_ID};
 use crate::router::{
-    CHAT_PATH, DETOKENIZE_PATH, Door, EMBEDDINGS_PATH, RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH,
-    router,
+    DETOKENIZE_PATH, Door, EMBEDDINGS_PATH, RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH, router,
 };
 use crate::server::Api;
 use crate::{chat, cors, embeddings, reading, rerank};
@@ -51,6 +52,7 @@ impl Front {
     {
         let id = request_id::of(request.headers());
         signs.set_unread(!request.body().is_end_stream());
+        let uri = request.uri().clone();
         let caught = AssertUnwindSafe(self.decide(&id, signs, request))
             .catch_unwind()
             .await;
@@ -58,6 +60,7 @@ impl Front {
             error!(request_id = %id.id, "request handler panicked");
             refusal(&Fault::Internal)
         });
+        restyle(&mut response, uri.path(), id.id.as_str());
         self.finish(&mut response, id);
         response
     }
@@ -85,8 +88,8 @@ impl Front {
         let is_preflight = cors::is_preflight(request.method(), request.headers());
         let mut response = if is_preflight && origin.is_some() {
             cors::preflight(request.headers())
-        } else if self.is_post(&request, CHAT_PATH) {
-            chat::answer(&self.api, &id.id, signs, request).await
+        } else if let Some(dialect) = self.chat(&request) {
+            chat::answer(&self.api, &id.id, signs, request, dialect).await
         } else if self.is_post(&request, EMBEDDINGS_PATH) {
             embeddings::answer(&self.api, &id.id, signs, request).await
         } else if RERANK_PATHS.iter().any(|path| self.is_post(&request, path)) {
@@ -105,6 +108,11 @@ impl Front {
             cors::allow(&mut response, origin);
         }
         response
+    }
+
+    fn chat<B>(&self, request: &Request<B>) -> Option<&'static dyn ServerDialect> {
+        let is_asked = matches!(self.door, Door::Client { .. }) && request.method() == Method::POST;
+        chat_at(request.uri().path()).filter(|_| is_asked)
     }
 
     fn reading<B>(&self, request: &Request<B>) -> Option<Reading> {

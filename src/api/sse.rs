@@ -17,7 +17,7 @@ use futures::StreamExt;
 use http_body::{Body, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
-use wire::openai::{ChunkEncoder, Framing};
+use wire::ReplyEncoder;
 
 use crate::error::verdict;
 use crate::line::Signs;
@@ -29,8 +29,6 @@ const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Comments more often than this would be a load of their own.
 const SILENCE_MIN: Duration = Duration::from_millis(100);
 
-const COMMENT: &[u8] = b": keep-alive\n\n";
-
 /// Breaks the connection off: the reply could not be finished.
 #[derive(Debug, thiserror::Error)]
 #[error("the reply was cut off")]
@@ -38,7 +36,7 @@ pub(crate) struct CutOff;
 
 pub(crate) struct SseBody {
     state: State,
-    encoder: ChunkEncoder,
+    encoder: Box<dyn ReplyEncoder>,
     out: BytesMut,
     silence: Silence,
     signs: Arc<Signs>,
@@ -55,16 +53,17 @@ enum State {
 }
 
 impl SseBody {
+    /// `encoder` has begun its stream.
     pub fn new(
         stream: ChatStream,
-        framing: Framing,
+        encoder: Box<dyn ReplyEncoder>,
         signs: Arc<Signs>,
         api: Arc<Api>,
         seat: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             state: State::Flowing(stream),
-            encoder: ChunkEncoder::new(framing),
+            encoder,
             out: BytesMut::with_capacity(2048),
             silence: Silence::new(api.ingress.keep_alive_every),
             signs,
@@ -74,8 +73,9 @@ impl SseBody {
     }
 
     fn fail(&mut self, error: &BackendError) {
-        let body = verdict(&error.fault()).body;
-        self.encoder.fail(&body, &mut self.out);
+        let verdict = verdict(&error.fault());
+        let status = verdict.status.as_u16();
+        self.encoder.fail(status, &verdict.body, &mut self.out);
         self.api.tally.count_stream_broken();
         self.signs.await_flush();
         self.state = State::Failed;
@@ -85,7 +85,7 @@ impl SseBody {
         while let State::Flowing(stream) = &mut self.state {
             match stream.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(event))) => {
-                    self.encoder.encode(&event, &mut self.out);
+                    self.encoder.event(&event, &mut self.out);
                     if self.out.len() >= FRAME_BYTES_MAX {
                         return Poll::Ready(());
                     }
@@ -97,7 +97,7 @@ impl SseBody {
                 }
                 Poll::Pending if self.out.is_empty() => {
                     ready!(self.silence.poll_broken(cx));
-                    self.out.extend_from_slice(COMMENT);
+                    self.out.extend_from_slice(self.encoder.keep_alive());
                 }
                 Poll::Pending => return Poll::Ready(()),
             }

@@ -115,10 +115,13 @@ pub enum Ability {
     OtherParts,
     /// A reply that matches a regular expression, is one of given texts, or keeps to a grammar.
     Constraints,
+    Audio,
+    /// Documents, as PDF.
+    Files,
 }
 
 impl Ability {
-    pub const ALL: [Ability; 10] = [
+    pub const ALL: [Ability; 12] = [
         Ability::Tools,
         Ability::ForcedTools,
         Ability::Images,
@@ -129,6 +132,8 @@ impl Ability {
         Ability::LogitBias,
         Ability::OtherParts,
         Ability::Constraints,
+        Ability::Audio,
+        Ability::Files,
     ];
 
     /// The request field that asks for it, for error messages.
@@ -143,7 +148,9 @@ impl Ability {
             Ability::Logprobs => "logprobs",
             Ability::Choices => "n",
             Ability::LogitBias => "logit_bias",
-            Ability::OtherParts => "content parts other than text and images",
+            Ability::OtherParts => "content parts of this kind",
+            Ability::Audio => "sound in content parts",
+            Ability::Files => "files in content parts",
             Ability::Constraints => "replies by `regex`, `choice` or `grammar`",
         }
     }

@@ -13,9 +13,130 @@ use crate::{ModelAlias, OpenSampling, Tokens};
 pub type Extra = Map<String, Value>;
 
 /// The wire format a request came in, or leaves in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Dialect {
+    /// OpenAI's chat completions.
+    #[default]
     OpenAi,
+    /// OpenAI's responses.
+    Responses,
+    /// OpenAI's older completions.
+    Completions,
+    /// Anthropic's messages.
+    Anthropic,
+    /// Google's `generateContent`.
+    Gemini,
+    /// Amazon Bedrock's Converse.
+    Bedrock,
+    /// Ollama's own.
+    Ollama,
+}
+
+impl Dialect {
+    pub const ALL: [Dialect; 7] = [
+        Dialect::OpenAi,
+        Dialect::Responses,
+        Dialect::Completions,
+        Dialect::Anthropic,
+        Dialect::Gemini,
+        Dialect::Bedrock,
+        Dialect::Ollama,
+    ];
+
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Dialect::OpenAi => "openai",
+            Dialect::Responses => "responses",
+            Dialect::Completions => "completions",
+            Dialect::Anthropic => "anthropic",
+            Dialect::Gemini => "gemini",
+            Dialect::Bedrock => "bedrock",
+            Dialect::Ollama => "ollama",
+        }
+    }
+}
+
+/// A provider's own token that vouches for the thought or call it comes with, opaque to everybody
+/// else. Goes back to whoever speaks its dialect as it came, and to nobody else; so it is neither
+/// scanned nor masked.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// Whose words it is in.
+    pub of: Dialect,
+    pub kind: SealKind,
+    pub data: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SealKind {
+    /// Signs the thought right before it (Anthropic's `signature`), or the call that holds it
+    /// (Google's `thoughtSignature`).
+    Signature,
+    /// Stands for a whole thought that the provider does not show (Anthropic's
+    /// `redacted_thinking`, OpenAI's `encrypted_content`).
+    Hidden,
+}
+
+impl fmt::Debug for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Seal({:?}, {:?}, {} bytes)",
+            self.of,
+            self.kind,
+            self.data.len()
+        )
+    }
+}
+
+/// How much the model is to think before it answers. What a model has no such knob for is left to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reasoning {
+    pub effort: Option<Effort>,
+    /// Thoughts' tokens (Anthropic's `budget_tokens`, Google's `thinkingBudget`).
+    pub tokens_max: Option<Tokens>,
+    /// Whether the caller wants to read the thoughts; `None`: as its dialect does without a word.
+    pub is_shown: Option<bool>,
+}
+
+/// OpenAI's `reasoning_effort`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Effort {
+    None,
+    Minimal,
+    Low,
+    Medium,
+    High,
+    XHigh,
+}
+
+impl Effort {
+    pub const ALL: [Effort; 6] = [
+        Effort::None,
+        Effort::Minimal,
+        Effort::Low,
+        Effort::Medium,
+        Effort::High,
+        Effort::XHigh,
+    ];
+
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Effort::None => "none",
+            Effort::Minimal => "minimal",
+            Effort::Low => "low",
+            Effort::Medium => "medium",
+            Effort::High => "high",
+            Effort::XHigh => "xhigh",
+        }
+    }
+
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_label() == word)
+    }
 }
 
 /// The request's body as received, kept so that a provider of the same dialect gets every field
@@ -49,10 +170,15 @@ pub struct ChatRequest {
     pub output_tokens_max: Option<Tokens>,
     /// What the caller expects most of the reply to be.
     pub prediction: Option<Prediction>,
+    /// `None` leaves it to the model.
+    pub reasoning: Option<Reasoning>,
     /// How many choices are asked for; at least 1.
     pub choices: u32,
     pub delivery: Delivery,
     pub extra: Extra,
+    /// The dialect that `extra` is in, here, in messages and in tools.
+    #[serde(skip)]
+    pub dialect: Dialect,
     /// Does not travel between processes: no engine reads it.
     #[serde(skip)]
     pub source: Option<SourceBody>,
@@ -85,9 +211,11 @@ impl ChatRequest {
             format: OutputFormat::Text,
             output_tokens_max: None,
             prediction: None,
+            reasoning: None,
             choices: 1,
             delivery: Delivery::Whole,
             extra: Extra::new(),
+            dialect: Dialect::OpenAi,
             source: None,
         }
     }
@@ -95,8 +223,8 @@ impl ChatRequest {
     /// Every text a person may have written, in reading order: message parts, names, ids, arguments
     /// of tool calls, tools' descriptions and schemas, the prediction, stop strings and what is like
     /// them, uninterpreted parts and fields;
-    /// of JSON the keys, strings and numbers. Images named by address count, those that came as bytes
-    /// do not. Scanning reads through this; `texts_mut` must visit the same places.
+    /// of JSON the keys, strings and numbers. Images and files named by address count, those that came as
+    /// bytes, sound and seals do not. Scanning reads through this; `texts_mut` must visit the same places.
     pub fn texts(&self, visit: &mut dyn FnMut(&str)) {
         for message in &self.messages {
             if let Some(name) = &message.name {
@@ -104,8 +232,15 @@ impl ChatRequest {
             }
             for part in &message.content {
                 match part {
-                    Part::Text(text) => visit(text),
+                    Part::Text(text) | Part::Thought(text) => visit(text),
                     Part::Other(value) => texts_of(value, visit),
+                    Part::Seal(_) | Part::Audio(_) => {}
+                    Part::File(file) => {
+                        if !file.is_inline() {
+                            visit(&file.url);
+                        }
+                        file.name.iter().for_each(|name| visit(name));
+                    }
                     Part::Image(image) => {
                         if !image.is_inline() {
                             visit(&image.url);
@@ -168,8 +303,15 @@ impl ChatRequest {
             });
             for part in &mut message.content {
                 match part {
-                    Part::Text(text) => rewrite(text),
+                    Part::Text(text) | Part::Thought(text) => rewrite(text),
                     Part::Other(value) => rewrite_texts_of(value, rewrite),
+                    Part::Seal(_) | Part::Audio(_) => {}
+                    Part::File(file) => {
+                        if !file.is_inline() {
+                            rewrite(&mut file.url);
+                        }
+                        file.name.iter_mut().for_each(&mut *rewrite);
+                    }
                     Part::Image(image) => {
                         if !image.is_inline() {
                             rewrite(&mut image.url);
@@ -236,19 +378,28 @@ impl ChatRequest {
 
     #[must_use]
     pub fn has_images(&self) -> bool {
-        self.messages
-            .iter()
-            .flat_map(|message| &message.content)
-            .any(|part| matches!(part, Part::Image(_)))
+        self.has_part(|part| matches!(part, Part::Image(_)))
     }
 
-    /// True when a part is of a kind no room interprets (audio, files).
+    #[must_use]
+    pub fn has_audio(&self) -> bool {
+        self.has_part(|part| matches!(part, Part::Audio(_)))
+    }
+
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.has_part(|part| matches!(part, Part::File(_)))
+    }
+
+    /// True when a part is of a kind no room interprets.
     #[must_use]
     pub fn has_other_parts(&self) -> bool {
-        self.messages
-            .iter()
-            .flat_map(|message| &message.content)
-            .any(|part| matches!(part, Part::Other(_)))
+        self.has_part(|part| matches!(part, Part::Other(_)))
+    }
+
+    fn has_part(&self, is_such: impl Fn(&Part) -> bool) -> bool {
+        let mut parts = self.messages.iter().flat_map(|message| &message.content);
+        parts.any(is_such)
     }
 }
 
@@ -422,6 +573,8 @@ pub struct Message {
     pub tool_calls: Vec<ToolCall>,
     /// The call a `tool` message answers.
     pub tool_call_id: Option<String>,
+    /// Whether that call failed, and the content says how.
+    pub is_failure: bool,
     pub extra: Extra,
 }
 
@@ -434,6 +587,7 @@ impl Message {
             name: None,
             tool_calls: Vec::new(),
             tool_call_id: None,
+            is_failure: false,
             extra: Extra::new(),
         }
     }
@@ -445,7 +599,12 @@ impl Message {
             .iter()
             .filter_map(|part| match part {
                 Part::Text(text) => Some(text.as_str()),
-                Part::Image(_) | Part::Other(_) => None,
+                Part::Image(_)
+                | Part::Audio(_)
+                | Part::File(_)
+                | Part::Thought(_)
+                | Part::Seal(_)
+                | Part::Other(_) => None,
             })
             .collect()
     }
@@ -465,6 +624,11 @@ impl fmt::Debug for Message {
 pub enum Part {
     Text(String),
     Image(Image),
+    Audio(Audio),
+    File(File),
+    /// What an assistant thought before it said what follows.
+    Thought(String),
+    Seal(Seal),
     /// A part of a kind we do not interpret, as it came.
     Other(Value),
 }
@@ -474,6 +638,10 @@ impl fmt::Debug for Part {
         match self {
             Part::Text(text) => write!(f, "Text({} bytes)", text.len()),
             Part::Image(_) => f.write_str("Image"),
+            Part::Audio(_) => f.write_str("Audio"),
+            Part::File(_) => f.write_str("File"),
+            Part::Thought(text) => write!(f, "Thought({} bytes)", text.len()),
+            Part::Seal(seal) => seal.fmt(f),
             Part::Other(_) => f.write_str("Other"),
         }
     }
@@ -497,6 +665,42 @@ impl Image {
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Image({} bytes)", self.url.len())
+    }
+}
+
+/// Sound, as bytes.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Audio {
+    /// In base64, with padding.
+    pub data: String,
+    /// `wav`, `mp3` and the like.
+    pub format: String,
+}
+
+impl fmt::Debug for Audio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Audio({} bytes)", self.data.len())
+    }
+}
+
+/// A document by address or as a data URL. Never fetched by us.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct File {
+    pub url: String,
+    pub name: Option<String>,
+}
+
+impl File {
+    /// True for a data URL: its bytes came along.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        self.url.starts_with("data:")
+    }
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "File({} bytes)", self.url.len())
     }
 }
 
@@ -534,6 +738,7 @@ pub struct ToolCall {
     pub id: String,
     pub name: String,
     pub arguments: String,
+    pub seal: Option<Seal>,
 }
 
 impl fmt::Debug for ToolCall {
@@ -687,12 +892,14 @@ mod tests {
                 id: "106".into(),
                 name: "107".into(),
                 arguments: "108".into(),
+                seal: None,
             },
             ToolCall {
                 id: "109".into(),
                 name: "110".into(),
                 arguments: r#"{"\u0031\u0031\u0031" : ["112",113, true], "114": "11\u0035"}"#
                     .into(),
+                seal: None,
             },
         ];
         message.tool_call_id = Some("116".into());

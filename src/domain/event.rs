@@ -5,12 +5,12 @@ use std::fmt;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendError, TokenLogprobs, Tokens};
+use crate::{BackendError, Seal, TokenLogprobs, Tokens};
 
 /// One step of a reply.
 ///
-/// Grammar: `Started (Text | Thought | ToolCall | Logprobs)* ChoiceEnded+ Usage?` and then the end, or an
-/// `Err` at any point and then the end. With several choices, a choice's events may follow another
+/// Grammar: `Started (Text | Thought | Seal | ToolCall | Logprobs | StopString)* ChoiceEnded+ Usage?` and
+/// then the end, or an `Err` at any point and then the end. With several choices, a choice's events may follow another
 /// choice's `ChoiceEnded`.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum ChatEvent {
@@ -24,6 +24,11 @@ pub enum ChatEvent {
         choice: u32,
         text: String,
     },
+    /// Vouches for the thought right before it, or stands for one that is not shown.
+    Seal {
+        choice: u32,
+        seal: Seal,
+    },
     ToolCall {
         choice: u32,
         index: u32,
@@ -34,6 +39,12 @@ pub enum ChatEvent {
     Logprobs {
         choice: u32,
         tokens: Vec<TokenLogprobs>,
+    },
+    /// The caller's stop string that ends the choice, right before `ChoiceEnded`, where the backend
+    /// says which it was.
+    StopString {
+        choice: u32,
+        text: String,
     },
     ChoiceEnded {
         choice: u32,
@@ -50,7 +61,11 @@ impl fmt::Debug for ChatEvent {
             ChatEvent::Thought { choice, text } => {
                 write!(f, "Thought({choice}, {} bytes)", text.len())
             }
+            ChatEvent::Seal { choice, seal } => write!(f, "Seal({choice}, {seal:?})"),
             ChatEvent::ToolCall { choice, index, .. } => write!(f, "ToolCall({choice}, {index})"),
+            ChatEvent::StopString { choice, text } => {
+                write!(f, "StopString({choice}, {} bytes)", text.len())
+            }
             ChatEvent::Logprobs { choice, tokens } => {
                 write!(f, "Logprobs({choice}, {} tokens)", tokens.len())
             }
@@ -81,8 +96,10 @@ impl ChatEvent {
         match &mut self {
             ChatEvent::Text { choice, .. }
             | ChatEvent::Thought { choice, .. }
+            | ChatEvent::Seal { choice, .. }
             | ChatEvent::ToolCall { choice, .. }
             | ChatEvent::Logprobs { choice, .. }
+            | ChatEvent::StopString { choice, .. }
             | ChatEvent::ChoiceEnded { choice, .. } => *choice = other,
             ChatEvent::Started(_) | ChatEvent::Usage(_) => {}
         }
@@ -110,6 +127,7 @@ pub struct ToolCallPart {
     pub name: Option<String>,
     /// The next stretch of the arguments' JSON text; may be empty.
     pub arguments: String,
+    pub seal: Option<Seal>,
 }
 
 impl fmt::Debug for ToolCallPart {
@@ -148,6 +166,9 @@ pub struct Usage {
     pub completion_tokens: Tokens,
     /// Prompt tokens that were served from a prefix cache; part of `prompt_tokens`.
     pub cached_tokens: Tokens,
+    /// Prompt tokens that the provider put into its prefix cache, at a price of its own; part of
+    /// `prompt_tokens`.
+    pub cache_write_tokens: Tokens,
     /// Reasoning tokens; part of `completion_tokens`.
     pub reasoning_tokens: Tokens,
     /// Tokens of the request's prediction that the reply took over; part of `completion_tokens`.
@@ -206,8 +227,10 @@ impl Grammar {
             }
             ChatEvent::Text { choice, .. }
             | ChatEvent::Thought { choice, .. }
+            | ChatEvent::Seal { choice, .. }
             | ChatEvent::ToolCall { choice, .. }
             | ChatEvent::Logprobs { choice, .. }
+            | ChatEvent::StopString { choice, .. }
             | ChatEvent::ChoiceEnded { choice, .. } => *choice,
         };
         if self.ended.contains(&choice) {

@@ -23,6 +23,7 @@
 //! | pool | several engines of the operator's behind one name |
 //! | endpoint | one engine of a pool |
 //! | slot | one running sequence in the local engine |
+//! | seal | a provider's own token that vouches for a thought or a call, opaque to everybody else |
 //! | adapter | small matrices (LoRA) that change what a model of this machine says |
 
 mod backend;
@@ -48,8 +49,8 @@ pub use backend::{
     TimeoutPhase,
 };
 pub use chat::{
-    ChatRequest, Delivery, Dialect, Extra, Image, Message, OutputFormat, Part, Prediction, Role,
-    Sampling, SourceBody, Tool, ToolCall, ToolChoice,
+    Audio, ChatRequest, Delivery, Dialect, Effort, Extra, File, Image, Message, OutputFormat, Part,
+    Prediction, Reasoning, Role, Sampling, Seal, SealKind, SourceBody, Tool, ToolCall, ToolChoice,
 };
 pub use embed::{EmbedInput, EmbedRequest, Embedder, EmbedderCard, Embeddings, VectorFormat};
 pub use event::{

@@ -3,7 +3,7 @@
 use futures::{StreamExt, stream};
 
 use crate::{
-    BackendError, ChatEvent, ChatStream, FinishReason, Started, TokenLogprobs, ToolCall,
+    BackendError, ChatEvent, ChatStream, FinishReason, Seal, Started, TokenLogprobs, ToolCall,
     ToolCallPart, Usage,
 };
 
@@ -25,6 +25,8 @@ pub struct ReplyChoice {
     /// Text and thoughts in the order they came, joined where neighbours are of a kind.
     pub pieces: Vec<ReplyPiece>,
     pub tool_calls: Vec<ToolCall>,
+    /// The caller's stop string that ended it, where known.
+    pub stop_string: Option<String>,
     /// Of its tokens in the order they were drawn; empty where none were asked for.
     pub logprobs: Vec<TokenLogprobs>,
     pub reason: FinishReason,
@@ -34,6 +36,7 @@ pub struct ReplyChoice {
 pub enum ReplyPiece {
     Text(String),
     Thought(String),
+    Seal(Seal),
 }
 
 impl std::fmt::Debug for ReplyPiece {
@@ -41,6 +44,7 @@ impl std::fmt::Debug for ReplyPiece {
         match self {
             ReplyPiece::Text(text) => write!(f, "Text({} bytes)", text.len()),
             ReplyPiece::Thought(text) => write!(f, "Thought({} bytes)", text.len()),
+            ReplyPiece::Seal(seal) => write!(f, "{seal:?}"),
         }
     }
 }
@@ -53,7 +57,7 @@ impl ReplyChoice {
             .iter()
             .filter_map(|piece| match piece {
                 ReplyPiece::Text(text) => Some(text.as_str()),
-                ReplyPiece::Thought(_) => None,
+                ReplyPiece::Thought(_) | ReplyPiece::Seal(_) => None,
             })
             .collect()
     }
@@ -65,7 +69,7 @@ impl ReplyChoice {
             .iter()
             .filter_map(|piece| match piece {
                 ReplyPiece::Thought(text) => Some(text.as_str()),
-                ReplyPiece::Text(_) => None,
+                ReplyPiece::Text(_) | ReplyPiece::Seal(_) => None,
             })
             .collect()
     }
@@ -83,12 +87,16 @@ impl Reply {
                     .iter()
                     .map(|piece| match piece {
                         ReplyPiece::Text(text) | ReplyPiece::Thought(text) => text.len(),
+                        ReplyPiece::Seal(seal) => seal.data.len(),
                     })
                     .sum();
                 let calls: usize = choice
                     .tool_calls
                     .iter()
-                    .map(|call| call.id.len() + call.name.len() + call.arguments.len())
+                    .map(|call| {
+                        let seal = call.seal.as_ref().map_or(0, |seal| seal.data.len());
+                        call.id.len() + call.name.len() + call.arguments.len() + seal
+                    })
                     .sum();
                 let logprobs: usize = choice.logprobs.iter().map(TokenLogprobs::bytes).sum();
                 pieces + calls + logprobs
@@ -119,6 +127,7 @@ impl Collector {
                         choice,
                         pieces: Vec::new(),
                         tool_calls: Vec::new(),
+                        stop_string: None,
                         logprobs: Vec::new(),
                         reason: FinishReason::Stop,
                     },
@@ -163,6 +172,7 @@ impl Collector {
                         id: String::new(),
                         name: String::new(),
                         arguments: String::new(),
+                        seal: None,
                     });
                 }
                 let call = &mut open.tool_calls[at];
@@ -172,7 +182,18 @@ impl Collector {
                 if let Some(name) = part.name {
                     call.name = name;
                 }
+                if let Some(seal) = part.seal {
+                    call.seal = Some(seal);
+                }
                 call.arguments.push_str(&part.arguments);
+            }
+            ChatEvent::Seal { choice, seal } => {
+                let (open, _) = self.choice(choice);
+                open.pieces.push(ReplyPiece::Seal(seal));
+            }
+            ChatEvent::StopString { choice, text } => {
+                let (open, _) = self.choice(choice);
+                open.stop_string = Some(text);
             }
             ChatEvent::Logprobs { choice, tokens } => {
                 let (open, _) = self.choice(choice);
@@ -261,6 +282,10 @@ pub fn replay(reply: &Reply) -> ChatStream {
                     choice: at,
                     text: text.clone(),
                 },
+                ReplyPiece::Seal(seal) => ChatEvent::Seal {
+                    choice: at,
+                    seal: seal.clone(),
+                },
             });
         }
         for (index, call) in choice.tool_calls.iter().enumerate() {
@@ -271,7 +296,14 @@ pub fn replay(reply: &Reply) -> ChatStream {
                     id: Some(call.id.clone()),
                     name: Some(call.name.clone()),
                     arguments: call.arguments.clone(),
+                    seal: call.seal.clone(),
                 },
+            });
+        }
+        if let Some(text) = &choice.stop_string {
+            events.push(ChatEvent::StopString {
+                choice: at,
+                text: text.clone(),
             });
         }
         events.push(ChatEvent::ChoiceEnded {
@@ -305,13 +337,24 @@ mod tests {
                 choice: 0,
                 pieces: vec![
                     ReplyPiece::Thought("hm".into()),
+                    ReplyPiece::Seal(Seal {
+                        of: crate::Dialect::Anthropic,
+                        kind: crate::SealKind::Signature,
+                        data: "c2ln".into(),
+                    }),
                     ReplyPiece::Text("yes".into()),
                 ],
                 tool_calls: vec![ToolCall {
                     id: "c1".into(),
                     name: "f".into(),
                     arguments: "{}".into(),
+                    seal: Some(Seal {
+                        of: crate::Dialect::Gemini,
+                        kind: crate::SealKind::Signature,
+                        data: "c2ln".into(),
+                    }),
                 }],
+                stop_string: Some("END".into()),
                 logprobs: vec![TokenLogprobs {
                     token: TokenLogprob {
                         text: "y".into(),

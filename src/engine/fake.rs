@@ -515,7 +515,11 @@ impl ChatTemplate for FakeTemplate {
                         before: pieces.len(),
                         image: images.len(),
                     }),
-                    Part::Other(_) => {}
+                    Part::Audio(_)
+                    | Part::File(_)
+                    | Part::Thought(_)
+                    | Part::Seal(_)
+                    | Part::Other(_) => {}
                 }
             }
             pieces.push(piece(self.foot, true));

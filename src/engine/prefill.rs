@@ -114,6 +114,7 @@ mod tests {
                 id: "1".into(),
                 name: "f".into(),
                 arguments: "{}".into(),
+                seal: None,
             });
         };
         let insist = [(CONTINUE, Value::Bool(true))];

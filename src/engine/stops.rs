@@ -6,6 +6,7 @@
 pub(crate) struct StopFinder {
     stops: Vec<String>,
     held: String,
+    found: Option<usize>,
 }
 
 impl StopFinder {
@@ -14,6 +15,7 @@ impl StopFinder {
         Self {
             stops,
             held: String::new(),
+            found: None,
         }
     }
 
@@ -26,13 +28,15 @@ impl StopFinder {
         let found = self
             .stops
             .iter()
-            .filter_map(|stop| {
+            .enumerate()
+            .filter_map(|(at, stop)| {
                 self.held
                     .find(stop)
-                    .map(|start| (start + stop.len(), start))
+                    .map(|start| (start + stop.len(), start, at))
             })
             .min();
-        if let Some((_, start)) = found {
+        if let Some((_, start, at)) = found {
+            self.found = Some(at);
             passed.push_str(&self.held[..start]);
             self.held.clear();
             return true;
@@ -45,6 +49,11 @@ impl StopFinder {
             .unwrap_or(0);
         passed.extend(self.held.drain(..self.held.len() - keep));
         false
+    }
+
+    /// The stop string that ended the text.
+    pub(crate) fn found(&self) -> Option<&str> {
+        self.stops.get(self.found?).map(String::as_str)
     }
 
     /// The text is over: what was held back was no stop string.

@@ -121,6 +121,12 @@ impl Voice {
         }
         self.reader.finish(&mut said);
         self.tell(said, events);
+        if let Some(stop) = self.stops.found() {
+            events.push_back(ChatEvent::StopString {
+                choice: CHOICE,
+                text: stop.to_owned(),
+            });
+        }
     }
 
     /// True when the reply called a tool.
@@ -194,6 +200,7 @@ impl Voice {
                 id,
                 name,
                 arguments,
+                seal: None,
             },
         }
     }
@@ -223,15 +230,19 @@ mod tests {
         voice.finish(&mut events);
         let mut text = String::new();
         let mut calls = Vec::new();
+        let mut stopped_by = Vec::new();
         for event in events {
             match event {
                 ChatEvent::Text { text: more, .. } => text.push_str(&more),
                 ChatEvent::ToolCall { index, part, .. } => {
                     calls.push(format!("{index} {} {}", part.id.unwrap(), part.arguments));
                 }
+                ChatEvent::StopString { text: stop, .. } => stopped_by.push(stop),
                 other => panic!("unexpected {other:?}"),
             }
         }
+        // Whatever ended it by a stop string says which, once.
+        assert!(stopped_by.len() <= usize::from(is_over), "{stopped_by:?}");
         (text, calls, is_over)
     }
 
@@ -257,6 +268,7 @@ mod tests {
                     tokens.extend(more.into_iter().flat_map(|one| one.token.bytes.unwrap()));
                 }
                 ChatEvent::Text { text: more, .. } => text.push_str(&more),
+                ChatEvent::StopString { .. } => {}
                 other => panic!("unexpected {other:?}"),
             }
         }

@@ -177,6 +177,8 @@ impl Tee {
             ChatEvent::Text { text, .. } | ChatEvent::Thought { text, .. } => text.len(),
             ChatEvent::ToolCall { part, .. } => part.arguments.len(),
             ChatEvent::Logprobs { tokens, .. } => tokens.iter().map(TokenLogprobs::bytes).sum(),
+            ChatEvent::Seal { seal, .. } => seal.data.len(),
+            ChatEvent::StopString { text, .. } => text.len(),
             ChatEvent::Started(_) | ChatEvent::ChoiceEnded { .. } | ChatEvent::Usage(_) => 0,
         };
         self.events.push(event.clone());
@@ -226,6 +228,7 @@ impl Channel {
                     id: None,
                     name: None,
                     arguments: text,
+                    seal: None,
                 },
             },
         }
@@ -242,9 +245,9 @@ impl Unmask {
     }
 
     fn take(&mut self, event: ChatEvent, out: &mut VecDeque<Result<ChatEvent, BackendError>>) {
-        if self.findings.is_none() {
+        let Some(findings) = &self.findings else {
             return out.push_back(Ok(event));
-        }
+        };
         match event {
             ChatEvent::Text { choice, text } => self.text(Channel::Text { choice }, &text, out),
             ChatEvent::Thought { choice, text } => {
@@ -256,7 +259,7 @@ impl Unmask {
                 mut part,
             } => {
                 let arguments = std::mem::take(&mut part.arguments);
-                if part.id.is_some() || part.name.is_some() {
+                if part.id.is_some() || part.name.is_some() || part.seal.is_some() {
                     out.push_back(Ok(ChatEvent::ToolCall {
                         choice,
                         index,
@@ -265,8 +268,19 @@ impl Unmask {
                 }
                 self.text(Channel::Arguments { choice, index }, &arguments, out);
             }
+            // What it vouches for comes whole before it.
+            ChatEvent::Seal { choice, seal } => {
+                self.flush(out, |channel| channel == Channel::Thought { choice });
+                out.push_back(Ok(ChatEvent::Seal { choice, seal }));
+            }
+            ChatEvent::StopString { choice, text } => {
+                let mut unmasker = Unmasker::new(findings);
+                let text = unmasker.push(&text) + &unmasker.finish();
+                self.flush(out, |channel| channel.choice() == choice);
+                out.push_back(Ok(ChatEvent::StopString { choice, text }));
+            }
             ChatEvent::ChoiceEnded { choice, reason } => {
-                self.flush(choice, out);
+                self.flush(out, |channel| channel.choice() == choice);
                 out.push_back(Ok(ChatEvent::ChoiceEnded { choice, reason }));
             }
             // Of the tokens as the model wrote them, placeholders included: a value put back is
@@ -303,10 +317,14 @@ impl Unmask {
         }
     }
 
-    fn flush(&mut self, choice: u32, out: &mut VecDeque<Result<ChatEvent, BackendError>>) {
+    fn flush(
+        &mut self,
+        out: &mut VecDeque<Result<ChatEvent, BackendError>>,
+        has_ended: impl Fn(Channel) -> bool,
+    ) {
         let (ended, open): (Vec<_>, Vec<_>) = std::mem::take(&mut self.tails)
             .into_iter()
-            .partition(|(channel, _)| channel.choice() == choice);
+            .partition(|(channel, _)| has_ended(*channel));
         self.tails = open;
         for (channel, mut unmasker) in ended {
             let text = unmasker.finish();

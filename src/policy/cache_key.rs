@@ -11,7 +11,8 @@
 use std::fmt;
 
 use domain::{
-    CacheKey, ChatRequest, Message, OutputFormat, Part, Sampling, TeamId, Tool, ToolChoice,
+    CacheKey, ChatRequest, Effort, Message, OutputFormat, Part, Reasoning, Sampling, Seal,
+    SealKind, TeamId, Tool, ToolChoice,
 };
 use hmac::{Hmac, Mac};
 use serde_json::{Map, Value, json};
@@ -19,7 +20,7 @@ use sha2::Sha256;
 
 /// Begins every keyed text. Change it when the canonical form changes, so that old replies are
 /// never found under new meanings.
-const FORM: &str = "hedge exact 2";
+const FORM: &str = "hedge exact 3";
 
 /// Uninterpreted fields that cannot change a reply's content.
 const BOOKKEEPING_FIELDS: [&str; 8] = [
@@ -65,7 +66,7 @@ pub fn cache_key(
     headers_used: &[String],
     headers: &[(String, String)],
 ) -> Option<CacheKey> {
-    if masked.choices > 1 || masked.has_other_parts() || has_remote_image(masked) {
+    if masked.choices > 1 || masked.has_other_parts() || has_remote_part(masked) {
         return None;
     }
     let mut text = canonical(team, masked);
@@ -80,12 +81,18 @@ pub fn cache_key(
     Some(CacheKey(mac.finalize().into_bytes().into()))
 }
 
-fn has_remote_image(request: &ChatRequest) -> bool {
+fn has_remote_part(request: &ChatRequest) -> bool {
     request
         .messages
         .iter()
         .flat_map(|message| &message.content)
-        .any(|part| matches!(part, Part::Image(image) if !image.is_inline()))
+        .any(|part| match part {
+            Part::Image(image) => !image.is_inline(),
+            Part::File(file) => !file.is_inline(),
+            Part::Text(_) | Part::Audio(_) | Part::Thought(_) | Part::Seal(_) | Part::Other(_) => {
+                false
+            }
+        })
 }
 
 fn canonical(team: &TeamId, request: &ChatRequest) -> Value {
@@ -104,8 +111,25 @@ fn canonical(team: &TeamId, request: &ChatRequest) -> Value {
         "output_tokens_max": request.output_tokens_max.map(|tokens| tokens.0),
         // A provider bills what it rejects of it, and the reply says so.
         "prediction": request.prediction.as_ref().map(|prediction| &prediction.content),
+        "reasoning": request.reasoning.map(reasoning),
         "extra": extra(&request.extra),
     })
+}
+
+fn reasoning(reasoning: Reasoning) -> Value {
+    json!([
+        reasoning.effort.map(Effort::as_label),
+        reasoning.tokens_max.map(|tokens| tokens.0),
+        reasoning.is_shown,
+    ])
+}
+
+fn seal(seal: &Seal) -> Value {
+    let kind = match seal.kind {
+        SealKind::Signature => "signature",
+        SealKind::Hidden => "hidden",
+    };
+    json!([seal.of.as_label(), kind, seal.data])
 }
 
 /// Each header as the rules see it: its first value, or none.
@@ -124,7 +148,14 @@ fn message(message: &Message) -> Value {
     let calls: Vec<Value> = message
         .tool_calls
         .iter()
-        .map(|call| json!([call.id, call.name, call.arguments]))
+        .map(|call| {
+            json!([
+                call.id,
+                call.name,
+                call.arguments,
+                call.seal.as_ref().map(seal)
+            ])
+        })
         .collect();
     json!({
         "role": message.role.as_label(),
@@ -132,6 +163,7 @@ fn message(message: &Message) -> Value {
         "name": message.name,
         "tool_calls": calls,
         "tool_call_id": message.tool_call_id,
+        "is_failure": message.is_failure,
         "extra": message.extra,
     })
 }
@@ -143,6 +175,10 @@ fn content(parts: &[Part]) -> Value {
         .map(|part| match part {
             Part::Text(text) => json!(text),
             Part::Image(image) => json!({ "image": image.url, "detail": image.detail }),
+            Part::Audio(audio) => json!({ "audio": audio.data, "format": audio.format }),
+            Part::File(file) => json!({ "file": file.url, "name": file.name }),
+            Part::Thought(text) => json!({ "thought": text }),
+            Part::Seal(it) => json!({ "seal": seal(it) }),
             Part::Other(value) => json!({ "other": value }),
         })
         .collect();

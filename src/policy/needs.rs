@@ -27,6 +27,8 @@ pub fn needs(request: &ChatRequest) -> Abilities {
         (Ability::Choices, request.choices > 1),
         (Ability::LogitBias, !request.sampling.logit_bias.is_empty()),
         (Ability::OtherParts, request.has_other_parts()),
+        (Ability::Audio, request.has_audio()),
+        (Ability::Files, request.has_files()),
         (Ability::Constraints, request.format.is_constraint()),
     ];
     wanted
@@ -48,6 +50,8 @@ pub(crate) fn advice(ability: Ability) -> (&'static str, &'static str) {
         Ability::Choices => ("n", "set `n` to 1 and ask several times"),
         Ability::LogitBias => ("logit_bias", "leave `logit_bias` out"),
         Ability::OtherParts => ("messages", "send text and image parts only"),
+        Ability::Audio => ("messages", "leave the sound out"),
+        Ability::Files => ("messages", "leave the files out, or send their text"),
         Ability::Constraints => (
             "structured_outputs",
             "ask for a `response_format` of `json_schema` instead",

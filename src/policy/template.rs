@@ -207,6 +207,7 @@ impl Compiled {
             id: "probe0001".to_owned(),
             name: "probe".to_owned(),
             arguments: r#"{"probe_key": "probe_value"}"#.to_owned(),
+            seal: None,
         };
         let mut request = probe(
             vec![

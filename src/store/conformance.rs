@@ -24,6 +24,7 @@ pub fn reply_of(text: &str) -> Reply {
             choice: 0,
             pieces: vec![ReplyPiece::Text(text.to_owned())],
             tool_calls: Vec::new(),
+            stop_string: None,
             logprobs: Vec::new(),
             reason: FinishReason::Stop,
         }],

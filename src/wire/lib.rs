@@ -5,6 +5,12 @@
 //! never dialect to dialect. No I/O, no clock, no randomness: ids and times arrive as arguments.
 
 pub mod openai;
-mod sse;
 
+mod fields;
+mod halves;
+mod request_fault;
+mod sse;
+mod strict_json;
+
+pub use halves::{ClientDialect, Decoded, ReplyEncoder, ServerDialect, StreamDecoder};
 pub use sse::{SseDecoder, SseEvent, SseFault};

@@ -226,6 +226,7 @@ fn numbers_names_and_addresses_of_images_are_masked() {
     }))
     .unwrap();
     request.messages[0].tool_calls = vec![domain::ToolCall {
+        seal: None,
         id: "a@b.co".into(),
         name: "f".into(),
         arguments: r#"{"to": "a\u0040b.co", "n": 7}"#.into(),

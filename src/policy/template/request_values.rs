@@ -85,6 +85,21 @@ fn images_of(message: &Message) -> usize {
     images.filter(|part| matches!(part, Part::Image(_))).count()
 }
 
+/// What the message's author thought, `None` where nothing is known of it.
+fn thoughts_of(message: &Message) -> Option<String> {
+    let thoughts = message.content.iter().filter_map(|part| match part {
+        Part::Thought(text) => Some(text.as_str()),
+        Part::Text(_)
+        | Part::Image(_)
+        | Part::Audio(_)
+        | Part::File(_)
+        | Part::Seal(_)
+        | Part::Other(_) => None,
+    });
+    let thoughts: String = thoughts.collect();
+    (!thoughts.is_empty()).then_some(thoughts)
+}
+
 struct Cover<'a> {
     shield: &'a Shield,
     marks: &'a Marks,
@@ -111,7 +126,12 @@ impl Cover<'_> {
                     text.clear();
                     image += 1;
                 }
-                Part::Other(_) => {}
+                // Thoughts have a field of their own; the others no local model takes.
+                Part::Thought(_)
+                | Part::Seal(_)
+                | Part::Audio(_)
+                | Part::File(_)
+                | Part::Other(_) => {}
             }
         }
         shown.push_str(&self.shield.cover(&text, self.marks));
@@ -137,6 +157,9 @@ impl Cover<'_> {
             ])]),
         };
         let mut fields = vec![("role", Value::from(role.as_label())), ("content", content)];
+        if let Some(thoughts) = thoughts_of(message) {
+            fields.push(("reasoning_content", self.text(&thoughts)));
+        }
         if let Some(name) = &message.name {
             fields.push(("name", self.text(name)));
         }

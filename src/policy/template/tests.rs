@@ -129,6 +129,7 @@ fn call(arguments: &str) -> Message {
     Message {
         content: Vec::new(),
         tool_calls: vec![ToolCall {
+            seal: None,
             id: "call_1".to_owned(),
             name: "weather".to_owned(),
             arguments: arguments.to_owned(),

@@ -260,6 +260,7 @@ impl ChoiceState {
             id: None,
             name: None,
             arguments,
+            seal: None,
         };
         if is_new {
             let Some(name) = name else {

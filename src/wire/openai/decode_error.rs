@@ -3,7 +3,7 @@
 use domain::{BadRequest, Tokens};
 use serde_json::Value;
 
-use super::request_fault::shown;
+use crate::request_fault::shown;
 
 /// What is passed on of an upstream's sentence, in characters.
 const MESSAGE_CHARS_MAX: usize = 1000;

@@ -9,8 +9,8 @@ use domain::{BadRequest, Extra, OutputFormat};
 use serde_json::{Value, json};
 
 use super::decode_request::{NAME_PATTERN_HINT, is_plain_name};
-use super::fields::{Fields, Path, array, bounded};
-use super::request_fault as fault;
+use crate::fields::{Fields, Path, array, bounded};
+use crate::request_fault as fault;
 
 /// OpenAI's bound on the name of a JSON schema, and its characters.
 const SCHEMA_NAME_BYTES_MAX: usize = 64;

@@ -1,10 +1,10 @@
 //! Decodes a request's messages, as a server.
 
-use domain::{BadRequest, Extra, Image, Message, Part, Role, ToolCall};
+use domain::{Audio, BadRequest, Extra, File, Image, Message, Part, Role, ToolCall};
 use serde_json::Value;
 
-use super::fields::{Fields, Path, array};
-use super::request_fault as fault;
+use crate::fields::{Fields, Path, array};
+use crate::request_fault as fault;
 
 /// Messages in one request.
 const MESSAGES_MAX: usize = 4096;
@@ -42,7 +42,10 @@ fn read_message(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Messa
     let tool_call_id = read_call_id(&mut fields, role)?;
     let may_be_silent = role == Role::Assistant
         && (!tool_calls.is_empty() || fields.has("refusal") || fields.has("audio"));
-    let content = read_content(&mut fields, may_be_silent, extra)?;
+    let mut content = read_content(&mut fields, may_be_silent, extra)?;
+    if let (Role::Assistant, Some(thought)) = (role, fields.string("reasoning_content")?) {
+        content.insert(0, Part::Thought(thought));
+    }
     let name = match fields.has("name") {
         true => Some(fields.required_name("name", NAME_BYTES_MAX)?),
         false => {
@@ -56,6 +59,7 @@ fn read_message(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Messa
         name,
         tool_calls,
         tool_call_id,
+        is_failure: false,
         extra: fields.rest(),
     })
 }
@@ -131,6 +135,11 @@ fn read_part(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Part, Ba
         // What a model said when it declined; for the next turn it is the assistant's text.
         Some("refusal") => "refusal",
         Some("image_url") => return read_image(path, value, extra),
+        Some("input_audio") => return read_audio(path, value, extra),
+        // A file that the provider holds is known to that provider alone.
+        Some("file") if value.pointer("/file/file_data").is_some() => {
+            return read_file(path, value, extra);
+        }
         Some(_) => return Ok(Part::Other(value)),
         None => return Err(fault::wrong_type(&path.field("type"), "a string", kind)),
     };
@@ -162,6 +171,52 @@ fn read_image(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Part, B
     image.leave_to(extra);
     fields.leave_to(extra);
     Ok(Part::Image(Image { url, detail }))
+}
+
+fn read_audio(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Part, BadRequest> {
+    let mut fields = Fields::open(path, value)?;
+    fields.take("type");
+    let audio_path = path.field("input_audio");
+    let mut audio = Fields::open(audio_path, fields.required("input_audio")?)?;
+    let data = audio.required_name("data", usize::MAX)?;
+    if !is_base64(&data) {
+        return Err(fault::invalid(
+            &audio_path.field("data"),
+            "expected base64.",
+        ));
+    }
+    let format = audio.required_name("format", NAME_BYTES_MAX)?;
+    audio.leave_to(extra);
+    fields.leave_to(extra);
+    Ok(Part::Audio(Audio { data, format }))
+}
+
+fn read_file(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Part, BadRequest> {
+    let mut fields = Fields::open(path, value)?;
+    fields.take("type");
+    let file_path = path.field("file");
+    let mut file = Fields::open(file_path, fields.required("file")?)?;
+    let url = file.required_name("file_data", usize::MAX)?;
+    let bytes = url
+        .strip_prefix("data:")
+        .and_then(|url| url.split_once(";base64,"));
+    if bytes.is_none_or(|(_, bytes)| !is_base64(bytes)) {
+        return Err(fault::invalid(
+            &file_path.field("file_data"),
+            "expected a data URL, as data:application/pdf;base64,….",
+        ));
+    }
+    let name = file.string("filename")?;
+    file.leave_to(extra);
+    fields.leave_to(extra);
+    Ok(Part::File(File { url, name }))
+}
+
+/// Base64 by its letters and length (RFC 4648, section 4), padded or not.
+fn is_base64(text: &str) -> bool {
+    let letters = text.trim_end_matches('=');
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    text.len() - letters.len() <= 2 && letters.len() % 4 != 1 && letters.bytes().all(is_letter)
 }
 
 fn read_calls(
@@ -204,6 +259,7 @@ fn read_call(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<ToolCall
         id,
         name,
         arguments,
+        seal: None,
     })
 }
 

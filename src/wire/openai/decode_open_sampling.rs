@@ -8,8 +8,8 @@ use domain::{BadRequest, Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPen
 use serde_json::Value;
 
 use super::decode_request::TOKEN_ID_MAX;
-use super::fields::{Fields, Path, array, bounded};
-use super::request_fault as fault;
+use crate::fields::{Fields, Path, array, bounded};
+use crate::request_fault as fault;
 
 /// Beyond every model's context.
 const WINDOW_TOKENS_MAX: i64 = 16 << 20;

@@ -88,6 +88,7 @@ fn read_choice(position: usize, mut body: ChoiceBody<'_>) -> Result<ReplyChoice,
         choice,
         pieces,
         tool_calls,
+        stop_string: None,
         logprobs,
         reason,
     })
@@ -106,6 +107,7 @@ fn read_call(choice: u32, at: usize, mut call: CallBody<'_>) -> Result<ToolCall,
         id,
         name: name.into_owned(),
         arguments: function.arguments_text()?,
+        seal: None,
     })
 }
 

@@ -8,8 +8,8 @@
 
 use bytes::Bytes;
 use domain::{
-    BadRequest, ChatRequest, Delivery, Dialect, Extra, ModelAlias, Prediction, Sampling,
-    SourceBody, Tokens,
+    BadRequest, ChatRequest, Delivery, Dialect, Effort, Extra, ModelAlias, Prediction, Reasoning,
+    Sampling, SourceBody, Tokens,
 };
 use serde_json::Value;
 
@@ -17,11 +17,11 @@ use super::decode_format::{Origin, read_format};
 use super::decode_messages::{PARTS_MAX, read_messages};
 use super::decode_open_sampling::read_open_sampling;
 use super::decode_tools::{read_tool_choice, read_tools};
-use super::fields::{Fields, Path, array, bounded, decimal};
 use super::reply_shape::TOP_LOGPROBS_MAX;
 use super::request_body::NEWER_OUTPUT_BOUND;
-use super::request_fault as fault;
-use super::strict_json;
+use crate::fields::{Fields, Path, array, bounded, decimal};
+use crate::request_fault as fault;
+use crate::strict_json;
 
 const MODEL_BYTES_MAX: usize = 256;
 /// OpenAI's bound on `n`.
@@ -80,6 +80,7 @@ pub(super) fn read_chat(mut fields: Fields<'_>, body: &Bytes) -> Result<ChatRequ
     let (format, origin) = read_format(&mut fields, &mut extra)?;
     let output_tokens_max = read_output_tokens_max(&mut fields, &mut extra)?;
     let prediction = read_prediction(&mut fields, &mut extra)?;
+    let reasoning = read_reasoning(&mut fields)?;
     let choices = fields.count("n", 1..=CHOICES_MAX)?.unwrap_or(1);
     let delivery = read_delivery(&mut fields, &mut extra)?;
     add_unknown(fields, &mut extra)?;
@@ -93,15 +94,30 @@ pub(super) fn read_chat(mut fields: Fields<'_>, body: &Bytes) -> Result<ChatRequ
         format,
         output_tokens_max,
         prediction,
+        reasoning,
         choices,
         delivery,
         extra,
+        dialect: Dialect::OpenAi,
         // Another server's words for a format are not for every upstream, so they are written anew.
         source: (origin == Origin::OpenAi).then(|| SourceBody {
             dialect: Dialect::OpenAi,
             bytes: body.clone(),
         }),
     })
+}
+
+/// `reasoning_effort`; a word that a newer model knows and we do not goes on to it as it came.
+fn read_reasoning(fields: &mut Fields<'_>) -> Result<Option<Reasoning>, BadRequest> {
+    let known = fields.peek("reasoning_effort").and_then(Value::as_str);
+    let Some(effort) = known.and_then(Effort::named) else {
+        return Ok(None);
+    };
+    fields.take("reasoning_effort");
+    Ok(Some(Reasoning {
+        effort: Some(effort),
+        ..Reasoning::default()
+    }))
 }
 
 /// Fields whose replies could not be passed on: better refused than answered in part.

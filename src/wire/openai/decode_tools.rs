@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::decode_messages::read_function_kind;
 use super::decode_request::{NAME_PATTERN_HINT, is_plain_name};
-use super::fields::{Fields, Path, array};
-use super::request_fault as fault;
+use crate::fields::{Fields, Path, array};
+use crate::request_fault as fault;
 
 /// OpenAI's bound on `tools`.
 const TOOLS_MAX: usize = 128;

@@ -8,9 +8,9 @@ use domain::{BadRequest, EmbedInput, EmbedRequest, Embeddings, ModelAlias, Vecto
 use serde::Serialize;
 use serde_json::Value;
 
-use super::fields::{Fields, Path, array};
-use super::request_fault as fault;
-use super::strict_json;
+use crate::fields::{Fields, Path, array};
+use crate::request_fault as fault;
+use crate::strict_json;
 
 const MODEL_BYTES_MAX: usize = 256;
 /// OpenAI's bound on the inputs of one request.

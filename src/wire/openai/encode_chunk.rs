@@ -73,6 +73,8 @@ impl ChunkEncoder {
                 put_json(out.writer(), text);
                 self.close_delta(*choice, None, out);
             }
+            // This dialect has no place for them.
+            ChatEvent::Seal { .. } | ChatEvent::StopString { .. } => {}
             ChatEvent::ToolCall {
                 choice,
                 index,

@@ -13,6 +13,7 @@
 
 mod embeddings;
 mod error_body;
+mod halves;
 mod reading;
 mod rerank;
 
@@ -22,9 +23,6 @@ mod decode_messages;
 mod decode_open_sampling;
 mod decode_request;
 mod decode_tools;
-mod fields;
-mod request_fault;
-mod strict_json;
 
 // Encode reply.
 mod encode_chunk;
@@ -49,6 +47,7 @@ pub use encode_chunk::ChunkEncoder;
 pub use encode_reply::{Framing, encode_reply};
 pub use encode_request::encode_request;
 pub use error_body::ErrorBody;
+pub use halves::Chat;
 pub use reading::{
     DetokenizeRequest, TokenForm, TokenSource, TokenizeRequest, decode_detokenize, decode_template,
     decode_tokenize, encode_content, encode_prompt, encode_tokens,

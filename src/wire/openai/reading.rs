@@ -13,9 +13,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::decode_request::{read_chat, read_model};
-use super::fields::{Fields, Path, array};
-use super::request_fault as fault;
-use super::strict_json;
+use crate::fields::{Fields, Path, array};
+use crate::request_fault as fault;
+use crate::strict_json;
 
 /// Beyond every vocabulary.
 const TOKEN_ID_MAX: u64 = 16 << 20;

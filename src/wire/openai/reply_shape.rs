@@ -355,6 +355,8 @@ impl From<UsageBody> for Usage {
             prompt_tokens: tokens(body.prompt_tokens),
             completion_tokens: tokens(body.completion_tokens),
             cached_tokens: tokens(prompt.cached_tokens.or(body.prompt_cache_hit_tokens)),
+            // The prices of those who bill it apart come through dialects of their own.
+            cache_write_tokens: Tokens(0),
             reasoning_tokens: tokens(completion.reasoning_tokens),
             accepted_prediction_tokens: tokens(completion.accepted_prediction_tokens),
             rejected_prediction_tokens: tokens(completion.rejected_prediction_tokens),

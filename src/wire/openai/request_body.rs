@@ -1,8 +1,8 @@
 //! A request's JSON, written from `domain` alone.
 
 use domain::{
-    ChatRequest, Delivery, Extra, Message, OutputFormat, Part, Prediction, Role, Sampling, Tool,
-    ToolCall, ToolChoice,
+    ChatRequest, Delivery, Dialect, Effort, Extra, Message, OutputFormat, Part, Prediction,
+    Reasoning, Role, Sampling, Tokens, Tool, ToolCall, ToolChoice,
 };
 use serde_json::{Map, Value, json};
 
@@ -14,10 +14,11 @@ pub(super) fn request_body(model: &str, request: &ChatRequest) -> Value {
     let mut body = Map::new();
     body.insert("model".into(), model.into());
     // Fields found inside content parts need the parts to stand where they stood.
-    let has_nested = request.extra.keys().any(|name| name.starts_with('/'));
+    let has_nested = request.dialect == Dialect::OpenAi
+        && request.extra.keys().any(|name| name.starts_with('/'));
     let messages = request.messages.iter();
     let messages: Vec<Value> = messages
-        .map(|message| message_body(message, has_nested))
+        .map(|message| message_body(message, has_nested, request.dialect))
         .collect();
     body.insert("messages".into(), messages.into());
     add_tools(&mut body, request);
@@ -53,6 +54,9 @@ pub(super) fn request_body(model: &str, request: &ChatRequest) -> Value {
     if let Some(prediction) = &request.prediction {
         body.insert("prediction".into(), prediction_body(prediction, has_nested));
     }
+    if let Some(effort) = request.reasoning.and_then(effort) {
+        body.insert("reasoning_effort".into(), effort.as_label().into());
+    }
     if request.choices != 1 {
         body.insert("n".into(), request.choices.into());
     }
@@ -61,18 +65,49 @@ pub(super) fn request_body(model: &str, request: &ChatRequest) -> Value {
         body.insert("stream_options".into(), json!({"include_usage": true}));
     }
     let mut body = Value::Object(body);
-    add_extra(&mut body, &request.extra);
+    if request.dialect == Dialect::OpenAi {
+        add_extra(&mut body, &request.extra);
+    }
     body
 }
 
-fn message_body(message: &Message, has_nested: bool) -> Value {
+/// The effort, or the one that stands for a bound on thoughts.
+fn effort(reasoning: Reasoning) -> Option<Effort> {
+    let by_bound = |tokens: Tokens| match tokens.0 {
+        0 => Effort::None,
+        1..=1_024 => Effort::Low,
+        1_025..=8_192 => Effort::Medium,
+        _ => Effort::High,
+    };
+    reasoning.effort.or(reasoning.tokens_max.map(by_bound))
+}
+
+fn message_body(message: &Message, has_nested: bool, dialect: Dialect) -> Value {
     let mut body = Map::new();
     body.insert("role".into(), message.role.as_label().into());
-    let content = match message.content.as_slice() {
+    let mut thoughts = String::new();
+    let mut parts: Vec<&Part> = Vec::with_capacity(message.content.len());
+    for part in &message.content {
+        match part {
+            Part::Thought(thought) => thoughts.push_str(thought),
+            Part::Seal(_) => {}
+            Part::Text(_) | Part::Image(_) | Part::Audio(_) | Part::File(_) | Part::Other(_) => {
+                parts.push(part);
+            }
+        }
+    }
+    let content = match parts.as_slice() {
         [] if message.role == Role::Assistant => Value::Null,
         [Part::Text(text)] if !has_nested => text.as_str().into(),
-        parts => parts.iter().map(part_body).collect::<Vec<_>>().into(),
+        parts => parts
+            .iter()
+            .filter_map(|part| part_body(part))
+            .collect::<Vec<_>>()
+            .into(),
     };
+    if !thoughts.is_empty() {
+        body.insert("reasoning_content".into(), thoughts.into());
+    }
     body.insert("content".into(), content);
     if let Some(name) = &message.name {
         body.insert("name".into(), name.as_str().into());
@@ -84,14 +119,15 @@ fn message_body(message: &Message, has_nested: bool) -> Value {
     if let Some(id) = &message.tool_call_id {
         body.insert("tool_call_id".into(), id.as_str().into());
     }
-    for (name, value) in &message.extra {
+    let extra = (dialect == Dialect::OpenAi).then_some(&message.extra);
+    for (name, value) in extra.into_iter().flatten() {
         body.insert(name.clone(), value.clone());
     }
     Value::Object(body)
 }
 
-fn part_body(part: &Part) -> Value {
-    match part {
+fn part_body(part: &Part) -> Option<Value> {
+    Some(match part {
         Part::Text(text) => json!({"type": "text", "text": text}),
         Part::Image(image) => {
             let mut body = json!({"type": "image_url", "image_url": {"url": image.url}});
@@ -100,8 +136,20 @@ fn part_body(part: &Part) -> Value {
             }
             body
         }
+        Part::Audio(audio) => json!({
+            "type": "input_audio",
+            "input_audio": {"data": audio.data, "format": audio.format},
+        }),
+        Part::File(file) => {
+            let mut body = json!({"type": "file", "file": {"file_data": file.url}});
+            if let Some(name) = &file.name {
+                body["file"]["filename"] = name.as_str().into();
+            }
+            body
+        }
         Part::Other(value) => value.clone(),
-    }
+        Part::Thought(_) | Part::Seal(_) => return None,
+    })
 }
 
 fn prediction_body(prediction: &Prediction, has_nested: bool) -> Value {
@@ -126,7 +174,8 @@ fn call_body(call: &ToolCall) -> Value {
 
 fn add_tools(body: &mut Map<String, Value>, request: &ChatRequest) {
     if !request.tools.is_empty() {
-        let tools: Vec<Value> = request.tools.iter().map(tool_body).collect();
+        let tools = request.tools.iter();
+        let tools: Vec<Value> = tools.map(|tool| tool_body(tool, request.dialect)).collect();
         body.insert("tools".into(), tools.into());
     }
     let choice = match &request.tool_choice {
@@ -140,7 +189,7 @@ fn add_tools(body: &mut Map<String, Value>, request: &ChatRequest) {
     body.extend(parallel.map(|parallel| ("parallel_tool_calls".into(), parallel.into())));
 }
 
-fn tool_body(tool: &Tool) -> Value {
+fn tool_body(tool: &Tool, dialect: Dialect) -> Value {
     let mut function = Map::new();
     function.insert("name".into(), tool.name.as_str().into());
     if let Some(description) = &tool.description {
@@ -153,7 +202,8 @@ fn tool_body(tool: &Tool) -> Value {
     {
         function.insert("parameters".into(), tool.parameters.clone());
     }
-    for (name, value) in &tool.extra {
+    let extra = (dialect == Dialect::OpenAi).then_some(&tool.extra);
+    for (name, value) in extra.into_iter().flatten() {
         function.insert(name.clone(), value.clone());
     }
     json!({"type": "function", "function": function})

@@ -6,9 +6,9 @@ use domain::{BadRequest, ModelAlias, RerankRequest};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::fields::{Fields, Path, array};
-use super::request_fault as fault;
-use super::strict_json;
+use crate::fields::{Fields, Path, array};
+use crate::request_fault as fault;
+use crate::strict_json;
 
 const MODEL_BYTES_MAX: usize = 256;
 /// Documents of one request.

@@ -48,6 +48,8 @@ fn describe(event: &Result<ChatEvent, BackendError>) -> String {
             part.name.as_deref().unwrap_or("-"),
             part.arguments
         ),
+        Ok(ChatEvent::Seal { choice, seal }) => format!("{choice} seal {}", seal.data),
+        Ok(ChatEvent::StopString { choice, text }) => format!("{choice} stop string {text}"),
         Ok(ChatEvent::Logprobs { choice, tokens }) => {
             let tokens: Vec<String> = tokens
                 .iter()
@@ -407,6 +409,7 @@ fn stream() -> impl Strategy<Value = Vec<ChatEvent>> {
                     choice,
                     index: *count,
                     part: ToolCallPart {
+                        seal: None,
                         id: Some(format!("call_{choice}_{count}")),
                         name: Some(name),
                         arguments,

@@ -45,9 +45,11 @@ fn the_references_reply_is_read_whole() {
         },
         choices: vec![
             ReplyChoice {
+                stop_string: None,
                 choice: 0,
                 pieces: vec![],
                 tool_calls: vec![ToolCall {
+                    seal: None,
                     id: "call_1".into(),
                     name: "look_up".into(),
                     arguments: r#"{"q":"x"}"#.into(),
@@ -56,6 +58,7 @@ fn the_references_reply_is_read_whole() {
                 reason: FinishReason::ToolCalls,
             },
             ReplyChoice {
+                stop_string: None,
                 choice: 1,
                 pieces: vec![
                     ReplyPiece::Thought("hm".into()),
@@ -79,6 +82,7 @@ fn the_references_reply_is_read_whole() {
             },
         ],
         usage: Some(Usage {
+            cache_write_tokens: Tokens(0),
             prompt_tokens: Tokens(19),
             completion_tokens: Tokens(10),
             cached_tokens: Tokens(4),

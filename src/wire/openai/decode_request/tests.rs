@@ -1,4 +1,4 @@
-use domain::{Image, OutputFormat, Part, Role, ToolChoice};
+use domain::{Effort, Image, OutputFormat, Part, Role, ToolChoice};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -59,7 +59,7 @@ fn every_known_field_is_read() {
         detail: Some("low".into()),
     };
     assert_eq!(user.content[1], Part::Image(image));
-    assert!(matches!(user.content[2], Part::Other(_)));
+    assert!(matches!(user.content[2], Part::Audio(_)));
     let assistant = &request.messages[2];
     assert!(assistant.content.is_empty());
     assert_eq!(assistant.tool_calls[0].arguments, r#"{"q": "x"}"#);
@@ -97,7 +97,8 @@ fn every_known_field_is_read() {
     };
     assert_eq!(request.delivery, delivery);
     assert_eq!(request.extra["metadata"], json!({"trace": "t-1"}));
-    assert_eq!(request.extra["reasoning_effort"], "low");
+    let effort = request.reasoning.and_then(|it| it.effort);
+    assert_eq!(effort, Some(Effort::Low));
     assert_eq!(request.source.unwrap().bytes, bytes);
 }
 

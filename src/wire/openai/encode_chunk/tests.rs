@@ -171,6 +171,7 @@ fn a_calls_first_piece_names_it_and_later_ones_do_not() {
         choice: 0,
         index: 2,
         part: ToolCallPart {
+            seal: None,
             id: id.map(Into::into),
             name: name.map(Into::into),
             arguments: arguments.into(),
@@ -201,6 +202,7 @@ fn a_calls_first_piece_names_it_and_later_ones_do_not() {
 #[test]
 fn usage_comes_only_when_asked_for_and_is_null_before() {
     let usage = ChatEvent::Usage(Usage {
+        cache_write_tokens: Tokens(0),
         prompt_tokens: Tokens(u32::MAX),
         completion_tokens: Tokens(2),
         cached_tokens: Tokens(1),

@@ -28,6 +28,7 @@ fn an_empty_answer_is_an_empty_string_and_absent_usage_is_left_out() {
             fingerprint: None,
         },
         choices: vec![ReplyChoice {
+            stop_string: None,
             choice: 0,
             pieces: vec![],
             tool_calls: vec![],
@@ -61,6 +62,7 @@ fn an_empty_answer_is_an_empty_string_and_absent_usage_is_left_out() {
 #[test]
 fn pieces_are_joined_by_kind() {
     let choice = ReplyChoice {
+        stop_string: None,
         choice: 0,
         pieces: vec![
             ReplyPiece::Thought("a".into()),

@@ -20,7 +20,7 @@ const VALUES_MAX: usize = 200_000;
 
 /// # Errors
 /// The body is no JSON text: `param` names the innermost place reached, the message line and column.
-pub(super) fn parse(body: &[u8]) -> Result<Value, BadRequest> {
+pub(crate) fn parse(body: &[u8]) -> Result<Value, BadRequest> {
     let text = std::str::from_utf8(body).map_err(|fault| {
         malformed(
             None,

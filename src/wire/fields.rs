@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 use domain::{BadRequest, Extra};
 use serde_json::{Map, Value};
 
-use super::request_fault as fault;
+use crate::request_fault as fault;
 
 /// Where a value stands. Borrowed links, so that a path costs nothing until it is written out.
 #[derive(Clone, Copy)]
-pub(super) enum Path<'a> {
+pub(crate) enum Path<'a> {
     Root,
     Field(&'a Path<'a>, &'a str),
     Index(&'a Path<'a>, usize),
@@ -52,7 +52,7 @@ impl fmt::Display for Path<'_> {
 /// An object whose fields are taken out one by one. What is left at the end was not interpreted.
 ///
 /// A null field reads as an absent one, as OpenAI has it.
-pub(super) struct Fields<'p> {
+pub(crate) struct Fields<'p> {
     pub path: Path<'p>,
     map: Map<String, Value>,
 }
@@ -80,6 +80,11 @@ impl<'p> Fields<'p> {
             path: self.path,
             map: names.iter().filter_map(copy).collect(),
         }
+    }
+
+    /// The field as it stands, without taking it.
+    pub fn peek(&self, name: &str) -> Option<&Value> {
+        self.map.get(name)
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -186,7 +191,7 @@ impl<'p> Fields<'p> {
 /// Two to the 63rd.
 const I64_END: f64 = 9_223_372_036_854_775_808.0;
 
-pub(super) fn bounded(
+pub(crate) fn bounded(
     path: &Path<'_>,
     text: String,
     bytes_max: usize,
@@ -204,7 +209,7 @@ pub(super) fn bounded(
     clippy::cast_possible_truncation,
     reason = "the value is within a small range; the model reads 32 bits"
 )]
-pub(super) fn decimal(
+pub(crate) fn decimal(
     path: &Path<'_>,
     value: &Value,
     range: RangeInclusive<f64>,
@@ -222,7 +227,7 @@ pub(super) fn decimal(
 }
 
 /// An array of at most `items_max`; `items_min` is 0 or 1.
-pub(super) fn array(
+pub(crate) fn array(
     path: &Path<'_>,
     value: Value,
     items_min: usize,

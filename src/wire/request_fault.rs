@@ -11,14 +11,14 @@ use serde_json::Value;
 const SHOWN_CHARS_MAX: usize = 64;
 
 /// The text, cut where it is too long to be quoted.
-pub(super) fn shown(text: &str) -> Cow<'_, str> {
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
         None => Cow::Borrowed(text),
     }
 }
 
-pub(super) fn missing(path: &impl Display) -> BadRequest {
+pub(crate) fn missing(path: &impl Display) -> BadRequest {
     fault(
         path,
         "missing_required_parameter",
@@ -27,7 +27,7 @@ pub(super) fn missing(path: &impl Display) -> BadRequest {
 }
 
 /// `expected` with its article: `a string`.
-pub(super) fn wrong_type(path: &impl Display, expected: &str, got: &Value) -> BadRequest {
+pub(crate) fn wrong_type(path: &impl Display, expected: &str, got: &Value) -> BadRequest {
     let got = match got {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -44,7 +44,7 @@ pub(super) fn wrong_type(path: &impl Display, expected: &str, got: &Value) -> Ba
     )
 }
 
-pub(super) fn invalid(path: &impl Display, why: impl Display) -> BadRequest {
+pub(crate) fn invalid(path: &impl Display, why: impl Display) -> BadRequest {
     fault(
         path,
         "invalid_value",
@@ -52,7 +52,7 @@ pub(super) fn invalid(path: &impl Display, why: impl Display) -> BadRequest {
     )
 }
 
-pub(super) fn not_one_of(path: &impl Display, got: &str, supported: &[&str]) -> BadRequest {
+pub(crate) fn not_one_of(path: &impl Display, got: &str, supported: &[&str]) -> BadRequest {
     let list = supported
         .iter()
         .map(|word| format!("'{word}'"))
@@ -68,7 +68,7 @@ pub(super) fn not_one_of(path: &impl Display, got: &str, supported: &[&str]) -> 
     )
 }
 
-pub(super) fn unsupported(path: &impl Display, why: &str) -> BadRequest {
+pub(crate) fn unsupported(path: &impl Display, why: &str) -> BadRequest {
     fault(
         path,
         "unsupported_parameter",
@@ -77,7 +77,7 @@ pub(super) fn unsupported(path: &impl Display, why: &str) -> BadRequest {
 }
 
 /// `kind` is `integer` or `decimal`.
-pub(super) fn above_max(
+pub(crate) fn above_max(
     path: &impl Display,
     kind: &str,
     max: impl Display,
@@ -93,7 +93,7 @@ pub(super) fn above_max(
     )
 }
 
-pub(super) fn below_min(
+pub(crate) fn below_min(
     path: &impl Display,
     kind: &str,
     min: impl Display,
@@ -109,7 +109,7 @@ pub(super) fn below_min(
     )
 }
 
-pub(super) fn empty_array(path: &impl Display) -> BadRequest {
+pub(crate) fn empty_array(path: &impl Display) -> BadRequest {
     fault(
         path,
         "empty_array",
@@ -120,7 +120,7 @@ pub(super) fn empty_array(path: &impl Display) -> BadRequest {
     )
 }
 
-pub(super) fn too_many(path: &impl Display, max: usize, got: usize) -> BadRequest {
+pub(crate) fn too_many(path: &impl Display, max: usize, got: usize) -> BadRequest {
     fault(
         path,
         "array_above_max_length",
@@ -131,7 +131,7 @@ pub(super) fn too_many(path: &impl Display, max: usize, got: usize) -> BadReques
     )
 }
 
-pub(super) fn empty_string(path: &impl Display) -> BadRequest {
+pub(crate) fn empty_string(path: &impl Display) -> BadRequest {
     fault(
         path,
         "empty_string",
@@ -142,7 +142,7 @@ pub(super) fn empty_string(path: &impl Display) -> BadRequest {
     )
 }
 
-pub(super) fn too_long(path: &impl Display, max: usize, got: usize) -> BadRequest {
+pub(crate) fn too_long(path: &impl Display, max: usize, got: usize) -> BadRequest {
     fault(
         path,
         "string_above_max_length",

@@ -1,0 +1,124 @@
+//! A dialect's halves as those see them who need not know which dialect it is.
+//!
+//! ```text
+//! server   body ─ServerDialect─► ChatRequest ┐        ┌ ReplyEncoder ─► body or stream
+//!                                            └ domain ┤
+//! client   body ◄─ClientDialect─ ChatRequest ┘        └ StreamDecoder ◄─ stream
+//! ```
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+use domain::{BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Reply};
+
+use crate::openai::{ErrorBody, ErrorReply, Framing};
+
+/// The halves of a server.
+pub trait ServerDialect: fmt::Debug + Send + Sync + 'static {
+    fn dialect(&self) -> Dialect;
+
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the JSON path in `param`.
+    fn decode(&self, body: &Bytes) -> Result<Decoded, BadRequest>;
+
+    /// The body of a refusal with `status`. OpenAI's, unless the dialect has one of its own.
+    fn refusal(&self, _status: u16, error: &ErrorBody, _request_id: &str) -> Vec<u8> {
+        error.to_json()
+    }
+}
+
+/// A request as its server took it, and what is to write the reply.
+pub struct Decoded {
+    pub request: ChatRequest,
+    pub encoder: Box<dyn ReplyEncoder>,
+}
+
+impl fmt::Debug for Decoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.request.fmt(f)
+    }
+}
+
+/// Writes one reply: by `whole`, or by `begin`, any number of `event`, and then one of `finish` and
+/// `fail`.
+pub trait ReplyEncoder: Send + Sync + 'static {
+    /// What a reply's id begins with.
+    fn id_prefix(&self) -> &'static str;
+
+    fn whole(&mut self, framing: &Framing, reply: &Reply) -> Vec<u8>;
+
+    /// Called once, before the first event of a stream.
+    fn begin(&mut self, framing: Framing);
+
+    /// Appends what `event` says, which may be nothing yet.
+    fn event(&mut self, event: &ChatEvent, out: &mut BytesMut);
+
+    /// Appends an error in the dialect's own form. `status` is the one it would have had as a
+    /// refusal.
+    fn fail(&mut self, status: u16, error: &ErrorBody, out: &mut BytesMut);
+
+    /// Appends whatever marks the end.
+    fn finish(&mut self, out: &mut BytesMut);
+
+    /// Sent in a silence, to show that the stream lives.
+    fn keep_alive(&self) -> &'static [u8] {
+        b": keep-alive\n\n"
+    }
+
+    /// Of a stream.
+    fn media_type(&self) -> &'static str {
+        "text/event-stream; charset=utf-8"
+    }
+}
+
+/// The halves of a client.
+pub trait ClientDialect: fmt::Debug + Send + Sync + 'static {
+    fn dialect(&self) -> Dialect;
+
+    /// What follows the base URL's path, with its query: `/chat/completions`.
+    fn target(&self, model: &str, delivery: Delivery) -> Cow<'static, str>;
+
+    /// What every request has beside its credentials: names in lower case.
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
+    /// The body for an upstream that knows the model as `model`.
+    ///
+    /// # Errors
+    /// [`BackendError::Declined`] or [`BackendError::Unable`] for what the dialect cannot say.
+    fn encode_request(&self, model: &str, request: &ChatRequest) -> Result<Bytes, BackendError>;
+
+    /// Reads a whole reply.
+    ///
+    /// # Errors
+    /// [`BackendError::Garbled`] for bytes that are none, or the error they hold.
+    fn decode_reply(&self, body: &[u8]) -> Result<Reply, BackendError>;
+
+    /// For one stream.
+    fn decoder(&self) -> Box<dyn StreamDecoder>;
+
+    /// Of a stream, as `content-type` names it without parameters.
+    fn media_type(&self) -> &'static str {
+        "text/event-stream"
+    }
+
+    /// Reads the body of a refusal; `None` when it is no error object of such a provider.
+    fn decode_error(&self, body: &[u8]) -> Option<ErrorReply>;
+}
+
+/// Turns a stream's bytes, cut anywhere, into events that obey [`domain::Grammar`].
+pub trait StreamDecoder: Send + 'static {
+    /// Takes the next bytes. Everything after an `Err` or the stream's own end is ignored.
+    fn push(&mut self, bytes: &[u8], out: &mut VecDeque<Result<ChatEvent, BackendError>>);
+
+    /// Says that the body ended.
+    fn finish(&mut self, out: &mut VecDeque<Result<ChatEvent, BackendError>>);
+
+    /// True once the last event was put out.
+    fn is_over(&self) -> bool;
+}
