@@ -33,6 +33,7 @@ mod event;
 mod fault;
 mod ids;
 mod lora;
+mod price;
 mod principal;
 mod priority;
 mod privacy;
@@ -59,6 +60,7 @@ pub use event::{
 pub use fault::{BadRequest, Classify, Fault};
 pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Tokens};
 pub use lora::{LoraAdapter, LoraEntry, lora};
+pub use price::{Price, Rates};
 pub use principal::{KeyDigest, Principal};
 pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};

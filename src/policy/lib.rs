@@ -34,12 +34,16 @@ mod unmask;
 
 mod cache_key;
 
+// What it costs.
+mod prices;
+
 mod template;
 
 pub use adapters::check_adapters;
 pub use cache_key::{CacheSecret, cache_key};
 pub use features::{Ask, MATCHED_BYTES_MAX};
 pub use needs::needs;
+pub use prices::{LongFigures, PriceBook, PriceEntry, PriceFault};
 pub use roster::{
     ANY_MODEL, AUTO, Asked, CLOUD, LOCAL, Roster, RosterEntry, Target, check_aliases, resolve,
 };
