@@ -11,7 +11,7 @@ use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use pipeline::{Answer, CacheWish, Parsed, Refusal, RequestContext, Timings};
+use pipeline::{Answer, CacheWish, Cost, Parsed, Refusal, RequestContext, Timings};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 use wire::openai::Framing;
@@ -27,6 +27,11 @@ pub(crate) const X_HEDGE_ROUTE: HeaderName = HeaderName::from_static("x-hedge-ro
 pub(crate) const X_HEDGE_REASON: HeaderName = HeaderName::from_static("x-hedge-reason");
 /// A request with `x-hedge-timing: 1` gets a `server-timing` header.
 const X_HEDGE_TIMING: HeaderName = HeaderName::from_static("x-hedge-timing");
+/// A request with `x-hedge-cost: 1` is told what it cost: in a header of a whole reply, in a comment at
+/// the end of a stream.
+const X_HEDGE_COST: HeaderName = HeaderName::from_static("x-hedge-cost");
+pub(crate) const X_HEDGE_COST_MICROUSD: HeaderName =
+    HeaderName::from_static("x-hedge-cost-microusd");
 /// `interactive` (as without it) or `batch`.
 const X_HEDGE_PRIORITY: HeaderName = HeaderName::from_static("x-hedge-priority");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -91,6 +96,10 @@ where
         .headers
         .get(X_HEDGE_TIMING)
         .is_some_and(|value| value == "1");
+    let shows_cost = head
+        .headers
+        .get(X_HEDGE_COST)
+        .is_some_and(|value| value == "1");
     let context = RequestContext {
         request_id: id.clone(),
         body_bytes,
@@ -110,9 +119,10 @@ where
         framing.model.clone_from(&answer.model);
     }
     let timings = answer.timings;
+    let cost = shows_cost.then(|| answer.cost.clone());
     let mut response = match delivery {
-        Delivery::Whole => whole(answer, encoder, &framing).await?,
-        Delivery::Streamed { .. } => streamed(api, answer, encoder, framing, signs, seat),
+        Delivery::Whole => whole(answer, encoder, &framing, cost).await?,
+        Delivery::Streamed { .. } => streamed(api, answer, encoder, framing, cost, signs, seat),
     };
     if shows_timing {
         response
@@ -163,6 +173,7 @@ async fn whole(
     answer: Answer,
     mut encoder: Box<dyn ReplyEncoder>,
     framing: &Framing,
+    cost: Option<Cost>,
 ) -> Result<Response<Body>, Refusal> {
     let Answer {
         route,
@@ -184,6 +195,9 @@ async fn whole(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(X_HEDGE_ROUTE, header_text(&route.to_string()));
     headers.insert(X_HEDGE_REASON, header_text(&reason));
+    if let Some(cost) = cost.and_then(|cost| cost.known()) {
+        headers.insert(X_HEDGE_COST_MICROUSD, HeaderValue::from(cost.0));
+    }
     Ok(response)
 }
 
@@ -192,6 +206,7 @@ fn streamed(
     answer: Answer,
     mut encoder: Box<dyn ReplyEncoder>,
     framing: Framing,
+    cost: Option<Cost>,
     signs: &Arc<Signs>,
     seat: OwnedSemaphorePermit,
 ) -> Response<Body> {
@@ -203,7 +218,14 @@ fn streamed(
     } = answer;
     let media_type = encoder.media_type();
     encoder.begin(framing);
-    let body = SseBody::new(stream, encoder, Arc::clone(signs), Arc::clone(api), seat);
+    let body = SseBody::new(
+        stream,
+        encoder,
+        cost,
+        Arc::clone(signs),
+        Arc::clone(api),
+        seat,
+    );
     let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));

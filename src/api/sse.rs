@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use domain::{BackendError, ChatStream, Classify};
 use futures::StreamExt;
 use http_body::{Body, Frame};
+use pipeline::Cost;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 use wire::ReplyEncoder;
@@ -29,6 +30,9 @@ const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Comments more often than this would be a load of their own.
 const SILENCE_MIN: Duration = Duration::from_millis(100);
 
+/// As the header of a whole reply.
+const COST_NOTE: &str = "x-hedge-cost-microusd";
+
 /// Breaks the connection off: the reply could not be finished.
 #[derive(Debug, thiserror::Error)]
 #[error("the reply was cut off")]
@@ -37,6 +41,8 @@ pub(crate) struct CutOff;
 pub(crate) struct SseBody {
     state: State,
     encoder: Box<dyn ReplyEncoder>,
+    /// To be told at the end.
+    cost: Option<Cost>,
     out: BytesMut,
     silence: Silence,
     signs: Arc<Signs>,
@@ -57,6 +63,7 @@ impl SseBody {
     pub fn new(
         stream: ChatStream,
         encoder: Box<dyn ReplyEncoder>,
+        cost: Option<Cost>,
         signs: Arc<Signs>,
         api: Arc<Api>,
         seat: OwnedSemaphorePermit,
@@ -64,6 +71,7 @@ impl SseBody {
         Self {
             state: State::Flowing(stream),
             encoder,
+            cost,
             out: BytesMut::with_capacity(2048),
             silence: Silence::new(api.ingress.keep_alive_every),
             signs,
@@ -92,6 +100,9 @@ impl SseBody {
                 }
                 Poll::Ready(Some(Err(error))) => self.fail(&error),
                 Poll::Ready(None) => {
+                    if let Some(cost) = self.cost.take().and_then(|cost| cost.known()) {
+                        self.encoder.note(COST_NOTE, &cost.0, &mut self.out);
+                    }
                     self.encoder.finish(&mut self.out);
                     self.state = State::Ended;
                 }

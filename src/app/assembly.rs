@@ -1,10 +1,11 @@
 //! Everything a configuration comes to before anything is started: compiled rules, upstreams, keys.
 //! `hedge check` stops here; `hedge serve` and a reload go on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domain::{Backend, BackendCard, Health, Principal};
-use pipeline::{CacheRules, Patience, Snapshot};
+use pipeline::{CacheRules, Patience, Prices, Snapshot};
 use policy::{
     CacheSecret, CustomRule, Roster, RosterEntry, RoutePolicy, RuleFault, ScanRuleFault, ScanRules,
     check_aliases,
@@ -124,6 +125,10 @@ impl Assembly {
                 last: limits.first_content_last,
             },
         )
+        .with_prices(Prices {
+            book: Arc::clone(&self.config.prices),
+            providers: BTreeMap::new(),
+        })
     }
 }
 

@@ -14,6 +14,7 @@ mod faults;
 mod models;
 mod overlay;
 mod pools;
+mod prices;
 mod raw;
 mod raw_kv;
 mod raw_pools;
@@ -25,8 +26,10 @@ mod upstreams;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use policy::PriceBook;
 use providers::{PoolConfig, UpstreamConfig};
 
 pub use embeddings::EncoderSettings;
@@ -60,6 +63,7 @@ pub struct Config {
     pub rerank: Option<EncoderSettings>,
     pub upstreams: Vec<UpstreamConfig>,
     pub pools: Vec<PoolConfig>,
+    pub prices: Arc<PriceBook>,
     pub aliases: BTreeMap<String, Vec<String>>,
     pub routes: RouteFile,
     pub cache: CacheSettings,
@@ -95,6 +99,12 @@ impl Config {
         let rerank = embeddings::rerank(raw, findings);
         let upstreams = upstreams::upstreams(&raw.upstreams, around, findings);
         let pools = pools::pools(raw, around, findings);
+        let names: Vec<String> = raw
+            .upstreams
+            .iter()
+            .filter_map(|it| it.name.clone())
+            .collect();
+        let prices = prices::prices(&raw.prices, &names, findings);
         if local.is_none() && raw.upstreams.is_empty() && raw.pools.is_empty() {
             findings.fault(
                 "local.enabled",
@@ -120,6 +130,7 @@ impl Config {
             rerank,
             upstreams,
             pools,
+            prices,
             aliases,
             routes: routes?,
             cache,

@@ -52,6 +52,11 @@ struct TokenLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CostLabels {
+    backend: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CandidateLabels {
     backend: String,
     error: Label,
@@ -109,6 +114,8 @@ pub struct Metrics {
     failures: Family<CandidateLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
     spared: Family<RouteLabels, Counter>,
+    cost: Family<CostLabels, Counter>,
+    unpriced: Family<CostLabels, Counter>,
     masked: Counter,
     took: Seconds,
     first_content: Seconds,
@@ -168,6 +175,8 @@ impl Default for Metrics {
             failures: Family::default(),
             tokens: Family::default(),
             spared: Family::default(),
+            cost: Family::default(),
+            unpriced: Family::default(),
             masked: Counter::default(),
             took: Family::new_with_constructor(seconds),
             first_content: Family::new_with_constructor(seconds),
@@ -207,6 +216,16 @@ impl Metrics {
             "tokens_spared",
             "Tokens that no upstream was paid for, since this machine or the cache answered",
             self.spared.clone(),
+        );
+        registry.register(
+            "cost_microusd",
+            "What upstreams' answers cost, in millionths of a dollar, where their price is known",
+            self.cost.clone(),
+        );
+        registry.register(
+            "unpriced_exchanges",
+            "Exchanges that an upstream answered at no known price",
+            self.unpriced.clone(),
         );
         registry.register("masked_values", "Values masked", self.masked.clone());
         registry.register(
@@ -505,6 +524,7 @@ impl RecordSink for Metrics {
                 .inc();
         }
         self.count_tokens(record, route);
+        self.count_cost(record);
         self.masked.inc_by(u64::from(record.masked_count));
         let labels = RouteLabels { route };
         self.took
@@ -519,6 +539,24 @@ impl RecordSink for Metrics {
 }
 
 impl Metrics {
+    fn count_cost(&self, record: &ExchangeRecord) {
+        let Some(route) = record.route.as_ref().filter(|route| !route.is_local) else {
+            return;
+        };
+        let labels = CostLabels {
+            backend: route.backend.to_string(),
+        };
+        match record.cost {
+            Some(cost) => {
+                let micros = u64::try_from(cost.0).unwrap_or(0);
+                self.cost.get_or_create(&labels).inc_by(micros);
+            }
+            None => {
+                self.unpriced.get_or_create(&labels).inc();
+            }
+        }
+    }
+
     fn count_tokens(&self, record: &ExchangeRecord, route: Label) {
         let Some(usage) = record.usage else {
             return;
@@ -564,7 +602,7 @@ fn route(record: &ExchangeRecord) -> Label {
 mod tests {
     use std::time::Duration;
 
-    use domain::{RouteTaken, Tokens, Usage};
+    use domain::{MicroUsd, RouteTaken, Tokens, Usage};
 
     use super::*;
 
@@ -588,6 +626,8 @@ mod tests {
                 dropped_tokens: Tokens(5),
                 ..Usage::default()
             }),
+            is_usage_counted: false,
+            cost: (!is_local).then_some(MicroUsd(25)),
             masked_count: 2,
             first_content_after: Some(Duration::from_millis(20)),
             took: Duration::from_millis(40),
@@ -606,6 +646,7 @@ mod tests {
             r#"hedge_exchanges_total{route="local",outcome="answered",cache="missed"} 1"#,
             r#"hedge_tokens_spared_total{route="local"} 10"#,
             r#"hedge_tokens_spared_total{route="cache"} 10"#,
+            r#"hedge_cost_microusd_total{backend="cloudy"} 25"#,
             r#"hedge_tokens_total{route="cloud",kind="completion"} 3"#,
             r#"hedge_tokens_total{route="local",kind="dropped"} 5"#,
             r#"hedge_candidate_failures_total{backend="cloudy",error="unreachable"} 3"#,

@@ -56,6 +56,7 @@ impl RecordSink for LogSink {
             cache = record.cache.as_label(),
             prompt_tokens,
             completion_tokens,
+            cost_microusd = record.cost.map(|cost| cost.0),
             first_content_ms = record.first_content_after.map(milliseconds),
             took_ms = milliseconds(record.took),
             "exchange"
@@ -138,6 +139,8 @@ mod tests {
             cache: CacheOutcome::Missed,
             outcome: Outcome::Answered,
             usage: None,
+            is_usage_counted: false,
+            cost: None,
             masked_count: 0,
             first_content_after: None,
             took: Duration::from_millis(40),

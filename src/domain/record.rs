@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{BackendName, KeyId, ModelAlias, RequestId, TeamId, Usage};
+use crate::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Usage};
 
 /// One finished exchange, however it ended.
 #[derive(Clone, Debug)]
@@ -18,6 +18,10 @@ pub struct ExchangeRecord {
     pub outcome: Outcome,
     /// What the backend reported, or what was counted.
     pub usage: Option<Usage>,
+    /// Whether `usage` is our own count, because an upstream that worked for it did not say.
+    pub is_usage_counted: bool,
+    /// `None` where no price is known. What this machine answers costs nothing.
+    pub cost: Option<MicroUsd>,
     /// Characters of findings masked, by count of values.
     pub masked_count: u32,
     /// From admission to the first content event.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use domain::{BackendName, ChatStream, Fault};
 
+use crate::cost::Cost;
+
 /// A reply under way. Its first content has arrived; dropping `stream` cancels the rest.
 pub struct Answer {
     pub route: RouteLabel,
@@ -13,6 +15,8 @@ pub struct Answer {
     /// The model that answers, as its backend names it; empty when the backend does not say.
     pub model: String,
     pub timings: Timings,
+    /// What it costs, once it has ended.
+    pub cost: Cost,
     pub stream: ChatStream,
 }
 

@@ -9,6 +9,7 @@
 //! keeps the [`Snapshot`] it started with.
 
 mod answer;
+mod cost;
 mod embed;
 mod open;
 mod reading;
@@ -20,11 +21,12 @@ mod trunk;
 mod wrap;
 
 pub use answer::{Answer, Refusal, RouteLabel, Timings};
+pub use cost::Cost;
 pub use embed::Embedded;
 pub use reading::Counted;
 pub use receipt::Recorder;
 pub use rerank::{Place, Ranking};
-pub use snapshot::{CacheRules, NamedEmbedder, NamedReranker, Patience, Snapshot};
+pub use snapshot::{CacheRules, NamedEmbedder, NamedReranker, Patience, Prices, Snapshot};
 pub use stages::{CacheWish, Parsed, RequestContext};
 pub use trunk::{ModelListing, Parts, Pipeline, Readiness};
 

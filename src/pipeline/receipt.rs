@@ -3,14 +3,21 @@
 use std::fmt;
 use std::sync::Arc;
 
-use domain::{CacheOutcome, ExchangeRecord, ModelAlias, Outcome, Principal, RecordSink, RequestId};
+use domain::{
+    CacheOutcome, ChatEvent, ChatRequest, ExchangeRecord, MicroUsd, ModelAlias, Outcome, Principal,
+    RecordSink, RequestId,
+};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
+
+use crate::cost::{Cost, Meter};
+use crate::snapshot::Snapshot;
 
 /// Leaves exactly one record, on drop. Its place in the recorder's queue was taken at admission, so
 /// that leaving it cannot fail or wait.
 pub(crate) struct Receipt {
     record: Option<ExchangeRecord>,
+    meter: Meter,
     admitted_at: Instant,
     desk: Option<mpsc::OwnedPermit<ExchangeRecord>>,
     /// The exchange's seat, given back with the receipt.
@@ -36,6 +43,8 @@ impl Receipt {
             // What stands if nobody says otherwise: the caller left.
             outcome: Outcome::Abandoned,
             usage: None,
+            is_usage_counted: false,
+            cost: None,
             masked_count: 0,
             first_content_after: None,
             took: std::time::Duration::ZERO,
@@ -43,6 +52,7 @@ impl Receipt {
         };
         Self {
             record: Some(record),
+            meter: Meter::default(),
             admitted_at: Instant::now(),
             desk: Some(desk),
             _seat: seat,
@@ -54,6 +64,54 @@ impl Receipt {
         if let Some(record) = &mut self.record {
             change(record);
         }
+    }
+
+    /// Notes what is asked, in case nobody else counts it.
+    pub(crate) fn note_prompt(&mut self, request: &ChatRequest) {
+        self.meter.read(request);
+    }
+
+    /// Notes what is said, for the same.
+    pub(crate) fn note_event(&mut self, event: &ChatEvent) {
+        if let ChatEvent::Usage(usage) = event {
+            let usage = *usage;
+            self.note(|record| record.usage = Some(usage));
+        }
+        self.meter.hear(event);
+    }
+
+    /// Notes at what price the one works who was chosen. From here on it costs something, however it
+    /// ends.
+    pub(crate) fn note_price_of_route(&mut self, snapshot: &Snapshot) {
+        let route = self
+            .record
+            .as_ref()
+            .and_then(|record| record.route.as_ref());
+        let price = route.and_then(|route| snapshot.price(&route.backend, &route.model));
+        self.meter.charge_by(price);
+    }
+
+    /// What will be known of the cost at the end.
+    pub(crate) fn cost(&self) -> Cost {
+        self.meter.cost.clone()
+    }
+
+    fn settle(&self, record: &mut ExchangeRecord) {
+        let is_upstream = record.route.as_ref().is_some_and(|route| !route.is_local);
+        let is_answered = record.route.is_some() || record.cache == CacheOutcome::HitExact;
+        if !is_upstream {
+            record.cost = is_answered.then_some(MicroUsd(0));
+            record
+                .cost
+                .iter()
+                .for_each(|cost| self.meter.cost.settle(*cost));
+            return;
+        }
+        let usage = *record.usage.get_or_insert_with(|| {
+            record.is_usage_counted = true;
+            self.meter.count()
+        });
+        record.cost = self.meter.settle(&usage);
     }
 
     /// Notes that content has begun to flow.
@@ -68,6 +126,7 @@ impl Drop for Receipt {
         let took = self.admitted_at.elapsed();
         if let (Some(desk), Some(mut record)) = (self.desk.take(), self.record.take()) {
             record.took = took;
+            self.settle(&mut record);
             desk.send(record);
         }
     }

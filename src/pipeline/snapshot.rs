@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Backend, BackendCard, Embedder, ModelAlias, Reranker};
-use policy::{CacheSecret, Roster, RosterEntry, RoutePolicy, ScanRules};
+use domain::{Backend, BackendCard, BackendName, Embedder, ModelAlias, Price, Reranker};
+use policy::{CacheSecret, PriceBook, Roster, RosterEntry, RoutePolicy, ScanRules};
 
 /// An embedder, and what callers may call it besides the name on its card.
 pub type NamedEmbedder = (Vec<ModelAlias>, Arc<dyn Embedder>);
@@ -25,6 +25,15 @@ pub struct Snapshot {
     aliases: Arc<BTreeMap<String, Vec<String>>>,
     cache: CacheRules,
     patience: Patience,
+    prices: Prices,
+}
+
+/// What upstreams' models cost.
+#[derive(Clone, Debug, Default)]
+pub struct Prices {
+    pub book: Arc<PriceBook>,
+    /// As which provider of the book an upstream charges, where that is not its own name.
+    pub providers: BTreeMap<BackendName, String>,
 }
 
 impl Snapshot {
@@ -51,7 +60,23 @@ impl Snapshot {
             aliases: Arc::new(aliases),
             cache,
             patience,
+            prices: Prices::default(),
         }
+    }
+
+    /// The same with prices. Without, no cost is known of what upstreams answer.
+    #[must_use]
+    pub fn with_prices(mut self, prices: Prices) -> Self {
+        self.prices = prices;
+        self
+    }
+
+    /// What `model` costs with an upstream: by the upstream's own name, then by its provider's.
+    pub(crate) fn price(&self, backend: &BackendName, model: &str) -> Option<Price> {
+        let Prices { book, providers } = &self.prices;
+        let own = book.find(backend.as_str(), model);
+        let price = own.or_else(|| book.find(providers.get(backend)?, model));
+        price.copied()
     }
 
     /// The same with models for embeddings.

@@ -328,6 +328,7 @@ fn scan_here(mut admitted: Admitted) -> Result<Scanned, Refusal> {
         Ok(findings) => findings,
         Err(fault) => return Err(refuse(&mut admitted.receipt, fault, None)),
     };
+    admitted.receipt.note_prompt(&admitted.request);
     let masked_count = u32::try_from(findings.iter().count()).unwrap_or(u32::MAX);
     admitted
         .receipt
@@ -371,12 +372,14 @@ fn replay_hit(mut admitted: Admitted, findings: &Arc<Findings>, reply: &Reply) -
         EXACT_REASON.clone_into(&mut record.reason);
         record.usage = reply.usage;
     });
+    let cost = admitted.receipt.cost();
     let stream = wrap_hit(replay(reply), findings, admitted.receipt);
     Answer {
         route: RouteLabel::CacheExact,
         reason: EXACT_REASON.to_owned(),
         model: reply.started.model.clone(),
         timings: admitted.timings,
+        cost,
         stream,
     }
 }

@@ -36,6 +36,8 @@ pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
         ..
     } = opened;
     receipt.note_first_content();
+    receipt.note_price_of_route(&snapshot);
+    let cost = receipt.cost();
     let rules = snapshot.cache();
     let tee = key.map(|key| Tee {
         key,
@@ -59,6 +61,7 @@ pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
         reason,
         model,
         timings,
+        cost,
         stream,
     }
 }
@@ -102,9 +105,8 @@ impl Wrapped {
         if let Some(mut tee) = self.tee.take() {
             self.tee = tee.take(&event).then_some(tee);
         }
-        if let (ChatEvent::Usage(usage), Some(receipt)) = (&event, &mut self.receipt) {
-            let usage = *usage;
-            receipt.note(|record| record.usage = Some(usage));
+        if let Some(receipt) = &mut self.receipt {
+            receipt.note_event(&event);
         }
         self.unmask.take(event, &mut self.ready);
     }

@@ -30,7 +30,7 @@ struct Shelf {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {problem}")]
 pub struct PriceFault {
-    /// As `models[3].input`; empty for a text that is no TOML of this shape.
+    /// As `[3].input`; empty for a text that is no TOML of this shape.
     pub path: String,
     pub problem: String,
 }
@@ -124,7 +124,7 @@ impl PriceBook {
     pub fn add(&mut self, entries: &[PriceEntry]) -> Result<(), Vec<PriceFault>> {
         let mut faults = Vec::new();
         if entries.len() > MODELS_MAX {
-            faults.push(fault("models".into(), "has too many entries"));
+            faults.push(fault(String::new(), "there are too many entries"));
             return Err(faults);
         }
         let mut read = Vec::with_capacity(entries.len());
@@ -200,7 +200,7 @@ fn without_date(model: &str) -> Option<&str> {
 }
 
 fn price(at: usize, entry: &PriceEntry) -> Result<Price, Vec<PriceFault>> {
-    let path = |field: &str| format!("models[{at}].{field}");
+    let path = |field: &str| format!("[{at}].{field}");
     let mut faults = Vec::new();
     if entry.provider.is_empty() {
         faults.push(fault(path("provider"), "must not be empty"));
@@ -354,7 +354,7 @@ mod tests {
         let faults = PriceBook::parse(text).unwrap_err();
         let paths: Vec<_> = faults.iter().map(|fault| fault.path.as_str()).collect();
         let wanted = ["provider", "names", "input", "output", "long.output"];
-        let wanted = wanted.map(|field| format!("models[0].{field}"));
+        let wanted = wanted.map(|field| format!("[0].{field}"));
         assert_eq!(paths, wanted);
         for broken in [
             "models = 3",

@@ -61,6 +61,13 @@ pub trait ReplyEncoder: Send + Sync + 'static {
     /// refusal.
     fn fail(&mut self, status: u16, error: &ErrorBody, out: &mut BytesMut);
 
+    /// Appends what is not of the dialect, where its clients read over it: a comment, in a stream of
+    /// server-sent events. `name` and `value` hold no line breaks.
+    fn note(&mut self, name: &str, value: &dyn fmt::Display, out: &mut BytesMut) {
+        let note = format!(": {name}: {value}\n\n");
+        out.extend_from_slice(note.as_bytes());
+    }
+
     /// Appends whatever marks the end.
     fn finish(&mut self, out: &mut BytesMut);
 

@@ -16,6 +16,7 @@ mod rooms;
 mod bad_input;
 mod cache;
 mod command_line;
+mod cost;
 mod ingress;
 mod operations;
 mod pools;

@@ -9,6 +9,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::prices::RawPrice;
 use super::raw_kv::{FlashAttention, KvType, KvUnified};
 use super::raw_pools::RawPool;
 
@@ -29,6 +30,8 @@ pub struct RawConfig {
     pub upstreams: Vec<RawUpstream>,
     /// Engines of your own on other machines, for when this one is outgrown.
     pub pools: Vec<RawPool>,
+    /// Your own prices, over those that hedge knows.
+    pub prices: Vec<RawPrice>,
     /// Other names for models: `fast = "local"`, or a list tried in order:
     /// `smart = ["openai/gpt-5", "local"]`.
     pub aliases: BTreeMap<String, OneOrMany>,
@@ -53,6 +56,7 @@ impl Default for RawConfig {
             rerank: RawRerank::default(),
             upstreams: Vec::new(),
             pools: Vec::new(),
+            prices: Vec::new(),
             aliases: BTreeMap::new(),
             routes: RawRoutes::default(),
             cache: RawCache::default(),

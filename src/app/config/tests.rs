@@ -526,6 +526,7 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "local",
         "upstreams",
         "pools",
+        "prices",
         "aliases",
         "routes",
         "cache",
