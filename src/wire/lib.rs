@@ -6,11 +6,13 @@
 
 pub mod openai;
 
+mod clients;
 mod fields;
 mod halves;
 mod request_fault;
 mod sse;
 mod strict_json;
 
+pub use clients::{CLIENTS, client};
 pub use halves::{ClientDialect, Decoded, ReplyEncoder, ServerDialect, StreamDecoder};
 pub use sse::{SseDecoder, SseEvent, SseFault};
