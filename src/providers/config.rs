@@ -4,15 +4,19 @@ use std::fmt;
 use std::time::Duration;
 
 use domain::{BackendName, Trust};
+use wire::ClientDialect;
+use wire::openai::Chat;
 
 use crate::Secret;
 
-/// One OpenAI-compatible upstream.
+/// One upstream.
 #[derive(Clone, PartialEq)]
 pub struct UpstreamConfig {
     pub name: BackendName,
-    /// `http` or `https`, with any path before `/chat/completions` (`https://api.openai.com/v1`).
+    /// `http` or `https`, with any path before what the dialect puts after it
+    /// (`https://api.openai.com/v1`). `{model}` in the path stands for the model.
     pub base_url: String,
+    pub dialect: &'static dyn ClientDialect,
     /// Sent as `Authorization: Bearer`; `None` sends no such header.
     pub key: Option<Secret>,
     /// The model that stands for this upstream when none is named.
@@ -45,7 +49,7 @@ impl UpstreamConfig {
     pub const WHOLE_REPLY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(600);
     pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
-    /// An upstream with the default patience, no key and no further headers.
+    /// A speaker of OpenAI's chat completions with the default patience, no key and no further headers.
     #[must_use]
     pub fn new(
         name: impl Into<BackendName>,
@@ -56,6 +60,7 @@ impl UpstreamConfig {
         Self {
             name: name.into(),
             base_url: base_url.into(),
+            dialect: &Chat,
             key: None,
             default_model: default_model.into(),
             models: Vec::new(),
@@ -75,6 +80,7 @@ impl fmt::Debug for UpstreamConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpstreamConfig")
             .field("name", &self.name)
+            .field("dialect", &self.dialect)
             .field("has_key", &self.key.is_some())
             .field("default_model", &self.default_model)
             .field("trust", &self.trust)

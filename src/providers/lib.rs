@@ -18,6 +18,7 @@ mod refusal;
 mod response;
 mod secret;
 mod sending;
+mod target;
 mod transport;
 mod upstream;
 

@@ -12,7 +12,7 @@ use futures::{StreamExt, stream};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use tokio::time::{Instant, timeout, timeout_at};
-use wire::openai::{ChunkDecoder, decode_reply};
+use wire::{ClientDialect, StreamDecoder};
 
 use crate::response::Response;
 
@@ -42,16 +42,22 @@ enum BodyKind {
 /// upstream names none.
 pub(crate) async fn read_answer(
     response: Response,
+    dialect: &dyn ClientDialect,
     model: &str,
     is_streamed: bool,
     patience: Patience,
 ) -> Result<ChatStream, BackendError> {
-    match body_kind(response.headers(), is_streamed)? {
-        BodyKind::Streamed => Ok(stream_of(response, model.to_owned(), patience)),
+    match body_kind(response.headers(), dialect.media_type(), is_streamed)? {
+        BodyKind::Streamed => Ok(stream_of(
+            response,
+            dialect.decoder(),
+            model.to_owned(),
+            patience,
+        )),
         BodyKind::Whole => {
             let whole = timeout_at(
                 patience.first_event_by,
-                read_whole(response, REPLY_BYTES_MAX),
+                read_whole(response, dialect, REPLY_BYTES_MAX),
             )
             .await;
             let mut reply =
@@ -62,7 +68,11 @@ pub(crate) async fn read_answer(
     }
 }
 
-fn body_kind(headers: &HeaderMap, is_streamed: bool) -> Result<BodyKind, BackendError> {
+fn body_kind(
+    headers: &HeaderMap,
+    stream_type: &str,
+    is_streamed: bool,
+) -> Result<BodyKind, BackendError> {
     let encoding = headers.get(CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| encoding != "identity") {
         return Err(BackendError::Garbled("the reply is compressed, unasked"));
@@ -77,7 +87,7 @@ fn body_kind(headers: &HeaderMap, is_streamed: bool) -> Result<BodyKind, Backend
     let essence = kind.to_str().unwrap_or_default().split(';').next();
     let essence = essence.unwrap_or_default().trim().to_ascii_lowercase();
     match essence.as_str() {
-        "text/event-stream" => Ok(BodyKind::Streamed),
+        essence if essence == stream_type => Ok(BodyKind::Streamed),
         "application/json" => Ok(BodyKind::Whole),
         _ => Err(BackendError::Garbled(
             "the reply is neither JSON nor an event stream",
@@ -85,7 +95,11 @@ fn body_kind(headers: &HeaderMap, is_streamed: bool) -> Result<BodyKind, Backend
     }
 }
 
-async fn read_whole(mut response: Response, bytes_max: usize) -> Result<Reply, BackendError> {
+async fn read_whole(
+    mut response: Response,
+    dialect: &dyn ClientDialect,
+    bytes_max: usize,
+) -> Result<Reply, BackendError> {
     const TOO_LARGE: BackendError = BackendError::Garbled("the reply is too large");
     let declared = response.content_length().unwrap_or(0);
     if usize::try_from(declared).unwrap_or(usize::MAX) > bytes_max {
@@ -98,7 +112,7 @@ async fn read_whole(mut response: Response, bytes_max: usize) -> Result<Reply, B
         }
         body.extend_from_slice(&chunk);
     }
-    decode_reply(&body)
+    dialect.decode_reply(&body)
 }
 
 fn name_model(named: &mut String, model: &str) {
@@ -107,10 +121,15 @@ fn name_model(named: &mut String, model: &str) {
     }
 }
 
-fn stream_of(response: Response, model: String, patience: Patience) -> ChatStream {
+fn stream_of(
+    response: Response,
+    decoder: Box<dyn StreamDecoder>,
+    model: String,
+    patience: Patience,
+) -> ChatStream {
     let reading = Reading {
         response: Some(response),
-        decoder: ChunkDecoder::new(),
+        decoder,
         events: VecDeque::new(),
         has_begun: false,
         model,
@@ -126,7 +145,7 @@ fn stream_of(response: Response, model: String, patience: Patience) -> ChatStrea
 struct Reading {
     /// `None` once nothing more is wanted of it.
     response: Option<Response>,
-    decoder: ChunkDecoder,
+    decoder: Box<dyn StreamDecoder>,
     /// Decoded and not yet handed out: at most one read's worth.
     events: VecDeque<Result<ChatEvent, BackendError>>,
     has_begun: bool,
@@ -199,6 +218,7 @@ async fn drain(response: &mut Response) {
 mod tests {
     use futures::executor::block_on;
     use reqwest::Body;
+    use wire::openai::Chat;
 
     use super::*;
 
@@ -221,9 +241,9 @@ mod tests {
         for is_declared in [true, false] {
             let length = response(is_declared).content_length();
             assert_eq!(length.is_some(), is_declared);
-            let fits = block_on(read_whole(response(is_declared), REPLY.len()));
+            let fits = block_on(read_whole(response(is_declared), &Chat, REPLY.len()));
             assert_eq!(fits.unwrap().choices[0].text(), "a");
-            let over = block_on(read_whole(response(is_declared), REPLY.len() - 1));
+            let over = block_on(read_whole(response(is_declared), &Chat, REPLY.len() - 1));
             assert!(matches!(
                 over,
                 Err(BackendError::Garbled("the reply is too large"))

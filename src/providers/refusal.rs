@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use domain::{BackendError, BadRequest, TimeoutPhase};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
-use wire::openai::{ErrorReply, decode_error};
+use wire::ClientDialect;
+use wire::openai::ErrorReply;
 
 use crate::Secret;
 use crate::response::Response;
@@ -23,13 +24,14 @@ const KEY_PLACEHOLDER: &str = "[key]";
 /// Reads what is needed of a response that is no success.
 pub(crate) async fn read_refusal(
     response: Response,
+    dialect: &dyn ClientDialect,
     model: &str,
     key: Option<&Secret>,
 ) -> BackendError {
     let status = response.status();
     let retry_after = retry_after(response.headers(), SystemTime::now());
     let reply = match status.as_u16() {
-        400..=499 => decode_error(&read_start(response).await),
+        400..=499 => dialect.decode_error(&read_start(response).await),
         _ => None,
     };
     classify(
@@ -128,6 +130,8 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use wire::openai::decode_error;
+
     use super::*;
 
     fn waits(text: &str) -> Option<Duration> {

@@ -12,12 +12,12 @@ use domain::{
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
 use reqwest::{Body, Client, RequestBuilder, Url};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
-use wire::openai::encode_request;
+use wire::ClientDialect;
 
 use crate::breaker::Breaker;
 use crate::direct::Direct;
@@ -25,6 +25,7 @@ use crate::reading::{Patience, read_answer};
 use crate::refusal::read_refusal;
 use crate::response::Response;
 use crate::sending::MarkedBody;
+use crate::target::{Target, Targets};
 use crate::{Secret, Transport, UpstreamConfig, UpstreamConfigError};
 
 /// Before the first retry; doubled for the next, then spread over half to one and a half.
@@ -35,16 +36,16 @@ const ENCODE_INLINE_BYTES_MAX: usize = 64 * 1024;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// One OpenAI-compatible upstream over HTTP.
+/// One upstream over HTTP.
 ///
 /// Connects are retried; a request that a connection took is not. Health is learnt from chats:
 /// after three in a row without a connection the upstream counts as down for five seconds.
 #[derive(Debug)]
 pub struct Upstream {
     card: BackendCard,
-    endpoint: Url,
+    dialect: &'static dyn ClientDialect,
+    targets: Targets,
     /// Credentials and the operator's own, ready to send.
     headers: HeaderMap,
     /// Kept to keep it out of what an upstream's errors pass on.
@@ -66,12 +67,14 @@ impl Upstream {
     /// # Errors
     /// What is wrong with `config`.
     pub fn new(config: UpstreamConfig, transport: Transport) -> Result<Self, UpstreamConfigError> {
-        let endpoint = endpoint(&config.base_url)?;
+        let targets = Targets::new(&config.base_url, config.dialect)?;
         let headers = headers(&config)?;
-        let direct = transport.direct_to(&endpoint, config.connect_timeout);
+        let direct = transport.direct_to(targets.base(), config.connect_timeout);
+        let road = |direct| Road::new(direct, config.dialect, &headers, transport.user_agent());
         Ok(Self {
-            direct: direct.map(|direct| Road::new(direct, &headers, transport.user_agent())),
-            endpoint,
+            direct: direct.map(road),
+            dialect: config.dialect,
+            targets,
             headers,
             card: card(&config)?,
             key: config.key,
@@ -86,10 +89,15 @@ impl Upstream {
     }
 
     /// Sends until a connection takes the request. The tries end with the first one that did.
-    async fn send(&self, call: &Outbound, body: Bytes) -> Result<Response, BackendError> {
+    async fn send(
+        &self,
+        call: &Outbound,
+        target: &Target,
+        body: Bytes,
+    ) -> Result<Response, BackendError> {
         let mut retries = 0;
         loop {
-            let error = match self.send_once(call, body.clone()).await {
+            let error = match self.send_once(call, target, body.clone()).await {
                 Ok(response) => {
                     self.breaker.reached();
                     return Ok(response);
@@ -115,25 +123,36 @@ impl Upstream {
         }
     }
 
-    async fn send_once(&self, call: &Outbound, body: Bytes) -> Result<Response, SendError> {
+    async fn send_once(
+        &self,
+        call: &Outbound,
+        target: &Target,
+        body: Bytes,
+    ) -> Result<Response, SendError> {
         match &self.direct {
             Some(road) => {
-                let response = road.direct.send(road.request(call, body)).await?;
+                let request = road.request(call, target, body);
+                let response = road.direct.send(request).await?;
                 Ok(Response::Direct(response))
             }
-            None => self.send_by_client(call, body).await,
+            None => self.send_by_client(call, target, body).await,
         }
     }
 
-    async fn send_by_client(&self, call: &Outbound, body: Bytes) -> Result<Response, SendError> {
+    async fn send_by_client(
+        &self,
+        call: &Outbound,
+        target: &Target,
+        body: Bytes,
+    ) -> Result<Response, SendError> {
         let (body, taken) = MarkedBody::new(body);
         let accept = match call.request().delivery {
             Delivery::Whole => JSON,
-            Delivery::Streamed { .. } => EVENT_STREAM,
+            Delivery::Streamed { .. } => HeaderValue::from_static(self.dialect.media_type()),
         };
         let mut request = self
             .client
-            .post(self.endpoint.clone())
+            .post(target.url.clone())
             .headers(self.headers.clone())
             .header(ACCEPT, accept)
             .body(Body::wrap(body));
@@ -176,19 +195,20 @@ impl Upstream {
             first_event_by: Instant::now() + first,
             idle: self.idle_timeout,
         };
-        let body = encode(call).await?;
+        let target = self.targets.of(call.model(), call.request().delivery)?;
+        let body = encode(self.dialect, call).await?;
         let opened = timeout_at(patience.first_event_by, async {
-            let response = self.send(call, body).await?;
+            let response = self.send(call, &target, body).await?;
             if response.status() == http::StatusCode::OK {
                 Ok(response)
             } else {
-                Err(read_refusal(response, call.model(), self.key.as_ref()).await)
+                Err(read_refusal(response, self.dialect, call.model(), self.key.as_ref()).await)
             }
         });
         let response = opened
             .await
             .map_err(|_| BackendError::TimedOut(TimeoutPhase::FirstEvent))??;
-        read_answer(response, call.model(), is_streamed, patience).await
+        read_answer(response, self.dialect, call.model(), is_streamed, patience).await
     }
 }
 
@@ -211,13 +231,17 @@ impl Backend for Upstream {
 #[derive(Debug)]
 struct Road {
     direct: Direct,
-    target: Uri,
     for_whole: HeaderMap,
     for_streamed: HeaderMap,
 }
 
 impl Road {
-    fn new(direct: Direct, headers: &HeaderMap, user_agent: Option<&HeaderValue>) -> Self {
+    fn new(
+        direct: Direct,
+        dialect: &dyn ClientDialect,
+        headers: &HeaderMap,
+        user_agent: Option<&HeaderValue>,
+    ) -> Self {
         let uri = direct.uri();
         let mut for_whole = headers.clone();
         let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -230,24 +254,23 @@ impl Road {
         }
         let mut for_streamed = for_whole.clone();
         for_whole.insert(ACCEPT, JSON);
-        for_streamed.insert(ACCEPT, EVENT_STREAM);
-        let target = uri.path_and_query().cloned();
+        let stream_type = HeaderValue::from_static(dialect.media_type());
+        for_streamed.insert(ACCEPT, stream_type);
         Self {
-            target: target.map_or_else(Uri::default, Uri::from),
             direct,
             for_whole,
             for_streamed,
         }
     }
 
-    fn request(&self, call: &Outbound, body: Bytes) -> Request<Full<Bytes>> {
+    fn request(&self, call: &Outbound, target: &Target, body: Bytes) -> Request<Full<Bytes>> {
         let headers = match call.request().delivery {
             Delivery::Whole => &self.for_whole,
             Delivery::Streamed { .. } => &self.for_streamed,
         };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        request.uri_mut().clone_from(&self.target);
+        request.uri_mut().clone_from(&target.uri);
         request.headers_mut().clone_from(headers);
         if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
             request.headers_mut().insert(REQUEST_ID, id);
@@ -266,38 +289,23 @@ pub(crate) enum SendError {
 }
 
 /// The body to send. Long ones are written where they hold up nobody.
-async fn encode(call: &Outbound) -> Result<Bytes, BackendError> {
+async fn encode(
+    dialect: &'static dyn ClientDialect,
+    call: &Outbound,
+) -> Result<Bytes, BackendError> {
     if call.body_bytes() <= ENCODE_INLINE_BYTES_MAX {
-        return Ok(encode_request(call.model(), call.request()));
+        return dialect.encode_request(call.model(), call.request());
     }
     let call = call.clone();
-    let work = tokio::task::spawn_blocking(move || encode_request(call.model(), call.request()));
+    let work =
+        tokio::task::spawn_blocking(move || dialect.encode_request(call.model(), call.request()));
     work.await
-        .map_err(|_| BackendError::Unreachable("the request could not be written"))
+        .map_err(|_| BackendError::Unreachable("the request could not be written"))?
 }
 
 fn backoff(retries: u32) -> Duration {
     let spread: f64 = rand::random_range(0.5..1.5);
     (CONNECT_BACKOFF * 2_u32.pow(retries)).mul_f64(spread)
-}
-
-/// `base_url` with `/chat/completions` after whatever path it has.
-fn endpoint(base_url: &str) -> Result<Url, UpstreamConfigError> {
-    let mut url = Url::parse(base_url.trim()).map_err(|_| UpstreamConfigError::UrlMalformed)?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(UpstreamConfigError::UrlScheme);
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(UpstreamConfigError::UrlCredentials);
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(UpstreamConfigError::UrlQuery);
-    }
-    let path = url.path().trim_end_matches('/').to_owned();
-    // The whole endpoint is what many providers' pages print; taking it costs nobody anything.
-    let path = path.strip_suffix("/chat/completions").unwrap_or(&path);
-    url.set_path(&format!("{path}/chat/completions"));
-    Ok(url)
 }
 
 fn headers(config: &UpstreamConfig) -> Result<HeaderMap, UpstreamConfigError> {
@@ -311,6 +319,12 @@ fn headers(config: &UpstreamConfig) -> Result<HeaderMap, UpstreamConfigError> {
         TRANSFER_ENCODING,
     ];
     let mut headers = HeaderMap::new();
+    for (name, value) in config.dialect.headers() {
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
     for (name, value) in &config.headers {
         let malformed = || UpstreamConfigError::HeaderMalformed { name: name.clone() };
         let parsed: HeaderName = name.parse().map_err(|_| malformed())?;

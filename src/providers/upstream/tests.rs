@@ -559,31 +559,6 @@ async fn the_key_shows_nowhere() {
 }
 
 #[test]
-fn a_base_url_keeps_its_path() {
-    for (base_url, expected) in [
-        ("https://a.example", "https://a.example/chat/completions"),
-        (
-            "https://a.example/v1",
-            "https://a.example/v1/chat/completions",
-        ),
-        (
-            "https://a.example/v1/",
-            "https://a.example/v1/chat/completions",
-        ),
-        (
-            "http://a.example:81/x/openai//",
-            "http://a.example:81/x/openai/chat/completions",
-        ),
-        (
-            " https://a.example/v1/chat/completions ",
-            "https://a.example/v1/chat/completions",
-        ),
-    ] {
-        assert_eq!(endpoint(base_url).unwrap().as_str(), expected);
-    }
-}
-
-#[test]
 fn faults_of_a_configuration_are_named() {
     use UpstreamConfigError as E;
     type Change = fn(&mut UpstreamConfig);
@@ -671,11 +646,133 @@ async fn a_long_body_is_written_off_the_network_threads() {
     asked.source = None;
     for (body_bytes, is_away) in [(100, false), (words.len(), true)] {
         let call = outbound(asked.clone()).of_body_bytes(body_bytes);
-        let mut written = pin!(encode(&call));
+        let mut written = pin!(encode(&wire::openai::Chat, &call));
         assert_eq!(
             futures::poll!(written.as_mut()).is_pending(),
             is_away,
             "{body_bytes}"
         );
     }
+}
+
+/// A dialect that differs from OpenAI's in everything an upstream asks it for.
+#[derive(Debug)]
+struct Telegraph;
+
+impl ClientDialect for Telegraph {
+    fn dialect(&self) -> domain::Dialect {
+        domain::Dialect::Bedrock
+    }
+
+    fn target(&self, model: &str, delivery: Delivery) -> std::borrow::Cow<'static, str> {
+        match delivery {
+            Delivery::Whole => format!("/lines/{model}:wire").into(),
+            Delivery::Streamed { .. } => format!("/lines/{model}:tick?alt=dots").into(),
+        }
+    }
+
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        &[("x-morse", "1865"), ("x-speed", "slow")]
+    }
+
+    fn encode_request(&self, model: &str, request: &ChatRequest) -> Result<Bytes, BackendError> {
+        match request.choices {
+            1 => Ok(Bytes::from(format!("{model} STOP"))),
+            _ => Err(BackendError::declined("n", "one telegram at a time")),
+        }
+    }
+
+    fn decode_reply(&self, body: &[u8]) -> Result<Reply, BackendError> {
+        wire::openai::decode_reply(body.strip_prefix(b"WHOLE").unwrap_or_default())
+    }
+
+    fn decoder(&self) -> Box<dyn wire::StreamDecoder> {
+        wire::openai::Chat.decoder()
+    }
+
+    fn media_type(&self) -> &'static str {
+        "application/x-dots"
+    }
+
+    fn decode_error(&self, body: &[u8]) -> Option<wire::openai::ErrorReply> {
+        wire::openai::decode_error(body.strip_prefix(b"SORRY")?)
+    }
+}
+
+fn by_telegraph(server: &Server, transport: Transport) -> Upstream {
+    let mut config = config(&server.url("http"));
+    config.dialect = &Telegraph;
+    config.headers = vec![("x-speed".into(), "fast".into())];
+    Upstream::new(config, transport).unwrap()
+}
+
+#[tokio::test]
+async fn an_upstream_speaks_its_own_dialect() {
+    let dots = "content-type: application/x-dots; v=1\r\n";
+    let reply = format!("WHOLE{REPLY}");
+    let stream = format!("{FIRST_CHUNK}{LAST_CHUNKS}");
+    for (members, reply, line, accept) in [
+        (
+            "",
+            json("200 OK", &reply),
+            "/v1/lines/theirs:wire",
+            "application/json",
+        ),
+        (
+            STREAM,
+            response("200 OK", dots, &stream),
+            "/v1/lines/theirs:tick?alt=dots",
+            "application/x-dots",
+        ),
+    ] {
+        for transport in both_ways() {
+            let server = Server::bind().await;
+            let upstream = by_telegraph(&server, transport);
+            let ((head, body), reply) = tokio::join!(
+                server.answer(&reply, Ending::Close),
+                whole(&upstream, members),
+            );
+            assert_eq!(reply.unwrap().choices[0].text(), "hello");
+            assert!(
+                head.starts_with(&format!("POST {line} HTTP/1.1\r\n")),
+                "{head}"
+            );
+            let accept = format!("accept: {accept}");
+            for line in [accept.as_str(), "x-morse: 1865", "x-speed: fast"] {
+                assert!(head.lines().any(|had| had == line), "{line} in {head}");
+            }
+            assert_eq!(body, "theirs STOP");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dialects_own_refusals_are_read_and_foreign_streams_are_not() {
+    let error = r#"SORRY{"error":{"message":"bad n","param":"n"}}"#;
+    for (reply, words) in [
+        (json("400 Bad Request", error), "message: \"bad n\""),
+        (json("400 Bad Request", &error[5..]), "gave no reason"),
+        (events(FIRST_CHUNK), "neither JSON nor"),
+    ] {
+        let server = Server::bind().await;
+        let upstream = by_telegraph(&server, transport());
+        let (_, seen) = tokio::join!(
+            server.answer(&reply, Ending::Close),
+            failure(&upstream, STREAM),
+        );
+        assert!(seen.contains(words), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_dialect_cannot_say_is_declined_and_never_sent() {
+    let server = Server::bind().await;
+    let upstream = by_telegraph(&server, transport());
+    let seen = tokio::select! {
+        biased;
+        seen = failure(&upstream, r#""n":2,"#) => seen,
+        _ = server.0.accept() => unreachable!("nothing is sent"),
+    };
+    assert!(seen.starts_with("Declined"), "{seen}");
+    assert!(seen.contains("one telegram"), "{seen}");
 }
