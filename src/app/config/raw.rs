@@ -451,6 +451,9 @@ pub struct RawUpstream {
     pub name: Option<String>,
     /// Up to and including the version: `https://api.openai.com/v1`. Required.
     pub base_url: Option<String>,
+    /// What is spoken there. `openai`: chat completions.
+    #[schemars(extend("enum" = dialect_words()))]
+    pub dialect: String,
     /// `env:NAME` or `file:/path`. Left out for upstreams that ask for none.
     pub key: Option<SecretText>,
     /// Models it is used for. The first is its default.
@@ -480,6 +483,7 @@ impl Default for RawUpstream {
         Self {
             name: None,
             base_url: None,
+            dialect: "openai".into(),
             key: None,
             models: Vec::new(),
             default_model: None,
@@ -493,6 +497,12 @@ impl Default for RawUpstream {
             headers: BTreeMap::new(),
         }
     }
+}
+
+/// What `dialect` may be.
+pub fn dialect_words() -> Vec<&'static str> {
+    let clients = wire::CLIENTS.iter();
+    clients.map(|client| client.dialect().as_label()).collect()
 }
 
 /// Which rules decide where a request goes.

@@ -109,6 +109,7 @@ fn every_section_reports_its_faults_at_once() {
         base_url = 'http://far.example/v1'
         models = ['m']
         default_model = 'other'
+        dialect = 'pidgin'
         [[upstreams]]
         name = 'b'
         base_url = 'https://u:p@far.example'
@@ -140,6 +141,7 @@ fn every_section_reports_its_faults_at_once() {
         "upstreams[0].name: takes letters",
         "upstreams[0].base_url: is plain HTTP to another machine",
         "upstreams[0].default_model: `other` is not among",
+        "upstreams[0].dialect: `pidgin` is none of openai",
         "upstreams[1].base_url: must not hold a user name",
         "upstreams[1].key: the environment has no ABSENT",
         "upstreams[1].models: name at least one model",
@@ -156,7 +158,7 @@ fn every_section_reports_its_faults_at_once() {
             "{wanted}: {found:#?}"
         );
     }
-    assert_eq!(found.len(), 22, "{found:#?}");
+    assert_eq!(found.len(), 23, "{found:#?}");
 }
 
 #[test]

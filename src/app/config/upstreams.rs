@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use domain::BackendName;
 use providers::{UpstreamConfig, UpstreamConfigError};
+use wire::ClientDialect;
 
 use super::faults::Findings;
-use super::raw::{OneOrMany, RawConfig, RawUpstream};
+use super::raw::{OneOrMany, RawConfig, RawUpstream, dialect_words};
 use super::secret::Surroundings;
 use super::sections::{RESERVED_NAMES, trust, wait_ms};
 
@@ -42,6 +43,7 @@ fn upstream_config(
 ) -> Option<UpstreamConfig> {
     let name = upstream_name(path, raw.name.as_deref(), findings);
     let base_url = base_url(path, raw, findings);
+    let dialect = dialect(path, &raw.dialect, findings);
     let default_model = default_model(
         path,
         raw.default_model.as_deref(),
@@ -90,6 +92,7 @@ fn upstream_config(
     Some(UpstreamConfig {
         name: BackendName::new(name?),
         base_url: base_url?,
+        dialect: dialect?,
         key,
         default_model: default_model?,
         models: raw.models.clone(),
@@ -139,6 +142,17 @@ fn base_url(path: &str, raw: &RawUpstream, findings: &mut Findings) -> Option<St
         return None;
     }
     Some(text.clone())
+}
+
+fn dialect(path: &str, word: &str, findings: &mut Findings) -> Option<&'static dyn ClientDialect> {
+    let dialect = wire::client(word);
+    if dialect.is_none() {
+        findings.fault(
+            format!("{path}.dialect"),
+            format!("`{word}` is none of {}", dialect_words().join(", ")),
+        );
+    }
+    dialect
 }
 
 /// What keeps a URL from being where requests are sent.
