@@ -795,8 +795,9 @@ impl fmt::Debug for Sampling {
 }
 
 impl Sampling {
-    /// OpenAI takes four stop strings.
-    pub const STOPS_MAX: usize = 4;
+    /// No dialect takes more here. The engine looks for each after every token, which costs about as
+    /// much as the token's text is long.
+    pub const STOPS_MAX: usize = 64;
 }
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]

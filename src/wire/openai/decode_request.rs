@@ -30,6 +30,8 @@ const CHOICES_MAX: u32 = 128;
 const OUTPUT_TOKENS_MAX: u32 = 16 << 20;
 /// Stop strings are held back from the stream while they may be forming, so they stay short.
 const STOP_BYTES_MAX: usize = 1024;
+/// OpenAI's bound on `stop`.
+const STOPS_MAX: usize = 4;
 const LOGIT_BIAS_MAX: usize = 1024;
 /// Beyond every vocabulary.
 pub(super) const TOKEN_ID_MAX: u32 = 16 << 20;
@@ -184,8 +186,8 @@ fn read_stop(fields: &mut Fields<'_>) -> Result<Vec<String>, BadRequest> {
     match fields.take("stop") {
         None => Ok(Vec::new()),
         Some(Value::String(stop)) => Ok(vec![bounded(&path, stop, STOP_BYTES_MAX)?]),
-        Some(Value::Array(items)) if items.len() > Sampling::STOPS_MAX => {
-            Err(fault::too_many(&path, Sampling::STOPS_MAX, items.len()))
+        Some(Value::Array(items)) if items.len() > STOPS_MAX => {
+            Err(fault::too_many(&path, STOPS_MAX, items.len()))
         }
         Some(Value::Array(items)) => items
             .into_iter()
