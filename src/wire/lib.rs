@@ -10,6 +10,7 @@ mod clients;
 mod fields;
 mod halves;
 mod request_fault;
+mod splice;
 mod sse;
 mod strict_json;
 

@@ -4,16 +4,12 @@
 //! goes out byte for byte, but for `model` and the streaming fields. One that was masked or made
 //! here is written from `domain`, with everything uninterpreted put back where it stood.
 
-use std::borrow::Cow;
-use std::fmt;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use domain::{ChatRequest, Delivery, Dialect};
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::request_body::request_body;
+use crate::splice::{Members, put_json, put_member};
 
 /// The body to send for `request` to an upstream that knows the model as `model`.
 ///
@@ -70,45 +66,6 @@ fn put_stream_options(out: &mut BytesMut, options: Option<&RawValue>) {
         }
     }
     out.put_u8(b'}');
-}
-
-/// Begins the object with the first member.
-fn put_member(out: &mut BytesMut, name: &str, put_value: impl FnOnce(&mut BytesMut)) {
-    out.put_u8(if out.is_empty() { b'{' } else { b',' });
-    put_json(out, name);
-    out.put_u8(b':');
-    put_value(out);
-}
-
-fn put_json(out: &mut BytesMut, text: &str) {
-    serde_json::to_writer(out.writer(), text).expect("writing strings to memory cannot fail");
-}
-
-/// An object's members in the order they stand, values unparsed.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor)
-    }
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some(member) = fields.next_entry()? {
-            members.push(member);
-        }
-        Ok(Members(members))
-    }
 }
 
 #[cfg(test)]
