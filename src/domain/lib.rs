@@ -66,7 +66,7 @@ pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
 pub use reading::{ReadToken, TextPart, TextToRead, Tokenizer};
 pub use record::{CacheOutcome, ExchangeRecord, Outcome, RouteTaken};
-pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, read_head, replay};
+pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, read_head, replay, replay_events};
 pub use rerank::{RerankRequest, Reranker, Scores};
 pub use sampling::{
     Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,

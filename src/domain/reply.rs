@@ -263,6 +263,12 @@ pub async fn read_head(
 /// of a choice.
 #[must_use]
 pub fn replay(reply: &Reply) -> ChatStream {
+    stream::iter(replay_events(reply).into_iter().map(Ok)).boxed()
+}
+
+/// As [`replay`], where nobody waits.
+#[must_use]
+pub fn replay_events(reply: &Reply) -> Vec<ChatEvent> {
     let mut events = vec![ChatEvent::Started(reply.started.clone())];
     for choice in &reply.choices {
         let at = choice.choice;
@@ -312,7 +318,7 @@ pub fn replay(reply: &Reply) -> ChatStream {
         });
     }
     events.extend(reply.usage.map(ChatEvent::Usage));
-    stream::iter(events.into_iter().map(Ok)).boxed()
+    events
 }
 
 #[cfg(test)]

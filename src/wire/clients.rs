@@ -1,11 +1,12 @@
 //! The dialects that upstreams may speak.
 
-use crate::{ClientDialect, openai};
+use crate::{ClientDialect, openai, responses};
 
 /// A dialect's word in a configuration is its label.
 #[rustfmt::skip]
 pub static CLIENTS: &[&dyn ClientDialect] = &[
     &openai::Chat,
+    &responses::Responses,
 ];
 
 /// The dialect that a configuration calls `word`.

@@ -5,6 +5,7 @@
 //! never dialect to dialect. No I/O, no clock, no randomness: ids and times arrive as arguments.
 
 pub mod openai;
+pub mod responses;
 
 mod clients;
 mod fields;

@@ -27,7 +27,7 @@ const MODEL_BYTES_MAX: usize = 256;
 /// OpenAI's bound on `n`.
 const CHOICES_MAX: u32 = 128;
 /// Beyond every model's context.
-const OUTPUT_TOKENS_MAX: u32 = 16 << 20;
+pub(crate) const OUTPUT_TOKENS_MAX: u32 = 16 << 20;
 /// Stop strings are held back from the stream while they may be forming, so they stay short.
 const STOP_BYTES_MAX: usize = 1024;
 /// OpenAI's bound on `stop`.
@@ -246,11 +246,11 @@ fn read_logprobs(fields: &mut Fields<'_>) -> Result<Option<u8>, BadRequest> {
     }
 }
 
-pub(super) const NAME_PATTERN_HINT: &str =
+pub(crate) const NAME_PATTERN_HINT: &str =
     "expected a string that matches the pattern '^[a-zA-Z0-9_-]{1,64}$'.";
 
 /// The characters that OpenAI takes in the names of functions and schemas.
-pub(super) fn is_plain_name(name: &str) -> bool {
+pub(crate) fn is_plain_name(name: &str) -> bool {
     name.bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }

@@ -153,6 +153,13 @@ impl<'a> From<&'a TokenLogprob> for LogprobBody<'a> {
     }
 }
 
+/// Of tokens, as the responses dialect has them too.
+pub(crate) fn logprobs_of(tokens: &[TokenLogprobs]) -> serde_json::Value {
+    let body = serde_json::to_value(LogprobsBody::from(tokens));
+    let mut body = body.expect("strings and finite numbers always serialize");
+    body["content"].take()
+}
+
 /// The `usage` object, shared with the stream's usage chunk.
 #[derive(Serialize)]
 pub(super) struct UsageBody {

@@ -38,6 +38,11 @@ mod decode_error;
 mod decode_reply;
 mod reply_shape;
 
+pub(crate) use decode_request::{NAME_PATTERN_HINT, OUTPUT_TOKENS_MAX, is_plain_name};
+pub(crate) use encode_reply::logprobs_of;
+pub(crate) use reply_shape::TOP_LOGPROBS_MAX;
+pub(crate) use request_body::effort;
+
 pub use decode_chunk::ChunkDecoder;
 pub use decode_error::{ErrorReply, decode_error};
 pub use decode_reply::decode_reply;

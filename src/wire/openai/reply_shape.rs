@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 /// The highest `index` of a choice taken, plus one. OpenAI's `n` ends at 128.
 pub(super) const CHOICES_MAX: u32 = 128;
 /// OpenAI's bound on `top_logprobs`.
-pub(super) const TOP_LOGPROBS_MAX: u32 = 20;
+pub(crate) const TOP_LOGPROBS_MAX: u32 = 20;
 /// Tool calls taken per choice.
 pub(super) const TOOL_CALLS_MAX: usize = 256;
 

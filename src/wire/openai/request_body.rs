@@ -6,6 +6,8 @@ use domain::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::responses::SHARED;
+
 /// A field of `extra` that says only under which name the caller set the output bound. Providers
 /// know one of the two names, and the caller knows its provider.
 pub(super) const NEWER_OUTPUT_BOUND: &str = "max_completion_tokens";
@@ -65,14 +67,20 @@ pub(super) fn request_body(model: &str, request: &ChatRequest) -> Value {
         body.insert("stream_options".into(), json!({"include_usage": true}));
     }
     let mut body = Value::Object(body);
-    if request.dialect == Dialect::OpenAi {
-        add_extra(&mut body, &request.extra);
+    match request.dialect {
+        Dialect::OpenAi => add_extra(&mut body, &request.extra),
+        Dialect::Responses => add_shared(&mut body, &request.extra),
+        Dialect::Completions
+        | Dialect::Anthropic
+        | Dialect::Gemini
+        | Dialect::Bedrock
+        | Dialect::Ollama => {}
     }
     body
 }
 
 /// The effort, or the one that stands for a bound on thoughts.
-fn effort(reasoning: Reasoning) -> Option<Effort> {
+pub(crate) fn effort(reasoning: Reasoning) -> Option<Effort> {
     let by_bound = |tokens: Tokens| match tokens.0 {
         0 => Effort::None,
         1..=1_024 => Effort::Low,
@@ -202,7 +210,8 @@ fn tool_body(tool: &Tool, dialect: Dialect) -> Value {
     {
         function.insert("parameters".into(), tool.parameters.clone());
     }
-    let extra = (dialect == Dialect::OpenAi).then_some(&tool.extra);
+    let is_ours = matches!(dialect, Dialect::OpenAi | Dialect::Responses);
+    let extra = is_ours.then_some(&tool.extra);
     for (name, value) in extra.into_iter().flatten() {
         function.insert(name.clone(), value.clone());
     }
@@ -242,6 +251,15 @@ fn add_sampling(body: &mut Map<String, Value>, sampling: &Sampling) {
 fn shortest(number: f32) -> Value {
     let wide = number.to_string().parse::<f64>();
     wide.map_or(Value::Null, Value::from)
+}
+
+/// The fields that OpenAI's two dialects call the same.
+fn add_shared(body: &mut Value, extra: &Extra) {
+    for name in SHARED {
+        if let (Some(value), Value::Object(fields)) = (extra.get(name), &mut *body) {
+            fields.insert(name.to_owned(), value.clone());
+        }
+    }
 }
 
 /// Puts uninterpreted fields back: plain names at the top, JSON Pointers where they stood.

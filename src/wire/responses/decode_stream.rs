@@ -1,0 +1,239 @@
+//! Decodes a streamed reply, as a client.
+
+use std::collections::VecDeque;
+
+use domain::{BackendError, ChatEvent, Started, ToolCallPart};
+use serde_json::Value;
+
+use super::shape::{ITEMS_MAX, TOOL_CALLS_MAX, failure, filled, hidden, reason, thoughts, usage};
+use crate::{SseDecoder, SseEvent, StreamDecoder};
+
+type Out = VecDeque<Result<ChatEvent, BackendError>>;
+
+const TOO_LARGE: BackendError = BackendError::Garbled("an event of the stream is too large");
+
+/// Turns a stream's bytes, cut anywhere, into events that obey [`domain::Grammar`].
+#[derive(Debug, Default)]
+pub struct Decoder {
+    sse: SseDecoder,
+    reader: Reader,
+}
+
+#[derive(Debug, Default)]
+struct Reader {
+    has_started: bool,
+    /// By `output_index`: the call's index among the calls.
+    calls: Vec<(u64, u32)>,
+    /// Of calls that have said something of their arguments.
+    argued: Vec<u64>,
+    /// Of items whose thoughts were told as they came.
+    thought: Vec<u64>,
+    items_count: usize,
+    is_over: bool,
+}
+
+impl StreamDecoder for Decoder {
+    fn push(&mut self, bytes: &[u8], out: &mut Out) {
+        if self.reader.is_over {
+            return;
+        }
+        let pushed = self
+            .sse
+            .push(bytes, &mut |event| self.reader.take(event, out));
+        if pushed.is_err() && !self.reader.is_over {
+            self.reader.fail(TOO_LARGE, out);
+        }
+    }
+
+    fn finish(&mut self, out: &mut Out) {
+        if self.reader.is_over {
+            return;
+        }
+        let finished = self.sse.finish(&mut |event| self.reader.take(event, out));
+        if !self.reader.is_over {
+            let error = finished.map_or(TOO_LARGE, |()| BackendError::Interrupted);
+            self.reader.fail(error, out);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.reader.is_over
+    }
+}
+
+impl Reader {
+    fn fail(&mut self, error: BackendError, out: &mut Out) {
+        self.is_over = true;
+        out.push_back(Err(error));
+    }
+
+    fn take(&mut self, event: SseEvent<'_>, out: &mut Out) {
+        let data = event.data.trim_ascii();
+        if self.is_over || data.is_empty() || data == b"[DONE]" {
+            return;
+        }
+        if let Err(error) = self.read(data, out) {
+            self.fail(error, out);
+        }
+    }
+
+    fn read(&mut self, data: &[u8], out: &mut Out) -> Result<(), BackendError> {
+        let body: Value = serde_json::from_slice(data)
+            .map_err(|_| BackendError::Garbled("an event of the stream is malformed"))?;
+        let kind = body["type"].as_str().unwrap_or_default();
+        if kind == "error" || !body["error"].is_null() {
+            let error = if body["error"].is_null() {
+                &body
+            } else {
+                &body["error"]
+            };
+            return Err(failure(error));
+        }
+        let kind = kind.strip_prefix("response.").unwrap_or_default();
+        if matches!(kind, "created" | "in_progress" | "queued") {
+            self.start(&body["response"], out);
+            return Ok(());
+        }
+        if matches!(kind, "completed" | "incomplete" | "failed" | "cancelled") {
+            return self.end(&body["response"], out);
+        }
+        let at = body["output_index"].as_u64().unwrap_or(0);
+        match kind {
+            "output_item.added" => {
+                self.start(&Value::Null, out);
+                self.items_count += 1;
+                if self.items_count > ITEMS_MAX {
+                    return Err(BackendError::Garbled("the response has too many items"));
+                }
+                self.begin_item(at, &body["item"], out)
+            }
+            "output_text.delta" | "refusal.delta" => {
+                self.start(&Value::Null, out);
+                let text = filled(&body["delta"]);
+                out.extend(text.map(|text| Ok(ChatEvent::Text { choice: 0, text })));
+                Ok(())
+            }
+            "reasoning_text.delta" | "reasoning_summary_text.delta" => {
+                self.start(&Value::Null, out);
+                if let Some(text) = filled(&body["delta"]) {
+                    self.thought.push(at);
+                    self.thought.dedup();
+                    out.push_back(Ok(ChatEvent::Thought { choice: 0, text }));
+                }
+                Ok(())
+            }
+            "function_call_arguments.delta" => {
+                let delta = body["delta"].as_str().unwrap_or_default();
+                self.argue(at, delta, out)
+            }
+            "output_item.done" => self.end_item(at, &body["item"], out),
+            _ => Ok(()),
+        }
+    }
+
+    fn start(&mut self, response: &Value, out: &mut Out) {
+        if std::mem::replace(&mut self.has_started, true) {
+            return;
+        }
+        out.push_back(Ok(ChatEvent::Started(Started {
+            model: filled(&response["model"]).unwrap_or_default(),
+            reply_id: filled(&response["id"]),
+            fingerprint: None,
+        })));
+    }
+
+    fn begin_item(&mut self, at: u64, item: &Value, out: &mut Out) -> Result<(), BackendError> {
+        if item["type"] != "function_call" {
+            return Ok(());
+        }
+        let (Some(id), Some(name)) = (filled(&item["call_id"]), filled(&item["name"])) else {
+            return Err(BackendError::Garbled("a call has no id or no name"));
+        };
+        let index = u32::try_from(self.calls.len()).unwrap_or(u32::MAX);
+        if index >= TOOL_CALLS_MAX {
+            return Err(BackendError::Garbled("the response has too many calls"));
+        }
+        if self.call(at).is_some() {
+            return Err(BackendError::Garbled("two items have one index"));
+        }
+        self.calls.push((at, index));
+        out.push_back(Ok(ChatEvent::ToolCall {
+            choice: 0,
+            index,
+            part: ToolCallPart {
+                id: Some(id),
+                name: Some(name),
+                arguments: String::new(),
+                seal: None,
+            },
+        }));
+        Ok(())
+    }
+
+    fn call(&self, at: u64) -> Option<u32> {
+        let call = self.calls.iter().find(|(known, _)| *known == at);
+        call.map(|(_, index)| *index)
+    }
+
+    fn argue(&mut self, at: u64, delta: &str, out: &mut Out) -> Result<(), BackendError> {
+        let Some(index) = self.call(at) else {
+            return Err(BackendError::Garbled("arguments came for no call"));
+        };
+        if delta.is_empty() {
+            return Ok(());
+        }
+        if !self.argued.contains(&at) {
+            self.argued.push(at);
+        }
+        out.push_back(Ok(ChatEvent::ToolCall {
+            choice: 0,
+            index,
+            part: ToolCallPart {
+                id: None,
+                name: None,
+                arguments: delta.to_owned(),
+                seal: None,
+            },
+        }));
+        Ok(())
+    }
+
+    /// What was not told as it came.
+    fn end_item(&mut self, at: u64, item: &Value, out: &mut Out) -> Result<(), BackendError> {
+        match item["type"].as_str() {
+            Some("function_call") => {
+                if self.call(at).is_none() {
+                    self.start(&Value::Null, out);
+                    self.begin_item(at, item, out)?;
+                }
+                if !self.argued.contains(&at) {
+                    self.argue(at, item["arguments"].as_str().unwrap_or_default(), out)?;
+                }
+            }
+            Some("reasoning") => {
+                self.start(&Value::Null, out);
+                if !self.thought.contains(&at) {
+                    let thoughts = thoughts(item);
+                    out.extend(thoughts.map(|text| Ok(ChatEvent::Thought { choice: 0, text })));
+                }
+                if let Some(seal) = hidden(item) {
+                    out.push_back(Ok(ChatEvent::Seal { choice: 0, seal }));
+                }
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, response: &Value, out: &mut Out) -> Result<(), BackendError> {
+        let reason = reason(response, !self.calls.is_empty())?;
+        self.start(response, out);
+        self.is_over = true;
+        out.push_back(Ok(ChatEvent::ChoiceEnded { choice: 0, reason }));
+        out.extend(usage(response).map(|usage| Ok(ChatEvent::Usage(usage))));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+use domain::{Dialect, Effort, Image, Reasoning, Seal, SourceBody, Tokens, Tool, ToolCall};
+
+use super::*;
+
+fn written(request: &ChatRequest) -> Value {
+    serde_json::from_slice(&encode_request("up", request).unwrap()).unwrap()
+}
+
+fn request() -> ChatRequest {
+    let mut turn = Message::new(Role::Assistant, "three");
+    turn.content.insert(0, Part::Thought("hm".into()));
+    let seal = |of| {
+        Part::Seal(Seal {
+            of,
+            kind: SealKind::Hidden,
+            data: "c2Vh".into(),
+        })
+    };
+    turn.content.insert(1, seal(Dialect::Responses));
+    turn.content.insert(2, seal(Dialect::Anthropic));
+    turn.tool_calls = vec![ToolCall {
+        id: "c1".into(),
+        name: "f".into(),
+        arguments: "{}".into(),
+        seal: None,
+    }];
+    let mut user = Message::new(Role::User, "two");
+    user.content.push(Part::Image(Image {
+        url: "https://a.example/b.png".into(),
+        detail: None,
+    }));
+    let answer = Message {
+        tool_call_id: Some("c1".into()),
+        ..Message::new(Role::Tool, "ok")
+    };
+    ChatRequest {
+        tools: vec![Tool {
+            name: "f".into(),
+            description: None,
+            parameters: json!({"type": "object"}),
+            extra: [("strict".to_owned(), json!(true))].into_iter().collect(),
+        }],
+        tool_choice: ToolChoice::Named("f".into()),
+        format: OutputFormat::JsonSchema(json!({"name": "s", "schema": {}})),
+        reasoning: Some(Reasoning {
+            effort: Some(Effort::Low),
+            ..Reasoning::default()
+        }),
+        output_tokens_max: Some(Tokens(4)),
+        delivery: Delivery::Streamed {
+            includes_usage: false,
+        },
+        ..ChatRequest::new(
+            "m",
+            vec![Message::new(Role::System, "one"), user, turn, answer],
+        )
+    }
+}
+
+#[test]
+fn a_chat_becomes_items() {
+    let body = written(&request());
+    assert_eq!(
+        body,
+        json!({
+            "model": "up", "stream": true, "store": false,
+            "input": [
+                {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "one"}]},
+                {"type": "message", "role": "user", "content": [
+                    {"type": "input_text", "text": "two"},
+                    {"type": "input_image", "image_url": "https://a.example/b.png", "detail": "auto"}]},
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}], "encrypted_content": "c2Vh"},
+                {"type": "message", "role": "assistant", "content": [
+                    {"type": "output_text", "text": "three", "annotations": []}]},
+                {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c1", "output": "ok"},
+            ],
+            "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": true}],
+            "tool_choice": {"type": "function", "name": "f"},
+            "text": {"format": {"type": "json_schema", "name": "s", "schema": {}}},
+            "reasoning": {"effort": "low"}, "include": ["reasoning.encrypted_content"],
+            "max_output_tokens": 16,
+        })
+    );
+}
+
+#[test]
+fn words_that_both_of_openais_dialects_know_go_over() {
+    let mut asked = request();
+    asked.extra =
+        json!({"metadata": {"a": "b"}, "store": true, "lora": [], "verbosity": "low", "/x/y": 1})
+            .as_object()
+            .unwrap()
+            .clone();
+    let body = written(&asked);
+    assert_eq!(body["metadata"], json!({"a": "b"}));
+    assert_eq!(body["text"]["verbosity"], "low");
+    assert_eq!(body["store"], false, "kept here, if at all");
+    assert!(body.get("lora").is_none() && body.get("verbosity").is_none());
+    asked.dialect = Dialect::Anthropic;
+    assert!(written(&asked).get("metadata").is_none());
+}
+
+#[test]
+fn received_bytes_go_out_as_they_came_but_for_what_is_ours() {
+    let mut asked = request();
+    asked.source = Some(SourceBody {
+        dialect: Dialect::Responses,
+        bytes: Bytes::from_static(
+            br#"{"model":"m","input":  "hi","store":true,"stream":true,"new_field":{"b":1,"a":1.0}}"#,
+        ),
+    });
+    let sent = encode_request("up", &asked).unwrap();
+    let wanted =
+        br#"{"model":"up","input":"hi","new_field":{"b":1,"a":1.0},"store":false,"stream":true}"#;
+    assert_eq!(sent, &wanted[..]);
+}
+
+#[test]
+fn what_cannot_be_said_is_declined_by_name() {
+    let cases: [(&str, fn(&mut ChatRequest)); 4] = [
+        ("n", |it| it.choices = 2),
+        ("stop", |it| it.sampling.stop = vec!["a".into()]),
+        ("logit_bias", |it| it.sampling.logit_bias = vec![(1, 1.0)]),
+        ("presence_penalty", |it| {
+            it.sampling.presence_penalty = Some(1.0)
+        }),
+    ];
+    for (name, change) in cases {
+        let mut asked = request();
+        change(&mut asked);
+        let Err(BackendError::Declined { reason }) = encode_request("up", &asked) else {
+            panic!("{name} was taken")
+        };
+        assert_eq!(reason.param.as_deref(), Some(name));
+    }
+}

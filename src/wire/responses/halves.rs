@@ -1,0 +1,43 @@
+//! The responses dialect behind [`crate::ClientDialect`]. Its server needs whoever keeps responses, so
+//! it is no [`crate::ServerDialect`]: see [`super::decode_request`] and [`super::Encoder`].
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use domain::{BackendError, ChatRequest, Delivery, Dialect, Reply};
+
+use super::decode_reply::decode_reply;
+use super::decode_stream::Decoder;
+use super::encode_request::encode_request;
+use crate::openai::{ErrorReply, decode_error};
+use crate::{ClientDialect, StreamDecoder};
+
+/// OpenAI's responses, as a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Responses;
+
+impl ClientDialect for Responses {
+    fn dialect(&self) -> Dialect {
+        Dialect::Responses
+    }
+
+    fn target(&self, _model: &str, _delivery: Delivery) -> Cow<'static, str> {
+        "/responses".into()
+    }
+
+    fn encode_request(&self, model: &str, request: &ChatRequest) -> Result<Bytes, BackendError> {
+        encode_request(model, request)
+    }
+
+    fn decode_reply(&self, body: &[u8]) -> Result<Reply, BackendError> {
+        decode_reply(body)
+    }
+
+    fn decoder(&self) -> Box<dyn StreamDecoder> {
+        Box::new(Decoder::default())
+    }
+
+    fn decode_error(&self, body: &[u8]) -> Option<ErrorReply> {
+        decode_error(body)
+    }
+}
