@@ -118,7 +118,8 @@ fn received_bytes_go_out_as_they_came_but_for_what_is_ours() {
 
 #[test]
 fn what_cannot_be_said_is_declined_by_name() {
-    let cases: [(&str, fn(&mut ChatRequest)); 4] = [
+    type Change = fn(&mut ChatRequest);
+    let cases: [(&str, Change); 4] = [
         ("n", |it| it.choices = 2),
         ("stop", |it| it.sampling.stop = vec!["a".into()]),
         ("logit_bias", |it| it.sampling.logit_bias = vec![(1, 1.0)]),
