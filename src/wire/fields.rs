@@ -188,6 +188,9 @@ impl<'p> Fields<'p> {
     }
 }
 
+/// Fields at the top level that we do not know.
+pub(crate) const EXTRA_FIELDS_MAX: usize = 256;
+
 /// Two to the 63rd.
 const I64_END: f64 = 9_223_372_036_854_775_808.0;
 
@@ -241,4 +244,38 @@ pub(crate) fn array(
         Value::Array(items) => Ok(items),
         other => Err(fault::wrong_type(path, "an array", &other)),
     }
+}
+
+/// Base64 by its letters and length (RFC 4648, section 4), padded or not.
+pub(crate) fn is_base64(text: &str) -> bool {
+    let letters = text.trim_end_matches('=');
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    text.len() - letters.len() <= 2 && letters.len() % 4 != 1 && letters.bytes().all(is_letter)
+}
+
+/// Unknown fields of the top level. Names that look like the JSON Pointers of nested ones would
+/// be mistaken for those.
+pub(crate) fn add_unknown(fields: Fields<'_>, extra: &mut Extra) -> Result<(), BadRequest> {
+    let unknown = fields.rest();
+    if unknown.len() > EXTRA_FIELDS_MAX {
+        return Err(BadRequest {
+            param: None,
+            code: Some("too_many_parameters".into()),
+            message: format!(
+                "The body has {} parameters that are not known; at most {EXTRA_FIELDS_MAX} are \
+                 passed on.",
+                unknown.len()
+            ),
+        });
+    }
+    for (name, value) in unknown {
+        if name.starts_with('/') {
+            return Err(fault::unsupported(
+                &fault::shown(&name),
+                "Names that begin with '/' are not passed on.",
+            ));
+        }
+        extra.insert(name, value);
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ pub mod openai;
 pub mod responses;
 
 mod clients;
+mod count;
 mod fields;
 mod halves;
 mod request_fault;

@@ -3,7 +3,7 @@
 use domain::{Audio, BadRequest, Extra, File, Image, Message, Part, Role, ToolCall};
 use serde_json::Value;
 
-use crate::fields::{Fields, Path, array};
+use crate::fields::{Fields, Path, array, is_base64};
 use crate::request_fault as fault;
 
 /// Messages in one request.
@@ -210,13 +210,6 @@ fn read_file(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Part, Ba
     file.leave_to(extra);
     fields.leave_to(extra);
     Ok(Part::File(File { url, name }))
-}
-
-/// Base64 by its letters and length (RFC 4648, section 4), padded or not.
-fn is_base64(text: &str) -> bool {
-    let letters = text.trim_end_matches('=');
-    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
-    text.len() - letters.len() <= 2 && letters.len() % 4 != 1 && letters.bytes().all(is_letter)
 }
 
 fn read_calls(

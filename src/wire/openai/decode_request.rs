@@ -19,7 +19,7 @@ use super::decode_open_sampling::read_open_sampling;
 use super::decode_tools::{read_tool_choice, read_tools};
 use super::reply_shape::TOP_LOGPROBS_MAX;
 use super::request_body::NEWER_OUTPUT_BOUND;
-use crate::fields::{Fields, Path, array, bounded, decimal};
+use crate::fields::{Fields, Path, add_unknown, array, bounded, decimal};
 use crate::request_fault as fault;
 use crate::strict_json;
 
@@ -35,8 +35,6 @@ const STOPS_MAX: usize = 4;
 const LOGIT_BIAS_MAX: usize = 1024;
 /// Beyond every vocabulary.
 pub(super) const TOKEN_ID_MAX: u32 = 16 << 20;
-/// Fields at the top level that we do not know.
-const EXTRA_FIELDS_MAX: usize = 256;
 
 /// Reads a chat completions request.
 ///
@@ -347,33 +345,6 @@ fn read_delivery(fields: &mut Fields<'_>, extra: &mut Extra) -> Result<Delivery,
     let includes_usage = options.boolean("include_usage")?.unwrap_or(false);
     options.leave_to(extra);
     Ok(Delivery::Streamed { includes_usage })
-}
-
-/// Unknown fields of the top level. Names that look like the JSON Pointers of nested ones would
-/// be mistaken for those.
-fn add_unknown(fields: Fields<'_>, extra: &mut Extra) -> Result<(), BadRequest> {
-    let unknown = fields.rest();
-    if unknown.len() > EXTRA_FIELDS_MAX {
-        return Err(BadRequest {
-            param: None,
-            code: Some("too_many_parameters".into()),
-            message: format!(
-                "The body has {} parameters that are not known; at most {EXTRA_FIELDS_MAX} are \
-                 passed on.",
-                unknown.len()
-            ),
-        });
-    }
-    for (name, value) in unknown {
-        if name.starts_with('/') {
-            return Err(fault::unsupported(
-                &fault::shown(&name),
-                "Names that begin with '/' are not passed on.",
-            ));
-        }
-        extra.insert(name, value);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

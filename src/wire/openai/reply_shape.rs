@@ -13,6 +13,8 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::count::{Count, tokens};
+
 /// The highest `index` of a choice taken, plus one. OpenAI's `n` ends at 128.
 pub(super) const CHOICES_MAX: u32 = 128;
 /// OpenAI's bound on `top_logprobs`.
@@ -325,26 +327,6 @@ struct DetailsBody {
     rejected_prediction_tokens: Option<Count>,
     #[serde(default)]
     dropped_tokens: Option<Count>,
-}
-
-/// A count of tokens, clamped into range. Some providers write whole numbers as `3.0`.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(from = "f64")]
-struct Count(u32);
-
-impl From<f64> for Count {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "float to integer casts saturate, and NaN becomes 0; JSON holds neither"
-    )]
-    fn from(number: f64) -> Self {
-        Count(number as u32)
-    }
-}
-
-fn tokens(count: Option<Count>) -> Tokens {
-    Tokens(count.map_or(0, |Count(number)| number))
 }
 
 impl From<UsageBody> for Usage {

@@ -810,7 +810,7 @@ fn unknown_fields_are_kept_in_order_wherever_they_stand() {
 
 #[test]
 fn unknown_fields_are_counted_against_a_bound() {
-    let fields: String = (0..=EXTRA_FIELDS_MAX)
+    let fields: String = (0..=crate::fields::EXTRA_FIELDS_MAX)
         .map(|at| format!("\"x{at}\":1,"))
         .collect();
     let fault = decode(body_with(&fields)).unwrap_err();
