@@ -1,12 +1,13 @@
 //! The dialects that upstreams may speak.
 
-use crate::{ClientDialect, openai, responses};
+use crate::{ClientDialect, anthropic, openai, responses};
 
 /// A dialect's word in a configuration is its label.
 #[rustfmt::skip]
 pub static CLIENTS: &[&dyn ClientDialect] = &[
     &openai::Chat,
     &responses::Responses,
+    &anthropic::Messages,
 ];
 
 /// The dialect that a configuration calls `word`.

@@ -4,6 +4,7 @@
 //! (as a server), encode request and decode reply (as a client). Each converts to or from `domain`,
 //! never dialect to dialect. No I/O, no clock, no randomness: ids and times arrive as arguments.
 
+pub mod anthropic;
 pub mod openai;
 pub mod responses;
 

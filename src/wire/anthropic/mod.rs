@@ -1,0 +1,70 @@
+//! Anthropic's Messages dialect, in four halves.
+//!
+//! | half | begins in | used by |
+//! | --- | --- | --- |
+//! | decode request | `decode_request.rs`, `decode_messages.rs` | the server |
+//! | encode reply | `encode_reply.rs`, `encode_stream.rs` | the server |
+//! | encode request | `encode_request.rs`, `request_body.rs` | the client |
+//! | decode reply | `decode_reply.rs`, `decode_stream.rs` | the client |
+//!
+//! Behaviour follows Anthropic's API reference, pages "Create a Message", "Count tokens", "Streaming
+//! messages", "Extended thinking", "Structured outputs" and "Errors", and the types that its SDK
+//! generates from the published schema (anthropic-sdk-python of 2026-08), read 2026-11.
+//!
+//! An upstream's base URL is `https://api.anthropic.com`: without `/v1`, as Anthropic's SDKs have it.
+//!
+//! What a request of another dialect asks for and this one has no word for:
+//!
+//! | asked | done |
+//! | --- | --- |
+//! | `n` above 1, `logprobs`, `logit_bias`, sound, `json_object`, grammars and the like | declined: the model is unable |
+//! | `temperature` above 1, penalties, `min_p`, open models' sampling, stops of white space alone | declined, with the field |
+//! | `seed`, a prediction, `user`, `metadata`, `service_tier`, speakers' names, an image's `detail` | left out: hints |
+//! | system messages amid the others | moved to the front, where the system prompt stands |
+//! | thoughts without a signature of Anthropic's, seals of others | left out |
+//! | reasoning effort beside a temperature, `top_k` or a forced tool | left out: this dialect takes one or the other |
+//! | no bound on the reply | [`MAX_TOKENS_DEFAULT`] |
+//!
+//! What a caller of this dialect asks for and other dialects have no word for: `cache_control`,
+//! `metadata`, `service_tier` and fields we do not know go to upstreams of this dialect alone. Tools
+//! that Anthropic defines or runs (`web_search_20250305`) are refused: their blocks in a reply have
+//! no place in `domain`. Blocks we do not interpret need a model that takes such parts.
+//!
+//! Seals of other dialects' makers travel in this one's opaque strings; see `seals.rs`.
+
+mod error_body;
+mod halves;
+mod seals;
+
+// Decode request.
+mod decode_documents;
+mod decode_messages;
+mod decode_request;
+mod decode_settings;
+mod decode_tools;
+mod leftovers;
+
+// Encode reply.
+mod encode_reply;
+mod encode_stream;
+mod reply_body;
+
+// Encode request.
+mod encode_blocks;
+mod encode_request;
+mod request_body;
+mod thinking;
+
+// Decode reply.
+mod decode_error;
+mod decode_reply;
+mod decode_stream;
+mod reply_shape;
+
+pub use decode_request::decode_count;
+pub use encode_reply::encode_count;
+pub use halves::Messages;
+pub use request_body::MAX_TOKENS_DEFAULT;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! How another dialect's reasoning is asked for in this one, as a client.
+//!
+//! Claude models before 4.6 take a budget of tokens; those from 4.6 on decide for themselves, and are
+//! told an effort; from 5 on they refuse a budget (guides "Extended thinking", "Adaptive thinking"
+//! and "Effort", read 2026-11). Models of other makers behind this dialect take the budget's form.
+//!
+//! | effort | budget, tokens | effort of `output_config` |
+//! | --- | --- | --- |
+//! | none | `disabled`; nothing for Claude, which thinks unasked from 5 on | `low` from 5 on, else nothing |
+//! | minimal, low | 1,024 | `low` |
+//! | medium | 8,192 | `medium` |
+//! | high | 24,576 | `high` |
+//! | xhigh | 32,768 | `xhigh` |
+//!
+//! A budget becomes the effort of the first row that has as much.
+
+use domain::{Effort, Reasoning, Tokens};
+use serde_json::{Map, Value, json};
+
+use super::decode_settings::BUDGET_TOKENS_MIN;
+
+/// What a model takes, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knob {
+    /// Not Claude's: `disabled` or a budget.
+    Other,
+    /// Claude before 4.6.
+    Budget,
+    /// Claude 4.6 and later of 4.
+    Adaptive,
+    /// Claude 5 and later.
+    AlwaysAdaptive,
+}
+
+impl Knob {
+    /// `claude-sonnet-4-6`, `anthropic.claude-opus-4-20250514-v1:0`, `claude-3-7-sonnet-latest`.
+    fn of(model: &str) -> Self {
+        let lower = model.to_ascii_lowercase();
+        let Some((_, name)) = lower.split_once("claude") else {
+            return Knob::Other;
+        };
+        let words = name.split(|letter: char| !letter.is_ascii_alphanumeric());
+        let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+        // A date is no version.
+        let number = |word: &&str| word.parse().ok().filter(|_| word.len() <= 2);
+        let at = words.iter().position(|word| number(word).is_some());
+        let major: u32 = at.and_then(|at| number(&words[at])).unwrap_or(0);
+        let minor = at.and_then(|at| words.get(at + 1).and_then(number));
+        match (major, minor.unwrap_or(0)) {
+            // A name without a version stands for the newest.
+            (0, _) | (5.., _) => Knob::AlwaysAdaptive,
+            (4, 6..) => Knob::Adaptive,
+            _ => Knob::Budget,
+        }
+    }
+}
+
+fn budget_of(effort: Effort) -> u32 {
+    match effort {
+        Effort::None => 0,
+        Effort::Minimal | Effort::Low => BUDGET_TOKENS_MIN,
+        Effort::Medium => 8_192,
+        Effort::High => 24_576,
+        Effort::XHigh => 32_768,
+    }
+}
+
+fn effort_of(budget: Tokens) -> Effort {
+    let enough = |effort: &Effort| budget_of(*effort) >= budget.0;
+    let efforts = [Effort::None, Effort::Low, Effort::Medium, Effort::High];
+    let first = efforts.into_iter().find(enough);
+    first.unwrap_or(Effort::XHigh)
+}
+
+fn word_of(effort: Effort) -> &'static str {
+    match effort {
+        Effort::None | Effort::Minimal | Effort::Low => "low",
+        Effort::Medium => "medium",
+        Effort::High => "high",
+        Effort::XHigh => "xhigh",
+    }
+}
+
+/// What stands in the body for `reasoning`.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Thinking {
+    pub thinking: Option<Value>,
+    /// Of `output_config`.
+    pub effort: Option<&'static str>,
+    /// Of the reply's tokens, those that thoughts may take.
+    pub budget: u32,
+}
+
+/// `reply_max`: what the caller leaves thoughts and text together; a budget has to be less.
+pub(super) fn thinking(model: &str, reasoning: Reasoning, reply_max: Option<Tokens>) -> Thinking {
+    let effort = reasoning.effort.or(reasoning.tokens_max.map(effort_of));
+    let knob = Knob::of(model);
+    match (knob, effort) {
+        (_, None) => Thinking::default(),
+        (Knob::Other, Some(Effort::None)) => Thinking {
+            thinking: Some(json!({"type": "disabled"})),
+            ..Thinking::default()
+        },
+        (Knob::Budget | Knob::Adaptive, Some(Effort::None)) => Thinking::default(),
+        (Knob::AlwaysAdaptive, Some(Effort::None)) => Thinking {
+            effort: Some(word_of(Effort::None)),
+            ..Thinking::default()
+        },
+        (Knob::Adaptive | Knob::AlwaysAdaptive, Some(effort)) => Thinking {
+            thinking: Some(adaptive(reasoning.is_shown)),
+            effort: Some(word_of(effort)),
+            budget: 0,
+        },
+        (Knob::Other | Knob::Budget, Some(effort)) => {
+            let wanted = match reasoning.tokens_max {
+                Some(Tokens(budget)) => budget.max(BUDGET_TOKENS_MIN),
+                None => budget_of(effort),
+            };
+            enabled(wanted, reasoning.is_shown, reply_max)
+        }
+    }
+}
+
+/// Newer models show nothing of their thoughts without a word.
+fn adaptive(is_shown: Option<bool>) -> Value {
+    let display = match is_shown {
+        Some(false) => "omitted",
+        Some(true) | None => "summarized",
+    };
+    json!({"type": "adaptive", "display": display})
+}
+
+/// Nothing where the reply has no room for the least budget.
+fn enabled(wanted: u32, is_shown: Option<bool>, reply_max: Option<Tokens>) -> Thinking {
+    let room = reply_max.map_or(u32::MAX, |Tokens(max)| max.saturating_sub(1));
+    let budget = wanted.min(room);
+    if budget < BUDGET_TOKENS_MIN {
+        return Thinking::default();
+    }
+    let mut thinking = Map::new();
+    thinking.insert("type".into(), "enabled".into());
+    thinking.insert("budget_tokens".into(), budget.into());
+    if is_shown == Some(false) {
+        thinking.insert("display".into(), "omitted".into());
+    }
+    Thinking {
+        thinking: Some(thinking.into()),
+        effort: None,
+        budget,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_models_name_says_how_it_is_told_to_think() {
+        for (model, knob) in [
+            ("claude-3-7-sonnet-latest", Knob::Budget),
+            ("claude-3-5-haiku-20241022", Knob::Budget),
+            ("claude-sonnet-4-20250514", Knob::Budget),
+            ("claude-opus-4-1-20250805", Knob::Budget),
+            ("anthropic.claude-opus-4-20250514-v1:0", Knob::Budget),
+            ("claude-haiku-4-5@20251001", Knob::Budget),
+            ("claude-opus-4-6", Knob::Adaptive),
+            ("us.anthropic.claude-sonnet-4-6-v1", Knob::Adaptive),
+            ("anthropic/claude-opus-4.8", Knob::Adaptive),
+            ("claude-sonnet-5", Knob::AlwaysAdaptive),
+            ("claude-fable-5-1", Knob::AlwaysAdaptive),
+            ("claude-haiku-5-5-20261001", Knob::AlwaysAdaptive),
+            ("claude", Knob::AlwaysAdaptive),
+            ("kimi-k3", Knob::Other),
+            ("", Knob::Other),
+        ] {
+            assert_eq!(Knob::of(model), knob, "{model}");
+        }
+    }
+
+    fn asked(
+        model: &str,
+        effort: Option<Effort>,
+        tokens_max: Option<u32>,
+        reply_max: Option<u32>,
+    ) -> Thinking {
+        let reasoning = Reasoning {
+            effort,
+            tokens_max: tokens_max.map(Tokens),
+            is_shown: None,
+        };
+        thinking(model, reasoning, reply_max.map(Tokens))
+    }
+
+    #[test]
+    fn efforts_become_budgets_or_words() {
+        let budget = |it: Thinking| it.thinking.map(|it| it["budget_tokens"].clone());
+        for (effort, tokens) in [
+            (Effort::Minimal, 1024),
+            (Effort::Low, 1024),
+            (Effort::Medium, 8192),
+            (Effort::High, 24_576),
+            (Effort::XHigh, 32_768),
+        ] {
+            let older = asked("claude-opus-4-5", Some(effort), None, None);
+            assert_eq!(older.budget, tokens);
+            assert_eq!(budget(older), Some(json!(tokens)), "{effort:?}");
+            let newer = asked("claude-opus-5", Some(effort), None, None);
+            assert_eq!(newer.effort, Some(word_of(effort)));
+            let thinking = json!({"type": "adaptive", "display": "summarized"});
+            assert_eq!(newer.thinking, Some(thinking));
+        }
+        let none = Some(Effort::None);
+        let disabled = json!({"type": "disabled"});
+        assert_eq!(asked("kimi", none, None, None).thinking, Some(disabled));
+        assert_eq!(
+            asked("claude-opus-4-6", none, None, None),
+            Thinking::default()
+        );
+        assert_eq!(asked("claude-opus-5", none, None, None).effort, Some("low"));
+    }
+
+    #[test]
+    fn budgets_stay_budgets_where_they_are_taken_and_become_efforts_elsewhere() {
+        for (tokens, effort) in [
+            (0, Effort::None),
+            (1, Effort::Low),
+            (1024, Effort::Low),
+            (1025, Effort::Medium),
+            (24_576, Effort::High),
+            (99_999, Effort::XHigh),
+        ] {
+            assert_eq!(effort_of(Tokens(tokens)), effort, "{tokens}");
+        }
+        assert_eq!(
+            asked("claude-opus-4-5", None, Some(5000), None).budget,
+            5000
+        );
+        assert_eq!(asked("claude-opus-4-5", None, Some(5), None).budget, 1024);
+        assert_eq!(
+            asked("claude-opus-5", None, Some(5000), None).effort,
+            Some("medium")
+        );
+    }
+
+    #[test]
+    fn a_budget_leaves_the_reply_room_or_is_none() {
+        assert_eq!(
+            asked("claude-opus-4-5", Some(Effort::High), None, Some(4096)).budget,
+            4095
+        );
+        let none = asked("claude-opus-4-5", Some(Effort::High), None, Some(1024));
+        assert_eq!(none, Thinking::default());
+    }
+}
