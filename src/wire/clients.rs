@@ -1,6 +1,6 @@
 //! The dialects that upstreams may speak.
 
-use crate::{ClientDialect, anthropic, openai, responses};
+use crate::{ClientDialect, anthropic, gemini, openai, responses};
 
 /// A dialect's word in a configuration is its label.
 #[rustfmt::skip]
@@ -8,6 +8,7 @@ pub static CLIENTS: &[&dyn ClientDialect] = &[
     &openai::Chat,
     &responses::Responses,
     &anthropic::Messages,
+    &gemini::Gemini,
 ];
 
 /// The dialect that a configuration calls `word`.

@@ -25,10 +25,27 @@ pub trait ServerDialect: fmt::Debug + Send + Sync + 'static {
     /// What is wrong with it, with the JSON path in `param`.
     fn decode(&self, body: &Bytes) -> Result<Decoded, BadRequest>;
 
+    /// The same, for dialects whose addresses say a part of the request.
+    ///
+    /// # Errors
+    /// As for [`ServerDialect::decode`].
+    fn decode_at(&self, _address: &Address, body: &Bytes) -> Result<Decoded, BadRequest> {
+        self.decode(body)
+    }
+
     /// The body of a refusal with `status`. OpenAI's, unless the dialect has one of its own.
     fn refusal(&self, _status: u16, error: &ErrorBody, _request_id: &str) -> Vec<u8> {
         error.to_json()
     }
+}
+
+/// What of a request stands in its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Address {
+    /// Where the path names one, decoded.
+    pub model: Option<String>,
+    /// What follows the `?`.
+    pub query: Option<String>,
 }
 
 /// A request as its server took it, and what is to write the reply.
@@ -116,6 +133,12 @@ pub trait ClientDialect: fmt::Debug + Send + Sync + 'static {
 
     /// Reads the body of a refusal; `None` when it is no error object of such a provider.
     fn decode_error(&self, body: &[u8]) -> Option<ErrorReply>;
+
+    /// What a refusal's body says where its status alone would mislead, or that it says more of:
+    /// how long to wait. `None` leaves it to the status and [`ClientDialect::decode_error`].
+    fn refusal(&self, _status: u16, _body: &[u8]) -> Option<BackendError> {
+        None
+    }
 }
 
 /// Turns a stream's bytes, cut anywhere, into events that obey [`domain::Grammar`].

@@ -5,18 +5,23 @@
 //! never dialect to dialect. No I/O, no clock, no randomness: ids and times arrive as arguments.
 
 pub mod anthropic;
+pub mod gemini;
 pub mod openai;
 pub mod responses;
 
 mod clients;
-mod count;
+mod data_url;
 mod fields;
+mod foreign_seal;
 mod halves;
+mod numbers;
+mod percent;
 mod request_fault;
 mod splice;
 mod sse;
 mod strict_json;
+mod unsayable;
 
 pub use clients::{CLIENTS, client};
-pub use halves::{ClientDialect, Decoded, ReplyEncoder, ServerDialect, StreamDecoder};
+pub use halves::{Address, ClientDialect, Decoded, ReplyEncoder, ServerDialect, StreamDecoder};
 pub use sse::{SseDecoder, SseEvent, SseFault};

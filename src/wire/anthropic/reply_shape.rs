@@ -7,7 +7,7 @@ use domain::{BackendError, BadRequest, FinishReason, Usage};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::count::{Count, tokens};
+use crate::numbers::Count;
 use crate::request_fault::shown;
 
 /// Calls taken per reply.
@@ -158,17 +158,17 @@ impl From<UsageBody> for Usage {
     /// `input_tokens` leave out those of the cache; `domain`'s count all of the prompt's.
     fn from(body: UsageBody) -> Self {
         let details = body.output_tokens_details.unwrap_or_default();
-        let cached = tokens(body.cache_read_input_tokens);
-        let written = tokens(body.cache_creation_input_tokens);
-        let mut prompt = tokens(body.input_tokens);
+        let cached = Count::tokens(body.cache_read_input_tokens);
+        let written = Count::tokens(body.cache_creation_input_tokens);
+        let mut prompt = Count::tokens(body.input_tokens);
         prompt.0 = prompt.0.saturating_add(cached.0).saturating_add(written.0);
         Usage {
             prompt_tokens: prompt,
-            completion_tokens: tokens(body.output_tokens),
+            completion_tokens: Count::tokens(body.output_tokens),
             cached_tokens: cached,
             cache_write_tokens: written,
-            reasoning_tokens: tokens(details.thinking_tokens),
-            dropped_tokens: tokens(body.hedge.unwrap_or_default().dropped_tokens),
+            reasoning_tokens: Count::tokens(details.thinking_tokens),
+            dropped_tokens: Count::tokens(body.hedge.unwrap_or_default().dropped_tokens),
             ..Usage::default()
         }
     }

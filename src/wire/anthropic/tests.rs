@@ -76,7 +76,7 @@ fn a_refusal_is_read_as_it_was_written() {
         param: None,
         code: None,
     };
-    let written = Messages.refusal(404, &error, "r");
+    let written = ServerDialect::refusal(&Messages, 404, &error, "r");
     let read = Messages.decode_error(&written).unwrap();
     assert_eq!(read.reason.message, error.message);
     assert_eq!(read.reason.code.as_deref(), Some("not_found_error"));

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::count::{Count, tokens};
+use crate::numbers::Count;
 
 /// The highest `index` of a choice taken, plus one. OpenAI's `n` ends at 128.
 pub(super) const CHOICES_MAX: u32 = 128;
@@ -334,15 +334,15 @@ impl From<UsageBody> for Usage {
         let prompt = body.prompt_tokens_details.unwrap_or_default();
         let completion = body.completion_tokens_details.unwrap_or_default();
         Usage {
-            prompt_tokens: tokens(body.prompt_tokens),
-            completion_tokens: tokens(body.completion_tokens),
-            cached_tokens: tokens(prompt.cached_tokens.or(body.prompt_cache_hit_tokens)),
+            prompt_tokens: Count::tokens(body.prompt_tokens),
+            completion_tokens: Count::tokens(body.completion_tokens),
+            cached_tokens: Count::tokens(prompt.cached_tokens.or(body.prompt_cache_hit_tokens)),
             // The prices of those who bill it apart come through dialects of their own.
             cache_write_tokens: Tokens(0),
-            reasoning_tokens: tokens(completion.reasoning_tokens),
-            accepted_prediction_tokens: tokens(completion.accepted_prediction_tokens),
-            rejected_prediction_tokens: tokens(completion.rejected_prediction_tokens),
-            dropped_tokens: tokens(body.hedge.unwrap_or_default().dropped_tokens),
+            reasoning_tokens: Count::tokens(completion.reasoning_tokens),
+            accepted_prediction_tokens: Count::tokens(completion.accepted_prediction_tokens),
+            rejected_prediction_tokens: Count::tokens(completion.rejected_prediction_tokens),
+            dropped_tokens: Count::tokens(body.hedge.unwrap_or_default().dropped_tokens),
         }
     }
 }

@@ -6,6 +6,7 @@ use domain::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::numbers::shortest;
 use crate::responses::SHARED;
 
 /// A field of `extra` that says only under which name the caller set the output bound. Providers
@@ -245,12 +246,6 @@ fn add_sampling(body: &mut Map<String, Value>, sampling: &Sampling) {
         body.insert("logprobs".into(), true.into());
         body.insert("top_logprobs".into(), best.into());
     }
-}
-
-/// The number as its fewest digits say it: 0.7, not the 0.699999988 that 64 bits make of it.
-fn shortest(number: f32) -> Value {
-    let wide = number.to_string().parse::<f64>();
-    wide.map_or(Value::Null, Value::from)
 }
 
 /// The fields that OpenAI's two dialects call the same.
