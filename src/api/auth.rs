@@ -1,15 +1,19 @@
-//! Who asks: the `Authorization` header, turned into a key's digest before the body is read.
+//! Who asks: the `Authorization` header, or Google's clients' `x-goog-api-key`, turned into a key's
+//! digest before the body is read.
 
 use domain::{Fault, KeyDigest, Principal};
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
 use pipeline::Pipeline;
 use sha2::{Digest, Sha256};
+
+const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
 /// # Errors
 /// `Unauthenticated`, when the node asks for keys and the header holds none of them.
 pub(crate) fn principal(pipeline: &Pipeline, headers: &HeaderMap) -> Result<Principal, Fault> {
-    let digest = bearer(headers).map(|key| KeyDigest(Sha256::digest(key).into()));
+    let key = bearer(headers).or_else(|| google_key(headers));
+    let digest = key.map(|key| KeyDigest(Sha256::digest(key).into()));
     pipeline.authenticate(digest.as_ref())
 }
 
@@ -20,6 +24,11 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked("bearer ".len())?;
     let token = token.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
+}
+
+fn google_key(headers: &HeaderMap) -> Option<&[u8]> {
+    let key = headers.get(X_GOOG_API_KEY)?.as_bytes().trim_ascii();
+    (!key.is_empty()).then_some(key)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use pipeline::{Answer, CacheWish, Cost, Parsed, Refusal, RequestContext, Timings
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 use wire::openai::Framing;
-use wire::{Decoded, ReplyEncoder, ServerDialect};
+use wire::{Address, Decoded, ReplyEncoder, ServerDialect};
 
 use crate::asked::Asked;
 use crate::error::refusal;
@@ -36,8 +36,8 @@ pub(crate) const X_HEDGE_COST_MICROUSD: HeaderName =
 const X_HEDGE_PRIORITY: HeaderName = HeaderName::from_static("x-hedge-priority");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// Azure's and Anthropic's key headers: not read here, and not shown to routing rules either.
-const OTHER_KEYS: [&str; 2] = ["api-key", "x-api-key"];
+/// Azure's, Anthropic's and Google's key headers: not shown to routing rules.
+const OTHER_KEYS: [&str; 3] = ["api-key", "x-api-key", "x-goog-api-key"];
 
 /// Bodies up to this are decoded in place: about 0.3 ms. Larger ones go to the blocking pool.
 const DECODE_INLINE_BYTES_MAX: usize = 64 * 1024;
@@ -45,18 +45,24 @@ const DECODE_INLINE_BYTES_MAX: usize = 64 * 1024;
 /// What a caller is told to wait when too many requests are under way.
 pub(crate) const BUSY_WAIT: Duration = Duration::from_secs(1);
 
+/// Where a chat came in.
+pub(crate) struct Door {
+    pub dialect: &'static dyn ServerDialect,
+    pub address: Address,
+}
+
 /// Answers a chat, or says why not.
 pub(crate) async fn answer<B>(
     api: &Arc<Api>,
     id: &RequestId,
     signs: &Arc<Signs>,
     request: Request<B>,
-    dialect: &'static dyn ServerDialect,
+    door: Door,
 ) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes>,
 {
-    attempt(api, id, signs, request, dialect)
+    attempt(api, id, signs, request, door)
         .await
         .unwrap_or_else(|refusal| refused(&refusal))
 }
@@ -76,7 +82,7 @@ async fn attempt<B>(
     id: &RequestId,
     signs: &Arc<Signs>,
     request: Request<B>,
-    dialect: &'static dyn ServerDialect,
+    door: Door,
 ) -> Result<Response<Body>, Refusal>
 where
     B: http_body::Body<Data = Bytes>,
@@ -88,7 +94,7 @@ where
         seat,
     } = asked;
     let body_bytes = bytes.len();
-    let decoded = decode(dialect, bytes).await.map_err(early)?;
+    let decoded = decode(door, bytes).await.map_err(early)?;
     let Decoded { request, encoder } = decoded;
     let mut framing = framing(&request, encoder.id_prefix());
     let delivery = request.delivery;
@@ -140,11 +146,13 @@ pub(crate) fn early(fault: Fault) -> Refusal {
     }
 }
 
-async fn decode(dialect: &'static dyn ServerDialect, bytes: Bytes) -> Result<Decoded, Fault> {
-    if bytes.len() <= DECODE_INLINE_BYTES_MAX {
-        return dialect.decode(&bytes).map_err(Fault::BadRequest);
+async fn decode(door: Door, bytes: Bytes) -> Result<Decoded, Fault> {
+    let body_bytes = bytes.len();
+    let decode = move || door.dialect.decode_at(&door.address, &bytes);
+    if body_bytes <= DECODE_INLINE_BYTES_MAX {
+        return decode().map_err(Fault::BadRequest);
     }
-    match tokio::task::spawn_blocking(move || dialect.decode(&bytes)).await {
+    match tokio::task::spawn_blocking(decode).await {
         Ok(decoded) => decoded.map_err(Fault::BadRequest),
         Err(_) => Err(Fault::Internal),
     }

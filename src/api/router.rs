@@ -9,7 +9,7 @@ use domain::Fault;
 use http::header::ALLOW;
 use http::{HeaderValue, Response, Uri};
 
-use crate::doors::{CHAT_PATH, chat_paths};
+use crate::doors::{CHAT_PATH, GEMINI_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
 use crate::{loaded, models, probes};
@@ -45,7 +45,8 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
             let client = posted
                 .fold(probes, |router, path| router.route(path, any(only_post)))
                 .route("/v1/models", get(models::list).fallback(only_get))
-                .route("/v1/models/{*id}", get(models::one).fallback(only_get));
+                .route("/v1/models/{*id}", get(models::one).fallback(only_get))
+                .route(&format!("{GEMINI_PATH}{{*rest}}"), any(gemini));
             if is_loopback {
                 client.route("/metrics", metrics())
             } else {
@@ -65,6 +66,14 @@ async fn only_get() -> Response<Body> {
 
 async fn only_post() -> Response<Body> {
     wrong_method("POST")
+}
+
+/// A path that names a model and what to do with it.
+async fn gemini(uri: Uri) -> Response<Body> {
+    match chat_at(&uri) {
+        Some(_) => wrong_method("POST"),
+        None => refusal_with_hint(&Fault::NotFound, hint(uri.path())),
+    }
 }
 
 fn wrong_method(allowed: &'static str) -> Response<Body> {
@@ -93,6 +102,10 @@ fn hint(path: &str) -> Option<&'static str> {
         "/metrics" => Some("metrics are on the admin listener"),
         BOARD_PATH => Some("models are shown on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),
+        _ if path.starts_with("/v1beta/") => Some(
+            "of Google's API this server has POST /v1beta/models/{model}:generateContent and \
+             :streamGenerateContent",
+        ),
         _ if path.starts_with("/v1/") => Some(
             "this server offers POST /v1/chat/completions, POST /v1/embeddings, POST /v1/rerank \
              and GET /v1/models",

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use http::{Method, Request, Response};
 use tower::ServiceExt;
 use tracing::error;
-use wire::ServerDialect;
+use wire::{Address, ServerDialect};
 
 use crate::doors::{chat_at, restyle};
 use crate::error::refusal;
@@ -88,8 +88,9 @@ impl Front {
         let is_preflight = cors::is_preflight(request.method(), request.headers());
         let mut response = if is_preflight && origin.is_some() {
             cors::preflight(request.headers())
-        } else if let Some(dialect) = self.chat(&request) {
-            chat::answer(&self.api, &id.id, signs, request, dialect).await
+        } else if let Some((dialect, address)) = self.chat(&request) {
+            let door = chat::Door { dialect, address };
+            chat::answer(&self.api, &id.id, signs, request, door).await
         } else if self.is_post(&request, EMBEDDINGS_PATH) {
             embeddings::answer(&self.api, &id.id, signs, request).await
         } else if RERANK_PATHS.iter().any(|path| self.is_post(&request, path)) {
@@ -110,9 +111,9 @@ impl Front {
         response
     }
 
-    fn chat<B>(&self, request: &Request<B>) -> Option<&'static dyn ServerDialect> {
+    fn chat<B>(&self, request: &Request<B>) -> Option<(&'static dyn ServerDialect, Address)> {
         let is_asked = matches!(self.door, Door::Client { .. }) && request.method() == Method::POST;
-        chat_at(request.uri().path()).filter(|_| is_asked)
+        is_asked.then(|| chat_at(request.uri())).flatten()
     }
 
     fn reading<B>(&self, request: &Request<B>) -> Option<Reading> {
