@@ -20,6 +20,7 @@ use wire::{Address, Decoded, ReplyEncoder, ServerDialect};
 use crate::asked::Asked;
 use crate::error::refusal;
 use crate::line::Signs;
+use crate::responses;
 use crate::server::Api;
 use crate::sse::SseBody;
 
@@ -95,7 +96,13 @@ where
     } = asked;
     let body_bytes = bytes.len();
     let decoded = decode(door, bytes).await.map_err(early)?;
-    let Decoded { request, encoder } = decoded;
+    let Decoded {
+        mut request,
+        mut encoder,
+    } = decoded;
+    if let Some(encoder) = encoder.as_response() {
+        responses::settle(api, &principal, &mut request, encoder).map_err(early)?;
+    }
     let mut framing = framing(&request, encoder.id_prefix());
     let delivery = request.delivery;
     let shows_timing = head

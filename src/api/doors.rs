@@ -4,9 +4,11 @@ use axum::body::Body;
 use http::{Response, Uri};
 use wire::gemini::{GenerateContent, StreamGenerateContent};
 use wire::openai::{Chat, ErrorBody};
+use wire::responses::Responses;
 use wire::{Address, ServerDialect};
 
 pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
+pub(crate) const RESPONSES_PATH: &str = "/v1/responses";
 /// What every path of Google's dialect begins with.
 pub(crate) const GEMINI_PATH: &str = "/v1beta/models/";
 
@@ -23,8 +25,9 @@ enum Door {
 }
 
 /// Where chats are asked for, and in what dialect.
-const CHATS: [(Door, &dyn ServerDialect); 3] = [
+const CHATS: [(Door, &dyn ServerDialect); 4] = [
     (Door::Path(CHAT_PATH), &Chat),
+    (Door::Path(RESPONSES_PATH), &Responses),
     (
         Door::Model {
             before: GEMINI_PATH,

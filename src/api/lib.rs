@@ -34,6 +34,7 @@ mod probes;
 mod reading;
 mod request_id;
 mod rerank;
+mod responses;
 mod router;
 mod seats;
 mod server;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use domain::Fault;
 use http::header::ALLOW;
 use http::{HeaderValue, Response, Uri};
@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, Uri};
 use crate::doors::{CHAT_PATH, GEMINI_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
-use crate::{loaded, models, probes};
+use crate::{loaded, models, probes, responses};
 
 /// Which door a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,20 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
             let posted = posted.chain([TOKENIZE_PATH, DETOKENIZE_PATH, TEMPLATE_PATH]);
             let client = posted
                 .fold(probes, |router, path| router.route(path, any(only_post)))
+                .route(
+                    "/v1/responses/{id}",
+                    get(responses::one)
+                        .delete(responses::remove)
+                        .fallback(only_get_delete),
+                )
+                .route(
+                    "/v1/responses/{id}/input_items",
+                    get(responses::items).fallback(only_get),
+                )
+                .route(
+                    "/v1/responses/{id}/cancel",
+                    post(responses::cancel).fallback(only_post),
+                )
                 .route("/v1/models", get(models::list).fallback(only_get))
                 .route("/v1/models/{*id}", get(models::one).fallback(only_get))
                 .route(&format!("{GEMINI_PATH}{{*rest}}"), any(gemini));
@@ -62,6 +76,10 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
 
 async fn only_get() -> Response<Body> {
     wrong_method("GET, HEAD")
+}
+
+async fn only_get_delete() -> Response<Body> {
+    wrong_method("GET, HEAD, DELETE")
 }
 
 async fn only_post() -> Response<Body> {

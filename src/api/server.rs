@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use domain::ResponseShelf;
 use pipeline::Pipeline;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -31,6 +32,8 @@ pub struct Api {
     pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) scrape: Arc<dyn Scrape>,
     pub(crate) board: Option<Arc<dyn ModelBoard>>,
+    /// `None`: no responses are kept.
+    pub(crate) shelf: Option<Arc<dyn ResponseShelf>>,
     pub(crate) ingress: IngressConfig,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) tally: Tally,
@@ -57,6 +60,7 @@ impl Api {
             pipeline,
             scrape,
             board: None,
+            shelf: None,
             ingress,
             requests: Arc::new(Semaphore::new(requests_max)),
             tally: Tally::default(),
@@ -68,6 +72,13 @@ impl Api {
     #[must_use]
     pub fn with_board(mut self, board: Arc<dyn ModelBoard>) -> Self {
         self.board = Some(board);
+        self
+    }
+
+    /// The same, keeping responses that callers may go on from.
+    #[must_use]
+    pub fn with_shelf(mut self, shelf: Arc<dyn ResponseShelf>) -> Self {
+        self.shelf = Some(shelf);
         self
     }
 

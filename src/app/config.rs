@@ -40,7 +40,7 @@ pub use raw::{ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog
 pub use secret::Surroundings;
 pub use sections::{
     AdminListen, CacheSettings, IngressSettings, KeyGrant, LimitSettings, LocalSettings,
-    ModelSource, PrivacySettings, RouteFile,
+    ModelSource, PrivacySettings, ResponseSettings, RouteFile,
 };
 pub use upstreams::{is_loopback, upstream_fault_key};
 
@@ -67,6 +67,7 @@ pub struct Config {
     pub aliases: BTreeMap<String, Vec<String>>,
     pub routes: RouteFile,
     pub cache: CacheSettings,
+    pub responses: Option<ResponseSettings>,
     pub privacy: PrivacySettings,
     pub limits: LimitSettings,
     pub shutdown_grace: Duration,
@@ -115,6 +116,7 @@ impl Config {
         sections::log(&raw.log, findings);
         let routes = sections::routes(&raw.routes, around, findings);
         let cache = sections::cache(&raw.cache, findings);
+        let responses = sections::responses(&raw.responses, findings);
         let privacy = sections::privacy(&raw.privacy, findings);
         let limits = sections::limits(&raw.limits, findings);
         pools::warn_of_patience(&pools, limits.first_content_last, findings);
@@ -134,6 +136,7 @@ impl Config {
             aliases,
             routes: routes?,
             cache,
+            responses,
             privacy,
             limits,
             shutdown_grace: Duration::from_secs(raw.shutdown.grace_s),

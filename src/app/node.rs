@@ -18,7 +18,7 @@ use futures::future::join_all;
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
 use providers::{Pool, Transport};
-use store::{MokaReplies, StaticKeys};
+use store::{MokaReplies, MokaResponses, StaticKeys};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -136,7 +136,12 @@ impl Node {
         metrics.watch_models(Arc::clone(&fleet));
         let scrape = Arc::clone(&metrics) as _;
         let api = Api::new(Arc::clone(&pipeline), scrape, ingress(config));
-        let api = Arc::new(api.with_board(Arc::clone(&fleet) as _));
+        let api = api.with_board(Arc::clone(&fleet) as _);
+        let api = match &config.responses {
+            Some(kept) => api.with_shelf(Arc::new(MokaResponses::new(kept.bytes_max, kept.ttl))),
+            None => api,
+        };
+        let api = Arc::new(api);
 
         let stop = CancellationToken::new();
         let mut tasks = TaskSet::default();

@@ -71,7 +71,7 @@ pub use rerank::{RerankRequest, Reranker, Scores};
 pub use sampling::{
     Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,
 };
-pub use store::{CacheKey, CacheStore, KeyDirectory, RecordSink};
+pub use store::{CacheKey, CacheStore, KeyDirectory, RecordSink, ResponseShelf, StoredResponse};
 pub use template::{
     ChatTemplate, ImagePlace, Prompt, PromptPiece, TemplateCompiler, TemplateError, TemplateSource,
 };

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{
-    CacheKey, CacheStore, FinishReason, KeyDigest, KeyDirectory, Reply, ReplyChoice, ReplyPiece,
-    Started,
+    CacheKey, CacheStore, FinishReason, KeyDigest, KeyDirectory, Message, Reply, ReplyChoice,
+    ReplyPiece, ResponseShelf, Role, Started, StoredResponse, TeamId,
 };
 
 /// A reply of one choice that says `text`.
@@ -86,4 +86,61 @@ pub fn check_key_directory(keys: &dyn KeyDirectory, known: &KeyDigest, unknown: 
     assert!(found.is_some(), "a known key is found");
     assert_eq!(found, keys.find(known), "looking twice finds the same");
     assert_eq!(keys.find(unknown), None, "an unknown key is not found");
+}
+
+/// A response with this id whose object says `text`.
+#[must_use]
+pub fn response_of(id: &str, text: &str) -> StoredResponse {
+    StoredResponse {
+        id: id.to_owned(),
+        object: format!("\"{text}\"").into(),
+        input: Vec::new(),
+        said: vec![Message::new(Role::User, "hi")],
+    }
+}
+
+/// The contract of a [`ResponseShelf`] with room for a handful of small responses.
+///
+/// # Panics
+/// Where it is broken.
+pub fn check_response_shelf(shelf: &dyn ResponseShelf) {
+    let (ours, theirs) = (TeamId::new("ours"), TeamId::new("theirs"));
+    let object = |team, id| shelf.find(team, id).map(|found| found.object.clone());
+    assert!(
+        shelf.find(&ours, "resp_1").is_none(),
+        "nothing is found before it is kept"
+    );
+
+    shelf.keep(&ours, response_of("resp_1", "first"));
+    assert_eq!(
+        object(&ours, "resp_1"),
+        Some("\"first\"".into()),
+        "what is kept is found"
+    );
+    let found = shelf.find(&ours, "resp_1");
+    let said = found.map(|found| found.said.iter().map(Message::text).collect::<Vec<_>>());
+    assert_eq!(said, Some(vec!["hi".to_owned()]), "with what was said");
+    assert!(
+        shelf.find(&theirs, "resp_1").is_none(),
+        "no other team finds it"
+    );
+    assert!(!shelf.remove(&theirs, "resp_1"), "nor takes it away");
+    assert!(shelf.find(&ours, "resp_1").is_some(), "it is still there");
+    assert!(
+        shelf.find(&ours, "resp_2").is_none(),
+        "another id finds nothing"
+    );
+
+    shelf.keep(&theirs, response_of("resp_1", "theirs"));
+    assert_eq!(
+        object(&ours, "resp_1"),
+        Some("\"first\"".into()),
+        "teams do not disturb each other"
+    );
+    assert!(
+        shelf.remove(&ours, "resp_1"),
+        "what was there is taken away"
+    );
+    assert!(!shelf.remove(&ours, "resp_1"), "once");
+    assert!(shelf.find(&ours, "resp_1").is_none(), "and is gone");
 }

@@ -5,9 +5,11 @@
 //! runs the same conformance checks.
 
 mod moka_replies;
+mod moka_responses;
 mod static_keys;
 
 pub mod conformance;
 
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
+pub use moka_responses::MokaResponses;
 pub use static_keys::{StaticKeys, digest_key};

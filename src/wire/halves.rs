@@ -66,6 +66,12 @@ pub trait ReplyEncoder: Send + Sync + 'static {
     /// What a reply's id begins with.
     fn id_prefix(&self) -> &'static str;
 
+    /// The encoder of OpenAI's responses, which may go on from earlier ones and be kept: whoever keeps
+    /// them has something to tell it before the request goes on.
+    fn as_response(&mut self) -> Option<&mut crate::responses::Encoder> {
+        None
+    }
+
     fn whole(&mut self, framing: &Framing, reply: &Reply) -> Vec<u8>;
 
     /// Called once, before the first event of a stream.

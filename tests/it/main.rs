@@ -11,6 +11,7 @@
 
 mod dockerfile;
 mod harness;
+mod responses;
 mod rooms;
 
 mod bad_input;

@@ -37,6 +37,7 @@ pub struct RawConfig {
     pub aliases: BTreeMap<String, OneOrMany>,
     pub routes: RawRoutes,
     pub cache: RawCache,
+    pub responses: RawResponses,
     pub privacy: RawPrivacy,
     pub limits: RawLimits,
     pub shutdown: RawShutdown,
@@ -60,6 +61,7 @@ impl Default for RawConfig {
             aliases: BTreeMap::new(),
             routes: RawRoutes::default(),
             cache: RawCache::default(),
+            responses: RawResponses::default(),
             privacy: RawPrivacy::default(),
             limits: RawLimits::default(),
             shutdown: RawShutdown::default(),
@@ -541,6 +543,28 @@ impl Default for RawCache {
             bytes_max: 64 * 1024 * 1024,
             ttl_s: 3600,
             reply_bytes_max: 256 * 1024,
+        }
+    }
+}
+
+/// Responses (`/v1/responses`) that callers may read again and go on from, kept in memory.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawResponses {
+    /// Off: `previous_response_id` is refused, and nothing is kept.
+    pub store: bool,
+    /// Memory for all of them; those that were not read for longest go first.
+    pub store_bytes_max: u64,
+    /// How long one is kept. OpenAI keeps them for 30 days.
+    pub ttl_s: u64,
+}
+
+impl Default for RawResponses {
+    fn default() -> Self {
+        Self {
+            store: true,
+            store_bytes_max: 64 * 1024 * 1024,
+            ttl_s: 24 * 3600,
         }
     }
 }

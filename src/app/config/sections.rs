@@ -16,7 +16,7 @@ use super::faults::Findings;
 use super::models::{Stay, memory_bytes_max, stay};
 use super::raw::{
     ContextShift, Isolation, PrefixScope, RawCache, RawClasses, RawIngress, RawKey, RawLimits,
-    RawLocal, RawLog, RawPriority, RawPrivacy, RawRoutes, RawTrust, Speculation,
+    RawLocal, RawLog, RawPriority, RawPrivacy, RawResponses, RawRoutes, RawTrust, Speculation,
 };
 use super::raw_kv::kv;
 use super::secret::Surroundings;
@@ -459,6 +459,22 @@ pub fn routes(
             None
         }
     }
+}
+
+/// Where responses are kept; `None`: nowhere.
+pub fn responses(raw: &RawResponses, findings: &mut Findings) -> Option<ResponseSettings> {
+    within("responses.ttl_s", raw.ttl_s, 1..=31_536_000, findings);
+    raw.store.then(|| ResponseSettings {
+        bytes_max: raw.store_bytes_max,
+        ttl: Duration::from_secs(raw.ttl_s),
+    })
+}
+
+/// How responses are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseSettings {
+    pub bytes_max: u64,
+    pub ttl: Duration,
 }
 
 pub fn cache(raw: &RawCache, findings: &mut Findings) -> CacheSettings {

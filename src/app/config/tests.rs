@@ -532,6 +532,7 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "aliases",
         "routes",
         "cache",
+        "responses",
         "privacy",
         "limits",
         "shutdown",

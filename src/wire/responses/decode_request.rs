@@ -11,7 +11,7 @@ use domain::{
 use serde_json::{Map, Value, json};
 
 use super::decode_items::read_input;
-use super::encode_reply::Echo;
+use super::encode_reply::{Echo, Encoder};
 use crate::fields::{Fields, Path, array};
 use crate::openai::{NAME_PATTERN_HINT, OUTPUT_TOKENS_MAX, TOP_LOGPROBS_MAX, is_plain_name};
 use crate::request_fault as fault;
@@ -28,43 +28,11 @@ const METADATA_MAX: usize = 16;
 /// Fields at the top level that we do not know.
 const EXTRA_FIELDS_MAX: usize = 256;
 
-/// A request as it came.
-#[derive(Debug)]
-pub struct Asked {
-    /// Without what was said in an earlier response.
-    pub request: ChatRequest,
-    /// The earlier response that this one goes on from.
-    pub previous: Option<String>,
-    /// Whether the caller wants it kept; without a word it does.
-    pub stores: bool,
-    /// What it was asked with, for a list of its input items.
-    pub input: Vec<Value>,
-    pub(super) echo: Echo,
-}
-
-impl Asked {
-    /// Puts what was said before under what is said now. Instructions of earlier requests do not
-    /// count any more, those of this one stay first.
-    pub fn follow(&mut self, history: Vec<Message>) {
-        let at = usize::from(self.echo.has_instructions());
-        self.request.messages.splice(at..at, history);
-        // The bytes do not hold it.
-        self.request.source = None;
-    }
-
-    /// All that was said, without instructions: what a response that follows this one begins with.
-    #[must_use]
-    pub fn said(&self) -> Vec<Message> {
-        let at = usize::from(self.echo.has_instructions());
-        self.request.messages[at..].to_vec()
-    }
-}
-
 /// Reads a request for a response.
 ///
 /// # Errors
 /// What is wrong with the body, with the JSON path in `param`.
-pub fn decode_request(body: &Bytes) -> Result<Asked, BadRequest> {
+pub fn decode_request(body: &Bytes) -> Result<(ChatRequest, Encoder), BadRequest> {
     let value = strict_json::parse(body)?;
     if !value.is_object() {
         return Err(BadRequest {
@@ -121,36 +89,31 @@ pub fn decode_request(body: &Bytes) -> Result<Asked, BadRequest> {
     }
     add_unknown(fields, &mut extra)?;
     echo.stores = stores;
-    echo.previous.clone_from(&previous);
-    let has_previous = previous.is_some();
-    Ok(Asked {
-        request: ChatRequest {
-            tools,
-            tool_choice,
-            parallel_tool_calls,
-            sampling,
-            format,
-            output_tokens_max: output_tokens_max.map(Tokens),
-            reasoning,
-            delivery: match is_streamed {
-                true => Delivery::Streamed {
-                    includes_usage: true,
-                },
-                false => Delivery::Whole,
+    echo.previous = previous;
+    let encoder = Encoder::new(&model, input, echo);
+    let request = ChatRequest {
+        tools,
+        tool_choice,
+        parallel_tool_calls,
+        sampling,
+        format,
+        output_tokens_max: output_tokens_max.map(Tokens),
+        reasoning,
+        delivery: match is_streamed {
+            true => Delivery::Streamed {
+                includes_usage: true,
             },
-            extra,
-            dialect: Dialect::Responses,
-            source: (!has_previous).then(|| SourceBody {
-                dialect: Dialect::Responses,
-                bytes: body.clone(),
-            }),
-            ..ChatRequest::new(model.as_str(), messages)
+            false => Delivery::Whole,
         },
-        previous,
-        stores,
-        input,
-        echo,
-    })
+        extra,
+        dialect: Dialect::Responses,
+        source: Some(SourceBody {
+            dialect: Dialect::Responses,
+            bytes: body.clone(),
+        }),
+        ..ChatRequest::new(model.as_str(), messages)
+    };
+    Ok((request, encoder))
 }
 
 /// What a list of input items shows: items as they came, a text as the message it stands for.

@@ -1,11 +1,10 @@
 //! Encodes a reply, as a server: the whole response object, or its stream of events.
 
 use bytes::{BufMut, BytesMut};
-use domain::{ChatEvent, Message, Part, Reply, Role, ToolCall};
+use domain::{ChatEvent, ChatRequest, Message, Part, Reply, Role, StoredResponse, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::decode_items::seal;
-use super::decode_request::Asked;
 use super::items::Items;
 use crate::ReplyEncoder;
 use crate::fields::Fields;
@@ -87,26 +86,8 @@ impl Echo {
     }
 }
 
-/// A finished response, for whoever keeps them.
-#[derive(Clone)]
-pub struct Kept {
-    pub id: String,
-    /// The response object.
-    pub object: Vec<u8>,
-    /// What was asked.
-    pub input: Vec<Value>,
-    /// What a response that follows this one begins with.
-    pub said: Vec<Message>,
-}
-
-impl std::fmt::Debug for Kept {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Kept({}, {} bytes)", self.id, self.object.len())
-    }
-}
-
 /// Where a finished response goes.
-type Keep = Box<dyn FnOnce(Kept) + Send + Sync>;
+pub type Keep = Box<dyn FnOnce(StoredResponse) + Send + Sync>;
 
 /// Writes one response.
 pub struct Encoder {
@@ -115,7 +96,10 @@ pub struct Encoder {
     items: Items,
     /// Number of the next event.
     number: u64,
-    keep: Option<(Keep, Vec<Value>, Vec<Message>)>,
+    /// What it was asked with, for a list of its input items.
+    input: Vec<Value>,
+    is_kept: bool,
+    keep: Option<(Keep, Vec<Message>)>,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -125,26 +109,45 @@ impl std::fmt::Debug for Encoder {
 }
 
 impl Encoder {
-    /// `keep` is called once where the reply comes to its end, whole or cut by a bound, unless it was
-    /// not to be kept.
-    #[must_use]
-    pub fn new(asked: &Asked, keep: Option<Keep>) -> Self {
-        let keep = keep.filter(|_| asked.stores);
+    pub(super) fn new(model: &str, input: Vec<Value>, echo: Echo) -> Self {
         Self {
-            echo: Echo {
-                stores: keep.is_some(),
-                ..asked.echo.clone()
-            },
+            echo,
             framing: Framing {
                 id: String::new(),
                 created: 0,
-                model: asked.request.model.as_str().to_owned(),
+                model: model.to_owned(),
                 includes_usage: true,
             },
             items: Items::new(""),
             number: 0,
-            keep: keep.map(|keep| (keep, asked.input.clone(), asked.said())),
+            input,
+            is_kept: false,
+            keep: None,
         }
+    }
+
+    /// The earlier response that this one goes on from.
+    #[must_use]
+    pub fn previous(&self) -> Option<&str> {
+        self.echo.previous.as_deref()
+    }
+
+    /// Puts what was said before under what is said now. Instructions of earlier requests do not count
+    /// any more, those of this one stay first.
+    pub fn follow(&self, request: &mut ChatRequest, history: Vec<Message>) {
+        let at = usize::from(self.echo.has_instructions());
+        request.messages.splice(at..at, history);
+        // The bytes do not hold it.
+        request.source = None;
+    }
+
+    /// From now on the response goes to `keep` where the reply comes to its end, whole or cut by a
+    /// bound; unless its caller wants none kept. To be called once the request is complete.
+    pub fn keep_with(&mut self, request: &ChatRequest, keep: Keep) {
+        let at = usize::from(self.echo.has_instructions());
+        let said = || request.messages[at..].to_vec();
+        self.keep = self.echo.stores.then(|| (keep, said()));
+        self.is_kept = self.keep.is_some();
     }
 
     fn object(&self, status: &str, output: Vec<Value>, error: Value) -> Value {
@@ -165,7 +168,7 @@ impl Encoder {
         object.insert("output".into(), output.into());
         let previous = self.echo.previous.as_deref();
         object.insert("previous_response_id".into(), previous.into());
-        object.insert("store".into(), self.echo.stores.into());
+        object.insert("store".into(), self.is_kept.into());
         object.extend(self.echo.fields.clone());
         let usage = self.items.usage().map(|usage| {
             json!({
@@ -185,12 +188,12 @@ impl Encoder {
         let is_cut = self.items.cut_by().is_some();
         let status = if is_cut { "incomplete" } else { "completed" };
         let object = self.object(status, self.items.output(), Value::Null);
-        if let Some((keep, input, mut said)) = self.keep.take() {
+        if let Some((keep, mut said)) = self.keep.take() {
             said.extend(message(object["output"].as_array()));
-            keep(Kept {
+            keep(StoredResponse {
                 id: self.framing.id.clone(),
-                object: object.to_string().into_bytes(),
-                input,
+                object: object.to_string().into(),
+                input: std::mem::take(&mut self.input),
                 said,
             });
         }
@@ -250,6 +253,10 @@ impl ReplyEncoder for Encoder {
         "resp_"
     }
 
+    fn as_response(&mut self) -> Option<&mut Encoder> {
+        Some(self)
+    }
+
     fn whole(&mut self, framing: &Framing, reply: &Reply) -> Vec<u8> {
         self.framing = framing.clone();
         self.items = Items::of(&framing.id, reply);
@@ -282,6 +289,7 @@ impl ReplyEncoder for Encoder {
     fn fail(&mut self, _status: u16, error: &ErrorBody, out: &mut BytesMut) {
         // A broken response is not kept: nobody could go on from it.
         self.keep = None;
+        self.is_kept = false;
         let code = error.code.as_deref().unwrap_or(error.kind);
         let known = match code {
             "rate_limit_exceeded" => "rate_limit_exceeded",

@@ -1,20 +1,35 @@
-//! The responses dialect behind [`crate::ClientDialect`]. Its server needs whoever keeps responses, so
-//! it is no [`crate::ServerDialect`]: see [`super::decode_request`] and [`super::Encoder`].
+//! The responses dialect behind [`crate::halves`]. Its server asks for more than a decoder and an
+//! encoder: see [`super::Encoder`].
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use domain::{BackendError, ChatRequest, Delivery, Dialect, Reply};
+use domain::{BackendError, BadRequest, ChatRequest, Delivery, Dialect, Reply};
 
 use super::decode_reply::decode_reply;
+use super::decode_request::decode_request;
 use super::decode_stream::Decoder;
 use super::encode_request::encode_request;
 use crate::openai::{ErrorReply, decode_error};
-use crate::{ClientDialect, StreamDecoder};
+use crate::{ClientDialect, Decoded, ServerDialect, StreamDecoder};
 
-/// OpenAI's responses, as a client.
+/// OpenAI's responses, as a server and as a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Responses;
+
+impl ServerDialect for Responses {
+    fn dialect(&self) -> Dialect {
+        Dialect::Responses
+    }
+
+    fn decode(&self, body: &Bytes) -> Result<Decoded, BadRequest> {
+        let (request, encoder) = decode_request(body)?;
+        Ok(Decoded {
+            request,
+            encoder: Box::new(encoder),
+        })
+    }
+}
 
 impl ClientDialect for Responses {
     fn dialect(&self) -> Dialect {

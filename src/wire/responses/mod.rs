@@ -11,8 +11,8 @@
 //! and read 2026-11.
 //!
 //! A response that another one follows is a conversation kept by the server. Keeping is not done
-//! here: [`Asked`] says which earlier response is meant, whoever keeps them hands its messages to
-//! [`Asked::follow`], and [`Encoder`] hands out what is to be kept.
+//! here: [`Encoder::previous`] says which earlier response is meant, whoever keeps them hands its
+//! messages to [`Encoder::follow`], and the encoder hands out what is to be kept.
 //!
 //! What is not said, and to whom:
 //!
@@ -31,10 +31,12 @@ mod encode_reply;
 mod encode_request;
 mod halves;
 mod items;
+mod list;
 mod shape;
 
 pub(crate) use encode_request::SHARED;
 
-pub use decode_request::{Asked, decode_request};
-pub use encode_reply::{Encoder, Kept};
+pub use decode_request::decode_request;
+pub use encode_reply::{Encoder, Keep};
 pub use halves::Responses;
+pub use list::{ItemsWanted, encode_deleted, encode_items};

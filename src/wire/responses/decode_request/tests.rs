@@ -2,7 +2,7 @@ use domain::{Audio, Image, Part, Role, Seal, SealKind};
 
 use super::*;
 
-fn decode(body: &Value) -> Result<Asked, BadRequest> {
+fn decode(body: &Value) -> Result<(ChatRequest, Encoder), BadRequest> {
     decode_request(&Bytes::from(body.to_string()))
 }
 
@@ -46,8 +46,7 @@ fn every_kind_of_item_finds_its_place() {
         "metadata": {"a": "b"}, "store": false, "stream": true, "user": "ann",
         "include": ["reasoning.encrypted_content"]
     });
-    let asked = decode(&body).unwrap();
-    let request = &asked.request;
+    let (request, encoder) = decode(&body).unwrap();
     let roles: Vec<Role> = request.messages.iter().map(|it| it.role).collect();
     use Role::{Assistant, Developer, Tool as Answer, User};
     assert_eq!(roles, [Developer, User, User, Assistant, Answer, Answer]);
@@ -98,31 +97,27 @@ fn every_kind_of_item_finds_its_place() {
     assert_eq!(request.sampling.logprobs, Some(2));
     assert_eq!(request.extra["metadata"], json!({"a": "b"}));
     assert_eq!(request.extra["verbosity"], "low");
-    assert!(!asked.stores && asked.previous.is_none());
+    assert_eq!(encoder.previous(), None);
     assert!(matches!(request.delivery, Delivery::Streamed { .. }));
     assert!(request.source.is_some());
-    assert_eq!(asked.input.len(), 8);
-    assert_eq!(asked.input[0]["content"][0]["type"], "input_text");
-    assert_eq!(
-        asked.said().len(),
-        5,
-        "instructions are not part of what was said"
-    );
+    let items = input_items(&body["input"]);
+    assert_eq!(items.len(), 8);
+    assert_eq!(items[0]["content"][0]["type"], "input_text");
 }
 
 #[test]
 fn what_was_said_before_stands_between_instructions_and_input() {
     let body = asked(json!({"instructions": "new", "previous_response_id": "resp_1"}));
-    let mut asked = decode(&body).unwrap();
-    assert_eq!(asked.previous.as_deref(), Some("resp_1"));
-    assert!(asked.stores);
-    asked.follow(vec![
+    let (mut request, encoder) = decode(&body).unwrap();
+    assert_eq!(encoder.previous(), Some("resp_1"));
+    let before = vec![
         Message::new(Role::User, "before"),
         Message::new(Role::Assistant, "yes"),
-    ]);
-    let texts: Vec<String> = asked.request.messages.iter().map(Message::text).collect();
+    ];
+    encoder.follow(&mut request, before);
+    let texts: Vec<String> = request.messages.iter().map(Message::text).collect();
     assert_eq!(texts, ["new", "before", "yes", "hi"]);
-    assert!(asked.request.source.is_none());
+    assert!(request.source.is_none());
 }
 
 #[test]

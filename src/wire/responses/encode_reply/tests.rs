@@ -9,12 +9,15 @@ use domain::{
 use super::super::decode_request;
 use super::*;
 
-fn asked(more: &Value) -> Asked {
+fn encoder(more: &Value, keep: Option<Keep>) -> Encoder {
     let mut body = json!({"model": "m", "input": "hi", "instructions": "Be short."});
-    body.as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
-    decode_request(&Bytes::from(body.to_string())).unwrap()
+    let fields = body.as_object_mut().unwrap();
+    fields.extend(more.as_object().unwrap().clone());
+    let (request, mut encoder) = decode_request(&Bytes::from(body.to_string())).unwrap();
+    if let Some(keep) = keep {
+        encoder.keep_with(&request, keep);
+    }
+    encoder
 }
 
 fn framing() -> Framing {
@@ -98,13 +101,11 @@ fn stream(encoder: &mut Encoder, events: &[ChatEvent]) -> Vec<Value> {
 
 #[test]
 fn a_stream_tells_everything_in_order_and_ends_as_the_whole_response() {
-    let kept: Arc<Mutex<Vec<Kept>>> = Arc::default();
+    let kept: Arc<Mutex<Vec<StoredResponse>>> = Arc::default();
     let keep = Arc::clone(&kept);
-    let asked = asked(&json!({"metadata": {"a": "b"}, "temperature": 0.5}));
-    let mut encoder = Encoder::new(
-        &asked,
-        Some(Box::new(move |it| keep.lock().unwrap().push(it))),
-    );
+    let more = json!({"metadata": {"a": "b"}, "temperature": 0.5});
+    let keep: Keep = Box::new(move |it| keep.lock().unwrap().push(it));
+    let mut encoder = encoder(&more, Some(keep));
     let told = stream(&mut encoder, &events());
     let kinds: Vec<&str> = told
         .iter()
@@ -143,7 +144,7 @@ fn a_stream_tells_everything_in_order_and_ends_as_the_whole_response() {
         assert_eq!(event["sequence_number"], number);
     }
     let last = &told.last().unwrap()["response"];
-    let mut whole = Encoder::new(&asked, None);
+    let mut whole = self::encoder(&more, None);
     let whole: Value = serde_json::from_slice(&whole.whole(&framing(), &reply())).unwrap();
     let mut expected = whole.clone();
     expected["store"] = true.into();
@@ -230,7 +231,7 @@ fn a_reply_cut_by_its_bound_is_incomplete() {
             reason: FinishReason::Length,
         },
     ];
-    let told = stream(&mut Encoder::new(&asked(&json!({})), None), &cut);
+    let told = stream(&mut encoder(&json!({}), None), &cut);
     let last = told.last().unwrap();
     assert_eq!(last["type"], "response.incomplete");
     assert_eq!(
@@ -244,7 +245,7 @@ fn a_reply_cut_by_its_bound_is_incomplete() {
 #[test]
 fn a_broken_stream_ends_in_its_failure_and_is_not_kept() {
     let keep: Keep = Box::new(|_| panic!("kept"));
-    let mut encoder = Encoder::new(&asked(&json!({})), Some(keep));
+    let mut encoder = encoder(&json!({}), Some(keep));
     let mut out = BytesMut::new();
     encoder.begin(framing());
     events()[..6]
@@ -272,7 +273,7 @@ fn a_broken_stream_ends_in_its_failure_and_is_not_kept() {
 #[test]
 fn what_is_not_to_be_kept_is_not() {
     let keep: Keep = Box::new(|_| panic!("kept"));
-    let mut encoder = Encoder::new(&asked(&json!({"store": false})), Some(keep));
+    let mut encoder = encoder(&json!({"store": false}), Some(keep));
     let told = stream(&mut encoder, &events());
     assert_eq!(told.last().unwrap()["response"]["store"], false);
 }
