@@ -9,6 +9,7 @@
 //! keeps the [`Snapshot`] it started with.
 
 mod answer;
+mod attempt;
 mod cost;
 mod embed;
 mod open;
@@ -18,6 +19,7 @@ mod rerank;
 mod snapshot;
 mod stages;
 mod trunk;
+mod walk;
 mod wrap;
 
 pub use answer::{Answer, Refusal, RouteLabel, Timings};

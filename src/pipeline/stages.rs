@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use domain::{
-    BackendError, CacheKey, ChatEvent, ChatRequest, ChatStream, Findings, Principal, Priority,
-    RequestId,
+    CacheKey, ChatEvent, ChatRequest, ChatStream, Findings, Principal, Priority, RequestId,
 };
 use policy::{Asked, Plan};
 use tokio::time::Instant;
@@ -90,10 +89,4 @@ pub(crate) struct Opened {
     pub rest: ChatStream,
     pub receipt: Receipt,
     pub timings: Timings,
-}
-
-/// A candidate that did not answer.
-pub(crate) struct Failed {
-    pub backend: usize,
-    pub error: BackendError,
 }
