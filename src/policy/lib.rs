@@ -48,7 +48,7 @@ pub use roster::{
     ANY_MODEL, AUTO, Asked, CLOUD, LOCAL, Roster, RosterEntry, Target, check_aliases, resolve,
 };
 pub use route::{Candidate, NAMED_RULE, Plan, SkipCause, Skipped, route};
-pub use route_file::{DEFAULT_ROUTES, LOCAL_ONLY_ROUTES, RULES_MAX, RoutePolicy};
+pub use route_file::{DEFAULT_ROUTES, LOCAL_ONLY_ROUTES, Manners, RULES_MAX, RoutePolicy};
 pub use rule_fault::RuleFault;
 pub use scan::{
     CustomRule, DEFAULT_CLASSES, FINDINGS_MAX, ScanRuleFault, ScanRules, VALUE_BYTES_MIN,

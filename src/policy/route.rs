@@ -11,7 +11,7 @@ use crate::condition::Sight;
 use crate::features::{Ask, Features};
 use crate::needs::{advice, needs};
 use crate::roster::{Asked, Roster, Target};
-use crate::route_file::{DEFAULT_RULE, RoutePolicy};
+use crate::route_file::{DEFAULT_RULE, Manners, RoutePolicy};
 
 /// The rule of a plan whose request named its model.
 pub const NAMED_RULE: &str = "model-named";
@@ -31,6 +31,7 @@ pub struct Plan {
     /// stand-in's.
     pub passed_over: Vec<usize>,
     pub skipped: Vec<Skipped>,
+    pub manners: Manners,
 }
 
 /// One backend and model that may answer.
@@ -107,7 +108,7 @@ fn plan_named(targets: &[Target], needed: Abilities, roster: &Roster) -> Result<
         }
     }
     let unable = list.first_unable();
-    list.into_plan(NAMED_RULE).map_err(|fault| match unable {
+    list.into_plan(NAMED_RULE, Manners::default()).map_err(|fault| match unable {
         Some((name, ability)) => Fault::BadRequest(unable_fault(&name, ability)),
         None => fault,
     })
@@ -125,7 +126,8 @@ fn plan_by_rules(
         (rule.name.as_str(), rule.then)
     });
     let mut list = Shortlist::new(roster);
-    for candidate in &policy.outcomes[then].candidates {
+    let outcome = &policy.outcomes[then];
+    for candidate in &outcome.candidates {
         let targets = roster.targets(candidate);
         if targets.is_empty() {
             list.skip_absent(candidate);
@@ -137,7 +139,7 @@ fn plan_by_rules(
             }
         }
     }
-    list.into_plan(name)
+    list.into_plan(name, outcome.manners)
 }
 
 fn cause_to_skip(
@@ -223,7 +225,7 @@ impl<'a> Shortlist<'a> {
 
     /// Those that can answer now, then those on the way there; those that are down only when there
     /// is no other, since a health report may be stale and a try costs little.
-    fn into_plan(mut self, rule: &str) -> Result<Plan, Fault> {
+    fn into_plan(mut self, rule: &str, manners: Manners) -> Result<Plan, Fault> {
         let kept = std::mem::take(&mut self.kept);
         let is_down = |target: &&Target| self.state(target) == HealthState::Down;
         let passed_over: Vec<usize> = kept
@@ -262,6 +264,7 @@ impl<'a> Shortlist<'a> {
             // With nobody else left, the ones that are down are tried all the same.
             passed_over: if has_able { passed_over } else { Vec::new() },
             skipped: self.skipped,
+            manners,
         })
     }
 }

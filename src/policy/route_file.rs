@@ -60,6 +60,17 @@ pub(crate) struct Outcome {
     pub name: String,
     /// Candidate names, in order.
     pub candidates: Vec<String>,
+    pub manners: Manners,
+}
+
+/// What an outcome allows beside asking its candidates in order. A request that names its model has
+/// the manners of no outcome: the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manners {
+    /// `hedge`: a second candidate may start when the first is slower than it mostly is.
+    pub hedges: bool,
+    /// `fallback_on_refusal`: what one provider's filter refuses may be asked of another provider.
+    pub falls_back_on_refusal: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -207,6 +218,7 @@ fn read_outcome(name: String, entry: Entry, faults: &mut Faults) -> Option<Outco
             Vec::new()
         }
     };
+    let manners = read_manners(&mut section, faults);
     section.finish(faults);
     for (candidate, path) in &candidates {
         if candidate == AUTO || candidate == ANY_MODEL {
@@ -221,7 +233,19 @@ fn read_outcome(name: String, entry: Entry, faults: &mut Faults) -> Option<Outco
     Some(Outcome {
         name,
         candidates: candidates.into_iter().map(|(name, _)| name).collect(),
+        manners,
     })
+}
+
+fn read_manners(section: &mut Section, faults: &mut Faults) -> Manners {
+    let mut claim = |key| {
+        let entry = section.take(key);
+        entry.and_then(|entry| entry.boolean(faults)).unwrap_or(false)
+    };
+    Manners {
+        hedges: claim("hedge"),
+        falls_back_on_refusal: claim("fallback_on_refusal"),
+    }
 }
 
 fn read_default(root: &mut Section, outcomes: &[Outcome], faults: &mut Faults) -> usize {
