@@ -631,6 +631,8 @@ mod tests {
             masked_count: 2,
             first_content_after: Some(Duration::from_millis(20)),
             took: Duration::from_millis(40),
+            retries_count: 2,
+            hedge: None,
             failed_candidates: vec![("cloudy".into(), "unreachable")],
         }
     }

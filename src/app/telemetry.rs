@@ -144,6 +144,8 @@ mod tests {
             masked_count: 0,
             first_content_after: None,
             took: Duration::from_millis(40),
+            retries_count: 0,
+            hedge: None,
             failed_candidates: Vec::new(),
         };
         tracing::subscriber::with_default(subscriber, || LogSink.append(&record));

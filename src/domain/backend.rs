@@ -28,6 +28,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Starts one chat.
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError>;
 
+    /// Whether its provider states that a request sent twice is worked on, and charged, once. Only
+    /// then may a request be repeated that it may have begun to work on.
+    fn repeats_safely(&self) -> bool {
+        false
+    }
+
     /// How `model` of the card reads text, where that can be asked. A wrapper passes it on.
     fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
         None
@@ -236,6 +242,9 @@ impl HealthState {
     }
 }
 
+/// What a caller is told to wait for an overloaded backend that names no wait.
+const OVERLOADED_WAIT: Duration = Duration::from_secs(1);
+
 /// Why a backend did not answer, by what the pipeline does about it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BackendError {
@@ -245,14 +254,21 @@ pub enum BackendError {
     /// This candidate cannot take the request as it is; another may.
     #[error("the model declined the request")]
     Declined { reason: BadRequest },
+    /// The provider's filter does not let the request, or its answer, pass. Another provider's may.
+    #[error("the provider refused the content")]
+    ContentRefused { reason: BadRequest },
     #[error("the backend does not know the model")]
     ModelUnknown { model: String },
     #[error("the prompt has {asked} tokens and the model takes {limit}")]
     ContextExceeded { asked: Tokens, limit: Tokens },
     #[error("the model cannot do {}", .0.as_label())]
     Unable(Ability),
+    /// Nothing was done for the request. A wait of zero: it named none.
     #[error("the backend is overloaded")]
     Overloaded { retry_after: Duration },
+    /// It failed too often just now and is left alone until then; it was not asked.
+    #[error("the backend is left alone after its failures")]
+    Resting { wait: Duration },
     #[error("the backend limits our rate")]
     RateLimited { retry_after: Option<Duration> },
     /// The upstream refused our own credentials.
@@ -280,6 +296,9 @@ pub enum TimeoutPhase {
     Connect,
     FirstEvent,
     BetweenEvents,
+    /// The other side waited in vain for the request, and did nothing for it (RFC 9110, section
+    /// 15.5.9).
+    Request,
 }
 
 impl TimeoutPhase {
@@ -289,6 +308,7 @@ impl TimeoutPhase {
             TimeoutPhase::Connect => "connect",
             TimeoutPhase::FirstEvent => "first event",
             TimeoutPhase::BetweenEvents => "between events",
+            TimeoutPhase::Request => "request",
         }
     }
 }
@@ -313,10 +333,12 @@ impl BackendError {
         match self {
             BackendError::Rejected { .. } => "rejected",
             BackendError::Declined { .. } => "declined",
+            BackendError::ContentRefused { .. } => "content_refused",
             BackendError::ModelUnknown { .. } => "model_unknown",
             BackendError::ContextExceeded { .. } => "context_exceeded",
             BackendError::Unable(_) => "unable",
             BackendError::Overloaded { .. } => "overloaded",
+            BackendError::Resting { .. } => "resting",
             BackendError::RateLimited { .. } => "rate_limited",
             BackendError::Credentials { .. } => "credentials",
             BackendError::Unreachable(_) => "unreachable",
@@ -332,9 +354,9 @@ impl BackendError {
 impl Classify for BackendError {
     fn fault(&self) -> Fault {
         match self {
-            BackendError::Rejected { reason, .. } | BackendError::Declined { reason } => {
-                Fault::BadRequest(reason.clone())
-            }
+            BackendError::Rejected { reason, .. }
+            | BackendError::Declined { reason }
+            | BackendError::ContentRefused { reason } => Fault::BadRequest(reason.clone()),
             BackendError::ModelUnknown { model } => Fault::ModelNotFound {
                 asked: model.clone(),
                 nearest: None,
@@ -356,9 +378,14 @@ impl Classify for BackendError {
                     ability.as_label()
                 ),
             }),
-            BackendError::Overloaded { retry_after } => Fault::Overloaded {
-                retry_after: *retry_after,
-            },
+            BackendError::Overloaded { retry_after } if retry_after.is_zero() => {
+                Fault::Overloaded {
+                    retry_after: OVERLOADED_WAIT,
+                }
+            }
+            BackendError::Overloaded { retry_after: wait } | BackendError::Resting { wait } => {
+                Fault::Overloaded { retry_after: *wait }
+            }
             BackendError::RateLimited { retry_after } => Fault::RateLimited {
                 retry_after: retry_after.unwrap_or(Duration::from_secs(1)),
             },

@@ -27,8 +27,40 @@ pub struct ExchangeRecord {
     /// From admission to the first content event.
     pub first_content_after: Option<Duration>,
     pub took: Duration,
+    /// Times that a candidate was asked again after it had done nothing for the request.
+    pub retries_count: u32,
+    /// A second candidate that was started because the first was slow.
+    pub hedge: Option<HedgeRecord>,
     /// Candidates that failed before one answered, by [`crate::BackendError::as_label`].
     pub failed_candidates: Vec<(BackendName, &'static str)>,
+}
+
+/// What became of two candidates that were asked at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HedgeRecord {
+    pub outcome: HedgeOutcome,
+    /// The one whose answer was not waited for.
+    pub loser: RouteTaken,
+    /// What it may charge for the prompt, which it was sent. `None` where no price is known.
+    pub loser_cost: Option<MicroUsd>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HedgeOutcome {
+    /// The second one spoke first.
+    Won,
+    /// The first one spoke after all, and first.
+    Lost,
+}
+
+impl HedgeOutcome {
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            HedgeOutcome::Won => "won",
+            HedgeOutcome::Lost => "lost",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

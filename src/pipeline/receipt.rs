@@ -48,6 +48,8 @@ impl Receipt {
             masked_count: 0,
             first_content_after: None,
             took: std::time::Duration::ZERO,
+            retries_count: 0,
+            hedge: None,
             failed_candidates: Vec::new(),
         };
         Self {

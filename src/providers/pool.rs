@@ -324,6 +324,7 @@ fn seated(events: ChatStream, mut seat: Seat) -> ChatStream {
 fn may_try_next_endpoint(error: &BackendError) -> bool {
     match error {
         BackendError::Overloaded { .. }
+        | BackendError::Resting { .. }
         | BackendError::RateLimited { .. }
         | BackendError::ModelUnknown { .. }
         | BackendError::Unreachable(_)
@@ -335,6 +336,7 @@ fn may_try_next_endpoint(error: &BackendError) -> bool {
         // Their engines, models and key are the same.
         BackendError::Rejected { .. }
         | BackendError::Declined { .. }
+        | BackendError::ContentRefused { .. }
         | BackendError::ContextExceeded { .. }
         | BackendError::Unable(_)
         | BackendError::Credentials { .. } => false,

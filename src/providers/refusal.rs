@@ -16,8 +16,9 @@ use crate::response::Response;
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// The longest wait believed. A provider that names days is out of money, not out of breath.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-/// Assumed when an overloaded upstream names no wait.
-const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+/// Codes of a provider's content filter: Azure's and OpenAI's (Azure OpenAI, "Content filtering",
+/// and OpenAI's error codes for images and moderation, read 2026-11).
+const FILTER_CODES: [&str; 2] = ["content_filter", "content_policy_violation"];
 /// What stands in a message where the upstream repeated our key.
 const KEY_PLACEHOLDER: &str = "[key]";
 
@@ -52,10 +53,10 @@ fn classify(
     let code = status.as_u16();
     match code {
         401..=403 => BackendError::Credentials { status: code },
-        408 => BackendError::TimedOut(TimeoutPhase::FirstEvent),
+        408 => BackendError::TimedOut(TimeoutPhase::Request),
         429 => BackendError::RateLimited { retry_after },
         503 | 529 => BackendError::Overloaded {
-            retry_after: retry_after.unwrap_or(RETRY_AFTER_DEFAULT),
+            retry_after: retry_after.unwrap_or_default(),
         },
         // With an error object it is the model that is not there, or no longer.
         404 | 410 if reply.is_some() => BackendError::ModelUnknown {
@@ -66,6 +67,9 @@ fn classify(
                 context: Some((asked, limit)),
                 ..
             }) => BackendError::ContextExceeded { asked, limit },
+            Some(ErrorReply { reason, .. }) if is_filter(&reason) => {
+                BackendError::ContentRefused { reason }
+            }
             Some(ErrorReply { reason, .. }) => BackendError::Rejected {
                 status: code,
                 reason,
@@ -80,6 +84,11 @@ fn classify(
         },
         _ => BackendError::Failed { status: code },
     }
+}
+
+fn is_filter(reason: &BadRequest) -> bool {
+    let code = reason.code.as_deref();
+    code.is_some_and(|code| FILTER_CODES.contains(&code))
 }
 
 fn wordless(code: u16) -> BadRequest {

@@ -183,10 +183,12 @@ impl From<Health> for Pulse {
 pub(super) enum Failure {
     Rejected { status: u16, reason: BadRequest },
     Declined { reason: BadRequest },
+    ContentRefused { reason: BadRequest },
     ModelUnknown { model: String },
     ContextExceeded { asked: Tokens, limit: Tokens },
     Unable(Ability),
     Overloaded { retry_after: Duration },
+    Resting { wait: Duration },
     RateLimited { retry_after: Option<Duration> },
     Credentials { status: u16 },
     Unreachable(String),
@@ -202,12 +204,14 @@ impl From<BackendError> for Failure {
         match error {
             BackendError::Rejected { status, reason } => Failure::Rejected { status, reason },
             BackendError::Declined { reason } => Failure::Declined { reason },
+            BackendError::ContentRefused { reason } => Failure::ContentRefused { reason },
             BackendError::ModelUnknown { model } => Failure::ModelUnknown { model },
             BackendError::ContextExceeded { asked, limit } => {
                 Failure::ContextExceeded { asked, limit }
             }
             BackendError::Unable(ability) => Failure::Unable(ability),
             BackendError::Overloaded { retry_after } => Failure::Overloaded { retry_after },
+            BackendError::Resting { wait } => Failure::Resting { wait },
             BackendError::RateLimited { retry_after } => Failure::RateLimited { retry_after },
             BackendError::Credentials { status } => Failure::Credentials { status },
             BackendError::Unreachable(what) => Failure::Unreachable(what.to_owned()),
@@ -225,12 +229,14 @@ impl From<Failure> for BackendError {
         match failure {
             Failure::Rejected { status, reason } => BackendError::Rejected { status, reason },
             Failure::Declined { reason } => BackendError::Declined { reason },
+            Failure::ContentRefused { reason } => BackendError::ContentRefused { reason },
             Failure::ModelUnknown { model } => BackendError::ModelUnknown { model },
             Failure::ContextExceeded { asked, limit } => {
                 BackendError::ContextExceeded { asked, limit }
             }
             Failure::Unable(ability) => BackendError::Unable(ability),
             Failure::Overloaded { retry_after } => BackendError::Overloaded { retry_after },
+            Failure::Resting { wait } => BackendError::Resting { wait },
             Failure::RateLimited { retry_after } => BackendError::RateLimited { retry_after },
             Failure::Credentials { status } => BackendError::Credentials { status },
             Failure::Unreachable(what) => BackendError::Unreachable(phrase(&what)),
@@ -291,7 +297,10 @@ mod tests {
                 status: 400,
                 reason: reason.clone(),
             },
-            BackendError::Declined { reason },
+            BackendError::Declined {
+                reason: reason.clone(),
+            },
+            BackendError::ContentRefused { reason },
             BackendError::ModelUnknown { model: "m".into() },
             BackendError::ContextExceeded {
                 asked: Tokens(9),
@@ -300,6 +309,9 @@ mod tests {
             BackendError::Unable(Ability::Images),
             BackendError::Overloaded {
                 retry_after: Duration::from_millis(1500),
+            },
+            BackendError::Resting {
+                wait: Duration::from_secs(5),
             },
             BackendError::RateLimited { retry_after: None },
             BackendError::Credentials { status: 401 },

@@ -320,13 +320,15 @@ impl Seat {
             | BackendError::TimedOut(TimeoutPhase::Connect | TimeoutPhase::FirstEvent) => {
                 notes.standing.chat_failed(now)
             }
-            BackendError::TimedOut(TimeoutPhase::BetweenEvents)
+            BackendError::TimedOut(TimeoutPhase::BetweenEvents | TimeoutPhase::Request)
+            | BackendError::Resting { .. }
             | BackendError::Overloaded { .. }
             | BackendError::RateLimited { .. }
             | BackendError::Engine(_) => notes.standing.chat_doubtful(now),
             // It read the request and said what it thinks of it.
             BackendError::Rejected { .. }
             | BackendError::Declined { .. }
+            | BackendError::ContentRefused { .. }
             | BackendError::ModelUnknown { .. }
             | BackendError::ContextExceeded { .. }
             | BackendError::Unable(_)

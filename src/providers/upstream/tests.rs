@@ -298,7 +298,7 @@ async fn every_status_becomes_a_decision() {
             error,
             "Credentials { status: 403 }".into(),
         ),
-        ("408 Timeout", "", error, "TimedOut(FirstEvent)".into()),
+        ("408 Timeout", "", error, "TimedOut(Request)".into()),
         (
             "429 Slow",
             "",
@@ -318,7 +318,7 @@ async fn every_status_becomes_a_decision() {
             "503 Busy",
             "",
             error,
-            "Overloaded { retry_after: 1s }".into(),
+            "Overloaded { retry_after: 0ns }".into(),
         ),
         (
             "529 Busy",
