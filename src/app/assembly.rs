@@ -221,6 +221,7 @@ fn roster(
             })
             .collect(),
         aliases: Arc::new(config.aliases.clone()),
+        ..Roster::default()
     }
 }
 

@@ -85,6 +85,7 @@ mod tests {
                 entry("gpu", Tier::Pool, &["llama", "other"]),
             ],
             aliases: Arc::new([("quick".to_owned(), vec!["base".to_owned()])].into()),
+            ..Roster::default()
         }
     }
 

@@ -28,6 +28,11 @@ mod route_file;
 mod tokens;
 mod toml_section;
 
+mod balance;
+mod breaker;
+mod latency;
+mod retry;
+
 mod detect;
 mod scan;
 mod unmask;
@@ -40,12 +45,20 @@ mod prices;
 mod template;
 
 pub use adapters::check_adapters;
+pub use balance::{Equal, conversation, name_hash, order};
+pub use breaker::{Breaker, BreakerRules, BreakerState, Pass};
 pub use cache_key::{CacheSecret, cache_key};
 pub use features::{Ask, MATCHED_BYTES_MAX};
+pub use latency::{PeakEwma, Quantiles};
 pub use needs::needs;
 pub use prices::{LongFigures, PriceBook, PriceEntry, PriceFault};
+pub use retry::{
+    BACKOFF_BASE, BACKOFF_MAX, RETRIES_MAX, RETRY_AFTER_MAX, RETRY_AFTER_MAX_BESIDE_OTHERS,
+    RetryBudget, RetryRules, backoff,
+};
 pub use roster::{
-    ANY_MODEL, AUTO, Asked, CLOUD, LOCAL, Roster, RosterEntry, Target, check_aliases, resolve,
+    ANY_MODEL, AUTO, Asked, CLOUD, LOCAL, Roster, RosterEntry, Share, Target, check_aliases,
+    resolve,
 };
 pub use route::{Candidate, NAMED_RULE, Plan, SkipCause, Skipped, route};
 pub use route_file::{DEFAULT_ROUTES, LOCAL_ONLY_ROUTES, Manners, RULES_MAX, RoutePolicy};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use domain::{BackendCard, Fault, Health, ModelAlias, ModelCard};
 
 use crate::RuleFault;
+use crate::balance::name_hash;
 
 /// The name that leaves the choice to the routing rules.
 pub const AUTO: &str = "auto";
@@ -29,6 +30,10 @@ pub struct Roster {
     pub backends: Vec<RosterEntry>,
     /// Operator's names: each stands for an ordered list of candidate names.
     pub aliases: Arc<BTreeMap<String, Vec<String>>>,
+    /// Aliases whose targets are equals among which the load is shared, with each one's weight.
+    pub shares: Arc<BTreeMap<String, Vec<u32>>>,
+    /// Models left alone after their failures, whose backends may be well.
+    pub resting: Vec<Target>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +48,32 @@ pub struct Target {
     /// Index into [`Roster::backends`].
     pub backend: usize,
     pub model: String,
+    /// `None` for one that has its own place in an order.
+    pub share: Option<Share>,
+}
+
+/// One's part among equals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Tells these equals from others.
+    pub group: u64,
+    pub weight: u32,
+}
+
+impl Target {
+    fn new(backend: usize, model: &str) -> Self {
+        Self {
+            backend,
+            model: model.to_owned(),
+            share: None,
+        }
+    }
+
+    /// Whether both are one model of one backend.
+    #[must_use]
+    pub fn is_same(&self, other: &Target) -> bool {
+        self.backend == other.backend && self.model == other.model
+    }
 }
 
 /// What a model name asks for.
@@ -169,10 +200,7 @@ impl Roster {
     fn default_target(&self, backend: usize) -> Option<Target> {
         let named = |model: &&ModelCard| model.name != ANY_MODEL;
         let model = self.card(backend).models.iter().find(named)?;
-        Some(Target {
-            backend,
-            model: model.name.clone(),
-        })
+        Some(Target::new(backend, &model.name))
     }
 
     fn resolve_name(&self, name: &str, depth: usize) -> Option<Asked> {
@@ -186,17 +214,27 @@ impl Roster {
         if depth == ALIAS_DEPTH_MAX {
             return None;
         }
-        let mut found = Vec::new();
-        for name in targets {
-            match self.resolve_name(name, depth + 1) {
+        let weights = self.shares.get(name);
+        let mut found: Vec<Target> = Vec::new();
+        for (at, target) in targets.iter().enumerate() {
+            match self.resolve_name(target, depth + 1) {
                 // An alias that begins with `auto` is another name for it; further on, it would
                 // hand an explicit list to the rules, which nobody asked for.
                 Some(Asked::Auto) if found.is_empty() => return Some(Asked::Auto),
                 Some(Asked::Auto) | None => {}
-                Some(Asked::Exactly(more)) => found.extend(more),
+                Some(Asked::Exactly(mut more)) => {
+                    if let Some(weight) = weights.and_then(|weights| weights.get(at)) {
+                        let share = Share {
+                            group: name_hash("", name),
+                            weight: *weight,
+                        };
+                        more.iter_mut().for_each(|it| it.share = Some(share));
+                    }
+                    found.extend(more);
+                }
             }
         }
-        found.dedup();
+        found.dedup_by(|one, other| one.is_same(other));
         (!found.is_empty()).then_some(Asked::Exactly(found))
     }
 
@@ -236,10 +274,7 @@ impl Roster {
 
     fn backend_model(&self, name: &str) -> Option<Target> {
         let (backend, model) = name.split_once('/')?;
-        let target = Target {
-            backend: self.backend_index(backend)?,
-            model: model.to_owned(),
-        };
+        let target = Target::new(self.backend_index(backend)?, model);
         let is_known = !model.is_empty() && model != ANY_MODEL;
         (is_known && self.model_card(&target).is_some()).then_some(target)
     }
@@ -254,10 +289,7 @@ impl Roster {
     fn holders(&self, model: &str) -> impl Iterator<Item = Target> {
         (0..self.backends.len())
             .filter(move |backend| model != ANY_MODEL && self.card(*backend).model(model).is_some())
-            .map(|backend| Target {
-                backend,
-                model: model.to_owned(),
-            })
+            .map(|backend| Target::new(backend, model))
     }
 
     fn backend_index(&self, name: &str) -> Option<usize> {

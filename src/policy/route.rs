@@ -10,7 +10,7 @@ use domain::{Abilities, Ability, BadRequest, Fault, HealthState, Tokens};
 use crate::condition::Sight;
 use crate::features::{Ask, Features};
 use crate::needs::{advice, needs};
-use crate::roster::{Asked, Roster, Target};
+use crate::roster::{Asked, Roster, Share, Target};
 use crate::route_file::{DEFAULT_RULE, Manners, RoutePolicy};
 
 /// The rule of a plan whose request named its model.
@@ -40,6 +40,8 @@ pub struct Candidate {
     /// Index into [`Roster::backends`].
     pub backend: usize,
     pub model: String,
+    /// With whom it is equal, where that is so. Equals follow each other.
+    pub share: Option<Share>,
     /// For `x-hedge-reason` when this one answers. Whoever falls back to it adds why.
     pub reason: String,
 }
@@ -108,10 +110,11 @@ fn plan_named(targets: &[Target], needed: Abilities, roster: &Roster) -> Result<
         }
     }
     let unable = list.first_unable();
-    list.into_plan(NAMED_RULE, Manners::default()).map_err(|fault| match unable {
-        Some((name, ability)) => Fault::BadRequest(unable_fault(&name, ability)),
-        None => fault,
-    })
+    list.into_plan(NAMED_RULE, Manners::default())
+        .map_err(|fault| match unable {
+            Some((name, ability)) => Fault::BadRequest(unable_fault(&name, ability)),
+            None => fault,
+        })
 }
 
 fn plan_by_rules(
@@ -192,7 +195,7 @@ impl<'a> Shortlist<'a> {
     }
 
     fn keep(&mut self, target: Target) {
-        if !self.kept.contains(&target) {
+        if !self.kept.iter().any(|kept| kept.is_same(&target)) {
             self.kept.push(target);
         }
     }
@@ -220,6 +223,9 @@ impl<'a> Shortlist<'a> {
     }
 
     fn state(&self, target: &Target) -> HealthState {
+        if self.roster.resting.iter().any(|it| it.is_same(target)) {
+            return HealthState::Down;
+        }
         self.roster.backends[target.backend].health.state
     }
 
@@ -228,9 +234,14 @@ impl<'a> Shortlist<'a> {
     fn into_plan(mut self, rule: &str, manners: Manners) -> Result<Plan, Fault> {
         let kept = std::mem::take(&mut self.kept);
         let is_down = |target: &&Target| self.state(target) == HealthState::Down;
+        let first = kept.iter().find(|target| !is_down(target));
+        let group = first.and_then(|target| target.share).map(|it| it.group);
+        // One equal instead of another is no stand-in.
+        let is_equal = |target: &&Target| target.share.is_some_and(|it| Some(it.group) == group);
         let passed_over: Vec<usize> = kept
             .iter()
             .take_while(is_down)
+            .filter(|target| !is_equal(target))
             .map(|target| target.backend)
             .collect();
         let (down, mut able): (Vec<Target>, Vec<Target>) = kept
@@ -255,6 +266,7 @@ impl<'a> Shortlist<'a> {
             .map(|target| Candidate {
                 backend: target.backend,
                 model: target.model,
+                share: target.share,
                 reason: rule.to_owned(),
             })
             .collect();

@@ -240,7 +240,9 @@ fn read_outcome(name: String, entry: Entry, faults: &mut Faults) -> Option<Outco
 fn read_manners(section: &mut Section, faults: &mut Faults) -> Manners {
     let mut claim = |key| {
         let entry = section.take(key);
-        entry.and_then(|entry| entry.boolean(faults)).unwrap_or(false)
+        entry
+            .and_then(|entry| entry.boolean(faults))
+            .unwrap_or(false)
     };
     Manners {
         hedges: claim("hedge"),

@@ -67,6 +67,7 @@ fn roster() -> Roster {
             ),
         ],
         aliases: Arc::new(aliases.into_iter().map(owned).collect()),
+        ..Roster::default()
     }
 }
 
@@ -100,7 +101,7 @@ fn a_pool_is_local_where_no_engine_is_and_has_a_name_beside_one() {
     let first = |backends: Vec<RosterEntry>, name: &str| {
         let roster = Roster {
             backends,
-            aliases: Arc::default(),
+            ..Roster::default()
         };
         let target = roster.targets(name).into_iter().next()?;
         let card = roster.card(target.backend);
@@ -206,6 +207,52 @@ fn unknown_names_are_refused_with_the_nearest() {
     ] {
         check_named(name, wanted);
     }
+}
+
+#[test]
+fn equals_are_known_by_their_group_and_one_for_another_is_no_stand_in() {
+    let mut roster = roster();
+    let aliases = Arc::make_mut(&mut roster.aliases);
+    let equals = ["openai/small", "open/small"].map(str::to_owned).to_vec();
+    aliases.insert("both".to_owned(), equals);
+    aliases.insert(
+        "then".to_owned(),
+        vec!["both".to_owned(), "local".to_owned()],
+    );
+    roster.shares = Arc::new([("both".to_owned(), vec![3, 1])].into());
+    let plan_of = |name: &str, roster: &Roster| {
+        let mut request = request("hi");
+        request.model = name.into();
+        decide(
+            &policy("default = 'c'\n[outcomes.c]\ncandidates = ['both']"),
+            &request,
+            roster,
+        )
+        .unwrap()
+    };
+    let shares = |plan: &Plan| -> Vec<Option<u32>> {
+        plan.candidates
+            .iter()
+            .map(|it| it.share.map(|share| share.weight))
+            .collect()
+    };
+    assert_eq!(shares(&plan_of("both", &roster)), [Some(3), Some(1)]);
+    assert_eq!(shares(&plan_of("then", &roster)), [Some(3), Some(1), None]);
+    assert_eq!(shares(&plan_of("auto", &roster)), [Some(3), Some(1)]);
+    roster.resting = vec![Target {
+        backend: 1,
+        model: "small".to_owned(),
+        share: None,
+    }];
+    let plan = plan_of("then", &roster);
+    assert_eq!(
+        shares(&plan),
+        [Some(1), None],
+        "the one that rests is passed over"
+    );
+    assert_eq!(plan.passed_over, [] as [usize; 0]);
+    // Its other model is not.
+    assert_eq!(plan_of("openai/large", &roster).candidates.len(), 1);
 }
 
 #[test]
@@ -616,8 +663,10 @@ proptest! {
             (resolve(&request.model, &roster), decide(policy, &request, &roster))
         {
             for candidate in plan.candidates {
-                let target = Target { backend: candidate.backend, model: candidate.model };
-                prop_assert!(targets.contains(&target));
+                let is_it = |target: &Target| {
+                    target.backend == candidate.backend && target.model == candidate.model
+                };
+                prop_assert!(targets.iter().any(is_it));
             }
         }
     }

@@ -40,7 +40,7 @@ fn all_faults_are_reported_at_once_with_their_paths() {
          [[rules]]\nname = 'default'\nwhen = { matches = ['(', 'a'], keywords = [] }\nthen = 'c'",
         &[
             "r.toml: outcomes.c.candidates[2]: must be a string, not a whole number",
-            "r.toml: outcomes.c.timeout: unknown key; known keys: candidates",
+            "r.toml: outcomes.c.timeout: unknown key; known keys: candidates, hedge, fallback_on_refusal",
             "r.toml: outcomes.c.candidates[1]: `auto` is no candidate; name `local`, `cloud`, a backend or a model",
             "r.toml: default: no outcome is called `x`; there are: c",
             "r.toml: rules[0].name: must be at most 64 letters, digits, `-` and `_`",
@@ -139,6 +139,24 @@ fn candidates_that_nobody_is_are_found_against_the_roster() {
     let shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
     let wanted = "r.toml: outcomes.c.candidates[2]: no backend or model is called `nobody`";
     assert_eq!(shown, [wanted]);
+}
+
+#[test]
+fn an_outcome_hedges_and_falls_back_on_refusals_only_where_it_says_so() {
+    let manners = |keys: &str| {
+        let policy = RoutePolicy::parse("r.toml", &format!("{FRAME}{keys}")).unwrap();
+        policy.outcomes[0].manners
+    };
+    assert_eq!(manners(""), Manners::default());
+    let both = Manners {
+        hedges: true,
+        falls_back_on_refusal: true,
+    };
+    assert_eq!(manners("hedge = true\nfallback_on_refusal = true"), both);
+    check(
+        &format!("{FRAME}hedge = 'yes'"),
+        &["r.toml: outcomes.c.hedge: must be true or false, not a string"],
+    );
 }
 
 #[test]
