@@ -12,6 +12,7 @@ mod answer;
 mod attempt;
 mod cost;
 mod embed;
+mod hedge;
 mod open;
 mod reading;
 mod receipt;
@@ -19,6 +20,7 @@ mod rerank;
 mod snapshot;
 mod stages;
 mod trunk;
+mod vitals;
 mod walk;
 mod wrap;
 
@@ -31,6 +33,7 @@ pub use rerank::{Place, Ranking};
 pub use snapshot::{CacheRules, NamedEmbedder, NamedReranker, Patience, Prices, Snapshot};
 pub use stages::{CacheWish, Parsed, RequestContext};
 pub use trunk::{ModelListing, Parts, Pipeline, Readiness};
+pub use vitals::{ModelHealth, Percentiles};
 
 #[cfg(test)]
 mod tests;

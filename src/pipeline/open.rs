@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
-use domain::{Outcome, RouteTaken};
+use domain::Outcome;
 use tokio::time::Instant;
 
 use crate::answer::Refusal;
 use crate::stages::{Missed, Opened, Planned};
-use crate::walk::{Caller, Walk};
+use crate::vitals::Ward;
+use crate::walk::{Caller, Walk, route_taken};
 
-pub(crate) async fn open(planned: Planned) -> Result<Opened, Refusal> {
+pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, Refusal> {
     let Planned {
         missed: Missed {
             mut admitted,
@@ -30,7 +31,8 @@ pub(crate) async fn open(planned: Planned) -> Result<Opened, Refusal> {
         body_bytes: admitted.context.body_bytes,
     };
     let snapshot = Arc::clone(&admitted.snapshot);
-    let mut walk = Walk::new(caller, snapshot, findings, plan);
+    let ward = Arc::clone(ward);
+    let mut walk = Walk::new(caller, snapshot, ward, findings, plan, &admitted.request);
     let mut request = Some(admitted.request);
 
     let begun = match walk.open_next(&mut request, &mut admitted.receipt).await {
@@ -51,15 +53,7 @@ pub(crate) async fn open(planned: Planned) -> Result<Opened, Refusal> {
     let reason = walk.reason(&begun);
     let card = walk.card(&begun);
     admitted.receipt.note(|record| {
-        record.route = Some(RouteTaken {
-            backend: card.name.clone(),
-            model: if card.is_local() {
-                card.listed_name(&begun.candidate.model)
-            } else {
-                begun.candidate.model.clone()
-            },
-            is_local: card.is_local(),
-        });
+        record.route = Some(route_taken(card, &begun.candidate.model));
         record.reason.clone_from(&reason);
     });
     // A reply over raw findings, or by a stand-in, is not what the key promises.

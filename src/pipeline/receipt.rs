@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use domain::{
-    CacheOutcome, ChatEvent, ChatRequest, ExchangeRecord, MicroUsd, ModelAlias, Outcome, Principal,
-    RecordSink, RequestId,
+    CacheOutcome, ChatEvent, ChatRequest, ExchangeRecord, MicroUsd, ModelAlias, Outcome, Price,
+    Principal, RecordSink, RequestId, Usage,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -91,6 +91,15 @@ impl Receipt {
             .and_then(|record| record.route.as_ref());
         let price = route.and_then(|route| snapshot.price(&route.backend, &route.model));
         self.meter.charge_by(price);
+    }
+
+    /// What the prompt alone costs.
+    pub(crate) fn prompt_cost(&self, price: Option<Price>) -> Option<MicroUsd> {
+        let prompt = Usage {
+            prompt_tokens: self.meter.count().prompt_tokens,
+            ..Usage::default()
+        };
+        Some(price?.cost(&prompt))
     }
 
     /// What will be known of the cost at the end.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{Backend, BackendCard, BackendName, Embedder, ModelAlias, Price, Reranker};
-use policy::{CacheSecret, PriceBook, Roster, RosterEntry, RoutePolicy, ScanRules};
+use policy::{CacheSecret, PriceBook, RetryRules, Roster, RosterEntry, RoutePolicy, ScanRules};
 
 /// An embedder, and what callers may call it besides the name on its card.
 pub type NamedEmbedder = (Vec<ModelAlias>, Arc<dyn Embedder>);
@@ -26,6 +26,8 @@ pub struct Snapshot {
     cache: CacheRules,
     patience: Patience,
     prices: Prices,
+    shares: Arc<BTreeMap<String, Vec<u32>>>,
+    retry: RetryRules,
 }
 
 /// What upstreams' models cost.
@@ -61,7 +63,27 @@ impl Snapshot {
             cache,
             patience,
             prices: Prices::default(),
+            shares: Arc::default(),
+            retry: RetryRules::default(),
         }
+    }
+
+    /// The same with aliases whose targets are equals: each one's weight, in the alias's order.
+    #[must_use]
+    pub fn with_shares(mut self, shares: BTreeMap<String, Vec<u32>>) -> Self {
+        self.shares = Arc::new(shares);
+        self
+    }
+
+    /// The same with other rules for retries.
+    #[must_use]
+    pub fn with_retry(mut self, retry: RetryRules) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    pub(crate) fn retry(&self) -> RetryRules {
+        self.retry
     }
 
     /// The same with prices. Without, no cost is known of what upstreams answer.
@@ -139,6 +161,8 @@ impl Snapshot {
         Roster {
             backends: entries,
             aliases: Arc::clone(&self.aliases),
+            shares: Arc::clone(&self.shares),
+            resting: Vec::new(),
         }
     }
 }

@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 
 use crate::*;
 
+mod failures;
+
 /// What a scripted backend does with a call.
 #[derive(Clone)]
 enum Script {

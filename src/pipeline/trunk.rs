@@ -21,6 +21,7 @@ use crate::open::open;
 use crate::receipt::{Receipt, Recorder};
 use crate::snapshot::Snapshot;
 use crate::stages::{Admitted, CacheWish, Missed, Parsed, Planned, Scanned};
+use crate::vitals::{ModelHealth, Ward};
 use crate::wrap::{wrap, wrap_hit};
 
 /// What a caller is told to wait when every seat is taken.
@@ -61,6 +62,7 @@ pub struct Pipeline {
     snapshot: ArcSwap<Snapshot>,
     cache: Arc<dyn CacheStore>,
     keys: Arc<dyn KeyDirectory>,
+    ward: Arc<Ward>,
     seats: Arc<Semaphore>,
     seats_max: usize,
     /// Whether it ever was; what then begins anew takes no traffic away.
@@ -99,6 +101,7 @@ impl Pipeline {
         let seats_max = parts.exchanges_max.clamp(1, Semaphore::MAX_PERMITS);
         let (desk, inbox) = mpsc::channel(seats_max);
         let pipeline = Self {
+            ward: Arc::new(Ward::new(parts.snapshot.retry(), rand::random())),
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             cache: parts.cache,
             keys: parts.keys,
@@ -112,6 +115,7 @@ impl Pipeline {
 
     /// Replaces the snapshot. Exchanges under way keep theirs.
     pub fn reload(&self, snapshot: Snapshot) {
+        self.ward.reload(snapshot.retry(), snapshot.backends());
         self.snapshot.store(Arc::new(snapshot));
     }
 
@@ -138,8 +142,8 @@ impl Pipeline {
             Looked::Hit(answer) => return Ok(*answer),
             Looked::Missed(missed) => *missed,
         };
-        let planned = plan(missed)?;
-        let opened = open(planned).await?;
+        let planned = plan(missed, &self.ward)?;
+        let opened = open(planned, &self.ward).await?;
         Ok(wrap(opened, Arc::clone(&self.cache)))
     }
 
@@ -194,7 +198,12 @@ impl Pipeline {
         let backends: Vec<_> = snapshot
             .backends()
             .iter()
-            .map(|backend| (backend.card().name.to_string(), backend.health()))
+            .map(|backend| {
+                (
+                    backend.card().name.to_string(),
+                    self.ward.health(backend.as_ref()),
+                )
+            })
             .collect();
         let was_ready = self.was_ready.load(Ordering::Relaxed);
         let states = || {
@@ -214,6 +223,12 @@ impl Pipeline {
             self.was_ready.store(true, Ordering::Relaxed);
         }
         Readiness { is_ready, backends }
+    }
+
+    /// What was learnt of each model of each backend that was asked for.
+    #[must_use]
+    pub fn health(&self) -> Vec<ModelHealth> {
+        self.ward.views()
     }
 
     /// Exchanges under way.
@@ -384,14 +399,15 @@ fn replay_hit(mut admitted: Admitted, findings: &Arc<Findings>, reply: &Reply) -
     }
 }
 
-fn plan(mut missed: Missed) -> Result<Planned, Refusal> {
+fn plan(mut missed: Missed, ward: &Ward) -> Result<Planned, Refusal> {
     let admitted = &mut missed.admitted;
     let ask = policy::Ask {
         request: &admitted.request,
         team: &admitted.principal.team,
         headers: &admitted.context.headers,
     };
-    let roster = admitted.snapshot.roster();
+    let mut roster = admitted.snapshot.roster();
+    roster.resting = ward.resting(admitted.snapshot.backends());
     let planned = policy::route(admitted.snapshot.routes(), &admitted.asked, &ask, &roster);
     let now = Instant::now();
     admitted.timings.route = now - admitted.since;
