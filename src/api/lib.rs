@@ -24,6 +24,7 @@ mod cors;
 mod doors;
 mod embeddings;
 mod error;
+mod failing;
 mod flood;
 mod gate;
 mod ingress;

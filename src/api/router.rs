@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, Uri};
 use crate::doors::{CHAT_PATH, GEMINI_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
-use crate::{loaded, models, probes, responses};
+use crate::{failing, loaded, models, probes, responses};
 
 /// Which door a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub(crate) enum Door {
 
 /// On the admin listener alone.
 const BOARD_PATH: &str = "/admin/v1/models";
+const HEALTH_PATH: &str = "/admin/health";
 pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
 /// One thing by the names that Jina, Cohere, vLLM and llama-server have for it.
 pub(crate) const RERANK_PATHS: [&str; 4] = ["/v1/rerank", "/rerank", "/v1/reranking", "/reranking"];
@@ -69,7 +70,8 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
         }
         Door::Admin => probes
             .route("/metrics", metrics())
-            .route(BOARD_PATH, get(loaded::list).fallback(only_get)),
+            .route(BOARD_PATH, get(loaded::list).fallback(only_get))
+            .route(HEALTH_PATH, get(failing::health).fallback(only_get)),
     };
     router.fallback(not_found).with_state(api)
 }
@@ -119,6 +121,7 @@ fn hint(path: &str) -> Option<&'static str> {
         }
         "/metrics" => Some("metrics are on the admin listener"),
         BOARD_PATH => Some("models are shown on the admin listener"),
+        HEALTH_PATH => Some("backends are shown on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),
         _ if path.starts_with("/v1beta/") => Some(
             "of Google's API this server has POST /v1beta/models/{model}:generateContent and \

@@ -129,6 +129,8 @@ impl Assembly {
             book: Arc::clone(&self.config.prices),
             providers: BTreeMap::new(),
         })
+        .with_shares(self.config.shares.clone())
+        .with_retry(self.config.retry)
     }
 }
 
@@ -221,6 +223,7 @@ fn roster(
             })
             .collect(),
         aliases: Arc::new(config.aliases.clone()),
+        shares: Arc::new(config.shares.clone()),
         ..Roster::default()
     }
 }

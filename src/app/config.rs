@@ -10,6 +10,7 @@
 
 mod adapters;
 mod embeddings;
+mod failures;
 mod faults;
 mod models;
 mod overlay;
@@ -29,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::PriceBook;
+use policy::{PriceBook, RetryRules};
 use providers::{PoolConfig, UpstreamConfig};
 
 pub use embeddings::EncoderSettings;
@@ -65,6 +66,9 @@ pub struct Config {
     pub pools: Vec<PoolConfig>,
     pub prices: Arc<PriceBook>,
     pub aliases: BTreeMap<String, Vec<String>>,
+    /// Aliases whose models are equals: each one's weight.
+    pub shares: BTreeMap<String, Vec<u32>>,
+    pub retry: RetryRules,
     pub routes: RouteFile,
     pub cache: CacheSettings,
     pub responses: Option<ResponseSettings>,
@@ -112,7 +116,9 @@ impl Config {
                 "is false and there are neither pools nor upstreams, so nothing could answer",
             );
         }
-        let aliases = upstreams::aliases(raw, findings);
+        let mut aliases = upstreams::aliases(raw, findings);
+        let shares = failures::balance(raw, &mut aliases, findings);
+        let retry = failures::retry(&raw.retry, findings);
         sections::log(&raw.log, findings);
         let routes = sections::routes(&raw.routes, around, findings);
         let cache = sections::cache(&raw.cache, findings);
@@ -134,6 +140,8 @@ impl Config {
             pools,
             prices,
             aliases,
+            shares,
+            retry,
             routes: routes?,
             cache,
             responses,

@@ -2,6 +2,7 @@
 //!
 //! Labels come from closed lists, or from names in the configuration; never from a caller.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use api::{ModelBoard, ModelState, Scrape};
 use domain::{Backend, CacheOutcome, ExchangeRecord, HealthState, Outcome, RecordSink};
 use pipeline::Pipeline;
+use policy::{ANY_MODEL, BreakerState};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
@@ -129,7 +131,42 @@ pub struct Metrics {
     models: ModelGauges,
     fleet: OnceLock<Arc<Fleet>>,
     endpoints: EndpointGauges,
+    failing: FailureMetrics,
     watched: OnceLock<Watched>,
+}
+
+/// One model of an upstream that the configuration names; those that it does not are `*`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct UpstreamLabels {
+    backend: String,
+    model: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BreakerLabels {
+    backend: String,
+    model: String,
+    state: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CauseLabels {
+    cause: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct HedgeLabels {
+    outcome: Label,
+}
+
+/// What is done about backends that fail.
+#[derive(Default)]
+struct FailureMetrics {
+    retries: Counter,
+    fallbacks: Family<CauseLabels, Counter>,
+    hedges: Family<HedgeLabels, Counter>,
+    breakers: Family<BreakerLabels, Gauge>,
+    in_flight: Family<UpstreamLabels, Gauge>,
 }
 
 /// What the gauges are read from.
@@ -190,6 +227,7 @@ impl Default for Metrics {
             models: ModelGauges::default(),
             fleet: OnceLock::new(),
             endpoints: EndpointGauges::default(),
+            failing: FailureMetrics::default(),
             watched: OnceLock::new(),
         };
         metrics.register();
@@ -266,6 +304,7 @@ impl Metrics {
         );
         self.models.register(&mut registry);
         self.endpoints.register(&mut registry);
+        self.failing.register(&mut registry);
         let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
         build.get_or_create(&BuildLabels { version }).set(1);
@@ -324,6 +363,7 @@ impl Metrics {
         let Some(pipeline) = watched.pipeline.upgrade() else {
             return;
         };
+        self.failing.read(&pipeline);
         let readiness = pipeline.readiness();
         self.ready.set(i64::from(readiness.is_ready));
         let in_flight = i64::try_from(pipeline.exchanges_count()).unwrap_or(i64::MAX);
@@ -338,6 +378,83 @@ impl Metrics {
                 let is_it = i64::from(known == health.state);
                 self.backends.get_or_create(&labels).set(is_it);
             }
+        }
+    }
+}
+
+impl FailureMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "retries",
+            "Times that an upstream was asked again, since it had done nothing",
+            self.retries.clone(),
+        );
+        registry.register(
+            "fallbacks",
+            "Answers of a further candidate, by why the first gave none",
+            self.fallbacks.clone(),
+        );
+        registry.register(
+            "hedges",
+            "Second candidates started because the first was late, by who spoke first",
+            self.hedges.clone(),
+        );
+        registry.register(
+            "breaker_state",
+            "1 for the state of a model's circuit breaker",
+            self.breakers.clone(),
+        );
+        registry.register(
+            "upstream_in_flight",
+            "Chats under way at a model of an upstream",
+            self.in_flight.clone(),
+        );
+    }
+
+    fn count(&self, record: &ExchangeRecord) {
+        self.retries.inc_by(u64::from(record.retries_count));
+        if let (Some(_), Some((_, cause))) = (&record.route, record.failed_candidates.first()) {
+            self.fallbacks.get_or_create(&CauseLabels { cause }).inc();
+        }
+        if let Some(hedge) = &record.hedge {
+            let outcome = hedge.outcome.as_label();
+            self.hedges.get_or_create(&HedgeLabels { outcome }).inc();
+        }
+    }
+
+    /// The worst state and all chats of the models that no configuration names, for their names are
+    /// callers' own.
+    fn read(&self, pipeline: &Pipeline) {
+        self.breakers.clear();
+        self.in_flight.clear();
+        let mut models: BTreeMap<(String, String), (BreakerState, u32)> = BTreeMap::new();
+        for health in pipeline.health() {
+            let model = if health.is_listed {
+                health.model.as_str()
+            } else {
+                ANY_MODEL
+            };
+            let key = (health.backend.to_string(), model.to_owned());
+            let known = models.entry(key).or_insert((BreakerState::Closed, 0));
+            known.1 += health.in_flight;
+            if health.state != BreakerState::Closed {
+                known.0 = health.state;
+            }
+        }
+        for ((backend, model), (state, in_flight)) in models {
+            for known in BreakerState::ALL {
+                let labels = BreakerLabels {
+                    backend: backend.clone(),
+                    model: model.clone(),
+                    state: known.as_label(),
+                };
+                let is_it = i64::from(known == state);
+                self.breakers.get_or_create(&labels).set(is_it);
+            }
+            let labels = UpstreamLabels { backend, model };
+            self.in_flight
+                .get_or_create(&labels)
+                .set(i64::from(in_flight));
         }
     }
 }
@@ -523,6 +640,7 @@ impl RecordSink for Metrics {
                 })
                 .inc();
         }
+        self.failing.count(record);
         self.count_tokens(record, route);
         self.count_cost(record);
         self.masked.inc_by(u64::from(record.masked_count));
@@ -602,7 +720,7 @@ fn route(record: &ExchangeRecord) -> Label {
 mod tests {
     use std::time::Duration;
 
-    use domain::{MicroUsd, RouteTaken, Tokens, Usage};
+    use domain::{HedgeOutcome, HedgeRecord, MicroUsd, RouteTaken, Tokens, Usage};
 
     use super::*;
 
@@ -632,7 +750,15 @@ mod tests {
             first_content_after: Some(Duration::from_millis(20)),
             took: Duration::from_millis(40),
             retries_count: 2,
-            hedge: None,
+            hedge: Some(HedgeRecord {
+                outcome: HedgeOutcome::Won,
+                loser: RouteTaken {
+                    backend: "slow".into(),
+                    model: "m".into(),
+                    is_local: false,
+                },
+                loser_cost: None,
+            }),
             failed_candidates: vec![("cloudy".into(), "unreachable")],
         }
     }
@@ -652,6 +778,9 @@ mod tests {
             r#"hedge_tokens_total{route="cloud",kind="completion"} 3"#,
             r#"hedge_tokens_total{route="local",kind="dropped"} 5"#,
             r#"hedge_candidate_failures_total{backend="cloudy",error="unreachable"} 3"#,
+            r#"hedge_retries_total 6"#,
+            r#"hedge_fallbacks_total{cause="unreachable"} 3"#,
+            r#"hedge_hedges_total{outcome="won"} 3"#,
             r#"hedge_masked_values_total 6"#,
             r#"hedge_first_content_seconds_bucket{le="0.025",route="local"} 1"#,
         ] {

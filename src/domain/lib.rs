@@ -65,9 +65,7 @@ pub use principal::{KeyDigest, Principal};
 pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
 pub use reading::{ReadToken, TextPart, TextToRead, Tokenizer};
-pub use record::{
-    CacheOutcome, ExchangeRecord, HedgeOutcome, HedgeRecord, Outcome, RouteTaken,
-};
+pub use record::{CacheOutcome, ExchangeRecord, HedgeOutcome, HedgeRecord, Outcome, RouteTaken};
 pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, read_head, replay, replay_events};
 pub use rerank::{RerankRequest, Reranker, Scores};
 pub use sampling::{

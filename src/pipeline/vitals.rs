@@ -18,8 +18,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use domain::{
-    Backend, BackendError, BackendName, ChatEvent, ChatStream, Delivery, Health, HealthState, Tier,
-    TimeoutPhase,
+    Backend, BackendCard, BackendError, BackendName, ChatEvent, ChatStream, Delivery, Health,
+    HealthState, Tier, TimeoutPhase,
 };
 use futures::{Stream, StreamExt};
 use policy::{
@@ -53,6 +53,8 @@ type Key = (BackendName, String);
 pub struct ModelHealth {
     pub backend: BackendName,
     pub model: String,
+    /// Whether its card names it; otherwise the name is a caller's own.
+    pub is_listed: bool,
     pub state: BreakerState,
     /// How long it has been in that state.
     pub state_for: Duration,
@@ -101,7 +103,7 @@ impl Ward {
             return Arc::clone(vitals);
         }
         drop(models);
-        let vitals = Arc::new(Vitals::new(card.tier, key.clone()));
+        let vitals = Arc::new(Vitals::new(card, key.clone()));
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if models.len() >= MODELS_MAX {
             // Names that nobody answered to are of no use.
@@ -191,6 +193,7 @@ impl Ward {
 /// What is known of one model of one backend.
 pub(crate) struct Vitals {
     key: Key,
+    is_listed: bool,
     /// Backends that know themselves how their engines are have no breaker here.
     has_breaker: bool,
     in_flight: AtomicU32,
@@ -254,11 +257,12 @@ pub(crate) struct Load {
 }
 
 impl Vitals {
-    fn new(tier: Tier, key: Key) -> Self {
+    fn new(card: &BackendCard, key: Key) -> Self {
         let now = Instant::now();
         Self {
+            is_listed: card.model(&key.1).is_some(),
             key,
-            has_breaker: tier == Tier::Upstream,
+            has_breaker: card.tier == Tier::Upstream,
             in_flight: AtomicU32::new(0),
             was_answered: AtomicBool::new(false),
             is_doubtful: AtomicBool::new(false),
@@ -347,6 +351,7 @@ impl Vitals {
         ModelHealth {
             backend: backend.clone(),
             model: model.clone(),
+            is_listed: self.is_listed,
             state: notes.breaker.state(now),
             state_for: now.saturating_duration_since(notes.breaker.since(now)),
             failures_in_row: notes.breaker.failures_in_row(),

@@ -76,6 +76,9 @@ impl Target {
     }
 }
 
+/// Where aliases with weights are written.
+const SHARES_PATH: &str = "balance";
+
 /// What a model name asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
@@ -111,6 +114,12 @@ pub fn check_aliases(roster: &Roster, file: &str, path: &str) -> Vec<RuleFault> 
         });
     };
     for (name, targets) in roster.aliases.iter() {
+        let is_shared = roster.shares.contains_key(name);
+        let (path, models) = if is_shared {
+            (SHARES_PATH, ".models")
+        } else {
+            (path, "")
+        };
         if [AUTO, LOCAL, CLOUD].contains(&name.as_str()) {
             report(
                 format!("{path}.{name}"),
@@ -133,7 +142,7 @@ pub fn check_aliases(roster: &Roster, file: &str, path: &str) -> Vec<RuleFault> 
         for (index, target) in targets.iter().enumerate() {
             if roster.resolve_name(target, 0).is_none() {
                 report(
-                    format!("{path}.{name}[{index}]"),
+                    format!("{path}.{name}{models}[{index}]"),
                     unknown_name(target, roster),
                 );
             }

@@ -39,6 +39,8 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// It takes vLLM's `structured_outputs`.
     pub structured_outputs: bool,
+    /// Its provider promises that a request sent twice is worked on, and charged, once.
+    pub is_idempotent: bool,
 }
 
 impl UpstreamConfig {
@@ -72,6 +74,7 @@ impl UpstreamConfig {
             whole_reply_timeout: Self::WHOLE_REPLY_TIMEOUT_DEFAULT,
             idle_timeout: Self::IDLE_TIMEOUT_DEFAULT,
             structured_outputs: false,
+            is_idempotent: false,
         }
     }
 }

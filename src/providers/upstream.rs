@@ -59,6 +59,7 @@ pub struct Upstream {
     /// Where chats need no client.
     direct: Option<Road>,
     breaker: Breaker,
+    is_idempotent: bool,
 }
 
 impl Upstream {
@@ -85,6 +86,7 @@ impl Upstream {
             idle_timeout: config.idle_timeout,
             client: transport.client().clone(),
             breaker: Breaker::new(Instant::now()),
+            is_idempotent: config.is_idempotent,
         })
     }
 
@@ -220,6 +222,10 @@ impl Backend for Upstream {
 
     fn health(&self) -> Health {
         self.breaker.health(Instant::now())
+    }
+
+    fn repeats_safely(&self) -> bool {
+        self.is_idempotent
     }
 
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {

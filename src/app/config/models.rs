@@ -240,7 +240,7 @@ fn names_elsewhere(raw: &RawConfig) -> BTreeMap<String, String> {
         .iter()
         .for_each(|it| take(&it.name, "an upstream"));
     raw.pools.iter().for_each(|it| take(&it.name, "a pool"));
-    for name in raw.aliases.keys() {
+    for name in raw.aliases.keys().chain(raw.balance.keys()) {
         take(&Some(name.clone()), "an alias");
     }
     taken

@@ -9,6 +9,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::failures::{RawBalance, RawRetry};
 use super::prices::RawPrice;
 use super::raw_kv::{FlashAttention, KvType, KvUnified};
 use super::raw_pools::RawPool;
@@ -35,7 +36,10 @@ pub struct RawConfig {
     /// Other names for models: `fast = "local"`, or a list tried in order:
     /// `smart = ["openai/gpt-5", "local"]`.
     pub aliases: BTreeMap<String, OneOrMany>,
+    /// Models that are equals under one name, among which the load is shared.
+    pub balance: BTreeMap<String, RawBalance>,
     pub routes: RawRoutes,
+    pub retry: RawRetry,
     pub cache: RawCache,
     pub responses: RawResponses,
     pub privacy: RawPrivacy,
@@ -59,7 +63,9 @@ impl Default for RawConfig {
             pools: Vec::new(),
             prices: Vec::new(),
             aliases: BTreeMap::new(),
+            balance: BTreeMap::new(),
             routes: RawRoutes::default(),
+            retry: RawRetry::default(),
             cache: RawCache::default(),
             responses: RawResponses::default(),
             privacy: RawPrivacy::default(),
@@ -476,6 +482,9 @@ pub struct RawUpstream {
     /// It takes vLLM's `structured_outputs`. Without, requests for a `regex`, `choice` or `grammar`
     /// pass it over.
     pub structured_outputs: bool,
+    /// It promises that a request sent twice is worked on, and charged, once: then one is sent again
+    /// after any failure before its first event.
+    pub idempotent: bool,
     /// Further headers to send, for example `OpenAI-Organization`.
     pub headers: BTreeMap<String, SecretText>,
 }
@@ -496,6 +505,7 @@ impl Default for RawUpstream {
             whole_reply_timeout_ms: 600_000,
             idle_timeout_ms: 60_000,
             structured_outputs: false,
+            idempotent: false,
             headers: BTreeMap::new(),
         }
     }

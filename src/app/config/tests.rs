@@ -530,7 +530,9 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "pools",
         "prices",
         "aliases",
+        "balance",
         "routes",
+        "retry",
         "cache",
         "responses",
         "privacy",
@@ -544,6 +546,42 @@ fn the_schema_knows_every_section_and_what_is_required() {
     assert_eq!(schema["additionalProperties"], false);
     let required = schema["$defs"]["RawUpstream"]["required"].to_string();
     assert!(required.contains("base_url"), "{required}");
+}
+
+#[test]
+fn equals_are_aliases_with_weights_and_retries_have_a_budget() {
+    let upstream = "[[upstreams]]\nname = 'a'\nbase_url = 'https://a.example/v1'\nmodels = ['m']\n\
+                    idempotent = true\n";
+    let text = format!(
+        "{upstream}[balance.both]\nmodels = ['a/m', {{ name = 'local', weight = 3 }}]\n\
+         [retry]\nbudget_percent = 5"
+    );
+    let (config, _) = accepted(&text, &[]);
+    assert_eq!(config.aliases["both"], ["a/m", "local"]);
+    assert_eq!(config.shares["both"], [1, 3]);
+    assert_eq!((config.retry.budget_percent, config.retry.burst), (5, 10));
+    assert!(config.upstreams[0].is_idempotent);
+    let text = "
+        [aliases]
+        both = 'local'
+        [balance.both]
+        models = [{ name = 'local', weight = 0 }]
+        [balance.none]
+        [retry]
+        budget_percent = 101
+    ";
+    let found = refused(text, &[]);
+    let wanted = [
+        "balance.both: `both` is the name of an alias",
+        "balance.both.models[0].weight: 0 is out of range",
+        "balance.none.models: 0 models; from 1 to 64",
+        "retry.budget_percent: 101 is out of range",
+    ];
+    for wanted in wanted {
+        let is_said = found.iter().any(|fault| fault.starts_with(wanted));
+        assert!(is_said, "{wanted}\n{found:#?}");
+    }
+    assert_eq!(found.len(), wanted.len(), "{found:#?}");
 }
 
 #[test]

@@ -104,6 +104,7 @@ fn upstream_config(
         whole_reply_timeout,
         idle_timeout,
         structured_outputs: raw.structured_outputs,
+        is_idempotent: raw.idempotent,
     })
 }
 
