@@ -84,7 +84,7 @@ impl Attempt<'_> {
     ) -> Option<Duration> {
         // This machine's engine and pools have queues and tries of their own.
         let is_remote = self.backend.card().tier == Tier::Upstream;
-        if !is_remote || retries >= RETRIES_MAX {
+        if !is_remote || retries >= RETRIES_MAX || self.vitals.rests_now() {
             return None;
         }
         let named = match retry(error) {

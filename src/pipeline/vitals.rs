@@ -41,7 +41,7 @@ const ALL_REST: &str = "all its models failed too often just now";
 pub(crate) struct Ward {
     models: RwLock<HashMap<Key, Arc<Vitals>>>,
     budget: Mutex<RetryBudget>,
-    /// Whose credentials were refused, which the operator was told.
+    /// Whose credentials were refused, which the operator was told: once until the next reload.
     refused: Mutex<BTreeSet<BackendName>>,
     random: Mutex<StdRng>,
 }
@@ -180,7 +180,7 @@ impl Ward {
         lock(&self.random).random_range(0.0..1.0)
     }
 
-    /// Tells the operator once that an upstream refuses its credentials, until it takes them.
+    /// Tells the operator once that an upstream refuses its credentials.
     pub fn note_credentials(&self, backend: &BackendName, error: &BackendError) {
         if let BackendError::Credentials { status } = error
             && lock(&self.refused).insert(backend.clone())
@@ -283,6 +283,11 @@ impl Vitals {
             return None;
         }
         lock(&self.notes).breaker.wait(now)
+    }
+
+    /// Whether it is left alone, as of this moment.
+    pub fn rests_now(&self) -> bool {
+        self.rests(now()).is_some()
     }
 
     /// Lets a chat through to it.

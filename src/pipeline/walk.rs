@@ -100,6 +100,8 @@ pub(crate) struct Walk {
     /// Index into the plan's candidates: the first that was not tried.
     next: usize,
     failed: Vec<Failed>,
+    /// The backend of one who was late, and was not waited for.
+    late: Option<usize>,
     /// Index into `failed`: after whom nobody else is asked.
     ended_by: Option<usize>,
     /// Who follows must have a longer context than this.
@@ -128,6 +130,7 @@ impl Walk {
             plan,
             next: 0,
             failed: Vec::new(),
+            late: None,
             ended_by: None,
             context_above: None,
             refused_by: Vec::new(),
@@ -327,6 +330,12 @@ impl Walk {
             }
         };
         self.next = next;
+        if let Some(hedge) = &step.hedge
+            && hedge.outcome == HedgeOutcome::Won
+            && hedge.is_cancelled
+        {
+            self.late = Some(hedge.loser.backend);
+        }
         Ok(step)
     }
 
@@ -467,7 +476,7 @@ impl Walk {
 
     /// Whether somebody else was meant to answer.
     pub fn is_stand_in(&self) -> bool {
-        !self.failed.is_empty() || !self.plan.passed_over.is_empty()
+        !self.failed.is_empty() || !self.plan.passed_over.is_empty() || self.late.is_some()
     }
 
     /// Whether the one that answers read personal data as it is.
@@ -497,7 +506,8 @@ impl Walk {
         let failed = self.failed.iter();
         let failed = failed.map(|failed| (failed.backend, failed.error.as_label()));
         let mut reason = begun.candidate.reason.clone();
-        for (at, (backend, why)) in down.chain(failed).enumerate() {
+        let late = self.late.map(|backend| (backend, "late"));
+        for (at, (backend, why)) in down.chain(failed).chain(late).enumerate() {
             reason.push_str(if at == 0 { "; fallback: " } else { ", " });
             if let Some(backend) = self.snapshot.backends().get(backend) {
                 reason.push_str(backend.card().name.as_str());

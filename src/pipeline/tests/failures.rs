@@ -717,9 +717,11 @@ async fn a_late_first_event_starts_a_second_candidate_and_the_first_to_speak_is_
             assert_eq!(scene.records.recv().await.unwrap().hedge, None);
         }
         let began = tokio::time::Instant::now();
-        let Seen::Whole { text: said, .. } = scene.ask("auto", "hi").await else {
+        let Seen::Whole { text: said, reason } = scene.ask("auto", "hi").await else {
             panic!("somebody answers");
         };
+        let is_late = outcome == Some(HedgeOutcome::Won);
+        assert_eq!(reason.ends_with("; fallback: a late"), is_late, "{reason}");
         assert_eq!(
             (said.as_str(), b.calls()),
             (text, b_calls),

@@ -38,17 +38,21 @@ impl Server {
 
     /// Serves one request and gives its head and body as they came.
     async fn answer(&self, reply: &[u8], ending: Ending) -> (String, String) {
-        let (mut socket, _) = self.0.accept().await.unwrap();
-        let request = read_request(&mut socket).await;
-        // The client may have seen enough and left.
-        let _ = socket.write_all(reply).await;
-        match ending {
-            Ending::Close => {}
-            Ending::Reset => socket.set_zero_linger().unwrap(),
-            Ending::Wait => while matches!(socket.read(&mut [0; 64]).await, Ok(1..)) {},
-        }
-        request
+        let (socket, _) = self.0.accept().await.unwrap();
+        answer_on(socket, reply, ending).await
     }
+}
+
+async fn answer_on(mut socket: TcpStream, reply: &[u8], ending: Ending) -> (String, String) {
+    let request = read_request(&mut socket).await;
+    // The client may have seen enough and left.
+    let _ = socket.write_all(reply).await;
+    match ending {
+        Ending::Close => {}
+        Ending::Reset => socket.set_zero_linger().unwrap(),
+        Ending::Wait => while matches!(socket.read(&mut [0; 64]).await, Ok(1..)) {},
+    }
+    request
 }
 
 async fn read_request(socket: &mut TcpStream) -> (String, String) {
@@ -424,6 +428,114 @@ async fn a_sent_request_is_not_sent_again() {
         assert!(seen.starts_with("Unreachable"), "{seen}");
         assert_eq!(count, 1);
         assert_eq!(upstream.health().state, HealthState::Ready);
+    }
+}
+
+/// How often the stand-in is asked, whatever goes wrong, and what the pipeline is told: it decides
+/// whether the same upstream, another or nobody is asked next. A request that a connection took is
+/// sent once.
+#[tokio::test]
+async fn the_fault_table() {
+    let error = r#"{"error":{"message":"no"}}"#;
+    let filtered = r#"{"error":{"message":"no","code":"content_filter"}}"#;
+    let wordless_context = r#"{"error":{"message":"no","code":"context_length_exceeded"}}"#;
+    let status = |status: &str| json(status, error);
+    let call = "data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\
+                \"id\":\"c\",\"function\":{\"name\":\"run\",\"arguments\":\"{\\\"a\"}}]}}]}\n\n";
+    let rows: Vec<(&str, Vec<u8>, Ending, &str)> = vec![
+        ("reset", Vec::new(), Ending::Reset, "unreachable"),
+        (
+            "closed unanswered",
+            Vec::new(),
+            Ending::Close,
+            "unreachable",
+        ),
+        ("no head in time", Vec::new(), Ending::Wait, "timed_out"),
+        (
+            "no event in time",
+            events(": wait\n\n"),
+            Ending::Wait,
+            "timed_out",
+        ),
+        (
+            "nothing after an event",
+            events(FIRST_CHUNK),
+            Ending::Wait,
+            "timed_out",
+        ),
+        ("400", status("400 Bad"), Ending::Close, "rejected"),
+        (
+            "400, filtered",
+            json("400 Bad", filtered),
+            Ending::Close,
+            "content_refused",
+        ),
+        (
+            "400, too long",
+            json("400 Bad", wordless_context),
+            Ending::Close,
+            "rejected",
+        ),
+        ("401", status("401 Who"), Ending::Close, "credentials"),
+        ("404", status("404 Gone"), Ending::Close, "model_unknown"),
+        ("408", status("408 Late"), Ending::Close, "timed_out"),
+        ("413", status("413 Large"), Ending::Close, "rejected"),
+        ("429", status("429 Slow"), Ending::Close, "rate_limited"),
+        ("500", status("500 Oops"), Ending::Close, "failed"),
+        ("502", status("502 Oops"), Ending::Close, "failed"),
+        ("503", status("503 Busy"), Ending::Close, "overloaded"),
+        ("529", status("529 Busy"), Ending::Close, "overloaded"),
+        (
+            "malformed",
+            json("200 OK", "nonsense"),
+            Ending::Close,
+            "garbled",
+        ),
+        (
+            "cut mid-stream",
+            events(FIRST_CHUNK),
+            Ending::Reset,
+            "interrupted",
+        ),
+        (
+            "cut mid-tool-call",
+            events(call),
+            Ending::Reset,
+            "interrupted",
+        ),
+    ];
+    for (name, reply, ending, label) in rows {
+        for transport in both_ways() {
+            let server = Server::bind().await;
+            let mut config = config(&server.url("http"));
+            config.first_event_timeout = Duration::from_millis(100);
+            config.idle_timeout = Duration::from_millis(30);
+            let upstream = Upstream::new(config, transport).unwrap();
+            let mut asked = 0;
+            let serve = async {
+                loop {
+                    let (socket, _) = server.0.accept().await.unwrap();
+                    asked += 1;
+                    answer_on(socket, &reply, ending).await;
+                }
+            };
+            let told = async {
+                match upstream.chat(outbound(request(STREAM))).await {
+                    Err(error) => error.as_label(),
+                    Ok(stream) => {
+                        let events: Vec<Seen> = stream.collect().await;
+                        let last = events.last().expect("an event").as_ref();
+                        last.expect_err("a clean end").as_label()
+                    }
+                }
+            };
+            let told = tokio::select! {
+                told = told => told,
+                () = serve => unreachable!("it serves for ever"),
+            };
+            assert_eq!((told, asked), (label, 1), "{name}");
+            assert_eq!(upstream.health().state, HealthState::Ready, "{name}");
+        }
     }
 }
 
