@@ -50,6 +50,39 @@ pub struct FakeConfig {
     /// Keeps requests for [`FakeUpstream::seen`]; off for measurements.
     pub records: bool,
     pub behaviour: Behaviour,
+    /// Some chats fail all the same.
+    pub flaky: Option<Flaky>,
+}
+
+/// Chats that fail by chance, before anything of their answer is sent: with 500, 503 or 429 in turn of
+/// chance.
+#[derive(Clone, Copy, Debug)]
+pub struct Flaky {
+    /// Of all chats, in percent.
+    pub percent: u32,
+    /// The same seed fails the same chats, counted from the first.
+    pub seed: u64,
+}
+
+impl Flaky {
+    /// How the chat with this number fails, if it does.
+    fn mishap(self, number: u64) -> Option<Mishap> {
+        let chance = mixed(self.seed ^ mixed(number));
+        let status = [500, 503, 429][(chance >> 32) as usize % 3];
+        (chance % 100 < u64::from(self.percent)).then_some(Mishap::Status {
+            status,
+            retry_after_s: None,
+        })
+    }
+}
+
+/// The finalizer of SplitMix64 (G. Steele, D. Lea and C. Flood, "Fast Splittable Pseudorandom Number
+/// Generators", 2014).
+fn mixed(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 impl Default for FakeConfig {
@@ -60,6 +93,7 @@ impl Default for FakeConfig {
             key: None,
             records: true,
             behaviour: Behaviour::default(),
+            flaky: None,
         }
     }
 }
@@ -251,11 +285,15 @@ impl Service {
     }
 
     async fn chat(&self, head: &http::request::Parts, body: Bytes) -> Response<Body> {
+        let number = self.record.counts().asked;
         let open = self.record.open(head, &body);
         let Ok(ask) = serde_json::from_slice::<reply::Ask>(&body) else {
             return error(StatusCode::BAD_REQUEST, "the body is no chat request");
         };
-        let behaviour = self.config.behaviour.for_text(ask.last_text());
+        let mut behaviour = self.config.behaviour.for_text(ask.last_text());
+        if let Some(mishap) = self.config.flaky.and_then(|it| it.mishap(number)) {
+            behaviour.mishap = Some(mishap);
+        }
         let answer = Answer::new(&ask, behaviour, open);
         if ask.is_streamed() {
             answer.streamed().await

@@ -6,6 +6,7 @@
 
 mod agree;
 mod drive;
+mod failing;
 mod fake;
 mod hostile;
 mod race;
@@ -15,7 +16,8 @@ pub use agree::{Agree, Agreement, Likeness, agree};
 pub use drive::{
     Course, Fleet, FleetError, Load, Report, Row, Sample, Scenario, Target, Usage, measure, run,
 };
-pub use fake::{Behaviour, Counts, FakeConfig, FakeUpstream, Mishap, Seen};
+pub use failing::{Pair, Survived, survive};
+pub use fake::{Behaviour, Counts, FakeConfig, FakeUpstream, Flaky, Mishap, Seen};
 pub use hostile::{Sound, Spoilt};
 pub use race::{
     EngineLoad, Fairness, Heat, Lap, Place, Race, Standing, Turn, Verdict, fairness, race,

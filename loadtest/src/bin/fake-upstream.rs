@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use loadtest::{Behaviour, FakeConfig, FakeUpstream, Mishap};
+use loadtest::{Behaviour, FakeConfig, FakeUpstream, Flaky, Mishap};
 
 /// An OpenAI-compatible server with set speed and failures.
 ///
@@ -39,6 +39,11 @@ struct Args {
     /// Answer every chat with this status.
     #[arg(long)]
     status: Option<u16>,
+    /// Fail that many chats in a hundred, by chance.
+    #[arg(long)]
+    fail_percent: Option<u32>,
+    #[arg(long, default_value_t = 1)]
+    fail_seed: u64,
     /// Do not keep requests for /_seen.
     #[arg(long)]
     forget: bool,
@@ -55,6 +60,10 @@ fn main() -> ExitCode {
         models: args.models,
         key: args.key,
         records: !args.forget,
+        flaky: args.fail_percent.map(|percent| Flaky {
+            percent,
+            seed: args.fail_seed,
+        }),
         behaviour: Behaviour {
             head_delay: Duration::from_millis(args.delay_ms),
             token_gap,

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use loadtest::{
-    Agree, Agreement, Course, EngineLoad, Fairness, Fleet, Heat, Load, Race, Report, Scenario,
-    Soak, SoakReport, Standing, Target, Verdict,
+    Agree, Agreement, Course, EngineLoad, Fairness, Fleet, Heat, Load, Pair, Race, Report,
+    Scenario, Soak, SoakReport, Standing, Survived, Target, Verdict, survive,
 };
 
 /// Measures what a proxy adds to chat requests.
@@ -63,6 +63,9 @@ enum Command {
         #[command(flatten)]
         agree: AgreeArgs,
     },
+    /// Start two fake upstreams, one of which fails by chance, and hedge before them; see that nearly all
+    /// callers get a whole answer and that it costs few further requests.
+    Failing(FailingArgs),
     /// Measure how long one team's short question waits beside another team's load, against alone.
     /// The server must know two keys, of two teams.
     Fairness {
@@ -72,6 +75,33 @@ enum Command {
         #[command(flatten)]
         fairness: FairnessArgs,
     },
+}
+
+#[derive(Debug, Args)]
+struct FailingArgs {
+    #[arg(long, default_value = "target/release/hedge")]
+    hedge: PathBuf,
+    #[arg(long, default_value_t = 5_000)]
+    callers: u32,
+    /// Callers at a time.
+    #[arg(long, default_value_t = 16)]
+    lanes: u32,
+    /// Of its chats, how many the first upstream fails, in percent.
+    #[arg(long, default_value_t = 30)]
+    percent: u32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl FailingArgs {
+    fn run(&self) -> anyhow::Result<Survived> {
+        let pair = Pair::start(self.percent, self.seed)?;
+        let upstreams = [pair.failing.addr(), pair.sound.addr()];
+        // Ends when the callers are through.
+        let fleet = Fleet::before(&self.hedge, &upstreams)?;
+        let target = &fleet.targets[0];
+        Ok(runtime()?.block_on(survive(target, &pair, self.callers, self.lanes))?)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -411,6 +441,15 @@ fn run() -> anyhow::Result<()> {
             };
             let agreement = runtime()?.block_on(loadtest::agree(&asked, say))?;
             publish_agreement(&agreement, &agree.out)
+        }
+        Command::Failing(args) => {
+            let survived = args.run()?;
+            writeln!(std::io::stdout(), "{}", serde_json::to_string(&survived)?)?;
+            ensure!(
+                survived.is_well(),
+                "too many callers without a whole answer, or too many requests for it"
+            );
+            Ok(())
         }
         Command::Fairness { target, fairness } => {
             let course = fairness.course(target);

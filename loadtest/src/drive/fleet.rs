@@ -101,6 +101,34 @@ impl Fleet {
         Ok((fleet, admin))
     }
 
+    /// Starts `hedge` before these upstreams, in order, with no model of its own. It answers under the
+    /// name `auto`: the first upstream, and the others where it fails.
+    ///
+    /// # Errors
+    /// As for [`Fleet::start`].
+    pub fn before(hedge: &Path, upstreams: &[SocketAddr]) -> Result<Self, FleetError> {
+        let mut fleet = Self {
+            targets: Vec::new(),
+            children: Vec::new(),
+            folder: tempfile::tempdir().map_err(FleetError::Folder)?,
+        };
+        let address = free_address().map_err(FleetError::Folder)?;
+        let names: Vec<String> = (0..upstreams.len()).map(|at| format!("u{at}")).collect();
+        let candidates = format!("{names:?}");
+        let routes = format!("default = \"all\"\n[outcomes.all]\ncandidates = {candidates}\n");
+        let routes = fleet.write("routes.toml", &routes)?;
+        let mut config = hedge_settings(address);
+        config.push_str(&format!("\n[routes]\nfile = {routes:?}\n"));
+        for (name, upstream) in names.iter().zip(upstreams) {
+            config.push_str(&upstream_settings(name, *upstream));
+        }
+        let config = fleet.write("hedge.toml", &config)?;
+        let mut command = Command::new(hedge);
+        command.args(["serve", "--config"]).arg(config);
+        fleet.launch("hedge", "auto", address, command)?;
+        Ok(fleet)
+    }
+
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, FleetError> {
         let path = self.folder.path().join(name);
         fs::write(&path, text).map_err(FleetError::Folder)?;
@@ -183,6 +211,21 @@ fn free_address() -> io::Result<SocketAddr> {
 
 /// The bare proxy path: no local model, no flood guard in the way, no log line a request.
 fn hedge_config(listen: SocketAddr, upstream: SocketAddr) -> String {
+    hedge_settings(listen) + &upstream_settings("fake", upstream)
+}
+
+fn upstream_settings(name: &str, upstream: SocketAddr) -> String {
+    format!(
+        r#"
+[[upstreams]]
+name = "{name}"
+base_url = "http://{upstream}/v1"
+models = ["{MODEL}"]
+"#
+    )
+}
+
+fn hedge_settings(listen: SocketAddr) -> String {
     format!(
         r#"listen = "{listen}"
 
@@ -201,11 +244,6 @@ grace_s = 1
 
 [log]
 level = "warn"
-
-[[upstreams]]
-name = "fake"
-base_url = "http://{upstream}/v1"
-models = ["{MODEL}"]
 "#
     )
 }

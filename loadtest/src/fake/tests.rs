@@ -123,3 +123,31 @@ fn killing_it_breaks_open_replies_and_closes_the_port() {
     assert!(!rest.ends_with(b"0\r\n\r\n"));
     assert!(TcpStream::connect(addr).is_err());
 }
+
+#[test]
+fn a_flaky_server_fails_its_share_and_the_same_chats_each_time() {
+    let flaky = Flaky {
+        percent: 30,
+        seed: 7,
+    };
+    let fails = |number| flaky.mishap(number).is_some();
+    let count = (0..10_000).filter(|number| fails(*number)).count();
+    assert!((2_850..3_150).contains(&count), "{count}");
+    let fake = || {
+        FakeUpstream::start(FakeConfig {
+            flaky: Some(flaky),
+            ..FakeConfig::default()
+        })
+        .unwrap()
+    };
+    let body = r#"{"model":"bench","messages":[{"role":"user","content":"hi"}]}"#;
+    let heads = |fake: &FakeUpstream| -> Vec<String> {
+        let ask = |_| exchange(fake, "POST", "/v1/chat/completions", body);
+        let replies = (0..20).map(ask);
+        replies.map(|reply| reply[9..12].to_owned()).collect()
+    };
+    let seen = heads(&fake());
+    assert!(seen.iter().any(|status| status == "200"), "{seen:?}");
+    assert!(seen.iter().any(|status| status != "200"), "{seen:?}");
+    assert_eq!(seen, heads(&fake()));
+}
