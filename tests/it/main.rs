@@ -18,6 +18,7 @@ mod bad_input;
 mod cache;
 mod command_line;
 mod cost;
+mod failures;
 mod ingress;
 mod operations;
 mod pools;
