@@ -99,6 +99,12 @@ pub(crate) fn verdict(fault: &Fault) -> Verdict {
             Some("unsupported_media_type"),
             "the body must be uncompressed JSON, sent with `content-type: application/json`",
         ),
+        Fault::NotOffered { what } => plain(
+            StatusCode::NOT_IMPLEMENTED,
+            INVALID_REQUEST,
+            Some("not_offered"),
+            *what,
+        ),
         Fault::RateLimited { retry_after } => waiting(
             *retry_after,
             plain(
@@ -327,6 +333,12 @@ mod tests {
                 415,
                 INVALID_REQUEST,
                 Some("unsupported_media_type"),
+            ),
+            (
+                Fault::NotOffered { what: "no" },
+                501,
+                INVALID_REQUEST,
+                Some("not_offered"),
             ),
             (
                 Fault::RateLimited { retry_after: wait },

@@ -177,7 +177,9 @@ pub struct ChatRequest {
     pub delivery: Delivery,
     pub extra: Extra,
     /// The dialect that `extra` is in, here, in messages and in tools.
-    #[serde(skip)]
+    ///
+    /// Of [`Dialect::Completions`], the text of the messages is the prompt itself, which no chat
+    /// template changes.
     pub dialect: Dialect,
     /// Does not travel between processes: no engine reads it.
     #[serde(skip)]
@@ -218,6 +220,12 @@ impl ChatRequest {
             dialect: Dialect::OpenAi,
             source: None,
         }
+    }
+
+    /// True where the text of the messages is the prompt itself, and no chat.
+    #[must_use]
+    pub fn is_raw(&self) -> bool {
+        self.dialect == Dialect::Completions
     }
 
     /// Every text a person may have written, in reading order: message parts, names, ids, arguments

@@ -26,6 +26,10 @@ pub enum Fault {
     /// The caller took longer than the limit to send the request.
     RequestTimedOut,
     UnsupportedMediaType,
+    /// Something that the protocol has and this node does not do; `what` says what to do instead.
+    NotOffered {
+        what: &'static str,
+    },
     RateLimited {
         retry_after: Duration,
     },
@@ -84,6 +88,7 @@ impl Fault {
             Fault::TooLarge { .. } => "too_large",
             Fault::RequestTimedOut => "request_timed_out",
             Fault::UnsupportedMediaType => "unsupported_media_type",
+            Fault::NotOffered { .. } => "not_offered",
             Fault::RateLimited { .. } => "rate_limited",
             Fault::BudgetSpent => "budget_spent",
             Fault::Overloaded { .. } => "overloaded",
