@@ -33,6 +33,9 @@ pub(crate) struct Prepared {
 
 /// Renders and tokenizes `request`. Takes milliseconds for long texts: not for an async worker.
 ///
+/// A prompt that is no chat passes the template by: it is the caller's text and no more, without
+/// control tokens but the one that the model wants first, and the reply to it is text alone.
+///
 /// A reply in a format or with a forced call has no thoughts: one that the prompt opens is closed,
 /// as templates do where thinking is switched off. So is one before an answer that the prompt begins:
 /// the assistant's text, where that is the last message ([`crate::prefill`]).
@@ -97,6 +100,9 @@ fn render(
     template: &dyn ChatTemplate,
     manner: Manner,
 ) -> Result<(Prompt, Beginning), BackendError> {
+    if request.is_raw() {
+        return Ok((raw(request), Beginning::Plain));
+    }
     if request.tool_choice == ToolChoice::None {
         request.tools.clear();
     }
@@ -104,6 +110,17 @@ fn render(
     let mut prompt = template.render(request).map_err(refusal)?;
     let beginning = begin_reply(&mut prompt, request, &prefill, manner);
     Ok((prompt, beginning))
+}
+
+fn raw(request: &ChatRequest) -> Prompt {
+    let pieces = request.messages.iter().map(|message| PromptPiece {
+        text: message.text(),
+        has_controls: false,
+    });
+    Prompt {
+        pieces: pieces.collect(),
+        images: Vec::new(),
+    }
 }
 
 /// Ends `prompt` where the reply is to go on: after a thought that is not wanted, and after what the
@@ -465,6 +482,25 @@ mod tests {
             let prepared = run_with(template, &vocabulary, "a", |_| ()).unwrap();
             assert_eq!(prepared.tokens, [FIRST, i32::from(b'a'), i32::from(b'>')]);
         }
+    }
+
+    #[test]
+    fn a_raw_prompt_passes_the_template_by_and_its_control_tokens_are_text() {
+        let vocabulary = FakeVocabulary {
+            has_first_token: true,
+            ..FakeVocabulary::default()
+        };
+        let raw = |request: &mut ChatRequest| request.dialect = domain::Dialect::Completions;
+        let template = FakeTemplate {
+            head: |_| panic!("a raw prompt was rendered"),
+            tail: "<think>\n",
+            ..ECHO
+        };
+        let prepared = run_with(&template, &vocabulary, "a<s>b", raw).unwrap();
+        let mut expected = vec![FIRST];
+        expected.extend(tokens("a<s>b"));
+        assert_eq!(prepared.tokens, expected);
+        assert_eq!(prepared.beginning, Beginning::Plain);
     }
 
     /// Seen: a long run of letters overflowed the stack in `std::regex` and ended the process.

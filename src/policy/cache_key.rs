@@ -73,6 +73,9 @@ pub fn cache_key(
     if !headers_used.is_empty() {
         text["headers"] = seen_headers(headers_used, headers);
     }
+    if masked.is_raw() {
+        text["raw"] = true.into();
+    }
     text.sort_all_objects();
     let bytes = serde_json::to_vec(&text).ok()?;
     let mut mac =
@@ -272,7 +275,8 @@ mod tests {
     #[test]
     fn whatever_may_change_the_reply_changes_the_key() {
         type Change = fn(&mut ChatRequest);
-        let changes: [Change; 29] = [
+        let changes: [Change; 30] = [
+            |it| it.dialect = domain::Dialect::Completions,
             |it| it.model = "local".into(),
             |it| it.messages[0] = Message::new(Role::User, "hi "),
             |it| it.messages[0] = Message::new(Role::System, "hi"),
