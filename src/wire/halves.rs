@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use domain::{BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Reply};
@@ -37,6 +38,12 @@ pub trait ServerDialect: fmt::Debug + Send + Sync + 'static {
     fn refusal(&self, _status: u16, error: &ErrorBody, _request_id: &str) -> Vec<u8> {
         error.to_json()
     }
+
+    /// Whether a body is read as JSON whatever its `content-type` says, as clients of some servers
+    /// have never had to say it.
+    fn takes_any_media_type(&self) -> bool {
+        false
+    }
 }
 
 /// What of a request stands in its address.
@@ -60,6 +67,19 @@ impl fmt::Debug for Decoded {
     }
 }
 
+/// How long a reply took. What is not known is zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplyTimes {
+    /// From the request's arrival to the reply's end.
+    pub total: Duration,
+    /// Of it, until the model that answers was there to read the prompt.
+    pub load: Duration,
+    /// From then to the first content.
+    pub prompt: Duration,
+    /// From then to the end; of a reply that came in one piece, from its request.
+    pub reply: Duration,
+}
+
 /// Writes one reply: by `whole`, or by `begin`, any number of `event`, and then one of `finish` and
 /// `fail`.
 pub trait ReplyEncoder: Send + Sync + 'static {
@@ -77,6 +97,19 @@ pub trait ReplyEncoder: Send + Sync + 'static {
     /// Called once, before the first event of a stream.
     fn begin(&mut self, framing: Framing);
 
+    /// Appends what can be said before anybody answers: the role, where the stream's first event says
+    /// it. Called at most once, right after `begin`.
+    fn greet(&mut self, _out: &mut BytesMut) {}
+
+    /// Takes when things happened; called right before `whole` and `finish`.
+    fn note_times(&mut self, _times: ReplyTimes) {}
+
+    /// True where no reply is asked for, but that the model be loaded: then nobody is asked, and `whole`
+    /// gets a reply without choices once it is.
+    fn only_loads(&self) -> bool {
+        false
+    }
+
     /// Appends what `event` says, which may be nothing yet.
     fn event(&mut self, event: &ChatEvent, out: &mut BytesMut);
 
@@ -85,7 +118,9 @@ pub trait ReplyEncoder: Send + Sync + 'static {
     fn fail(&mut self, status: u16, error: &ErrorBody, out: &mut BytesMut);
 
     /// Appends what is not of the dialect, where its clients read over it: a comment, in a stream of
-    /// server-sent events. `name` and `value` hold no line breaks.
+    /// server-sent events. `name` and `value` hold no line breaks. It says what the answer's head could
+    /// not: where the head left before anybody had answered, before the first event or `fail` where the
+    /// answer comes from; and before `finish` what it cost.
     fn note(&mut self, name: &str, value: &dyn fmt::Display, out: &mut BytesMut) {
         let note = format!(": {name}: {value}\n\n");
         out.extend_from_slice(note.as_bytes());

@@ -5,7 +5,9 @@
 //! never dialect to dialect. No I/O, no clock, no randomness: ids and times arrive as arguments.
 
 pub mod anthropic;
+pub mod completions;
 pub mod gemini;
+pub mod ollama;
 pub mod openai;
 pub mod responses;
 
@@ -23,5 +25,7 @@ mod strict_json;
 mod unsayable;
 
 pub use clients::{CLIENTS, client};
-pub use halves::{Address, ClientDialect, Decoded, ReplyEncoder, ServerDialect, StreamDecoder};
+pub use halves::{
+    Address, ClientDialect, Decoded, ReplyEncoder, ReplyTimes, ServerDialect, StreamDecoder,
+};
 pub use sse::{SseDecoder, SseEvent, SseFault};

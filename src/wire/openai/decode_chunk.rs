@@ -151,7 +151,7 @@ impl ChunkReader {
         if !logprobs.is_empty() {
             state.read_logprobs(logprobs, out)?;
         }
-        if let Some(message) = body.delta.or(body.message) {
+        if let Some(message) = body.take_message() {
             state.read_message(message, out)?;
         }
         // An empty word is how some providers write "not yet"; a second end repeats the first.

@@ -50,12 +50,12 @@ enum Form {
 
 /// Whose words asked for the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     OpenAi,
     Another,
 }
 
-pub(super) fn read_format(
+pub(crate) fn read_format(
     fields: &mut Fields<'_>,
     extra: &mut Extra,
 ) -> Result<(OutputFormat, Origin), BadRequest> {

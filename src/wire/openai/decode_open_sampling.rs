@@ -45,7 +45,7 @@ const NAMES: [&str; 17] = [
 ];
 
 /// Reads what of these settings stands in the body.
-pub(super) fn read_open_sampling(body: &Fields<'_>) -> Result<OpenSampling, BadRequest> {
+pub(crate) fn read_open_sampling(body: &Fields<'_>) -> Result<OpenSampling, BadRequest> {
     let mut fields = body.copy_of(&NAMES);
     let fields = &mut fields;
     Ok(OpenSampling {

@@ -57,7 +57,7 @@ fn read_choice(position: usize, mut body: ChoiceBody<'_>) -> Result<ReplyChoice,
         return Err(BackendError::Garbled("a choice's index is out of range"));
     }
     let logprobs = body.token_logprobs();
-    let Some(mut message) = body.message.or(body.delta) else {
+    let Some(mut message) = body.take_message() else {
         return Err(BackendError::Garbled("a choice has no message"));
     };
     let thought = message.thought().or(message.content.thought.take_filled());

@@ -23,9 +23,9 @@ use crate::fields::{Fields, Path, add_unknown, array, bounded, decimal};
 use crate::request_fault as fault;
 use crate::strict_json;
 
-const MODEL_BYTES_MAX: usize = 256;
+pub(crate) const MODEL_BYTES_MAX: usize = 256;
 /// OpenAI's bound on `n`.
-const CHOICES_MAX: u32 = 128;
+pub(crate) const CHOICES_MAX: u32 = 128;
 /// Beyond every model's context.
 pub(crate) const OUTPUT_TOKENS_MAX: u32 = 16 << 20;
 /// Stop strings are held back from the stream while they may be forming, so they stay short.
@@ -147,6 +147,14 @@ fn refuse_unanswerable(fields: &mut Fields<'_>) -> Result<(), BadRequest> {
 
 fn read_sampling(fields: &mut Fields<'_>) -> Result<Sampling, BadRequest> {
     Ok(Sampling {
+        logprobs: read_logprobs(fields)?,
+        ..read_drawing(fields)?
+    })
+}
+
+/// How tokens are drawn, without the log probabilities, which other endpoints ask for otherwise.
+pub(crate) fn read_drawing(fields: &mut Fields<'_>) -> Result<Sampling, BadRequest> {
+    Ok(Sampling {
         temperature: fields.decimal("temperature", 0.0..=2.0)?,
         top_p: read_top_p(fields)?,
         top_k: read_top_k(fields)?,
@@ -156,7 +164,7 @@ fn read_sampling(fields: &mut Fields<'_>) -> Result<Sampling, BadRequest> {
         frequency_penalty: fields.decimal("frequency_penalty", -2.0..=2.0)?,
         presence_penalty: fields.decimal("presence_penalty", -2.0..=2.0)?,
         logit_bias: read_logit_bias(fields)?,
-        logprobs: read_logprobs(fields)?,
+        logprobs: None,
         open: read_open_sampling(fields)?,
     })
 }
@@ -229,7 +237,7 @@ fn read_logit_bias(fields: &mut Fields<'_>) -> Result<Vec<(u32, f32)>, BadReques
         .collect()
 }
 
-fn read_logprobs(fields: &mut Fields<'_>) -> Result<Option<u8>, BadRequest> {
+pub(crate) fn read_logprobs(fields: &mut Fields<'_>) -> Result<Option<u8>, BadRequest> {
     let is_asked = fields.boolean("logprobs")?.unwrap_or(false);
     let best = fields.count("top_logprobs", 0..=TOP_LOGPROBS_MAX)?;
     match best {
@@ -323,7 +331,10 @@ fn read_kind(fields: &mut Fields<'_>, kind: &str) -> Result<(), BadRequest> {
     }
 }
 
-fn read_delivery(fields: &mut Fields<'_>, extra: &mut Extra) -> Result<Delivery, BadRequest> {
+pub(crate) fn read_delivery(
+    fields: &mut Fields<'_>,
+    extra: &mut Extra,
+) -> Result<Delivery, BadRequest> {
     let is_streamed = fields.boolean("stream")?.unwrap_or(false);
     let path = Path::Root.field("stream_options");
     let Some(value) = fields.take("stream_options") else {

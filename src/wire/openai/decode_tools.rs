@@ -13,7 +13,7 @@ const TOOLS_MAX: usize = 128;
 /// OpenAI's bound on a function's name.
 const FUNCTION_NAME_BYTES_MAX: usize = 64;
 
-pub(super) fn read_tools(
+pub(crate) fn read_tools(
     fields: &mut Fields<'_>,
     extra: &mut Extra,
 ) -> Result<Vec<Tool>, BadRequest> {

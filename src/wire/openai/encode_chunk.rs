@@ -47,6 +47,11 @@ impl ChunkEncoder {
         }
     }
 
+    /// Appends the first choice's role chunk, which the first event then does not bring.
+    pub fn greet(&mut self, out: &mut BytesMut) {
+        self.begin_choice(0, out);
+    }
+
     /// Appends the chunks of one event: none, one, or two where a choice begins. Log probabilities
     /// leave with the next chunk of their choice.
     pub fn encode(&mut self, event: &ChatEvent, out: &mut BytesMut) {

@@ -162,7 +162,7 @@ pub(crate) fn logprobs_of(tokens: &[TokenLogprobs]) -> serde_json::Value {
 
 /// The `usage` object, shared with the stream's usage chunk.
 #[derive(Serialize)]
-pub(super) struct UsageBody {
+pub(crate) struct UsageBody {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u64,

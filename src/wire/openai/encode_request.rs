@@ -6,6 +6,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use domain::{ChatRequest, Delivery, Dialect};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::request_body::request_body;
@@ -21,15 +22,21 @@ pub fn encode_request(model: &str, request: &ChatRequest) -> Bytes {
         .as_ref()
         .filter(|source| source.dialect == Dialect::OpenAi);
     source
-        .and_then(|source| splice(&source.bytes, model, request.delivery))
+        .and_then(|source| splice(&source.bytes, model, request.delivery, &[]))
         .unwrap_or_else(|| {
             let body = request_body(model, request);
             Bytes::from(serde_json::to_vec(&body).expect("a value tree always serializes"))
         })
 }
 
-/// `None` when the bytes are no JSON object, which decoding had checked.
-fn splice(source: &[u8], model: &str, delivery: Delivery) -> Option<Bytes> {
+/// The received body for another server. Fields of `ours` have the value there, or none at all, whatever
+/// the caller wrote. `None` when the bytes are no JSON object, which decoding had checked.
+pub(crate) fn splice(
+    source: &[u8],
+    model: &str,
+    delivery: Delivery,
+    ours: &[(&str, Option<Value>)],
+) -> Option<Bytes> {
     let Members(members) = serde_json::from_slice(source).ok()?;
     let mut out = BytesMut::with_capacity(source.len() + model.len() + 64);
     let is_streamed = matches!(delivery, Delivery::Streamed { .. });
@@ -37,7 +44,15 @@ fn splice(source: &[u8], model: &str, delivery: Delivery) -> Option<Bytes> {
     for (name, value) in &members {
         match name.as_ref() {
             "model" | "stream" | "stream_options" => {}
+            name if ours.iter().any(|(our, _)| *our == name) => {}
             name => put_member(&mut out, name, |out| out.put_slice(value.get().as_bytes())),
+        }
+    }
+    for (name, value) in ours {
+        if let Some(value) = value {
+            put_member(&mut out, name, |out| {
+                out.put_slice(value.to_string().as_bytes())
+            });
         }
     }
     if is_streamed {

@@ -46,6 +46,12 @@ impl ReplyEncoder for Encoder {
         self.0 = Some(ChunkEncoder::new(framing));
     }
 
+    fn greet(&mut self, out: &mut BytesMut) {
+        if let Some(chunks) = &mut self.0 {
+            chunks.greet(out);
+        }
+    }
+
     fn event(&mut self, event: &ChatEvent, out: &mut BytesMut) {
         if let Some(chunks) = &mut self.0 {
             chunks.encode(event, out);

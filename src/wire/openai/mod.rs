@@ -38,10 +38,18 @@ mod decode_error;
 mod decode_reply;
 mod reply_shape;
 
-pub(crate) use decode_request::{NAME_PATTERN_HINT, OUTPUT_TOKENS_MAX, is_plain_name};
-pub(crate) use encode_reply::logprobs_of;
+// For dialects that have the same fields.
+pub(crate) use decode_format::{Origin, read_format};
+pub(crate) use decode_open_sampling::read_open_sampling;
+pub(crate) use decode_request::{
+    CHOICES_MAX, MODEL_BYTES_MAX, NAME_PATTERN_HINT, OUTPUT_TOKENS_MAX, is_plain_name,
+    read_delivery, read_drawing, read_logprobs,
+};
+pub(crate) use decode_tools::read_tools;
+pub(crate) use encode_reply::{UsageBody, logprobs_of};
+pub(crate) use encode_request::splice;
 pub(crate) use reply_shape::TOP_LOGPROBS_MAX;
-pub(crate) use request_body::effort;
+pub(crate) use request_body::{NEWER_OUTPUT_BOUND, effort, request_body};
 
 pub use decode_chunk::ChunkDecoder;
 pub use decode_error::{ErrorReply, decode_error};

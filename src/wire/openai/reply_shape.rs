@@ -47,28 +47,84 @@ pub(super) struct ChoiceBody<'a> {
     /// A whole reply's content; some providers also write it into a stream's only chunk.
     #[serde(borrow, default)]
     pub message: Option<MessageBody<'a>>,
+    /// What stands for a message in OpenAI's older completions.
+    #[serde(borrow, default)]
+    pub text: Loose<'a>,
     #[serde(borrow, default)]
     pub logprobs: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub finish_reason: Loose<'a>,
 }
 
-impl ChoiceBody<'_> {
-    /// The log probabilities of content and refusal. None where they are of another form, as that
-    /// of OpenAI's older completions.
+impl<'a> ChoiceBody<'a> {
+    /// The log probabilities of content and refusal, or those of OpenAI's older completions. None
+    /// where they are of another form.
     pub fn token_logprobs(&self) -> Vec<TokenLogprobs> {
         let read = |raw: &RawValue| serde_json::from_str::<LogprobsBody>(raw.get()).ok();
         let Some(body) = self.logprobs.and_then(read) else {
             return Vec::new();
         };
+        if let Some(tokens) = body.tokens {
+            return older_logprobs(tokens, body.token_logprobs, body.top_logprobs);
+        }
         let lists = [body.content, body.refusal];
         let tokens = lists.into_iter().flatten().flatten();
         tokens.map(TokenLogprobs::from).collect()
     }
+
+    /// What the choice says, or the next piece of it.
+    pub fn take_message(&mut self) -> Option<MessageBody<'a>> {
+        let of_text = |text| MessageBody {
+            content: Content {
+                text: Loose(Some(text)),
+                thought: Loose(None),
+            },
+            ..MessageBody::default()
+        };
+        let text = self.text.0.take().map(of_text);
+        self.delta.take().or(self.message.take()).or(text)
+    }
 }
+
+/// Lists of one length, with an object of texts and their log probabilities for each token.
+fn older_logprobs(
+    tokens: Vec<String>,
+    logprobs: Option<Vec<Option<f64>>>,
+    top: Option<Vec<Option<OlderTop>>>,
+) -> Vec<TokenLogprobs> {
+    let mut logprobs = logprobs.unwrap_or_default().into_iter();
+    let mut top = top.unwrap_or_default().into_iter();
+    let one = |text: String, logprob: Option<f64>| TokenLogprob {
+        text,
+        bytes: None,
+        logprob: logprob.unwrap_or(TokenLogprob::LEAST),
+    };
+    let read = tokens.into_iter().map(|token| {
+        let likeliest = top.next().flatten().unwrap_or_default().into_iter();
+        let likeliest = likeliest.take(TOP_LOGPROBS_MAX as usize);
+        let mut top: Vec<_> = likeliest
+            .map(|(text, logprob)| one(text, logprob))
+            .collect();
+        top.sort_by(|a, b| b.logprob.total_cmp(&a.logprob));
+        TokenLogprobs {
+            token: one(token, logprobs.next().flatten()),
+            top,
+        }
+    });
+    read.collect()
+}
+
+type OlderTop = std::collections::BTreeMap<String, Option<f64>>;
 
 #[derive(Deserialize)]
 struct LogprobsBody {
+    /// The older form's.
+    #[serde(default)]
+    tokens: Option<Vec<String>>,
+    #[serde(default)]
+    token_logprobs: Option<Vec<Option<f64>>>,
+    #[serde(default)]
+    top_logprobs: Option<Vec<Option<OlderTop>>>,
     #[serde(default)]
     content: Option<Vec<TokenBody>>,
     #[serde(default)]

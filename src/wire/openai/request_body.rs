@@ -11,9 +11,9 @@ use crate::responses::SHARED;
 
 /// A field of `extra` that says only under which name the caller set the output bound. Providers
 /// know one of the two names, and the caller knows its provider.
-pub(super) const NEWER_OUTPUT_BOUND: &str = "max_completion_tokens";
+pub(crate) const NEWER_OUTPUT_BOUND: &str = "max_completion_tokens";
 
-pub(super) fn request_body(model: &str, request: &ChatRequest) -> Value {
+pub(crate) fn request_body(model: &str, request: &ChatRequest) -> Value {
     let mut body = Map::new();
     body.insert("model".into(), model.into());
     // Fields found inside content parts need the parts to stand where they stood.

@@ -14,7 +14,7 @@ fn logprob(text: &str, bytes: Option<&[u8]>, logprob: f64) -> TokenLogprob {
 #[test]
 fn log_probabilities_of_another_form_are_none() {
     for odd in [
-        r#"{"tokens":["a"],"token_logprobs":[-1]}"#,
+        r#"{"tokens":"a","token_logprobs":-1}"#,
         r#"{"content":[{"token":"a"}]}"#,
         r#"{"content":null}"#,
         "[]",
@@ -32,6 +32,25 @@ fn log_probabilities_of_another_form_are_none() {
         [many; 30].join(",")
     );
     assert_eq!(read_choice_of(&refusal).unwrap().logprobs[0].top.len(), 20);
+}
+
+#[test]
+fn log_probabilities_of_the_older_form_are_read() {
+    let many: Vec<String> = (0..30).map(|at| format!(r#""{at}":-{at}"#)).collect();
+    let choice = format!(
+        r#"{{"text":"ab","logprobs":{{"tokens":["a","b","c"],"token_logprobs":[null,-1],
+            "top_logprobs":[null,{{{}}}],"text_offset":[0,1]}}}}"#,
+        many.join(",")
+    );
+    let choice = read_choice_of(&choice).unwrap();
+    assert_eq!(choice.text(), "ab");
+    let weighed: Vec<_> = choice
+        .logprobs
+        .iter()
+        .map(|one| (one.token.text.as_str(), one.token.logprob, one.top.len()))
+        .collect();
+    let least = domain::TokenLogprob::LEAST;
+    assert_eq!(weighed, [("a", least, 0), ("b", -1.0, 20), ("c", least, 0)]);
 }
 
 #[test]
