@@ -274,7 +274,7 @@ impl Service {
             (&Method::GET, "/v1/models") => {
                 json(StatusCode::OK, &reply::models(&self.config.models))
             }
-            (&Method::POST, "/v1/chat/completions") => {
+            (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
                 match Limited::new(body, BODY_BYTES_MAX).collect().await {
                     Ok(body) => self.chat(&head, body.to_bytes()).await,
                     Err(_) => error(StatusCode::PAYLOAD_TOO_LARGE, "the body cannot be read"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{
-    Abilities, Ability, Backend, BackendCard, BackendError, ChatStream, Delivery, Health,
+    Abilities, Ability, Backend, BackendCard, BackendError, ChatStream, Delivery, Dialect, Health,
     ModelCard, Outbound, Tier, TimeoutPhase,
 };
 use http::header::{
@@ -18,6 +18,7 @@ use reqwest::{Body, Client, RequestBuilder, Url};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 use wire::ClientDialect;
+use wire::completions::Completions;
 
 use crate::breaker::Breaker;
 use crate::direct::Direct;
@@ -44,8 +45,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 #[derive(Debug)]
 pub struct Upstream {
     card: BackendCard,
-    dialect: &'static dyn ClientDialect,
-    targets: Targets,
+    speech: Speech,
+    /// For prompts that are no chats, where it takes them.
+    prompts: Option<Speech>,
     /// Credentials and the operator's own, ready to send.
     headers: HeaderMap,
     /// Kept to keep it out of what an upstream's errors pass on.
@@ -68,14 +70,18 @@ impl Upstream {
     /// # Errors
     /// What is wrong with `config`.
     pub fn new(config: UpstreamConfig, transport: Transport) -> Result<Self, UpstreamConfigError> {
-        let targets = Targets::new(&config.base_url, config.dialect)?;
+        let speech = Speech::new(&config.base_url, config.dialect)?;
+        let targets = &speech.targets;
+        // The two have all but the path in common.
+        let takes_prompts = config.dialect.dialect() == Dialect::OpenAi;
+        let prompts = takes_prompts.then(|| Speech::new(targets.base().as_str(), &Completions));
         let headers = headers(&config)?;
         let direct = transport.direct_to(targets.base(), config.connect_timeout);
         let road = |direct| Road::new(direct, config.dialect, &headers, transport.user_agent());
         Ok(Self {
             direct: direct.map(road),
-            dialect: config.dialect,
-            targets,
+            speech,
+            prompts: prompts.transpose()?,
             headers,
             card: card(&config)?,
             key: config.key,
@@ -150,7 +156,7 @@ impl Upstream {
         let (body, taken) = MarkedBody::new(body);
         let accept = match call.request().delivery {
             Delivery::Whole => JSON,
-            Delivery::Streamed { .. } => HeaderValue::from_static(self.dialect.media_type()),
+            Delivery::Streamed { .. } => HeaderValue::from_static(self.speech.dialect.media_type()),
         };
         let mut request = self
             .client
@@ -197,20 +203,51 @@ impl Upstream {
             first_event_by: Instant::now() + first,
             idle: self.idle_timeout,
         };
-        let target = self.targets.of(call.model(), call.request().delivery)?;
-        let body = encode(self.dialect, call).await?;
+        let Speech { dialect, targets } = self.speech_for(call)?;
+        let target = targets.of(call.model(), call.request().delivery)?;
+        let body = encode(*dialect, call).await?;
         let opened = timeout_at(patience.first_event_by, async {
             let response = self.send(call, &target, body).await?;
             if response.status() == http::StatusCode::OK {
                 Ok(response)
             } else {
-                Err(read_refusal(response, self.dialect, call.model(), self.key.as_ref()).await)
+                Err(read_refusal(response, *dialect, call.model(), self.key.as_ref()).await)
             }
         });
         let response = opened
             .await
             .map_err(|_| BackendError::TimedOut(TimeoutPhase::FirstEvent))??;
-        read_answer(response, self.dialect, call.model(), is_streamed, patience).await
+        read_answer(response, *dialect, call.model(), is_streamed, patience).await
+    }
+
+    fn speech_for(&self, call: &Outbound) -> Result<&Speech, BackendError> {
+        if !call.request().is_raw() {
+            return Ok(&self.speech);
+        }
+        // Of other candidates some may take it.
+        self.prompts.as_ref().ok_or_else(|| {
+            BackendError::declined(
+                "prompt",
+                "the model's provider takes chats alone; send messages, to /v1/chat/completions",
+            )
+        })
+    }
+}
+
+/// A dialect, and where it is spoken.
+#[derive(Debug)]
+struct Speech {
+    dialect: &'static dyn ClientDialect,
+    targets: Targets,
+}
+
+impl Speech {
+    fn new(
+        base_url: &str,
+        dialect: &'static dyn ClientDialect,
+    ) -> Result<Self, UpstreamConfigError> {
+        let targets = Targets::new(base_url, dialect)?;
+        Ok(Self { dialect, targets })
     }
 }
 

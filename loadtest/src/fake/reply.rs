@@ -28,6 +28,9 @@ pub(super) struct Ask {
     model: String,
     #[serde(default)]
     messages: Vec<AskMessage>,
+    /// Of OpenAI's older completions, in place of messages.
+    #[serde(default)]
+    prompt: Option<String>,
     #[serde(default)]
     stream: bool,
     #[serde(default)]
@@ -51,8 +54,11 @@ impl Ask {
         self.stream
     }
 
-    /// The last message's text, or its first text part.
+    /// The last message's text, or its first text part; or the prompt.
     pub(super) fn last_text(&self) -> &str {
+        if let Some(prompt) = &self.prompt {
+            return prompt;
+        }
         let content = self.messages.last().map(|message| &message.content);
         match content {
             Some(Value::String(text)) => text,
@@ -66,9 +72,10 @@ impl Ask {
 
     /// Words stand for tokens.
     fn prompt_tokens(&self) -> usize {
-        self.messages
-            .iter()
+        let messages = self.messages.iter();
+        messages
             .filter_map(|message| message.content.as_str())
+            .chain(self.prompt.as_deref())
             .map(|text| text.split_whitespace().count())
             .sum()
     }
@@ -86,6 +93,8 @@ pub(super) fn models(names: &[String]) -> String {
 /// One reply in the making.
 pub(super) struct Answer {
     model: String,
+    /// A text's continuation, and no chat's next message.
+    is_text: bool,
     prompt_tokens: usize,
     includes_usage: bool,
     behaviour: Behaviour,
@@ -96,6 +105,7 @@ impl Answer {
     pub(super) fn new(ask: &Ask, behaviour: Behaviour, open: OpenReply) -> Self {
         Self {
             model: ask.model.clone(),
+            is_text: ask.prompt.is_some(),
             prompt_tokens: ask.prompt_tokens(),
             includes_usage: ask.stream_options.include_usage,
             behaviour,
@@ -198,6 +208,16 @@ impl Answer {
 
     fn whole_json(&self) -> String {
         let pieces = self.pieces();
+        if self.is_text {
+            return json!({
+                "id": "cmpl-fake", "object": "text_completion", "created": CREATED,
+                "model": self.model,
+                "choices": [{"index": 0, "text": pieces.concat(), "logprobs": null,
+                    "finish_reason": self.finish_reason()}],
+                "usage": self.usage(pieces.len()),
+            })
+            .to_string();
+        }
         let mut message = json!({"role": "assistant", "content": pieces.concat()});
         if let Some(calls) = self.tool_calls() {
             message["content"] = Value::Null;
@@ -214,15 +234,25 @@ impl Answer {
     }
 
     fn chunk(&self, choices: &Value, usage: &Value) -> Step {
+        let (id, object) = match self.is_text {
+            true => ("cmpl-fake", "text_completion"),
+            false => ("chatcmpl-fake", "chat.completion.chunk"),
+        };
         let chunk = json!({
-            "id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": CREATED,
+            "id": id, "object": object, "created": CREATED,
             "model": self.model, "choices": choices, "usage": usage,
         });
         Step::Send(Bytes::from(format!("data: {chunk}\n\n")))
     }
 
     fn delta(&self, delta: &Value, reason: Option<&str>) -> Step {
-        let choices = json!([{"index": 0, "delta": delta, "finish_reason": reason}]);
+        let choices = match self.is_text {
+            true => {
+                let text = delta["content"].as_str().unwrap_or_default();
+                json!([{"index": 0, "text": text, "logprobs": null, "finish_reason": reason}])
+            }
+            false => json!([{"index": 0, "delta": delta, "finish_reason": reason}]),
+        };
         self.chunk(&choices, &Value::Null)
     }
 

@@ -888,3 +888,52 @@ async fn what_a_dialect_cannot_say_is_declined_and_never_sent() {
     assert!(seen.starts_with("Declined"), "{seen}");
     assert!(seen.contains("one telegram"), "{seen}");
 }
+
+fn prompt(members: &str) -> ChatRequest {
+    use wire::ServerDialect;
+    let body = format!("{{{members}\"model\":\"m\",\"prompt\":\"Once\"}}");
+    let decoded = Completions.decode(&Bytes::from(body));
+    decoded.unwrap().request
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_no_chat_goes_to_its_own_path() {
+    let body =
+        r#"{"model":"theirs-1","choices":[{"index":0,"text":" upon","finish_reason":"length"}]}"#;
+    let chunk = "data: {\"choices\":[{\"index\":0,\"text\":\" upon\",\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
+    for base in ["/v1", "/v1/chat/completions"] {
+        for (members, reply) in [("", json("200 OK", body)), (STREAM, events(chunk))] {
+            let server = Server::bind().await;
+            let url = server.url("http").replace("/v1", base);
+            let upstream = Upstream::new(config(&url), transport()).unwrap();
+            let call = outbound(prompt(members));
+            let ((head, sent), reply) = tokio::join!(server.answer(&reply, Ending::Close), async {
+                collect(upstream.chat(call).await?).await
+            },);
+            assert!(
+                head.starts_with("POST /v1/completions HTTP/1.1\r\n"),
+                "{head}"
+            );
+            assert!(sent.contains(r#""prompt":"Once""#), "{sent}");
+            let reply = reply.unwrap();
+            assert_eq!(reply.choices[0].text(), " upon");
+            assert_eq!(reply.choices[0].reason, domain::FinishReason::Length);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_of_another_dialect_takes_no_prompt_that_is_no_chat() {
+    let server = Server::bind().await;
+    let upstream = by_telegraph(&server, transport());
+    let seen = tokio::select! {
+        biased;
+        seen = upstream.chat(outbound(prompt(""))) => seen.err().unwrap(),
+        _ = server.0.accept() => unreachable!("nothing is sent"),
+    };
+    assert!(seen.may_try_next());
+    match seen {
+        BackendError::Declined { reason } => assert_eq!(reason.param.as_deref(), Some("prompt")),
+        other => panic!("{other:?}"),
+    }
+}
