@@ -35,11 +35,12 @@ impl Asked {
     where
         B: http_body::Body<Data = Bytes>,
     {
-        let (asked, _, ()) = Self::read_after(api, signs, request, |_| Ok(())).await?;
+        let (asked, _, ()) = Self::read_after(api, signs, request, check_media_type).await?;
         Ok(asked)
     }
 
-    /// As [`Asked::read`], with the head, and what `check` makes of its fields before the body is read.
+    /// As [`Asked::read`], with the head, and what `check` makes of its fields before the body is read:
+    /// that of `content-type` too.
     pub async fn read_after<B, T>(
         api: &Arc<Api>,
         signs: &Arc<Signs>,
@@ -56,7 +57,6 @@ impl Asked {
                 retry_after: BUSY_WAIT,
             })
         })?;
-        check_media_type(&head.headers).map_err(early)?;
         let checked = check(&head.headers).map_err(early)?;
         let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
         signs.set_unread(false);

@@ -1,28 +1,36 @@
 //! A chat in any dialect: from the request's head to the answer's.
 
-use std::fmt::Write;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use bytes::Bytes;
-use domain::{BadRequest, ChatRequest, Classify, Delivery, Fault, Priority, RequestId, collect};
+use domain::{
+    BadRequest, ChatRequest, Classify, Delivery, Dialect, Fault, Principal, Priority, Reply,
+    RequestId, Started, collect,
+};
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use pipeline::{Answer, CacheWish, Cost, Parsed, Refusal, RequestContext, Timings};
+use pipeline::{Answer, CacheWish, Parsed, Refusal, RequestContext};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 use wire::openai::Framing;
 use wire::{Address, Decoded, ReplyEncoder, ServerDialect};
 
-use crate::asked::Asked;
+use crate::asked::{Asked, json};
 use crate::error::refusal;
 use crate::line::Signs;
+use crate::ollama::settle_name;
+use crate::opening::{Opening, Origin, Watch};
 use crate::responses;
 use crate::server::Api;
-use crate::sse::SseBody;
+use crate::sse::{SseBody, silence_max};
 
 pub(crate) const X_HEDGE_ROUTE: HeaderName = HeaderName::from_static("x-hedge-route");
 pub(crate) const X_HEDGE_REASON: HeaderName = HeaderName::from_static("x-hedge-reason");
@@ -35,7 +43,8 @@ pub(crate) const X_HEDGE_COST_MICROUSD: HeaderName =
     HeaderName::from_static("x-hedge-cost-microusd");
 /// `interactive` (as without it) or `batch`.
 const X_HEDGE_PRIORITY: HeaderName = HeaderName::from_static("x-hedge-priority");
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// Of OpenAI's: from the request's head to the answer's.
+const OPENAI_PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Azure's, Anthropic's and Google's key headers: not shown to routing rules.
 const OTHER_KEYS: [&str; 3] = ["api-key", "x-api-key", "x-goog-api-key"];
@@ -63,9 +72,14 @@ pub(crate) async fn answer<B>(
 where
     B: http_body::Body<Data = Bytes>,
 {
-    attempt(api, id, signs, request, door)
+    let began = Instant::now();
+    let mut response = attempt(api, id, signs, request, door, began)
         .await
-        .unwrap_or_else(|refusal| refused(&refusal))
+        .unwrap_or_else(|refusal| refused(&refusal));
+    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let headers = response.headers_mut();
+    headers.insert(OPENAI_PROCESSING_MS, HeaderValue::from(took_ms));
+    response
 }
 
 /// A refusal as it goes out: with the rule that decided, if one did.
@@ -84,11 +98,21 @@ async fn attempt<B>(
     signs: &Arc<Signs>,
     request: Request<B>,
     door: Door,
+    began: Instant,
 ) -> Result<Response<Body>, Refusal>
 where
     B: http_body::Body<Data = Bytes>,
 {
-    let (asked, head, priority) = Asked::read_after(api, signs, request, priority).await?;
+    let dialect = door.dialect;
+    let check = |headers: &HeaderMap| {
+        if dialect.takes_any_media_type() {
+            check_encoding(headers)?;
+        } else {
+            check_media_type(headers)?;
+        }
+        priority(headers)
+    };
+    let (asked, head, priority) = Asked::read_after(api, signs, request, check).await?;
     let Asked {
         principal,
         bytes,
@@ -100,19 +124,17 @@ where
         mut request,
         mut encoder,
     } = decoded;
+    if dialect.dialect() == Dialect::Ollama {
+        settle_name(&api.pipeline, &mut request.model);
+    }
     if let Some(encoder) = encoder.as_response() {
         responses::settle(api, &principal, &mut request, encoder).map_err(early)?;
     }
-    let mut framing = framing(&request, encoder.id_prefix());
+    let framing = framing(&request, encoder.id_prefix());
+    if encoder.only_loads() {
+        return load(api, id, &principal, &request, encoder, framing).await;
+    }
     let delivery = request.delivery;
-    let shows_timing = head
-        .headers
-        .get(X_HEDGE_TIMING)
-        .is_some_and(|value| value == "1");
-    let shows_cost = head
-        .headers
-        .get(X_HEDGE_COST)
-        .is_some_and(|value| value == "1");
     let context = RequestContext {
         request_id: id.clone(),
         body_bytes,
@@ -120,29 +142,69 @@ where
         headers: plain_headers(&head.headers),
         priority,
     };
-    let answer = api
-        .pipeline
-        .run(Parsed {
-            request,
-            principal,
-            context,
-        })
-        .await?;
-    if !answer.model.is_empty() {
-        framing.model.clone_from(&answer.model);
-    }
-    let timings = answer.timings;
-    let cost = shows_cost.then(|| answer.cost.clone());
-    let mut response = match delivery {
-        Delivery::Whole => whole(answer, encoder, &framing, cost).await?,
-        Delivery::Streamed { .. } => streamed(api, answer, encoder, framing, cost, signs, seat),
+    let parsed = Parsed {
+        request,
+        principal,
+        context,
     };
-    if shows_timing {
-        response
-            .headers_mut()
-            .insert(SERVER_TIMING, server_timing(&timings));
+    let asks = |name: HeaderName| head.headers.get(name).is_some_and(|value| value == "1");
+    let shows = Shows {
+        timing: asks(X_HEDGE_TIMING),
+        cost: asks(X_HEDGE_COST),
+    };
+    let desk = Desk {
+        encoder,
+        framing,
+        shows,
+        began,
+    };
+    match delivery {
+        Delivery::Whole => whole(desk, api.pipeline.run(parsed).await?).await,
+        Delivery::Streamed { .. } => {
+            let pipeline = Arc::clone(&api.pipeline);
+            let opening = Box::pin(async move { pipeline.run(parsed).await });
+            streamed(desk, opening, Arc::clone(api), signs, seat).await
+        }
     }
-    Ok(response)
+}
+
+/// What answers one chat.
+pub(crate) struct Desk {
+    pub encoder: Box<dyn ReplyEncoder>,
+    pub framing: Framing,
+    pub shows: Shows,
+    /// When the request's head had come.
+    pub began: Instant,
+}
+
+/// What a caller wants to be told beside the reply.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shows {
+    pub timing: bool,
+    pub cost: bool,
+}
+
+/// Answers a request that asks for no reply.
+async fn load(
+    api: &Arc<Api>,
+    id: &RequestId,
+    principal: &Principal,
+    request: &ChatRequest,
+    mut encoder: Box<dyn ReplyEncoder>,
+    framing: Framing,
+) -> Result<Response<Body>, Refusal> {
+    let model = &request.model;
+    let model = api.pipeline.load(principal, id.clone(), model).await?;
+    let nothing = Reply {
+        started: Started {
+            model,
+            reply_id: None,
+            fingerprint: None,
+        },
+        choices: Vec::new(),
+        usage: None,
+    };
+    Ok(json(encoder.whole(&framing, &nothing)))
 }
 
 /// A refusal from before any rule was looked at.
@@ -184,73 +246,85 @@ fn framing(request: &ChatRequest, id_prefix: &str) -> Framing {
     }
 }
 
-async fn whole(
-    answer: Answer,
-    mut encoder: Box<dyn ReplyEncoder>,
-    framing: &Framing,
-    cost: Option<Cost>,
-) -> Result<Response<Body>, Refusal> {
-    let Answer {
-        route,
-        reason,
-        stream,
-        ..
-    } = answer;
-    let reply = match collect(stream).await {
-        Ok(reply) => reply,
-        Err(error) => {
-            return Err(Refusal {
-                fault: error.fault(),
-                reason: Some(reason),
-            });
+async fn whole(desk: Desk, answer: Answer) -> Result<Response<Body>, Refusal> {
+    let Desk {
+        mut encoder,
+        mut framing,
+        shows,
+        began,
+    } = desk;
+    let origin = Origin::of(&answer, shows);
+    let cost = shows.cost.then_some(answer.cost);
+    if !answer.model.is_empty() {
+        framing.model = answer.model;
+    }
+    let mut watch = Watch::at_first_content(began, &answer.timings);
+    let mut collected = pin!(collect(answer.stream));
+    // Whoever sends all at once does not say when it began to write.
+    let at_once = poll_once(collected.as_mut()).await;
+    let collected = match at_once {
+        Some(collected) => {
+            watch.forget_prompt();
+            collected
         }
+        None => collected.await,
     };
-    let mut response = Response::new(Body::from(encoder.whole(framing, &reply)));
+    let reply = collected.map_err(|error| Refusal {
+        fault: error.fault(),
+        reason: Some(answer.reason),
+    })?;
+    encoder.note_times(watch.times());
+    let mut response = json(encoder.whole(&framing, &reply));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(X_HEDGE_ROUTE, header_text(&route.to_string()));
-    headers.insert(X_HEDGE_REASON, header_text(&reason));
+    origin.put_into(headers);
     if let Some(cost) = cost.and_then(|cost| cost.known()) {
         headers.insert(X_HEDGE_COST_MICROUSD, HeaderValue::from(cost.0));
     }
     Ok(response)
 }
 
-fn streamed(
-    api: &Arc<Api>,
-    answer: Answer,
-    mut encoder: Box<dyn ReplyEncoder>,
-    framing: Framing,
-    cost: Option<Cost>,
+/// What the future is ready with at its first poll.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// The head waits for the first content, so that a failure before it has its status; but not for longer
+/// than a silence may be.
+async fn streamed(
+    desk: Desk,
+    mut opening: Opening,
+    api: Arc<Api>,
     signs: &Arc<Signs>,
     seat: OwnedSemaphorePermit,
-) -> Response<Body> {
-    let Answer {
-        route,
-        reason,
-        stream,
-        ..
-    } = answer;
-    let media_type = encoder.media_type();
-    encoder.begin(framing);
-    let body = SseBody::new(
-        stream,
-        encoder,
-        cost,
-        Arc::clone(signs),
-        Arc::clone(api),
-        seat,
-    );
+) -> Result<Response<Body>, Refusal> {
+    let patience = silence_max(api.ingress.keep_alive_every);
+    let answer = match timeout(patience, &mut opening).await {
+        Ok(answer) => Some(answer?),
+        Err(_) => None,
+    };
+    let origin = answer.as_ref().map(|answer| Origin::of(answer, desk.shows));
+    let media_type = desk.encoder.media_type();
+    let signs = Arc::clone(signs);
+    let body = match answer {
+        Some(answer) => SseBody::answered(desk, answer, signs, api, seat),
+        None => SseBody::unanswered(desk, opening, signs, api, seat),
+    };
     let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    headers.insert(X_HEDGE_ROUTE, header_text(&route.to_string()));
-    headers.insert(X_HEDGE_REASON, header_text(&reason));
-    response
+    if let Some(origin) = origin {
+        origin.put_into(headers);
+    }
+    Ok(response)
 }
 
+/// The body is JSON, and as it is.
 pub(crate) fn check_media_type(headers: &HeaderMap) -> Result<(), Fault> {
     let is_json = headers.get(CONTENT_TYPE).is_some_and(|value| {
         let essence = value
@@ -262,10 +336,19 @@ pub(crate) fn check_media_type(headers: &HeaderMap) -> Result<(), Fault> {
             .trim_ascii()
             .eq_ignore_ascii_case(b"application/json")
     });
+    if is_json {
+        check_encoding(headers)
+    } else {
+        Err(Fault::UnsupportedMediaType)
+    }
+}
+
+/// The body is as it is, whatever it may be.
+pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), Fault> {
     let is_plain = headers
         .get(CONTENT_ENCODING)
         .is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"));
-    if is_json && is_plain {
+    if is_plain {
         Ok(())
     } else {
         Err(Fault::UnsupportedMediaType)
@@ -339,22 +422,4 @@ pub(crate) fn header_text(text: &str) -> HeaderValue {
         })
         .collect();
     HeaderValue::from_str(&fitted).expect("every other character was replaced")
-}
-
-/// W3C Server Timing: durations in milliseconds.
-fn server_timing(timings: &Timings) -> HeaderValue {
-    let stages = [
-        ("admit", timings.admit),
-        ("scan", timings.scan),
-        ("lookup", timings.look_up),
-        ("route", timings.route),
-        ("open", timings.open),
-    ];
-    let mut text = String::with_capacity(96);
-    for (at, (name, took)) in stages.into_iter().enumerate() {
-        let comma = if at == 0 { "" } else { ", " };
-        let took_ms = took.as_secs_f64() * 1e3;
-        write!(text, "{comma}{name};dur={took_ms:.3}").expect("writing to a string does not fail");
-    }
-    header_text(&text)
 }

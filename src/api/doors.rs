@@ -1,13 +1,16 @@
 //! Which dialect is spoken at which path.
 
 use axum::body::Body;
+use http::header::CONTENT_LENGTH;
 use http::{Response, Uri};
+use wire::completions::Completions;
 use wire::gemini::{GenerateContent, StreamGenerateContent};
 use wire::openai::{Chat, ErrorBody};
 use wire::responses::Responses;
-use wire::{Address, ServerDialect};
+use wire::{Address, ServerDialect, ollama};
 
 pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
+pub(crate) const COMPLETIONS_PATH: &str = "/v1/completions";
 pub(crate) const RESPONSES_PATH: &str = "/v1/responses";
 /// What every path of Google's dialect begins with.
 pub(crate) const GEMINI_PATH: &str = "/v1beta/models/";
@@ -25,9 +28,12 @@ enum Door {
 }
 
 /// Where chats are asked for, and in what dialect.
-const CHATS: [(Door, &dyn ServerDialect); 4] = [
+const CHATS: [(Door, &dyn ServerDialect); 7] = [
     (Door::Path(CHAT_PATH), &Chat),
+    (Door::Path(COMPLETIONS_PATH), &Completions),
     (Door::Path(RESPONSES_PATH), &Responses),
+    (Door::Path("/api/chat"), &ollama::Chat),
+    (Door::Path("/api/generate"), &ollama::Generate),
     (
         Door::Model {
             before: GEMINI_PATH,
@@ -43,6 +49,9 @@ const CHATS: [(Door, &dyn ServerDialect); 4] = [
         &StreamGenerateContent,
     ),
 ];
+
+/// Whole APIs, whatever is asked there.
+const APIS: [(Door, &dyn ServerDialect); 1] = [(Door::Path("/api"), &ollama::Chat)];
 
 impl Door {
     /// What `uri` says beside the way here; `None` where it leads elsewhere.
@@ -86,7 +95,8 @@ pub(crate) fn chat_paths() -> impl Iterator<Item = &'static str> {
 
 /// The dialect that refusals at `path` are written in, where it is not OpenAI's.
 fn refuser_at(path: &str) -> Option<&'static dyn ServerDialect> {
-    let door = CHATS.into_iter().find(|(door, _)| door.is_above(path));
+    let mut doors = CHATS.into_iter().chain(APIS);
+    let door = doors.find(|(door, _)| door.is_above(path));
     door.map(|(_, dialect)| dialect)
 }
 
@@ -125,6 +135,8 @@ pub(crate) fn restyle(response: &mut Response<Body>, path: &str, request_id: &st
     };
     if let Some(dialect) = refuser_at(path) {
         let status = response.status().as_u16();
+        // Of the body as it was: the router has counted it already.
+        response.headers_mut().remove(CONTENT_LENGTH);
         *response.body_mut() = Body::from(dialect.refusal(status, &error, request_id));
     }
 }

@@ -261,7 +261,7 @@ fn no_candidate(reasons: &[String]) -> Verdict {
 }
 
 /// Whole seconds, rounded up, at least one: a client told to wait zero seconds would spin.
-fn seconds_up(wait: Duration) -> u64 {
+pub(crate) fn seconds_up(wait: Duration) -> u64 {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     seconds.max(1)
 }

@@ -31,6 +31,8 @@ mod ingress;
 mod line;
 mod loaded;
 mod models;
+mod ollama;
+mod opening;
 mod probes;
 mod reading;
 mod request_id;
@@ -44,6 +46,6 @@ mod sse;
 mod tally;
 
 pub use ingress::{BodyLimits, FloodConfig, IngressConfig, LoadLimits};
-pub use loaded::{ModelBoard, ModelState, ModelView, ModelsView};
+pub use loaded::{ModelBoard, ModelFile, ModelState, ModelView, ModelsView};
 pub use probes::Scrape;
 pub use server::Api;

@@ -16,6 +16,26 @@ use crate::server::Api;
 pub trait ModelBoard: Send + Sync + 'static {
     /// As they are now. May look at files of the system's, and nothing slower.
     fn view(&self) -> ModelsView;
+
+    /// What their files say, of each name that a model goes by. Cheap.
+    fn files(&self) -> Vec<ModelFile> {
+        Vec::new()
+    }
+}
+
+/// What is known of a model on this machine from its file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelFile {
+    pub name: String,
+    pub bytes: u64,
+    /// GGUF's: `llama`, `qwen2`, …
+    pub architecture: String,
+    pub parameter_count: u64,
+    /// How most weights are packed: `Q4_K_M`.
+    pub quantization: Option<&'static str>,
+    pub licence: Option<String>,
+    /// In Jinja.
+    pub template: Option<String>,
 }
 
 /// What is answered. Fields are added over time, and none changes its meaning.

@@ -9,10 +9,10 @@ use domain::Fault;
 use http::header::ALLOW;
 use http::{HeaderValue, Response, Uri};
 
-use crate::doors::{CHAT_PATH, GEMINI_PATH, chat_at, chat_paths};
+use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
-use crate::{failing, loaded, models, probes, responses};
+use crate::{failing, loaded, models, ollama, probes, responses};
 
 /// Which door a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,7 @@ const HEALTH_PATH: &str = "/admin/health";
 pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
 /// One thing by the names that Jina, Cohere, vLLM and llama-server have for it.
 pub(crate) const RERANK_PATHS: [&str; 4] = ["/v1/rerank", "/rerank", "/v1/reranking", "/reranking"];
+const MODERATIONS_PATH: &str = "/v1/moderations";
 pub(crate) const TOKENIZE_PATH: &str = "/tokenize";
 pub(crate) const DETOKENIZE_PATH: &str = "/detokenize";
 pub(crate) const TEMPLATE_PATH: &str = "/apply-template";
@@ -43,6 +44,7 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
             let posted = chat_paths().chain([EMBEDDINGS_PATH]);
             let posted = posted.chain(RERANK_PATHS);
             let posted = posted.chain([TOKENIZE_PATH, DETOKENIZE_PATH, TEMPLATE_PATH]);
+            let posted = posted.chain(ollama::POSTS.map(|(path, _)| path));
             let client = posted
                 .fold(probes, |router, path| router.route(path, any(only_post)))
                 .route(
@@ -61,7 +63,15 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
                 )
                 .route("/v1/models", get(models::list).fallback(only_get))
                 .route("/v1/models/{*id}", get(models::one).fallback(only_get))
+                .route(MODERATIONS_PATH, post(moderations).fallback(only_post))
+                .route("/", get(ollama::running).fallback(only_get))
+                .route("/api/tags", get(ollama::tags).fallback(only_get))
+                .route("/api/ps", get(ollama::running_models).fallback(only_get))
+                .route("/api/version", get(ollama::version).fallback(only_get))
                 .route(&format!("{GEMINI_PATH}{{*rest}}"), any(gemini));
+            let client = ollama::KEEPING.into_iter().fold(client, |router, path| {
+                router.route(path, any(ollama::not_kept))
+            });
             if is_loopback {
                 client.route("/metrics", metrics())
             } else {
@@ -104,6 +114,13 @@ fn wrong_method(allowed: &'static str) -> Response<Body> {
     response
 }
 
+async fn moderations() -> Response<Body> {
+    refusal(&Fault::NotOffered {
+        what: "no model of this server judges texts, and requests to judge them are not passed on; \
+               ask a provider that has such a model",
+    })
+}
+
 async fn not_found(uri: Uri) -> Response<Body> {
     refusal_with_hint(&Fault::NotFound, hint(uri.path()))
 }
@@ -112,24 +129,25 @@ async fn not_found(uri: Uri) -> Response<Body> {
 fn hint(path: &str) -> Option<&'static str> {
     const BASE_URL: &str = "the SDKs' base_url must end in `/v1`, as `http://127.0.0.1:8787/v1`";
     match path {
-        "/" => Some("the API is under `/v1`: POST /v1/chat/completions, GET /v1/models"),
         "/chat/completions" | "/embeddings" | "/models" => Some(BASE_URL),
         _ if path.starts_with("/models/") => Some(BASE_URL),
         _ if path.starts_with("/v1/v1/") => Some("`/v1` is in the base_url twice"),
-        _ if path.starts_with("/api/") => {
-            Some("this server speaks OpenAI's API: POST /v1/chat/completions")
-        }
+        _ if path.starts_with("/api/") => Some(
+            "of Ollama's API this server has /api/chat, /api/generate, /api/embed, /api/embeddings, \
+             /api/tags, /api/show, /api/ps and /api/version",
+        ),
         "/metrics" => Some("metrics are on the admin listener"),
         BOARD_PATH => Some("models are shown on the admin listener"),
         HEALTH_PATH => Some("backends are shown on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),
+        _ if path.starts_with(COMPLETIONS_PATH) => Some("the path is /v1/completions, no more"),
         _ if path.starts_with("/v1beta/") => Some(
             "of Google's API this server has POST /v1beta/models/{model}:generateContent and \
              :streamGenerateContent",
         ),
         _ if path.starts_with("/v1/") => Some(
-            "this server offers POST /v1/chat/completions, POST /v1/embeddings, POST /v1/rerank \
-             and GET /v1/models",
+            "this server offers POST /v1/chat/completions, POST /v1/completions, POST \
+             /v1/embeddings, POST /v1/rerank and GET /v1/models",
         ),
         _ => None,
     }

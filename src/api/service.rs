@@ -23,7 +23,7 @@ use crate::router::{
     DETOKENIZE_PATH, Door, EMBEDDINGS_PATH, RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH, router,
 };
 use crate::server::Api;
-use crate::{chat, cors, embeddings, reading, rerank};
+use crate::{chat, cors, embeddings, ollama, reading, rerank};
 
 /// What all connections of one listener share.
 #[derive(Debug)]
@@ -95,6 +95,8 @@ impl Front {
             embeddings::answer(&self.api, &id.id, signs, request).await
         } else if RERANK_PATHS.iter().any(|path| self.is_post(&request, path)) {
             rerank::answer(&self.api, &id.id, signs, request).await
+        } else if let Some(asked) = self.ollama(&request) {
+            ollama::answer(&self.api, &id.id, signs, request, asked).await
         } else if let Some(reading) = self.reading(&request) {
             reading::answer(&self.api, &id.id, signs, request, reading).await
         } else {
@@ -114,6 +116,11 @@ impl Front {
     fn chat<B>(&self, request: &Request<B>) -> Option<(&'static dyn ServerDialect, Address)> {
         let is_asked = matches!(self.door, Door::Client { .. }) && request.method() == Method::POST;
         is_asked.then(|| chat_at(request.uri())).flatten()
+    }
+
+    fn ollama<B>(&self, request: &Request<B>) -> Option<ollama::Post> {
+        let mut posts = ollama::POSTS.into_iter();
+        posts.find_map(|(path, post)| self.is_post(request, path).then_some(post))
     }
 
     fn reading<B>(&self, request: &Request<B>) -> Option<Reading> {

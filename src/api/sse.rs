@@ -4,6 +4,8 @@
 //!   the head, so both leave in one write.
 //! - A stream that breaks ends in an error event without `[DONE]`; then the connection is cut
 //!   before the body's last chunk, so that nobody can take the reply for whole.
+//! - A body may begin before anybody has answered. Then what the head could not say is noted in the
+//!   stream, and a refusal is its error event.
 //! - Dropping the body drops the stream, which cancels the work behind it.
 
 use std::pin::Pin;
@@ -12,16 +14,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use domain::{BackendError, ChatStream, Classify};
+use domain::{BackendError, ChatEvent, ChatStream, Classify, Fault};
 use futures::StreamExt;
 use http_body::{Body, Frame};
-use pipeline::Cost;
+use pipeline::{Answer, Cost, Refusal};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 use wire::ReplyEncoder;
 
+use crate::chat::{Desk, Shows, X_HEDGE_COST_MICROUSD};
 use crate::error::verdict;
 use crate::line::Signs;
+use crate::opening::{Opening, Origin, Watch};
 use crate::server::Api;
 
 /// A frame is sent when it holds this much, though more events may be ready.
@@ -30,8 +34,10 @@ const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Comments more often than this would be a load of their own.
 const SILENCE_MIN: Duration = Duration::from_millis(100);
 
-/// As the header of a whole reply.
-const COST_NOTE: &str = "x-hedge-cost-microusd";
+/// How long a stream is silent at most, where it is to be `period`.
+pub(crate) fn silence_max(period: Duration) -> Duration {
+    period.max(SILENCE_MIN)
+}
 
 /// Breaks the connection off: the reply could not be finished.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +47,11 @@ pub(crate) struct CutOff;
 pub(crate) struct SseBody {
     state: State,
     encoder: Box<dyn ReplyEncoder>,
+    out: BytesMut,
+    shows: Shows,
+    began: Instant,
     /// To be told at the end.
     cost: Option<Cost>,
-    out: BytesMut,
     silence: Silence,
     signs: Arc<Signs>,
     api: Arc<Api>,
@@ -52,27 +60,73 @@ pub(crate) struct SseBody {
 }
 
 enum State {
-    Flowing(ChatStream),
+    /// Nobody has answered yet.
+    Opening(Opening),
+    Flowing(ChatStream, Watch),
     /// The error event was handed over; the cut waits until it has left.
     Failed,
     Ended,
 }
 
 impl SseBody {
-    /// `encoder` has begun its stream.
-    pub fn new(
-        stream: ChatStream,
-        encoder: Box<dyn ReplyEncoder>,
-        cost: Option<Cost>,
+    /// For an answer that has come.
+    pub fn answered(
+        desk: Desk,
+        answer: Answer,
         signs: Arc<Signs>,
         api: Arc<Api>,
         seat: OwnedSemaphorePermit,
     ) -> Self {
+        let watch = Watch::at_first_content(desk.began, &answer.timings);
+        let cost = desk.shows.cost.then_some(answer.cost);
+        let state = State::Flowing(answer.stream, watch);
         Self {
-            state: State::Flowing(stream),
-            encoder,
             cost,
+            ..Self::new(desk, state, answer.model, signs, api, seat)
+        }
+    }
+
+    /// For one that has not: what can be said before it leaves with the head.
+    pub fn unanswered(
+        desk: Desk,
+        opening: Opening,
+        signs: Arc<Signs>,
+        api: Arc<Api>,
+        seat: OwnedSemaphorePermit,
+    ) -> Self {
+        let state = State::Opening(opening);
+        let mut body = Self::new(desk, state, String::new(), signs, api, seat);
+        body.encoder.greet(&mut body.out);
+        body.out.extend_from_slice(body.encoder.keep_alive());
+        body
+    }
+
+    /// `model` is the one that answers; empty for the one that was asked for.
+    fn new(
+        desk: Desk,
+        state: State,
+        model: String,
+        signs: Arc<Signs>,
+        api: Arc<Api>,
+        seat: OwnedSemaphorePermit,
+    ) -> Self {
+        let Desk {
+            mut encoder,
+            mut framing,
+            shows,
+            began,
+        } = desk;
+        if !model.is_empty() {
+            framing.model = model;
+        }
+        encoder.begin(framing);
+        Self {
+            state,
+            encoder,
             out: BytesMut::with_capacity(2048),
+            shows,
+            began,
+            cost: None,
             silence: Silence::new(api.ingress.keep_alive_every),
             signs,
             api,
@@ -80,8 +134,8 @@ impl SseBody {
         }
     }
 
-    fn fail(&mut self, error: &BackendError) {
-        let verdict = verdict(&error.fault());
+    fn fail(&mut self, fault: &Fault) {
+        let verdict = verdict(fault);
         let status = verdict.status.as_u16();
         self.encoder.fail(status, &verdict.body, &mut self.out);
         self.api.tally.count_stream_broken();
@@ -89,23 +143,42 @@ impl SseBody {
         self.state = State::Failed;
     }
 
+    fn note(&mut self, origin: &Origin) {
+        origin.tell(self.encoder.as_mut(), &mut self.out);
+    }
+
+    fn open(&mut self, opened: Result<Answer, Refusal>) {
+        match opened {
+            Ok(answer) => {
+                self.note(&Origin::of(&answer, self.shows));
+                let watch = Watch::at_first_content(self.began, &answer.timings);
+                self.cost = self.shows.cost.then_some(answer.cost);
+                self.state = State::Flowing(answer.stream, watch);
+            }
+            Err(refusal) => {
+                self.note(&Origin::of_refusal(&refusal));
+                self.fail(&refusal.fault);
+            }
+        }
+    }
+
     fn poll_flowing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let State::Flowing(stream) = &mut self.state {
-            match stream.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(event))) => {
+        loop {
+            let polled = match &mut self.state {
+                State::Opening(opening) => opening.as_mut().poll(cx).map(Came::Opened),
+                State::Flowing(stream, _) => stream.poll_next_unpin(cx).map(Came::Event),
+                State::Failed | State::Ended => return Poll::Ready(()),
+            };
+            match polled {
+                Poll::Ready(Came::Opened(opened)) => self.open(opened),
+                Poll::Ready(Came::Event(Some(Ok(event)))) => {
                     self.encoder.event(&event, &mut self.out);
                     if self.out.len() >= FRAME_BYTES_MAX {
                         return Poll::Ready(());
                     }
                 }
-                Poll::Ready(Some(Err(error))) => self.fail(&error),
-                Poll::Ready(None) => {
-                    if let Some(cost) = self.cost.take().and_then(|cost| cost.known()) {
-                        self.encoder.note(COST_NOTE, &cost.0, &mut self.out);
-                    }
-                    self.encoder.finish(&mut self.out);
-                    self.state = State::Ended;
-                }
+                Poll::Ready(Came::Event(Some(Err(error)))) => self.fail(&error.fault()),
+                Poll::Ready(Came::Event(None)) => self.finish(),
                 Poll::Pending if self.out.is_empty() => {
                     ready!(self.silence.poll_broken(cx));
                     self.out.extend_from_slice(self.encoder.keep_alive());
@@ -113,8 +186,24 @@ impl SseBody {
                 Poll::Pending => return Poll::Ready(()),
             }
         }
-        Poll::Ready(())
     }
+
+    fn finish(&mut self) {
+        if let State::Flowing(_, watch) = &self.state {
+            self.encoder.note_times(watch.times());
+        }
+        if let Some(cost) = self.cost.take().and_then(|cost| cost.known()) {
+            let name = X_HEDGE_COST_MICROUSD;
+            self.encoder.note(name.as_str(), &cost.0, &mut self.out);
+        }
+        self.encoder.finish(&mut self.out);
+        self.state = State::Ended;
+    }
+}
+
+enum Came {
+    Opened(Result<Answer, Refusal>),
+    Event(Option<Result<ChatEvent, BackendError>>),
 }
 
 impl Body for SseBody {
@@ -126,7 +215,7 @@ impl Body for SseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match &self.state {
-            State::Flowing(_) => {}
+            State::Opening(_) | State::Flowing(..) => {}
             State::Failed if self.signs.is_flushed() => {
                 self.state = State::Ended;
                 return Poll::Ready(Some(Err(CutOff)));
@@ -155,7 +244,7 @@ struct Silence {
 impl Silence {
     fn new(period: Duration) -> Self {
         Self {
-            period: period.max(SILENCE_MIN),
+            period: silence_max(period),
             timer: None,
             has_spoken: false,
         }

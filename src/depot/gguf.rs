@@ -47,6 +47,8 @@ pub struct GgufSummary {
     pub tensor_count: u64,
     /// Weights, by count.
     pub parameter_count: u64,
+    /// `general.file_type`: llama.cpp's number for how most weights are packed.
+    pub file_type: Option<u64>,
     /// What a text becomes; `None` where the file says nothing, as a chat model does.
     pub pooling: Option<Pooling>,
     /// `tokenizer.chat_template`, as written.

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use api::{ModelBoard, ModelState, ModelView, ModelsView};
+use api::{ModelBoard, ModelFile, ModelState, ModelView, ModelsView};
 use domain::HealthState;
 use engine::DraftCount;
 
 use super::{Berth, Book, Fleet, State, ends, now};
-use crate::local::Home;
+use crate::local::{Home, LocalModel};
 use crate::memory;
 
 impl ModelBoard for Fleet {
@@ -19,6 +19,53 @@ impl ModelBoard for Fleet {
         }
         view
     }
+
+    /// A model under an adapter has the file of the model itself.
+    fn files(&self) -> Vec<ModelFile> {
+        let of_model = |model: &LocalModel| {
+            let summary = &model.summary;
+            let file = ModelFile {
+                name: String::new(),
+                bytes: summary.bytes,
+                architecture: summary.architecture.clone(),
+                parameter_count: summary.parameter_count,
+                quantization: summary.file_type.and_then(quantization),
+                licence: summary.licence.clone(),
+                template: summary.chat_template.clone(),
+            };
+            let names = model.engine.model_names();
+            let files = names.map(|name| ModelFile {
+                name: name.to_owned(),
+                ..file.clone()
+            });
+            files.collect::<Vec<_>>()
+        };
+        self.models.iter().flat_map(of_model).collect()
+    }
+}
+
+/// What llama.cpp calls its numbers of how most weights are packed (`llama_ftype` in its `llama.h`).
+fn quantization(file_type: u64) -> Option<&'static str> {
+    Some(match file_type {
+        0 => "F32",
+        1 => "F16",
+        2 => "Q4_0",
+        3 => "Q4_1",
+        7 => "Q8_0",
+        8 => "Q5_0",
+        9 => "Q5_1",
+        10 => "Q2_K",
+        11 => "Q3_K_S",
+        12 => "Q3_K_M",
+        13 => "Q3_K_L",
+        14 => "Q4_K_S",
+        15 => "Q4_K_M",
+        16 => "Q5_K_S",
+        17 => "Q5_K_M",
+        18 => "Q6_K",
+        32 => "BF16",
+        _ => return None,
+    })
 }
 
 impl Fleet {

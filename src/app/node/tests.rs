@@ -221,6 +221,7 @@ fn model(home: Home) -> LocalModel {
             vocabulary_count: 1,
             tensor_count: 1,
             parameter_count: 1,
+            file_type: None,
             pooling: None,
             chat_template: Some("{{ messages }}".into()),
             bytes: 1,

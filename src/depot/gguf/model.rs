@@ -401,6 +401,7 @@ pub(super) fn summary(header: &Header, tensors: &Tensors, bytes: u64) -> GgufSum
         vocabulary_count: header.tokens.as_ref().map_or(0, |tokens| tokens.count),
         tensor_count: header.tensor_count,
         parameter_count: tensors.element_count,
+        file_type: header.whole("general.file_type"),
         pooling: match header.whole(&format!("{architecture}.pooling_type")) {
             Some(1..POOLING_RANK) => Some(Pooling::Vector),
             Some(POOLING_RANK) => Some(Pooling::Rank),

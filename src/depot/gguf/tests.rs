@@ -24,6 +24,7 @@ fn a_whole_file_says_what_it_is() {
             vocabulary_count: 3,
             tensor_count: 2,
             parameter_count: 8,
+            file_type: None,
             pooling: None,
             chat_template: Some("{{ messages }}".into()),
             bytes: file.len() as u64,

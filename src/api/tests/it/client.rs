@@ -166,9 +166,14 @@ pub async fn get(address: SocketAddr, path: &str) -> Raw {
 
 /// A chat request with more header lines, each ending in CRLF.
 pub fn chat(lines: &str, body: &str) -> String {
+    let lines = format!("content-type: application/json\r\n{lines}");
+    post("/v1/chat/completions", &lines, body)
+}
+
+/// A request with a body and these header lines, each ending in CRLF.
+pub fn post(path: &str, lines: &str, body: &str) -> String {
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n{lines}\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n{lines}\r\n{body}",
         body.len()
     )
 }

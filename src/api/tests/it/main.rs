@@ -7,6 +7,8 @@ mod client;
 mod ingress;
 mod load;
 mod node;
+mod ollama;
+mod prompts;
 mod ranking;
 mod reading;
 mod rest;

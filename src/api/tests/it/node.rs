@@ -9,9 +9,9 @@ use api::{Api, IngressConfig, Scrape};
 use async_trait::async_trait;
 use domain::{
     Abilities, Backend, BackendCard, BackendError, BadRequest, CacheKey, CacheStore, ChatEvent,
-    ChatRequest, ChatStream, EmbedderCard, FinishReason, Health, HealthState, KeyDigest,
-    KeyDirectory, ModelCard, Outbound, Principal, ReadToken, Reply, Reranker, Scores, Started,
-    TextPart, TextToRead, Tier, Tokenizer, Tokens, Trust, Usage,
+    ChatRequest, ChatStream, EmbedInput, Embedder, EmbedderCard, Embeddings, FinishReason, Health,
+    HealthState, KeyDigest, KeyDirectory, ModelCard, Outbound, Principal, ReadToken, Reply,
+    Reranker, Scores, Started, TextPart, TextToRead, Tier, Tokenizer, Tokens, Trust, Usage,
 };
 use futures::{StreamExt, stream};
 use pipeline::{CacheRules, Parts, Patience, Pipeline, Snapshot};
@@ -136,6 +136,31 @@ impl Reranker for Finder {
     }
 }
 
+/// A text's vector is its length and 0.
+struct Lengths(EmbedderCard);
+
+#[async_trait]
+impl Embedder for Lengths {
+    fn card(&self) -> &EmbedderCard {
+        &self.0
+    }
+
+    fn health(&self) -> Health {
+        Health::READY
+    }
+
+    async fn embed(&self, inputs: Vec<EmbedInput>) -> Result<Embeddings, BackendError> {
+        let vectors = inputs.iter().map(|input| match input {
+            EmbedInput::Text(text) => vec![text.len() as f32, 0.0],
+            EmbedInput::Tokens(tokens) => vec![tokens.len() as f32, 0.0],
+        });
+        Ok(Embeddings {
+            vectors: vectors.collect(),
+            prompt_tokens: 7,
+        })
+    }
+}
+
 #[derive(Default)]
 struct MapCache(Mutex<HashMap<CacheKey, Arc<Reply>>>);
 
@@ -175,6 +200,8 @@ pub struct Recipe {
     pub script: Script,
     pub health: HealthState,
     pub key: Option<&'static str>,
+    /// Whether there is a model for embeddings, `lengths`.
+    pub embeds: bool,
     pub ingress: IngressConfig,
 }
 
@@ -184,6 +211,7 @@ impl Default for Recipe {
             script: Script::Says(hello()),
             health: HealthState::Ready,
             key: None,
+            embeds: false,
             ingress: IngressConfig::default(),
         }
     }
@@ -229,6 +257,11 @@ impl Recipe {
             dimensions: 1,
             input_tokens_max: 512,
         });
+        let lengths = Lengths(EmbedderCard {
+            name: "lengths".into(),
+            dimensions: 2,
+            input_tokens_max: 512,
+        });
         let digest = self.key.map(|key| KeyDigest(Sha256::digest(key).into()));
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: Snapshot::new(
@@ -244,6 +277,9 @@ impl Recipe {
                 },
                 Patience::default(),
             )
+            .with_embedders(Vec::from_iter(
+                self.embeds.then(|| (vec![], Arc::new(lengths) as _)),
+            ))
             .with_rerankers(vec![(vec!["second".into()], Arc::new(finder) as _)]),
             cache: Arc::new(MapCache::default()),
             keys: Arc::new(OneKey(digest)),

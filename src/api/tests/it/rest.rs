@@ -90,13 +90,16 @@ async fn the_admin_door_serves_no_chats() {
 async fn wrong_turns_are_told_the_way() {
     let node = node().await;
     let cases = [
-        ("GET", "/", 404, "/v1/chat/completions"),
+        ("POST", "/", 405, "allow"),
         ("POST", "/chat/completions", 404, "base_url"),
         ("GET", "/models/local", 404, "base_url"),
         ("POST", "/v1/v1/chat/completions", 404, "twice"),
         ("POST", "/v1/chat/completions/", 404, "no more"),
-        ("POST", "/api/chat", 404, "OpenAI"),
-        ("POST", "/v1/completions", 404, "GET /v1/models"),
+        ("POST", "/v1/completions/", 404, "no more"),
+        ("POST", "/v1/edits", 404, "GET /v1/models"),
+        ("GET", "/v1/completions", 405, "allow"),
+        ("POST", "/v1/moderations", 501, "provider"),
+        ("GET", "/v1/moderations", 405, "allow"),
         ("GET", "/v1/chat/completions", 405, "allow"),
         ("GET", "/v1/embeddings", 405, "allow"),
         ("GET", "/v1/rerank", 405, "allow"),

@@ -5,8 +5,9 @@ use std::time::Duration;
 use api::IngressConfig;
 use domain::BackendError;
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
-use crate::client::{Client, HELLO_STREAMED, ask, chat};
+use crate::client::{Client, HELLO_STREAMED, ask, chat, post};
 use crate::node::{Live, Recipe, Script, end, live, node, started, text};
 
 /// The `data:` lines of a body.
@@ -196,4 +197,125 @@ async fn a_client_that_stops_reading_is_dropped() {
     // More than sockets and buffers hold; then the channel is full, and at last closed.
     while events.send(text(&long)).await.is_ok() {}
     ended.await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_begins_without_an_answer_when_none_comes() {
+    let Live {
+        node,
+        events,
+        ended: _ended,
+    } = live(IngressConfig::default()).await;
+    let began = Instant::now();
+    let mut client = Client::connect(node.client).await;
+    let lines = "x-hedge-timing: 1\r\n";
+    client.send(chat(lines, HELLO_STREAMED)).await;
+    let head = client.head().await;
+    assert_eq!(head.status, 200);
+    let period = IngressConfig::default().keep_alive_every;
+    assert!(began.elapsed() >= period, "{:?}", began.elapsed());
+    assert!(head.header("x-hedge-route").is_none());
+    let processing = head.header("openai-processing-ms").unwrap();
+    assert!(processing.parse::<u128>().unwrap() >= period.as_millis());
+    // The role, and then signs of life.
+    let begun = client.until(": keep-alive\n\n").await;
+    assert!(begun.contains(r#""role":"assistant""#), "{begun}");
+    client.until(": keep-alive\n\n").await;
+    for event in [started(), text("late")] {
+        events.send(event).await.unwrap();
+    }
+    let told = client.until("late").await;
+    assert!(
+        told.contains(": x-hedge-route: local:tiny\n\n: x-hedge-reason: "),
+        "{told}"
+    );
+    assert!(told.contains(": server-timing: admit;dur="), "{told}");
+    for event in end() {
+        events.send(event).await.unwrap();
+    }
+    drop(events);
+    let rest = client.until("data: [DONE]\n\n").await;
+    let both = format!("{begun}{told}{rest}");
+    assert_eq!(both.matches(r#""role":"assistant""#).count(), 1, "{both}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_the_beginning_is_an_error_event_and_a_cut() {
+    let Live {
+        node,
+        events,
+        ended: _ended,
+    } = live(IngressConfig::default()).await;
+    let mut client = Client::connect(node.client).await;
+    client.send(chat("", HELLO_STREAMED)).await;
+    client.until(": keep-alive\n\n").await;
+    let error = BackendError::RateLimited {
+        retry_after: Some(Duration::from_secs(7)),
+    };
+    events.send(Err(error)).await.unwrap();
+    let told = client.until(r#""code":"rate_limit_exceeded""#).await;
+    assert!(told.contains(": retry-after: 7\n"), "{told}");
+    assert!(told.contains(": x-hedge-reason: "), "{told}");
+    let rest = client.until("\n\n").await;
+    assert!(!rest.contains("[DONE]"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_beginning_failures_have_their_status() {
+    for wait in [Duration::ZERO, Duration::from_secs(14)] {
+        let Live {
+            node,
+            events,
+            ended: _ended,
+        } = live(IngressConfig::default()).await;
+        let mut client = Client::connect(node.client).await;
+        client.send(chat("", HELLO_STREAMED)).await;
+        events.send(started()).await.unwrap();
+        sleep(wait).await;
+        events.send(Err(BackendError::Interrupted)).await.unwrap();
+        let raw = client.answer().await;
+        assert_eq!(raw.status, 502, "{wait:?}");
+        assert!(raw.header("openai-processing-ms").is_some());
+    }
+}
+
+/// In whichever dialect, and a client that leaves takes the work with it.
+#[tokio::test(start_paused = true)]
+async fn lines_begin_without_an_answer_too() {
+    let Live {
+        node,
+        events,
+        ended,
+    } = live(IngressConfig::default()).await;
+    let mut client = Client::connect(node.client).await;
+    let body = r#"{"model":"local","messages":[{"role":"user","content":"hi"}]}"#;
+    client.send(post("/api/chat", "", body)).await;
+    assert_eq!(client.head().await.status, 200);
+    for event in [started(), text("late")] {
+        events.send(event).await.unwrap();
+    }
+    client.until("late").await;
+    for event in end() {
+        events.send(event).await.unwrap();
+    }
+    drop(events);
+    let last = client.until("\"done\":true").await + &client.until("\n").await;
+    let last = last.lines().find(|line| line.contains("true")).unwrap();
+    let last: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(last["hedge"]["x-hedge-route"], "local:tiny");
+    let waited = last["prompt_eval_duration"].as_u64().unwrap();
+    assert!(waited >= 15_000_000_000, "{last}");
+    ended.await.unwrap_err();
+
+    let Live {
+        node,
+        events,
+        ended,
+    } = live(IngressConfig::default()).await;
+    let mut client = Client::connect(node.client).await;
+    client.send(chat("", HELLO_STREAMED)).await;
+    client.until(": keep-alive\n\n").await;
+    drop(client);
+    ended.await.unwrap_err();
+    assert!(events.is_closed());
 }
