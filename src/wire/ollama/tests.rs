@@ -253,7 +253,7 @@ fn faults_are_named_with_their_place() {
         (json!({"options": {"stop": [1]}}), "options.stop[0]"),
         (json!({"options": {"stop": [""]}}), "options.stop[0]"),
         (
-            json!({"options": {"stop": ["a", "b", "c", "d", "e"]}}),
+            json!({"options": {"stop": vec!["a"; domain::Sampling::STOPS_MAX + 1]}}),
             "options.stop",
         ),
         (
