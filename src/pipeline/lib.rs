@@ -29,7 +29,7 @@ pub use answer::{Answer, Refusal, RouteLabel, Timings};
 pub use cost::Cost;
 pub use embed::Embedded;
 pub use named::{Named, NamedWork};
-pub use reading::Counted;
+pub use reading::{Counted, PromptCount};
 pub use receipt::Recorder;
 pub use rerank::{Place, Ranking};
 pub use snapshot::{CacheRules, NamedEmbedder, NamedReranker, Patience, Prices, Snapshot};

@@ -27,10 +27,26 @@ pub struct Counted {
     pub context_tokens_max: Option<Tokens>,
 }
 
-/// Who reads for one exchange, and its receipt.
-struct Desk {
+/// How many tokens a chat's prompt has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptCount {
+    /// As the model that is asked reads it.
+    Counted(usize),
+    /// Another model reads it, or who does is decided only when it is asked.
+    Estimated(usize),
+}
+
+/// A model that says how it reads.
+struct Reader {
     backend: Arc<dyn Backend>,
     model: String,
+    /// Whether it is also the first that would be asked.
+    is_first: bool,
+}
+
+/// Who reads for one exchange, and its receipt.
+struct Desk {
+    reader: Reader,
     receipt: Receipt,
 }
 
@@ -72,6 +88,38 @@ impl Pipeline {
         })
     }
 
+    /// How many tokens a chat's prompt has: counted where a model here can be asked, estimated by its
+    /// text where none can.
+    ///
+    /// # Errors
+    /// A refusal; its record is left.
+    pub async fn count_prompt(
+        &self,
+        principal: &Principal,
+        request_id: RequestId,
+        chat: ChatRequest,
+    ) -> Result<PromptCount, Refusal> {
+        let mut receipt = self.receive_reading(request_id, principal, &chat.model)?;
+        let found = self.find_reader(principal, &chat.model);
+        let Some(reader) = found.map_err(|fault| refuse(&mut receipt, fault))? else {
+            // A long text takes milliseconds.
+            let estimated = tokio::task::spawn_blocking(move || policy::estimate_tokens(&chat));
+            let estimated = estimated.await;
+            let estimated = estimated.map_err(|_| refuse(&mut receipt, Fault::Internal))?;
+            receipt.note(|record| record.outcome = Outcome::Answered);
+            return Ok(PromptCount::Estimated(estimated));
+        };
+        let desk = Desk::new(reader, receipt);
+        let is_first = desk.reader.is_first;
+        let tokens = desk.tokenizer()?.tokenize_chat(chat).await;
+        let count = desk.end(tokens)?.len();
+        Ok(if is_first {
+            PromptCount::Counted(count)
+        } else {
+            PromptCount::Estimated(count)
+        })
+    }
+
     /// The text of tokens, in bytes.
     ///
     /// # Errors
@@ -103,39 +151,37 @@ impl Pipeline {
         desk.end(prompt)
     }
 
+    fn receive_reading(
+        &self,
+        request_id: RequestId,
+        principal: &Principal,
+        model: &ModelAlias,
+    ) -> Result<Receipt, Refusal> {
+        let mut receipt = self.receive(request_id, principal, model.clone())?;
+        receipt.note(|record| REASON.clone_into(&mut record.reason));
+        Ok(receipt)
+    }
+
     fn desk(
         &self,
         principal: &Principal,
         request_id: RequestId,
         model: &ModelAlias,
     ) -> Result<Desk, Refusal> {
-        let mut receipt = self.receive(request_id, principal, model.clone())?;
-        receipt.note(|record| REASON.clone_into(&mut record.reason));
-        match self.find_reader(principal, model) {
-            Ok((backend, model)) => {
-                receipt.note(|record| {
-                    record.route = Some(RouteTaken {
-                        backend: BackendName::new(LOCAL),
-                        model: model.clone(),
-                        is_local: true,
-                    });
-                });
-                Ok(Desk {
-                    backend,
-                    model,
-                    receipt,
-                })
-            }
+        let mut receipt = self.receive_reading(request_id, principal, model)?;
+        let found = self.find_reader(principal, model);
+        match found.and_then(|found| found.ok_or_else(|| unreadable(model))) {
+            Ok(reader) => Ok(Desk::new(reader, receipt)),
             Err(fault) => Err(refuse(&mut receipt, fault)),
         }
     }
 
-    /// The first of what `asked` means that says how it reads.
+    /// The first of what `asked` means that says how it reads; `None` where none does.
     fn find_reader(
         &self,
         principal: &Principal,
         asked: &ModelAlias,
-    ) -> Result<(Arc<dyn Backend>, String), Fault> {
+    ) -> Result<Option<Reader>, Fault> {
         let snapshot = self.snapshot();
         let roster = snapshot.roster();
         let mut meant = policy::resolve(asked, &roster)?;
@@ -144,13 +190,17 @@ impl Pipeline {
                 what: "this key does not grant the model",
             });
         }
-        if meant == Asked::Auto {
-            meant = policy::resolve(&ModelAlias::new(LOCAL), &roster)?;
+        let is_named = meant != Asked::Auto;
+        if !is_named {
+            let Ok(local) = policy::resolve(&ModelAlias::new(LOCAL), &roster) else {
+                return Ok(None);
+            };
+            meant = local;
         }
         let Asked::Exactly(targets) = meant else {
-            return Err(unreadable(asked));
+            return Ok(None);
         };
-        for target in targets {
+        for (at, target) in targets.into_iter().enumerate() {
             let Some(backend) = snapshot.backends().get(target.backend) else {
                 continue;
             };
@@ -159,7 +209,11 @@ impl Pipeline {
                 check_health(asked, health)?;
             }
             if backend.tokenizer(&target.model).is_some() {
-                return Ok((Arc::clone(backend), target.model));
+                return Ok(Some(Reader {
+                    backend: Arc::clone(backend),
+                    model: target.model,
+                    is_first: is_named && at == 0,
+                }));
             }
             // One that loads for the first time cannot be asked yet.
             if is_engine && health.state == HealthState::Starting {
@@ -168,19 +222,31 @@ impl Pipeline {
                 });
             }
         }
-        Err(unreadable(asked))
+        Ok(None)
     }
 }
 
 impl Desk {
+    fn new(reader: Reader, mut receipt: Receipt) -> Self {
+        receipt.note(|record| {
+            record.route = Some(RouteTaken {
+                backend: BackendName::new(LOCAL),
+                model: reader.model.clone(),
+                is_local: true,
+            });
+        });
+        Self { reader, receipt }
+    }
+
     fn context_tokens_max(&self) -> Option<Tokens> {
-        let card = self.backend.card().model(&self.model)?;
+        let card = self.reader.backend.card().model(&self.reader.model)?;
         card.context_tokens_max
     }
 
     fn tokenizer(&self) -> Result<&dyn Tokenizer, Refusal> {
         // Asked before, of the same card.
-        self.backend.tokenizer(&self.model).ok_or_else(|| Refusal {
+        let tokenizer = self.reader.backend.tokenizer(&self.reader.model);
+        tokenizer.ok_or_else(|| Refusal {
             fault: Fault::Internal,
             reason: Some(REASON.to_owned()),
         })

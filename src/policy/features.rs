@@ -76,18 +76,13 @@ impl<'a> Features<'a> {
     }
 
     fn markers(&self) -> usize {
-        TOKENS_PER_MESSAGE * (self.ask.request.messages.len() + 1)
+        markers(self.ask.request)
     }
 
     fn tokens(&self) -> usize {
-        *self.tokens.get_or_init(|| {
-            let mut whole = String::new();
-            self.ask.request.texts(&mut |text| {
-                whole.push_str(text);
-                whole.push('\n');
-            });
-            count_tokens(&whole) + self.markers()
-        })
+        *self
+            .tokens
+            .get_or_init(|| estimate_tokens(self.ask.request))
     }
 
     /// The number of messages by the user.
@@ -161,6 +156,22 @@ impl<'a> Features<'a> {
         }
         false
     }
+}
+
+/// About how many tokens a prompt has, whichever model reads it: its texts by the one yardstick of
+/// [`count_tokens`], and what chat formats add. Images, sound and files that came as bytes do not count.
+#[must_use]
+pub fn estimate_tokens(request: &ChatRequest) -> usize {
+    let mut whole = String::new();
+    request.texts(&mut |text| {
+        whole.push_str(text);
+        whole.push('\n');
+    });
+    count_tokens(&whole) + markers(request)
+}
+
+fn markers(request: &ChatRequest) -> usize {
+    TOKENS_PER_MESSAGE * (request.messages.len() + 1)
 }
 
 /// Code itself, or a plain request for some.

@@ -48,7 +48,7 @@ pub use adapters::check_adapters;
 pub use balance::{Equal, conversation, name_hash, order};
 pub use breaker::{Breaker, BreakerRules, BreakerState, Pass};
 pub use cache_key::{CacheSecret, cache_key};
-pub use features::{Ask, MATCHED_BYTES_MAX};
+pub use features::{Ask, MATCHED_BYTES_MAX, estimate_tokens};
 pub use latency::{PeakEwma, Quantiles};
 pub use needs::needs;
 pub use prices::{LongFigures, PriceBook, PriceEntry, PriceFault};
