@@ -1,5 +1,5 @@
-//! Who asks: the `Authorization` header, or Google's clients' `x-goog-api-key`, turned into a key's
-//! digest before the body is read.
+//! Who asks: the `Authorization` header, Anthropic's clients' `x-api-key` or Google's `x-goog-api-key`,
+//! turned into a key's digest before the body is read.
 
 use domain::{Fault, KeyDigest, Principal};
 use http::header::AUTHORIZATION;
@@ -7,14 +7,21 @@ use http::{HeaderMap, HeaderName};
 use pipeline::Pipeline;
 use sha2::{Digest, Sha256};
 
-const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
 
 /// # Errors
-/// `Unauthenticated`, when the node asks for keys and the header holds none of them.
+/// `Unauthenticated`, when the node asks for keys and the headers hold none of them.
 pub(crate) fn principal(pipeline: &Pipeline, headers: &HeaderMap) -> Result<Principal, Fault> {
-    let key = bearer(headers).or_else(|| google_key(headers));
-    let digest = key.map(|key| KeyDigest(Sha256::digest(key).into()));
+    let digest = key(headers).map(|key| KeyDigest(Sha256::digest(key).into()));
     pipeline.authenticate(digest.as_ref())
+}
+
+/// A bearer token outweighs the other headers.
+fn key(headers: &HeaderMap) -> Option<&[u8]> {
+    bearer(headers)
+        .or_else(|| plain(headers, X_API_KEY))
+        .or_else(|| plain(headers, X_GOOG_API_KEY))
 }
 
 /// The token of `Authorization: Bearer <token>` (RFC 6750, section 2.1; the scheme's case does not
@@ -26,8 +33,8 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
 }
 
-fn google_key(headers: &HeaderMap) -> Option<&[u8]> {
-    let key = headers.get(X_GOOG_API_KEY)?.as_bytes().trim_ascii();
+fn plain(headers: &HeaderMap, name: HeaderName) -> Option<&[u8]> {
+    let key = headers.get(name)?.as_bytes().trim_ascii();
     (!key.is_empty()).then_some(key)
 }
 
@@ -51,6 +58,27 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::from_static(sent));
             assert_eq!(bearer(&headers), key, "{sent}");
+        }
+    }
+
+    #[test]
+    fn another_makers_header_is_a_key_where_there_is_no_token() {
+        let cases: [(Option<&'static str>, &'static str, Option<&[u8]>); 5] = [
+            (None, "sk-2", Some(b"sk-2")),
+            (None, " sk-2 ", Some(b"sk-2")),
+            (None, "", None),
+            (Some("Bearer sk-1"), "sk-2", Some(b"sk-1")),
+            (Some("Basic c2stMQ=="), "sk-2", Some(b"sk-2")),
+        ];
+        for name in [X_API_KEY, X_GOOG_API_KEY] {
+            for (bearer, plain, expected) in cases {
+                let mut headers = HeaderMap::new();
+                headers.insert(&name, HeaderValue::from_static(plain));
+                if let Some(bearer) = bearer {
+                    headers.insert(AUTHORIZATION, HeaderValue::from_static(bearer));
+                }
+                assert_eq!(key(&headers), expected, "{name} {bearer:?} {plain}");
+            }
         }
     }
 }

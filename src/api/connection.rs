@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower::{Layer, ServiceExt};
 use tracing::debug;
 
+use crate::doors::refuser;
 use crate::error::{Verdict, verdict};
 use crate::flood::Flood;
 use crate::line::{Line, Signs};
@@ -136,10 +137,12 @@ fn guarded_service(
         let (front, guarded) = (Arc::clone(&front), guarded.clone());
         request.extensions_mut().insert(key);
         let sent_id = request.headers().get(X_REQUEST_ID).cloned();
+        let refuser = refuser(request.uri().path(), request.headers());
         async move {
             let mut response = guarded.oneshot(request).await?;
             if !response.headers().contains_key(X_REQUEST_ID) {
-                front.finish(&mut response, request_id::from_sent(sent_id.as_ref()));
+                let id = request_id::from_sent(sent_id.as_ref());
+                front.finish(&mut response, id, refuser);
             }
             Ok(response)
         }

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "x-hedge-route, x-hedge-reason, x-request-id, retry-after, server-timing",
+    "x-hedge-route, x-hedge-reason, x-hedge-tokens, x-request-id, request-id, retry-after, server-timing",
 );
 /// Browsers cap it lower anyway (Chromium at two hours).
 const MAX_AGE_S: HeaderValue = HeaderValue::from_static("7200");

@@ -2,7 +2,8 @@
 
 use axum::body::Body;
 use http::header::CONTENT_LENGTH;
-use http::{Response, Uri};
+use http::{HeaderMap, HeaderName, Response, Uri};
+use wire::anthropic::Messages;
 use wire::completions::Completions;
 use wire::gemini::{GenerateContent, StreamGenerateContent};
 use wire::openai::{Chat, ErrorBody};
@@ -12,8 +13,12 @@ use wire::{Address, ServerDialect, ollama};
 pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
 pub(crate) const COMPLETIONS_PATH: &str = "/v1/completions";
 pub(crate) const RESPONSES_PATH: &str = "/v1/responses";
+pub(crate) const MESSAGES_PATH: &str = "/v1/messages";
 /// What every path of Google's dialect begins with.
 pub(crate) const GEMINI_PATH: &str = "/v1beta/models/";
+
+/// Sent by every client that speaks Anthropic's API, wherever it turns.
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
 /// Where chats are asked for.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +33,11 @@ enum Door {
 }
 
 /// Where chats are asked for, and in what dialect.
-const CHATS: [(Door, &dyn ServerDialect); 7] = [
+const CHATS: [(Door, &dyn ServerDialect); 8] = [
     (Door::Path(CHAT_PATH), &Chat),
     (Door::Path(COMPLETIONS_PATH), &Completions),
     (Door::Path(RESPONSES_PATH), &Responses),
+    (Door::Path(MESSAGES_PATH), &Messages),
     (Door::Path("/api/chat"), &ollama::Chat),
     (Door::Path("/api/generate"), &ollama::Generate),
     (
@@ -93,11 +99,17 @@ pub(crate) fn chat_paths() -> impl Iterator<Item = &'static str> {
     })
 }
 
-/// The dialect that refusals at `path` are written in, where it is not OpenAI's.
-fn refuser_at(path: &str) -> Option<&'static dyn ServerDialect> {
+/// The dialect that a caller of `path` reads refusals in, where it is not OpenAI's.
+pub(crate) fn refuser(path: &str, headers: &HeaderMap) -> Option<&'static dyn ServerDialect> {
     let mut doors = CHATS.into_iter().chain(APIS);
     let door = doors.find(|(door, _)| door.is_above(path));
-    door.map(|(_, dialect)| dialect)
+    let by_path = door.map(|(_, dialect)| dialect);
+    by_path.or_else(|| speaks_anthropic(headers).then_some(&Messages as &dyn ServerDialect))
+}
+
+/// Whether a caller of a path that several APIs have expects Anthropic's.
+pub(crate) fn speaks_anthropic(headers: &HeaderMap) -> bool {
+    headers.contains_key(ANTHROPIC_VERSION)
 }
 
 /// `None` for what is no text once decoded. A `%` that begins no byte stands for itself.
@@ -128,21 +140,25 @@ fn percent_decoded(text: &str) -> Option<String> {
 #[derive(Clone, Debug)]
 pub(crate) struct Said(pub ErrorBody);
 
-/// Writes a refusal's body anew, as clients of `path` read it.
-pub(crate) fn restyle(response: &mut Response<Body>, path: &str, request_id: &str) {
-    let Some(Said(error)) = response.extensions_mut().remove::<Said>() else {
-        return;
-    };
-    if let Some(dialect) = refuser_at(path) {
+/// Writes a refusal's body anew, as clients of `dialect` read it.
+pub(crate) fn restyle(
+    response: &mut Response<Body>,
+    dialect: Option<&'static dyn ServerDialect>,
+    request_id: &str,
+) {
+    let said = response.extensions_mut().remove::<Said>();
+    if let (Some(Said(error)), Some(dialect)) = (said, dialect) {
         let status = response.status().as_u16();
-        // Of the body as it was: the router has counted it already.
-        response.headers_mut().remove(CONTENT_LENGTH);
         *response.body_mut() = Body::from(dialect.refusal(status, &error, request_id));
+        // The router says how long the other body was.
+        response.headers_mut().remove(CONTENT_LENGTH);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use domain::Dialect;
+
     use super::*;
 
     fn check(uri: &str, model: Option<&str>, query: Option<&str>) {
@@ -180,15 +196,22 @@ mod tests {
     }
 
     #[test]
-    fn refusals_speak_the_dialect_of_their_path() {
-        for (path, dialect) in [
-            ("/v1/chat/completions", Some(domain::Dialect::OpenAi)),
-            ("/v1/chat/completions/x", Some(domain::Dialect::OpenAi)),
-            ("/v1beta/models/a:nothing", Some(domain::Dialect::Gemini)),
-            ("/v1/embeddings", None),
+    fn refusals_speak_the_dialect_of_their_path_or_else_the_callers() {
+        let mut anthropics = HeaderMap::new();
+        anthropics.insert(ANTHROPIC_VERSION, "2023-06-01".parse().unwrap());
+        let (openai, gemini) = (Some(Dialect::OpenAi), Some(Dialect::Gemini));
+        let anthropic = Some(Dialect::Anthropic);
+        for (path, dialect, with_header) in [
+            ("/v1/chat/completions", openai, openai),
+            ("/v1/chat/completions/x", openai, openai),
+            ("/v1beta/models/a:nothing", gemini, gemini),
+            ("/v1/messages/count_tokens", anthropic, anthropic),
+            ("/v1/embeddings", None, anthropic),
+            ("/v1/models", None, anthropic),
         ] {
-            let refuser = refuser_at(path).map(ServerDialect::dialect);
-            assert_eq!(refuser, dialect, "{path}");
+            let of = |headers: &HeaderMap| refuser(path, headers).map(ServerDialect::dialect);
+            assert_eq!(of(&HeaderMap::new()), dialect, "{path}");
+            assert_eq!(of(&anthropics), with_header, "{path}");
         }
     }
 }

@@ -62,8 +62,8 @@ pub(crate) fn verdict(fault: &Fault) -> Verdict {
             StatusCode::UNAUTHORIZED,
             AUTHENTICATION,
             Some("invalid_api_key"),
-            "this server needs an API key it knows; send it as `Authorization: Bearer <key>` (the \
-             SDKs' `api_key`)",
+            "this server needs an API key it knows; send it as `Authorization: Bearer <key>` or \
+             `x-api-key: <key>` (the SDKs' `api_key`)",
         ),
         Fault::Forbidden { what } => {
             plain(StatusCode::FORBIDDEN, PERMISSION, Some("forbidden"), *what)

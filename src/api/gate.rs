@@ -1,5 +1,5 @@
 //! What a request's head must look like before anyone acts on it: one `Host` that is served here,
-//! at most one `Authorization`, and no web page calling that was not invited.
+//! at most one `Authorization` and `x-api-key`, and no web page calling that was not invited.
 //!
 //! A page anywhere on the web can make a browser send requests to this machine, and with a DNS
 //! name that is rebound to a loopback address it could read the answers too. The `Host` header
@@ -11,6 +11,7 @@ use domain::{BadRequest, Fault};
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Uri};
 
+use crate::auth::X_API_KEY;
 use crate::ingress::IngressConfig;
 
 /// The rules of one listener.
@@ -68,6 +69,7 @@ impl Gate {
             return Err(Fault::Forbidden { what: FOREIGN_HOST });
         }
         only(headers, AUTHORIZATION, "Authorization")?;
+        only(headers, X_API_KEY, "x-api-key")?;
         let Some(origin) = only(headers, ORIGIN, "Origin")? else {
             return Ok(None);
         };

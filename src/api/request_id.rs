@@ -5,6 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The name that Anthropic's SDKs look under.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 const CHARS_MAX: usize = 128;
 

@@ -9,7 +9,7 @@ use domain::Fault;
 use http::header::ALLOW;
 use http::{HeaderValue, Response, Uri};
 
-use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, chat_at, chat_paths};
+use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, MESSAGES_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
 use crate::{failing, loaded, models, ollama, probes, responses};
@@ -27,6 +27,7 @@ pub(crate) enum Door {
 const BOARD_PATH: &str = "/admin/v1/models";
 const HEALTH_PATH: &str = "/admin/health";
 pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
+pub(crate) const COUNT_PATH: &str = "/v1/messages/count_tokens";
 /// One thing by the names that Jina, Cohere, vLLM and llama-server have for it.
 pub(crate) const RERANK_PATHS: [&str; 4] = ["/v1/rerank", "/rerank", "/v1/reranking", "/reranking"];
 const MODERATIONS_PATH: &str = "/v1/moderations";
@@ -41,7 +42,7 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
     let metrics = || get(probes::metrics).fallback(only_get);
     let router = match door {
         Door::Client { is_loopback } => {
-            let posted = chat_paths().chain([EMBEDDINGS_PATH]);
+            let posted = chat_paths().chain([COUNT_PATH, EMBEDDINGS_PATH]);
             let posted = posted.chain(RERANK_PATHS);
             let posted = posted.chain([TOKENIZE_PATH, DETOKENIZE_PATH, TEMPLATE_PATH]);
             let posted = posted.chain(ollama::POSTS.map(|(path, _)| path));
@@ -131,6 +132,10 @@ fn hint(path: &str) -> Option<&'static str> {
     match path {
         "/chat/completions" | "/embeddings" | "/models" => Some(BASE_URL),
         _ if path.starts_with("/models/") => Some(BASE_URL),
+        "/messages" | "/messages/count_tokens" | "/v1/v1/messages" => Some(
+            "Anthropic's SDKs put `/v1` before `/messages` themselves: their base_url ends in the \
+             port, as `http://127.0.0.1:8787`",
+        ),
         _ if path.starts_with("/v1/v1/") => Some("`/v1` is in the base_url twice"),
         _ if path.starts_with("/api/") => Some(
             "of Ollama's API this server has /api/chat, /api/generate, /api/embed, /api/embeddings, \
@@ -145,9 +150,12 @@ fn hint(path: &str) -> Option<&'static str> {
             "of Google's API this server has POST /v1beta/models/{model}:generateContent and \
              :streamGenerateContent",
         ),
+        _ if path.starts_with(MESSAGES_PATH) => {
+            Some("there are POST /v1/messages and POST /v1/messages/count_tokens, no more")
+        }
         _ if path.starts_with("/v1/") => Some(
-            "this server offers POST /v1/chat/completions, POST /v1/completions, POST \
-             /v1/embeddings, POST /v1/rerank and GET /v1/models",
+            "this server offers POST /v1/chat/completions, POST /v1/completions, POST /v1/responses, \
+             POST /v1/messages, POST /v1/embeddings, POST /v1/rerank and GET /v1/models",
         ),
         _ => None,
     }

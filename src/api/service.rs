@@ -6,24 +6,25 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use domain::Fault;
+use domain::{Dialect, Fault};
 use futures::FutureExt;
 use http::{Method, Request, Response};
 use tower::ServiceExt;
 use tracing::error;
 use wire::{Address, ServerDialect};
 
-use crate::doors::{chat_at, restyle};
+use crate::doors::{chat_at, refuser, restyle};
 use crate::error::refusal;
 use crate::gate::Gate;
 use crate::line::Signs;
 use crate::reading::Reading;
-use crate::request_id::{self, ExchangeId, X_REQUEST_ID};
+use crate::request_id::{self, ExchangeId, REQUEST_ID, X_REQUEST_ID};
 use crate::router::{
-    DETOKENIZE_PATH, Door, EMBEDDINGS_PATH, RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH, router,
+    COUNT_PATH, DETOKENIZE_PATH, Door, EMBEDDINGS_PATH, RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH,
+    router,
 };
 use crate::server::Api;
-use crate::{chat, cors, embeddings, ollama, reading, rerank};
+use crate::{chat, cors, count, embeddings, ollama, reading, rerank};
 
 /// What all connections of one listener share.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Front {
     {
         let id = request_id::of(request.headers());
         signs.set_unread(!request.body().is_end_stream());
-        let uri = request.uri().clone();
+        let refuser = refuser(request.uri().path(), request.headers());
         let caught = AssertUnwindSafe(self.decide(&id, signs, request))
             .catch_unwind()
             .await;
@@ -60,13 +61,21 @@ impl Front {
             error!(request_id = %id.id, "request handler panicked");
             refusal(&Fault::Internal)
         });
-        restyle(&mut response, uri.path(), id.id.as_str());
-        self.finish(&mut response, id);
+        self.finish(&mut response, id, refuser);
         response
     }
 
-    /// What every answer gets on its way out.
-    pub fn finish(&self, response: &mut Response<Body>, id: ExchangeId) {
+    /// What every answer gets on its way out: to a caller that reads refusals in `refuser`'s dialect.
+    pub fn finish(
+        &self,
+        response: &mut Response<Body>,
+        id: ExchangeId,
+        refuser: Option<&'static dyn ServerDialect>,
+    ) {
+        restyle(response, refuser, id.id.as_str());
+        if refuser.is_some_and(|dialect| dialect.dialect() == Dialect::Anthropic) {
+            response.headers_mut().insert(REQUEST_ID, id.header.clone());
+        }
         self.api.tally.count_answer(response.status());
         response.headers_mut().insert(X_REQUEST_ID, id.header);
     }
@@ -91,6 +100,8 @@ impl Front {
         } else if let Some((dialect, address)) = self.chat(&request) {
             let door = chat::Door { dialect, address };
             chat::answer(&self.api, &id.id, signs, request, door).await
+        } else if self.is_post(&request, COUNT_PATH) {
+            count::answer(&self.api, &id.id, signs, request).await
         } else if self.is_post(&request, EMBEDDINGS_PATH) {
             embeddings::answer(&self.api, &id.id, signs, request).await
         } else if RERANK_PATHS.iter().any(|path| self.is_post(&request, path)) {

@@ -865,3 +865,26 @@ async fn a_pool_that_came_with_a_reload_does_not_take_the_node_out() {
         assert_eq!(readiness.is_ready, is_ready, "{readiness:?}");
     }
 }
+
+#[tokio::test]
+async fn a_prompt_that_no_model_here_can_read_is_estimated() {
+    let cloud = Fake::new("cloud", Trust::Public, Script::Says("x"));
+    let bench = bench(vec![Arc::clone(&cloud)], 4);
+    let count = async |model: &str| {
+        let chat = parsed(model, "What is the capital of Portugal?").request;
+        let id = RequestId::new("r");
+        let anyone = Principal::anyone();
+        bench.pipeline.count_prompt(&anyone, id, chat).await
+    };
+    for model in ["cloud/big", "auto"] {
+        let counted = count(model).await.unwrap();
+        let PromptCount::Estimated(tokens) = counted else {
+            panic!("{model}: {counted:?}");
+        };
+        // The sentence has seven tokens; the rest is what chat formats add.
+        assert!((7..20).contains(&tokens), "{model}: {tokens}");
+    }
+    let unknown = count("cloud/bigg").await.unwrap_err();
+    assert!(matches!(unknown.fault, Fault::ModelNotFound { .. }));
+    assert!(cloud.calls().is_empty());
+}
