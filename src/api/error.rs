@@ -145,6 +145,16 @@ pub(crate) fn verdict(fault: &Fault) -> Verdict {
             Some("upstream_timed_out"),
             "the model did not answer in time; trying again may help",
         ),
+        Fault::Offline { retry_after } => waiting(
+            *retry_after,
+            plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                SERVER,
+                Some("offline"),
+                "the providers that could answer cannot be reached from here just now; wait as long as \
+                 the `retry-after` header says",
+            ),
+        ),
         Fault::NoCandidate { reasons } => no_candidate(reasons),
         Fault::Internal => plain(
             StatusCode::INTERNAL_SERVER_ERROR,

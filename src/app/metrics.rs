@@ -760,6 +760,9 @@ mod tests {
                 loser_cost: None,
             }),
             failed_candidates: vec![("cloudy".into(), "unreachable")],
+            rescued_by: Vec::new(),
+            unrescued: None,
+            shares: Vec::new(),
         }
     }
 

@@ -147,6 +147,9 @@ mod tests {
             retries_count: 0,
             hedge: None,
             failed_candidates: Vec::new(),
+            rescued_by: Vec::new(),
+            unrescued: None,
+            shares: Vec::new(),
         };
         tracing::subscriber::with_default(subscriber, || LogSink.append(&record));
         let bytes = page.0.lock().unwrap().clone();

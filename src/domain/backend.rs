@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackendName, BadRequest, ChatStream, Classify, Fault, Outbound, Tokenizer, Tokens, Trust,
+    BackendName, BadRequest, ChatStream, Classify, Fault, Outbound, Resume, Tokenizer, Tokens,
+    Trust,
 };
 
 /// Something that answers chats: an engine on this machine, or an upstream.
@@ -37,6 +38,11 @@ pub trait Backend: Send + Sync + 'static {
     /// How `model` of the card reads text, where that can be asked. A wrapper passes it on.
     fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
         None
+    }
+
+    /// How `model` of the card goes on with an answer that broke off. A wrapper passes it on.
+    fn resume(&self, _model: &str) -> Resume {
+        Resume::Never
     }
 }
 

@@ -39,6 +39,10 @@ pub enum Fault {
     },
     UpstreamFailed,
     UpstreamTimedOut,
+    /// The link is down, and the request's route does not let this machine stand in.
+    Offline {
+        retry_after: Duration,
+    },
     /// No candidate may lawfully or ably answer; the reasons are per candidate.
     NoCandidate {
         reasons: Vec<String>,
@@ -94,6 +98,7 @@ impl Fault {
             Fault::Overloaded { .. } => "overloaded",
             Fault::UpstreamFailed => "upstream_failed",
             Fault::UpstreamTimedOut => "upstream_timed_out",
+            Fault::Offline { .. } => "offline",
             Fault::NoCandidate { .. } => "no_candidate",
             Fault::Internal => "internal",
         }

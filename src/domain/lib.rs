@@ -23,6 +23,8 @@
 //! | pool | several engines of the operator's behind one name |
 //! | endpoint | one engine of a pool |
 //! | slot | one running sequence in the local engine |
+//! | rescue | going on, with whoever can, where a reply broke off |
+//! | link | the way to the upstreams that anybody may be |
 //! | seal | a provider's own token that vouches for a thought or a call, opaque to everybody else |
 //! | adapter | small matrices (LoRA) that change what a model of this machine says |
 
@@ -32,6 +34,7 @@ mod embed;
 mod event;
 mod fault;
 mod ids;
+mod link;
 mod lora;
 mod price;
 mod principal;
@@ -41,6 +44,7 @@ mod reading;
 mod record;
 mod reply;
 mod rerank;
+mod resume;
 mod sampling;
 mod store;
 mod template;
@@ -59,15 +63,19 @@ pub use event::{
 };
 pub use fault::{BadRequest, Classify, Fault};
 pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Tokens};
+pub use link::Link;
 pub use lora::{LoraAdapter, LoraEntry, lora};
 pub use price::{Price, Rates};
 pub use principal::{KeyDigest, Principal};
 pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
 pub use reading::{ReadToken, TextPart, TextToRead, Tokenizer};
-pub use record::{CacheOutcome, ExchangeRecord, HedgeOutcome, HedgeRecord, Outcome, RouteTaken};
+pub use record::{
+    CacheOutcome, ExchangeRecord, HedgeOutcome, HedgeRecord, Outcome, RouteTaken, Share,
+};
 pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, read_head, replay, replay_events};
 pub use rerank::{RerankRequest, Reranker, Scores};
+pub use resume::Resume;
 pub use sampling::{
     Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,
 };

@@ -185,6 +185,7 @@ pub struct Outbound {
     team: Option<TeamId>,
     priority: Priority,
     body_bytes: usize,
+    is_resuming: bool,
     /// Shared, so that a copy for another thread costs nothing.
     request: Arc<ChatRequest>,
 }
@@ -205,6 +206,7 @@ impl Outbound {
             team: None,
             priority: Priority::default(),
             body_bytes: 0,
+            is_resuming: false,
             request: Arc::new(findings.masked_view(request, trust)),
         }
     }
@@ -227,6 +229,20 @@ impl Outbound {
     pub fn of_body_bytes(mut self, body_bytes: usize) -> Self {
         self.body_bytes = body_bytes;
         self
+    }
+
+    /// Says that the last message, by the assistant, is an answer to go on with.
+    #[must_use]
+    pub fn resuming(mut self) -> Self {
+        self.is_resuming = true;
+        self
+    }
+
+    /// True when the destination is to go on with the last message, by [`crate::Resume::Exact`] or
+    /// [`crate::Resume::Repeating`]. A caller's own such message is not meant.
+    #[must_use]
+    pub fn is_resuming(&self) -> bool {
+        self.is_resuming
     }
 
     /// How much work writing it anew is; 0 where nobody said.

@@ -33,6 +33,22 @@ pub struct ExchangeRecord {
     pub hedge: Option<HedgeRecord>,
     /// Candidates that failed before one answered, by [`crate::BackendError::as_label`].
     pub failed_candidates: Vec<(BackendName, &'static str)>,
+    /// Who went on with the reply, each time that it broke off after content was sent.
+    pub rescued_by: Vec<RouteTaken>,
+    /// Why a reply that broke off stayed so although its route has it rescued.
+    pub unrescued: Option<&'static str>,
+    /// What each backend had a part in, where several had: then `usage` is their sum.
+    pub shares: Vec<Share>,
+}
+
+/// One backend's part of a reply that several had a part in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    pub route: RouteTaken,
+    /// Its own prompt with it, which holds what was said before it.
+    pub usage: Usage,
+    /// It did not say: counted with another vocabulary than its own.
+    pub is_estimate: bool,
 }
 
 /// What became of two candidates that were asked at once.

@@ -51,6 +51,9 @@ impl Receipt {
             retries_count: 0,
             hedge: None,
             failed_candidates: Vec::new(),
+            rescued_by: Vec::new(),
+            unrescued: None,
+            shares: Vec::new(),
         };
         Self {
             record: Some(record),
