@@ -38,6 +38,8 @@ impl ChatRequest {
         if said.is_empty() {
             return self;
         }
+        // Anthropic's page on extended thinking (read 2026-11): it is not compatible with a begun answer.
+        self.reasoning = None;
         self.messages.push(Message::new(Role::Assistant, said));
         if resume == Resume::Told {
             self.messages.push(Message::new(Role::User, ORDER));
