@@ -7,7 +7,7 @@
 //! ```text
 //! model name ─resolve─► Asked ─┐
 //! rules ────────RoutePolicy────┼─route─► Plan
-//! request, team, headers ─Ask──┘
+//! request, team, headers ─Ask──┘          └─rescuers─► who goes on where a reply broke off
 //!
 //! request ─ScanRules─► Findings ─mask─► masked view ─cache_key─► CacheKey
 //!                          └─Unmasker: the reply's text, piece by piece
@@ -27,6 +27,7 @@ mod route;
 mod route_file;
 mod tokens;
 mod toml_section;
+mod trouble;
 
 mod balance;
 mod breaker;
@@ -68,4 +69,5 @@ pub use scan::{
 };
 pub use template::{Date, TEMPLATE_BYTES_MAX, Templates};
 pub use tokens::{TOKENIZED_BYTES_MAX, count_tokens, warm_up};
+pub use trouble::{Rescue, Trouble, WhenOffline, rescuers};
 pub use unmask::Unmasker;

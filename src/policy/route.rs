@@ -12,6 +12,7 @@ use crate::features::{Ask, Features};
 use crate::needs::{advice, needs};
 use crate::roster::{Asked, Roster, Share, Target};
 use crate::route_file::{DEFAULT_RULE, Manners, RoutePolicy};
+use crate::trouble::Trouble;
 
 /// The rule of a plan whose request named its model.
 pub const NAMED_RULE: &str = "model-named";
@@ -32,6 +33,14 @@ pub struct Plan {
     pub passed_over: Vec<usize>,
     pub skipped: Vec<Skipped>,
     pub manners: Manners,
+    pub trouble: Trouble,
+}
+
+impl Plan {
+    /// True when the request named who answers.
+    pub(crate) fn is_named(&self) -> bool {
+        self.rule == NAMED_RULE
+    }
 }
 
 /// One backend and model that may answer.
@@ -95,13 +104,18 @@ pub fn route(
 ) -> Result<Plan, Fault> {
     let needed = needs(ask.request);
     match asked {
-        Asked::Exactly(targets) => plan_named(targets, needed, roster),
+        Asked::Exactly(targets) => plan_named(targets, needed, policy.trouble, roster),
         Asked::Auto => plan_by_rules(policy, needed, ask, roster),
     }
 }
 
 /// The named targets and no others. Their context is left to the backend, which counts exactly.
-fn plan_named(targets: &[Target], needed: Abilities, roster: &Roster) -> Result<Plan, Fault> {
+fn plan_named(
+    targets: &[Target],
+    needed: Abilities,
+    trouble: Trouble,
+    roster: &Roster,
+) -> Result<Plan, Fault> {
     let mut list = Shortlist::new(roster);
     for target in targets {
         match missing(target, needed, roster) {
@@ -110,7 +124,7 @@ fn plan_named(targets: &[Target], needed: Abilities, roster: &Roster) -> Result<
         }
     }
     let unable = list.first_unable();
-    list.into_plan(NAMED_RULE, Manners::default())
+    list.into_plan(NAMED_RULE, Manners::default(), trouble)
         .map_err(|fault| match unable {
             Some((name, ability)) => Fault::BadRequest(unable_fault(&name, ability)),
             None => fault,
@@ -142,7 +156,7 @@ fn plan_by_rules(
             }
         }
     }
-    list.into_plan(name, outcome.manners)
+    list.into_plan(name, outcome.manners, outcome.trouble)
 }
 
 fn cause_to_skip(
@@ -231,7 +245,12 @@ impl<'a> Shortlist<'a> {
 
     /// Those that can answer now, then those on the way there; those that are down only when there
     /// is no other, since a health report may be stale and a try costs little.
-    fn into_plan(mut self, rule: &str, manners: Manners) -> Result<Plan, Fault> {
+    fn into_plan(
+        mut self,
+        rule: &str,
+        manners: Manners,
+        trouble: Trouble,
+    ) -> Result<Plan, Fault> {
         let kept = std::mem::take(&mut self.kept);
         let is_down = |target: &&Target| self.state(target) == HealthState::Down;
         let first = kept.iter().find(|target| !is_down(target));
@@ -277,6 +296,7 @@ impl<'a> Shortlist<'a> {
             passed_over: if has_able { passed_over } else { Vec::new() },
             skipped: self.skipped,
             manners,
+            trouble,
         })
     }
 }

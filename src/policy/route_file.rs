@@ -8,6 +8,8 @@
 //!
 //! [outcomes.cloud]
 //! candidates = ["cloud", "local"]
+//! rescue = "any"                         # who goes on with a reply that breaks off; off
+//! when_offline = "queue"                 # local
 //!
 //! [[rules]]                              # the first rule that holds decides
 //! name = "short"
@@ -27,6 +29,7 @@ use crate::RuleFault;
 use crate::condition::{Condition, FormatKind, PATTERN_BYTES_MAX, Patterns, Test};
 use crate::roster::{ANY_MODEL, AUTO, CLOUD, LOCAL, Roster, unknown_name};
 use crate::toml_section::{Entry, Faults, Section};
+use crate::trouble::Trouble;
 
 /// The policy a node uses when its configuration names none.
 pub const DEFAULT_ROUTES: &str = include_str!("../../routes/default.toml");
@@ -50,6 +53,8 @@ pub struct RoutePolicy {
     pub(crate) rules: Vec<Rule>,
     /// Index into `outcomes`.
     pub(crate) default: usize,
+    /// Of requests that name a model, and of outcomes that do not say.
+    pub(crate) trouble: Trouble,
     pub(crate) said: Patterns,
     pub(crate) instructed: Patterns,
     headers_used: Vec<String>,
@@ -61,6 +66,7 @@ pub(crate) struct Outcome {
     /// Candidate names, in order.
     pub candidates: Vec<String>,
     pub manners: Manners,
+    pub trouble: Trouble,
 }
 
 /// What an outcome allows beside asking its candidates in order. A request that names its model has
@@ -100,7 +106,8 @@ impl RoutePolicy {
             parts: read_parts(&mut root, &mut faults),
             ..RuleReader::default()
         };
-        let outcomes = read_outcomes(&mut root, &mut faults);
+        let trouble = Trouble::read(&mut root, Trouble::default(), &mut faults);
+        let outcomes = read_outcomes(&mut root, trouble, &mut faults);
         let default = read_default(&mut root, &outcomes, &mut faults);
         let rules = read_rules(&mut root, &outcomes, &mut reader, &mut faults);
         root.finish(&mut faults);
@@ -112,6 +119,7 @@ impl RoutePolicy {
             headers_used: headers_used(&rules),
             rules,
             default,
+            trouble,
             said,
             instructed,
         })
@@ -187,7 +195,7 @@ fn compile_all(patterns: Vec<Pattern>, faults: &mut Faults) -> Patterns {
     Patterns::compile(&[]).expect("the empty set compiles")
 }
 
-fn read_outcomes(root: &mut Section, faults: &mut Faults) -> Vec<Outcome> {
+fn read_outcomes(root: &mut Section, trouble: Trouble, faults: &mut Faults) -> Vec<Outcome> {
     let Some(mut section) = root
         .take("outcomes")
         .and_then(|entry| entry.section(faults))
@@ -204,11 +212,16 @@ fn read_outcomes(root: &mut Section, faults: &mut Faults) -> Vec<Outcome> {
     }
     entries
         .into_iter()
-        .filter_map(|(name, entry)| read_outcome(name, entry, faults))
+        .filter_map(|(name, entry)| read_outcome(name, entry, trouble, faults))
         .collect()
 }
 
-fn read_outcome(name: String, entry: Entry, faults: &mut Faults) -> Option<Outcome> {
+fn read_outcome(
+    name: String,
+    entry: Entry,
+    defaults: Trouble,
+    faults: &mut Faults,
+) -> Option<Outcome> {
     let mut section = entry.section(faults)?;
     let path = section.path().to_owned();
     let candidates = match section.take("candidates") {
@@ -219,6 +232,7 @@ fn read_outcome(name: String, entry: Entry, faults: &mut Faults) -> Option<Outco
         }
     };
     let manners = read_manners(&mut section, faults);
+    let trouble = Trouble::read(&mut section, defaults, faults);
     section.finish(faults);
     for (candidate, path) in &candidates {
         if candidate == AUTO || candidate == ANY_MODEL {
@@ -234,6 +248,7 @@ fn read_outcome(name: String, entry: Entry, faults: &mut Faults) -> Option<Outco
         name,
         candidates: candidates.into_iter().map(|(name, _)| name).collect(),
         manners,
+        trouble,
     })
 }
 

@@ -23,6 +23,38 @@ fn the_policies_shipped_parse() {
 }
 
 #[test]
+fn what_an_outcome_does_in_trouble_is_the_file_s_unless_it_says_so_itself() {
+    use crate::trouble::{Rescue, Trouble, WhenOffline};
+    let toml = "default = 'c'\nrescue = 'any'\n[outcomes.c]\ncandidates = ['cloud']\n\
+                [outcomes.d]\ncandidates = ['local']\nrescue = 'off'\nwhen_offline = 'queue'\n";
+    let policy = RoutePolicy::parse("r.toml", toml).unwrap();
+    let of_file = Trouble {
+        rescue: Rescue::Any,
+        when_offline: WhenOffline::Local,
+    };
+    assert_eq!(policy.trouble, of_file);
+    assert_eq!(policy.outcomes[0].trouble, of_file);
+    assert_eq!(
+        policy.outcomes[1].trouble,
+        Trouble {
+            rescue: Rescue::Off,
+            when_offline: WhenOffline::Queue,
+        }
+    );
+    for shipped in [DEFAULT_ROUTES, LOCAL_ONLY_ROUTES] {
+        let policy = RoutePolicy::parse("shipped", shipped).unwrap();
+        assert_eq!(policy.trouble, Trouble::default());
+    }
+    check(
+        &format!("rescue = 'on'\nwhen_offline = 3\n{FRAME}"),
+        &[
+            "r.toml: rescue: must be `off`, `same-model` or `any`",
+            "r.toml: when_offline: must be a string, not a whole number",
+        ],
+    );
+}
+
+#[test]
 fn a_syntax_fault_names_its_line() {
     let faults = RoutePolicy::parse("r.toml", "a = 1\nb = [").unwrap_err();
     assert!(
@@ -40,7 +72,7 @@ fn all_faults_are_reported_at_once_with_their_paths() {
          [[rules]]\nname = 'default'\nwhen = { matches = ['(', 'a'], keywords = [] }\nthen = 'c'",
         &[
             "r.toml: outcomes.c.candidates[2]: must be a string, not a whole number",
-            "r.toml: outcomes.c.timeout: unknown key; known keys: candidates, hedge, fallback_on_refusal",
+            "r.toml: outcomes.c.timeout: unknown key; known keys: candidates, hedge, fallback_on_refusal, rescue, when_offline",
             "r.toml: outcomes.c.candidates[1]: `auto` is no candidate; name `local`, `cloud`, a backend or a model",
             "r.toml: default: no outcome is called `x`; there are: c",
             "r.toml: rules[0].name: must be at most 64 letters, digits, `-` and `_`",
