@@ -32,12 +32,25 @@ impl fmt::Debug for Cost {
 }
 
 /// Watches one exchange.
-#[derive(Default)]
 pub(crate) struct Meter {
     prompt: Sample,
     reply: Sample,
     price: Option<Price>,
+    /// Of the parts that ended, where several backends had one. `None` once a price was not known.
+    spent: Option<MicroUsd>,
     pub cost: Cost,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self {
+            prompt: Sample::default(),
+            reply: Sample::default(),
+            price: None,
+            spent: Some(MicroUsd(0)),
+            cost: Cost::default(),
+        }
+    }
 }
 
 impl Meter {
@@ -76,6 +89,25 @@ impl Meter {
         }
     }
 
+    /// Ends one backend's part; the next reads what was said so far with the prompt. Gives our own count
+    /// of it, by which it is charged where it reported none.
+    pub fn close_share(&mut self, reported: Option<Usage>) -> Usage {
+        let counted = self.count();
+        let cost = self
+            .price
+            .map(|price| price.cost(&reported.unwrap_or(counted)));
+        let sum = |spent: MicroUsd, cost: MicroUsd| MicroUsd(spent.0.saturating_add(cost.0));
+        self.spent = self.spent.zip(cost).map(|(spent, cost)| sum(spent, cost));
+        let said = std::mem::take(&mut self.reply);
+        self.prompt.append(&said);
+        counted
+    }
+
+    /// Of all parts that ended; `None` where no price is known of one.
+    pub fn settle_all(&self) -> Option<MicroUsd> {
+        self.spent.inspect(|cost| self.cost.settle(*cost))
+    }
+
     /// `None` where no price is known.
     pub fn settle(&self, usage: &Usage) -> Option<MicroUsd> {
         let cost = self.price?.cost(usage);
@@ -98,6 +130,12 @@ impl Sample {
         if room > 0 {
             self.text.push_str(&text[..text.floor_char_boundary(room)]);
         }
+    }
+
+    fn append(&mut self, more: &Sample) {
+        let bytes = self.bytes + more.bytes;
+        self.take(&more.text);
+        self.bytes = bytes;
     }
 
     fn tokens(&self) -> Tokens {

@@ -2,7 +2,7 @@
 //!
 //! A candidate's stream is kept only when its first content arrives in time; `Started` is held back
 //! until then. Before that, failure moves on to the next candidate; after it, an error goes to the
-//! caller in-band. No reply is stitched from two backends.
+//! caller in-band, unless the route has replies rescued ([`crate::rescue`]).
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use domain::Outcome;
 use tokio::time::Instant;
 
 use crate::answer::Refusal;
+use crate::rescue::{Lifeline, Rescuer, kept};
 use crate::stages::{Missed, Opened, Planned};
 use crate::vitals::Ward;
 use crate::walk::{Caller, Walk, route_taken};
@@ -32,6 +33,7 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
     };
     let snapshot = Arc::clone(&admitted.snapshot);
     let ward = Arc::clone(ward);
+    let kept = kept(&plan, &admitted.request);
     let mut walk = Walk::new(caller, snapshot, ward, findings, plan, &admitted.request);
     let mut request = Some(admitted.request);
 
@@ -58,10 +60,21 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
     });
     // A reply over raw findings, or by a stand-in, is not what the key promises.
     let key = key.filter(|_| !walk.is_stand_in() && !walk.sees_findings(&begun));
+    let findings = Arc::clone(walk.findings());
+    let route = walk.label(&begun);
+    let rules = admitted.snapshot.rescue();
+    let lifeline = kept.map(|kept| match kept {
+        Ok(request) => {
+            let rescuer = Rescuer::new(walk, begun.candidate, request, rules);
+            Lifeline::Ready(Box::new(rescuer))
+        }
+        Err(lost) => Lifeline::Cut(lost),
+    });
     Ok(Opened {
-        findings: Arc::clone(walk.findings()),
+        findings,
         key,
-        route: walk.label(&begun),
+        lifeline,
+        route,
         reason,
         head: begun.head,
         rest: begun.rest,

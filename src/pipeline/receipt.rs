@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use domain::{
     CacheOutcome, ChatEvent, ChatRequest, ExchangeRecord, MicroUsd, ModelAlias, Outcome, Price,
-    Principal, RecordSink, RequestId, Usage,
+    Principal, RecordSink, RequestId, RouteTaken, Share, Tokens, Usage,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -92,7 +92,7 @@ impl Receipt {
             .record
             .as_ref()
             .and_then(|record| record.route.as_ref());
-        let price = route.and_then(|route| snapshot.price(&route.backend, &route.model));
+        let price = route.and_then(|route| price(route, snapshot));
         self.meter.charge_by(price);
     }
 
@@ -105,12 +105,46 @@ impl Receipt {
         Some(price?.cost(&prompt))
     }
 
+    /// Notes that the reply broke off, and that `by` goes on with it, at its own price.
+    pub(crate) fn note_rescue(&mut self, by: RouteTaken, snapshot: &Snapshot) {
+        let Some(record) = &mut self.record else {
+            return;
+        };
+        close_share(&mut self.meter, record, None);
+        self.meter.charge_by(price(&by, snapshot));
+        record.rescued_by.push(by);
+    }
+
+    /// What a backend that went on reports, as if it had written all of the reply: what was said before
+    /// is not of its prompt.
+    pub(crate) fn of_one_reply(&self, usage: Usage) -> Usage {
+        let shares = self.record.iter().flat_map(|record| &record.shares);
+        let before: u32 = shares
+            .map(|share| share.usage.completion_tokens.0)
+            .fold(0, u32::saturating_add);
+        let prompt = usage.prompt_tokens.0.saturating_sub(before);
+        Usage {
+            prompt_tokens: Tokens(prompt),
+            completion_tokens: Tokens(usage.completion_tokens.0.saturating_add(before)),
+            cached_tokens: Tokens(usage.cached_tokens.0.min(prompt)),
+            ..usage
+        }
+    }
+
     /// What will be known of the cost at the end.
     pub(crate) fn cost(&self) -> Cost {
         self.meter.cost.clone()
     }
 
-    fn settle(&self, record: &mut ExchangeRecord) {
+    fn settle(&mut self, record: &mut ExchangeRecord) {
+        if !record.shares.is_empty() {
+            let reported = record.usage.take();
+            close_share(&mut self.meter, record, reported);
+            record.usage = Some(sum(&record.shares));
+            record.is_usage_counted = record.shares.iter().any(|share| share.is_estimate);
+            record.cost = self.meter.settle_all();
+            return;
+        }
         let is_upstream = record.route.as_ref().is_some_and(|route| !route.is_local);
         let is_answered = record.route.is_some() || record.cache == CacheOutcome::HitExact;
         if !is_upstream {
@@ -133,6 +167,42 @@ impl Receipt {
         let after = self.admitted_at.elapsed();
         self.note(|record| record.first_content_after = Some(after));
     }
+}
+
+/// At what price `route`'s backend works. What this machine answers, and machines that are paid for,
+/// cost nothing.
+fn price(route: &RouteTaken, snapshot: &Snapshot) -> Option<Price> {
+    if route.is_local {
+        return Some(Price::FREE);
+    }
+    snapshot.price(&route.backend, &route.model)
+}
+
+/// Ends the part of whoever spoke last; `reported` is what it said of it.
+fn close_share(meter: &mut Meter, record: &mut ExchangeRecord, reported: Option<Usage>) {
+    let counted = meter.close_share(reported);
+    if let Some(route) = record.rescued_by.last().or(record.route.as_ref()) {
+        record.shares.push(Share {
+            route: route.clone(),
+            usage: reported.unwrap_or(counted),
+            is_estimate: reported.is_none(),
+        });
+    }
+}
+
+fn sum(shares: &[Share]) -> Usage {
+    let add = |a: Tokens, b: Tokens| Tokens(a.0.saturating_add(b.0));
+    let usages = shares.iter().map(|share| share.usage);
+    usages.fold(Usage::default(), |a, b| Usage {
+        prompt_tokens: add(a.prompt_tokens, b.prompt_tokens),
+        completion_tokens: add(a.completion_tokens, b.completion_tokens),
+        cached_tokens: add(a.cached_tokens, b.cached_tokens),
+        cache_write_tokens: add(a.cache_write_tokens, b.cache_write_tokens),
+        reasoning_tokens: add(a.reasoning_tokens, b.reasoning_tokens),
+        accepted_prediction_tokens: add(a.accepted_prediction_tokens, b.accepted_prediction_tokens),
+        rejected_prediction_tokens: add(a.rejected_prediction_tokens, b.rejected_prediction_tokens),
+        dropped_tokens: add(a.dropped_tokens, b.dropped_tokens),
+    })
 }
 
 impl Drop for Receipt {

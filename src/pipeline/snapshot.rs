@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::offline::OfflineRules;
+use crate::rescue::RescueRules;
 use domain::{Backend, BackendCard, BackendName, Embedder, ModelAlias, Price, Reranker};
 use policy::{CacheSecret, PriceBook, RetryRules, Roster, RosterEntry, RoutePolicy, ScanRules};
 
@@ -28,6 +30,8 @@ pub struct Snapshot {
     prices: Prices,
     shares: Arc<BTreeMap<String, Vec<u32>>>,
     retry: RetryRules,
+    rescue: RescueRules,
+    offline: OfflineRules,
 }
 
 /// What upstreams' models cost.
@@ -65,6 +69,8 @@ impl Snapshot {
             prices: Prices::default(),
             shares: Arc::default(),
             retry: RetryRules::default(),
+            rescue: RescueRules::default(),
+            offline: OfflineRules::default(),
         }
     }
 
@@ -84,6 +90,28 @@ impl Snapshot {
 
     pub(crate) fn retry(&self) -> RetryRules {
         self.retry
+    }
+
+    /// The same with other bounds on going on with replies that broke off.
+    #[must_use]
+    pub fn with_rescue(mut self, rescue: RescueRules) -> Self {
+        self.rescue = rescue;
+        self
+    }
+
+    pub(crate) fn rescue(&self) -> RescueRules {
+        self.rescue
+    }
+
+    /// The same with a link that may be down. Without, it never is.
+    #[must_use]
+    pub fn with_offline(mut self, offline: OfflineRules) -> Self {
+        self.offline = offline;
+        self
+    }
+
+    pub(crate) fn offline(&self) -> &OfflineRules {
+        &self.offline
     }
 
     /// The same with prices. Without, no cost is known of what upstreams answer.

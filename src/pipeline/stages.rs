@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::answer::{RouteLabel, Timings};
 use crate::receipt::Receipt;
+use crate::rescue::Lifeline;
 use crate::snapshot::Snapshot;
 
 /// A decoded request and who sent it.
@@ -83,6 +84,8 @@ pub(crate) struct Opened {
     pub findings: Arc<Findings>,
     /// `None` when the reply must not be kept.
     pub key: Option<CacheKey>,
+    /// `None` where a reply that breaks off stays so.
+    pub lifeline: Option<Lifeline>,
     pub route: RouteLabel,
     pub reason: String,
     pub head: Vec<ChatEvent>,

@@ -1,5 +1,8 @@
 //! The trunk with scripted backends under paused time.
 
+mod offline;
+mod rescue;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -222,9 +225,13 @@ fn snapshot(backends: Vec<Arc<Fake>>) -> Snapshot {
         .into_iter()
         .map(|fake| fake as Arc<dyn Backend>)
         .collect();
+    snapshot_of(ROUTES, backends)
+}
+
+fn snapshot_of(routes: &str, backends: Vec<Arc<dyn Backend>>) -> Snapshot {
     let classes = [(FindingClass::Email, Trust::Tenant)];
     Snapshot::new(
-        RoutePolicy::parse("test.toml", ROUTES).unwrap(),
+        RoutePolicy::parse("test.toml", routes).unwrap(),
         ScanRules::compile(&classes, &[]).unwrap(),
         backends,
         BTreeMap::new(),
@@ -239,10 +246,14 @@ fn snapshot(backends: Vec<Arc<Fake>>) -> Snapshot {
 }
 
 fn bench(backends: Vec<Arc<Fake>>, exchanges_max: usize) -> Bench {
+    bench_with(snapshot(backends), exchanges_max)
+}
+
+fn bench_with(snapshot: Snapshot, exchanges_max: usize) -> Bench {
     let cache = Arc::new(MapCache::default());
     let (sent, records) = mpsc::channel(64);
     let (pipeline, recorder) = Pipeline::new(Parts {
-        snapshot: snapshot(backends),
+        snapshot,
         cache: cache.clone(),
         keys: Arc::new(NoKeys),
         sinks: vec![Arc::new(Sent(sent))],

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::answer::{Answer, Refusal, RouteLabel};
 use crate::embed::{Work, lacks};
+use crate::offline;
 use crate::open::open;
 use crate::receipt::{Receipt, Recorder};
 use crate::snapshot::Snapshot;
@@ -90,6 +91,8 @@ pub struct ModelListing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness {
     pub is_ready: bool,
+    /// No public upstream can be reached.
+    pub is_offline: bool,
     pub backends: Vec<(String, Health)>,
 }
 
@@ -143,6 +146,7 @@ impl Pipeline {
             Looked::Missed(missed) => *missed,
         };
         let planned = plan(missed, &self.ward)?;
+        let planned = offline::pass(planned, &self.ward).await?;
         let opened = open(planned, &self.ward).await?;
         Ok(wrap(opened, Arc::clone(&self.cache)))
     }
@@ -206,12 +210,14 @@ impl Pipeline {
             })
             .collect();
         let was_ready = self.was_ready.load(Ordering::Relaxed);
+        let is_offline = snapshot.offline().is_offline();
         let states = || {
             let backends = snapshot.backends().iter().zip(&backends);
             backends.map(
                 |(backend, (_, health))| match (backend.card().tier, health.state) {
                     // One that came with a reload: its endpoints are tried while they are looked at.
                     (Tier::Pool, HealthState::Starting) if was_ready => HealthState::Ready,
+                    _ if is_offline && backend.card().trust == Trust::Public => HealthState::Down,
                     (Tier::Engine | Tier::Pool | Tier::Upstream, state) => state,
                 },
             )
@@ -222,7 +228,11 @@ impl Pipeline {
         if is_ready {
             self.was_ready.store(true, Ordering::Relaxed);
         }
-        Readiness { is_ready, backends }
+        Readiness {
+            is_ready,
+            is_offline,
+            backends,
+        }
     }
 
     /// What was learnt of each model of each backend that was asked for.
@@ -395,11 +405,12 @@ fn replay_hit(mut admitted: Admitted, findings: &Arc<Findings>, reply: &Reply) -
         model: reply.started.model.clone(),
         timings: admitted.timings,
         cost,
+        rescues: None,
         stream,
     }
 }
 
-fn plan(mut missed: Missed, ward: &Ward) -> Result<Planned, Refusal> {
+pub(crate) fn plan(mut missed: Missed, ward: &Ward) -> Result<Planned, Refusal> {
     let admitted = &mut missed.admitted;
     let ask = policy::Ask {
         request: &admitted.request,

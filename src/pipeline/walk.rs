@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use domain::{
     BackendCard, BackendError, ChatEvent, ChatRequest, ChatStream, Classify, Fault, Findings,
-    HedgeOutcome, HedgeRecord, MicroUsd, Outbound, Priority, RequestId, RouteTaken, TeamId, Tokens,
+    HedgeOutcome, HedgeRecord, MicroUsd, Outbound, Priority, RequestId, Resume, RouteTaken, TeamId,
+    Tokens,
 };
-use policy::{ANY_MODEL, Candidate, Equal, Plan, conversation, name_hash, order};
+use policy::{ANY_MODEL, Candidate, Equal, Plan, Roster, conversation, name_hash, order};
 use tracing::debug;
 
 use crate::answer::RouteLabel;
@@ -236,11 +237,41 @@ impl Walk {
         request: ChatRequest,
         is_last: bool,
     ) -> Result<Result<Begun, Failed>, Fault> {
-        let call = self.seal(&candidate, request).await?;
-        Ok(match self.attempt(&candidate, is_last).run(call).await {
+        let body_bytes = self.caller.body_bytes;
+        let call = self.seal(&candidate, request, body_bytes).await?;
+        Ok(self.ask(candidate, call, is_last).await)
+    }
+
+    /// The same for a request that goes on with an answer; `resume` says how.
+    ///
+    /// # Errors
+    /// As of [`Walk::open_one`].
+    pub async fn resume_one(
+        &self,
+        candidate: Candidate,
+        request: ChatRequest,
+        resume: Resume,
+        is_last: bool,
+    ) -> Result<Result<Begun, Failed>, Fault> {
+        let said: usize = request.messages.last().map_or(0, |said| said.text().len());
+        let body_bytes = self.caller.body_bytes + said;
+        let mut call = self.seal(&candidate, request, body_bytes).await?;
+        if matches!(resume, Resume::Exact | Resume::Repeating) {
+            call = call.resuming();
+        }
+        Ok(self.ask(candidate, call, is_last).await)
+    }
+
+    async fn ask(
+        &self,
+        candidate: Candidate,
+        call: Outbound,
+        is_last: bool,
+    ) -> Result<Begun, Failed> {
+        match self.attempt(&candidate, is_last).run(call).await {
             Ok(head) => Ok(Begun::new(candidate, head)),
             Err(error) => Err(Failed::new(&candidate, error)),
-        })
+        }
     }
 
     fn attempt(&self, candidate: &Candidate, is_last: bool) -> Attempt<'_> {
@@ -277,14 +308,15 @@ impl Walk {
             let candidates = &self.plan.candidates;
             (candidates[at].clone(), candidates[beside].clone())
         };
-        let call = self.seal(&first, request.clone()).await?;
+        let body_bytes = self.caller.body_bytes;
+        let call = self.seal(&first, request.clone(), body_bytes).await?;
         let one = self.attempt(&first, false);
         let other = self.attempt(&second, self.fit_from(beside + 1).is_none());
         let start = async || {
             if !self.ward.take_retry() {
                 return None;
             }
-            let call = self.seal(&second, request.clone()).await.ok()?;
+            let call = self.seal(&second, request.clone(), body_bytes).await.ok()?;
             Some(other.run(call))
         };
         let race = race(one.run(call), late, start).await;
@@ -340,7 +372,12 @@ impl Walk {
     }
 
     /// Long requests are masked where they hold up nobody.
-    async fn seal(&self, candidate: &Candidate, request: ChatRequest) -> Result<Outbound, Fault> {
+    async fn seal(
+        &self,
+        candidate: &Candidate,
+        request: ChatRequest,
+        body_bytes: usize,
+    ) -> Result<Outbound, Fault> {
         let seal = {
             let id = self.caller.request_id.clone();
             let model = candidate.model.clone();
@@ -348,7 +385,6 @@ impl Walk {
             let findings = Arc::clone(&self.findings);
             move || Outbound::seal(id, model, request, &findings, trust)
         };
-        let body_bytes = self.caller.body_bytes;
         let sealed = if body_bytes <= SCAN_INLINE_BYTES_MAX || self.findings.is_empty() {
             seal()
         } else {
@@ -470,8 +506,32 @@ impl Walk {
         &self.findings
     }
 
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// The backends as they are now, and those left alone.
+    pub fn roster(&self) -> Roster {
+        let mut roster = self.snapshot.roster();
+        roster.resting = self.ward.resting(self.snapshot.backends());
+        roster
+    }
+
     pub fn card(&self, begun: &Begun) -> &BackendCard {
-        self.snapshot.backends()[begun.candidate.backend].card()
+        self.card_of(&begun.candidate)
+    }
+
+    pub fn card_of(&self, candidate: &Candidate) -> &BackendCard {
+        self.snapshot.backends()[candidate.backend].card()
+    }
+
+    /// How the candidate goes on with an answer.
+    pub fn resume_of(&self, candidate: &Candidate) -> Resume {
+        self.snapshot.backends()[candidate.backend].resume(&candidate.model)
     }
 
     /// Whether somebody else was meant to answer.
@@ -487,16 +547,7 @@ impl Walk {
     }
 
     pub fn label(&self, begun: &Begun) -> RouteLabel {
-        let card = self.card(begun);
-        if card.is_local() {
-            RouteLabel::Local {
-                model: card.listed_name(&begun.candidate.model),
-            }
-        } else {
-            RouteLabel::Cloud {
-                backend: card.name.clone(),
-            }
-        }
+        label_of(self.card(begun), &begun.candidate.model)
     }
 
     /// The rule, and after it what failed on the way: `coding; fallback: fake unreachable`.
@@ -563,6 +614,18 @@ pub(crate) fn route_taken(card: &BackendCard, model: &str) -> RouteTaken {
             model.to_owned()
         },
         is_local: card.is_local(),
+    }
+}
+
+pub(crate) fn label_of(card: &BackendCard, model: &str) -> RouteLabel {
+    if card.is_local() {
+        RouteLabel::Local {
+            model: card.listed_name(model),
+        }
+    } else {
+        RouteLabel::Cloud {
+            backend: card.name.clone(),
+        }
     }
 }
 

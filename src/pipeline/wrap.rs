@@ -2,23 +2,27 @@
 //!
 //! One wrapper does all three, in that order: the kept copy still has placeholders, what the caller
 //! reads has not, and the receipt sees how it ended. Nothing is buffered beyond one event, the
-//! unmasker's tail, and the copy for the cache, which is given up past its bound.
+//! unmasker's tail, and the copy for the cache, which is given up past its bound. Where the reply may
+//! be rescued ([`crate::rescue`]), so is a copy of what the caller was sent.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use domain::{
     BackendError, CacheKey, CacheStore, ChatEvent, ChatStream, Findings, Grammar, GrammarError,
     Outcome, TokenLogprobs, ToolCallPart, collect,
 };
+use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use policy::Unmasker;
 
 use crate::answer::Answer;
 use crate::receipt::Receipt;
+use crate::rescue::{Lifeline, Lost, Tried, Verdict};
+use crate::snapshot::Snapshot;
 use crate::stages::Opened;
 
 /// Turns an opened candidate into the caller's answer.
@@ -27,6 +31,7 @@ pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
         snapshot,
         findings,
         key,
+        lifeline,
         route,
         reason,
         head,
@@ -55,13 +60,21 @@ pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
         })
         .unwrap_or_default();
     let events = stream::iter(head.into_iter().map(Ok)).chain(rest).boxed();
-    let stream = Wrapped::new(events, tee, &findings, receipt).boxed();
+    let mut wrapped = Wrapped::new(events, tee, &findings, receipt);
+    let rescues = match &lifeline {
+        Some(Lifeline::Ready(rescuer)) => Some(rescuer.rescues()),
+        Some(Lifeline::Cut(_)) | None => None,
+    };
+    wrapped.lifeline = lifeline;
+    wrapped.snapshot = Some(snapshot);
+    let stream = wrapped.boxed();
     Answer {
         route,
         reason,
         model,
         timings,
         cost,
+        rescues,
         stream,
     }
 }
@@ -82,6 +95,11 @@ struct Wrapped {
     tee: Option<Tee>,
     unmask: Unmask,
     ready: VecDeque<Result<ChatEvent, BackendError>>,
+    lifeline: Option<Lifeline>,
+    /// While somebody to go on is looked for, with what broke the reply off.
+    trying: Option<(BackendError, BoxFuture<'static, Tried>)>,
+    /// For prices of whoever goes on.
+    snapshot: Option<Arc<Snapshot>>,
     /// Taken when the stream ends, so that the record leaves at once.
     receipt: Option<Receipt>,
 }
@@ -94,11 +112,14 @@ impl Wrapped {
             tee,
             unmask: Unmask::new(findings),
             ready: VecDeque::new(),
+            lifeline: None,
+            trying: None,
+            snapshot: None,
             receipt: Some(receipt),
         }
     }
 
-    fn pass(&mut self, event: ChatEvent) {
+    fn pass(&mut self, mut event: ChatEvent) {
         if let Err(breach) = self.grammar.take(&event) {
             return self.break_off(malformed(breach));
         }
@@ -107,13 +128,76 @@ impl Wrapped {
         }
         if let Some(receipt) = &mut self.receipt {
             receipt.note_event(&event);
+            if let ChatEvent::Usage(usage) = &mut event {
+                *usage = receipt.of_one_reply(*usage);
+            }
         }
         self.unmask.take(event, &mut self.ready);
     }
 
+    /// What the caller is sent next.
+    fn sent(&mut self, event: Result<ChatEvent, BackendError>) -> Result<ChatEvent, BackendError> {
+        if let (Ok(event), Some(Lifeline::Ready(rescuer))) = (&event, &mut self.lifeline) {
+            rescuer.watch(event);
+        }
+        event
+    }
+
+    /// The backend is done with the reply, and the reply not with itself.
+    fn broke(&mut self, error: BackendError) {
+        let rescuer = match self.lifeline.take() {
+            Some(Lifeline::Ready(rescuer)) => rescuer,
+            Some(Lifeline::Cut(lost)) => return self.lose(lost, error),
+            None => return self.break_off(error),
+        };
+        self.tee = None;
+        match rescuer.judge(&error) {
+            // All but the usage came.
+            Verdict::Whole => self.end(),
+            Verdict::Lost(lost) => self.lose(lost, error),
+            Verdict::GoOn => {
+                self.events = stream::empty().boxed();
+                // It may be the beginning of what whoever goes on says anew.
+                self.unmask.forget(Channel::Text { choice: 0 });
+                self.unmask.flush(&mut self.ready, |channel| {
+                    channel == Channel::Thought { choice: 0 }
+                });
+                self.trying = Some((error.clone(), rescuer.go_on(&error)));
+            }
+        }
+    }
+
+    fn tried(&mut self, broken_by: BackendError, tried: Tried) {
+        let Tried {
+            rescuer,
+            failed,
+            outcome,
+        } = tried;
+        if let Some(receipt) = &mut self.receipt {
+            receipt.note(|record| record.failed_candidates.extend(failed));
+        }
+        match outcome {
+            Ok(resumed) => {
+                if let (Some(receipt), Some(snapshot)) = (&mut self.receipt, &self.snapshot) {
+                    receipt.note_rescue(resumed.route, snapshot);
+                }
+                self.events = resumed.events;
+                self.lifeline = Some(Lifeline::Ready(rescuer));
+            }
+            Err(lost) => self.lose(lost, broken_by),
+        }
+    }
+
+    fn lose(&mut self, lost: Lost, error: BackendError) {
+        if let Some(receipt) = &mut self.receipt {
+            receipt.note(|record| record.unrescued = Some(lost.as_label()));
+        }
+        self.break_off(error);
+    }
+
     fn end(&mut self) {
         if self.grammar.finish().is_err() {
-            return self.break_off(BackendError::Interrupted);
+            return self.broke(BackendError::Interrupted);
         }
         if let Some(tee) = self.tee.take() {
             tee.keep();
@@ -147,15 +231,22 @@ impl Stream for Wrapped {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
-                return Poll::Ready(Some(event));
+                return Poll::Ready(Some(self.sent(event)));
             }
             if self.receipt.is_none() {
                 return Poll::Ready(None);
             }
+            if let Some((_, trying)) = &mut self.trying {
+                let tried = ready!(trying.poll_unpin(cx));
+                if let Some((broken_by, _)) = self.trying.take() {
+                    self.tried(broken_by, tried);
+                }
+                continue;
+            }
             match self.events.poll_next_unpin(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(event))) => self.pass(event),
-                Poll::Ready(Some(Err(error))) => self.break_off(error),
+                Poll::Ready(Some(Err(error))) => self.broke(error),
                 Poll::Ready(None) => self.end(),
             }
         }
@@ -317,6 +408,11 @@ impl Unmask {
         if !text.is_empty() {
             out.push_back(Ok(channel.event(text)));
         }
+    }
+
+    /// Drops what is held back of a channel.
+    fn forget(&mut self, channel: Channel) {
+        self.tails.retain(|(open, _)| *open != channel);
     }
 
     fn flush(

@@ -104,7 +104,7 @@ fn word<T>(
 }
 
 /// Who may go on where `broken` broke off, in order: who can answer now before who is on the way
-/// there, and those who are down last. Whether one is able to go on at all is for its backend to say.
+/// there, and those who are down or left alone last. Whether one is able to go on at all is for its backend to say.
 #[must_use]
 pub fn rescuers(plan: &Plan, broken: &Candidate, roster: &Roster) -> Vec<Candidate> {
     let of_model = |it: &&Candidate| it.model == broken.model;
@@ -138,10 +138,14 @@ pub fn rescuers(plan: &Plan, broken: &Candidate, roster: &Roster) -> Vec<Candida
             order.push(candidate);
         }
     }
+    let is_resting = |it: &Candidate| {
+        let mut resting = roster.resting.iter();
+        resting.any(|one| (one.backend, &one.model) == (it.backend, &it.model))
+    };
     order.sort_by_key(|it| match roster.backends[it.backend].health.state {
-        HealthState::Ready => 0,
+        HealthState::Ready if !is_resting(it) => 0,
         HealthState::Starting => 1,
-        HealthState::Down => 2,
+        HealthState::Ready | HealthState::Down => 2,
     });
     order
 }
