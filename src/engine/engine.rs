@@ -9,8 +9,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use domain::{
     Abilities, Ability, Backend, BackendCard, BackendError, BackendName, ChatRequest, ChatStream,
-    ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Tokenizer, Tokens,
-    ToolChoice, Trust,
+    ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Resume, Tokenizer,
+    Tokens, ToolChoice, Trust,
 };
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{error, info};
@@ -383,6 +383,11 @@ impl Backend for Engine {
 
     fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
         Some(self)
+    }
+
+    /// By [`crate::prefill`].
+    fn resume(&self, _model: &str) -> Resume {
+        Resume::Exact
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::{
     Backend, BackendCard, BackendError, BackendName, BadRequest, ChatRequest, ChatStream, Health,
-    Outbound, ReadToken, TextToRead, Tokenizer, Trust,
+    Outbound, ReadToken, Resume, TextToRead, Tokenizer, Trust,
 };
 use futures::{StreamExt, TryStreamExt};
 
@@ -210,6 +210,11 @@ impl Backend for Remote {
 
     fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
         Some(self)
+    }
+
+    /// By [`crate::prefill`].
+    fn resume(&self, _model: &str) -> Resume {
+        Resume::Exact
     }
 }
 
