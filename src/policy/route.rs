@@ -245,12 +245,7 @@ impl<'a> Shortlist<'a> {
 
     /// Those that can answer now, then those on the way there; those that are down only when there
     /// is no other, since a health report may be stale and a try costs little.
-    fn into_plan(
-        mut self,
-        rule: &str,
-        manners: Manners,
-        trouble: Trouble,
-    ) -> Result<Plan, Fault> {
+    fn into_plan(mut self, rule: &str, manners: Manners, trouble: Trouble) -> Result<Plan, Fault> {
         let kept = std::mem::take(&mut self.kept);
         let is_down = |target: &&Target| self.state(target) == HealthState::Down;
         let first = kept.iter().find(|target| !is_down(target));

@@ -7,7 +7,7 @@ use domain::{BackendName, Trust};
 use wire::ClientDialect;
 use wire::openai::Chat;
 
-use crate::Secret;
+use crate::{Continues, Secret};
 
 /// One upstream.
 #[derive(Clone, PartialEq)]
@@ -41,6 +41,8 @@ pub struct UpstreamConfig {
     pub structured_outputs: bool,
     /// Its provider promises that a request sent twice is worked on, and charged, once.
     pub is_idempotent: bool,
+    /// How it goes on with an answer that another began.
+    pub continues: Continues,
 }
 
 impl UpstreamConfig {
@@ -75,6 +77,7 @@ impl UpstreamConfig {
             idle_timeout: Self::IDLE_TIMEOUT_DEFAULT,
             structured_outputs: false,
             is_idempotent: false,
+            continues: Continues::default(),
         }
     }
 }

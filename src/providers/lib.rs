@@ -7,15 +7,18 @@
 //! Outbound ─encode─► direct, or the client ─► 200: reading ─► ChatStream
 //!                                          └─► else: refusal ─► BackendError
 //! ```
+//! What connects of public upstreams come to, [`LinkState`] knows: whether the node is offline.
 //! A [`Pool`] is several such upstreams behind one name: it chooses, watches and moves on.
 
 mod breaker;
 mod config;
 mod direct;
+mod link;
 mod pool;
 mod reading;
 mod refusal;
 mod response;
+mod resume;
 mod secret;
 mod sending;
 mod target;
@@ -25,10 +28,12 @@ mod upstream;
 pub use hyper_util::client::proxy::matcher::Matcher as Proxies;
 
 pub use config::{UpstreamConfig, UpstreamConfigError};
+pub use link::{Knock, LinkRules, LinkState, TcpKnock};
 pub use pool::{
     Balance, EndpointState, EndpointView, EngineKind, HealthRules, Members, Pool, PoolConfig,
     PoolConfigError, Resolve, SystemResolver,
 };
+pub use resume::Continues;
 pub use secret::Secret;
 pub use transport::{DirectRules, Transport};
 pub use upstream::Upstream;

@@ -24,7 +24,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Backend, BackendCard, BackendError, ChatStream, Health, HealthState, Outbound, Tier, read_head,
+    Backend, BackendCard, BackendError, ChatStream, Health, HealthState, Outbound, Resume, Tier,
+    read_head,
 };
 use futures::future::join_all;
 use futures::{StreamExt, stream};
@@ -306,6 +307,10 @@ impl Backend for Pool {
                 retry_after: FULL_WAIT,
             }
         }))
+    }
+
+    fn resume(&self, _model: &str) -> Resume {
+        self.config.asked.continues.resume()
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Proxies;
 use crate::direct::{Direct, Idle};
+use crate::link::{LinkState, Port};
 
 /// How often kept connections are looked at. One that its server closed is found then at the latest.
 const TEND_EVERY: Duration = Duration::from_secs(5);
@@ -41,6 +42,7 @@ pub struct DirectRules {
 pub struct Transport {
     client: Client,
     direct: Option<Arc<Shared>>,
+    link: Arc<LinkState>,
 }
 
 struct Shared {
@@ -62,6 +64,7 @@ impl Transport {
                 proxies,
                 idle: Mutex::default(),
             })),
+            link: LinkState::new(),
         }
     }
 
@@ -71,6 +74,36 @@ impl Transport {
         Self {
             client,
             direct: None,
+            link: LinkState::new(),
+        }
+    }
+
+    /// What is known of the way to public upstreams.
+    #[must_use]
+    pub fn link(&self) -> &Arc<LinkState> {
+        &self.link
+    }
+
+    /// A place in it for an upstream at `url`: at the address that is connected to, which is the
+    /// proxy's where there is one.
+    pub(crate) fn port_to(&self, url: &Url) -> Option<Arc<Port>> {
+        let uri: Uri = url.as_str().parse().ok()?;
+        let proxies = self.direct.as_ref().map(|shared| &shared.proxies);
+        match proxies.and_then(|proxies| proxies.intercept(&uri)) {
+            Some(proxy) => {
+                let (host, scheme) = (proxy.uri().host()?, proxy.uri().scheme_str());
+                let usual = match scheme {
+                    Some("https") => 443,
+                    Some(scheme) if scheme.starts_with("socks") => 1080,
+                    Some(_) | None => 80,
+                };
+                let port = proxy.uri().port_u16().unwrap_or(usual);
+                Some(self.link.port(host, port))
+            }
+            None => Some(
+                self.link
+                    .port(url.host_str()?, url.port_or_known_default()?),
+            ),
         }
     }
 

@@ -1,13 +1,14 @@
 //! An upstream as a [`Backend`].
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{
     Abilities, Ability, Backend, BackendCard, BackendError, ChatStream, Delivery, Dialect, Health,
-    ModelCard, Outbound, Tier, TimeoutPhase,
+    ModelCard, Outbound, Resume, Tier, TimeoutPhase, Trust,
 };
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT,
@@ -19,15 +20,17 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 use wire::ClientDialect;
 use wire::completions::Completions;
+use wire::openai::resuming;
 
 use crate::breaker::Breaker;
 use crate::direct::Direct;
+use crate::link::Port;
 use crate::reading::{Patience, read_answer};
 use crate::refusal::read_refusal;
 use crate::response::Response;
 use crate::sending::MarkedBody;
 use crate::target::{Target, Targets};
-use crate::{Secret, Transport, UpstreamConfig, UpstreamConfigError};
+use crate::{Continues, Secret, Transport, UpstreamConfig, UpstreamConfigError};
 
 /// Before the first retry; doubled for the next, then spread over half to one and a half.
 const CONNECT_BACKOFF: Duration = Duration::from_millis(40);
@@ -62,6 +65,9 @@ pub struct Upstream {
     direct: Option<Road>,
     breaker: Breaker,
     is_idempotent: bool,
+    /// Its place in the link, if it is public.
+    port: Option<Arc<Port>>,
+    continues: Continues,
 }
 
 impl Upstream {
@@ -77,6 +83,9 @@ impl Upstream {
         let prompts = takes_prompts.then(|| Speech::new(targets.base().as_str(), &Completions));
         let headers = headers(&config)?;
         let direct = transport.direct_to(targets.base(), config.connect_timeout);
+        let is_public = config.trust == Trust::Public;
+        let port = is_public.then(|| transport.port_to(targets.base()));
+        let port = port.flatten();
         let road = |direct| Road::new(direct, config.dialect, &headers, transport.user_agent());
         Ok(Self {
             direct: direct.map(road),
@@ -93,6 +102,8 @@ impl Upstream {
             client: transport.client().clone(),
             breaker: Breaker::new(Instant::now()),
             is_idempotent: config.is_idempotent,
+            port,
+            continues: config.continues,
         })
     }
 
@@ -108,9 +119,13 @@ impl Upstream {
             let error = match self.send_once(call, target, body.clone()).await {
                 Ok(response) => {
                     self.breaker.reached();
+                    self.port.iter().for_each(|port| port.reached());
                     return Ok(response);
                 }
                 Err(SendError::Unconnected) if retries < self.connect_retries_max => {
+                    self.port
+                        .iter()
+                        .for_each(|port| port.missed(Instant::now()));
                     sleep(backoff(retries)).await;
                     retries += 1;
                     continue;
@@ -126,6 +141,9 @@ impl Upstream {
                 }
             };
             self.breaker.missed(Instant::now());
+            self.port
+                .iter()
+                .for_each(|port| port.missed(Instant::now()));
             debug!(backend = %self.card.name, retries, "no connection to the upstream");
             return Err(error);
         }
@@ -205,7 +223,7 @@ impl Upstream {
         };
         let Speech { dialect, targets } = self.speech_for(call)?;
         let target = targets.of(call.model(), call.request().delivery)?;
-        let body = encode(*dialect, call).await?;
+        let body = encode(*dialect, call, self.continues).await?;
         let opened = timeout_at(patience.first_event_by, async {
             let response = self.send(call, &target, body).await?;
             if response.status() == http::StatusCode::OK {
@@ -267,6 +285,10 @@ impl Backend for Upstream {
 
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
         self.open(&call).await
+    }
+
+    fn resume(&self, _model: &str) -> Resume {
+        self.continues.resume()
     }
 }
 
@@ -335,15 +357,27 @@ pub(crate) enum SendError {
 async fn encode(
     dialect: &'static dyn ClientDialect,
     call: &Outbound,
+    continues: Continues,
 ) -> Result<Bytes, BackendError> {
     if call.body_bytes() <= ENCODE_INLINE_BYTES_MAX {
-        return dialect.encode_request(call.model(), call.request());
+        return encode_here(dialect, call, continues);
     }
     let call = call.clone();
-    let work =
-        tokio::task::spawn_blocking(move || dialect.encode_request(call.model(), call.request()));
+    let work = tokio::task::spawn_blocking(move || encode_here(dialect, &call, continues));
     work.await
         .map_err(|_| BackendError::Unreachable("the request could not be written"))?
+}
+
+fn encode_here(
+    dialect: &dyn ClientDialect,
+    call: &Outbound,
+    continues: Continues,
+) -> Result<Bytes, BackendError> {
+    if call.is_resuming() {
+        let request = resuming(call.request(), continues.words());
+        return dialect.encode_request(call.model(), &request);
+    }
+    dialect.encode_request(call.model(), call.request())
 }
 
 fn backoff(retries: u32) -> Duration {

@@ -758,7 +758,7 @@ async fn a_long_body_is_written_off_the_network_threads() {
     asked.source = None;
     for (body_bytes, is_away) in [(100, false), (words.len(), true)] {
         let call = outbound(asked.clone()).of_body_bytes(body_bytes);
-        let mut written = pin!(encode(&wire::openai::Chat, &call));
+        let mut written = pin!(encode(&wire::openai::Chat, &call, Continues::Never));
         assert_eq!(
             futures::poll!(written.as_mut()).is_pending(),
             is_away,
@@ -935,5 +935,67 @@ async fn an_upstream_of_another_dialect_takes_no_prompt_that_is_no_chat() {
     match seen {
         BackendError::Declined { reason } => assert_eq!(reason.param.as_deref(), Some("prompt")),
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_broke_off_is_gone_on_with_in_the_upstreams_own_words() {
+    use domain::{Message, Role};
+    for (continues, resume, is_told) in [
+        (Continues::Never, Resume::Never, false),
+        (Continues::Message, Resume::Exact, false),
+        (Continues::FinalMessage, Resume::Exact, true),
+        (Continues::PrefixRepeated, Resume::Repeating, false),
+    ] {
+        let server = Server::bind().await;
+        let mut config = config(&server.url("http"));
+        config.continues = continues;
+        let upstream = Upstream::new(config, transport()).unwrap();
+        assert_eq!(upstream.resume("theirs"), resume);
+        let mut asked = request("");
+        asked.source = None;
+        asked.messages.push(Message::new(Role::Assistant, "half"));
+        for is_resuming in [true, false] {
+            let mut call = outbound(asked.clone());
+            if is_resuming {
+                call = call.resuming();
+            }
+            let reply = json("200 OK", REPLY);
+            let served = server.answer(&reply, Ending::Close);
+            let (answered, (_, body)) = tokio::join!(upstream.chat(call), served);
+            assert!(answered.is_ok());
+            let has = |word: &str| body.contains(word);
+            assert_eq!(has("continue_final_message"), is_told && is_resuming);
+            let is_prefixed = continues == Continues::PrefixRepeated && is_resuming;
+            assert_eq!(has("\"prefix\":true"), is_prefixed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_refused_connect_takes_the_link_down_and_an_answer_brings_it_back() {
+    use domain::Link;
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let address = server.0.local_addr().unwrap();
+        let mut config = config(&server.url("http"));
+        config.connect_retries_max = 0;
+        let upstream = Upstream::new(config.clone(), transport.clone()).unwrap();
+        config.trust = Trust::Tenant;
+        let ours = Upstream::new(config, transport.clone()).unwrap();
+        let link = std::sync::Arc::clone(transport.link());
+        drop(server);
+        assert!(whole(&ours, "").await.is_err());
+        assert!(
+            !link.is_offline(),
+            "a machine of the operator's is not the link"
+        );
+        assert!(whole(&upstream, "").await.is_err());
+        assert!(link.is_offline());
+        let server = Server(TcpListener::bind(address).await.unwrap());
+        let reply = json("200 OK", REPLY);
+        let served = server.answer(&reply, Ending::Close);
+        let (answered, _) = tokio::join!(whole(&upstream, ""), served);
+        assert!(answered.is_ok() && !link.is_offline());
     }
 }

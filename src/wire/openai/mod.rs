@@ -31,6 +31,7 @@ mod encode_reply;
 // Encode request.
 mod encode_request;
 mod request_body;
+mod resuming;
 
 // Decode reply.
 mod decode_chunk;
@@ -66,3 +67,4 @@ pub use reading::{
     decode_tokenize, encode_content, encode_prompt, encode_tokens,
 };
 pub use rerank::{Ranked, decode_rerank, encode_ranking};
+pub use resuming::{ResumeWords, resuming};
