@@ -11,7 +11,8 @@ use loadtest::{Behaviour, FakeConfig, FakeUpstream, Flaky, Mishap};
 /// An OpenAI-compatible server with set speed and failures.
 ///
 /// A request may ask for another behaviour in its text: `[[fake status=429 retry-after=7]]`; also
-/// tokens=N, delay-ms=N, gap-ms=N, call=TOOL, cut-after=N, end-early=N, hang, hang-after=N, garbage.
+/// tokens=N, delay-ms=N, gap-ms=N, call=TOOL, cut-after=N, cut-byte=N, end-early=N, hang, hang-after=N,
+/// garbage.
 /// GET /_seen shows the requests so far, DELETE /_seen forgets them.
 #[derive(Debug, Parser)]
 struct Args {
@@ -44,6 +45,9 @@ struct Args {
     fail_percent: Option<u32>,
     #[arg(long, default_value_t = 1)]
     fail_seed: u64,
+    /// Go on with the text where a last message by the assistant leaves off.
+    #[arg(long)]
+    continues: bool,
     /// Do not keep requests for /_seen.
     #[arg(long)]
     forget: bool,
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
             tokens: args.tokens,
             text: args.text,
             call: None,
+            continues: args.continues,
             mishap: args.status.map(|status| Mishap::Status {
                 status,
                 retry_after_s: None,

@@ -19,6 +19,8 @@ pub struct Behaviour {
     pub text: Option<String>,
     /// Answers with a call of this tool instead of text.
     pub call: Option<String>,
+    /// Goes on with the text where the request's last message, by the assistant, leaves off.
+    pub continues: bool,
     pub mishap: Option<Mishap>,
 }
 
@@ -30,6 +32,7 @@ impl Default for Behaviour {
             tokens: 16,
             text: None,
             call: None,
+            continues: false,
             mishap: None,
         }
     }
@@ -45,6 +48,8 @@ pub enum Mishap {
     },
     /// The connection breaks after that many tokens; a whole reply breaks within its body.
     CutAfter(u32),
+    /// The connection breaks after that many bytes of a stream, wherever that is.
+    CutAtByte(u32),
     /// Success, with bytes that are no JSON.
     Garbage,
     /// A stream that ends in order, but without the end of its choice and without `[DONE]`.
@@ -99,6 +104,7 @@ impl Behaviour {
                 _ => return None,
             },
             "cut-after" => self.mishap = Some(Mishap::CutAfter(value.parse().ok()?)),
+            "cut-byte" => self.mishap = Some(Mishap::CutAtByte(value.parse().ok()?)),
             "end-early" => self.mishap = Some(Mishap::EndEarly(value.parse().ok()?)),
             "garbage" => self.mishap = Some(Mishap::Garbage),
             "hang" => self.mishap = Some(Mishap::Hang),
@@ -133,6 +139,13 @@ mod tests {
                         status: 429,
                         retry_after_s: Some(7),
                     }),
+                    ..base.clone()
+                },
+            ),
+            (
+                "[[fake cut-byte=200]]",
+                Behaviour {
+                    mishap: Some(Mishap::CutAtByte(200)),
                     ..base.clone()
                 },
             ),

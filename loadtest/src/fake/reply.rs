@@ -40,6 +40,8 @@ pub(super) struct Ask {
 #[derive(Debug, Deserialize)]
 struct AskMessage {
     #[serde(default)]
+    role: String,
+    #[serde(default)]
     content: Value,
 }
 
@@ -66,6 +68,14 @@ impl Ask {
                 .iter()
                 .find_map(|part| part.get("text").and_then(Value::as_str))
                 .unwrap_or_default(),
+            _ => "",
+        }
+    }
+
+    /// What the reply is to go on with, where the assistant's message is the last.
+    fn begun(&self) -> &str {
+        match self.messages.last() {
+            Some(last) if last.role == "assistant" => last.content.as_str().unwrap_or_default(),
             _ => "",
         }
     }
@@ -97,6 +107,8 @@ pub(super) struct Answer {
     is_text: bool,
     prompt_tokens: usize,
     includes_usage: bool,
+    /// How much of the text is there already.
+    begun: String,
     behaviour: Behaviour,
     open: OpenReply,
 }
@@ -108,6 +120,11 @@ impl Answer {
             is_text: ask.prompt.is_some(),
             prompt_tokens: ask.prompt_tokens(),
             includes_usage: ask.stream_options.include_usage,
+            begun: if behaviour.continues {
+                ask.begun().to_owned()
+            } else {
+                String::new()
+            },
             behaviour,
             open,
         }
@@ -124,7 +141,9 @@ impl Answer {
         };
         let half = Bytes::copy_from_slice(&body.as_bytes()[..body.len() / 2]);
         let steps = match mishap {
-            Mishap::CutAfter(_) => vec![Step::Send(half), Step::Break],
+            Mishap::CutAfter(_) | Mishap::CutAtByte(_) => {
+                vec![Step::Send(half), Step::Break]
+            }
             Mishap::HangAfter(_) => vec![Step::Send(half), Step::Hang],
             Mishap::EndEarly(_) => vec![Step::Send(half)],
             Mishap::Garbage => vec![Step::Send(Bytes::from_static(b"<html>busy</html>"))],
@@ -164,9 +183,11 @@ impl Answer {
             }
             Mishap::Unreadable(why) => error(StatusCode::BAD_REQUEST, why),
             Mishap::Hang => std::future::pending().await,
-            Mishap::CutAfter(_) | Mishap::Garbage | Mishap::EndEarly(_) | Mishap::HangAfter(_) => {
-                return None;
-            }
+            Mishap::CutAfter(_)
+            | Mishap::CutAtByte(_)
+            | Mishap::Garbage
+            | Mishap::EndEarly(_)
+            | Mishap::HangAfter(_) => return None,
         };
         self.open.complete();
         Some(refusal)
@@ -177,12 +198,14 @@ impl Answer {
         if self.behaviour.call.is_some() {
             return Vec::new();
         }
-        match &self.behaviour.text {
-            Some(text) => text.split_inclusive(' ').map(str::to_owned).collect(),
-            None => (0..self.behaviour.tokens)
-                .map(|index| format!("t{index} "))
-                .collect(),
-        }
+        let counted = || (0..self.behaviour.tokens).map(|index| format!("t{index} "));
+        let text = match &self.behaviour.text {
+            Some(text) => text.clone(),
+            None => counted().collect(),
+        };
+        // What is no beginning of it is answered with all of it: that shows.
+        let rest = text.strip_prefix(self.begun.as_str()).unwrap_or(&text);
+        rest.split_inclusive(' ').map(str::to_owned).collect()
     }
 
     fn finish_reason(&self) -> &'static str {
@@ -274,13 +297,19 @@ impl Answer {
             Some(Mishap::HangAfter(tokens)) => (after(*tokens), Some(Step::Hang)),
             Some(Mishap::EndEarly(tokens)) => (after(*tokens), None),
             Some(Mishap::Garbage) => (1, Some(Step::garbage())),
-            Some(Mishap::Status { .. } | Mishap::Hang | Mishap::Unreadable(_)) | None => {
+            Some(
+                Mishap::Status { .. } | Mishap::Hang | Mishap::Unreadable(_) | Mishap::CutAtByte(_),
+            )
+            | None => {
                 steps.push(self.delta(&json!({}), Some(self.finish_reason())));
                 if self.includes_usage {
                     steps.push(self.chunk(&json!([]), &self.usage(pieces.len())));
                 }
                 steps.push(Step::Send(Bytes::from_static(b"data: [DONE]\n\n")));
-                return steps;
+                return match self.behaviour.mishap {
+                    Some(Mishap::CutAtByte(bytes)) => cut_at(bytes as usize, steps),
+                    _ => steps,
+                };
             }
         };
         steps.truncate(keep);
@@ -306,6 +335,25 @@ impl Answer {
             .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         response
     }
+}
+
+/// The steps up to that many bytes, and a break; all of them where they are fewer.
+fn cut_at(mut bytes: usize, steps: Vec<Step>) -> Vec<Step> {
+    let mut kept = Vec::new();
+    for step in steps {
+        match step {
+            Step::Send(sent) if sent.len() > bytes => {
+                kept.extend([Step::Send(sent.slice(..bytes)), Step::Break]);
+                return kept;
+            }
+            Step::Send(sent) => {
+                bytes -= sent.len();
+                kept.push(Step::Send(sent));
+            }
+            other => kept.push(other),
+        }
+    }
+    kept
 }
 
 /// What a body does next.
