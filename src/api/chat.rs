@@ -16,7 +16,7 @@ use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use pipeline::{Answer, CacheWish, Parsed, Refusal, RequestContext};
+use pipeline::{Answer, CacheWish, Parsed, Refusal, RequestContext, Rescues};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -33,6 +33,8 @@ use crate::server::Api;
 use crate::sse::{SseBody, silence_max};
 
 pub(crate) const X_HEDGE_ROUTE: HeaderName = HeaderName::from_static("x-hedge-route");
+/// Who went on with the reply where it broke off. Of a stream it is a comment at the place.
+pub(crate) const X_HEDGE_RESCUE: HeaderName = HeaderName::from_static("x-hedge-rescue");
 pub(crate) const X_HEDGE_REASON: HeaderName = HeaderName::from_static("x-hedge-reason");
 /// A request with `x-hedge-timing: 1` gets a `server-timing` header.
 const X_HEDGE_TIMING: HeaderName = HeaderName::from_static("x-hedge-timing");
@@ -255,6 +257,7 @@ async fn whole(desk: Desk, answer: Answer) -> Result<Response<Body>, Refusal> {
     } = desk;
     let origin = Origin::of(&answer, shows);
     let cost = shows.cost.then_some(answer.cost);
+    let rescues = answer.rescues;
     if !answer.model.is_empty() {
         framing.model = answer.model;
     }
@@ -277,6 +280,11 @@ async fn whole(desk: Desk, answer: Answer) -> Result<Response<Body>, Refusal> {
     let mut response = json(encoder.whole(&framing, &reply));
     let headers = response.headers_mut();
     origin.put_into(headers);
+    let rescues = rescues.iter().flat_map(Rescues::take);
+    let rescues: Vec<String> = rescues.map(|rescued| rescued.to_string()).collect();
+    if !rescues.is_empty() {
+        headers.insert(X_HEDGE_RESCUE, header_text(&rescues.join(", ")));
+    }
     if let Some(cost) = cost.and_then(|cost| cost.known()) {
         headers.insert(X_HEDGE_COST_MICROUSD, HeaderValue::from(cost.0));
     }

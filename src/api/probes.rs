@@ -20,6 +20,8 @@ pub trait Scrape: Send + Sync + 'static {
 #[derive(Serialize)]
 struct Ready<'a> {
     status: &'static str,
+    /// `offline` while no public upstream can be reached.
+    link: &'static str,
     backends: Vec<BackendState<'a>>,
 }
 
@@ -53,7 +55,17 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready")
     };
-    json(code, &Ready { status, backends })
+    let link = if readiness.is_offline {
+        "offline"
+    } else {
+        "online"
+    };
+    let ready = Ready {
+        status,
+        link,
+        backends,
+    };
+    json(code, &ready)
 }
 
 pub(crate) async fn metrics(State(api): State<Arc<Api>>) -> Response<Body> {

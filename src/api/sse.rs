@@ -6,6 +6,7 @@
 //!   before the body's last chunk, so that nobody can take the reply for whole.
 //! - A body may begin before anybody has answered. Then what the head could not say is noted in the
 //!   stream, and a refusal is its error event.
+//! - That another backend went on with a reply is said in a comment, which clients pass over.
 //! - Dropping the body drops the stream, which cancels the work behind it.
 
 use std::pin::Pin;
@@ -17,12 +18,12 @@ use bytes::{Bytes, BytesMut};
 use domain::{BackendError, ChatEvent, ChatStream, Classify, Fault};
 use futures::StreamExt;
 use http_body::{Body, Frame};
-use pipeline::{Answer, Cost, Refusal};
+use pipeline::{Answer, Cost, Refusal, Rescues};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 use wire::ReplyEncoder;
 
-use crate::chat::{Desk, Shows, X_HEDGE_COST_MICROUSD};
+use crate::chat::{Desk, Shows, X_HEDGE_COST_MICROUSD, X_HEDGE_RESCUE, header_text};
 use crate::error::verdict;
 use crate::line::Signs;
 use crate::opening::{Opening, Origin, Watch};
@@ -52,6 +53,8 @@ pub(crate) struct SseBody {
     began: Instant,
     /// To be told at the end.
     cost: Option<Cost>,
+    /// Of the reply under way; told as remarks.
+    rescues: Option<Rescues>,
     silence: Silence,
     signs: Arc<Signs>,
     api: Arc<Api>,
@@ -82,6 +85,7 @@ impl SseBody {
         let state = State::Flowing(answer.stream, watch);
         Self {
             cost,
+            rescues: answer.rescues,
             ..Self::new(desk, state, answer.model, signs, api, seat)
         }
     }
@@ -127,6 +131,7 @@ impl SseBody {
             shows,
             began,
             cost: None,
+            rescues: None,
             silence: Silence::new(api.ingress.keep_alive_every),
             signs,
             api,
@@ -153,12 +158,24 @@ impl SseBody {
                 self.note(&Origin::of(&answer, self.shows));
                 let watch = Watch::at_first_content(self.began, &answer.timings);
                 self.cost = self.shows.cost.then_some(answer.cost);
+                self.rescues = answer.rescues;
                 self.state = State::Flowing(answer.stream, watch);
             }
             Err(refusal) => {
                 self.note(&Origin::of_refusal(&refusal));
                 self.fail(&refusal.fault);
             }
+        }
+    }
+
+    fn tell_rescues(&mut self) {
+        let news = self.rescues.iter().flat_map(Rescues::take);
+        for rescued in news {
+            // Names may be a caller's words: none of them begins a line.
+            let text = header_text(&rescued.to_string());
+            let text = text.to_str().unwrap_or_default();
+            self.encoder
+                .note(X_HEDGE_RESCUE.as_str(), &text, &mut self.out);
         }
     }
 
@@ -172,6 +189,7 @@ impl SseBody {
             match polled {
                 Poll::Ready(Came::Opened(opened)) => self.open(opened),
                 Poll::Ready(Came::Event(Some(Ok(event)))) => {
+                    self.tell_rescues();
                     self.encoder.event(&event, &mut self.out);
                     if self.out.len() >= FRAME_BYTES_MAX {
                         return Poll::Ready(());

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domain::{Backend, BackendCard, Health, Principal};
-use pipeline::{CacheRules, Patience, Prices, Snapshot};
+use pipeline::{CacheRules, OfflineRules, Patience, Prices, Snapshot};
 use policy::{
     CacheSecret, CustomRule, Roster, RosterEntry, RoutePolicy, RuleFault, ScanRuleFault, ScanRules,
     check_aliases,
 };
-use providers::{Pool, PoolConfigError, SystemResolver, Transport, Upstream};
+use providers::{LinkState, Pool, PoolConfigError, SystemResolver, Transport, Upstream};
 use store::StaticKeys;
 
 use crate::config::{Config, ConfigFaults, Findings, upstream_fault_key};
@@ -22,6 +22,7 @@ pub struct Assembly {
     upstreams: Vec<Arc<dyn Backend>>,
     pools: Vec<Arc<Pool>>,
     pub keys: StaticKeys,
+    link: Arc<LinkState>,
     config: Config,
 }
 
@@ -71,6 +72,7 @@ impl Assembly {
                 upstreams,
                 pools,
                 keys: keys(config),
+                link: Arc::clone(transport.link()),
                 config: config.clone(),
             }),
             _ => Err(ConfigFaults(findings.faults)),
@@ -131,6 +133,21 @@ impl Assembly {
         })
         .with_shares(self.config.shares.clone())
         .with_retry(self.config.retry)
+        .with_rescue(self.config.rescue)
+        .with_offline(self.offline())
+    }
+
+    fn offline(&self) -> OfflineRules {
+        let settings = &self.config.offline;
+        if !settings.is_enabled {
+            return OfflineRules::default();
+        }
+        OfflineRules::new(
+            Arc::clone(&self.link) as _,
+            settings.queue_wait,
+            settings.queue_max,
+            settings.rules.retry_every,
+        )
     }
 }
 

@@ -22,6 +22,7 @@ mod raw_pools;
 mod read;
 mod secret;
 mod sections;
+mod trouble;
 mod upstreams;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pipeline::RescueRules;
 use policy::{PriceBook, RetryRules};
 use providers::{PoolConfig, UpstreamConfig};
 
@@ -43,6 +45,7 @@ pub use sections::{
     AdminListen, CacheSettings, IngressSettings, KeyGrant, LimitSettings, LocalSettings,
     ModelSource, PrivacySettings, ResponseSettings, RouteFile,
 };
+pub use trouble::OfflineSettings;
 pub use upstreams::{is_loopback, upstream_fault_key};
 
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8787";
@@ -74,6 +77,8 @@ pub struct Config {
     pub responses: Option<ResponseSettings>,
     pub privacy: PrivacySettings,
     pub limits: LimitSettings,
+    pub rescue: RescueRules,
+    pub offline: OfflineSettings,
     pub shutdown_grace: Duration,
     pub log: RawLog,
     pub data_dir: PathBuf,
@@ -125,6 +130,8 @@ impl Config {
         let responses = sections::responses(&raw.responses, findings);
         let privacy = sections::privacy(&raw.privacy, findings);
         let limits = sections::limits(&raw.limits, findings);
+        let rescue = trouble::rescue(&raw.rescue, findings);
+        let offline = trouble::offline(&raw.offline, findings);
         pools::warn_of_patience(&pools, limits.first_content_last, findings);
         let data_dir = data_dir(around.environment);
         let config = Self {
@@ -147,6 +154,8 @@ impl Config {
             responses,
             privacy,
             limits,
+            rescue,
+            offline,
             shutdown_grace: Duration::from_secs(raw.shutdown.grace_s),
             log: raw.log.clone(),
             depot_dir: depot_dir(raw, around.environment),

@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use domain::{
     Backend, BackendCard, BackendError, ChatEvent, ChatRequest, ChatStream, Findings, Health,
-    HealthState, Message, Outbound, ReadToken, Role, TextToRead, Tokenizer, Tokens, Trust, collect,
+    HealthState, Message, Outbound, ReadToken, Resume, Role, TextToRead, Tokenizer, Tokens, Trust,
+    collect,
 };
 use engine::{DraftCount, LoadError, QUARANTINED};
 use futures::future::BoxFuture;
@@ -568,6 +569,11 @@ impl Backend for Resident {
 
     fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
         Some(self)
+    }
+
+    /// An engine continues a last message by the assistant.
+    fn resume(&self, _model: &str) -> Resume {
+        Resume::Exact
     }
 }
 

@@ -43,6 +43,11 @@ struct FaultLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WhyLabels {
+    why: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RouteLabels {
     route: Label,
 }
@@ -124,6 +129,9 @@ pub struct Metrics {
     backends: Family<BackendLabels, Gauge>,
     in_flight: Gauge,
     ready: Gauge,
+    offline: Gauge,
+    rescues: Family<RouteLabels, Counter>,
+    unrescued: Family<WhyLabels, Counter>,
     engine_restarts: Counter,
     encoder_ends: Mutex<Vec<Arc<AtomicU64>>>,
     drafted: Counter,
@@ -220,6 +228,9 @@ impl Default for Metrics {
             backends: Family::default(),
             in_flight: Gauge::default(),
             ready: Gauge::default(),
+            offline: Gauge::default(),
+            rescues: Family::default(),
+            unrescued: Family::default(),
             engine_restarts: Counter::default(),
             encoder_ends: Mutex::default(),
             drafted: Counter::default(),
@@ -287,6 +298,21 @@ impl Metrics {
             self.in_flight.clone(),
         );
         registry.register("ready", "1 when a chat can be answered", self.ready.clone());
+        registry.register(
+            "offline",
+            "1 while no public upstream can be reached",
+            self.offline.clone(),
+        );
+        registry.register(
+            "rescues",
+            "Replies that broke off and were gone on with, by who went on",
+            self.rescues.clone(),
+        );
+        registry.register(
+            "unrescued",
+            "Replies that broke off for good although their route has them rescued, by cause",
+            self.unrescued.clone(),
+        );
         registry.register(
             "engine_restarts",
             "Times that a local model's process ended early and was started again",
@@ -366,6 +392,7 @@ impl Metrics {
         self.failing.read(&pipeline);
         let readiness = pipeline.readiness();
         self.ready.set(i64::from(readiness.is_ready));
+        self.offline.set(i64::from(readiness.is_offline));
         let in_flight = i64::try_from(pipeline.exchanges_count()).unwrap_or(i64::MAX);
         self.in_flight.set(in_flight);
         self.backends.clear();

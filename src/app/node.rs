@@ -17,7 +17,7 @@ use domain::{KeyDigest, KeyDirectory, Principal};
 use futures::future::join_all;
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
-use providers::{Pool, Transport};
+use providers::{Pool, TcpKnock, Transport};
 use store::{MokaReplies, MokaResponses, StaticKeys};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
@@ -42,6 +42,7 @@ const EMBEDDER: &str = "embedder";
 const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
 const KEPT: &str = "kept connections' watch";
+const LINK: &str = "link's watch";
 /// Shorter than any time-out of an exchange, and 20 wake-ups a second are nothing.
 const BEAT: Duration = Duration::from_millis(50);
 /// Connections that wait to be accepted. The system may set a lower bound (`net.core.somaxconn`).
@@ -150,6 +151,10 @@ impl Node {
         tasks.spawn(POOLS, watch_pools(in_force));
         let kept = transport.clone();
         tasks.spawn(KEPT, async move { kept.tend().await });
+        if config.offline.is_enabled {
+            let (link, rules) = (Arc::clone(transport.link()), config.offline.rules);
+            tasks.spawn(LINK, async move { link.watch(rules, &TcpKnock).await });
+        }
         tasks.spawn(
             CLIENTS,
             Arc::clone(&api).serve_client(clients, stop.clone()),

@@ -59,6 +59,8 @@ impl RecordSink for LogSink {
             cost_microusd = record.cost.map(|cost| cost.0),
             first_content_ms = record.first_content_after.map(milliseconds),
             took_ms = milliseconds(record.took),
+            rescues = (!record.rescued_by.is_empty()).then_some(record.rescued_by.len()),
+            unrescued = record.unrescued,
             "exchange"
         );
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use domain::{BackendName, Trust};
-use providers::{Balance, EngineKind, HealthRules, Members, PoolConfig, UpstreamConfig};
+use providers::{Balance, Continues, EngineKind, HealthRules, Members, PoolConfig, UpstreamConfig};
 use reqwest::Url;
 
 use super::ModelSource;
@@ -135,6 +135,7 @@ fn pool_config(
         structured_outputs: raw
             .structured_outputs
             .unwrap_or(raw.kind == Some(RawEngineKind::Vllm)),
+        continues: raw.kind.map_or(Continues::Never, continues),
         // Another endpoint is the better second try.
         connect_retries_max: 0,
         ..UpstreamConfig::new(
@@ -154,6 +155,16 @@ fn pool_config(
         balance,
         health,
     })
+}
+
+/// How each engine goes on with an answer that was begun. Whether Ollama's do depends on the model's
+/// template.
+fn continues(kind: RawEngineKind) -> Continues {
+    match kind {
+        RawEngineKind::Vllm | RawEngineKind::Sglang => Continues::FinalMessage,
+        RawEngineKind::LlamaServer => Continues::Message,
+        RawEngineKind::Ollama => Continues::Never,
+    }
 }
 
 fn kind(raw: RawEngineKind) -> EngineKind {

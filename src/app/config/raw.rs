@@ -13,6 +13,7 @@ use super::failures::{RawBalance, RawRetry};
 use super::prices::RawPrice;
 use super::raw_kv::{FlashAttention, KvType, KvUnified};
 use super::raw_pools::RawPool;
+use super::trouble::{RawContinues, RawOffline, RawRescue};
 
 /// The whole of `hedge.toml`. Everything has a default, so an empty file is a complete one.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -44,6 +45,8 @@ pub struct RawConfig {
     pub responses: RawResponses,
     pub privacy: RawPrivacy,
     pub limits: RawLimits,
+    pub rescue: RawRescue,
+    pub offline: RawOffline,
     pub shutdown: RawShutdown,
     pub log: RawLog,
     pub depot: RawDepot,
@@ -70,6 +73,8 @@ impl Default for RawConfig {
             responses: RawResponses::default(),
             privacy: RawPrivacy::default(),
             limits: RawLimits::default(),
+            rescue: RawRescue::default(),
+            offline: RawOffline::default(),
             shutdown: RawShutdown::default(),
             log: RawLog::default(),
             depot: RawDepot::default(),
@@ -485,6 +490,8 @@ pub struct RawUpstream {
     /// It promises that a request sent twice is worked on, and charged, once: then one is sent again
     /// after any failure before its first event.
     pub idempotent: bool,
+    /// How it goes on with an answer that broke off elsewhere.
+    pub continues: RawContinues,
     /// Further headers to send, for example `OpenAI-Organization`.
     pub headers: BTreeMap<String, SecretText>,
 }
@@ -506,6 +513,7 @@ impl Default for RawUpstream {
             idle_timeout_ms: 60_000,
             structured_outputs: false,
             idempotent: false,
+            continues: RawContinues::default(),
             headers: BTreeMap::new(),
         }
     }

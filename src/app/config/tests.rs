@@ -537,6 +537,8 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "responses",
         "privacy",
         "limits",
+        "rescue",
+        "offline",
         "shutdown",
         "log",
         "depot",
@@ -671,4 +673,28 @@ fn adapters_have_a_name_and_a_file_each() {
         found[0].starts_with("local.adapters: 17 adapters; the most is 16"),
         "{found:?}"
     );
+}
+
+#[test]
+fn trouble_is_bounded_and_spelt_as_in_the_schema() {
+    let text = "[rescue]\nattempts_max = 0\n[offline]\nretry_ms = 1\nidle_probe_ms = 0\n\
+                [[upstreams]]\nname = 'm'\nbase_url = 'https://m.example/v1'\nmodels = ['a']\n\
+                continues = 'prefix-repeated'\n";
+    let (config, found) = judged(text, &[]);
+    assert!(config.is_none());
+    let paths: Vec<&str> = found.faults.iter().map(|it| it.path.as_str()).collect();
+    assert_eq!(paths, ["rescue.attempts_max", "offline.retry_ms"]);
+    for continues in providers::Continues::ALL {
+        let word = continues.as_label();
+        let text = format!(
+            "[[upstreams]]\nname = 'm'\nbase_url = 'https://m.example/v1'\nmodels = ['a']\n\
+             continues = '{word}'\n"
+        );
+        let (config, found) = judged(&text, &[]);
+        assert_eq!(
+            config.unwrap().upstreams[0].continues,
+            continues,
+            "{found:?}"
+        );
+    }
 }

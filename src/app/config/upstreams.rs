@@ -11,6 +11,7 @@ use super::faults::Findings;
 use super::raw::{OneOrMany, RawConfig, RawUpstream, dialect_words};
 use super::secret::Surroundings;
 use super::sections::{RESERVED_NAMES, trust, wait_ms};
+use super::trouble::continues;
 
 pub fn upstreams(
     raw: &[RawUpstream],
@@ -105,6 +106,7 @@ fn upstream_config(
         idle_timeout,
         structured_outputs: raw.structured_outputs,
         is_idempotent: raw.idempotent,
+        continues: continues(raw.continues),
     })
 }
 
