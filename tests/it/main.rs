@@ -20,8 +20,10 @@ mod command_line;
 mod cost;
 mod failures;
 mod ingress;
+mod offline;
 mod operations;
 mod pools;
+mod rescue;
 mod upstream;
 
 #[cfg(feature = "llama")]
