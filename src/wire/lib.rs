@@ -29,3 +29,6 @@ pub use halves::{
     Address, ClientDialect, Decoded, ReplyEncoder, ReplyTimes, ServerDialect, StreamDecoder,
 };
 pub use sse::{SseDecoder, SseEvent, SseFault};
+
+#[cfg(test)]
+mod pairs;
