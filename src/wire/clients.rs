@@ -1,6 +1,6 @@
 //! The dialects that upstreams may speak.
 
-use crate::{ClientDialect, anthropic, gemini, openai, responses};
+use crate::{ClientDialect, anthropic, bedrock, gemini, openai, responses};
 
 /// A dialect's word in a configuration is its label.
 #[rustfmt::skip]
@@ -9,6 +9,7 @@ pub static CLIENTS: &[&dyn ClientDialect] = &[
     &responses::Responses,
     &anthropic::Messages,
     &gemini::Gemini,
+    &bedrock::Converse,
 ];
 
 /// The dialect that a configuration calls `word`.

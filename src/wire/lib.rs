@@ -5,6 +5,7 @@
 //! never dialect to dialect. No I/O, no clock, no randomness: ids and times arrive as arguments.
 
 pub mod anthropic;
+pub mod bedrock;
 pub mod completions;
 pub mod gemini;
 pub mod ollama;

@@ -1,6 +1,7 @@
 //! What a request says that some dialects have no word for, found before it is written.
 
 use domain::{Ability, BackendError, ChatRequest, Dialect, OpenSampling, OutputFormat, Part};
+use serde_json::{Map, Value};
 
 /// Content parts and fields of `request` that only `own`'s clients can have written stay with it;
 /// other dialects' parts have no meaning here.
@@ -84,6 +85,15 @@ pub(crate) fn refuse_grammars(format: &OutputFormat) -> Result<(), BackendError>
     }
 }
 
+/// A call's arguments as the object that dialects other than OpenAI's want; `None` for text that is
+/// none. No text at all is an empty one.
+pub(crate) fn arguments(text: &str) -> Option<Map<String, Value>> {
+    if text.trim().is_empty() {
+        return Some(Map::new());
+    }
+    serde_json::from_str(text).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use domain::{Message, Mirostat, MirostatVersion, RepeatPenalty, Role};
@@ -110,6 +120,18 @@ mod tests {
         refuse_foreign_parts(&request, Dialect::OpenAi).unwrap();
         let error = refuse_foreign_parts(&request, Dialect::Gemini).unwrap_err();
         assert_eq!(param(&error), Some("messages[0].content[1]"));
+    }
+
+    #[test]
+    fn arguments_are_an_object_or_nothing() {
+        assert_eq!(arguments(" "), Some(Map::new()));
+        assert_eq!(
+            arguments(r#"{"a":1}"#),
+            json!({"a": 1}).as_object().cloned()
+        );
+        for text in ["{", "[]", "null", "7"] {
+            assert_eq!(arguments(text), None, "{text}");
+        }
     }
 
     #[test]

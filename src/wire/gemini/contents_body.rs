@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::seals;
 use crate::data_url;
+use crate::unsayable::arguments;
 
 /// Addresses' endings and what they stand for. Google fetches what it is given by address, and
 /// wants to know.
@@ -216,14 +217,6 @@ fn checks_signatures(model: &str) -> bool {
     !["gemini-1", "gemini-2", "gemma"]
         .iter()
         .any(|older| name.starts_with(older))
-}
-
-/// `None` for text that is no JSON object. No text at all is an empty one.
-pub(super) fn arguments(text: &str) -> Option<Map<String, Value>> {
-    if text.trim().is_empty() {
-        return Some(Map::new());
-    }
-    serde_json::from_str(text).ok()
 }
 
 fn result_part(

@@ -74,3 +74,6 @@ mod reply_shape;
 mod splitter;
 
 pub use halves::{Gemini, GenerateContent, StreamGenerateContent};
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,8 @@ use domain::{FinishReason, Seal, TokenLogprob, TokenLogprobs, ToolCall, Usage};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::contents_body::arguments;
 use super::seals;
+use crate::unsayable::arguments;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

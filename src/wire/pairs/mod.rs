@@ -40,7 +40,13 @@ const SIDES: &[Side] = &[
 ];
 
 const EXCHANGES: [&str; 7] = [
-    "text", "turns", "tools", "image", "length", "cached", "reasoning",
+    "text",
+    "turns",
+    "tools",
+    "image",
+    "length",
+    "cached",
+    "reasoning",
 ];
 
 struct Side {
@@ -106,13 +112,19 @@ impl Exchange {
     }
 
     fn items(&self) -> &[Value] {
-        self.0["stream"].as_array().expect("a stream is a list of events")
+        self.0["stream"]
+            .as_array()
+            .expect("a stream is a list of events")
     }
 }
 
 fn ask(side: &Side, exchange: &Exchange, is_streamed: bool) -> Decoded {
     let mut body = exchange.0["ask"].clone();
-    let model = body.get("model").and_then(Value::as_str).unwrap_or("m-1").to_owned();
+    let model = body
+        .get("model")
+        .and_then(Value::as_str)
+        .unwrap_or("m-1")
+        .to_owned();
     // Dialects whose address says so have no word for it in the body.
     if is_streamed && body.get("model").is_some() {
         body["stream"] = true.into();
@@ -133,7 +145,9 @@ fn ask(side: &Side, exchange: &Exchange, is_streamed: bool) -> Decoded {
 fn framing(decoded: &Decoded, reply: &domain::Started) -> Framing {
     let includes_usage = matches!(
         decoded.request.delivery,
-        Delivery::Streamed { includes_usage: true }
+        Delivery::Streamed {
+            includes_usage: true
+        }
     );
     Framing {
         id: "reply-1".into(),
@@ -219,7 +233,11 @@ fn every_whole_reply_arrives_in_every_dialect() {
             let framing = framing(&decoded, &reply.started);
             let answer = decoded.encoder.whole(&framing, &reply);
             let label = format!("{name}: {} answers {}", out.name, ins.name);
-            check(&parsed(&answer), asked.with("answer", "answer_of", out), &label);
+            check(
+                &parsed(&answer),
+                asked.with("answer", "answer_of", out),
+                &label,
+            );
         }
     }
 }
