@@ -24,19 +24,25 @@ use std::fs;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use domain::{ChatEvent, Delivery, Grammar, Reply, SourceBody, collect};
+use domain::{BadRequest, ChatEvent, Delivery, Dialect, Grammar, Reply, SourceBody, collect};
 use futures::{StreamExt, executor::block_on, stream};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::openai::Framing;
-use crate::{Address, ClientDialect, Decoded, ServerDialect, SseDecoder, gemini, openai};
+use crate::{
+    Address, ClientDialect, Decoded, ServerDialect, SseDecoder, anthropic, bedrock, gemini, openai,
+    responses,
+};
 
 /// The dialects that take part.
 #[rustfmt::skip]
 const SIDES: &[Side] = &[
     Side { name: "openai", client: &openai::Chat, server: Some(&[&openai::Chat, &openai::Chat]), frame: events },
+    Side { name: "responses", client: &responses::Responses, server: Some(&[&AskedResponses, &AskedResponses]), frame: events },
+    Side { name: "anthropic", client: &anthropic::Messages, server: Some(&[&anthropic::Messages, &anthropic::Messages]), frame: events },
     Side { name: "gemini", client: &gemini::Gemini, server: Some(&[&gemini::GenerateContent, &gemini::StreamGenerateContent]), frame: events },
+    Side { name: "bedrock", client: &bedrock::Converse, server: None, frame: binary_frames },
 ];
 
 const EXCHANGES: [&str; 7] = [
@@ -75,6 +81,38 @@ fn events(items: &[Value]) -> Vec<u8> {
         }
     }
     out.into_bytes()
+}
+
+/// Amazon's frames.
+fn binary_frames(items: &[Value]) -> Vec<u8> {
+    let frames = items.iter().map(|item| {
+        let headers = [
+            (":event-type", item["event"].as_str().unwrap()),
+            (":content-type", "application/json"),
+            (":message-type", "event"),
+        ];
+        bedrock::frames::frame(&headers, item["data"].to_string().as_bytes())
+    });
+    frames.collect::<Vec<_>>().concat()
+}
+
+/// Responses without whoever keeps them.
+#[derive(Debug)]
+struct AskedResponses;
+
+impl ServerDialect for AskedResponses {
+    fn dialect(&self) -> Dialect {
+        Dialect::Responses
+    }
+
+    fn decode(&self, body: &Bytes) -> Result<Decoded, BadRequest> {
+        let asked = responses::decode_request(body)?;
+        let encoder = Box::new(responses::Encoder::new(&asked, None));
+        Ok(Decoded {
+            request: asked.request,
+            encoder,
+        })
+    }
 }
 
 /// The inverse of [`events`].
@@ -149,10 +187,15 @@ fn framing(decoded: &Decoded, reply: &domain::Started) -> Framing {
             includes_usage: true
         }
     );
+    // Where a reply does not say, it is the model that was asked.
+    let model = match reply.model.as_str() {
+        "" => "m-1",
+        named => named,
+    };
     Framing {
         id: "reply-1".into(),
         created: 1_764_000_000,
-        model: reply.model.clone(),
+        model: model.into(),
         includes_usage,
     }
 }
