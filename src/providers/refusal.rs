@@ -32,7 +32,13 @@ pub(crate) async fn read_refusal(
     let status = response.status();
     let retry_after = retry_after(response.headers(), SystemTime::now());
     let reply = match status.as_u16() {
-        400..=499 => dialect.decode_error(&read_start(response).await),
+        code @ (400..=499 | 503) => {
+            let body = read_start(response).await;
+            if let Some(error) = dialect.refusal(code, &body) {
+                return error;
+            }
+            dialect.decode_error(&body)
+        }
         _ => None,
     };
     classify(
