@@ -96,6 +96,8 @@ pub async fn survive(
 async fn lane(target: &Target, next: &AtomicU32, callers: u32) -> io::Result<u32> {
     let mut whole = 0;
     let mut open: Option<Lane> = None;
+    // Ended with the lane.
+    let mut driving = JoinSet::new();
     loop {
         let at = next.fetch_add(1, Ordering::Relaxed);
         if at >= callers {
@@ -105,7 +107,8 @@ async fn lane(target: &Target, next: &AtomicU32, callers: u32) -> io::Result<u32
             Some(lane) => lane,
             None => {
                 let (lane, drive) = Lane::connect(target.addr, Bytes::new()).await?;
-                tokio::spawn(drive);
+                driving.spawn(drive);
+                while driving.try_join_next().is_some() {}
                 lane
             }
         };

@@ -122,7 +122,7 @@ fn drawn(equals: &[Equal], beside: Option<usize>, random: f64) -> Option<usize> 
             return Some(at);
         }
     }
-    left().last().map(|(at, _)| at)
+    left().next_back().map(|(at, _)| at)
 }
 
 /// What a conversation's requests have in common: the team, whose prompts are not another's to share,
