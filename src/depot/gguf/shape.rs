@@ -9,6 +9,10 @@ pub struct GgufShape {
     /// Of all tensors.
     pub weight_bytes: u64,
     pub layers: u64,
+    /// Bytes of each layer's tensors, one entry for each layer.
+    pub layer_weights: Vec<u64>,
+    /// Of the tensors that are computed with after the last layer.
+    pub output_bytes: u64,
     pub embedding: u64,
     pub heads: u64,
     /// The widest layer's; of an expert mixture, all experts that one token uses.
@@ -68,12 +72,22 @@ pub(super) fn of(header: &Header, architecture: &str, tensors: &Tensors) -> Gguf
     GgufShape {
         weight_bytes: tensors.data_bytes,
         layers,
+        layer_weights: (0..layers)
+            .map(|layer| bytes_of(&tensors.block_bytes, layer))
+            .collect(),
+        output_bytes: tensors.output_bytes,
         embedding,
         heads,
         feed_forward: feed_forward.unwrap_or(0).max(of_experts),
         attention: attention.collect(),
         state_numbers: state_numbers(embedding, whole),
     }
+}
+
+/// 0 for a block without tensors.
+fn bytes_of(block_bytes: &[u64], layer: u64) -> u64 {
+    let layer = usize::try_from(layer).unwrap_or(usize::MAX);
+    block_bytes.get(layer).copied().unwrap_or(0)
 }
 
 /// Mamba's convolution and state, or RWKV's shifted tokens and heads, of one layer.

@@ -16,6 +16,11 @@ const DIMENSIONS_MAX: u32 = 4;
 const CLASSES: &str = "cls.weight";
 pub(super) const CLASSES_OUT: &str = "cls.output.weight";
 
+const TOKENS_IN: &str = "token_embd.weight";
+const TOKENS_OUT: &str = "output.weight";
+/// llama.cpp's `LLAMA_MAX_LAYERS`.
+const BLOCKS_MAX: usize = 512;
+
 /// ggml's f32.
 const F32: u32 = 0;
 
@@ -24,11 +29,57 @@ pub(super) struct Tensors {
     pub(super) element_count: u64,
     /// Bytes of all weights.
     pub(super) data_bytes: u64,
+    /// Of each block's weights, by the number in their names, as far as there are any.
+    pub(super) block_bytes: Vec<u64>,
+    /// Of what belongs to no block, by whether it comes after them.
+    pub(super) output_bytes: u64,
     /// Rows of the token embedding, one per token.
     pub(super) token_rows: Option<u64>,
     /// Rows of the last matrix of a classification head, one per label, and its name.
     pub(super) label_rows: Option<(&'static str, u64)>,
     pub(super) list: Vec<Tensor>,
+}
+
+/// The weights outside the blocks.
+#[derive(Default)]
+struct Output {
+    /// All but the token embedding.
+    own: u64,
+    tokens: u64,
+    has_matrix: bool,
+}
+
+impl Output {
+    fn take(&mut self, tensor: &Tensor) {
+        if tensor.name == TOKENS_IN {
+            self.tokens = tensor.bytes;
+            return;
+        }
+        self.has_matrix |= tensor.name == TOKENS_OUT;
+        self.own = self.own.saturating_add(tensor.bytes);
+    }
+
+    /// Without a matrix of its own it is computed with the token embedding's, which then lies in two
+    /// places.
+    fn bytes(&self) -> u64 {
+        if self.has_matrix {
+            return self.own;
+        }
+        self.own.saturating_add(self.tokens)
+    }
+}
+
+/// The number of the block that a tensor belongs to.
+fn block_of_name(name: &str) -> Option<usize> {
+    let (number, _) = name.strip_prefix("blk.")?.split_once('.')?;
+    number.parse().ok().filter(|block| *block < BLOCKS_MAX)
+}
+
+fn add(block_bytes: &mut Vec<u64>, block: usize, bytes: u64) {
+    if block_bytes.len() <= block {
+        block_bytes.resize(block + 1, 0);
+    }
+    block_bytes[block] = block_bytes[block].saturating_add(bytes);
 }
 
 /// One row of the table.
@@ -53,15 +104,21 @@ pub(super) fn read_all<R: Read>(
     let mut places = Vec::new();
     let mut element_count = 0_u64;
     let mut data_bytes = 0_u64;
+    let mut block_bytes = Vec::new();
+    let mut output = Output::default();
     let mut token_rows = None;
     let mut label_rows = None;
     for _ in 0..header.tensor_count {
         let tensor = read_one(reader)?;
         element_count = element_count.saturating_add(tensor.shape.iter().product());
         data_bytes = data_bytes.saturating_add(tensor.bytes);
+        match block_of_name(&tensor.name) {
+            Some(block) => add(&mut block_bytes, block, tensor.bytes),
+            None => output.take(&tensor),
+        }
         let rows = tensor.shape[1];
         match tensor.name.as_str() {
-            "token_embd.weight" => token_rows = Some(rows),
+            TOKENS_IN => token_rows = Some(rows),
             CLASSES_OUT => label_rows = Some((CLASSES_OUT, rows)),
             CLASSES => label_rows = label_rows.or(Some((CLASSES, rows))),
             _ => {}
@@ -75,6 +132,8 @@ pub(super) fn read_all<R: Read>(
     Ok(Tensors {
         element_count,
         data_bytes,
+        block_bytes,
+        output_bytes: output.bytes(),
         token_rows,
         label_rows,
         list: places,

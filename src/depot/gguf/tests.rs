@@ -31,6 +31,9 @@ fn a_whole_file_says_what_it_is() {
             shape: GgufShape {
                 weight_bytes: 32,
                 layers: 1,
+                layer_weights: vec![0],
+                // The token embedding is the output's matrix too.
+                output_bytes: 32,
                 embedding: 2,
                 // No heads stated: a whole embedding of keys and one of values.
                 attention: vec![Attention { keys: 2, values: 2 }],
@@ -80,6 +83,24 @@ fn a_shape_counts_what_each_layer_keeps_of_a_token() {
     let none = Attention::default();
     assert_eq!(found.attention, vec![none, layer, none]);
     assert_eq!(found.state_numbers, 4 * (128 + 2 * 16) + 128 * 16);
+}
+
+#[test]
+fn weights_are_counted_by_the_layer_they_belong_to() {
+    let mixture = Builder::model()
+        .whole("llama.block_count", 3)
+        .tensor("blk.0.attn_q.weight", &[2, 2], 1, 8)
+        .tensor("blk.0.ffn_up_exps.weight", &[2, 4, 4], 0, 128)
+        .tensor("blk.2.attn_q.weight", &[2, 2], 1, 8)
+        // Of no layer that there is.
+        .tensor("blk.7.attn_q.weight", &[2, 2], 1, 8)
+        .tensor("blk.999999999999.attn_q.weight", &[2, 2], 1, 8);
+    let found = shape(mixture.clone());
+    assert_eq!(found.layer_weights, [136, 0, 8]);
+    assert_eq!(found.output_bytes, 24 + 8 + 8);
+    // With a matrix of its own the token embedding stays out of it.
+    let found = shape(mixture.tensor("output.weight", &[2, 3], 0, 24));
+    assert_eq!(found.output_bytes, 24 + 8 + 8);
 }
 
 #[test]
