@@ -290,13 +290,13 @@ fn find(config: &Config, settings: &LocalSettings) -> Result<LocalModel, LocalFa
         None => None,
     };
     let is_bundled = settings.source == ModelSource::Bundled || bundled::is_at(&path);
+    let shape = shape(&summary, projector.as_ref());
     let mut engine = engine_config(settings, path, name, is_bundled);
     engine.adapters = adapters::locate(config, settings, &engine)?;
+    let need = engine.memory_need(&shape, memory::available_bytes());
+    engine.shape = Some(Box::new(shape));
     Ok(LocalModel {
-        need: engine.memory_need(
-            &shape(&summary, projector.as_ref()),
-            memory::available_bytes(),
-        ),
+        need,
         engine,
         summary,
         is_bundled,
@@ -322,10 +322,12 @@ fn shape(summary: &GgufSummary, projector: Option<&ProjectorSummary>) -> ModelSh
         vocabulary: summary.vocabulary_count,
         context_tokens: summary.context_tokens,
         layers: shape.layers,
+        layer_weights: shape.layer_weights.clone(),
+        output_bytes: shape.output_bytes,
         embedding: shape.embedding,
         heads: shape.heads,
         feed_forward: shape.feed_forward,
-        token_numbers: numbers.fold(0, u64::saturating_add),
+        token_numbers: numbers.collect(),
         state_numbers: shape.state_numbers,
         projector_bytes: projector.map_or(0, |projector| {
             let weights = projector.weight_bytes;
@@ -491,23 +493,22 @@ impl LocalEngine {
 ///
 /// # Errors
 /// The file is not sound, or the engine's own.
-pub fn load(config: EngineConfig) -> Result<(Engine, EngineDriver), LoadError> {
-    if let Err(fault) = gguf::inspect(&config.path) {
-        return Err(LoadError::Unsound {
-            path: config.path,
-            fault: Box::new(fault),
-        });
-    }
-    if let Some(path) = &config.projector
-        && let Err(fault) = gguf::inspect_projector(path)
-    {
-        return Err(LoadError::Unsound {
-            path: path.clone(),
-            fault: Box::new(fault),
-        });
-    }
+pub fn load(mut config: EngineConfig) -> Result<(Engine, EngineDriver), LoadError> {
+    let summary = sound(&config.path, gguf::inspect(&config.path))?;
+    let projector = match &config.projector {
+        Some(path) => Some(sound(path, gguf::inspect_projector(path))?),
+        None => None,
+    };
     adapters::check(&config)?;
+    config.shape = Some(Box::new(shape(&summary, projector.as_ref())));
     Engine::load(config, Arc::new(Templates::default()))
+}
+
+fn sound<T>(path: &Path, looked_over: Result<T, GgufFault>) -> Result<T, LoadError> {
+    looked_over.map_err(|fault| LoadError::Unsound {
+        path: path.to_owned(),
+        fault: Box::new(fault),
+    })
 }
 
 /// The file's name without its ending, without slashes, which would make it an upstream's.
@@ -539,7 +540,7 @@ fn engine_config(
     engine.threads = settings.threads;
     engine.threads_adapt = settings.threads_adapt;
     engine.batch_tokens_max = settings.batch_tokens_max;
-    engine.gpu_layers = settings.gpu_layers.unwrap_or(u32::MAX);
+    engine.gpu_layers = settings.gpu_layers;
     engine.events_max = settings.events_max;
     engine.stall_max = settings.stall_max;
     engine.hang_max = settings.hang_max;

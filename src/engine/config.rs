@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapters::AdapterConfig;
 use crate::kv::KvConfig;
+use crate::memory::ModelShape;
+use crate::offload::GpuLayers;
 
 /// Settings of one engine, that is of one loaded model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,8 +58,12 @@ pub struct EngineConfig {
     pub busy_prompt_delay_max: Duration,
     /// LoRA adapters, each a model name of its own; at most [`AdapterConfig::COUNT_MAX`].
     pub adapters: Vec<AdapterConfig>,
-    /// Layers kept on an accelerator, where the build has one; `u32::MAX` for all.
-    pub gpu_layers: u32,
+    /// Layers kept on accelerators, where the build has a back end for them.
+    pub gpu_layers: GpuLayers,
+    /// The model's sizes, by which they are fitted: from the header of the file that is loaded, so
+    /// known only where that was looked over. `None`: all layers are kept there.
+    #[serde(skip)]
+    pub shape: Option<Box<ModelShape>>,
     /// Events of one reply that wait for its reader. At this many its slot pauses.
     pub events_max: usize,
     /// How long a reader may take nothing before its slot is freed and its reply ends in an error.
@@ -169,7 +175,8 @@ impl EngineConfig {
             batch_tokens_max: 512,
             busy_prompt_delay_max: Duration::from_millis(150),
             adapters: Vec::new(),
-            gpu_layers: u32::MAX,
+            gpu_layers: GpuLayers::default(),
+            shape: None,
             events_max: 32,
             stall_max: Duration::from_secs(10),
             hang_max: Duration::from_secs(30),

@@ -24,6 +24,7 @@ use crate::draft::Drafting;
 use crate::gallery::Seen;
 use crate::grammar::{Grammar, Grammars};
 use crate::load::LoadError;
+use crate::offload::Placement;
 use crate::pictures::image_files;
 use crate::prefixes::PrefixRules;
 use crate::priority;
@@ -61,6 +62,7 @@ pub struct Engine {
     /// All tokens that end a reply.
     ends: Arc<[Token]>,
     config: EngineConfig,
+    placement: Placement,
     call_stem: String,
     adapters: Adapters,
 }
@@ -163,6 +165,7 @@ impl Engine {
             ends,
             adapters: Adapters::new(&config.name, &config.adapters),
             config,
+            placement: Placement::default(),
             call_stem: format!("{:08x}", rand::random::<u32>()),
         };
         Ok((engine, EngineDriver { thread, ended }))
@@ -183,6 +186,17 @@ impl Engine {
     #[must_use]
     pub fn vitals(&self) -> Vitals {
         self.shared.vitals()
+    }
+
+    /// Where its layers lie.
+    #[must_use]
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    #[cfg(feature = "llama")]
+    pub(crate) fn set_placement(&mut self, placement: Placement) {
+        self.placement = placement;
     }
 
     pub(crate) fn stride(&self) -> Stride {

@@ -48,6 +48,7 @@ mod llama;
 mod load;
 mod logprobs;
 mod memory;
+mod offload;
 mod pacing;
 mod pictures;
 mod prefill;
@@ -76,8 +77,13 @@ pub use embedding::{EmbedderConfig, LocalEmbedder};
 pub use encoding::EmbeddingDriver;
 pub use engine::{Engine, EngineDriver, EnginePanicked};
 pub use kv::{FlashAttention, KvConfig, KvFault, KvType};
+#[cfg(feature = "llama")]
+pub use llama::devices;
 pub use load::LoadError;
+#[cfg(not(feature = "llama"))]
+pub use load::devices;
 pub use memory::{MemoryNeed, ModelShape};
+pub use offload::{Device, GpuLayers, Placed, Placement};
 pub use process::{
     Job, Loaded, Program, QUARANTINED, Remote, RemoteDriver, RemoteEmbedder, RemoteReranker,
     ServeError, serve,

@@ -66,6 +66,28 @@ pub enum LoadError {
     Quarantined { reason: String },
 }
 
+impl LoadError {
+    /// What memory there is was too little, as far as llama.cpp's words tell: back ends have their
+    /// own, and no code.
+    pub(crate) fn is_shortage(&self) -> bool {
+        let (LoadError::Refused { reason, .. }
+        | LoadError::Context { reason, .. }
+        | LoadError::Projector { reason, .. }) = self
+        else {
+            return false;
+        };
+        let reason = reason.to_ascii_lowercase();
+        ["alloc", "memory"].iter().any(|word| reason.contains(word))
+    }
+}
+
+/// Without llama.cpp there is nothing that could compute on one.
+#[cfg(not(feature = "llama"))]
+#[must_use]
+pub fn devices(_backends_dir: Option<&std::path::Path>) -> Vec<crate::Device> {
+    Vec::new()
+}
+
 #[cfg(not(feature = "llama"))]
 impl crate::Engine {
     /// Without llama.cpp there is nothing to load with.

@@ -7,6 +7,7 @@
 use crate::config::EngineConfig;
 use crate::gallery::{GALLERY_BYTES_MAX, KEPT_BYTES_MAX};
 use crate::kv::FlashAttention;
+use crate::offload::{GpuLayers, Parts};
 use crate::pictures::PICTURE_BYTES_MAX;
 use crate::prefixes::ENTRIES_MAX;
 
@@ -48,17 +49,29 @@ pub struct ModelShape {
     /// Tokens it was trained on at once.
     pub context_tokens: Option<u32>,
     pub layers: u64,
+    /// Of each layer, in order.
+    pub layer_weights: Vec<u64>,
+    /// Of what comes after the last layer, or is read there too.
+    pub output_bytes: u64,
     pub embedding: u64,
     pub heads: u64,
     pub feed_forward: u64,
-    /// Numbers that all layers together keep of one token.
-    pub token_numbers: u64,
+    /// Numbers that each layer keeps of one token, in order.
+    pub token_numbers: Vec<u64>,
     /// Numbers that one sequence holds in each layer of a recurrent model, whatever its length.
     pub state_numbers: u64,
     /// Of its projector's weights and of what one look takes; 0 without one.
     pub projector_bytes: u64,
     /// Its images are computed at one go.
     pub looks_ahead: bool,
+}
+
+impl ModelShape {
+    /// All layers' numbers of one token.
+    fn token_numbers(&self) -> u64 {
+        let layers = self.token_numbers.iter().copied();
+        layers.fold(0, u64::saturating_add)
+    }
 }
 
 /// What a loaded model takes, in bytes, by what it is for.
@@ -100,6 +113,14 @@ pub(crate) struct CellPlan {
     pub tokens: u32,
 }
 
+impl CellPlan {
+    /// Those for filling steps up among them.
+    fn allotted(self) -> u64 {
+        let filling = if self.is_split { 0 } else { CELLS_STEP };
+        u64::from(self.tokens).saturating_add(u64::from(filling))
+    }
+}
+
 /// Where each sequence has cells of its own, no step looks at those of others, but llama.cpp computes
 /// a step of replies and a prompt in two passes over the weights. So they are for models with few
 /// weights, on a CPU; and they take a whole context of memory each.
@@ -136,7 +157,8 @@ pub(crate) fn cells_of_one(context_tokens: u32) -> u32 {
 }
 
 pub(crate) fn is_on_gpu(config: &EngineConfig) -> bool {
-    cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal")) && config.gpu_layers > 0
+    cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal"))
+        && config.gpu_layers.may_be_some()
 }
 
 /// Bytes for prompts' states where nobody says: a part of the memory that is free, where it can be
@@ -148,23 +170,35 @@ pub(crate) fn prefix_bytes_default(free_bytes: Option<u64>) -> u64 {
 }
 
 impl EngineConfig {
-    /// What the model will take, loaded with these settings while `free_bytes` are free.
+    /// What the model will take, loaded with these settings while `free_bytes` are free. Where it is
+    /// yet to be seen whether an accelerator takes any of it, the most of both ways.
     #[must_use]
     pub fn memory_need(&self, shape: &ModelShape, free_bytes: Option<u64>) -> MemoryNeed {
+        let need = self.need_as_said(shape, free_bytes);
+        match self.gpu_layers {
+            GpuLayers::Count(_) => need,
+            GpuLayers::Fitted => {
+                let here = EngineConfig {
+                    gpu_layers: GpuLayers::Count(0),
+                    ..self.clone()
+                };
+                let here = here.need_as_said(shape, free_bytes);
+                std::cmp::max_by_key(need, here, MemoryNeed::total)
+            }
+        }
+    }
+
+    fn need_as_said(&self, shape: &ModelShape, free_bytes: Option<u64>) -> MemoryNeed {
         let context = self.context_tokens(shape.context_tokens.unwrap_or(u32::MAX));
-        // Half of the numbers are keys, half are values.
-        let half = shape.token_numbers.div_ceil(2);
-        let keys = self.kv.type_k.bytes(half);
-        let cell_bytes = keys.saturating_add(self.kv.type_v.bytes(half));
+        let cell_bytes = self.cell_bytes(shape.token_numbers());
         let cells = cell_plan(self, shape.weight_bytes, context, cell_bytes, free_bytes);
         let sequences = u64::from(self.sequences());
         let states = shape
             .state_numbers
             .saturating_mul(shape.layers)
             .saturating_mul(NUMBER_BYTES);
-        let filled = if cells.is_split { 0 } else { CELLS_STEP };
-        let cache = u64::from(cells.tokens)
-            .saturating_add(u64::from(filled))
+        let cache = cells
+            .allotted()
             .saturating_mul(cell_bytes)
             .saturating_add(states.saturating_mul(sequences));
         // A saved state is at most a whole context.
@@ -175,9 +209,8 @@ impl EngineConfig {
             .prefix_bytes_max
             .unwrap_or_else(|| prefix_bytes_default(free_bytes))
             .min(state.saturating_mul(ENTRIES_MAX as u64));
-        let adapters = self.adapters.iter().map(|adapter| adapter.bytes);
         MemoryNeed {
-            weights: adapters.fold(shape.weight_bytes, u64::saturating_add),
+            weights: shape.weight_bytes.saturating_add(self.adapter_bytes()),
             cache,
             compute: self.compute_bytes(shape, cells, context),
             prefixes,
@@ -187,6 +220,12 @@ impl EngineConfig {
                 .saturating_mul(TOKEN_BYTES)
                 .saturating_add(PROCESS_BYTES),
         }
+    }
+
+    /// Of all adapters together.
+    fn adapter_bytes(&self) -> u64 {
+        let adapters = self.adapters.iter().map(|adapter| adapter.bytes);
+        adapters.fold(0, u64::saturating_add)
     }
 
     /// What is held of images is at most a context for each request, and bounded for all together.
@@ -205,6 +244,40 @@ impl EngineConfig {
         [seen, PICTURE_BYTES_MAX]
             .into_iter()
             .fold(shape.projector_bytes, u64::saturating_add)
+    }
+
+    /// What each part of the model takes where it lies, loaded with these settings.
+    pub(crate) fn parts(&self, shape: &ModelShape, free_bytes: Option<u64>) -> Parts {
+        let context = self.context_tokens(shape.context_tokens.unwrap_or(u32::MAX));
+        let cell_bytes = self.cell_bytes(shape.token_numbers());
+        let cells = cell_plan(self, shape.weight_bytes, context, cell_bytes, free_bytes);
+        let states = shape
+            .state_numbers
+            .saturating_mul(NUMBER_BYTES)
+            .saturating_mul(u64::from(self.sequences()));
+        let layers = shape.layer_weights.iter().enumerate();
+        let layers = layers.map(|(layer, weights)| {
+            let numbers = shape.token_numbers.get(layer).copied().unwrap_or(0);
+            self.cell_bytes(numbers)
+                .saturating_mul(cells.allotted())
+                .saturating_add(states)
+                .saturating_add(*weights)
+        });
+        Parts {
+            layers: layers.collect(),
+            output: shape.output_bytes,
+            compute: self.compute_bytes(shape, cells, context),
+            visiting: shape.layer_weights.iter().copied().max().unwrap_or(0),
+            adapters: self.adapter_bytes(),
+            projector: shape.projector_bytes,
+        }
+    }
+
+    /// `numbers` of one token as they are kept: half of them are keys, half are values.
+    fn cell_bytes(&self, numbers: u64) -> u64 {
+        let half = numbers.div_ceil(2);
+        let keys = self.kv.type_k.bytes(half);
+        keys.saturating_add(self.kv.type_v.bytes(half))
     }
 
     /// The widest rows of one piece of a batch, all at once, which llama.cpp sets aside for the
@@ -264,10 +337,12 @@ mod tests {
             vocabulary: 151_936,
             context_tokens: Some(32_768),
             layers: 24,
+            layer_weights: vec![16 << 20; 24],
+            output_bytes: 141 << 20,
             embedding: 896,
             heads: 14,
             feed_forward: 4_864,
-            token_numbers: 24 * 2 * 2 * 64,
+            token_numbers: vec![2 * 2 * 64; 24],
             state_numbers: 0,
             projector_bytes: 0,
             looks_ahead: false,
@@ -300,6 +375,51 @@ mod tests {
         assert_eq!(tight.prefixes, 2 * GIB / 16);
         let heavy = config.memory_need(&half_billion(), Some(64 * GIB));
         assert_eq!(heavy.cache, tight.cache);
+    }
+
+    #[test]
+    fn the_parts_come_to_the_whole() {
+        let mut config = EngineConfig::new("m.gguf", "m");
+        config.adapters = ["a", "b"].map(|name| adapter(name, 70 << 20)).into();
+        let shape = ModelShape {
+            projector_bytes: 600 << 20,
+            looks_ahead: true,
+            ..half_billion()
+        };
+        let (parts, need) = (
+            config.parts(&shape, Some(2 * GIB)),
+            config.memory_need(&shape, Some(2 * GIB)),
+        );
+        let layers: u64 = parts.layers.iter().sum();
+        let beside = parts.output + parts.adapters;
+        assert_eq!(layers + beside, need.weights + need.cache);
+        assert_eq!((parts.compute, parts.visiting), (need.compute, 16 << 20));
+        assert_eq!(
+            parts.projector,
+            need.sight - GALLERY_BYTES_MAX - PICTURE_BYTES_MAX
+        );
+        assert_eq!((parts.adapters, parts.count()), (140 << 20, 25));
+    }
+
+    /// A model so light that each sequence has cells of its own, but not on an accelerator.
+    #[test]
+    fn what_may_yet_go_to_an_accelerator_is_counted_as_if_it_stayed() {
+        let light = ModelShape {
+            weight_bytes: 20 << 20,
+            ..half_billion()
+        };
+        let need = |gpu_layers| {
+            let config = EngineConfig {
+                gpu_layers,
+                ..EngineConfig::new("m.gguf", "m")
+            };
+            config.memory_need(&light, Some(64 * GIB))
+        };
+        let here = need(GpuLayers::Count(0));
+        assert_eq!(here.cache, 10 * 8_192 * 12 * 1024);
+        assert_eq!(need(GpuLayers::Fitted), here);
+        let is_built = cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal"));
+        assert_eq!(need(GpuLayers::Count(99)) == here, !is_built);
     }
 
     #[test]
@@ -351,7 +471,7 @@ mod tests {
     fn few_short_states_need_no_more_than_they_can_come_to() {
         let tiny = ModelShape {
             context_tokens: Some(256),
-            token_numbers: 64,
+            token_numbers: vec![64],
             ..ModelShape::default()
         };
         let config = EngineConfig::new("m.gguf", "m");
@@ -378,15 +498,18 @@ mod tests {
             vocabulary: u64::MAX,
             context_tokens: Some(u32::MAX),
             layers: u64::MAX,
+            layer_weights: vec![u64::MAX; 2],
+            output_bytes: u64::MAX,
             embedding: u64::MAX,
             heads: u64::MAX,
             feed_forward: u64::MAX,
-            token_numbers: u64::MAX,
+            token_numbers: vec![u64::MAX; 2],
             state_numbers: u64::MAX,
             projector_bytes: u64::MAX,
             looks_ahead: true,
         };
         let config = EngineConfig::new("m.gguf", "m");
         assert_eq!(config.memory_need(&most, Some(1)).total(), u64::MAX);
+        assert_eq!(config.parts(&most, Some(1)).layers, [u64::MAX; 2]);
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::failures::{RawBalance, RawRetry};
 use super::prices::RawPrice;
-use super::raw_kv::{FlashAttention, KvType, KvUnified};
+use super::raw_kv::{FlashAttention, GpuLayers, KvType, KvUnified};
 use super::raw_pools::RawPool;
 use super::trouble::{RawContinues, RawOffline, RawRescue};
 
@@ -216,8 +216,9 @@ pub struct RawLocal {
     /// Compute with fewer of them while others keep the processor busy and that is faster, as
     /// measured.
     pub threads_adapt: bool,
-    /// Layers to put on the GPU, in builds that have one. Left out: all of them.
-    pub gpu_layers: Option<u32>,
+    /// Layers to put on GPUs, in builds for them, the output counted as one; with 99 all of most
+    /// models. `auto`: as many as fit into their free memory, none where no GPU is.
+    pub gpu_layers: GpuLayers,
     /// Tokens of all replies under way that are kept in memory. Left out: enough for a few full
     /// contexts.
     pub kv_tokens_max: Option<u32>,
@@ -353,7 +354,7 @@ impl Default for RawLocal {
             batch_tokens_max: 512,
             threads: None,
             threads_adapt: true,
-            gpu_layers: None,
+            gpu_layers: GpuLayers::default(),
             kv_tokens_max: None,
             kv_type_k: KvType::default(),
             kv_type_v: KvType::default(),

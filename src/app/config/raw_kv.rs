@@ -53,6 +53,29 @@ pub enum Auto {
     Auto,
 }
 
+/// `auto`, or a count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum GpuLayers {
+    Auto(Auto),
+    Count(u32),
+}
+
+impl Default for GpuLayers {
+    fn default() -> Self {
+        Self::Auto(Auto::Auto)
+    }
+}
+
+impl From<GpuLayers> for engine::GpuLayers {
+    fn from(layers: GpuLayers) -> Self {
+        match layers {
+            GpuLayers::Auto(Auto::Auto) => Self::Fitted,
+            GpuLayers::Count(count) => Self::Count(count),
+        }
+    }
+}
+
 impl Default for KvUnified {
     fn default() -> Self {
         Self::Auto(Auto::Auto)

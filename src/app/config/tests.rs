@@ -432,6 +432,25 @@ fn the_cache_is_kept_as_the_operator_says() {
 }
 
 #[test]
+fn layers_are_fitted_unless_they_are_counted() {
+    use engine::GpuLayers::{Count, Fitted};
+
+    let layers = |text, environment| {
+        let local = accepted(text, environment).0.local;
+        local.unwrap().gpu_layers
+    };
+    assert_eq!(layers("", &[]), Fitted);
+    assert_eq!(layers("[local]\ngpu_layers = 'auto'", &[]), Fitted);
+    assert_eq!(layers("[local]\ngpu_layers = 0", &[]), Count(0));
+    let from_environment = [("HEDGE_LOCAL__GPU_LAYERS", "20")];
+    assert_eq!(layers("", &from_environment), Count(20));
+    for wrong in ["-1", "'all'", "true"] {
+        let found = refused(&format!("[local]\ngpu_layers = {wrong}"), &[]);
+        assert!(found[0].starts_with("local.gpu_layers: "), "{found:?}");
+    }
+}
+
+#[test]
 fn a_cache_that_cannot_be_is_refused_with_its_path() {
     let cases = [
         ("kv_type_k = 'q3_k'", "local.kv_type_k: "),

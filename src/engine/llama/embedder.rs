@@ -98,7 +98,7 @@ impl Opened {
         }
         check_file(&config.path)?;
         let backend = backend(config.backends_dir.as_deref());
-        let model = Arc::new(open(backend, &config.path, config.gpu_layers)?);
+        let model = Arc::new(open(backend, &config.path, config.gpu_layers, &[])?);
         let pooling = pooling(&model).ok_or_else(|| LoadError::NotEmbedding {
             path: config.path.clone(),
         })?;

@@ -3,6 +3,7 @@
 //! `raw` alone holds `unsafe`; the files beside it use it and the safe crate `llama-cpp-2`.
 
 mod decoder;
+mod devices;
 mod embedder;
 mod eye;
 mod filling;
@@ -16,3 +17,5 @@ mod raw;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
+
+pub use devices::devices;

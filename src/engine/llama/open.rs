@@ -19,6 +19,7 @@ use crate::decoder::{Fingerprint, Shape, Threads, Vocabulary};
 use crate::engine::{Engine, EngineDriver, Mind};
 use crate::kv::{KvConfig, KvFault};
 use crate::llama::decoder::LlamaDecoder;
+use crate::llama::devices::{self, Accelerator};
 use crate::llama::eye::open_eye;
 use crate::llama::fingerprint::fingerprint;
 use crate::llama::raw::{self, CellLayout, Context, Sizes};
@@ -27,6 +28,7 @@ use crate::load::LoadError;
 use crate::memory::{
     UBATCH_TOKENS_CPU, UBATCH_TOKENS_GPU, cell_plan, cells_of_one, is_on_gpu, prefix_bytes_default,
 };
+use crate::offload::{Device, GpuLayers, Placement, load_fitted};
 
 /// A model smaller than this gains nothing from a second thread: one step is shorter than the
 /// threads' waiting for each other.
@@ -41,7 +43,7 @@ impl Engine {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(
-        mut config: EngineConfig,
+        config: EngineConfig,
         templates: Arc<dyn TemplateCompiler>,
     ) -> Result<(Engine, EngineDriver), LoadError> {
         if let Some(setting) = config.fault() {
@@ -49,7 +51,38 @@ impl Engine {
         }
         check_file(&config.path)?;
         let backend = backend(config.backends_dir.as_deref());
-        let model = Arc::new(open(backend, &config.path, config.gpu_layers)?);
+        let accelerators = devices::accelerators(free_bytes());
+        let devices = devices::bare(&accelerators);
+        warn_of_no_device(&config, &devices);
+        let load = |gpu_layers| {
+            let mut config = EngineConfig {
+                gpu_layers,
+                ..config.clone()
+            };
+            let placement = config.placement(&devices, free_bytes());
+            // From here on it is known whether any is.
+            config.gpu_layers = GpuLayers::Count(placement.layers);
+            Self::load_placed(backend, config, &accelerators, placement, &templates)
+        };
+        match config.gpu_layers {
+            GpuLayers::Count(_) => load(config.gpu_layers),
+            GpuLayers::Fitted => {
+                let fitted = config.placement(&devices, free_bytes()).layers;
+                load_fitted(fitted, |layers| load(GpuLayers::Count(layers)))
+            }
+        }
+    }
+
+    /// With its layers on `accelerators` as `placement` has it, which the settings say too.
+    fn load_placed(
+        backend: &LlamaBackend,
+        mut config: EngineConfig,
+        accelerators: &[Accelerator],
+        mut placement: Placement,
+        templates: &Arc<dyn TemplateCompiler>,
+    ) -> Result<(Engine, EngineDriver), LoadError> {
+        let model = open(backend, &config.path, placement.layers, accelerators)?;
+        let model = Arc::new(model);
         let text = template_text(&model, &config.path)?;
         let manner = Manner::of(&text);
         let marks = manner.marks();
@@ -58,6 +91,7 @@ impl Engine {
         let template = templates.compile(source)?;
         let mut sizes = sizes(&config, &model)?;
         log_model(&config, &model, sizes, manner);
+        log_placement(&config, &placement);
         let seeing = match &config.projector {
             Some(path) => {
                 check_file(path)?;
@@ -87,7 +121,7 @@ impl Engine {
             source,
         })?;
         let adapters = config.adapters.clone();
-        Engine::start(config, mind, move |shared| {
+        let (mut engine, driver) = Engine::start(config, mind, move |shared| {
             // Words of an earlier failure on this thread cannot be: it is new.
             let mut context = Context::new(model, sizes, Arc::clone(&shared.interrupt), gallery)
                 .ok_or_else(|| LoadError::Context {
@@ -99,7 +133,10 @@ impl Engine {
                 context,
                 fingerprint,
             })
-        })
+        })?;
+        placement.note_taken(&devices::bare(&devices::accelerators(free_bytes())));
+        engine.set_placement(placement);
+        Ok((engine, driver))
     }
 }
 
@@ -172,13 +209,23 @@ pub(super) fn open(
     backend: &LlamaBackend,
     path: &Path,
     gpu_layers: u32,
+    accelerators: &[Accelerator],
 ) -> Result<LlamaModel, LoadError> {
     let refused = |reason| LoadError::Refused {
         path: path.to_owned(),
         reason,
     };
     let _ = raw::take_first_error();
-    let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
+    let mut params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
+    if !accelerators.is_empty() {
+        // Without a layer there nothing else is to be there: by itself llama.cpp takes some memory
+        // of every device it knows.
+        let used = if gpu_layers == 0 { &[] } else { accelerators };
+        let indices: Vec<usize> = used.iter().map(|it| it.index).collect();
+        params = params
+            .with_devices(&indices)
+            .map_err(|error| refused(error.to_string()))?;
+    }
     let model =
         LlamaModel::load_from_file(backend, path, &params).map_err(|_| refused(reason()))?;
     if raw::has_encoder(&model) {
@@ -343,7 +390,7 @@ impl Heads {
 }
 
 /// Memory that is free now; `None` where the system does not say.
-fn free_bytes() -> Option<u64> {
+pub(super) fn free_bytes() -> Option<u64> {
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
     let free = system.available_memory();
@@ -379,10 +426,36 @@ fn log_model(config: &EngineConfig, model: &LlamaModel, sizes: Sizes, manner: Ma
     }
 }
 
+/// Layers that were counted out for accelerators stay here where there is none.
+fn warn_of_no_device(config: &EngineConfig, devices: &[Device]) {
+    match config.gpu_layers {
+        GpuLayers::Count(layers) if layers > 0 && devices.is_empty() => warn!(
+            model = %config.name,
+            layers, "no accelerator that this build can use is there; all layers stay on the CPU"
+        ),
+        GpuLayers::Count(_) | GpuLayers::Fitted => {}
+    }
+}
+
+/// Nothing is said of a machine without accelerators.
+fn log_placement(config: &EngineConfig, placement: &Placement) {
+    for placed in &placement.devices {
+        info!(
+            model = %config.name,
+            device = placed.device.name,
+            layers = placed.layers,
+            layers_all = placement.layers_all,
+            bytes = placed.need_bytes,
+            bytes_free = placed.device.free_bytes,
+            "layers are kept on an accelerator"
+        );
+    }
+}
+
 /// The bare model, for tests of the parts.
 #[cfg(test)]
 pub(super) fn tests_model(path: &Path) -> Arc<LlamaModel> {
     let config = EngineConfig::new(path, "test");
-    let opened = open(backend(None), &config.path, config.gpu_layers);
+    let opened = open(backend(None), &config.path, u32::MAX, &[]);
     Arc::new(opened.expect("the tests' model opens"))
 }

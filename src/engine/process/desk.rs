@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::frame::{ASK_BYTES_MAX, Outbox};
 use super::words::{Ask, Failure, Order, Part, Pulse, Query, Word};
+use crate::offload::Placement;
 use crate::queue::{DraftCount, Vitals};
 
 /// Replies open at once. One more is refused as overloaded.
@@ -59,6 +60,7 @@ struct Book {
     drafts_before: DraftCount,
     drafts: DraftCount,
     vitals: Vitals,
+    placement: Placement,
     /// The child's number with the system, while there is one.
     pid: Option<u32>,
     lines: HashMap<u64, Line>,
@@ -104,6 +106,7 @@ impl Desk {
                 drafts_before: DraftCount::default(),
                 drafts: DraftCount::default(),
                 vitals: Vitals::default(),
+                placement: Placement::default(),
                 pid: None,
                 lines: HashMap::new(),
                 next_id: 0,
@@ -124,6 +127,15 @@ impl Desk {
     /// As last told; of a child that is gone, nothing.
     pub(super) fn vitals(&self) -> Vitals {
         self.book().vitals
+    }
+
+    /// Where this child's layers lie, or the last one's.
+    pub(super) fn placement(&self) -> Placement {
+        self.book().placement.clone()
+    }
+
+    pub(super) fn set_placement(&self, placement: Placement) {
+        self.book().placement = placement;
     }
 
     pub(super) fn pid(&self) -> Option<u32> {

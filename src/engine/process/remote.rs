@@ -20,6 +20,7 @@ use super::words::{Ask, Card, Job, Order, Part, Query};
 use crate::config::EngineConfig;
 use crate::engine::needs;
 use crate::load::LoadError;
+use crate::offload::Placement;
 use crate::queue::{DraftCount, Vitals};
 
 /// How long a request waits for a child that is being started again. Most are back sooner, and
@@ -158,6 +159,12 @@ impl Remote {
     #[must_use]
     pub fn vitals(&self) -> Vitals {
         self.desk.vitals()
+    }
+
+    /// As [`crate::Engine::placement`].
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        self.desk.placement()
     }
 
     /// The process, while there is one that has loaded.

@@ -84,7 +84,8 @@ where
         }
     };
     let card = tenant.card();
-    tell(&outbox, &Word::Ready { card });
+    let placement = tenant.placement();
+    tell(&outbox, &Word::Ready { card, placement });
     let mut hall = Hall {
         tenant,
         outbox: Arc::clone(&outbox),

@@ -13,6 +13,7 @@ use super::frame::{ASK_BYTES_MAX, FrameReader, Pen, TELL_BYTES_MAX, put};
 use super::launch::{Childlike, Death, Launch};
 use super::words::{Card, Order, Word};
 use crate::load::LoadError;
+use crate::offload::Placement;
 
 /// Loads that may fail in a row. One that fails three times will not do better the fourth.
 const FAILED_LOADS_MAX: u32 = 3;
@@ -40,6 +41,7 @@ pub(super) struct Link<L: Launch> {
     stream: L::Stream,
     child: L::Child,
     reader: FrameReader,
+    placement: Placement,
 }
 
 /// Why a child has not loaded it.
@@ -151,11 +153,12 @@ async fn hatch<L: Launch>(launcher: &mut L, load: &Order) -> Result<(Link<L>, Ca
         }
     };
     match answer {
-        Some(Ok(Some(Word::Ready { card }))) if !card.is_empty() => {
+        Some(Ok(Some(Word::Ready { card, placement }))) if !card.is_empty() => {
             let link = Link {
                 stream,
                 child,
                 reader,
+                placement,
             };
             return Ok((link, card));
         }
@@ -198,6 +201,7 @@ impl<L: Launch> Supervisor<L> {
         loop {
             let ready_at = Instant::now();
             self.desk.set_pid(link.child.id());
+            self.desk.set_placement(link.placement.clone());
             let (child, complaint) = attend(&self.desk, link, self.hang_max).await;
             // At once: whoever waits for an event of this child's waits in vain.
             self.desk.set_phase(Phase::Restarting);
@@ -273,6 +277,7 @@ async fn attend<L: Launch>(
         stream,
         mut child,
         mut reader,
+        ..
     } = link;
     let complaint = {
         let (mut read, write) = tokio::io::split(stream);

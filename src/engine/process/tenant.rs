@@ -11,6 +11,7 @@ use super::words::{Card, Part, Query};
 use crate::embedding::LocalEmbedder;
 use crate::encoding::EmbeddingDriver;
 use crate::engine::{Engine, EngineDriver, EnginePanicked};
+use crate::offload::Placement;
 use crate::queue::{DraftCount, Stride, Vitals};
 use crate::ranking::LocalReranker;
 
@@ -107,6 +108,13 @@ impl Tenant {
         match self {
             Tenant::Chat(engine) => engine.vitals(),
             Tenant::Embed(_) | Tenant::Rank(_) => Vitals::default(),
+        }
+    }
+
+    pub(super) fn placement(&self) -> Placement {
+        match self {
+            Tenant::Chat(engine) => engine.placement().clone(),
+            Tenant::Embed(_) | Tenant::Rank(_) => Placement::default(),
         }
     }
 

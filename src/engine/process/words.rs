@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::EngineConfig;
 use crate::embedding::EmbedderConfig;
+use crate::offload::Placement;
 use crate::queue::{DraftCount, Vitals};
 
 /// To the child. `Load` comes first and once; `Ask` only after `Ready`.
@@ -131,6 +132,7 @@ pub(super) enum Word {
     /// The model is loaded.
     Ready {
         card: Card,
+        placement: Placement,
     },
     /// It could not be, and why: the whole chain of causes.
     Refused {

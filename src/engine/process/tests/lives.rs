@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::fake::request;
+use crate::offload::Placement;
 use crate::process::frame::{FrameReader, put};
 use crate::process::words::{Card, Order, Word};
 
@@ -46,7 +47,11 @@ impl Peer {
             abilities: Abilities::NONE.with(Ability::Tools),
         };
         let card = Card::Chat(vec![model]);
-        peer.say(&Word::Ready { card }).await;
+        let placement = Placement {
+            layers: 3,
+            ..Placement::default()
+        };
+        peer.say(&Word::Ready { card, placement }).await;
         peer
     }
 
@@ -168,6 +173,8 @@ async fn waits_between_restarts_grow_and_a_steady_run_ends_them() {
     ]);
     let bench = start(config(), nursery).await.unwrap();
     until("five launches", || bench.nursery.launches() == 5).await;
+    let placement = || bench.remote.placement();
+    until("its placement", || placement().layers == 3).await;
     assert_eq!(bench.nursery.gaps(), [1_100, 1_200, 1_400, 61_100]);
     bench.stop().await;
 }
