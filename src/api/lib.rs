@@ -47,6 +47,6 @@ mod sse;
 mod tally;
 
 pub use ingress::{BodyLimits, FloodConfig, IngressConfig, LoadLimits};
-pub use loaded::{ModelBoard, ModelFile, ModelState, ModelView, ModelsView};
+pub use loaded::{DeviceView, ModelBoard, ModelFile, ModelState, ModelView, ModelsView};
 pub use probes::Scrape;
 pub use server::Api;

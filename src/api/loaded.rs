@@ -81,6 +81,20 @@ impl ModelState {
     }
 }
 
+/// A model's share of an accelerator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceView {
+    pub name: String,
+    pub description: String,
+    pub layers: u32,
+    pub memory_bytes_predicted: u64,
+    /// How much less was free after the load than before.
+    pub memory_bytes_taken: u64,
+    /// Before the load.
+    pub memory_bytes_free: u64,
+    pub memory_bytes_total: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelView {
     pub name: String,
@@ -104,6 +118,12 @@ pub struct ModelView {
     pub memory_bytes_predicted: u64,
     /// What its process has in memory.
     pub memory_bytes_resident: Option<u64>,
+    /// Layers on accelerators, and how many there are, the output counted as one. 0 of 0 while it is
+    /// not loaded.
+    pub gpu_layers: u32,
+    pub layers: u32,
+    /// The accelerators that hold any.
+    pub devices: Vec<DeviceView>,
     pub idle_s: Option<f64>,
     /// Until it is unloaded if no request comes.
     pub unloads_in_s: Option<f64>,

@@ -10,8 +10,8 @@ use depot::gguf::{self, GgufFault, GgufSummary, ProjectorSummary};
 use depot::{Depot, DepotError};
 use domain::{Ability, Backend, BackendCard, BackendName, ModelCard, Tier, Tokens, Trust};
 use engine::{
-    DraftCount, Engine, EngineConfig, EngineDriver, LoadError, MemoryNeed, ModelShape, Program,
-    Remote, Vitals,
+    DraftCount, Engine, EngineConfig, EngineDriver, LoadError, MemoryNeed, ModelShape, Placement,
+    Program, Remote, Vitals,
 };
 use futures::future::BoxFuture;
 use policy::Templates;
@@ -467,6 +467,15 @@ impl LocalEngine {
         match self {
             Self::Thread(engine) => engine.vitals(),
             Self::Process(remote) => remote.vitals(),
+        }
+    }
+
+    /// Where its layers lie.
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        match self {
+            Self::Thread(engine) => engine.placement().clone(),
+            Self::Process(remote) => remote.placement(),
         }
     }
 

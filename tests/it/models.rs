@@ -220,6 +220,12 @@ async fn models_are_shown_as_a_table() {
     assert!(line("huge").contains("unloaded"), "{table}");
     let json: Value = serde_json::from_str(&shown(&["--json"])).unwrap();
     assert_eq!(json["models"][1]["name"], "a", "{json}");
+    let layers = |of: &str| json["models"][1][of].as_u64().unwrap();
+    let is_built = cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal"));
+    assert!(is_built || layers("gpu_layers") == 0, "{json}");
+    assert!(layers("layers") > 1, "{json}");
+    let column = format!(" {}/{} ", layers("gpu_layers"), layers("layers"));
+    assert!(line("a ").contains(&column), "{table}");
     let resident = json["models"][1]["memory_bytes_resident"].as_u64().unwrap();
     let predicted = json["models"][1]["memory_bytes_predicted"]
         .as_u64()

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use api::{ModelView, ModelsView};
+use api::{DeviceView, ModelView, ModelsView};
 use reqwest::{Client, Url};
 
 use crate::cli::PsArgs;
@@ -16,7 +16,7 @@ use crate::{banner, client, terminal};
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Longest answer read: some hundred bytes for each of a few models.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
-const HEADS: [&str; 11] = [
+const HEADS: [&str; 12] = [
     "MODEL",
     "STATE",
     "PID",
@@ -26,6 +26,7 @@ const HEADS: [&str; 11] = [
     "REPLY/S",
     "MEMORY",
     "PREDICTED",
+    "GPU",
     "IDLE",
     "UNLOADS",
 ];
@@ -121,6 +122,9 @@ fn table(view: &ModelsView) -> String {
         mebibytes(view.memory_bytes_max)
     ));
     for model in &view.models {
+        for device in &model.devices {
+            text.push_str(&format!("{}: {}\n", model.name, share(device)));
+        }
         if let Some(reason) = &model.reason {
             text.push_str(&format!("{}: {reason}\n", model.name));
         }
@@ -152,9 +156,30 @@ fn row(model: &ModelView) -> [String; HEADS.len()] {
         rate(model.reply_tokens_per_s),
         model.memory_bytes_resident.map_or_else(dash, mebibytes),
         mebibytes(model.memory_bytes_predicted),
+        gpu(model),
         seconds(model.idle_s),
         unloads,
     ]
+}
+
+/// How many of the layers are on accelerators, of a model that is loaded.
+fn gpu(model: &ModelView) -> String {
+    if model.layers == 0 {
+        return "-".to_owned();
+    }
+    format!("{}/{}", model.gpu_layers, model.layers)
+}
+
+fn share(device: &DeviceView) -> String {
+    format!(
+        "{} layers on {} ({}), {} predicted, {} taken of {} that were free",
+        device.layers,
+        device.name,
+        device.description,
+        mebibytes(device.memory_bytes_predicted),
+        mebibytes(device.memory_bytes_taken),
+        mebibytes(device.memory_bytes_free)
+    )
 }
 
 #[cfg(test)]
@@ -178,6 +203,9 @@ mod tests {
             reply_tokens_per_s: None,
             memory_bytes_predicted: 10 << 20,
             memory_bytes_resident: None,
+            gpu_layers: 0,
+            layers: 0,
+            devices: Vec::new(),
             idle_s: None,
             unloads_in_s: None,
             loads: 0,
@@ -198,10 +226,22 @@ mod tests {
             prompt_tokens_per_s: Some(245.04),
             reply_tokens_per_s: Some(43.97),
             memory_bytes_resident: Some(700 << 20),
+            gpu_layers: 20,
+            layers: 25,
+            devices: vec![DeviceView {
+                name: "CUDA0".to_owned(),
+                description: "a card".to_owned(),
+                layers: 20,
+                memory_bytes_predicted: 300 << 20,
+                memory_bytes_taken: 280 << 20,
+                memory_bytes_free: 900 << 20,
+                memory_bytes_total: 1000 << 20,
+            }],
             ..model("qwen2.5-0.5b", ModelState::Loaded)
         };
         let idle = ModelView {
             pid: Some(99),
+            layers: 5,
             idle_s: Some(12.4),
             unloads_in_s: Some(287.6),
             ..model("tiny", ModelState::Loaded)
@@ -216,11 +256,12 @@ mod tests {
             models: vec![busy, idle, down],
         });
         let expected = "\
-MODEL         STATE   PID   SLOTS  QUEUED  PROMPT/S  REPLY/S  MEMORY   PREDICTED  IDLE  UNLOADS
-qwen2.5-0.5b  loaded  4321  2/8    3       245.0     44.0     700 MiB  10 MiB     -     never
-tiny          loaded  99    0/8    0       -         -        -        10 MiB     12s   288s
-huge          down    -     0/8    0       -         -        -        10 MiB     -     -
+MODEL         STATE   PID   SLOTS  QUEUED  PROMPT/S  REPLY/S  MEMORY   PREDICTED  GPU    IDLE  UNLOADS
+qwen2.5-0.5b  loaded  4321  2/8    3       245.0     44.0     700 MiB  10 MiB     20/25  -     never
+tiny          loaded  99    0/8    0       -         -        -        10 MiB     0/5    12s   288s
+huge          down    -     0/8    0       -         -        -        10 MiB     -      -     -
 20 MiB of 1024 MiB of memory is taken or promised
+qwen2.5-0.5b: 20 layers on CUDA0 (a card), 300 MiB predicted, 280 MiB taken of 900 MiB that were free
 huge: it needs too much
 ";
         assert_eq!(text, expected);

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use api::{ModelBoard, ModelFile, ModelState, ModelView, ModelsView};
+use api::{DeviceView, ModelBoard, ModelFile, ModelState, ModelView, ModelsView};
 use domain::HealthState;
-use engine::DraftCount;
+use engine::{DraftCount, Placed};
 
 use super::{Berth, Book, Fleet, State, ends, now};
 use crate::local::{Home, LocalModel};
@@ -92,6 +92,8 @@ impl Fleet {
         };
         let seconds = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
         let terms = registry.terms(at);
+        let placement = berth.engine.as_ref().map(|engine| engine.placement());
+        let placement = placement.unwrap_or_default();
         ModelView {
             name: terms.name.clone(),
             state,
@@ -109,6 +111,13 @@ impl Fleet {
             reply_tokens_per_s: vitals.reply_rate,
             memory_bytes_predicted: terms.need,
             memory_bytes_resident: None,
+            gpu_layers: if placement.devices.is_empty() {
+                0
+            } else {
+                placement.layers
+            },
+            layers: placement.layers_all,
+            devices: placement.devices.iter().map(device).collect(),
             idle_s: registry
                 .idle_since(at)
                 .map(|since| now.saturating_duration_since(since).as_secs_f64()),
@@ -130,6 +139,18 @@ impl Fleet {
             let now = berth.engine.as_ref().map(|engine| engine.drafts());
             sum.and(berth.drafts_before).and(now.unwrap_or_default())
         })
+    }
+}
+
+fn device(placed: &Placed) -> DeviceView {
+    DeviceView {
+        name: placed.device.name.clone(),
+        description: placed.device.description.clone(),
+        layers: placed.layers,
+        memory_bytes_predicted: placed.need_bytes,
+        memory_bytes_taken: placed.taken_bytes,
+        memory_bytes_free: placed.device.free_bytes,
+        memory_bytes_total: placed.device.total_bytes,
     }
 }
 
