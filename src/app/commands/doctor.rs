@@ -1,5 +1,6 @@
 //! `hedge doctor`: one line per thing looked at, and what to do about it.
 
+mod gpu;
 mod look;
 mod pools;
 

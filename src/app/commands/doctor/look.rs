@@ -10,10 +10,10 @@ use providers::{Transport, UpstreamConfig};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
+use super::gpu::Gpus;
 use super::{Line, pools};
 use crate::assembly::Assembly;
 use crate::cli::ConfigArgs;
-use crate::commands::version::features;
 use crate::config::{self, AdminListen, Config, Loaded};
 use crate::embedder::{EncoderFault, EncoderModel};
 use crate::fleet::mebibytes;
@@ -28,13 +28,18 @@ const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
 pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
     let loaded = config::load(args.config.as_deref(), &config::environment(), &[]);
-    let mut lines = vec![cpu(), memory(), gpu()];
+    let gpus = Gpus::look();
+    let mut lines = vec![cpu(), memory()];
+    lines.extend(gpus.lines());
     lines.extend(configuration(&loaded));
     let Some(config) = &loaded.config else {
         return Ok(lines);
     };
     let (models, located) = models(config);
     lines.extend(models);
+    if let Some(located) = &located {
+        lines.extend(gpus.models(located));
+    }
     lines.extend(encoders(config, located.as_ref()));
     lines.push(data_dir(config));
     lines.extend(ports(config));
@@ -131,35 +136,6 @@ fn memory() -> Line {
         );
     }
     Line::ok("memory", found)
-}
-
-fn gpu() -> Line {
-    let device = [
-        ("/dev/nvidiactl", "an NVIDIA GPU", "cuda"),
-        ("/dev/kfd", "an AMD GPU", "vulkan"),
-        ("/dev/dri/renderD128", "a GPU", "vulkan"),
-    ]
-    .into_iter()
-    .find(|(path, ..)| Path::new(path).exists());
-    let built = features()
-        .into_iter()
-        .find(|(name, is_on)| *is_on && matches!(*name, "cuda" | "vulkan" | "metal"));
-    match (device, built) {
-        (None, None) => Line::ok("gpu", "none seen; the CPU computes"),
-        (None, Some((feature, _))) => Line::warn(
-            "gpu",
-            format!("this build wants one ({feature}) and none is seen"),
-            "pass the device into the container, or install its driver",
-        ),
-        (Some((_, what, feature)), None) => Line::warn(
-            "gpu",
-            format!("{what} is there and this build does not use it"),
-            format!("build with --features {feature}"),
-        ),
-        (Some((_, what, _)), Some((feature, _))) => {
-            Line::ok("gpu", format!("{what}, used through {feature}"))
-        }
-    }
 }
 
 fn configuration(loaded: &Loaded) -> Vec<Line> {
