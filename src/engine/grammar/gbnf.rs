@@ -37,7 +37,7 @@ pub(super) fn translate(text: &str) -> Result<String, String> {
         .grammar()
         .map_err(|said| format!("line {}: {said}", reader.line))?;
     if let Some((name, _)) = reader.rules.iter().find(|(_, rule)| !rule.is_defined) {
-        return Err(format!("there is no rule `{name}`"));
+        return Err(format!("there is no rule `{}`", shown(name)));
     }
     match reader.rules.get("root") {
         Some(root) => Ok(format!("start: r{}\n{}", root.index, reader.written)),
@@ -391,6 +391,10 @@ mod tests {
             let refused = translate(text).expect_err(text);
             assert!(refused.contains(said), "{text}: {refused}");
         }
+        // Of a long name no more than a part was to be told.
+        let long = format!("root ::= {}", "n".repeat(NAME_CHARS_MAX + 1));
+        let told = format!("no rule `{}`", "n".repeat(NAME_CHARS_MAX));
+        assert!(translate(&long).unwrap_err().contains(&told));
         let deep = format!("root ::= {}", "(".repeat(GROUPS_MAX + 1));
         assert!(translate(&deep).unwrap_err().contains("50"));
         let many: String = (0..=RULES_MAX)
