@@ -15,7 +15,7 @@ use super::{GgufSummary, Pooling};
 /// Lists that llama.cpp indexes by token.
 const PER_TOKEN: [&str; 2] = ["tokenizer.ggml.scores", "tokenizer.ggml.token_type"];
 /// `LLAMA_MAX_LAYERS` and `LLAMA_MAX_EXPERTS`.
-const LAYERS_MAX: u64 = 512;
+pub(super) const LAYERS_MAX: u64 = 512;
 const EXPERTS_MAX: u64 = 1_024;
 /// llama.cpp counts in 32 bits; no model comes near half of that.
 const SIZE_MAX: u64 = 1 << 31;

@@ -1,6 +1,7 @@
 //! What of a header decides how much memory a model takes, beside its weights.
 
 use super::header::{Header, Value};
+use super::model::LAYERS_MAX;
 use super::tensor::Tensors;
 
 /// Sizes of a model's parts. 0 where the header does not say and no default is known.
@@ -32,8 +33,9 @@ pub struct Attention {
     pub values: u64,
 }
 
-/// Read after [`super::model::check`], so that counts lie within its bounds. Windows and compressed
-/// caches are not looked at: the full cache is an upper estimate of both.
+/// Read after [`super::model::check`], so that counts lie within its bounds; of an adapter, which that
+/// does not look at, no more layers are told than a model may have. Windows and compressed caches are
+/// not looked at: the full cache is an upper estimate of both.
 pub(super) fn of(header: &Header, architecture: &str, tensors: &Tensors) -> GgufShape {
     let key = |name: &str| format!("{architecture}.{name}");
     let whole = |name: &str| header.whole(&key(name)).unwrap_or(0);
@@ -42,7 +44,8 @@ pub(super) fn of(header: &Header, architecture: &str, tensors: &Tensors) -> Gguf
         Some(Value::List(list)) => list.wholes.clone(),
         _ => Vec::new(),
     };
-    let (layers, embedding) = (whole("block_count"), whole("embedding_length"));
+    let layers = whole("block_count").min(LAYERS_MAX);
+    let embedding = whole("embedding_length");
     let heads_listed = per_layer("attention.head_count");
     let heads = heads_listed.iter().copied().max().unwrap_or(0);
     let key_heads = per_layer("attention.head_count_kv");

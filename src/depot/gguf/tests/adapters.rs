@@ -176,6 +176,16 @@ fn an_adapter_is_no_model_and_has_a_place_in_a_depot() {
     assert!(fault.contains("other half"), "{fault}");
 }
 
+/// One said it had 2^64 layers, and each was counted with the numbers it keeps of a token.
+#[test]
+fn an_adapter_is_not_believed_how_many_layers_it_has() {
+    let count = u64::MAX.to_le_bytes().to_vec();
+    let file = adapter().raw("llama.block_count", 10, count).build();
+    let summary = inspect_any_from(&*file, file.len() as u64).unwrap();
+    assert_eq!(summary.shape.layers, 512);
+    assert_eq!(summary.shape.attention.len(), 512);
+}
+
 proptest! {
     #[test]
     fn random_changes_of_an_adapter_never_panic(
