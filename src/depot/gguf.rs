@@ -99,7 +99,14 @@ pub fn inspect_projector(path: &Path) -> Result<ProjectorSummary, GgufFault> {
     inspect_projector_from(BufReader::with_capacity(1 << 16, file), bytes)
 }
 
-fn inspect_projector_from(source: impl Read, bytes: u64) -> Result<ProjectorSummary, GgufFault> {
+/// Checks a projector of `bytes` bytes that is read from `source`.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_projector_from(
+    source: impl Read,
+    bytes: u64,
+) -> Result<ProjectorSummary, GgufFault> {
     let mut reader = Reader::new(source, bytes);
     let header = Header::read(&mut reader)?;
     let tensors = tensor::read_all(&mut reader, &header)?;

@@ -25,10 +25,14 @@ mod reader;
 mod scan;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::seeds;
 
 pub(crate) use channels::{ANSWER_OPEN, REMARK};
+#[cfg(any(fuzzing, test))]
+pub(crate) use families::FAMILIES;
 #[cfg(test)]
-pub(crate) use families::{FAMILIES, HERMES};
+pub(crate) use families::HERMES;
 #[cfg(test)]
 pub(crate) use family::Family;
 pub(crate) use family::{ForcedForm, Ids, Manner, ThoughtMarks, opened_thought};

@@ -14,6 +14,8 @@
 
 mod calls;
 mod formats;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod gbnf;
 mod kept;
 mod schema;

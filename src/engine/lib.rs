@@ -40,6 +40,8 @@ mod engine;
 #[cfg(test)]
 mod fake;
 mod forecast;
+#[cfg(any(fuzzing, test))]
+pub mod fuzz;
 mod gallery;
 mod grammar;
 mod kv;

@@ -22,6 +22,8 @@
 mod desk;
 mod encoders;
 mod frame;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod launch;
 mod remote;
 mod serve;

@@ -418,6 +418,94 @@ fn every_single_byte_flip_is_survived() {
     }
 }
 
+fn corpus() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/gguf")
+}
+
+/// What the fuzzer found its way by, without its compiler.
+#[test]
+fn what_the_fuzzer_keeps_is_survived() {
+    let model = std::fs::read(corpus().join("../../adapted.gguf")).unwrap();
+    let weights = Weights::read_from(&*model, model.len() as u64).unwrap();
+    let mut sound = [0; 3];
+    for entry in std::fs::read_dir(corpus()).unwrap() {
+        let file = std::fs::read(entry.unwrap().path()).unwrap();
+        let length = file.len() as u64;
+        let _ = inspect_any_from(&*file, length);
+        sound[0] += u32::from(inspected(&file).is_ok());
+        sound[1] += u32::from(inspect_projector_from(&*file, length).is_ok());
+        sound[2] += u32::from(weights.inspect_from(&*file, length).is_ok());
+    }
+    assert!(!sound.contains(&0), "of some kind none passes: {sound:?}");
+}
+
+/// A chat model of each kind of tokenizer and of layers, one that embeds and one that ranks.
+#[test]
+#[ignore = "writes what the fuzzer begins with"]
+fn seeds_are_written() {
+    let bytes: Vec<String> = (0..=255_u8).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let bytes: Vec<&str> = bytes.iter().map(String::as_str).collect();
+    let plain = Builder::model()
+        .whole("llama.attention.head_count", 1)
+        .whole("llama.feed_forward_length", 4)
+        .real("llama.attention.layer_norm_rms_epsilon", 1e-5)
+        .real("llama.rope.freq_base", 1e4)
+        .whole("llama.rope.dimension_count", 2)
+        .numbers("tokenizer.ggml.scores", &[0.0, 1.0, 2.0])
+        .tensor("blk.0.attn_q.weight", &[2, 2], 1, 8)
+        .tensor("blk.0.ffn_norm.weight", &[2], 0, 8);
+    let fallback = Builder::model()
+        .text("tokenizer.ggml.model", "llama")
+        .texts("tokenizer.ggml.tokens", &bytes)
+        .whole("general.alignment", 64)
+        .no_tensors()
+        .tensor("token_embd.weight", &[2, 256], 1, 1024);
+    let mixture = Builder::model()
+        .whole("llama.block_count", 2)
+        .whole("llama.expert_count", 4)
+        .whole("llama.expert_used_count", 2)
+        .whole("llama.expert_feed_forward_length", 4)
+        .tensor("blk.0.ffn_up_exps.weight", &[2, 4, 4], 0, 128);
+    let hybrid = Builder::model()
+        .whole("llama.ssm.inner_size", 8)
+        .whole("llama.ssm.state_size", 2)
+        .whole("llama.ssm.conv_kernel", 4)
+        .whole("llama.wkv.head_size", 1)
+        // One entry, of 32 bits.
+        .raw("llama.attention.head_count_kv", 9, {
+            [4_u32, 1, 0, 1].map(u32::to_le_bytes).concat()
+        });
+    let encoder = Builder::model()
+        .whole("llama.pooling_type", 1)
+        .without("tokenizer.chat_template");
+    let ranker = Builder::model()
+        .whole("llama.pooling_type", 4)
+        .texts("llama.classifier.output_labels", &["no", "yes"])
+        .tensor("cls.output.weight", &[2, 2], 0, 16);
+    let seeds = [
+        Builder::model(),
+        plain,
+        fallback,
+        mixture,
+        hybrid,
+        encoder,
+        ranker,
+    ];
+    std::fs::create_dir_all(corpus()).unwrap();
+    let models = seeds.iter().map(Builder::build);
+    let models = models.inspect(|file| drop(inspected(file).unwrap()));
+    let others = adapters::seeds().into_iter().chain([eyes()]);
+    let files = models.chain(others.map(|seed| seed.build()));
+    for (index, file) in files.enumerate() {
+        std::fs::write(corpus().join(format!("seed-{index}")), file).unwrap();
+    }
+    std::fs::write(
+        corpus().join("../../adapted.gguf"),
+        adapters::model().build(),
+    )
+    .unwrap();
+}
+
 fn bundled() -> Vec<u8> {
     let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
     std::fs::read(models.join("hedge-tiny.gguf")).unwrap()

@@ -147,8 +147,8 @@ impl Reader {
     }
 
     /// How many bytes are held back.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn held(&self) -> usize {
         self.buffer.len()
     }
 

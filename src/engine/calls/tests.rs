@@ -70,6 +70,24 @@ fn case(path: &Path) -> Case {
     }
 }
 
+/// For the fuzzer, which says by three bytes before each how it is to be read.
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let seed = |case: Case| {
+        let mut families = FAMILIES.iter();
+        let family = families.position(|family| family.name == case.manner.family.name);
+        let place = match case.beginning {
+            Beginning::Blank => 5,
+            Beginning::Thought(_) => 6,
+            Beginning::Call => 7,
+            Beginning::Plain => 8,
+            Beginning::Answer => 9,
+        };
+        let family = u8::try_from(family.unwrap_or(FAMILIES.len())).unwrap();
+        [&[family, place, 3], case.written.as_bytes()].concat()
+    };
+    cases().into_iter().map(seed).collect()
+}
+
 fn tool(name: &str, properties: Value) -> Tool {
     Tool {
         name: name.to_owned(),

@@ -6,7 +6,7 @@ const A: &str = "blk.0.ffn_down.weight.lora_a";
 const B: &str = "blk.0.ffn_down.weight.lora_b";
 
 /// With a matrix, one of three axes, one in nvfp4, and an output of its own.
-fn model() -> Builder {
+pub fn model() -> Builder {
     Builder::model()
         .tensor("output.weight", &[2, 3], 0, 24)
         .tensor("blk.0.ffn_down.weight", &[4, 6], 0, 96)
@@ -27,6 +27,20 @@ fn adapter() -> Builder {
     keys().tensor(A, &[4, 2], 0, 32).tensor(B, &[2, 6], 0, 48)
 }
 
+/// What the fuzzer begins with.
+pub fn seeds() -> [Builder; 2] {
+    [adapter(), wide()]
+}
+
+fn wide() -> Builder {
+    keys()
+        .tensor("blk.0.ffn_up_exps.weight.lora_a", &[4, 3, 2], 1, 48)
+        .tensor("blk.0.ffn_up_exps.weight.lora_b", &[3, 6, 2], 1, 72)
+        .tensor("token_embd.weight.lora_a", &[5, 3], 0, 60)
+        .tensor("token_embd.weight.lora_b", &[5, 2], 30, 20)
+        .tensor("blk.0.attn_norm.weight", &[2], 0, 8)
+}
+
 fn fitted(model: &Builder, adapter: &Builder) -> Result<AdapterSummary, GgufFault> {
     let (model, adapter) = (model.build(), adapter.build());
     let weights = Weights::read_from(&*model, model.len() as u64).unwrap();
@@ -37,13 +51,7 @@ fn fitted(model: &Builder, adapter: &Builder) -> Result<AdapterSummary, GgufFaul
 fn an_adapter_that_fits_says_what_it_is() {
     let summary = fitted(&model(), &adapter()).unwrap();
     assert_eq!((summary.weight_count, summary.rank_max), (1, 2));
-    let wide = keys()
-        .tensor("blk.0.ffn_up_exps.weight.lora_a", &[4, 3, 2], 1, 48)
-        .tensor("blk.0.ffn_up_exps.weight.lora_b", &[3, 6, 2], 1, 72)
-        .tensor("token_embd.weight.lora_a", &[5, 3], 0, 60)
-        .tensor("token_embd.weight.lora_b", &[5, 2], 30, 20)
-        .tensor("blk.0.attn_norm.weight", &[2], 0, 8);
-    let summary = fitted(&model(), &wide).unwrap();
+    let summary = fitted(&model(), &wide()).unwrap();
     assert_eq!((summary.weight_count, summary.rank_max), (2, 5));
     // llama.cpp takes a missing alpha for none.
     assert!(fitted(&model(), &adapter().without("adapter.lora.alpha")).is_ok());
