@@ -24,7 +24,7 @@ use std::fs;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use domain::{BadRequest, ChatEvent, Delivery, Dialect, Grammar, Reply, SourceBody, collect};
+use domain::{ChatEvent, Delivery, Grammar, Reply, SourceBody, collect};
 use futures::{StreamExt, executor::block_on, stream};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ use crate::{
 #[rustfmt::skip]
 const SIDES: &[Side] = &[
     Side { name: "openai", client: &openai::Chat, server: Some(&[&openai::Chat, &openai::Chat]), frame: events },
-    Side { name: "responses", client: &responses::Responses, server: Some(&[&AskedResponses, &AskedResponses]), frame: events },
+    Side { name: "responses", client: &responses::Responses, server: Some(&[&responses::Responses, &responses::Responses]), frame: events },
     Side { name: "anthropic", client: &anthropic::Messages, server: Some(&[&anthropic::Messages, &anthropic::Messages]), frame: events },
     Side { name: "gemini", client: &gemini::Gemini, server: Some(&[&gemini::GenerateContent, &gemini::StreamGenerateContent]), frame: events },
     Side { name: "bedrock", client: &bedrock::Converse, server: None, frame: binary_frames },
@@ -94,25 +94,6 @@ fn binary_frames(items: &[Value]) -> Vec<u8> {
         bedrock::frames::frame(&headers, item["data"].to_string().as_bytes())
     });
     frames.collect::<Vec<_>>().concat()
-}
-
-/// Responses without whoever keeps them.
-#[derive(Debug)]
-struct AskedResponses;
-
-impl ServerDialect for AskedResponses {
-    fn dialect(&self) -> Dialect {
-        Dialect::Responses
-    }
-
-    fn decode(&self, body: &Bytes) -> Result<Decoded, BadRequest> {
-        let asked = responses::decode_request(body)?;
-        let encoder = Box::new(responses::Encoder::new(&asked, None));
-        Ok(Decoded {
-            request: asked.request,
-            encoder,
-        })
-    }
 }
 
 /// The inverse of [`events`].
