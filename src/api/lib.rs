@@ -33,6 +33,7 @@ mod line;
 mod loaded;
 mod models;
 mod ollama;
+mod openapi;
 mod opening;
 mod probes;
 mod reading;

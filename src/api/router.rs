@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, Uri};
 use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, MESSAGES_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
-use crate::{failing, loaded, models, ollama, probes, responses};
+use crate::{failing, loaded, models, ollama, openapi, probes, responses};
 
 /// Which door a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,7 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
                     "/v1/responses/{id}/cancel",
                     post(responses::cancel).fallback(only_post),
                 )
+                .route("/openapi.json", get(openapi::document).fallback(only_get))
                 .route("/v1/models", get(models::list).fallback(only_get))
                 .route("/v1/models/{*id}", get(models::one).fallback(only_get))
                 .route(MODERATIONS_PATH, post(moderations).fallback(only_post))

@@ -21,6 +21,7 @@ mod cost;
 mod failures;
 mod ingress;
 mod offline;
+mod openapi;
 mod operations;
 mod pools;
 mod rescue;

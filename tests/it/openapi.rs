@@ -1,0 +1,154 @@
+//! The document of the API is true: what it lists is there, and what is answered has its shape.
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{Hedge, request};
+
+/// Of the methods that OpenAPI names.
+fn method(word: &str) -> Option<Method> {
+    Method::from_bytes(word.to_ascii_uppercase().as_bytes()).ok()
+}
+
+#[tokio::test]
+async fn every_operation_of_the_document_is_there() {
+    let hedge = Hedge::start("").await;
+    let document = hedge.get("/openapi.json").await.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let mut count = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let is_admin = operations.get("servers").is_some();
+        for (word, operation) in operations.as_object().unwrap() {
+            let Some(method) = method(word).filter(|_| operation.get("responses").is_some()) else {
+                continue;
+            };
+            count += 1;
+            let place = path.replace("{id}", "local");
+            let reply = if is_admin {
+                hedge.admin_get(&place).await
+            } else {
+                let body = if method == Method::POST { "{}" } else { "" };
+                let mut asked = request(method, &place, Bytes::from(body));
+                let json = http::HeaderValue::from_static("application/json");
+                asked.headers_mut().insert("content-type", json);
+                hedge.send(asked).await
+            };
+            assert_ne!(
+                reply.status,
+                StatusCode::METHOD_NOT_ALLOWED,
+                "{word} {path}"
+            );
+            let is_nowhere = reply.text.contains("there is nothing at this path");
+            let is_kept_thing = path.starts_with("/v1/responses/");
+            assert!(
+                !is_nowhere || is_kept_thing,
+                "{word} {path}: {}",
+                reply.text
+            );
+            let status = reply.status.as_u16().to_string();
+            let told = operation["responses"].as_object().unwrap();
+            assert!(
+                told.contains_key(&status),
+                "{word} {path} answers {status}: {}",
+                reply.text
+            );
+        }
+    }
+    assert!(count >= 30, "{count} operations");
+}
+
+#[tokio::test]
+async fn chats_have_the_shape_that_the_document_says() {
+    let hedge = Hedge::start("").await;
+    let document = hedge.get("/openapi.json").await.json();
+    let shape = |name: &str| {
+        let mut schema = json!({"$ref": format!("#/components/schemas/{name}")});
+        schema["components"] = document["components"].clone();
+        jsonschema::validator_for(&schema).unwrap()
+    };
+    let check = |name: &str, value: &Value| {
+        let faults: Vec<String> = shape(name)
+            .iter_errors(value)
+            .map(|it| it.to_string())
+            .collect();
+        assert_eq!(faults, [""; 0], "{name}: {value}");
+    };
+    let hi = json!([{"role": "user", "content": "hi"}]);
+    let post = async |path: &str, body: Value| {
+        let mut asked = request(Method::POST, path, Bytes::from(body.to_string()));
+        let json = http::HeaderValue::from_static("application/json");
+        asked.headers_mut().insert("content-type", json);
+        hedge.send(asked).await
+    };
+    let whole = [
+        (
+            "/v1/chat/completions",
+            "ChatCompletion",
+            json!({"model": "local", "messages": hi, "logprobs": true, "top_logprobs": 2}),
+        ),
+        (
+            "/v1/completions",
+            "Completion",
+            json!({"model": "local", "prompt": "Once"}),
+        ),
+        (
+            "/v1/responses",
+            "ResponseObject",
+            json!({"model": "local", "input": "hi"}),
+        ),
+        (
+            "/v1/messages",
+            "AnthropicMessage",
+            json!({"model": "local", "messages": hi, "max_tokens": 20}),
+        ),
+        (
+            "/v1/messages/count_tokens",
+            "TokenCount",
+            json!({"model": "local", "messages": hi}),
+        ),
+        (
+            "/api/chat",
+            "OllamaChat",
+            json!({"model": "local", "messages": hi, "stream": false}),
+        ),
+        (
+            "/api/generate",
+            "OllamaGenerated",
+            json!({"model": "local", "prompt": "hi", "stream": false}),
+        ),
+        ("/api/show", "OllamaShown", json!({"model": "local"})),
+        (
+            "/tokenize",
+            "Tokens",
+            json!({"content": "hi", "with_pieces": true}),
+        ),
+        ("/apply-template", "Prompt", json!({"messages": hi})),
+    ];
+    for (path, name, body) in whole {
+        let reply = post(path, body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path}: {}", reply.text);
+        check(name, &reply.json());
+    }
+    let streamed = json!({"model": "local", "messages": hi, "stream": true, "stream_options": {"include_usage": true}});
+    let reply = post("/v1/chat/completions", streamed).await;
+    let chunks = reply.chunks();
+    assert!(chunks.len() > 2);
+    chunks.iter().for_each(|chunk| check("ChatChunk", chunk));
+    let bad = post("/v1/chat/completions", json!({})).await;
+    check("Error", &bad.json());
+    check(
+        "AnthropicError",
+        &post("/v1/messages", json!({})).await.json(),
+    );
+    check("OllamaError", &post("/api/chat", json!({})).await.json());
+    for (path, name) in [
+        ("/v1/models", "ModelList"),
+        ("/api/tags", "OllamaTags"),
+        ("/readyz", "Ready"),
+    ] {
+        check(name, &hedge.get(path).await.json());
+    }
+    check("Health", &hedge.admin_get("/admin/health").await.json());
+    check("Board", &hedge.admin_get("/admin/v1/models").await.json());
+}
