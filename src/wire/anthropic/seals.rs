@@ -1,31 +1,37 @@
 //! Seals in this dialect's opaque strings: a thought's `signature` and `redacted_thinking`'s `data`.
 //!
-//! Another maker's seal is written with a prefix that says whose it is, so that it finds the way
-//! back through a client that knows only this dialect:
+//! Another maker's seal is written as `foreign_seal.rs` has it, so that it finds the way back through a
+//! client that knows only this dialect:
 //!
 //! | seal | stands in |
 //! | --- | --- |
 //! | Anthropic's | its own string, as it came |
-//! | of another, for a thought or hidden | `hedge.<dialect>.<data>` |
-//! | of another, for a call | `hedge.<dialect>.call.<data>`, `redacted_thinking` right before `tool_use` |
+//! | of another, for a thought or hidden | `hedge.<dialect>.…` in the same places |
+//! | of another, for a call | `hedge.<dialect>.call.…`, in `redacted_thinking` right before `tool_use` |
 
 use std::borrow::Cow;
 
 use domain::{Dialect, Seal, SealKind};
 
-const PREFIX: &str = "hedge.";
+use crate::foreign_seal;
+
 /// Opaque strings are base64, which has no full stop.
 const CALL: &str = "call.";
 
 pub(super) fn written(seal: &Seal) -> Cow<'_, str> {
-    match seal.of {
-        Dialect::Anthropic => Cow::Borrowed(&seal.data),
-        other => Cow::Owned(format!("{PREFIX}{}.{}", other.as_label(), seal.data)),
+    if seal.of == Dialect::Anthropic {
+        Cow::Borrowed(&seal.data)
+    } else {
+        Cow::Owned(foreign_seal::write(seal))
     }
 }
 
 pub(super) fn written_for_call(seal: &Seal) -> String {
-    format!("{PREFIX}{}.{CALL}{}", seal.of.as_label(), seal.data)
+    foreign_seal::write(&Seal {
+        of: seal.of,
+        kind: SealKind::Signature,
+        data: format!("{CALL}{}", seal.data),
+    })
 }
 
 /// A seal, and what it is for.
@@ -39,29 +45,19 @@ pub(super) enum Read {
 
 /// Reads a string of the kind that Anthropic's own would be of.
 pub(super) fn read(text: String, kind: SealKind) -> Read {
-    let foreign = text.strip_prefix(PREFIX).and_then(|rest| {
-        let (label, data) = rest.split_once('.')?;
-        let of = Dialect::ALL.into_iter().find(|it| it.as_label() == label)?;
-        Some((of, data))
-    });
-    let Some((of, data)) = foreign else {
+    let Some(seal) = foreign_seal::read(&text) else {
         return Read::Here(Seal {
             of: Dialect::Anthropic,
             kind,
             data: text,
         });
     };
-    match data.strip_prefix(CALL) {
-        Some(data) => Read::NextCall(Seal {
-            of,
-            kind: SealKind::Signature,
+    match seal.data.strip_prefix(CALL) {
+        Some(data) if seal.kind == SealKind::Signature => Read::NextCall(Seal {
             data: data.to_owned(),
+            ..seal
         }),
-        None => Read::Here(Seal {
-            of,
-            kind,
-            data: data.to_owned(),
-        }),
+        _ => Read::Here(seal),
     }
 }
 

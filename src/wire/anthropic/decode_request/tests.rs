@@ -673,7 +673,7 @@ fn seals_of_other_makers_find_their_way_back() {
         r#"[{"role":"user","content":"a"},{"role":"assistant","content":[
             {"type":"thinking","thinking":"t","signature":"hedge.gemini.c2ln"},
             {"type":"thinking","thinking":"","signature":"hedge.gemini.bG9uZQ"},
-            {"type":"redacted_thinking","data":"hedge.responses.ZW5j"},
+            {"type":"redacted_thinking","data":"hedge.responses.hidden.ZW5j"},
             {"type":"redacted_thinking","data":"hedge.gemini.call.Y2FsbA"},
             {"type":"tool_use","id":"1","name":"f","input":{}},
             {"type":"tool_use","id":"2","name":"f","input":{}}]}]"#,

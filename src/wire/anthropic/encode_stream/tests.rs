@@ -165,7 +165,7 @@ fn a_reply_is_written_with_everything_that_was_asked_for() {
                 text("yes"),
                 thinking("unsigned", ""),
                 text("and"),
-                hidden("hedge.responses.ZW5j"),
+                hidden("hedge.responses.hidden.ZW5j"),
             ],
         ),
         (
@@ -176,7 +176,7 @@ fn a_reply_is_written_with_everything_that_was_asked_for() {
                 thinking("", "hedge.gemini.c2ln"),
                 text("yes"),
                 text("and"),
-                hidden("hedge.responses.ZW5j"),
+                hidden("hedge.responses.hidden.ZW5j"),
             ],
         ),
         (
