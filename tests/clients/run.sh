@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# run.sh [HEDGE]: OpenAI's Python and Node SDKs, as published, against the given binary; then the
-# routing checks. Versions are pinned in requirements.txt and package-lock.json.
+# run.sh [HEDGE]: OpenAI's and Anthropic's Python and Node SDKs, as published, against the given
+# binary; then the routing checks. Versions are pinned in requirements.txt and package-lock.json.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd ../.. && pwd)
@@ -26,6 +26,8 @@ serve_for=$root/scripts/serve-for.sh
 status=0
 "$serve_for" "$hedge" .venv/bin/python sdk.py || status=1
 "$serve_for" "$hedge" node sdk.mjs || status=1
+"$serve_for" "$hedge" .venv/bin/python anthropic_sdk.py || status=1
+"$serve_for" "$hedge" node anthropic_sdk.mjs || status=1
 
 # The same servers again, asking for a key that they know by its digest alone.
 export SDK_TEST_KEY=sk-client-tests
@@ -39,6 +41,8 @@ TOML
 with_keys() { env HEDGE_CONFIG="$config" "$serve_for" "$hedge" "$@"; }
 with_keys .venv/bin/python sdk.py || status=1
 with_keys node sdk.mjs || status=1
+with_keys .venv/bin/python anthropic_sdk.py || status=1
+with_keys node anthropic_sdk.mjs || status=1
 
 unset SDK_TEST_KEY
 .venv/bin/python routing.py "$hedge" "$fake_upstream" || status=1

@@ -14,6 +14,7 @@ mod harness;
 mod responses;
 mod rooms;
 
+mod anthropic;
 mod bad_input;
 mod cache;
 mod command_line;
