@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# run.sh [HEDGE]: OpenAI's and Anthropic's Python and Node SDKs, as published, against the given
-# binary; then the routing checks. Versions are pinned in requirements.txt and package-lock.json.
+# run.sh [HEDGE]: clients as published against the given binary: OpenAI's and Anthropic's Python and Node
+# SDKs; Ollama's client, LangChain, LlamaIndex and Vercel's AI SDK; then the routing checks. Versions are
+# pinned in requirements*.txt and package-lock.json.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd ../.. && pwd)
@@ -13,11 +14,12 @@ if [ ! -x "$hedge" ] || [ ! -x "$fake_upstream" ]; then
 fi
 
 # Installs again only when the pins changed.
-pins=$(cat requirements.txt package-lock.json | sha256sum)
+pins=$(cat requirements*.txt package-lock.json | sha256sum)
 if [ "$(cat .venv/pins 2>/dev/null)" != "$pins" ]; then
-    rm -rf .venv node_modules
-    python3 -m venv .venv
+    rm -rf .venv .venv-frameworks node_modules
+    for venv in .venv .venv-frameworks; do python3 -m venv "$venv"; done
     .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+    .venv-frameworks/bin/pip install --quiet --disable-pip-version-check -r requirements-frameworks.txt
     npm ci --silent --no-audit --no-fund
     echo "$pins" >.venv/pins
 fi
@@ -32,18 +34,38 @@ status=0
 # The same servers again, asking for a key that they know by its digest alone.
 export SDK_TEST_KEY=sk-client-tests
 config=$(mktemp --suffix=.toml)
-trap 'rm -f "$config"' EXIT
+fake=
+trap 'rm -f "$config"; [ -z "$fake" ] || kill "$fake"' EXIT
 cat >"$config" <<TOML
 [[keys]]
 name = "clients"
 secret = "sha256:$(printf %s "$SDK_TEST_KEY" | sha256sum | cut -d' ' -f1)"
 TOML
-with_keys() { env HEDGE_CONFIG="$config" "$serve_for" "$hedge" "$@"; }
-with_keys .venv/bin/python sdk.py || status=1
-with_keys node sdk.mjs || status=1
-with_keys .venv/bin/python anthropic_sdk.py || status=1
-with_keys node anthropic_sdk.mjs || status=1
+with_config() { env HEDGE_CONFIG="$config" "$serve_for" "$hedge" "$@"; }
+with_config .venv/bin/python sdk.py || status=1
+with_config node sdk.mjs || status=1
+with_config .venv/bin/python anthropic_sdk.py || status=1
+with_config node anthropic_sdk.mjs || status=1
 
 unset SDK_TEST_KEY
+
+# Frameworks, with a cloud beside the local model, and every question put anew.
+exec 3< <(exec "$fake_upstream" --listen 127.0.0.1:0 --key cloud-key)
+fake=$!
+read -r cloud <&3
+cat >"$config" <<TOML
+[cache]
+enabled = false
+[[upstreams]]
+name = "fake"
+base_url = "http://$cloud/v1"
+key = "env:CLOUD_KEY"
+models = ["big"]
+TOML
+export CLOUD_KEY=cloud-key
+with_config .venv-frameworks/bin/python frameworks.py || status=1
+with_config node frameworks.mjs || status=1
+unset CLOUD_KEY
+
 .venv/bin/python routing.py "$hedge" "$fake_upstream" || status=1
 exit "$status"

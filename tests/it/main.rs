@@ -22,9 +22,11 @@ mod cost;
 mod failures;
 mod ingress;
 mod offline;
+mod ollama;
 mod openapi;
 mod operations;
 mod pools;
+mod prompts;
 mod rescue;
 mod upstream;
 

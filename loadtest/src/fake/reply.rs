@@ -28,9 +28,9 @@ pub(super) struct Ask {
     model: String,
     #[serde(default)]
     messages: Vec<AskMessage>,
-    /// Of OpenAI's older completions, in place of messages.
+    /// Of OpenAI's older completions, in place of messages: a text, or a list of one.
     #[serde(default)]
-    prompt: Option<String>,
+    prompt: Option<Value>,
     #[serde(default)]
     stream: bool,
     #[serde(default)]
@@ -59,7 +59,7 @@ impl Ask {
     /// The last message's text, or its first text part; or the prompt.
     pub(super) fn last_text(&self) -> &str {
         if let Some(prompt) = &self.prompt {
-            return prompt;
+            return text_of_prompt(prompt);
         }
         let content = self.messages.last().map(|message| &message.content);
         match content {
@@ -85,10 +85,15 @@ impl Ask {
         let messages = self.messages.iter();
         messages
             .filter_map(|message| message.content.as_str())
-            .chain(self.prompt.as_deref())
+            .chain(self.prompt.as_ref().map(text_of_prompt))
             .map(|text| text.split_whitespace().count())
             .sum()
     }
+}
+
+fn text_of_prompt(prompt: &Value) -> &str {
+    let only = prompt.get(0).unwrap_or(prompt);
+    only.as_str().unwrap_or_default()
 }
 
 /// What `/v1/models` says.
