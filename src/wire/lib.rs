@@ -23,6 +23,7 @@ mod request_fault;
 mod splice;
 mod sse;
 mod strict_json;
+mod token;
 mod unsayable;
 
 pub use clients::{CLIENTS, client};
@@ -30,6 +31,7 @@ pub use halves::{
     Address, ClientDialect, Decoded, ReplyEncoder, ReplyTimes, ServerDialect, StreamDecoder,
 };
 pub use sse::{SseDecoder, SseEvent, SseFault};
+pub use token::{AccessToken, decode_token};
 
 #[cfg(test)]
 mod pairs;

@@ -56,7 +56,7 @@ pub fn decode_error(bytes: &[u8]) -> Option<ErrorReply> {
     })
 }
 
-const CONTEXT_CODE: &str = "context_length_exceeded";
+pub(super) const CONTEXT_CODE: &str = "context_length_exceeded";
 
 fn cut(message: &str) -> String {
     let clean = |letter: char| if letter.is_control() { ' ' } else { letter };

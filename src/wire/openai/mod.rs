@@ -30,6 +30,7 @@ mod encode_reply;
 
 // Encode request.
 mod encode_request;
+mod quirks;
 mod request_body;
 mod resuming;
 
@@ -62,6 +63,7 @@ pub use encode_reply::{Framing, encode_reply};
 pub use encode_request::encode_request;
 pub use error_body::ErrorBody;
 pub use halves::Chat;
+pub use quirks::Quirks;
 pub use reading::{
     DetokenizeRequest, TokenForm, TokenSource, TokenizeRequest, decode_detokenize, decode_template,
     decode_tokenize, encode_content, encode_prompt, encode_tokens,
