@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use domain::{BackendName, Trust};
 use wire::ClientDialect;
-use wire::openai::Chat;
+use wire::openai::{Chat, Quirks};
 
-use crate::{Continues, Secret};
+use crate::{Auth, Continues};
 
 /// One upstream.
 #[derive(Clone, PartialEq)]
@@ -17,8 +17,11 @@ pub struct UpstreamConfig {
     /// (`https://api.openai.com/v1`). `{model}` in the path stands for the model.
     pub base_url: String,
     pub dialect: &'static dyn ClientDialect,
-    /// Sent as `Authorization: Bearer`; `None` sends no such header.
-    pub key: Option<Secret>,
+    /// Where it differs from the dialect.
+    pub quirks: Quirks,
+    /// Fields of the query of every address, such as `api-version`.
+    pub query: Vec<(String, String)>,
+    pub auth: Auth,
     /// The model that stands for this upstream when none is named.
     pub default_model: String,
     /// Further models. Empty: any name passes, which the card shows as a last model named `*`.
@@ -65,7 +68,9 @@ impl UpstreamConfig {
             name: name.into(),
             base_url: base_url.into(),
             dialect: &Chat,
-            key: None,
+            quirks: Quirks::default(),
+            query: Vec::new(),
+            auth: Auth::None,
             default_model: default_model.into(),
             models: Vec::new(),
             trust,
@@ -87,7 +92,7 @@ impl fmt::Debug for UpstreamConfig {
         f.debug_struct("UpstreamConfig")
             .field("name", &self.name)
             .field("dialect", &self.dialect)
-            .field("has_key", &self.key.is_some())
+            .field("auth", &self.auth)
             .field("default_model", &self.default_model)
             .field("trust", &self.trust)
             .finish_non_exhaustive()
@@ -105,6 +110,10 @@ pub enum UpstreamConfigError {
     UrlCredentials,
     #[error("base_url must not have a query or a fragment")]
     UrlQuery,
+    #[error(
+        "token_url must be a URL as https://login.microsoftonline.com/TENANT/oauth2/v2.0/token"
+    )]
+    TokenUrl,
     #[error("the key holds characters that no header can carry")]
     KeyUnsendable,
     #[error("header {name:?} cannot be sent: its name or value is malformed")]

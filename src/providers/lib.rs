@@ -10,6 +10,7 @@
 //! What connects of public upstreams come to, [`LinkState`] knows: whether the node is offline.
 //! A [`Pool`] is several such upstreams behind one name: it chooses, watches and moves on.
 
+mod auth;
 mod breaker;
 mod config;
 mod direct;
@@ -27,6 +28,7 @@ mod upstream;
 
 pub use hyper_util::client::proxy::matcher::Matcher as Proxies;
 
+pub use auth::{Auth, AwsKeys, EntraClient, Key};
 pub use config::{UpstreamConfig, UpstreamConfigError};
 pub use link::{Knock, LinkRules, LinkState, TcpKnock};
 pub use pool::{

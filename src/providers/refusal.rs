@@ -6,10 +6,10 @@ use bytes::{Bytes, BytesMut};
 use domain::{BackendError, BadRequest, TimeoutPhase};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
+use tokio::time::timeout;
 use wire::ClientDialect;
 use wire::openai::ErrorReply;
 
-use crate::Secret;
 use crate::response::Response;
 
 /// Read of an error body; whatever is longer is no provider's error object.
@@ -19,34 +19,67 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Codes of a provider's content filter: Azure's and OpenAI's (Azure OpenAI, "Content filtering",
 /// and OpenAI's error codes for images and moderation, read 2026-11).
 const FILTER_CODES: [&str; 2] = ["content_filter", "content_policy_violation"];
-/// What stands in a message where the upstream repeated our key.
-const KEY_PLACEHOLDER: &str = "[key]";
+/// For the error body of an upstream that failed.
+const TRACE_WAIT_MAX: Duration = Duration::from_millis(50);
+/// Of a provider's codes and ids. Longer ones are no such things.
+const WORD_BYTES_MAX: usize = 128;
+/// The headers that providers name an exchange in: Anthropic, OpenAI and most others, Azure, Bedrock,
+/// and whoever sits behind Cloudflare (their pages on errors, read 2026-11).
+const REQUEST_IDS: [&str; 5] = [
+    "request-id",
+    "x-request-id",
+    "apim-request-id",
+    "x-amzn-requestid",
+    "cf-ray",
+];
 
-/// Reads what is needed of a response that is no success.
+/// A response that is no success.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub error: BackendError,
+    /// For the operator. Sentences are left out: providers repeat prompts in them.
+    pub trace: Trace,
+}
+
+/// What an operator may show the provider.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Trace {
+    pub status: u16,
+    pub code: Option<String>,
+    pub their_id: Option<String>,
+}
+
+/// Reads what is needed of a response that is no success. `understand` reads an error object.
 pub(crate) async fn read_refusal(
     response: Response,
     dialect: &dyn ClientDialect,
     model: &str,
-    key: Option<&Secret>,
-) -> BackendError {
+    understand: impl Fn(&[u8]) -> Option<ErrorReply>,
+) -> Refused {
     let status = response.status();
     let retry_after = retry_after(response.headers(), SystemTime::now());
-    let reply = match status.as_u16() {
-        code @ (400..=499 | 503) => {
-            let body = read_start(response).await;
-            if let Some(error) = dialect.refusal(code, &body) {
-                return error;
-            }
-            dialect.decode_error(&body)
-        }
+    let their_id = their_id(response.headers());
+    let body = match status.as_u16() {
+        400..=499 => Some(read_start(response).await),
+        // Its words are for the operator alone, and the next candidate does not wait for them.
+        500..=599 => timeout(TRACE_WAIT_MAX, read_start(response)).await.ok(),
         _ => None,
     };
-    classify(
-        status,
-        retry_after,
-        reply.map(|reply| without_key(reply, key)),
-        model,
-    )
+    let body = body.as_deref();
+    let said = body.and_then(|body| dialect.refusal(status.as_u16(), body));
+    let reply = body.and_then(understand);
+    let code = reply
+        .as_ref()
+        .and_then(|reply| reply.reason.code.as_deref());
+    let trace = Trace {
+        status: status.as_u16(),
+        code: code.and_then(plain_word).map(str::to_owned),
+        their_id,
+    };
+    Refused {
+        error: said.unwrap_or_else(|| classify(status, retry_after, reply, model)),
+        trace,
+    }
 }
 
 /// The table from status to decision.
@@ -118,16 +151,18 @@ async fn read_start(mut response: Response) -> Bytes {
     body.freeze()
 }
 
-/// Some providers repeat the key they refuse.
-fn without_key(mut reply: ErrorReply, key: Option<&Secret>) -> ErrorReply {
-    let key = key.map(Secret::expose).filter(|key| !key.is_empty());
-    if let Some(key) = key {
-        let clean = |text: &mut String| *text = text.replace(key, KEY_PLACEHOLDER);
-        clean(&mut reply.reason.message);
-        reply.reason.param.as_mut().map(clean);
-        reply.reason.code.as_mut().map(clean);
-    }
-    reply
+/// A word of a provider's that is one of its own and no user's: short, and made as such words are.
+fn plain_word(word: &str) -> Option<&str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(&byte);
+    let is_short = (1..=WORD_BYTES_MAX).contains(&word.len());
+    (is_short && word.bytes().all(is_plain)).then_some(word)
+}
+
+/// The provider's own name for the exchange.
+fn their_id(headers: &HeaderMap) -> Option<String> {
+    let mut ids = REQUEST_IDS.iter().filter_map(|name| headers.get(*name));
+    let id = ids.find_map(|id| plain_word(id.to_str().ok()?))?;
+    Some(id.to_owned())
 }
 
 /// `retry-after` in either of its forms (RFC 9110, section 10.2.3).
@@ -145,8 +180,6 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use wire::openai::decode_error;
-
     use super::*;
 
     fn waits(text: &str) -> Option<Duration> {
@@ -171,12 +204,21 @@ mod tests {
     }
 
     #[test]
-    fn the_upstreams_words_never_hold_our_key() {
-        let body = br#"{"error":{"message":"key sk-123 is odd","param":"sk-123","code":"sk-123"}}"#;
-        let reply = decode_error(body).unwrap();
-        let clean = without_key(reply, Some(&Secret::new("sk-123")));
-        assert_eq!(clean.reason.message, "key [key] is odd");
-        assert_eq!(clean.reason.param.as_deref(), Some("[key]"));
-        assert_eq!(clean.reason.code.as_deref(), Some("[key]"));
+    fn only_words_of_the_providers_own_are_kept_for_the_operator() {
+        for (text, is_kept) in [
+            ("rate_limit_exceeded", true),
+            ("req_011CSHoEeqs5C35K2UUqR7Fy", true),
+            ("8ff1e2d3-AMS", true),
+            ("", false),
+            ("my secret plan", false),
+            ("naïve", false),
+            (&"a".repeat(WORD_BYTES_MAX + 1), false),
+        ] {
+            assert_eq!(plain_word(text).is_some(), is_kept, "{text}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("x-request-id", "has a space".parse().unwrap());
+        headers.insert("x-amzn-requestid", "b-1".parse().unwrap());
+        assert_eq!(their_id(&headers).as_deref(), Some("b-1"));
     }
 }

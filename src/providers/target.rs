@@ -20,6 +20,7 @@ pub(crate) struct Targets {
     dialect: &'static dyn ClientDialect,
     /// Its path has no slash at its end.
     base: Url,
+    query: Vec<(String, String)>,
     /// The whole and the streamed one, where every model has the same.
     fixed: Option<[Target; 2]>,
 }
@@ -37,11 +38,13 @@ impl Targets {
     /// What is wrong with `base_url`.
     pub fn new(
         base_url: &str,
+        query: &[(String, String)],
         dialect: &'static dyn ClientDialect,
     ) -> Result<Self, UpstreamConfigError> {
         let mut targets = Self {
             dialect,
             base: base(base_url, dialect)?,
+            query: query.to_vec(),
             fixed: None,
         };
         let has_model = targets.base.path().contains(MODEL_WRITTEN);
@@ -96,6 +99,9 @@ impl Targets {
         let mut url = self.base.clone();
         url.set_path(&path);
         url.set_query(query);
+        if !self.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&self.query);
+        }
         if url.path() != path {
             return None;
         }
@@ -159,7 +165,7 @@ mod tests {
     use super::*;
 
     fn url(base_url: &str, model: &str) -> Option<String> {
-        let targets = Targets::new(base_url, &Chat).unwrap();
+        let targets = Targets::new(base_url, &[], &Chat).unwrap();
         let target = targets.of(model, Delivery::Whole).ok()?;
         assert!(target.url.as_str().ends_with(&target.uri.to_string()));
         Some(target.url.to_string())
@@ -196,9 +202,21 @@ mod tests {
             ("https://a.example/v1", true),
             ("https://a.example/deployments/{model}", false),
         ] {
-            let targets = Targets::new(base_url, &Chat).unwrap();
+            let targets = Targets::new(base_url, &[], &Chat).unwrap();
             assert_eq!(targets.fixed.is_some(), is_fixed, "{base_url}");
         }
+    }
+
+    #[test]
+    fn a_query_stands_in_every_address() {
+        let query = [("api-version".to_owned(), "2024-10-21 a".to_owned())];
+        let targets = Targets::new("https://a.example/v1", &query, &Chat).unwrap();
+        let target = targets.of("m", Delivery::Whole).unwrap();
+        assert_eq!(
+            target.uri.to_string(),
+            "/v1/chat/completions?api-version=2024-10-21+a"
+        );
+        assert!(target.url.as_str().ends_with(&target.uri.to_string()));
     }
 
     #[test]

@@ -17,20 +17,21 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
 use reqwest::{Body, Client, RequestBuilder, Url};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::debug;
+use tracing::{debug, warn};
 use wire::ClientDialect;
 use wire::completions::Completions;
-use wire::openai::resuming;
+use wire::openai::{ErrorReply, Quirks, resuming};
 
+use crate::auth::{Credentials, Unsigned};
 use crate::breaker::Breaker;
 use crate::direct::Direct;
 use crate::link::Port;
 use crate::reading::{Patience, read_answer};
-use crate::refusal::read_refusal;
+use crate::refusal::{Trace, read_refusal};
 use crate::response::Response;
 use crate::sending::MarkedBody;
 use crate::target::{Target, Targets};
-use crate::{Continues, Secret, Transport, UpstreamConfig, UpstreamConfigError};
+use crate::{Continues, Transport, UpstreamConfig, UpstreamConfigError};
 
 /// Before the first retry; doubled for the next, then spread over half to one and a half.
 const CONNECT_BACKOFF: Duration = Duration::from_millis(40);
@@ -51,10 +52,10 @@ pub struct Upstream {
     speech: Speech,
     /// For prompts that are no chats, where it takes them.
     prompts: Option<Speech>,
-    /// Credentials and the operator's own, ready to send.
+    quirks: Arc<Quirks>,
+    /// The dialect's, the operator's own, and what says who asks where that never changes.
     headers: HeaderMap,
-    /// Kept to keep it out of what an upstream's errors pass on.
-    key: Option<Secret>,
+    credentials: Credentials,
     connect_retries_max: u32,
     connect_timeout: Duration,
     first_event_timeout: Duration,
@@ -76,12 +77,14 @@ impl Upstream {
     /// # Errors
     /// What is wrong with `config`.
     pub fn new(config: UpstreamConfig, transport: Transport) -> Result<Self, UpstreamConfigError> {
-        let speech = Speech::new(&config.base_url, config.dialect)?;
+        let speech = Speech::new(&config.base_url, &config.query, config.dialect)?;
         let targets = &speech.targets;
         // The two have all but the path in common.
         let takes_prompts = config.dialect.dialect() == Dialect::OpenAi;
-        let prompts = takes_prompts.then(|| Speech::new(targets.base().as_str(), &Completions));
-        let headers = headers(&config)?;
+        let prompts = takes_prompts
+            .then(|| Speech::new(targets.base().as_str(), &config.query, &Completions));
+        let credentials = Credentials::new(&config.auth, transport.client())?;
+        let headers = headers(&config, &credentials)?;
         let direct = transport.direct_to(targets.base(), config.connect_timeout);
         let is_public = config.trust == Trust::Public;
         let port = is_public.then(|| transport.port_to(targets.base()));
@@ -93,7 +96,8 @@ impl Upstream {
             prompts: prompts.transpose()?,
             headers,
             card: card(&config)?,
-            key: config.key,
+            quirks: Arc::new(config.quirks),
+            credentials,
             connect_retries_max: config.connect_retries_max,
             connect_timeout: config.connect_timeout,
             first_event_timeout: config.first_event_timeout,
@@ -114,9 +118,15 @@ impl Upstream {
         target: &Target,
         body: Bytes,
     ) -> Result<Response, BackendError> {
+        let own = self.credentials.for_request(Unsigned {
+            url: &target.url,
+            content_type: "application/json",
+            body: &body,
+        });
+        let own = own.await?;
         let mut retries = 0;
         loop {
-            let error = match self.send_once(call, target, body.clone()).await {
+            let error = match self.send_once(call, target, &own, body.clone()).await {
                 Ok(response) => {
                     self.breaker.reached();
                     self.port.iter().for_each(|port| port.reached());
@@ -153,15 +163,16 @@ impl Upstream {
         &self,
         call: &Outbound,
         target: &Target,
+        own: &HeaderMap,
         body: Bytes,
     ) -> Result<Response, SendError> {
         match &self.direct {
             Some(road) => {
-                let request = road.request(call, target, body);
+                let request = road.request(call, target, own, body);
                 let response = road.direct.send(request).await?;
                 Ok(Response::Direct(response))
             }
-            None => self.send_by_client(call, target, body).await,
+            None => self.send_by_client(call, target, own, body).await,
         }
     }
 
@@ -169,6 +180,7 @@ impl Upstream {
         &self,
         call: &Outbound,
         target: &Target,
+        own: &HeaderMap,
         body: Bytes,
     ) -> Result<Response, SendError> {
         let (body, taken) = MarkedBody::new(body);
@@ -180,6 +192,7 @@ impl Upstream {
             .client
             .post(target.url.clone())
             .headers(self.headers.clone())
+            .headers(own.clone())
             .header(ACCEPT, accept)
             .body(Body::wrap(body));
         if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
@@ -206,7 +219,45 @@ impl Upstream {
     pub(crate) fn page(&self, url: Url) -> RequestBuilder {
         let mut headers = self.headers.clone();
         headers.remove(CONTENT_TYPE);
+        headers.extend(self.credentials.known());
         self.client.get(url).headers(headers)
+    }
+
+    async fn refused(
+        &self,
+        dialect: &dyn ClientDialect,
+        call: &Outbound,
+        response: Response,
+    ) -> BackendError {
+        let understand = |body: &[u8]| self.understand(dialect, body);
+        let refused = read_refusal(response, dialect, call.model(), understand).await;
+        let Trace {
+            status,
+            code,
+            their_id,
+        } = refused.trace;
+        let (backend, request_id) = (&self.card.name, call.request_id());
+        if matches!(refused.error, BackendError::Credentials { .. }) {
+            self.credentials.refused();
+            warn!(%backend, %request_id, status, code, their_id, "the upstream refused the key");
+        } else {
+            debug!(%backend, %request_id, status, code, their_id, "the upstream refused");
+        }
+        refused.error
+    }
+
+    fn understand(&self, dialect: &dyn ClientDialect, body: &[u8]) -> Option<ErrorReply> {
+        let mut reply = self.quirks.recognize(dialect.decode_error(body)?);
+        let reason = &mut reply.reason;
+        let words = [
+            Some(&mut reason.message),
+            reason.param.as_mut(),
+            reason.code.as_mut(),
+        ];
+        for words in words.into_iter().flatten() {
+            self.credentials.conceal(words);
+        }
+        Some(reply)
     }
 
     /// As [`Backend::chat`], for those who may have to ask elsewhere with the same call.
@@ -223,13 +274,13 @@ impl Upstream {
         };
         let Speech { dialect, targets } = self.speech_for(call)?;
         let target = targets.of(call.model(), call.request().delivery)?;
-        let body = encode(*dialect, call, self.continues).await?;
+        let body = encode(*dialect, &self.quirks, call, self.continues).await?;
         let opened = timeout_at(patience.first_event_by, async {
             let response = self.send(call, &target, body).await?;
             if response.status() == http::StatusCode::OK {
                 Ok(response)
             } else {
-                Err(read_refusal(response, *dialect, call.model(), self.key.as_ref()).await)
+                Err(self.refused(*dialect, call, response).await)
             }
         });
         let response = opened
@@ -262,9 +313,10 @@ struct Speech {
 impl Speech {
     fn new(
         base_url: &str,
+        query: &[(String, String)],
         dialect: &'static dyn ClientDialect,
     ) -> Result<Self, UpstreamConfigError> {
-        let targets = Targets::new(base_url, dialect)?;
+        let targets = Targets::new(base_url, query, dialect)?;
         Ok(Self { dialect, targets })
     }
 }
@@ -328,7 +380,13 @@ impl Road {
         }
     }
 
-    fn request(&self, call: &Outbound, target: &Target, body: Bytes) -> Request<Full<Bytes>> {
+    fn request(
+        &self,
+        call: &Outbound,
+        target: &Target,
+        own: &HeaderMap,
+        body: Bytes,
+    ) -> Request<Full<Bytes>> {
         let headers = match call.request().delivery {
             Delivery::Whole => &self.for_whole,
             Delivery::Streamed { .. } => &self.for_streamed,
@@ -337,6 +395,9 @@ impl Road {
         *request.method_mut() = Method::POST;
         request.uri_mut().clone_from(&target.uri);
         request.headers_mut().clone_from(headers);
+        for (name, value) in own {
+            request.headers_mut().insert(name, value.clone());
+        }
         if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
             request.headers_mut().insert(REQUEST_ID, id);
         }
@@ -356,14 +417,19 @@ pub(crate) enum SendError {
 /// The body to send. Long ones are written where they hold up nobody.
 async fn encode(
     dialect: &'static dyn ClientDialect,
+    quirks: &Arc<Quirks>,
     call: &Outbound,
     continues: Continues,
 ) -> Result<Bytes, BackendError> {
+    let write = move |quirks: &Quirks, call: &Outbound| {
+        let body = encode_here(dialect, call, continues)?;
+        quirks.alter(body)
+    };
     if call.body_bytes() <= ENCODE_INLINE_BYTES_MAX {
-        return encode_here(dialect, call, continues);
+        return write(quirks, call);
     }
-    let call = call.clone();
-    let work = tokio::task::spawn_blocking(move || encode_here(dialect, &call, continues));
+    let (quirks, call) = (Arc::clone(quirks), call.clone());
+    let work = tokio::task::spawn_blocking(move || write(&quirks, &call));
     work.await
         .map_err(|_| BackendError::Unreachable("the request could not be written"))?
 }
@@ -385,7 +451,10 @@ fn backoff(retries: u32) -> Duration {
     (CONNECT_BACKOFF * 2_u32.pow(retries)).mul_f64(spread)
 }
 
-fn headers(config: &UpstreamConfig) -> Result<HeaderMap, UpstreamConfigError> {
+fn headers(
+    config: &UpstreamConfig,
+    credentials: &Credentials,
+) -> Result<HeaderMap, UpstreamConfigError> {
     let reserved = [
         ACCEPT,
         AUTHORIZATION,
@@ -405,7 +474,7 @@ fn headers(config: &UpstreamConfig) -> Result<HeaderMap, UpstreamConfigError> {
     for (name, value) in &config.headers {
         let malformed = || UpstreamConfigError::HeaderMalformed { name: name.clone() };
         let parsed: HeaderName = name.parse().map_err(|_| malformed())?;
-        // Azure's `api-key` is sent this way; `authorization` is for `key`.
+        // `authorization` is for `key`.
         if reserved.contains(&parsed) {
             return Err(UpstreamConfigError::HeaderReserved { name: name.clone() });
         }
@@ -414,12 +483,8 @@ fn headers(config: &UpstreamConfig) -> Result<HeaderMap, UpstreamConfigError> {
         headers.insert(parsed, value);
     }
     headers.insert(CONTENT_TYPE, JSON);
-    if let Some(key) = &config.key {
-        let text = format!("Bearer {}", key.expose());
-        let mut value =
-            HeaderValue::from_str(&text).map_err(|_| UpstreamConfigError::KeyUnsendable)?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
+    if let Some((name, value)) = credentials.settled() {
+        headers.insert(name, value.clone());
     }
     Ok(headers)
 }

@@ -12,7 +12,7 @@ use wire::openai::decode_request;
 
 use super::*;
 use crate::transport::tests::transport;
-use crate::{Secret, UpstreamConfig};
+use crate::{Auth, Secret, UpstreamConfig};
 
 const KEY: &str = "sk-very-secret";
 
@@ -394,13 +394,13 @@ async fn the_key_goes_to_every_page_and_shows_nowhere() {
     .unwrap();
     keyed.set_report("vllm:num_requests_running 1\n");
     let mut config = listed(&[&keyed]);
-    config.asked.key = Some(Secret::new(KEY));
+    config.asked.auth = Auth::bearer(Secret::new(KEY));
     let known = pool(config.clone());
     known.look().await;
     ask(&known, "hi").await.unwrap();
     assert_eq!(known.views()[0].load_reported, Some(1));
 
-    config.asked.key = Some(Secret::new("sk-wrong"));
+    config.asked.auth = Auth::bearer(Secret::new("sk-wrong"));
     let unknown = pool(config.clone());
     unknown.look().await;
     let view = unknown.views().remove(0);

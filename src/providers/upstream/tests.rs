@@ -9,6 +9,7 @@ use wire::openai::decode_request;
 
 use super::*;
 use crate::transport::tests::{both_ways, transport};
+use crate::{Auth, Secret};
 
 const KEY: &str = "sk-very-secret";
 const REPLY: &str = r#"{"id":"chatcmpl-9","model":"theirs-1","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
@@ -90,7 +91,7 @@ fn events(body: &str) -> Vec<u8> {
 
 fn config(base_url: &str) -> UpstreamConfig {
     let mut config = UpstreamConfig::new("cloud", base_url, "theirs", Trust::Public);
-    config.key = Some(Secret::new(KEY));
+    config.auth = Auth::bearer(Secret::new(KEY));
     config
 }
 
@@ -700,7 +701,7 @@ fn faults_of_a_configuration_are_named() {
             E::UrlQuery,
         ),
         (
-            |config| config.key = Some(Secret::new("a\nb")),
+            |config| config.auth = Auth::bearer(Secret::new("a\nb")),
             E::KeyUnsendable,
         ),
         (
@@ -756,9 +757,15 @@ async fn a_long_body_is_written_off_the_network_threads() {
     let mut asked = request("");
     asked.messages = vec![domain::Message::new(domain::Role::User, &words)];
     asked.source = None;
+    let quirks = Arc::default();
     for (body_bytes, is_away) in [(100, false), (words.len(), true)] {
         let call = outbound(asked.clone()).of_body_bytes(body_bytes);
-        let mut written = pin!(encode(&wire::openai::Chat, &call, Continues::Never));
+        let mut written = pin!(encode(
+            &wire::openai::Chat,
+            &quirks,
+            &call,
+            Continues::Never
+        ));
         assert_eq!(
             futures::poll!(written.as_mut()).is_pending(),
             is_away,
