@@ -16,6 +16,7 @@ COPY scripts/image-build.sh scripts/
 COPY loadtest loadtest
 COPY tests tests
 COPY models models
+COPY providers providers
 COPY routes routes
 COPY src src
 RUN scripts/image-build.sh /out

@@ -1,5 +1,6 @@
-//! Puts the bundled model into the binary, where the checkout has one.
+//! Puts the bundled model into the binary, where the checkout has one, and the files of providers.
 
+use std::fmt::Write;
 use std::path::Path;
 use std::{env, fs, io};
 
@@ -35,5 +36,34 @@ fn main() -> io::Result<()> {
     fs::write(
         Path::new(&out).join("bundled.rs"),
         format!("/// The bundled model's file, or nothing.\npub const MODEL: &[u8] = {bytes};\n"),
+    )?;
+    let providers = Path::new(&here).join("../../providers");
+    fs::write(
+        Path::new(&out).join("providers.rs"),
+        provider_files(&providers)?,
     )
+}
+
+/// Every file, by its name without the ending. A new one is there with the next build.
+fn provider_files(folder: &Path) -> io::Result<String> {
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "toml") {
+            paths.push(path.canonicalize()?);
+        }
+    }
+    paths.sort();
+    let mut code = String::from(
+        "/// Name and text of every file in `providers/`.\npub const FILES: &[(&str, &str)] = &[\n",
+    );
+    for path in paths {
+        println!("cargo::rerun-if-changed={}", path.display());
+        let name = path.file_stem().unwrap_or_default();
+        let name = name.to_string_lossy();
+        writeln!(code, "    ({name:?}, include_str!({path:?})),").map_err(io::Error::other)?;
+    }
+    code.push_str("];\n");
+    Ok(code)
 }

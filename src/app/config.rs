@@ -9,6 +9,7 @@
 //! print.
 
 mod adapters;
+mod catalogue;
 mod embeddings;
 mod failures;
 mod faults;
@@ -19,6 +20,7 @@ mod prices;
 mod raw;
 mod raw_kv;
 mod raw_pools;
+mod raw_providers;
 mod read;
 mod secret;
 mod sections;
@@ -35,11 +37,14 @@ use pipeline::RescueRules;
 use policy::{PriceBook, RetryRules};
 use providers::{PoolConfig, UpstreamConfig};
 
+pub use catalogue::Catalogue;
 pub use embeddings::EncoderSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
 pub use models::{ModelFile, Stay, model_schema};
 pub use overlay::Override;
-pub use raw::{ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
+pub use raw::{
+    ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog, RawUpstream, Speculation,
+};
 pub use secret::Surroundings;
 pub use sections::{
     AdminListen, CacheSettings, IngressSettings, KeyGrant, LimitSettings, LocalSettings,
@@ -107,7 +112,8 @@ impl Config {
         }
         let embeddings = embeddings::embeddings(raw, findings);
         let rerank = embeddings::rerank(raw, findings);
-        let upstreams = upstreams::upstreams(&raw.upstreams, around, findings);
+        let providers = Catalogue::load(raw.providers_dir.as_deref(), findings);
+        let upstreams = upstreams::upstreams(&raw.upstreams, &providers, around, findings);
         let pools = pools::pools(raw, around, findings);
         let names: Vec<String> = raw
             .upstreams

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use domain::{BackendName, Trust};
-use providers::{Balance, Continues, EngineKind, HealthRules, Members, PoolConfig, UpstreamConfig};
+use providers::{
+    Auth, Balance, Continues, EngineKind, HealthRules, Members, PoolConfig, UpstreamConfig,
+};
 use reqwest::Url;
 
 use super::ModelSource;
@@ -28,7 +30,7 @@ pub fn pools(
         findings.fault("pools", format!("there are more than {POOLS_MAX}"));
     }
     warn_of_bundled(raw, findings);
-    let upstreams = raw.upstreams.iter().filter_map(|it| it.name.as_deref());
+    let upstreams = raw.upstreams.iter().filter_map(|it| it.called());
     let mut seen: BTreeSet<&str> = upstreams.collect();
     let mut judged = Vec::new();
     for (at, pool) in raw.pools.iter().enumerate() {
@@ -104,7 +106,7 @@ fn pool_config(
         findings,
     );
     let key = raw.key.as_ref();
-    let key = key.and_then(|key| around.secret(&at("key"), key, findings));
+    let key = key.and_then(|key| around.key(&at("key"), key, findings));
     let balance = Balance {
         affinity_bytes: within(
             &at("affinity_bytes"),
@@ -129,7 +131,7 @@ fn pool_config(
         first_event_timeout: wait("first_event_timeout_ms", raw.first_event_timeout_ms),
         whole_reply_timeout: wait("whole_reply_timeout_ms", raw.whole_reply_timeout_ms),
         idle_timeout: wait("idle_timeout_ms", raw.idle_timeout_ms),
-        key,
+        auth: key.map_or(Auth::None, Auth::Bearer),
         models: raw.models.clone(),
         // vLLM's own words. The others have words of their own for it, or none.
         structured_outputs: raw

@@ -13,6 +13,7 @@ use super::failures::{RawBalance, RawRetry};
 use super::prices::RawPrice;
 use super::raw_kv::{FlashAttention, GpuLayers, KvType, KvUnified};
 use super::raw_pools::RawPool;
+use super::raw_providers::{RawAuth, RawAws, RawEntra, RawQuirks};
 use super::trouble::{RawContinues, RawOffline, RawRescue};
 
 /// The whole of `hedge.toml`. Everything has a default, so an empty file is a complete one.
@@ -28,8 +29,10 @@ pub struct RawConfig {
     pub local: RawLocal,
     pub embeddings: RawEmbeddings,
     pub rerank: RawRerank,
-    /// OpenAI-compatible providers, in order of preference.
+    /// Somebody's services, in order of preference.
     pub upstreams: Vec<RawUpstream>,
+    /// A folder with files `NAME.toml` of further providers, or of other ones by the same names.
+    pub providers_dir: Option<String>,
     /// Engines of your own on other machines, for when this one is outgrown.
     pub pools: Vec<RawPool>,
     /// Your own prices, over those that hedge knows.
@@ -63,6 +66,7 @@ impl Default for RawConfig {
             embeddings: RawEmbeddings::default(),
             rerank: RawRerank::default(),
             upstreams: Vec::new(),
+            providers_dir: None,
             pools: Vec::new(),
             prices: Vec::new(),
             aliases: BTreeMap::new(),
@@ -456,26 +460,42 @@ pub enum RawTrust {
     Device,
 }
 
-/// One OpenAI-compatible provider.
+/// One service. With a `provider`, most of it is known.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(extend("required" = ["name", "base_url"]))]
 pub struct RawUpstream {
-    /// Callers name its models as `NAME/model`. Required.
+    /// One of `providers/`, or of `providers_dir`: `groq`. What is said here wins over what its file
+    /// says.
+    pub provider: Option<String>,
+    /// Callers name its models as `NAME/model`. Left out: the provider's name.
     pub name: Option<String>,
-    /// Up to and including the version: `https://api.openai.com/v1`. Required.
+    /// Up to and including the version: `https://api.openai.com/v1`. `{model}` in it stands for the
+    /// model. Required where the provider's file has none.
     pub base_url: Option<String>,
-    /// What is spoken there. `openai`: chat completions.
+    /// What is spoken there. Left out: as the provider's file says, or `openai`, chat completions.
     #[schemars(extend("enum" = dialect_words()))]
-    pub dialect: String,
-    /// `env:NAME` or `file:/path`. Left out for upstreams that ask for none.
+    pub dialect: Option<String>,
+    /// `env:NAME` or `file:/path`; a file is read again while the server runs. Left out: the variable
+    /// that the provider's file names. Without a provider: none is sent.
     pub key: Option<SecretText>,
+    /// How the key is sent. Left out: as the provider's file says, or as a bearer token.
+    pub auth: Option<RawAuth>,
+    /// The header for `auth = "header"`.
+    pub auth_header: Option<String>,
+    /// Keys for `auth = "aws"`.
+    pub aws: RawAws,
+    /// The client for `auth = "entra"`, which it implies.
+    pub entra: Option<RawEntra>,
+    /// Fields of every address' query: `{ api-version = "2024-10-21" }`.
+    pub query: BTreeMap<String, String>,
+    /// Where it differs from the dialect it speaks.
+    pub quirks: RawQuirks,
     /// Models it is used for. The first is its default.
     pub models: Vec<String>,
     /// The model for requests that name none; one of `models`.
     pub default_model: Option<String>,
     /// `public` (default) or `tenant`, a machine of your own. Decides what is masked.
-    pub trust: RawTrust,
+    pub trust: Option<RawTrust>,
     /// Speak plain HTTP to a host beyond this machine.
     pub allow_http: bool,
     pub connect_timeout_ms: u64,
@@ -487,7 +507,7 @@ pub struct RawUpstream {
     pub idle_timeout_ms: u64,
     /// It takes vLLM's `structured_outputs`. Without, requests for a `regex`, `choice` or `grammar`
     /// pass it over.
-    pub structured_outputs: bool,
+    pub structured_outputs: Option<bool>,
     /// It promises that a request sent twice is worked on, and charged, once: then one is sent again
     /// after any failure before its first event.
     pub idempotent: bool,
@@ -500,23 +520,37 @@ pub struct RawUpstream {
 impl Default for RawUpstream {
     fn default() -> Self {
         Self {
+            provider: None,
             name: None,
             base_url: None,
-            dialect: "openai".into(),
+            dialect: None,
             key: None,
+            auth: None,
+            auth_header: None,
+            aws: RawAws::default(),
+            entra: None,
+            query: BTreeMap::new(),
+            quirks: RawQuirks::default(),
             models: Vec::new(),
             default_model: None,
-            trust: RawTrust::Public,
+            trust: None,
             allow_http: false,
             connect_timeout_ms: 3_000,
             first_event_timeout_ms: 15_000,
             whole_reply_timeout_ms: 600_000,
             idle_timeout_ms: 60_000,
-            structured_outputs: false,
+            structured_outputs: None,
             idempotent: false,
             continues: RawContinues::default(),
             headers: BTreeMap::new(),
         }
+    }
+}
+
+impl RawUpstream {
+    /// What callers name it, before that is judged.
+    pub fn called(&self) -> Option<&str> {
+        self.name.as_deref().or(self.provider.as_deref())
     }
 }
 

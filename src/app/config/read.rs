@@ -3,6 +3,7 @@
 //! Serde stops at its first error. So each error is noted with its path, the key at fault is taken
 //! out of the table, and the rest is read again, until nothing is wrong any more.
 
+use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
@@ -65,7 +66,23 @@ pub fn read(table: Table, changes: &[Override], findings: &mut Findings) -> RawC
     RawConfig::default()
 }
 
-fn deserialize(table: &Table) -> Result<RawConfig, (Vec<Step>, String)> {
+/// The same for a file of its own.
+pub fn read_file<T: DeserializeOwned + Default>(table: Table, findings: &mut Findings) -> T {
+    let mut table = table;
+    for _ in 0..FAULTS_MAX {
+        let (path, message) = match deserialize(&table) {
+            Ok(raw) => return raw,
+            Err(error) => error,
+        };
+        findings.fault(dotted(&path), with_hint(&message));
+        if !remove(&mut table, &path) {
+            break;
+        }
+    }
+    T::default()
+}
+
+fn deserialize<T: DeserializeOwned>(table: &Table) -> Result<T, (Vec<Step>, String)> {
     serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|error| {
         let path = error.path().iter().filter_map(Step::new).collect();
         (path, message(error.inner()))

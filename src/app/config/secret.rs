@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use domain::KeyDigest;
-use providers::Secret;
+use providers::{Key, Secret};
 
 use super::faults::Findings;
 use super::raw::SecretText;
@@ -56,6 +56,24 @@ impl Surroundings<'_> {
             return None;
         }
         Some(Secret::new(value))
+    }
+
+    /// The same, and where it is found again: a file may hold another one later.
+    pub fn key(&self, path: &str, text: &SecretText, findings: &mut Findings) -> Option<Key> {
+        let first = self.secret(path, text, findings)?;
+        Some(match text.0.strip_prefix("file:") {
+            Some(file) => Key::File {
+                path: file.into(),
+                first,
+            },
+            None => Key::Fixed(first),
+        })
+    }
+
+    /// True where the environment has a variable of that name that says something.
+    pub fn has(&self, name: &str) -> bool {
+        let value = self.environment.get(name);
+        value.is_some_and(|value| !value.trim().is_empty())
     }
 
     /// The digest of an API key, from the key or from `sha256:HEX`.

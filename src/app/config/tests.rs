@@ -331,12 +331,15 @@ fn secrets_come_from_the_environment_or_a_file_and_never_print() {
         key = 'sk-inline'
     ";
     let (config, warnings) = accepted(text, &[("A_KEY", "from-env")]);
-    let keys: Vec<&str> = config
+    let keys: Vec<String> = config
         .upstreams
         .iter()
-        .map(|upstream| upstream.key.as_ref().unwrap().expose())
+        .map(|upstream| upstream.auth.header().unwrap().1)
         .collect();
-    assert_eq!(keys, ["from-env", "from-file", "sk-inline"]);
+    assert_eq!(
+        keys,
+        ["Bearer from-env", "Bearer from-file", "Bearer sk-inline"]
+    );
     assert_eq!(warnings.len(), 1);
     assert!(
         warnings[0].starts_with("upstreams[2].key: "),
@@ -565,8 +568,10 @@ fn the_schema_knows_every_section_and_what_is_required() {
         assert!(sections.contains_key(section), "{section}");
     }
     assert_eq!(schema["additionalProperties"], false);
-    let required = schema["$defs"]["RawUpstream"]["required"].to_string();
-    assert!(required.contains("base_url"), "{required}");
+    let required = schema["$defs"]["RawKey"]["required"].to_string();
+    assert!(required.contains("secret"), "{required}");
+    let dialects = schema["$defs"]["RawUpstream"]["properties"]["dialect"]["enum"].to_string();
+    assert!(dialects.contains("openai"), "{dialects}");
 }
 
 #[test]

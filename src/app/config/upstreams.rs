@@ -1,20 +1,26 @@
 //! The upstreams, and the aliases that lead to them.
 
+mod credentials;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use domain::BackendName;
 use providers::{UpstreamConfig, UpstreamConfigError};
 use wire::ClientDialect;
+use wire::openai::Quirks;
 
+use super::catalogue::Catalogue;
 use super::faults::Findings;
 use super::raw::{OneOrMany, RawConfig, RawUpstream, dialect_words};
+use super::raw_providers::{RawProvider, RawQuirks};
 use super::secret::Surroundings;
 use super::sections::{RESERVED_NAMES, trust, wait_ms};
 use super::trouble::continues;
 
 pub fn upstreams(
     raw: &[RawUpstream],
+    providers: &Catalogue,
     around: &Surroundings<'_>,
     findings: &mut Findings,
 ) -> Vec<UpstreamConfig> {
@@ -23,15 +29,25 @@ pub fn upstreams(
         .enumerate()
         .filter_map(|(at, upstream)| {
             let path = format!("upstreams[{at}]");
-            if let Some(name) = &upstream.name
-                && !seen.insert(name.clone())
+            if let Some(name) = upstream.called()
+                && !seen.insert(name.to_owned())
             {
                 findings.fault(
                     format!("{path}.name"),
                     format!("`{name}` is the name of another upstream"),
                 );
             }
-            upstream_config(&path, upstream, around, findings)
+            let provider = match &upstream.provider {
+                None => RawProvider::default(),
+                Some(name) => match providers.get(name) {
+                    Some(provider) => provider.clone(),
+                    None => {
+                        findings.fault(format!("{path}.provider"), providers.unknown(name));
+                        return None;
+                    }
+                },
+            };
+            upstream_config(&path, upstream, provider, around, findings)
         })
         .collect()
 }
@@ -39,12 +55,14 @@ pub fn upstreams(
 fn upstream_config(
     path: &str,
     raw: &RawUpstream,
+    provider: RawProvider,
     around: &Surroundings<'_>,
     findings: &mut Findings,
 ) -> Option<UpstreamConfig> {
-    let name = upstream_name(path, raw.name.as_deref(), findings);
-    let base_url = base_url(path, raw, findings);
-    let dialect = dialect(path, &raw.dialect, findings);
+    let name = upstream_name(path, raw.called(), findings);
+    let base_url = base_url(path, raw, &provider, around, findings);
+    let word = raw.dialect.as_ref().or(provider.dialect.as_ref());
+    let dialect = dialect(path, word.map_or("openai", String::as_str), findings);
     let default_model = default_model(
         path,
         raw.default_model.as_deref(),
@@ -52,12 +70,13 @@ fn upstream_config(
         "gpt-5-mini",
         findings,
     );
-    let secret_path = format!("{path}.key");
-    let key = raw
-        .key
-        .as_ref()
-        .and_then(|key| around.secret(&secret_path, key, findings));
-    let mut headers = Vec::new();
+    let auth = credentials::auth(path, raw, &provider, around, findings);
+    let own = raw.headers.keys().map(|name| name.to_ascii_lowercase());
+    let own: BTreeSet<String> = own.collect();
+    let theirs = provider.headers.clone().into_iter();
+    let mut headers: Vec<(String, String)> = theirs
+        .filter(|(name, _)| !own.contains(&name.to_ascii_lowercase()))
+        .collect();
     for (header, text) in &raw.headers {
         let is_reference = text.0.starts_with("env:") || text.0.starts_with("file:");
         let value = if is_reference {
@@ -70,44 +89,56 @@ fn upstream_config(
         };
         headers.extend(value.map(|value| (header.clone(), value)));
     }
-    let connect_timeout = wait_ms(
-        &format!("{path}.connect_timeout_ms"),
-        raw.connect_timeout_ms,
-        findings,
-    );
-    let first_event_timeout = wait_ms(
-        &format!("{path}.first_event_timeout_ms"),
-        raw.first_event_timeout_ms,
-        findings,
-    );
-    let whole_reply_timeout = wait_ms(
-        &format!("{path}.whole_reply_timeout_ms"),
-        raw.whole_reply_timeout_ms,
-        findings,
-    );
-    let idle_timeout = wait_ms(
-        &format!("{path}.idle_timeout_ms"),
-        raw.idle_timeout_ms,
-        findings,
-    );
+    let mut wait = |key: &str, value| wait_ms(&format!("{path}.{key}"), value, findings);
+    let connect_timeout = wait("connect_timeout_ms", raw.connect_timeout_ms);
+    let first_event_timeout = wait("first_event_timeout_ms", raw.first_event_timeout_ms);
+    let whole_reply_timeout = wait("whole_reply_timeout_ms", raw.whole_reply_timeout_ms);
+    let idle_timeout = wait("idle_timeout_ms", raw.idle_timeout_ms);
+    // A file speaks of its own address; whose another one is, it cannot know.
+    let known_trust = provider.trust.filter(|_| raw.base_url.is_none());
+    let mut query = provider.query;
+    query.extend(raw.query.clone());
     Some(UpstreamConfig {
         name: BackendName::new(name?),
         base_url: base_url?,
         dialect: dialect?,
-        key,
+        quirks: quirks(raw.quirks.clone().over(provider.quirks)),
+        query: query.into_iter().collect(),
+        auth: auth?,
         default_model: default_model?,
         models: raw.models.clone(),
-        trust: trust(raw.trust),
+        trust: trust(raw.trust.or(known_trust).unwrap_or_default()),
         headers,
         connect_retries_max: UpstreamConfig::CONNECT_RETRIES_MAX_DEFAULT,
         connect_timeout,
         first_event_timeout,
         whole_reply_timeout,
         idle_timeout,
-        structured_outputs: raw.structured_outputs,
+        structured_outputs: raw
+            .structured_outputs
+            .unwrap_or(provider.structured_outputs),
         is_idempotent: raw.idempotent,
         continues: continues(raw.continues),
     })
+}
+
+fn quirks(raw: RawQuirks) -> Quirks {
+    let pairs = |names: Option<BTreeMap<String, String>>| {
+        names
+            .into_iter()
+            .flatten()
+            .collect::<Vec<(String, String)>>()
+    };
+    let phrases = raw.context_phrases.unwrap_or_default().into_iter();
+    Quirks {
+        renames: pairs(raw.rename),
+        drops: raw.drop.unwrap_or_default(),
+        refuses: raw.refuse.unwrap_or_default(),
+        message_renames: pairs(raw.message_rename),
+        message_drops: raw.message_drop.unwrap_or_default(),
+        system_role: raw.system_role,
+        context_phrases: phrases.map(|phrase| phrase.to_lowercase()).collect(),
+    }
 }
 
 pub fn upstream_name(path: &str, name: Option<&str>, findings: &mut Findings) -> Option<String> {
@@ -130,13 +161,30 @@ pub fn upstream_name(path: &str, name: Option<&str>, findings: &mut Findings) ->
     Some(name.to_owned())
 }
 
-fn base_url(path: &str, raw: &RawUpstream, findings: &mut Findings) -> Option<String> {
+fn base_url(
+    path: &str,
+    raw: &RawUpstream,
+    provider: &RawProvider,
+    around: &Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<String> {
+    const REGION: &str = "{region}";
     let path = format!("{path}.base_url");
-    let Some(text) = &raw.base_url else {
-        findings.fault(path, "is required, such as https://api.openai.com/v1");
+    let Some(text) = raw.base_url.as_ref().or(provider.base_url.as_ref()) else {
+        let example = provider.base_url_example.as_deref();
+        let example = example.unwrap_or("https://api.openai.com/v1");
+        findings.fault(path, format!("is required, such as {example}"));
         return None;
     };
-    let Ok(url) = reqwest::Url::parse(text) else {
+    let text = match credentials::region(raw, around) {
+        Some(region) => text.replace(REGION, &region),
+        None => text.clone(),
+    };
+    if text.contains(REGION) {
+        findings.fault(path, "names a region; set `aws.region`, or AWS_REGION");
+        return None;
+    }
+    let Ok(url) = reqwest::Url::parse(&text) else {
         findings.fault(path, "is not a URL such as https://api.openai.com/v1");
         return None;
     };
@@ -144,7 +192,7 @@ fn base_url(path: &str, raw: &RawUpstream, findings: &mut Findings) -> Option<St
         findings.fault(path, fault);
         return None;
     }
-    Some(text.clone())
+    Some(text)
 }
 
 fn dialect(path: &str, word: &str, findings: &mut Findings) -> Option<&'static dyn ClientDialect> {
@@ -213,6 +261,7 @@ pub fn upstream_fault_key(error: &UpstreamConfigError) -> &'static str {
         | UpstreamConfigError::UrlCredentials
         | UpstreamConfigError::UrlQuery => "base_url",
         UpstreamConfigError::KeyUnsendable => "key",
+        UpstreamConfigError::TokenUrl => "entra.token_url",
         UpstreamConfigError::HeaderMalformed { .. }
         | UpstreamConfigError::HeaderReserved { .. } => "headers",
         UpstreamConfigError::NoDefaultModel => "default_model",

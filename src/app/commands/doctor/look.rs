@@ -1,12 +1,13 @@
 //! The looking itself: each function sees one thing.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use domain::HealthState;
-use providers::{Transport, UpstreamConfig};
+use providers::{Auth, Transport, UpstreamConfig};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
@@ -14,7 +15,7 @@ use super::gpu::Gpus;
 use super::{Line, pools};
 use crate::assembly::Assembly;
 use crate::cli::ConfigArgs;
-use crate::config::{self, AdminListen, Config, Loaded};
+use crate::config::{self, AdminListen, Catalogue, Config, Findings, Loaded};
 use crate::embedder::{EncoderFault, EncoderModel};
 use crate::fleet::mebibytes;
 use crate::local::{self, Absent, LocalFault, LocalModel, Located};
@@ -27,11 +28,13 @@ const READY_BYTES_MAX: usize = 64 * 1024;
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
 pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
-    let loaded = config::load(args.config.as_deref(), &config::environment(), &[]);
+    let environment = config::environment();
+    let loaded = config::load(args.config.as_deref(), &environment, &[]);
     let gpus = Gpus::look();
     let mut lines = vec![cpu(), memory()];
     lines.extend(gpus.lines());
     lines.extend(configuration(&loaded));
+    lines.push(provider_keys(&loaded, &environment));
     let Some(config) = &loaded.config else {
         return Ok(lines);
     };
@@ -382,11 +385,18 @@ async fn look_at(upstream: &UpstreamConfig, client: &Client) -> Line {
     let name = &upstream.name;
     let base = upstream.base_url.trim_end_matches('/');
     let mut request = client.get(format!("{base}/models")).timeout(LOOK_MAX);
-    if let Some(key) = &upstream.key {
-        request = request.bearer_auth(key.expose());
+    if let Some((name, value)) = upstream.auth.header() {
+        request = request.header(name, value);
     }
     match request.send().await {
         Ok(response) => match response.status() {
+            // Signatures and tokens are for chats; that it refuses to be asked without shows it there.
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_asked_without(upstream) => {
+                Line::ok(
+                    what,
+                    format!("{name} answers; its credentials were not tried"),
+                )
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Line::fail(
                 what,
                 format!("{name} refuses the key"),
@@ -394,10 +404,10 @@ async fn look_at(upstream: &UpstreamConfig, client: &Client) -> Line {
             ),
             // Some have no such list; they are there all the same.
             status if status.is_success() || status == StatusCode::NOT_FOUND => {
-                let key = if upstream.key.is_some() {
-                    ""
-                } else {
+                let key = if upstream.auth == Auth::None {
                     ", without a key"
+                } else {
+                    ""
                 };
                 Line::ok(what, format!("{name} answers{key}"))
             }
@@ -422,10 +432,78 @@ async fn look_at(upstream: &UpstreamConfig, client: &Client) -> Line {
     }
 }
 
+/// True for credentials that are made for each request.
+fn is_asked_without(upstream: &UpstreamConfig) -> bool {
+    match &upstream.auth {
+        Auth::Aws(_) | Auth::Entra(_) => true,
+        Auth::None | Auth::Bearer(_) | Auth::Header { .. } => false,
+    }
+}
+
+/// Which providers' keys the environment has, and which of them nobody uses. Never a key.
+fn provider_keys(loaded: &Loaded, environment: &BTreeMap<String, String>) -> Line {
+    let mut unheard = Findings::default();
+    let catalogue = Catalogue::load(loaded.raw.providers_dir.as_deref(), &mut unheard);
+    let is_set = |name: &&str| {
+        environment
+            .get(*name)
+            .is_some_and(|value| !value.trim().is_empty())
+    };
+    let used = |provider: &str| {
+        let mut upstreams = loaded.raw.upstreams.iter();
+        upstreams.any(|upstream| upstream.provider.as_deref() == Some(provider))
+    };
+    let found: Vec<String> = catalogue
+        .iter()
+        .filter_map(|provider| {
+            let variable = provider.key_env.as_deref().filter(is_set)?;
+            let unused = if used(&provider.name) { "" } else { ", unused" };
+            Some(format!("{} ({variable}{unused})", provider.name))
+        })
+        .collect();
+    if found.is_empty() {
+        return Line::ok("keys", "none of a known provider is set in the environment");
+    }
+    Line::ok("keys", format!("set: {}", found.join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::commands::doctor::State;
+    use crate::config::{RawConfig, RawUpstream};
+
+    #[test]
+    fn keys_that_are_set_are_named_and_never_shown() {
+        let raw = RawConfig {
+            upstreams: vec![RawUpstream {
+                provider: Some("groq".into()),
+                ..RawUpstream::default()
+            }],
+            ..RawConfig::default()
+        };
+        let loaded = Loaded {
+            file: None,
+            raw,
+            config: None,
+            findings: Findings::default(),
+        };
+        let set = [
+            ("GROQ_API_KEY", "sk-1"),
+            ("XAI_API_KEY", "sk-2"),
+            ("MISTRAL_API_KEY", " "),
+        ];
+        let environment = set
+            .map(|(name, key)| (name.to_owned(), key.to_owned()))
+            .into();
+        let line = provider_keys(&loaded, &environment);
+        assert_eq!(
+            line.found,
+            "set: groq (GROQ_API_KEY), xai (XAI_API_KEY, unused)"
+        );
+        let line = provider_keys(&loaded, &BTreeMap::new());
+        assert!(line.found.starts_with("none"), "{}", line.found);
+    }
 
     #[test]
     fn a_backend_that_is_down_is_shown_with_its_reason() {
