@@ -526,4 +526,6 @@ pub(crate) fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfi
 const ANY_MODEL: &str = "*";
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

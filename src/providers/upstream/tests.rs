@@ -3,22 +3,24 @@
 
 use domain::{ChatEvent, ChatRequest, Findings, HealthState, Outbound, Reply, Trust, collect};
 use futures::StreamExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
+pub(super) use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use wire::openai::decode_request;
 
 use super::*;
-use crate::transport::tests::{both_ways, transport};
+pub(super) use crate::transport::tests::both_ways;
+use crate::transport::tests::transport;
 use crate::{Auth, Secret};
 
-const KEY: &str = "sk-very-secret";
-const REPLY: &str = r#"{"id":"chatcmpl-9","model":"theirs-1","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
-const FIRST_CHUNK: &str = "data: {\"model\":\"theirs-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hel\"}}]}\n\n";
-const LAST_CHUNKS: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"lo\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+pub(super) const KEY: &str = "sk-very-secret";
+pub(super) const REPLY: &str = r#"{"id":"chatcmpl-9","model":"theirs-1","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+pub(super) const FIRST_CHUNK: &str = "data: {\"model\":\"theirs-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hel\"}}]}\n\n";
+pub(super) const LAST_CHUNKS: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"lo\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
 
 /// What the server does once its bytes are written.
 #[derive(Clone, Copy)]
-enum Ending {
+pub(super) enum Ending {
     Close,
     /// A TCP reset, as a crashed process leaves it.
     Reset,
@@ -26,19 +28,19 @@ enum Ending {
     Wait,
 }
 
-struct Server(TcpListener);
+pub(super) struct Server(pub TcpListener);
 
 impl Server {
-    async fn bind() -> Self {
+    pub async fn bind() -> Self {
         Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
 
-    fn url(&self, scheme: &str) -> String {
+    pub fn url(&self, scheme: &str) -> String {
         format!("{scheme}://{}/v1", self.0.local_addr().unwrap())
     }
 
     /// Serves one request and gives its head and body as they came.
-    async fn answer(&self, reply: &[u8], ending: Ending) -> (String, String) {
+    pub async fn answer(&self, reply: &[u8], ending: Ending) -> (String, String) {
         let (socket, _) = self.0.accept().await.unwrap();
         answer_on(socket, reply, ending).await
     }
@@ -56,7 +58,7 @@ async fn answer_on(mut socket: TcpStream, reply: &[u8], ending: Ending) -> (Stri
     request
 }
 
-async fn read_request(socket: &mut TcpStream) -> (String, String) {
+pub(super) async fn read_request(socket: &mut TcpStream) -> (String, String) {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
@@ -74,37 +76,37 @@ async fn read_request(socket: &mut TcpStream) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-fn response(status: &str, headers: &str, body: &str) -> Vec<u8> {
+pub(super) fn response(status: &str, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}").into_bytes()
 }
 
-fn json(status: &str, body: &str) -> Vec<u8> {
+pub(super) fn json(status: &str, body: &str) -> Vec<u8> {
     response(status, "content-type: application/json\r\n", body)
 }
 
 /// A body without a length: it lasts until the connection closes.
-fn events(body: &str) -> Vec<u8> {
+pub(super) fn events(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{body}")
         .into_bytes()
 }
 
-fn config(base_url: &str) -> UpstreamConfig {
+pub(super) fn config(base_url: &str) -> UpstreamConfig {
     let mut config = UpstreamConfig::new("cloud", base_url, "theirs", Trust::Public);
     config.auth = Auth::bearer(Secret::new(KEY));
     config
 }
 
-fn upstream(server: &Server) -> Upstream {
+pub(super) fn upstream(server: &Server) -> Upstream {
     Upstream::new(config(&server.url("http")), transport()).unwrap()
 }
 
-fn request(members: &str) -> ChatRequest {
+pub(super) fn request(members: &str) -> ChatRequest {
     let body = format!(r#"{{"model":"m",{members}"messages":[{{"role":"user","content":"hi"}}]}}"#);
     decode_request(&Bytes::from(body)).unwrap()
 }
 
-fn outbound(request: ChatRequest) -> Outbound {
+pub(super) fn outbound(request: ChatRequest) -> Outbound {
     let findings = Findings::default();
     Outbound::seal(
         "req-1".into(),
@@ -115,21 +117,21 @@ fn outbound(request: ChatRequest) -> Outbound {
     )
 }
 
-const STREAM: &str = r#""stream":true,"#;
+pub(super) const STREAM: &str = r#""stream":true,"#;
 
-async fn chat(upstream: &Upstream, members: &str) -> Result<Vec<Seen>, BackendError> {
+pub(super) async fn chat(upstream: &Upstream, members: &str) -> Result<Vec<Seen>, BackendError> {
     let stream = upstream.chat(outbound(request(members))).await?;
     Ok(stream.collect().await)
 }
 
-type Seen = Result<ChatEvent, BackendError>;
+pub(super) type Seen = Result<ChatEvent, BackendError>;
 
-async fn whole(upstream: &Upstream, members: &str) -> Result<Reply, BackendError> {
+pub(super) async fn whole(upstream: &Upstream, members: &str) -> Result<Reply, BackendError> {
     collect(upstream.chat(outbound(request(members))).await?).await
 }
 
 /// The error that a chat ends in, before or within its stream.
-async fn failure(upstream: &Upstream, members: &str) -> String {
+pub(super) async fn failure(upstream: &Upstream, members: &str) -> String {
     match chat(upstream, members).await {
         Err(error) => format!("{error:?}"),
         Ok(events) => {
@@ -141,7 +143,7 @@ async fn failure(upstream: &Upstream, members: &str) -> String {
 }
 
 /// The failure of a chat that is answered with `reply`, the same whichever way it goes.
-async fn failure_after(reply: &[u8], ending: Ending, members: &str) -> String {
+pub(super) async fn failure_after(reply: &[u8], ending: Ending, members: &str) -> String {
     let mut errors = Vec::new();
     for transport in both_ways() {
         let server = Server::bind().await;
