@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackendName, BadRequest, ChatStream, Classify, Fault, Outbound, Resume, Tokenizer, Tokens,
+    BackendName, BadRequest, ChatStream, Classify, Embeddings, Fault, Outbound, Resume, Tokenizer,
+    Tokens,
     Trust,
 };
 
@@ -33,6 +34,20 @@ pub trait Backend: Send + Sync + 'static {
     /// then may a request be repeated that it may have begun to work on.
     fn repeats_safely(&self) -> bool {
         false
+    }
+
+    /// Makes one vector for each message of `call`, of `dimensions` components where the model can
+    /// make fewer than it has. A wrapper passes it on.
+    ///
+    /// # Errors
+    /// [`BackendError::Declined`] where it makes none, and else as for a chat.
+    async fn embed(
+        &self,
+        _call: Outbound,
+        _dimensions: Option<u32>,
+    ) -> Result<Embeddings, BackendError> {
+        let words = "this model does not make embeddings";
+        Err(BackendError::declined("model", words))
     }
 
     /// How `model` of the card reads text, where that can be asked. A wrapper passes it on.

@@ -12,7 +12,9 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use domain::{BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Reply};
+use domain::{
+    BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Embeddings, Reply,
+};
 
 use crate::openai::{ErrorBody, ErrorReply, Framing};
 
@@ -172,6 +174,11 @@ pub trait ClientDialect: fmt::Debug + Send + Sync + 'static {
         "text/event-stream"
     }
 
+    /// How embeddings are asked for, where the dialect has them.
+    fn embeddings(&self) -> Option<&'static dyn EmbedDialect> {
+        None
+    }
+
     /// Reads the body of a refusal; `None` when it is no error object of such a provider.
     fn decode_error(&self, body: &[u8]) -> Option<ErrorReply>;
 
@@ -180,6 +187,21 @@ pub trait ClientDialect: fmt::Debug + Send + Sync + 'static {
     fn refusal(&self, _status: u16, _body: &[u8]) -> Option<BackendError> {
         None
     }
+}
+
+/// The client's halves for embeddings.
+pub trait EmbedDialect: fmt::Debug + Send + Sync + 'static {
+    /// What follows the base URL's path: `/embeddings`.
+    fn target(&self, model: &str) -> Cow<'static, str>;
+
+    /// The body that asks for one vector for each of `texts`.
+    fn encode(&self, model: &str, texts: &[String], dimensions: Option<u32>) -> Bytes;
+
+    /// Reads the answer for `count` texts: so many vectors of one length, in the texts' order.
+    ///
+    /// # Errors
+    /// [`BackendError::Garbled`] for anything else.
+    fn decode(&self, body: &[u8], count: usize) -> Result<Embeddings, BackendError>;
 }
 
 /// Turns a stream's bytes, cut anywhere, into events that obey [`domain::Grammar`].

@@ -6,11 +6,12 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use domain::{BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Reply};
 
+use super::embed_client::Embed;
 use super::{
     ChunkDecoder, ChunkEncoder, ErrorBody, ErrorReply, Framing, decode_error, decode_reply,
     decode_request, encode_reply, encode_request,
 };
-use crate::{ClientDialect, Decoded, ReplyEncoder, ServerDialect, StreamDecoder};
+use crate::{ClientDialect, Decoded, EmbedDialect, ReplyEncoder, ServerDialect, StreamDecoder};
 
 /// OpenAI's chat completions, as a server and as a client.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +91,10 @@ impl ClientDialect for Chat {
 
     fn decoder(&self) -> Box<dyn StreamDecoder> {
         Box::new(ChunkDecoder::new())
+    }
+
+    fn embeddings(&self) -> Option<&'static dyn EmbedDialect> {
+        Some(&Embed)
     }
 
     fn decode_error(&self, body: &[u8]) -> Option<ErrorReply> {

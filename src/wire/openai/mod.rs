@@ -11,6 +11,7 @@
 //! published and read 2026-11. Beyond it: `top_k`, `min_p` and `reasoning_content`, as llama.cpp's
 //! server, vLLM and DeepSeek write them.
 
+mod embed_client;
 mod embeddings;
 mod error_body;
 mod halves;
