@@ -96,10 +96,22 @@ fn body_kind(
 }
 
 async fn read_whole(
-    mut response: Response,
+    response: Response,
     dialect: &dyn ClientDialect,
     bytes_max: usize,
 ) -> Result<Reply, BackendError> {
+    dialect.decode_reply(&read_body(response, bytes_max).await?)
+}
+
+/// A body that is JSON and no stream, up to `bytes_max`.
+pub(crate) async fn read_json(response: Response, bytes_max: usize) -> Result<Bytes, BackendError> {
+    match body_kind(response.headers(), "text/event-stream", false)? {
+        BodyKind::Whole => read_body(response, bytes_max).await,
+        BodyKind::Streamed => Err(BackendError::Garbled("the reply is a stream, unasked")),
+    }
+}
+
+async fn read_body(mut response: Response, bytes_max: usize) -> Result<Bytes, BackendError> {
     const TOO_LARGE: BackendError = BackendError::Garbled("the reply is too large");
     let declared = response.content_length().unwrap_or(0);
     if usize::try_from(declared).unwrap_or(usize::MAX) > bytes_max {
@@ -112,7 +124,7 @@ async fn read_whole(
         }
         body.extend_from_slice(&chunk);
     }
-    dialect.decode_reply(&body)
+    Ok(body.freeze())
 }
 
 fn name_model(named: &mut String, model: &str) {

@@ -84,12 +84,26 @@ impl Targets {
             })
     }
 
-    /// `None` where the model would lead elsewhere, as `..` does.
+    /// Another page than the chats', by what follows the base URL.
+    ///
+    /// # Errors
+    /// The model's name cannot stand in an address.
+    pub fn page(&self, model: &str, after: &str) -> Result<Target, BackendError> {
+        self.build_after(model, after)
+            .ok_or_else(|| BackendError::ModelUnknown {
+                model: model.to_owned(),
+            })
+    }
+
     fn build(&self, model: &str, delivery: Delivery) -> Option<Target> {
-        let after = self.dialect.target(model, delivery);
+        self.build_after(model, &self.dialect.target(model, delivery))
+    }
+
+    /// `None` where the model would lead elsewhere, as `..` does.
+    fn build_after(&self, model: &str, after: &str) -> Option<Target> {
         let (after, query) = match after.split_once('?') {
             Some((after, query)) => (after, Some(query)),
-            None => (after.as_ref(), None),
+            None => (after, None),
         };
         let before = self.base.path().trim_end_matches('/');
         let path = format!(

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{
-    Abilities, Ability, Backend, BackendCard, BackendError, ChatStream, Delivery, Dialect, Health,
-    ModelCard, Outbound, Resume, Tier, TimeoutPhase, Trust,
+    Abilities, Ability, Backend, BackendCard, BackendError, ChatStream, Delivery, Dialect,
+    Embeddings, Health, ModelCard, Outbound, Resume, Tier, TimeoutPhase, Trust,
 };
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT,
@@ -342,6 +342,14 @@ impl Backend for Upstream {
     fn resume(&self, _model: &str) -> Resume {
         self.continues.resume()
     }
+
+    async fn embed(
+        &self,
+        call: Outbound,
+        dimensions: Option<u32>,
+    ) -> Result<Embeddings, BackendError> {
+        self.vectors(&call, dimensions).await
+    }
 }
 
 /// What of a request to this upstream is always the same, made once.
@@ -524,6 +532,8 @@ pub(crate) fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfi
 
 /// The card's last model where any name passes.
 const ANY_MODEL: &str = "*";
+
+mod embed;
 
 #[cfg(test)]
 mod hostile;

@@ -1008,3 +1008,70 @@ async fn one_refused_connect_takes_the_link_down_and_an_answer_brings_it_back() 
         assert!(answered.is_ok() && !link.is_offline());
     }
 }
+
+const VECTORS: &str = r#"{"object":"list","data":[{"index":1,"embedding":[0.5,2]},{"index":0,"embedding":[1,0.25]}],"usage":{"prompt_tokens":5,"total_tokens":5}}"#;
+
+async fn embed(upstream: &Upstream, texts: &[&str]) -> Result<domain::Embeddings, BackendError> {
+    let messages = texts
+        .iter()
+        .map(|text| domain::Message::new(domain::Role::User, *text));
+    let texts = ChatRequest::new("theirs", messages.collect());
+    upstream.embed(outbound(texts), Some(2)).await
+}
+
+#[tokio::test]
+async fn embeddings_are_asked_for_beside_the_chats() {
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let upstream = Upstream::new(config(&server.url("http")), transport).unwrap();
+        let answer = json("200 OK", VECTORS);
+        let ((head, body), made) = tokio::join!(
+            server.answer(&answer, Ending::Close),
+            embed(&upstream, &["a", "b"]),
+        );
+        let made = made.unwrap();
+        assert_eq!(made.vectors, [[1.0, 0.25], [0.5, 2.0]]);
+        assert_eq!(made.prompt_tokens, 5);
+        assert!(
+            head.starts_with("POST /v1/embeddings HTTP/1.1\r\n"),
+            "{head}"
+        );
+        assert!(
+            head.contains("authorization: Bearer sk-very-secret"),
+            "{head}"
+        );
+        assert_eq!(
+            body,
+            r#"{"model":"theirs","input":["a","b"],"dimensions":2}"#
+        );
+    }
+}
+
+#[tokio::test]
+async fn embeddings_fail_as_chats_do() {
+    let error = r#"{"error":{"message":"bad","param":"input"}}"#;
+    for (answer, words) in [
+        (json("400 Bad", error), "Rejected"),
+        (json("429 Slow", error), "RateLimited"),
+        (json("200 OK", "{}"), "no embeddings"),
+        (json("200 OK", REPLY), "no embeddings"),
+        (events(FIRST_CHUNK), "a stream, unasked"),
+        (json("200 OK", VECTORS)[..120].to_vec(), "Interrupted"),
+    ] {
+        let server = Server::bind().await;
+        let upstream = upstream(&server);
+        let (_, made) = tokio::join!(
+            server.answer(&answer, Ending::Close),
+            embed(&upstream, &["a", "b"]),
+        );
+        let seen = format!("{:?}", made.unwrap_err());
+        assert!(seen.contains(words), "{words}: {seen}");
+    }
+    let server = Server::bind().await;
+    let upstream = by_telegraph(&server, transport());
+    let made = embed(&upstream, &["a"]).await;
+    assert!(
+        matches!(made, Err(BackendError::Declined { .. })),
+        "{made:?}"
+    );
+}
