@@ -1,5 +1,5 @@
-//! Embeddings on the trunk: admitted and recorded as chats are. They are computed on this machine
-//! alone, so nothing is masked, and nothing is kept.
+//! Embeddings on the trunk: admitted and recorded as chats are. A model on this machine gets the
+//! texts as they are, an upstream gets them masked ([`crate::embed_remote`]); nothing is kept.
 
 use std::sync::Arc;
 
@@ -10,12 +10,13 @@ use domain::{
 };
 
 use crate::answer::{Refusal, RouteLabel};
+use crate::embed_remote;
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
 use crate::trunk::Pipeline;
 
-/// The rule that decides where embeddings are computed: there is one place.
-const REASON: &str = "embeddings";
+/// The rule that decides where embeddings are computed: the model's name.
+pub(crate) const REASON: &str = "embeddings";
 
 /// Vectors, and who made them.
 #[derive(Debug)]
@@ -37,9 +38,10 @@ impl Pipeline {
         request_id: RequestId,
         request: EmbedRequest,
     ) -> Result<Embedded, Refusal> {
-        let mut receipt = self.receive(request_id, principal, request.model.clone())?;
+        let mut receipt = self.receive(request_id.clone(), principal, request.model.clone())?;
         receipt.note(|record| REASON.clone_into(&mut record.reason));
-        match self.embed_noting(principal, request, &mut receipt).await {
+        let embedded = self.embed_noting(principal, request_id, request, &mut receipt);
+        match embedded.await {
             Ok(embedded) => Ok(embedded),
             Err(fault) => {
                 receipt.note(|record| record.outcome = Outcome::Refused(fault.as_label()));
@@ -54,15 +56,34 @@ impl Pipeline {
     async fn embed_noting(
         &self,
         principal: &Principal,
+        request_id: RequestId,
         request: EmbedRequest,
         receipt: &mut Receipt,
     ) -> Result<Embedded, Fault> {
-        let embedder = self.find_embedder(&request.model)?;
+        let snapshot = self.snapshot();
+        let embedder = match find_embedder(&request.model, &snapshot) {
+            Some(embedder) => Ok(embedder),
+            None => Err(embed_remote::places(&request.model, &snapshot)),
+        };
+        if embedder.as_ref().is_err_and(Vec::is_empty) {
+            let embedders = snapshot.embedders();
+            let able = embedders.first().map(|(_, it)| it.card().name.as_str());
+            return Err(lacks(Work::Embeddings, &request.model, able, &snapshot));
+        }
         if !principal.may_use(&request.model) {
             return Err(Fault::Forbidden {
                 what: "this key does not grant the model",
             });
         }
+        let embedder = match embedder {
+            Ok(embedder) => embedder,
+            Err(places) => {
+                let asking =
+                    embed_remote::embed(places, principal, request_id, request, &snapshot, receipt);
+                return asking.await;
+            }
+        };
+        check_health(&request.model, embedder.health())?;
         let card = embedder.card();
         check_dimensions(request.dimensions, card.dimensions)?;
         receipt.note(|record| {
@@ -99,21 +120,14 @@ impl Pipeline {
             embeddings,
         })
     }
+}
 
-    fn find_embedder(&self, asked: &ModelAlias) -> Result<Arc<dyn Embedder>, Fault> {
-        let snapshot = self.snapshot();
-        let embedders = snapshot.embedders();
-        let found = embedders
-            .iter()
-            .find(|(names, embedder)| {
-                embedder.card().name == asked.as_str() || names.contains(asked)
-            })
-            .map(|(_, embedder)| Arc::clone(embedder));
-        let able = embedders.first().map(|(_, it)| it.card().name.as_str());
-        let found = found.ok_or_else(|| lacks(Work::Embeddings, asked, able, &snapshot))?;
-        check_health(asked, found.health())?;
-        Ok(found)
-    }
+/// The model on this machine that makes vectors under that name.
+fn find_embedder(asked: &ModelAlias, snapshot: &Snapshot) -> Option<Arc<dyn Embedder>> {
+    let mut embedders = snapshot.embedders().iter();
+    let found = embedders
+        .find(|(names, embedder)| embedder.card().name == asked.as_str() || names.contains(asked));
+    found.map(|(_, embedder)| Arc::clone(embedder))
 }
 
 /// What a model may be asked for.
@@ -203,7 +217,7 @@ fn check_dimensions(asked: Option<u32>, has: u32) -> Result<(), Fault> {
 }
 
 /// Keeps the first components, and length 1.
-fn shorten(vector: &mut Vec<f32>, dimensions: u32) {
+pub(crate) fn shorten(vector: &mut Vec<f32>, dimensions: u32) {
     vector.truncate(dimensions as usize);
     let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
     if length > 0.0 && length.is_finite() {

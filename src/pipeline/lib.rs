@@ -12,6 +12,7 @@ mod answer;
 mod attempt;
 mod cost;
 mod embed;
+mod embed_remote;
 mod hedge;
 mod named;
 mod offline;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::*;
 
+mod embeddings;
 mod failures;
 
 /// What a scripted backend does with a call.
@@ -154,6 +155,19 @@ impl Backend for Fake {
             }
             Script::Empty => stream::iter([started, ended].map(Ok)).boxed(),
         })
+    }
+
+    /// Three components for each text, or what the script fails with.
+    async fn embed(&self, call: Outbound, _: Option<u32>) -> Result<Embeddings, BackendError> {
+        let texts: Vec<String> = call.request().messages.iter().map(Message::text).collect();
+        self.calls.lock().unwrap().extend(texts.iter().cloned());
+        match self.script.clone() {
+            Script::Fails(error) => Err(error),
+            _ => Ok(Embeddings {
+                vectors: vec![vec![3.0, 4.0, 12.0]; texts.len()],
+                prompt_tokens: 7,
+            }),
+        }
     }
 }
 

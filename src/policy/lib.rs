@@ -68,6 +68,6 @@ pub use scan::{
     CustomRule, DEFAULT_CLASSES, FINDINGS_MAX, ScanRuleFault, ScanRules, VALUE_BYTES_MIN,
 };
 pub use template::{Date, TEMPLATE_BYTES_MAX, Templates};
-pub use tokens::{TOKENIZED_BYTES_MAX, count_tokens, warm_up};
+pub use tokens::{TOKENIZED_BYTES_MAX, count_tokens, embed_text, warm_up};
 pub use trouble::{Rescue, Trouble, WhenOffline, rescuers};
 pub use unmask::Unmasker;

@@ -3,7 +3,7 @@
 //! Counts are of OpenAI's `o200k` vocabulary whatever model answers in the end: routing wants one
 //! yardstick, and the engine counts exactly for itself. Long text is counted by its beginning.
 
-use tiktoken_rs::{CoreBPE, o200k_base_singleton};
+use tiktoken_rs::{CoreBPE, cl100k_base_singleton, o200k_base_singleton};
 
 /// Text beyond this is counted in proportion to the text before it. 64 KiB take about two
 /// milliseconds; nobody routes on the last percent.
@@ -34,6 +34,20 @@ pub fn count_tokens(text: &str) -> usize {
     usize::try_from(ratio).unwrap_or(usize::MAX)
 }
 
+/// In the names of OpenAI's models for embeddings, whose tokens are those of `cl100k`.
+const CL100K_EMBEDDERS: &str = "text-embedding-";
+
+/// The text that a model for embeddings reads in `tokens`. `None` where its vocabulary is not known
+/// here, or they are no text.
+#[must_use]
+pub fn embed_text(model: &str, tokens: &[u32]) -> Option<String> {
+    if !model.contains(CL100K_EMBEDDERS) {
+        return None;
+    }
+    let bytes = cl100k_base_singleton().decode_bytes(tokens).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
 fn count_slices(mut text: &str) -> usize {
     let mut count = 0;
     while !text.is_empty() {
@@ -52,6 +66,18 @@ pub(crate) fn prefix(text: &str, bytes_max: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_for_openais_embedders_are_read_and_others_are_not() {
+        let (hello, world) = (9906, 1917);
+        let read = |model, tokens: &[u32]| embed_text(model, tokens);
+        let text = read("openai/text-embedding-3-small", &[hello, world]);
+        assert_eq!(text.as_deref(), Some("Hello world"));
+        assert_eq!(read("mistral-embed", &[hello, world]), None);
+        assert_eq!(read("text-embedding-3-small", &[16_000_000]), None);
+        // The first half of a character.
+        assert_eq!(read("text-embedding-3-small", &[9468]), None);
+    }
 
     #[test]
     fn a_sentence_has_the_vocabulary_s_count() {
