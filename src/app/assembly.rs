@@ -1,7 +1,6 @@
 //! Everything a configuration comes to before anything is started: compiled rules, upstreams, keys.
 //! `hedge check` stops here; `hedge serve` and a reload go on.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domain::{Backend, BackendCard, Health, Principal};
@@ -129,7 +128,7 @@ impl Assembly {
         )
         .with_prices(Prices {
             book: Arc::clone(&self.config.prices),
-            providers: BTreeMap::new(),
+            providers: self.config.price_providers.clone(),
         })
         .with_shares(self.config.shares.clone())
         .with_retry(self.config.retry)

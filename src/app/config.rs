@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::BackendName;
 use pipeline::RescueRules;
 use policy::{PriceBook, RetryRules};
 use providers::{PoolConfig, UpstreamConfig};
@@ -71,6 +72,8 @@ pub struct Config {
     pub embeddings: Option<EncoderSettings>,
     pub rerank: Option<EncoderSettings>,
     pub upstreams: Vec<UpstreamConfig>,
+    /// As which provider of the price list an upstream charges, where that is known.
+    pub price_providers: BTreeMap<BackendName, String>,
     pub pools: Vec<PoolConfig>,
     pub prices: Arc<PriceBook>,
     pub aliases: BTreeMap<String, Vec<String>>,
@@ -149,6 +152,7 @@ impl Config {
             models: Vec::new(),
             embeddings,
             rerank,
+            price_providers: upstreams::price_providers(&raw.upstreams, &providers),
             upstreams,
             pools,
             prices,

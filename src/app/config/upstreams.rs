@@ -52,6 +52,19 @@ pub fn upstreams(
         .collect()
 }
 
+/// As which provider of the price list each upstream charges.
+pub fn price_providers(
+    raw: &[RawUpstream],
+    providers: &Catalogue,
+) -> BTreeMap<BackendName, String> {
+    let known = raw.iter().filter_map(|upstream| {
+        let provider = providers.get(upstream.provider.as_ref()?)?;
+        let charges = provider.prices.as_ref().unwrap_or(&provider.name);
+        Some((BackendName::new(upstream.called()?), charges.clone()))
+    });
+    known.collect()
+}
+
 fn upstream_config(
     path: &str,
     raw: &RawUpstream,

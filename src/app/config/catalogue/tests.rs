@@ -9,7 +9,8 @@ use tokio::net::TcpListener;
 use wire::openai::decode_request;
 
 use crate::config::overlay;
-use crate::config::{Config, Surroundings};
+use crate::config::upstreams::price_providers;
+use crate::config::{Config, RawUpstream, Surroundings};
 
 use super::*;
 
@@ -536,4 +537,25 @@ fn an_address_of_ones_own_is_trusted_as_it_says_itself() {
     assert_eq!(trust("base_url = 'https://far.example/v1'"), Trust::Public);
     let said = trust("base_url = 'https://far.example/v1'\ntrust = 'tenant'");
     assert_eq!(said, Trust::Tenant);
+}
+
+#[test]
+fn an_upstream_charges_as_its_provider_does() {
+    let catalogue = catalogue();
+    let charges = |provider: &str, name: Option<&str>| {
+        let upstream = RawUpstream {
+            provider: Some(provider.to_owned()),
+            name: name.map(str::to_owned),
+            ..RawUpstream::default()
+        };
+        price_providers(&[upstream], &catalogue).pop_first()
+    };
+    for (provider, name, expected) in [
+        ("groq", Some("fast"), ("fast", "groq")),
+        ("openai-responses", None, ("openai-responses", "openai")),
+    ] {
+        let (backend, charged) = charges(provider, name).unwrap();
+        assert_eq!((backend.as_str(), charged.as_str()), expected);
+    }
+    assert_eq!(charges("none-such", None), None);
 }
