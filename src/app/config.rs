@@ -43,9 +43,9 @@ pub use embeddings::EncoderSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
 pub use models::{ModelFile, Stay, model_schema};
 pub use overlay::Override;
-pub use raw::{
-    ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog, RawUpstream, Speculation,
-};
+#[cfg(test)]
+pub use raw::RawUpstream;
+pub use raw::{ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
 pub use secret::Surroundings;
 pub use sections::{
     AdminListen, CacheSettings, IngressSettings, KeyGrant, LimitSettings, LocalSettings,

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BackendName, BadRequest, ChatStream, Classify, Embeddings, Fault, Outbound, Resume, Tokenizer,
-    Tokens,
-    Trust,
+    Tokens, Trust,
 };
 
 /// Something that answers chats: an engine on this machine, or an upstream.

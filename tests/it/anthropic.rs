@@ -26,7 +26,10 @@ async fn send(hedge: &Hedge, body: &Value) -> Reply {
 
 /// The data of a stream's events.
 fn events(reply: &Reply) -> Vec<Value> {
-    let data = reply.text.lines().filter_map(|it| it.strip_prefix("data: "));
+    let data = reply
+        .text
+        .lines()
+        .filter_map(|it| it.strip_prefix("data: "));
     data.map(|data| serde_json::from_str(data).unwrap())
         .collect()
 }
@@ -59,16 +62,25 @@ async fn an_upstream_of_openais_dialect_answers_messages() {
     let whole = send(&hedge, &asked).await;
     assert_eq!(whole.status, StatusCode::OK, "{}", whole.text);
     let reply = whole.json();
-    assert_eq!(reply["content"], json!([{"type": "text", "text": "t0 t1 t2 "}]));
+    assert_eq!(
+        reply["content"],
+        json!([{"type": "text", "text": "t0 t1 t2 "}])
+    );
     assert_eq!(reply["stop_reason"], "end_turn");
     assert_eq!(reply["usage"]["output_tokens"], 3);
     let seen = &fake.seen()[0].body;
-    assert_eq!(seen["messages"][0], json!({"role": "system", "content": "Be brief."}));
+    assert_eq!(
+        seen["messages"][0],
+        json!({"role": "system", "content": "Be brief."})
+    );
     assert_eq!(seen["stop"], json!(["END"]));
     assert_eq!(seen["max_tokens"], 64);
     assert_eq!(seen.get("metadata"), None);
 
-    let streamed = with(message("fake/bench", "[[fake tokens=4]]"), json!({"stream": true}));
+    let streamed = with(
+        message("fake/bench", "[[fake tokens=4]]"),
+        json!({"stream": true}),
+    );
     let streamed = send(&hedge, &streamed).await;
     assert_eq!(streamed_text(&streamed), "t0 t1 t2 t3 ");
     let last = events(&streamed).pop().unwrap();
@@ -80,7 +92,11 @@ async fn a_tool_call_and_a_failure_pass_in_anthropics_words() {
     let fake = fake();
     let hedge = Hedge::before(&fake, "").await;
     let tools = json!({"tools": [{"name": "weather", "input_schema": {"type": "object"}}]});
-    let called = send(&hedge, &with(message("fake/bench", "[[fake call=weather]]"), tools)).await;
+    let called = send(
+        &hedge,
+        &with(message("fake/bench", "[[fake call=weather]]"), tools),
+    )
+    .await;
     let reply = called.json();
     let call = &reply["content"][0];
     assert_eq!(call["type"], "tool_use", "{reply}");
@@ -123,7 +139,9 @@ async fn a_node_that_speaks_anthropics_dialect_is_an_upstream() {
     assert_eq!(native.status, StatusCode::OK, "{}", native.text);
     assert_eq!(native.json()["content"][0]["text"], "t0 t1 t2 ");
     assert_eq!(native.json()["usage"]["output_tokens"], 3);
-    let openai = outer.chat(&ask("inner/fake/bench", "[[fake tokens=5]]")).await;
+    let openai = outer
+        .chat(&ask("inner/fake/bench", "[[fake tokens=5]]"))
+        .await;
     assert_eq!(openai.status, StatusCode::OK, "{}", openai.text);
     assert_eq!(openai.content(), "t0 t1 t2 t3 t4 ");
     let options = json!({"stream": true, "stream_options": {"include_usage": true}});
@@ -139,11 +157,18 @@ async fn a_node_that_speaks_anthropics_dialect_is_an_upstream() {
     let call = &called["choices"][0]["message"]["tool_calls"][0]["function"];
     assert_eq!(call["name"], "weather", "{called}");
     assert_eq!(called["choices"][0]["finish_reason"], "tool_calls");
-    let refused = outer.chat(&ask("inner/fake/bench", "[[fake status=400]]")).await;
+    let refused = outer
+        .chat(&ask("inner/fake/bench", "[[fake status=400]]"))
+        .await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.text);
     let hot = with(ask("inner/fake/bench", "hi"), json!({"temperature": 1.5}));
     let declined = outer.chat(&hot).await;
-    assert_eq!(declined.status, StatusCode::BAD_REQUEST, "{}", declined.text);
+    assert_eq!(
+        declined.status,
+        StatusCode::BAD_REQUEST,
+        "{}",
+        declined.text
+    );
     assert_eq!(declined.json()["error"]["param"], "temperature");
 }
 
@@ -154,9 +179,16 @@ async fn the_model_here_answers_messages_and_counts_what_it_charges() {
     let asked = message("local", "What is the capital of Portugal?");
     let whole = send(&hedge, &asked).await;
     assert_eq!(whole.status, StatusCode::OK, "{}", whole.text);
-    let text = whole.json()["content"][0]["text"].as_str().unwrap().to_owned();
+    let text = whole.json()["content"][0]["text"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(text.contains("Lisbon"), "{text}");
-    let streamed = send(&hedge, &with(asked.clone(), json!({"stream": true, "top_k": 1}))).await;
+    let streamed = send(
+        &hedge,
+        &with(asked.clone(), json!({"stream": true, "top_k": 1})),
+    )
+    .await;
     assert_eq!(streamed_text(&streamed), text);
     let counted = post(&hedge, "/v1/messages/count_tokens", &asked).await;
     assert_eq!(counted.header("x-hedge-tokens"), "counted");
