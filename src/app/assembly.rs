@@ -132,6 +132,7 @@ impl Assembly {
         })
         .with_shares(self.config.shares.clone())
         .with_retry(self.config.retry)
+        .with_breaker(self.config.breaker)
         .with_rescue(self.config.rescue)
         .with_offline(self.offline())
     }

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use domain::BackendName;
 use pipeline::RescueRules;
-use policy::{PriceBook, RetryRules};
+use policy::{BreakerRules, PriceBook, RetryRules};
 use providers::{PoolConfig, UpstreamConfig};
 
 pub use catalogue::Catalogue;
@@ -80,6 +80,7 @@ pub struct Config {
     /// Aliases whose models are equals: each one's weight.
     pub shares: BTreeMap<String, Vec<u32>>,
     pub retry: RetryRules,
+    pub breaker: BreakerRules,
     pub routes: RouteFile,
     pub cache: CacheSettings,
     pub responses: Option<ResponseSettings>,
@@ -133,6 +134,7 @@ impl Config {
         let mut aliases = upstreams::aliases(raw, findings);
         let shares = failures::balance(raw, &mut aliases, findings);
         let retry = failures::retry(&raw.retry, findings);
+        let breaker = failures::breaker(&raw.breaker, findings);
         sections::log(&raw.log, findings);
         let routes = sections::routes(&raw.routes, around, findings);
         let cache = sections::cache(&raw.cache, findings);
@@ -159,6 +161,7 @@ impl Config {
             aliases,
             shares,
             retry,
+            breaker,
             routes: routes?,
             cache,
             responses,

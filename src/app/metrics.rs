@@ -670,6 +670,7 @@ impl RecordSink for Metrics {
         self.failing.count(record);
         self.count_tokens(record, route);
         self.count_cost(record);
+        self.count_rescues(record);
         self.masked.inc_by(u64::from(record.masked_count));
         let labels = RouteLabels { route };
         self.took
@@ -684,6 +685,16 @@ impl RecordSink for Metrics {
 }
 
 impl Metrics {
+    fn count_rescues(&self, record: &ExchangeRecord) {
+        for by in &record.rescued_by {
+            let route = if by.is_local { "local" } else { "cloud" };
+            self.rescues.get_or_create(&RouteLabels { route }).inc();
+        }
+        if let Some(why) = record.unrescued {
+            self.unrescued.get_or_create(&WhyLabels { why }).inc();
+        }
+    }
+
     fn count_cost(&self, record: &ExchangeRecord) {
         let Some(route) = record.route.as_ref().filter(|route| !route.is_local) else {
             return;

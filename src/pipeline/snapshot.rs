@@ -8,7 +8,9 @@ use std::time::Duration;
 use crate::offline::OfflineRules;
 use crate::rescue::RescueRules;
 use domain::{Backend, BackendCard, BackendName, Embedder, ModelAlias, Price, Reranker};
-use policy::{CacheSecret, PriceBook, RetryRules, Roster, RosterEntry, RoutePolicy, ScanRules};
+use policy::{
+    BreakerRules, CacheSecret, PriceBook, RetryRules, Roster, RosterEntry, RoutePolicy, ScanRules,
+};
 
 /// An embedder, and what callers may call it besides the name on its card.
 pub type NamedEmbedder = (Vec<ModelAlias>, Arc<dyn Embedder>);
@@ -30,6 +32,7 @@ pub struct Snapshot {
     prices: Prices,
     shares: Arc<BTreeMap<String, Vec<u32>>>,
     retry: RetryRules,
+    breaker: BreakerRules,
     rescue: RescueRules,
     offline: OfflineRules,
 }
@@ -69,6 +72,7 @@ impl Snapshot {
             prices: Prices::default(),
             shares: Arc::default(),
             retry: RetryRules::default(),
+            breaker: BreakerRules::default(),
             rescue: RescueRules::default(),
             offline: OfflineRules::default(),
         }
@@ -86,6 +90,17 @@ impl Snapshot {
     pub fn with_retry(mut self, retry: RetryRules) -> Self {
         self.retry = retry;
         self
+    }
+
+    /// The same with other rules on when a model is left alone.
+    #[must_use]
+    pub fn with_breaker(mut self, breaker: BreakerRules) -> Self {
+        self.breaker = breaker;
+        self
+    }
+
+    pub(crate) fn breaker(&self) -> BreakerRules {
+        self.breaker
     }
 
     pub(crate) fn retry(&self) -> RetryRules {

@@ -104,7 +104,11 @@ impl Pipeline {
         let seats_max = parts.exchanges_max.clamp(1, Semaphore::MAX_PERMITS);
         let (desk, inbox) = mpsc::channel(seats_max);
         let pipeline = Self {
-            ward: Arc::new(Ward::new(parts.snapshot.retry(), rand::random())),
+            ward: Arc::new(Ward::new(
+                parts.snapshot.retry(),
+                parts.snapshot.breaker(),
+                rand::random(),
+            )),
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             cache: parts.cache,
             keys: parts.keys,
@@ -118,7 +122,8 @@ impl Pipeline {
 
     /// Replaces the snapshot. Exchanges under way keep theirs.
     pub fn reload(&self, snapshot: Snapshot) {
-        self.ward.reload(snapshot.retry(), snapshot.backends());
+        self.ward
+            .reload(snapshot.retry(), snapshot.breaker(), snapshot.backends());
         self.snapshot.store(Arc::new(snapshot));
     }
 

@@ -41,6 +41,8 @@ const ALL_REST: &str = "all its models failed too often just now";
 pub(crate) struct Ward {
     models: RwLock<HashMap<Key, Arc<Vitals>>>,
     budget: Mutex<RetryBudget>,
+    /// Of models that are not known yet.
+    breaker: RwLock<BreakerRules>,
     /// Whose credentials were refused, which the operator was told: once until the next reload.
     refused: Mutex<BTreeSet<BackendName>>,
     random: Mutex<StdRng>,
@@ -77,22 +79,31 @@ pub struct Percentiles {
 
 impl Ward {
     /// Every choice by chance follows from `seed`.
-    pub fn new(rules: RetryRules, seed: u64) -> Self {
+    pub fn new(rules: RetryRules, breaker: BreakerRules, seed: u64) -> Self {
         Self {
             models: RwLock::default(),
             budget: Mutex::new(RetryBudget::new(rules)),
+            breaker: RwLock::new(breaker),
             refused: Mutex::default(),
             random: Mutex::new(StdRng::seed_from_u64(seed)),
         }
     }
 
-    /// Other rules, and none but these backends.
-    pub fn reload(&self, rules: RetryRules, backends: &[Arc<dyn Backend>]) {
+    /// Other rules, and none but these backends. Other rules of breakers are for new ones: all are.
+    pub fn reload(&self, rules: RetryRules, breaker: BreakerRules, backends: &[Arc<dyn Backend>]) {
         lock(&self.budget).set_rules(rules);
+        let before = std::mem::replace(
+            &mut *self.breaker.write().unwrap_or_else(PoisonError::into_inner),
+            breaker,
+        );
         let is_there = |name: &BackendName| backends.iter().any(|it| it.card().name == *name);
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        models.retain(|(backend, _), _| is_there(backend));
+        models.retain(|(backend, _), _| before == breaker && is_there(backend));
         lock(&self.refused).clear();
+    }
+
+    fn breaker(&self) -> BreakerRules {
+        *self.breaker.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn vitals(&self, backend: &dyn Backend, model: &str) -> Arc<Vitals> {
@@ -103,7 +114,7 @@ impl Ward {
             return Arc::clone(vitals);
         }
         drop(models);
-        let vitals = Arc::new(Vitals::new(card, key.clone()));
+        let vitals = Arc::new(Vitals::new(card, key.clone(), self.breaker()));
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if models.len() >= MODELS_MAX {
             // Names that nobody answered to are of no use.
@@ -257,7 +268,7 @@ pub(crate) struct Load {
 }
 
 impl Vitals {
-    fn new(card: &BackendCard, key: Key) -> Self {
+    fn new(card: &BackendCard, key: Key, breaker: BreakerRules) -> Self {
         let now = Instant::now();
         Self {
             is_listed: card.model(&key.1).is_some(),
@@ -267,7 +278,7 @@ impl Vitals {
             was_answered: AtomicBool::new(false),
             is_doubtful: AtomicBool::new(false),
             notes: Mutex::new(Notes {
-                breaker: Breaker::new(BreakerRules::default(), now.into_std()),
+                breaker: Breaker::new(breaker, now.into_std()),
                 streamed: Pace::default(),
                 whole: Pace::default(),
                 chats: 0,

@@ -13,12 +13,12 @@ fn config(fake: &FakeUpstream, when: &str) -> (tempfile::TempDir, String) {
     let path = folder.path().join("routes.toml");
     let rules = format!(
         "default = \"cloud\"\nwhen_offline = \"{when}\"\n[outcomes.cloud]\n\
-         candidates = [\"cloud\"]\n"
+         candidates = [\"sky\"]\n"
     );
     std::fs::write(&path, rules).unwrap();
     let config = format!(
         "{OFFLINE}[local]\nenabled = false\n[routes]\nfile = \"{}\"\n[[upstreams]]\n\
-         name = \"cloud\"\nbase_url = \"{}\"\nmodels = [\"bench\"]\n",
+         name = \"sky\"\nbase_url = \"{}\"\nmodels = [\"bench\"]\n",
         path.display(),
         fake.base_url()
     );
@@ -107,7 +107,7 @@ async fn a_request_may_wait_for_the_link() {
     };
     let (answered, _back) = futures::join!(waiting, bring_back);
     assert_eq!(answered.content(), "back again");
-    assert_eq!(answered.route(), "cloud:cloud");
+    assert_eq!(answered.route(), "cloud:sky");
 }
 
 #[cfg(feature = "llama")]
@@ -121,12 +121,12 @@ async fn this_machine_answers_and_says_why() {
     let file = config.split("file = \"").nth(1).unwrap();
     let file = file.split('"').next().unwrap();
     let rules = std::fs::read_to_string(file).unwrap();
-    std::fs::write(file, rules.replace("\"cloud\"]", "\"cloud\", \"local\"]")).unwrap();
+    std::fs::write(file, rules.replace("\"sky\"]", "\"sky\", \"local\"]")).unwrap();
     let hedge = Hedge::start(&config).await;
     fake.kill();
     let first = hedge.chat(&ask("auto", "Hello")).await;
     assert!(
-        first.reason().contains("fallback: cloud"),
+        first.reason().contains("fallback: sky"),
         "{}",
         first.reason()
     );
@@ -134,6 +134,6 @@ async fn this_machine_answers_and_says_why() {
     assert!(second.route().starts_with("local:"), "{}", second.route());
     assert_eq!(second.reason(), "default; offline");
     // Who names a model of the cloud's is not answered by another.
-    let named = hedge.chat(&ask("cloud/bench", "Hi")).await;
+    let named = hedge.chat(&ask("sky/bench", "Hi")).await;
     assert_eq!(named.status, StatusCode::BAD_GATEWAY, "{}", named.text);
 }

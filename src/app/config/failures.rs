@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use policy::RetryRules;
+use std::time::Duration;
+
+use policy::{BreakerRules, RetryRules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,58 @@ impl Default for RawRetry {
             budget_percent,
             burst,
         }
+    }
+}
+
+/// When a model of an upstream is left alone for a while, because it fails.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBreaker {
+    /// Failures in a row that are enough.
+    pub failures_max: u32,
+    /// Of the last half minute's chats, if they were twenty or more: a larger share of failures is
+    /// enough.
+    pub failed_percent_max: u32,
+    /// How long at first; each time in a row doubles it, up to `open_ms_max`.
+    pub open_ms: u64,
+    pub open_ms_max: u64,
+}
+
+impl Default for RawBreaker {
+    fn default() -> Self {
+        let rules = BreakerRules::default();
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            failures_max: rules.failures_max,
+            failed_percent_max: rules.failed_percent_max,
+            open_ms: ms(rules.open),
+            open_ms_max: ms(rules.open_max),
+        }
+    }
+}
+
+pub fn breaker(raw: &RawBreaker, findings: &mut Findings) -> BreakerRules {
+    const MS_MAX: u64 = 3_600_000;
+    let mut time = |name: &str, ms: u64| {
+        let path = format!("breaker.{name}");
+        Duration::from_millis(within(&path, ms, 1..=MS_MAX, findings))
+    };
+    let (open, open_max) = (
+        time("open_ms", raw.open_ms),
+        time("open_ms_max", raw.open_ms_max),
+    );
+    let percent = raw.failed_percent_max;
+    BreakerRules {
+        failures_max: within(
+            "breaker.failures_max",
+            raw.failures_max,
+            1..=1_000_000,
+            findings,
+        ),
+        failed_percent_max: within("breaker.failed_percent_max", percent, 1..=100, findings),
+        open,
+        open_max: open_max.max(open),
+        ..BreakerRules::default()
     }
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::failures::{RawBalance, RawRetry};
+use super::failures::{RawBalance, RawBreaker, RawRetry};
 use super::prices::RawPrice;
 use super::raw_kv::{FlashAttention, GpuLayers, KvType, KvUnified};
 use super::raw_pools::RawPool;
@@ -44,6 +44,7 @@ pub struct RawConfig {
     pub balance: BTreeMap<String, RawBalance>,
     pub routes: RawRoutes,
     pub retry: RawRetry,
+    pub breaker: RawBreaker,
     pub cache: RawCache,
     pub responses: RawResponses,
     pub privacy: RawPrivacy,
@@ -73,6 +74,7 @@ impl Default for RawConfig {
             balance: BTreeMap::new(),
             routes: RawRoutes::default(),
             retry: RawRetry::default(),
+            breaker: RawBreaker::default(),
             cache: RawCache::default(),
             responses: RawResponses::default(),
             privacy: RawPrivacy::default(),

@@ -8,6 +8,7 @@ use domain::{
 use serde_json::Value;
 
 use crate::fields::{Fields, Path, array};
+use crate::foreign_seal;
 use crate::request_fault as fault;
 
 /// Items of one request.
@@ -183,39 +184,23 @@ fn read_reasoning(
     Ok(())
 }
 
-/// Another dialect's seal, which went out as [`foreign`] text, or one of this dialect's makers.
+/// Another dialect's seal, which went out as an opaque text of this one, or one of this dialect's
+/// makers.
 pub(super) fn seal(data: String) -> Seal {
-    let known = data.strip_prefix(FOREIGN).and_then(|rest| {
-        let (word, rest) = rest.split_once('.')?;
-        let of = Dialect::ALL.into_iter().find(|it| it.as_label() == word)?;
-        let (kind, data) = rest.split_once('.')?;
-        let kind = match kind {
-            "s" => SealKind::Signature,
-            "h" => SealKind::Hidden,
-            _ => return None,
-        };
-        let data = data.to_owned();
-        Some(Seal { of, kind, data })
-    });
-    known.unwrap_or(Seal {
+    foreign_seal::read(&data).unwrap_or(Seal {
         of: Dialect::Responses,
         kind: SealKind::Hidden,
         data,
     })
 }
 
-const FOREIGN: &str = "hedge.";
-
 /// A seal as an opaque text of this dialect.
 pub(super) fn opaque(seal: &Seal) -> String {
     if seal.of == Dialect::Responses {
-        return seal.data.clone();
+        seal.data.clone()
+    } else {
+        foreign_seal::write(seal)
     }
-    let kind = match seal.kind {
-        SealKind::Signature => 's',
-        SealKind::Hidden => 'h',
-    };
-    format!("{FOREIGN}{}.{kind}.{}", seal.of.as_label(), seal.data)
 }
 
 fn read_content(path: &Path<'_>, value: Value, extra: &mut Extra) -> Result<Vec<Part>, BadRequest> {

@@ -155,7 +155,7 @@ fn a_stream_tells_everything_in_order_and_ends_as_the_whole_response() {
     assert_eq!(last["temperature"], 0.5);
     assert_eq!(
         last["output"][0]["encrypted_content"],
-        "hedge.anthropic.s.c2ln"
+        "hedge.anthropic.c2ln"
     );
     assert_eq!(last["output"][1]["content"][0]["text"], "Hello");
     assert_eq!(last["output"][2]["arguments"], "{}");
