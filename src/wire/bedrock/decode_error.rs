@@ -11,8 +11,6 @@ use crate::request_fault::shown;
 /// What is passed on of an upstream's sentence, in characters.
 const MESSAGE_CHARS_MAX: usize = 1000;
 const CONTEXT_CODE: &str = "context_length_exceeded";
-/// Bedrock names no wait.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Reads `{"message": …}`, which some of AWS's servers write with a capital, and give a type
 /// (`__type`). `None` when the bytes are no such object.
@@ -51,7 +49,8 @@ pub(super) fn exception(name: &str, payload: &[u8]) -> BackendError {
     match name {
         "throttlingException" => BackendError::RateLimited { retry_after: None },
         "serviceUnavailableException" | "modelNotReadyException" => BackendError::Overloaded {
-            retry_after: RETRY_AFTER,
+            // Bedrock names no wait.
+            retry_after: Duration::ZERO,
         },
         "modelTimeoutException" => BackendError::TimedOut(TimeoutPhase::BetweenEvents),
         "accessDeniedException" => BackendError::Credentials { status: 403 },

@@ -15,8 +15,6 @@ use crate::request_fault::shown;
 /// What is passed on of an upstream's sentence, in characters.
 const MESSAGE_CHARS_MAX: usize = 1000;
 const CONTEXT_CODE: &str = "context_length_exceeded";
-/// Assumed when an overloaded upstream names no wait.
-const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 /// The longest wait believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Stands for an error that names no status of its own.
@@ -80,9 +78,23 @@ pub(super) fn failure(json: &str) -> BackendError {
             retry_after: retry_delay(&error),
         },
         503 => BackendError::Overloaded {
-            retry_after: retry_delay(&error).unwrap_or(RETRY_AFTER_DEFAULT),
+            retry_after: retry_delay(&error).unwrap_or_default(),
         },
         status => BackendError::Failed { status },
+    }
+}
+
+/// A prompt that Google's filter did not let pass, by its `blockReason`.
+pub(super) fn blocked(word: &str) -> BackendError {
+    BackendError::ContentRefused {
+        reason: BadRequest {
+            param: None,
+            code: Some("content_filter".to_owned()),
+            message: format!(
+                "the provider's filter did not let the prompt pass: {}",
+                shown(word)
+            ),
+        },
     }
 }
 

@@ -1,19 +1,18 @@
 //! Decodes a whole reply, as a client.
 
-use domain::{
-    BackendError, FinishReason, Reply, ReplyChoice, ReplyPiece, Started, ToolCall, Usage,
-};
+use domain::{BackendError, Reply, ReplyChoice, ReplyPiece, Started, ToolCall, Usage};
 
-use super::decode_error::failure;
+use super::decode_error::{blocked, failure};
 use super::reply_shape::{
     Body, CandidateBody, PartBody, TOOL_CALLS_MAX, UNSPEAKABLE_FAULT, finish_reason,
 };
 use super::seals;
 
-/// Reads a `GenerateContentResponse`. A prompt that was blocked is a reply that the filter ended.
+/// Reads a `GenerateContentResponse`.
 ///
 /// # Errors
-/// [`BackendError::Garbled`] for bytes that are none; the error they hold.
+/// [`BackendError::Garbled`] for bytes that are none; the error they hold;
+/// [`BackendError::ContentRefused`] where the prompt was blocked.
 pub(super) fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
     let body: Body<'_> = serde_json::from_slice(bytes)
         .map_err(|_| BackendError::Garbled("the reply is no generateContent response"))?;
@@ -25,11 +24,9 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
     for (position, candidate) in body.candidates.unwrap_or_default().into_iter().enumerate() {
         choices.push(read_candidate(position, candidate, reply_id.as_deref())?);
     }
-    let is_blocked = body
-        .prompt_feedback
-        .is_some_and(|feedback| feedback.block_reason.is_some());
-    if choices.is_empty() && is_blocked {
-        choices.push(blocked());
+    let block_reason = body.prompt_feedback.and_then(|it| it.block_reason);
+    if let (true, Some(word)) = (choices.is_empty(), block_reason) {
+        return Err(blocked(&word));
     }
     if choices.is_empty() {
         return Err(BackendError::Garbled("the reply has no candidates"));
@@ -50,17 +47,6 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
         choices,
         usage: body.usage_metadata.map(Usage::from),
     })
-}
-
-fn blocked() -> ReplyChoice {
-    ReplyChoice {
-        choice: 0,
-        pieces: Vec::new(),
-        tool_calls: Vec::new(),
-        stop_string: None,
-        logprobs: Vec::new(),
-        reason: FinishReason::ContentFilter,
-    }
 }
 
 fn read_candidate(

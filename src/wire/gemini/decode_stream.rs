@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use domain::{BackendError, ChatEvent, FinishReason, Started, ToolCallPart, Usage};
 
-use super::decode_error::failure;
+use super::decode_error::{blocked, failure};
 use super::reply_shape::{
     Body, CandidateBody, PartBody, TOOL_CALLS_MAX, UNSPEAKABLE_FAULT, finish_reason,
 };
@@ -99,11 +99,12 @@ impl Reader {
         }
         self.usage = body.usage_metadata.map(Usage::from).or(self.usage);
         let candidates = body.candidates.unwrap_or_default();
-        let is_blocked = body
-            .prompt_feedback
-            .is_some_and(|feedback| feedback.block_reason.is_some());
-        if candidates.is_empty() && !is_blocked {
-            return Ok(());
+        let block_reason = body.prompt_feedback.and_then(|it| it.block_reason);
+        if candidates.is_empty() {
+            return match block_reason {
+                Some(word) if self.choices.is_empty() => Err(blocked(&word)),
+                Some(_) | None => Ok(()),
+            };
         }
         if !std::mem::replace(&mut self.has_started, true) {
             self.reply_id = body.response_id.filter(|id| !id.is_empty());
@@ -112,9 +113,6 @@ impl Reader {
                 reply_id: self.reply_id.clone(),
                 fingerprint: None,
             })));
-        }
-        if is_blocked && candidates.is_empty() && self.choices.is_empty() {
-            self.state(0).end(FinishReason::ContentFilter, out);
         }
         for (position, candidate) in candidates.into_iter().enumerate() {
             self.read_candidate(position, candidate, out)?;

@@ -5,6 +5,7 @@
 mod anthropic;
 mod chat;
 mod client;
+mod gemini;
 mod ingress;
 mod load;
 mod node;

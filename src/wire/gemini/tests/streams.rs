@@ -55,22 +55,21 @@ fn ends_are_read_by_googles_words() {
 }
 
 #[test]
-fn a_blocked_prompt_is_a_reply_the_filter_ended() {
+fn a_blocked_prompt_is_refused_content() {
     let body = json!({
         "promptFeedback": {"blockReason": "SAFETY"},
         "usageMetadata": {"promptTokenCount": 4, "totalTokenCount": 4},
         "modelVersion": "m",
     });
     let events = stream(format!("data: {body}\n\n").as_bytes());
-    let ended = ChatEvent::ChoiceEnded {
-        choice: 0,
-        reason: FinishReason::ContentFilter,
-    };
-    assert_eq!(events.len(), 3);
-    assert_eq!(events[1].as_ref().unwrap(), &ended);
-    let reply = Gemini.decode_reply(body.to_string().as_bytes()).unwrap();
-    assert_eq!(reply.choices[0].reason, FinishReason::ContentFilter);
-    assert_eq!(reply.usage.unwrap().prompt_tokens, Tokens(4));
+    assert_eq!(error(&events).as_label(), "content_refused");
+    let refused = Gemini
+        .decode_reply(body.to_string().as_bytes())
+        .unwrap_err();
+    assert_eq!(refused.as_label(), "content_refused");
+    // Once something was said it comes too late to be heard.
+    let late = saying(json!([{"text": "a"}])) + &format!("data: {body}\n\n") + &ending("STOP");
+    assert!(stream(late.as_bytes()).iter().all(Result::is_ok));
     // Feedback without a reason blocks nothing.
     let body = json!({"promptFeedback": {"safetyRatings": []}});
     let cut = Gemini
