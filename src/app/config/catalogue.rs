@@ -148,7 +148,7 @@ fn judge(name: &str, provider: &RawProvider, findings: &mut Findings) {
 
 /// Words of dialects that a build may lack. A file that came with the binary is no fault of the
 /// operator's; one that an upstream names is.
-const KNOWN_ELSEWHERE: [&str; 4] = ["responses", "anthropic", "gemini", "bedrock"];
+const KNOWN_ELSEWHERE: [&str; 1] = ["bedrock"];
 
 #[cfg(test)]
 mod tests;
