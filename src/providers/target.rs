@@ -153,7 +153,15 @@ fn base(base_url: &str, dialect: &dyn ClientDialect) -> Result<Url, UpstreamConf
     let path = url.path().trim_end_matches('/').to_owned();
     let after = dialect.target(MODEL, Delivery::Whole);
     let after = after.split('?').next().unwrap_or_default();
-    url.set_path(path.strip_suffix(after).unwrap_or(&path));
+    let path = path.strip_suffix(after).unwrap_or(&path);
+    // Its first step alone, `/v1`, stands twice in nobody's address.
+    let step = after.get(1..).and_then(|rest| rest.find('/'));
+    let step = step.map_or("", |end| &after[..=end]);
+    let path = match step {
+        "/v1" => path.strip_suffix(step).unwrap_or(path),
+        _ => path,
+    };
+    url.set_path(path);
     Ok(url)
 }
 
@@ -183,6 +191,23 @@ mod tests {
         let target = targets.of(model, Delivery::Whole).ok()?;
         assert!(target.url.as_str().ends_with(&target.uri.to_string()));
         Some(target.url.to_string())
+    }
+
+    #[test]
+    fn a_version_that_the_dialect_writes_itself_may_stand_in_the_base() {
+        use wire::anthropic::Messages;
+        for base_url in [
+            "https://a.example",
+            "https://a.example/v1",
+            "https://a.example/v1/messages",
+        ] {
+            let targets = Targets::new(base_url, &[], &Messages).unwrap();
+            let target = targets.of("m", Delivery::Whole).unwrap();
+            assert_eq!(target.url.path(), "/v1/messages", "{base_url}");
+        }
+        let targets = Targets::new("https://a.example/v1", &[], &Chat).unwrap();
+        let target = targets.of("m", Delivery::Whole).unwrap();
+        assert_eq!(target.url.path(), "/v1/chat/completions");
     }
 
     #[test]
