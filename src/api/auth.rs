@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn another_makers_header_is_a_key_where_there_is_no_token() {
-        let cases: [(Option<&'static str>, &'static str, Option<&[u8]>); 5] = [
+        type Case = (Option<&'static str>, &'static str, Option<&'static [u8]>);
+        let cases: [Case; 5] = [
             (None, "sk-2", Some(b"sk-2")),
             (None, " sk-2 ", Some(b"sk-2")),
             (None, "", None),

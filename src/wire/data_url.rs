@@ -24,7 +24,7 @@ pub(crate) fn is_base64(text: &str) -> bool {
 /// Base64 with the letters of section 4 and padding, out of that or of section 5's (safe in URLs);
 /// `None` for what is neither. Protobuf's JSON takes both.
 pub(crate) fn standard(text: &str) -> Option<Cow<'_, str>> {
-    if text.len() % 4 == 0 && is_base64(text) {
+    if text.len().is_multiple_of(4) && is_base64(text) {
         return Some(Cow::Borrowed(text));
     }
     let letters = text.trim_end_matches('=');
@@ -39,10 +39,10 @@ pub(crate) fn standard(text: &str) -> Option<Cow<'_, str>> {
             other => other,
         })
         .collect();
-    while plain.len() % 4 != 0 && plain.len() - letters.len() < 2 {
+    while !plain.len().is_multiple_of(4) && plain.len() - letters.len() < 2 {
         plain.push('=');
     }
-    (plain.len() % 4 == 0 && is_base64(&plain)).then_some(Cow::Owned(plain))
+    (plain.len().is_multiple_of(4) && is_base64(&plain)).then_some(Cow::Owned(plain))
 }
 
 #[cfg(test)]

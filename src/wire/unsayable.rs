@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn the_first_setting_that_cannot_be_said_is_named() {
-        let set: [(&str, fn(&mut ChatRequest)); 9] = [
+        type Change = fn(&mut ChatRequest);
+        let set: [(&str, Change); 9] = [
             ("min_p", |it| it.sampling.min_p = Some(0.1)),
             ("typical_p", |it| it.sampling.open.typical_p = Some(0.5)),
             ("top_n_sigma", |it| it.sampling.open.top_n_sigma = Some(1.0)),

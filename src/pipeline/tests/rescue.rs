@@ -465,7 +465,13 @@ async fn tries_are_bounded_and_the_first_error_is_told() {
         ),
     ] {
         let a = Teller::new("a", "big", Trust::Public, Resume::Exact, &ways);
-        let b = Teller::new("b", "big", Trust::Public, Resume::Exact, &[refuse.clone()]);
+        let b = Teller::new(
+            "b",
+            "big",
+            Trust::Public,
+            Resume::Exact,
+            std::slice::from_ref(&refuse),
+        );
         let rules = RescueRules {
             attempts_max,
             ..RescueRules::default()

@@ -180,7 +180,15 @@ mod tests {
             DATED,
         ];
         let plain = [HOST, DATED];
-        let cases: &[(&str, &str, Option<&str>, &[(&str, &str)], &str, &str)] = &[
+        type Case<'a> = (
+            &'a str,
+            &'a str,
+            Option<&'a str>,
+            &'a [(&'a str, &'a str)],
+            &'a str,
+            &'a str,
+        );
+        let cases: &[Case<'_>] = &[
             (
                 "GET",
                 "/",

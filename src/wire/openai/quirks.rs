@@ -167,7 +167,8 @@ fn has_quoted(body: &[u8], name: &str) -> bool {
 fn says_something(name: &str, value: &RawValue) -> bool {
     let text = value.get();
     let is_empty = ["null", "false", "0", "0.0", "\"\"", "[]", "{}"].contains(&text);
-    !is_empty && !(name == "n" && text == "1")
+    let says_nothing = is_empty || (name == "n" && text == "1");
+    !says_nothing
 }
 
 fn closed(mut object: BytesMut) -> Bytes {

@@ -412,7 +412,8 @@ fn faults(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
 
 #[test]
 fn every_fault_is_named_with_its_path() {
-    let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: &[Case<'_>] = &[
         (
             "provider = 'grok'",
             &[],
