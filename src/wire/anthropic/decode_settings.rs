@@ -48,7 +48,7 @@ pub(super) fn read_reasoning(
         .ok_or_else(|| fault::missing(&kind_path))?;
     let tokens_max = match kind.as_str() {
         "enabled" => Some(read_budget(&mut thinking)?),
-        "adaptive" => None,
+        "adaptive" | "between_tools" => None,
         "disabled" => {
             let reasoning = Reasoning {
                 effort: Some(Effort::None),
@@ -58,7 +58,7 @@ pub(super) fn read_reasoning(
             return Ok((Some(reasoning), Asked::Nothing));
         }
         other => {
-            let kinds = ["enabled", "disabled", "adaptive"];
+            let kinds = ["enabled", "disabled", "adaptive", "between_tools"];
             return Err(fault::not_one_of(&kind_path, other, &kinds));
         }
     };

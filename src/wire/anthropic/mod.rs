@@ -9,7 +9,7 @@
 //!
 //! Behaviour follows Anthropic's API reference, pages "Create a Message", "Count tokens", "Streaming
 //! messages", "Extended thinking", "Structured outputs" and "Errors", and the types that its SDK
-//! generates from the published schema (anthropic-sdk-python of 2026-08), read 2026-11.
+//! generates from the published schema (anthropic-sdk-python of 2026-08 and its 2.10.0), read 2026-11.
 //!
 //! An upstream's base URL is `https://api.anthropic.com`: without `/v1`, as Anthropic's SDKs have it.
 //!

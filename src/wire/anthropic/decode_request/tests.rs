@@ -600,6 +600,13 @@ fn thinking_is_read_in_all_its_forms() {
             Asked::Thoughts,
         ),
         (
+            r#""thinking":{"type":"between_tools"}"#,
+            None,
+            None,
+            Some(true),
+            Asked::Thoughts,
+        ),
+        (
             r#""thinking":{"type":"adaptive","display":"omitted"},"output_config":{"effort":"max"}"#,
             Some(Effort::XHigh),
             None,
