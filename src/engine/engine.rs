@@ -399,7 +399,7 @@ impl Backend for Engine {
         Some(self)
     }
 
-    /// By [`crate::prefill`].
+    /// By `prefill.rs`.
     fn resume(&self, _model: &str) -> Resume {
         Resume::Exact
     }

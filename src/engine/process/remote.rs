@@ -219,7 +219,7 @@ impl Backend for Remote {
         Some(self)
     }
 
-    /// By [`crate::prefill`].
+    /// By `prefill.rs`.
     fn resume(&self, _model: &str) -> Resume {
         Resume::Exact
     }
