@@ -27,6 +27,10 @@ const REQUEST: &str = r#"{
     ]
 }"#;
 
+/// What every dialect can say.
+const PLAIN_REQUEST: &str =
+    r#"{"model": "x", "max_tokens": 7, "messages": [{"role": "user", "content": "hi"}]}"#;
+
 /// The one upstream of `text`, whose address is moved to `server`, path and all.
 fn upstream(
     text: &str,
@@ -301,7 +305,12 @@ async fn the_first_request_to_each_is_what_its_page_says() {
             }
         };
         assert_eq!(upstream.card().name.as_str(), name);
-        let ((head, sent), reply) = tokio::join!(server.answer(REPLY), chat(&upstream, REQUEST));
+        let asked = if word == "openai" {
+            REQUEST
+        } else {
+            PLAIN_REQUEST
+        };
+        let ((head, sent), reply) = tokio::join!(server.answer(REPLY), chat(&upstream, asked));
         let (target, header) = target(name);
         assert!(
             head.starts_with(&format!("post {target} http/1.1\r\n")),
