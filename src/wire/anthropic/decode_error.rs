@@ -55,8 +55,8 @@ fn param(message: &str) -> Option<String> {
 }
 
 /// "prompt is too long: 213462 tokens > 200000 maximum" and "input length and `max_tokens` exceed
-/// context limit: 190000 + 20000 > 200000, …", asked and limit (seen in Anthropic's answers, read
-/// 2026-11 in its SDKs' issues).
+/// context limit: 190000 + 20000 > 200000, …", asked and limit (known sentences of Anthropic's answers,
+/// for which no page was read; other wording leaves the counts unknown).
 fn context_counts(message: &str) -> Option<(Tokens, Tokens)> {
     let rest = message
         .strip_prefix("prompt is too long: ")

@@ -9,8 +9,8 @@ use domain::{Dialect, Seal, SealKind};
 
 use crate::{data_url, foreign_seal};
 
-/// What Google has clients send with a call that its model did not make ("Thought signatures",
-/// FAQ, read 2026-11).
+/// What Google has clients send with a call that its model did not make (public
+/// sources name it as documented under "Thought signatures"; Google's own page was not read for it).
 pub(super) const PLACEHOLDER: &str = "skip_thought_signature_validator";
 
 /// Google's own, as it comes from or goes to Google.
