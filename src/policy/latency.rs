@@ -85,7 +85,7 @@ const DECAY: Duration = Duration::from_secs(10);
 
 /// Peak-EWMA: a mean that takes a worse sample at once and a better one slowly, as in Twitter's Finagle
 /// (its `PeakEwma` load balancer and "Beyond Round Robin: Load Balancing for Latency", Linkerd's blog,
-/// 2016, read 2026-11). Written from the description.
+/// 2016). Written from the description.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeakEwma {
     mean: Duration,

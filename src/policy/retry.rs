@@ -35,7 +35,7 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 pub const RETRY_AFTER_MAX_BESIDE_OTHERS: Duration = Duration::from_secs(1);
 
 /// How long to wait before try `retries` + 1, with "full jitter": anything from nothing to the doubled
-/// base (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015, read 2026-11). A
+/// base (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). A
 /// provider's own wait comes on top: all that were refused with it would else come back at once.
 /// `random` is from 0 to 1.
 #[must_use]

@@ -17,14 +17,14 @@ const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// The longest wait believed. A provider that names days is out of money, not out of breath.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Codes of a provider's content filter: Azure's and OpenAI's (Azure OpenAI, "Content filtering",
-/// and OpenAI's error codes for images and moderation, read 2026-11).
+/// and OpenAI's error codes for images and moderation; known to us, not read anew).
 const FILTER_CODES: [&str; 2] = ["content_filter", "content_policy_violation"];
 /// For the error body of an upstream that failed.
 const TRACE_WAIT_MAX: Duration = Duration::from_millis(50);
 /// Of a provider's codes and ids. Longer ones are no such things.
 const WORD_BYTES_MAX: usize = 128;
 /// The headers that providers name an exchange in: Anthropic, OpenAI and most others, Azure, Bedrock,
-/// and whoever sits behind Cloudflare (their pages on errors, read 2026-11).
+/// and whoever sits behind Cloudflare (known to us, not read anew).
 const REQUEST_IDS: [&str; 5] = [
     "request-id",
     "x-request-id",
