@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use domain::{BackendError, Delivery};
 use http::Uri;
 use reqwest::Url;
-use wire::ClientDialect;
+use wire::{ClientDialect, percent};
 
 use crate::UpstreamConfigError;
 
@@ -108,7 +108,7 @@ impl Targets {
         let before = self.base.path().trim_end_matches('/');
         let path = format!(
             "{}{after}",
-            before.replace(MODEL_WRITTEN, &percent_encoded(model))
+            before.replace(MODEL_WRITTEN, &percent::encoded(model))
         );
         let mut url = self.base.clone();
         url.set_path(&path);
@@ -163,21 +163,6 @@ fn base(base_url: &str, dialect: &dyn ClientDialect) -> Result<Url, UpstreamConf
     };
     url.set_path(path);
     Ok(url)
-}
-
-/// All but the unreserved characters of RFC 3986, section 2.3.
-fn percent_encoded(text: &str) -> String {
-    use std::fmt::Write;
-
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            write!(encoded, "%{byte:02X}").expect("writing to memory cannot fail");
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

@@ -246,29 +246,26 @@ pub(crate) fn array(
     }
 }
 
-/// Base64 by its letters and length (RFC 4648, section 4), padded or not.
-pub(crate) fn is_base64(text: &str) -> bool {
-    let letters = text.trim_end_matches('=');
-    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
-    text.len() - letters.len() <= 2 && letters.len() % 4 != 1 && letters.bytes().all(is_letter)
+/// Unknown fields of the top level, which are not many.
+pub(crate) fn few_unknown(fields: Fields<'_>) -> Result<Extra, BadRequest> {
+    let unknown = fields.rest();
+    if unknown.len() <= EXTRA_FIELDS_MAX {
+        return Ok(unknown);
+    }
+    Err(BadRequest {
+        param: None,
+        code: Some("too_many_parameters".into()),
+        message: format!(
+            "The body has {} parameters that are not known; at most {EXTRA_FIELDS_MAX} are passed on.",
+            unknown.len()
+        ),
+    })
 }
 
 /// Unknown fields of the top level. Names that look like the JSON Pointers of nested ones would
 /// be mistaken for those.
 pub(crate) fn add_unknown(fields: Fields<'_>, extra: &mut Extra) -> Result<(), BadRequest> {
-    let unknown = fields.rest();
-    if unknown.len() > EXTRA_FIELDS_MAX {
-        return Err(BadRequest {
-            param: None,
-            code: Some("too_many_parameters".into()),
-            message: format!(
-                "The body has {} parameters that are not known; at most {EXTRA_FIELDS_MAX} are \
-                 passed on.",
-                unknown.len()
-            ),
-        });
-    }
-    for (name, value) in unknown {
+    for (name, value) in few_unknown(fields)? {
         if name.starts_with('/') {
             return Err(fault::unsupported(
                 &fault::shown(&name),

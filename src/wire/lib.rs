@@ -14,14 +14,16 @@ pub mod responses;
 
 mod clients;
 mod data_url;
+mod error_words;
 mod fields;
 mod foreign_seal;
 mod halves;
 mod numbers;
-mod percent;
+pub mod percent;
 mod request_fault;
 mod splice;
 mod sse;
+mod sse_reading;
 mod strict_json;
 mod token;
 mod unsayable;

@@ -128,7 +128,6 @@ fn judge(name: &str, provider: &RawProvider, findings: &mut Findings) {
     }
     if let Some(word) = &provider.dialect
         && wire::client(word).is_none()
-        && !KNOWN_ELSEWHERE.contains(&word.as_str())
     {
         findings.fault(
             "dialect",
@@ -145,10 +144,6 @@ fn judge(name: &str, provider: &RawProvider, findings: &mut Findings) {
         );
     }
 }
-
-/// Words of dialects that a build may lack. A file that came with the binary is no fault of the
-/// operator's; one that an upstream names is.
-const KNOWN_ELSEWHERE: [&str; 1] = ["bedrock"];
 
 #[cfg(test)]
 mod tests;

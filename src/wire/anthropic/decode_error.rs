@@ -4,12 +4,8 @@ use domain::{BadRequest, Tokens};
 use serde_json::Value;
 
 use super::reply_shape::word;
+use crate::error_words::{CONTEXT_CODE, cut};
 use crate::openai::{self, ErrorReply};
-
-/// What is passed on of an upstream's sentence, in characters.
-const MESSAGE_CHARS_MAX: usize = 1000;
-
-const CONTEXT_CODE: &str = "context_length_exceeded";
 
 /// Reads Anthropic's error object; servers that only resemble Anthropic may answer with OpenAI's.
 pub(super) fn decode_error(bytes: &[u8]) -> Option<ErrorReply> {
@@ -40,11 +36,6 @@ pub(super) fn decode_error(bytes: &[u8]) -> Option<ErrorReply> {
     })
 }
 
-pub(super) fn cut(message: &str) -> String {
-    let clean = |letter: char| if letter.is_control() { ' ' } else { letter };
-    message.chars().take(MESSAGE_CHARS_MAX).map(clean).collect()
-}
-
 /// "max_tokens: Field required" names a field. Places among messages are left in the sentence: they
 /// are those of the body that went out, which may have other messages than the one that came in.
 fn param(message: &str) -> Option<String> {
@@ -73,6 +64,7 @@ fn number(text: &str) -> Option<Tokens> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error_words::MESSAGE_CHARS_MAX;
 
     fn error(kind: &str, message: &str) -> String {
         let error = serde_json::json!({"type": kind, "message": message});

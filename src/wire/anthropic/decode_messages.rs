@@ -14,7 +14,8 @@ use serde_json::Value;
 use super::decode_documents::read_document;
 use super::leftovers::{Place, keep};
 use super::seals;
-use crate::fields::{Fields, Path, array, is_base64};
+use crate::data_url::is_base64;
+use crate::fields::{Fields, Path, array};
 use crate::request_fault as fault;
 
 /// Messages in one request.

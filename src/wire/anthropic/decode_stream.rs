@@ -6,66 +6,25 @@
 //! Events are told by the `type` in their data; kinds that we do not know are read over. `Usage` is
 //! held back until the end, since `message_delta` may come more than once.
 
-use std::collections::VecDeque;
-
 use domain::{BackendError, ChatEvent, SealKind, Started, ToolCallPart, Usage};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::decode_reply::seal;
 use super::reply_shape::{BlockBody, BlockKind, STOP_SEQUENCE, UsageBody, failure, finish_reason};
-use crate::{SseDecoder, SseEvent, StreamDecoder};
-
-type Out = VecDeque<Result<ChatEvent, BackendError>>;
+use crate::SseEvent;
+use crate::sse_reading::{EventReader, Out, SseReading};
 
 /// Blocks open at once. Anthropic has one.
 const OPEN_BLOCKS_MAX: usize = 64;
 /// Of one signature, in however many pieces.
 const SIGNATURE_BYTES_MAX: usize = 1 << 20;
 
-const TOO_LARGE: &str = "an event of the stream is too large";
 const WENT_ON: BackendError = BackendError::Garbled("a reply went on after its end");
 
-/// Turns a stream's bytes into events.
-#[derive(Debug, Default)]
-pub(super) struct Decoder {
-    sse: SseDecoder,
-    reader: Reader,
-}
-
-impl StreamDecoder for Decoder {
-    fn push(&mut self, bytes: &[u8], out: &mut Out) {
-        if self.reader.is_over {
-            return;
-        }
-        let pushed = self
-            .sse
-            .push(bytes, &mut |event| self.reader.take(event, out));
-        if pushed.is_err() && !self.reader.is_over {
-            self.reader.fail(BackendError::Garbled(TOO_LARGE), out);
-        }
-    }
-
-    /// Without `message_stop` that is an end only if a reason was given.
-    fn finish(&mut self, out: &mut Out) {
-        if self.reader.is_over {
-            return;
-        }
-        self.reader.is_at_body_end = true;
-        let finished = self.sse.finish(&mut |event| self.reader.take(event, out));
-        if self.reader.is_over {
-            return;
-        }
-        match finished {
-            Ok(()) => self.reader.end(out),
-            Err(_) => self.reader.fail(BackendError::Garbled(TOO_LARGE), out),
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.reader.is_over
-    }
-}
+/// Turns a stream's bytes into events. Without `message_stop` the body's end is an end only if a reason
+/// was given.
+pub(super) type Decoder = SseReading<Reader>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -142,7 +101,7 @@ struct EndBody {
 }
 
 #[derive(Debug, Default)]
-struct Reader {
+pub(super) struct Reader {
     has_started: bool,
     has_ended: bool,
     open: Vec<OpenBlock>,
@@ -175,7 +134,7 @@ enum BlockState {
     Skipped,
 }
 
-impl Reader {
+impl EventReader for Reader {
     fn take(&mut self, event: SseEvent<'_>, out: &mut Out) {
         if self.is_over || event.data.iter().all(u8::is_ascii_whitespace) {
             return;
@@ -186,6 +145,30 @@ impl Reader {
         }
     }
 
+    fn note_body_end(&mut self) {
+        self.is_at_body_end = true;
+    }
+
+    fn end(&mut self, out: &mut Out) {
+        if !self.has_ended {
+            return self.fail(BackendError::Interrupted, out);
+        }
+        let usage = self.usage.take().map(Usage::from);
+        out.extend(usage.map(|usage| Ok(ChatEvent::Usage(usage))));
+        self.is_over = true;
+    }
+
+    fn fail(&mut self, error: BackendError, out: &mut Out) {
+        out.push_back(Err(error));
+        self.is_over = true;
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over
+    }
+}
+
+impl Reader {
     fn read(&mut self, data: &[u8], out: &mut Out) -> Result<(), BackendError> {
         let body: EventBody<'_> = match serde_json::from_slice(data) {
             Ok(body) => body,
@@ -371,20 +354,6 @@ impl Reader {
             choice: 0,
             reason: finish_reason(&word),
         }));
-    }
-
-    fn end(&mut self, out: &mut Out) {
-        if !self.has_ended {
-            return self.fail(BackendError::Interrupted, out);
-        }
-        let usage = self.usage.take().map(Usage::from);
-        out.extend(usage.map(|usage| Ok(ChatEvent::Usage(usage))));
-        self.is_over = true;
-    }
-
-    fn fail(&mut self, error: BackendError, out: &mut Out) {
-        out.push_back(Err(error));
-        self.is_over = true;
     }
 }
 

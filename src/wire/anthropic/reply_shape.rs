@@ -202,7 +202,7 @@ pub(super) fn failure(raw: Option<&RawValue>) -> BackendError {
             reason: BadRequest {
                 param: None,
                 code: None,
-                message: super::decode_error::cut(&body.message),
+                message: crate::error_words::cut(&body.message),
             },
         },
         _ => BackendError::Failed { status: 500 },

@@ -10,6 +10,8 @@ use super::encode_blocks::{Prompt, content};
 use super::leftovers::put;
 use super::thinking::{Thinking, thinking};
 
+use crate::numbers::shortest;
+
 /// Asked for where the caller names no bound, beside what thoughts may take: this dialect needs one,
 /// and refuses more than the model can say. Every Claude since 3.5 can say as much.
 pub const MAX_TOKENS_DEFAULT: Tokens = Tokens(8192);
@@ -210,12 +212,6 @@ fn add_output_config(
         body.insert("output_config".into(), config.into());
     }
     Ok(())
-}
-
-/// The number as its fewest digits say it: 0.7, not the 0.699999988 that 64 bits make of it.
-fn shortest(number: f32) -> Value {
-    let wide = number.to_string().parse::<f64>();
-    wide.map_or(Value::Null, Value::from)
 }
 
 /// Puts uninterpreted fields back: plain names at the top, JSON Pointers where they stood.

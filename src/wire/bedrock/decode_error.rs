@@ -5,12 +5,9 @@ use std::time::Duration;
 use domain::{BackendError, BadRequest, TimeoutPhase, Tokens};
 use serde_json::Value;
 
+use crate::error_words::{CONTEXT_CODE, cut};
 use crate::openai::ErrorReply;
 use crate::request_fault::shown;
-
-/// What is passed on of an upstream's sentence, in characters.
-const MESSAGE_CHARS_MAX: usize = 1000;
-const CONTEXT_CODE: &str = "context_length_exceeded";
 
 /// Reads `{"message": …}`, which some of AWS's servers write with a capital, and give a type
 /// (`__type`). `None` when the bytes are no such object.
@@ -78,11 +75,6 @@ fn message_of(body: &Value) -> Option<&str> {
     ["message", "Message"]
         .into_iter()
         .find_map(|name| body.get(name)?.as_str())
-}
-
-fn cut(message: &str) -> String {
-    let clean = |letter: char| if letter.is_control() { ' ' } else { letter };
-    message.chars().take(MESSAGE_CHARS_MAX).map(clean).collect()
 }
 
 /// Anthropic's sentence: "prompt is too long: 210000 tokens > 200000 maximum".

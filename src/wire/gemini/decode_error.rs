@@ -9,12 +9,10 @@ use std::time::Duration;
 use domain::{BackendError, BadRequest, Tokens};
 use serde_json::Value;
 
+use crate::error_words::{CONTEXT_CODE, cut, number_after};
 use crate::openai::ErrorReply;
 use crate::request_fault::shown;
 
-/// What is passed on of an upstream's sentence, in characters.
-const MESSAGE_CHARS_MAX: usize = 1000;
-const CONTEXT_CODE: &str = "context_length_exceeded";
 /// The longest wait believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Stands for an error that names no status of its own.
@@ -131,22 +129,9 @@ fn retry_delay(error: &Value) -> Option<Duration> {
     Some(wait.min(RETRY_AFTER_MAX))
 }
 
-fn cut(message: &str) -> String {
-    let clean = |letter: char| if letter.is_control() { ' ' } else { letter };
-    message.chars().take(MESSAGE_CHARS_MAX).map(clean).collect()
-}
-
 /// "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
 fn context_counts(message: &str) -> Option<(Tokens, Tokens)> {
     let asked = number_after(message, "input token count (")?;
     let limit = number_after(message, "maximum number of tokens allowed (")?;
     Some((asked, limit))
-}
-
-fn number_after(text: &str, words: &str) -> Option<Tokens> {
-    let (_, rest) = text.split_once(words)?;
-    let end = rest
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(rest.len());
-    rest[..end].parse().ok().map(Tokens)
 }

@@ -11,13 +11,10 @@ use super::decode_config::read_config;
 use super::decode_contents::{read_contents, read_system};
 use super::decode_tools::{read_tool_config, read_tools};
 use super::spelling;
-use crate::fields::{Fields, Path, bounded};
-use crate::request_fault as fault;
+use crate::fields::{Path, add_unknown, bounded};
 use crate::strict_json;
 
 const MODEL_BYTES_MAX: usize = 256;
-/// Fields at the top level that we do not know.
-const EXTRA_FIELDS_MAX: usize = 256;
 
 const NAMES: [&str; 6] = [
     "contents",
@@ -77,29 +74,4 @@ pub(super) fn decode_request(
         }),
         ..ChatRequest::new(ModelAlias::new(model), messages)
     })
-}
-
-fn add_unknown(fields: Fields<'_>, extra: &mut Extra) -> Result<(), BadRequest> {
-    let unknown = fields.rest();
-    if unknown.len() > EXTRA_FIELDS_MAX {
-        return Err(BadRequest {
-            param: None,
-            code: Some("too_many_parameters".into()),
-            message: format!(
-                "The body has {} parameters that are not known; at most {EXTRA_FIELDS_MAX} are \
-                 passed on.",
-                unknown.len()
-            ),
-        });
-    }
-    for (name, value) in unknown {
-        if name.starts_with('/') {
-            return Err(fault::unsupported(
-                &fault::shown(&name),
-                "Names that begin with '/' are not passed on.",
-            ));
-        }
-        extra.insert(name, value);
-    }
-    Ok(())
 }

@@ -14,16 +14,12 @@ use super::decode_reply::made_up_call_id;
 use super::reply_shape::{
     Body, CHOICES_MAX, CallBody, ChoiceBody, MessageBody, TOOL_CALLS_MAX, failure, finish_reason,
 };
-use crate::{SseDecoder, SseEvent};
-
-type Out = VecDeque<Result<ChatEvent, BackendError>>;
+use crate::sse_reading::{EventReader, Out, SseReading};
+use crate::{SseEvent, StreamDecoder};
 
 /// Turns a stream's bytes, cut anywhere, into events that obey [`domain::Grammar`].
 #[derive(Debug, Default)]
-pub struct ChunkDecoder {
-    sse: SseDecoder,
-    reader: ChunkReader,
-}
+pub struct ChunkDecoder(SseReading<ChunkReader>);
 
 impl ChunkDecoder {
     #[must_use]
@@ -33,44 +29,23 @@ impl ChunkDecoder {
 
     /// Takes the next bytes. Everything after an `Err` or after `[DONE]` is ignored.
     pub fn push(&mut self, bytes: &[u8], out: &mut VecDeque<Result<ChatEvent, BackendError>>) {
-        if self.reader.is_over {
-            return;
-        }
-        let pushed = self
-            .sse
-            .push(bytes, &mut |event| self.reader.take(event, out));
-        if pushed.is_err() && !self.reader.is_over {
-            self.reader.fail(BackendError::Garbled(TOO_LARGE), out);
-        }
+        self.0.push(bytes, out);
     }
 
     /// Says that the body ended. Without `[DONE]` that is an end only if every choice ended.
     pub fn finish(&mut self, out: &mut VecDeque<Result<ChatEvent, BackendError>>) {
-        if self.reader.is_over {
-            return;
-        }
-        self.reader.is_at_body_end = true;
-        let finished = self.sse.finish(&mut |event| self.reader.take(event, out));
-        if self.reader.is_over {
-            return;
-        }
-        match finished {
-            Ok(()) => self.reader.end(out),
-            Err(_) => self.reader.fail(BackendError::Garbled(TOO_LARGE), out),
-        }
+        self.0.finish(out);
     }
 
     /// True once the last event was put out: after `[DONE]`, an error, or the body's end.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.reader.is_over
+        self.0.is_over()
     }
 }
 
-const TOO_LARGE: &str = "an event of the stream is too large";
-
 #[derive(Debug, Default)]
-struct ChunkReader {
+pub struct ChunkReader {
     has_started: bool,
     choices: Vec<ChoiceState>,
     usage: Option<Usage>,
@@ -93,7 +68,7 @@ struct CallState {
     id: String,
 }
 
-impl ChunkReader {
+impl EventReader for ChunkReader {
     fn take(&mut self, event: SseEvent<'_>, out: &mut Out) {
         if self.is_over || event.data.iter().all(u8::is_ascii_whitespace) {
             return;
@@ -105,6 +80,31 @@ impl ChunkReader {
         }
     }
 
+    fn note_body_end(&mut self) {
+        self.is_at_body_end = true;
+    }
+
+    /// The stream's end, by `[DONE]` or by the body's end: clean only if every choice ended.
+    fn end(&mut self, out: &mut Out) {
+        if self.choices.is_empty() || self.choices.iter().any(|choice| !choice.has_ended) {
+            self.fail(BackendError::Interrupted, out);
+            return;
+        }
+        out.extend(self.usage.take().map(|usage| Ok(ChatEvent::Usage(usage))));
+        self.is_over = true;
+    }
+
+    fn fail(&mut self, error: BackendError, out: &mut Out) {
+        out.push_back(Err(error));
+        self.is_over = true;
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over
+    }
+}
+
+impl ChunkReader {
     fn read(&mut self, event: SseEvent<'_>, out: &mut Out) -> Result<(), BackendError> {
         let body: Body<'_> = match serde_json::from_slice(event.data) {
             Ok(body) => body,
@@ -182,21 +182,6 @@ impl ChunkReader {
             self.choices.len() - 1
         });
         Ok(&mut self.choices[at])
-    }
-
-    /// The stream's end, by `[DONE]` or by the body's end: clean only if every choice ended.
-    fn end(&mut self, out: &mut Out) {
-        if self.choices.is_empty() || self.choices.iter().any(|choice| !choice.has_ended) {
-            self.fail(BackendError::Interrupted, out);
-            return;
-        }
-        out.extend(self.usage.take().map(|usage| Ok(ChatEvent::Usage(usage))));
-        self.is_over = true;
-    }
-
-    fn fail(&mut self, error: BackendError, out: &mut Out) {
-        out.push_back(Err(error));
-        self.is_over = true;
     }
 }
 

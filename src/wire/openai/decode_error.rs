@@ -3,10 +3,8 @@
 use domain::{BadRequest, Tokens};
 use serde_json::Value;
 
+use crate::error_words::{CONTEXT_CODE, cut, number_after};
 use crate::request_fault::shown;
-
-/// What is passed on of an upstream's sentence, in characters.
-const MESSAGE_CHARS_MAX: usize = 1000;
 
 /// What an upstream's error body says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,13 +54,6 @@ pub fn decode_error(bytes: &[u8]) -> Option<ErrorReply> {
     })
 }
 
-pub(super) const CONTEXT_CODE: &str = "context_length_exceeded";
-
-fn cut(message: &str) -> String {
-    let clean = |letter: char| if letter.is_control() { ' ' } else { letter };
-    message.chars().take(MESSAGE_CHARS_MAX).map(clean).collect()
-}
-
 /// llama.cpp's server gives the counts as fields; OpenAI and vLLM have them in the sentence:
 /// "This model's maximum context length is 8192 tokens. However, your messages resulted in 9001
 /// tokens" or "you requested 9001 tokens".
@@ -78,17 +69,10 @@ fn context_counts(error: &Value, message: &str) -> Option<(Tokens, Tokens)> {
     Some((asked, limit))
 }
 
-fn number_after(text: &str, words: &str) -> Option<Tokens> {
-    let (_, rest) = text.split_once(words)?;
-    let end = rest
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(rest.len());
-    rest[..end].parse().ok().map(Tokens)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error_words::MESSAGE_CHARS_MAX;
 
     fn check(body: &str, message: &str, param: Option<&str>, code: Option<&str>) {
         let reply = decode_error(body.as_bytes()).expect(body);

@@ -3,7 +3,8 @@
 use domain::{Audio, BadRequest, Extra, File, Image, Message, Part, Role, ToolCall};
 use serde_json::Value;
 
-use crate::fields::{Fields, Path, array, is_base64};
+use crate::data_url::is_base64;
+use crate::fields::{Fields, Path, array};
 use crate::request_fault as fault;
 
 /// Messages in one request.

@@ -9,7 +9,7 @@ use memchr::memmem;
 use serde_json::value::RawValue;
 
 use super::ErrorReply;
-use super::decode_error::CONTEXT_CODE;
+use crate::error_words::CONTEXT_CODE;
 use crate::splice::{Members, put_json, put_member};
 
 /// What differs. Nothing, by default.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::decode_items::read_input;
 use super::encode_reply::{Echo, Encoder};
-use crate::fields::{Fields, Path, array};
+use crate::fields::{Fields, Path, array, few_unknown};
 use crate::openai::{NAME_PATTERN_HINT, OUTPUT_TOKENS_MAX, TOP_LOGPROBS_MAX, is_plain_name};
 use crate::request_fault as fault;
 use crate::strict_json;
@@ -25,8 +25,6 @@ const FUNCTION_NAME_BYTES_MAX: usize = 64;
 const ID_BYTES_MAX: usize = 128;
 /// OpenAI's bounds on `metadata`.
 const METADATA_MAX: usize = 16;
-/// Fields at the top level that we do not know.
-const EXTRA_FIELDS_MAX: usize = 256;
 
 /// Reads a request for a response.
 ///
@@ -371,18 +369,7 @@ fn check_metadata(fields: &Fields<'_>) -> Result<(), BadRequest> {
 }
 
 fn add_unknown(fields: Fields<'_>, extra: &mut Extra) -> Result<(), BadRequest> {
-    let unknown = fields.rest();
-    if unknown.len() > EXTRA_FIELDS_MAX {
-        return Err(BadRequest {
-            param: None,
-            code: Some("too_many_parameters".into()),
-            message: format!(
-                "The body has {} parameters that are not known; at most {EXTRA_FIELDS_MAX} are \
-                 passed on.",
-                unknown.len()
-            ),
-        });
-    }
+    let unknown = few_unknown(fields)?;
     extra.extend(unknown.into_iter().filter(|(_, value)| !value.is_null()));
     Ok(())
 }

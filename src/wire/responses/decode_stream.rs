@@ -1,26 +1,17 @@
 //! Decodes a streamed reply, as a client.
 
-use std::collections::VecDeque;
-
 use domain::{BackendError, ChatEvent, Started, ToolCallPart};
 use serde_json::Value;
 
 use super::shape::{ITEMS_MAX, TOOL_CALLS_MAX, failure, filled, hidden, reason, thoughts, usage};
-use crate::{SseDecoder, SseEvent, StreamDecoder};
-
-type Out = VecDeque<Result<ChatEvent, BackendError>>;
-
-const TOO_LARGE: BackendError = BackendError::Garbled("an event of the stream is too large");
+use crate::SseEvent;
+use crate::sse_reading::{EventReader, Out, SseReading};
 
 /// Turns a stream's bytes, cut anywhere, into events that obey [`domain::Grammar`].
-#[derive(Debug, Default)]
-pub struct Decoder {
-    sse: SseDecoder,
-    reader: Reader,
-}
+pub(super) type Decoder = SseReading<Reader>;
 
 #[derive(Debug, Default)]
-struct Reader {
+pub(super) struct Reader {
     has_started: bool,
     /// By `output_index`: the call's index among the calls.
     calls: Vec<(u64, u32)>,
@@ -32,41 +23,7 @@ struct Reader {
     is_over: bool,
 }
 
-impl StreamDecoder for Decoder {
-    fn push(&mut self, bytes: &[u8], out: &mut Out) {
-        if self.reader.is_over {
-            return;
-        }
-        let pushed = self
-            .sse
-            .push(bytes, &mut |event| self.reader.take(event, out));
-        if pushed.is_err() && !self.reader.is_over {
-            self.reader.fail(TOO_LARGE, out);
-        }
-    }
-
-    fn finish(&mut self, out: &mut Out) {
-        if self.reader.is_over {
-            return;
-        }
-        let finished = self.sse.finish(&mut |event| self.reader.take(event, out));
-        if !self.reader.is_over {
-            let error = finished.map_or(TOO_LARGE, |()| BackendError::Interrupted);
-            self.reader.fail(error, out);
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.reader.is_over
-    }
-}
-
-impl Reader {
-    fn fail(&mut self, error: BackendError, out: &mut Out) {
-        self.is_over = true;
-        out.push_back(Err(error));
-    }
-
+impl EventReader for Reader {
     fn take(&mut self, event: SseEvent<'_>, out: &mut Out) {
         let data = event.data.trim_ascii();
         if self.is_over || data.is_empty() || data == b"[DONE]" {
@@ -77,6 +34,21 @@ impl Reader {
         }
     }
 
+    fn end(&mut self, out: &mut Out) {
+        self.fail(BackendError::Interrupted, out);
+    }
+
+    fn fail(&mut self, error: BackendError, out: &mut Out) {
+        self.is_over = true;
+        out.push_back(Err(error));
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over
+    }
+}
+
+impl Reader {
     fn read(&mut self, data: &[u8], out: &mut Out) -> Result<(), BackendError> {
         let body: Value = serde_json::from_slice(data)
             .map_err(|_| BackendError::Garbled("an event of the stream is malformed"))?;
@@ -95,7 +67,7 @@ impl Reader {
             return Ok(());
         }
         if matches!(kind, "completed" | "incomplete" | "failed" | "cancelled") {
-            return self.end(&body["response"], out);
+            return self.complete(&body["response"], out);
         }
         let at = body["output_index"].as_u64().unwrap_or(0);
         match kind {
@@ -225,7 +197,7 @@ impl Reader {
         Ok(())
     }
 
-    fn end(&mut self, response: &Value, out: &mut Out) -> Result<(), BackendError> {
+    fn complete(&mut self, response: &Value, out: &mut Out) -> Result<(), BackendError> {
         let reason = reason(response, !self.calls.is_empty())?;
         self.start(response, out);
         self.is_over = true;

@@ -1,8 +1,11 @@
+use std::collections::VecDeque;
+
 use domain::{Grammar, Reply, collect};
 use futures::{StreamExt, executor::block_on, stream};
 use proptest::prelude::*;
 
 use super::*;
+use crate::StreamDecoder;
 
 /// Decodes the stretches, holding what comes out against the grammar.
 fn decode(stretches: &[&[u8]]) -> Vec<Result<ChatEvent, BackendError>> {
@@ -317,7 +320,9 @@ fn an_endless_event_is_given_up() {
     assert!(decoder.is_over());
     assert!(matches!(
         out.pop_back(),
-        Some(Err(BackendError::Garbled(TOO_LARGE)))
+        Some(Err(BackendError::Garbled(
+            "an event of the stream is too large"
+        )))
     ));
 }
 

@@ -290,7 +290,9 @@ fn an_event_beyond_the_bound_is_garbled() {
     let events = decode(&[b"data: ", &stretch, &stretch]);
     assert!(matches!(
         events[..],
-        [Err(BackendError::Garbled(TOO_LARGE))]
+        [Err(BackendError::Garbled(
+            "an event of the stream is too large"
+        ))]
     ));
 }
 

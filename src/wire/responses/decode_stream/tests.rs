@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::StreamDecoder;
 
 /// After the reference's page "Streaming events".
 fn stream() -> Vec<u8> {
