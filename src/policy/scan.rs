@@ -12,7 +12,7 @@ use std::ops::Range;
 use domain::{BadRequest, ChatRequest, Fault, Finding, FindingClass, Findings, Trust};
 use regex::{Regex, RegexBuilder, RegexSet};
 
-use crate::detect::{DETECTORS, Detector};
+use crate::detect::{DETECTORS, Detector, may_find};
 
 /// A request with more distinct values than this is refused: what cannot all be masked must not
 /// leave, and a conversation does not hold so many.
@@ -66,6 +66,8 @@ pub struct ScanRules {
     /// One pass says which of `rules` need a closer look.
     set: RegexSet,
     rules: Vec<Rule>,
+    /// Whether all rules are detectors, of which [`may_find`] knows what they need.
+    has_detectors_only: bool,
 }
 
 impl fmt::Debug for ScanRules {
@@ -124,7 +126,11 @@ impl ScanRules {
             .size_limit(usize::MAX)
             .build()
             .expect("each pattern compiled alone");
-        Ok(Self { set, rules })
+        Ok(Self {
+            set,
+            rules,
+            has_detectors_only: custom.is_empty(),
+        })
     }
 
     /// Finds every value of the classes asked for, in one linear pass per class present.
@@ -164,6 +170,9 @@ impl ScanRules {
     }
 
     fn scan_text(&self, text: &str, found: &mut Found) {
+        if self.has_detectors_only && !may_find(text) {
+            return;
+        }
         // Start to end, none overlapping another: only the last that starts before a match's end can
         // reach into it. A text may hold a hundred thousand matches.
         let mut claimed: BTreeMap<usize, usize> = BTreeMap::new();

@@ -444,3 +444,42 @@ fn a_value_between_a_patterns_escapes_keeps_the_request_from_the_less_trusted() 
         assert_eq!(findings.trust_least(), wanted, "{format:?}");
     }
 }
+
+/// Texts that detectors find, some drawn from the patterns themselves.
+fn likely_found() -> impl Strategy<Value = String> {
+    let parts = DETECTORS.map(|detector| {
+        let pattern = detector.pattern.replace(r"\x22", "\"");
+        prop::string::string_regex(&pattern).unwrap().boxed()
+    });
+    let part = prop::strategy::Union::new(parts).boxed();
+    let prose = || prop::string::string_regex("[a-z ,.:@=+-]{0,12}").unwrap();
+    (prose(), part, prose()).prop_map(|(a, b, c)| format!("{a}{b}{c}"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn the_quick_look_passes_over_nothing_that_is_found(text in likely_found()) {
+        let mut slow = RULES.clone();
+        slow.has_detectors_only = false;
+        let slow = slow.scan(&request(&text)).unwrap();
+        let quick = RULES.scan(&request(&text)).unwrap();
+        prop_assert_eq!(quick.iter().count(), slow.iter().count());
+    }
+}
+
+#[test]
+fn most_prose_does_not_pass_the_quick_look() {
+    let prose = "The harbour lies where the river meets the sea, pier 7 in the north.\n".repeat(1);
+    assert!(!may_find(&prose));
+    assert!(may_find(&format!("{prose}{prose}")), "two digits");
+    // What an operator asks for may look like anything.
+    let rule = CustomRule {
+        name: "harbour".into(),
+        pattern: "harbour".into(),
+        trust_min: Trust::Tenant,
+    };
+    let rules = ScanRules::compile(&[], &[rule]).unwrap();
+    assert_eq!(rules.scan(&request(&prose)).unwrap().iter().count(), 1);
+}
