@@ -55,17 +55,41 @@ impl fmt::Display for Path<'_> {
 pub(crate) struct Fields<'p> {
     pub path: Path<'p>,
     map: Map<String, Value>,
+    /// The marks of the names in `map`, and of some that were: most names that are asked for are in no
+    /// object, and need not be looked up.
+    marks: u64,
+}
+
+/// One of 64 bits for a name, by its length and its ends.
+fn mark(name: &str) -> u64 {
+    let bytes = name.as_bytes();
+    let at = |byte: Option<&u8>| byte.map_or(0, |byte| u32::from(*byte));
+    let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
+    let mixed = length.wrapping_mul(7) ^ at(bytes.first()) ^ at(bytes.last()).wrapping_mul(5);
+    1 << (mixed % 64)
 }
 
 impl<'p> Fields<'p> {
     pub fn open(path: Path<'p>, value: Value) -> Result<Self, BadRequest> {
         match value {
-            Value::Object(map) => Ok(Self { path, map }),
+            Value::Object(map) => Ok(Self::of(path, map)),
             other => Err(fault::wrong_type(&path, "an object", &other)),
         }
     }
 
+    fn of(path: Path<'p>, map: Map<String, Value>) -> Self {
+        let marks = map.keys().fold(0, |marks, name| marks | mark(name));
+        Self { path, map, marks }
+    }
+
+    fn may_have(&self, name: &str) -> bool {
+        self.marks & mark(name) != 0
+    }
+
     pub fn take(&mut self, name: &str) -> Option<Value> {
+        if !self.may_have(name) {
+            return None;
+        }
         // The order of what is left is kept: it is the caller's.
         self.map.shift_remove(name).filter(|value| !value.is_null())
     }
@@ -73,22 +97,19 @@ impl<'p> Fields<'p> {
     /// Those of `names` that are there, to be read and yet stay.
     pub fn copy_of(&self, names: &[&str]) -> Fields<'p> {
         let copy = |name: &&str| {
-            let value = self.map.get(*name)?;
+            let value = self.peek(name)?;
             Some(((*name).to_owned(), value.clone()))
         };
-        Fields {
-            path: self.path,
-            map: names.iter().filter_map(copy).collect(),
-        }
+        Self::of(self.path, names.iter().filter_map(copy).collect())
     }
 
     /// The field as it stands, without taking it.
     pub fn peek(&self, name: &str) -> Option<&Value> {
-        self.map.get(name)
+        self.may_have(name).then(|| self.map.get(name)).flatten()
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.map.get(name).is_some_and(|value| !value.is_null())
+        self.peek(name).is_some_and(|value| !value.is_null())
     }
 
     pub fn required(&mut self, name: &str) -> Result<Value, BadRequest> {
