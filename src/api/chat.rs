@@ -134,7 +134,7 @@ where
     }
     let framing = framing(&request, encoder.id_prefix());
     if encoder.only_loads() {
-        return load(api, id, &principal, &request, encoder, framing).await;
+        return Box::pin(load(api, id, &principal, &request, encoder, framing)).await;
     }
     let delivery = request.delivery;
     let context = RequestContext {
@@ -161,7 +161,7 @@ where
         began,
     };
     match delivery {
-        Delivery::Whole => whole(desk, api.pipeline.run(parsed).await?).await,
+        Delivery::Whole => whole(desk, Box::pin(api.pipeline.run(parsed)).await?).await,
         Delivery::Streamed { .. } => {
             let pipeline = Arc::clone(&api.pipeline);
             let opening = Box::pin(async move { pipeline.run(parsed).await });

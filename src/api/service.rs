@@ -26,6 +26,9 @@ use crate::router::{
 use crate::server::Api;
 use crate::{chat, cors, count, embeddings, ollama, reading, rerank};
 
+/// What a connection holds of a request beside what answers it; a test would not see it grow.
+const DECIDING_BYTES_MAX: usize = 4096;
+
 /// What all connections of one listener share.
 #[derive(Debug)]
 pub(crate) struct Front {
@@ -54,9 +57,9 @@ impl Front {
         let id = request_id::of(request.headers());
         signs.set_unread(!request.body().is_end_stream());
         let refuser = refuser(request.uri().path(), request.headers());
-        let caught = AssertUnwindSafe(self.decide(&id, signs, request))
-            .catch_unwind()
-            .await;
+        let deciding = self.decide(&id, signs, request);
+        debug_assert!(size_of_val(&deciding) <= DECIDING_BYTES_MAX);
+        let caught = AssertUnwindSafe(deciding).catch_unwind().await;
         let mut response = caught.unwrap_or_else(|_| {
             error!(request_id = %id.id, "request handler panicked");
             refusal(&Fault::Internal)
@@ -80,6 +83,8 @@ impl Front {
         response.headers_mut().insert(X_REQUEST_ID, id.header);
     }
 
+    /// What answers is in boxes: this future is a part of its connection's for as long as that is open,
+    /// and moved with each request.
     async fn decide<B>(
         &self,
         id: &ExchangeId,
@@ -99,22 +104,20 @@ impl Front {
             cors::preflight(request.headers())
         } else if let Some((dialect, address)) = self.chat(&request) {
             let door = chat::Door { dialect, address };
-            chat::answer(&self.api, &id.id, signs, request, door).await
+            Box::pin(chat::answer(&self.api, &id.id, signs, request, door)).await
         } else if self.is_post(&request, COUNT_PATH) {
-            count::answer(&self.api, &id.id, signs, request).await
+            Box::pin(count::answer(&self.api, &id.id, signs, request)).await
         } else if self.is_post(&request, EMBEDDINGS_PATH) {
-            embeddings::answer(&self.api, &id.id, signs, request).await
+            Box::pin(embeddings::answer(&self.api, &id.id, signs, request)).await
         } else if RERANK_PATHS.iter().any(|path| self.is_post(&request, path)) {
-            rerank::answer(&self.api, &id.id, signs, request).await
+            Box::pin(rerank::answer(&self.api, &id.id, signs, request)).await
         } else if let Some(asked) = self.ollama(&request) {
-            ollama::answer(&self.api, &id.id, signs, request, asked).await
+            Box::pin(ollama::answer(&self.api, &id.id, signs, request, asked)).await
         } else if let Some(reading) = self.reading(&request) {
-            reading::answer(&self.api, &id.id, signs, request, reading).await
+            Box::pin(reading::answer(&self.api, &id.id, signs, request, reading)).await
         } else {
             let request = request.map(Body::new);
-            self.router
-                .clone()
-                .oneshot(request)
+            Box::pin(self.router.clone().oneshot(request))
                 .await
                 .unwrap_or_else(|never| match never {})
         };

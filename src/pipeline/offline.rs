@@ -90,13 +90,16 @@ impl fmt::Debug for OfflineRules {
     }
 }
 
-/// Lets an exchange pass, changed as its route says where it is meant for an upstream out of reach.
+/// Whether an exchange is meant for an upstream out of reach.
+pub(crate) fn concerns(planned: &Planned) -> bool {
+    let snapshot = &planned.missed.admitted.snapshot;
+    snapshot.offline().is_offline() && wants_public(&planned.plan, snapshot)
+}
+
+/// Changes an exchange that this concerns as its route says.
 pub(crate) async fn pass(planned: Planned, ward: &Ward) -> Result<Planned, Refusal> {
     let snapshot = Arc::clone(&planned.missed.admitted.snapshot);
     let rules = snapshot.offline();
-    if !rules.is_offline() || !wants_public(&planned.plan, &snapshot) {
-        return Ok(planned);
-    }
     match planned.plan.trouble.when_offline {
         WhenOffline::Local => Ok(among_ours(planned, &snapshot).unwrap_or_else(|planned| *planned)),
         WhenOffline::Refuse => Err(refused(planned, rules)),

@@ -145,13 +145,21 @@ impl Pipeline {
     /// A refusal; nothing was sent to the caller, and its record is left.
     pub async fn run(&self, parsed: Parsed) -> Result<Answer, Refusal> {
         let admitted = self.admit(parsed)?;
-        let scanned = scan(admitted).await?;
+        let scanned = if admitted.context.body_bytes <= SCAN_INLINE_BYTES_MAX {
+            scan_here(admitted)?
+        } else {
+            Box::pin(scan_aside(admitted)).await?
+        };
         let missed = match self.look_up(scanned) {
             Looked::Hit(answer) => return Ok(*answer),
             Looked::Missed(missed) => *missed,
         };
         let planned = plan(missed, &self.ward)?;
-        let planned = offline::pass(planned, &self.ward).await?;
+        let planned = if offline::concerns(&planned) {
+            Box::pin(offline::pass(planned, &self.ward)).await?
+        } else {
+            planned
+        };
         let opened = open(planned, &self.ward).await?;
         Ok(wrap(opened, Arc::clone(&self.cache)))
     }
@@ -342,10 +350,7 @@ enum Looked {
 }
 
 /// Short requests are scanned in place, long ones where they hold up nobody.
-async fn scan(admitted: Admitted) -> Result<Scanned, Refusal> {
-    if admitted.context.body_bytes <= SCAN_INLINE_BYTES_MAX {
-        return scan_here(admitted);
-    }
+async fn scan_aside(admitted: Admitted) -> Result<Scanned, Refusal> {
     let scanned = tokio::task::spawn_blocking(move || scan_here(admitted)).await;
     scanned.unwrap_or(Err(Refusal {
         fault: Fault::Internal,

@@ -201,7 +201,7 @@ impl Walk {
             let step = match self.beside(at, request.as_ref()) {
                 Some((beside, late)) => {
                     let Some(request) = request else { break };
-                    self.open_hedged(at, beside, late, request).await?
+                    Box::pin(self.open_hedged(at, beside, late, request)).await?
                 }
                 None => {
                     let is_last = self.fit_from(self.next).is_none();
