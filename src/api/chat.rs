@@ -205,6 +205,7 @@ async fn load(
         },
         choices: Vec::new(),
         usage: None,
+        written: None,
     };
     Ok(json(encoder.whole(&framing, &nothing)))
 }

@@ -2,19 +2,24 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendError, Seal, TokenLogprobs, Tokens};
+use crate::{BackendError, Dialect, Seal, TokenLogprobs, Tokens};
 
 /// One step of a reply.
 ///
 /// Grammar: `Started (Text | Thought | Seal | ToolCall | Logprobs | StopString)* ChoiceEnded+ Usage?` and
 /// then the end, or an `Err` at any point and then the end. With several choices, a choice's events may follow another
-/// choice's `ChoiceEnded`.
+/// choice's `ChoiceEnded`. A `Written` may stand anywhere before the events that it spells.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum ChatEvent {
     Started(Started),
+    /// The next events in their provider's own words, for callers who read its dialect. Whoever changes
+    /// one of them takes it out. Does not travel between processes: no engine writes any.
+    #[serde(skip)]
+    Written(Written),
     Text {
         choice: u32,
         text: String,
@@ -57,6 +62,7 @@ impl fmt::Debug for ChatEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ChatEvent::Started(started) => f.debug_tuple("Started").field(started).finish(),
+            ChatEvent::Written(written) => written.fmt(f),
             ChatEvent::Text { choice, text } => write!(f, "Text({choice}, {} bytes)", text.len()),
             ChatEvent::Thought { choice, text } => {
                 write!(f, "Thought({choice}, {} bytes)", text.len())
@@ -101,7 +107,7 @@ impl ChatEvent {
             | ChatEvent::Logprobs { choice, .. }
             | ChatEvent::StopString { choice, .. }
             | ChatEvent::ChoiceEnded { choice, .. } => *choice = other,
-            ChatEvent::Started(_) | ChatEvent::Usage(_) => {}
+            ChatEvent::Started(_) | ChatEvent::Written(_) | ChatEvent::Usage(_) => {}
         }
         self
     }
@@ -109,6 +115,35 @@ impl ChatEvent {
 
 /// A boxed stream of events. Dropping it cancels the work behind it.
 pub type ChatStream = BoxStream<'static, Result<ChatEvent, BackendError>>;
+
+/// What a provider wrote, kept so that a caller who reads the same dialect gets every field untouched.
+#[derive(Clone, PartialEq)]
+pub struct Written {
+    pub dialect: Dialect,
+    pub extent: Extent,
+    pub bytes: Bytes,
+}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.bytes.len();
+        write!(
+            f,
+            "Written({:?}, {:?}, {bytes} bytes)",
+            self.dialect, self.extent
+        )
+    }
+}
+
+/// How much of a reply was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it, in a body of its own.
+    Reply,
+    /// One event of a stream, as it stands there with its blank line: what the next `events` events
+    /// say.
+    Event { events: u32 },
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Started {
@@ -215,6 +250,7 @@ impl Grammar {
             return Err(GrammarError::AfterUsage);
         }
         let choice = match event {
+            ChatEvent::Written(_) => return Ok(()),
             ChatEvent::Started(_) if self.has_started => return Err(GrammarError::StartedTwice),
             ChatEvent::Started(_) => {
                 self.has_started = true;

@@ -59,7 +59,8 @@ pub use chat::{
 };
 pub use embed::{EmbedInput, EmbedRequest, Embedder, EmbedderCard, Embeddings, VectorFormat};
 pub use event::{
-    ChatEvent, ChatStream, FinishReason, Grammar, GrammarError, Started, ToolCallPart, Usage,
+    ChatEvent, ChatStream, Extent, FinishReason, Grammar, GrammarError, Started, ToolCallPart,
+    Usage, Written,
 };
 pub use fault::{BadRequest, Classify, Fault};
 pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Tokens};

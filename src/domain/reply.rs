@@ -1,14 +1,18 @@
 //! A whole reply: collected from a stream, or replayed as one.
 
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use crate::{
-    BackendError, ChatEvent, ChatStream, FinishReason, Seal, Started, TokenLogprobs, ToolCall,
-    ToolCallPart, Usage,
+    BackendError, ChatEvent, ChatStream, Dialect, Extent, FinishReason, Seal, Started,
+    TokenLogprobs, ToolCall, ToolCallPart, Usage, Written,
 };
 
 /// Events held back before the first content: `Started`, and for an empty reply its end.
 const HEAD_EVENTS_MAX: usize = 64;
+/// What its provider wrote before the first content: its beginning, and pings while a long prompt is
+/// read. Ten minutes of one a second come to 40 KiB.
+const HEAD_WRITTEN_BYTES_MAX: usize = 256 * 1024;
 
 /// A stream, collected. Only complete streams become one.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +21,8 @@ pub struct Reply {
     /// In order of `choice`.
     pub choices: Vec<ReplyChoice>,
     pub usage: Option<Usage>,
+    /// The same in its provider's own words, where it may be passed on in them.
+    pub written: Option<Written>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +82,13 @@ impl ReplyChoice {
 }
 
 impl Reply {
+    /// Its provider's own words, for a caller who reads `dialect`.
+    #[must_use]
+    pub fn written_in(&self, dialect: Dialect) -> Option<&Bytes> {
+        let written = self.written.as_ref()?;
+        (written.dialect == dialect).then_some(&written.bytes)
+    }
+
     /// Bytes of text and log probabilities held, for size bounds.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -111,6 +124,7 @@ struct Collector {
     started: Option<Started>,
     choices: Vec<(ReplyChoice, bool)>,
     usage: Option<Usage>,
+    written: Option<Written>,
 }
 
 impl Collector {
@@ -142,6 +156,9 @@ impl Collector {
     fn take(&mut self, event: ChatEvent) {
         match event {
             ChatEvent::Started(started) => self.started = Some(started),
+            ChatEvent::Written(written) => {
+                self.written = Some(written).filter(|it| it.extent == Extent::Reply);
+            }
             ChatEvent::Text { choice, text } => {
                 let (open, _) = self.choice(choice);
                 if let Some(ReplyPiece::Text(last)) = open.pieces.last_mut() {
@@ -220,6 +237,7 @@ impl Collector {
             started,
             choices,
             usage: self.usage,
+            written: self.written,
         })
     }
 }
@@ -244,15 +262,20 @@ pub async fn collect(mut stream: ChatStream) -> Result<Reply, BackendError> {
 pub async fn read_head(
     mut stream: ChatStream,
 ) -> Result<(Vec<ChatEvent>, ChatStream), BackendError> {
-    let mut head = Vec::with_capacity(2);
+    let mut head = Vec::with_capacity(4);
+    let (mut events_count, mut written_bytes) = (0, 0);
     while let Some(event) = stream.next().await {
         let event = event?;
         let commits = event.is_content() || matches!(event, ChatEvent::ChoiceEnded { .. });
+        match &event {
+            ChatEvent::Written(written) => written_bytes += written.bytes.len(),
+            _ => events_count += 1,
+        }
         head.push(event);
         if commits {
             return Ok((head, stream));
         }
-        if head.len() >= HEAD_EVENTS_MAX {
+        if events_count >= HEAD_EVENTS_MAX || written_bytes > HEAD_WRITTEN_BYTES_MAX {
             return Err(BackendError::Garbled("no content among the first events"));
         }
     }
@@ -269,7 +292,9 @@ pub fn replay(reply: &Reply) -> ChatStream {
 /// As [`replay`], where nobody waits.
 #[must_use]
 pub fn replay_events(reply: &Reply) -> Vec<ChatEvent> {
-    let mut events = vec![ChatEvent::Started(reply.started.clone())];
+    let written = reply.written.clone().map(ChatEvent::Written);
+    let mut events: Vec<ChatEvent> = written.into_iter().collect();
+    events.push(ChatEvent::Started(reply.started.clone()));
     for choice in &reply.choices {
         let at = choice.choice;
         if !choice.logprobs.is_empty() {
@@ -374,6 +399,11 @@ mod tests {
             usage: Some(Usage {
                 prompt_tokens: Tokens(3),
                 ..Usage::default()
+            }),
+            written: Some(Written {
+                dialect: Dialect::OpenAi,
+                extent: Extent::Reply,
+                bytes: Bytes::from_static(b"{}"),
             }),
         }
     }

@@ -67,6 +67,7 @@ impl Meter {
                 self.reply.take(&part.arguments);
             }
             ChatEvent::Started(_)
+            | ChatEvent::Written(_)
             | ChatEvent::Seal { .. }
             | ChatEvent::Logprobs { .. }
             | ChatEvent::StopString { .. }

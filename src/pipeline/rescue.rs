@@ -257,6 +257,7 @@ impl Rescuer {
             // Who was stopped has nothing more to say.
             ChatEvent::ChoiceEnded { .. } => said.has_ended = true,
             ChatEvent::Started(_)
+            | ChatEvent::Written(_)
             | ChatEvent::Seal { .. }
             | ChatEvent::Logprobs { .. }
             | ChatEvent::StopString { .. }
@@ -449,6 +450,7 @@ fn joined(events: ChatStream, mut seam: Seam) -> ChatStream {
     let join = move |event: Result<ChatEvent, BackendError>| match event {
         Ok(
             ChatEvent::Started(_)
+            | ChatEvent::Written(_)
             | ChatEvent::Thought { .. }
             | ChatEvent::Seal { .. }
             | ChatEvent::Logprobs { .. },

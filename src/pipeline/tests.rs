@@ -30,6 +30,8 @@ enum Script {
     /// Says what it was asked, in pieces of one byte.
     Echoes,
     Empty,
+    /// Says this, in its provider's own words too.
+    Writes(&'static str),
     /// Known to be down.
     Down,
     /// Not yet known.
@@ -154,6 +156,17 @@ impl Backend for Fake {
                 stream::iter([started, text(words), ended, usage].map(Ok)).boxed()
             }
             Script::Empty => stream::iter([started, ended].map(Ok)).boxed(),
+            Script::Writes(words) => {
+                let written = |events| {
+                    ChatEvent::Written(Written {
+                        dialect: Dialect::OpenAi,
+                        extent: Extent::Event { events },
+                        bytes: "data: {}\n\n".into(),
+                    })
+                };
+                let events = [written(1), started, written(2), text(words), ended, usage];
+                stream::iter(events.map(Ok)).boxed()
+            }
         })
     }
 
@@ -549,6 +562,25 @@ async fn a_public_backend_sees_placeholders_and_the_caller_does_not() {
     assert_eq!(text(answer).await, said);
     let seen = cloud.calls().remove(0);
     assert!(!seen.contains("example.org"), "{seen}");
+}
+
+async fn written_count(answer: Answer) -> usize {
+    let events: Vec<_> = answer.stream.collect().await;
+    let written = |event: &&_| matches!(event, Ok(ChatEvent::Written(_)));
+    events.iter().filter(written).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_providers_own_words_are_passed_on_unless_something_is_put_back_in_them() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Writes("hello"));
+    let bench = bench(vec![cloud.clone()], 4);
+    let run = async |said: &str| bench.pipeline.run(parsed("auto", said)).await.unwrap();
+    assert_eq!(written_count(run("a").await).await, 2);
+    let kept = run("a").await;
+    assert_eq!(kept.route.to_string(), "cache:exact");
+    assert_eq!(written_count(kept).await, 0);
+    let masked = run("mail ann@example.org").await;
+    assert_eq!(written_count(masked).await, 0);
 }
 
 /// A field such as `guided_regex` leaves a request without its received bytes; four such requests of

@@ -120,6 +120,14 @@ impl Wrapped {
     }
 
     fn pass(&mut self, mut event: ChatEvent) {
+        if let ChatEvent::Written(_) = event {
+            // Where a value is put back, or somebody else may go on, the events are no longer what was
+            // written.
+            if self.unmask.is_idle() && self.lifeline.is_none() {
+                self.ready.push_back(Ok(event));
+            }
+            return;
+        }
         if let Err(breach) = self.grammar.take(&event) {
             return self.break_off(malformed(breach));
         }
@@ -272,7 +280,10 @@ impl Tee {
             ChatEvent::Logprobs { tokens, .. } => tokens.iter().map(TokenLogprobs::bytes).sum(),
             ChatEvent::Seal { seal, .. } => seal.data.len(),
             ChatEvent::StopString { text, .. } => text.len(),
-            ChatEvent::Started(_) | ChatEvent::ChoiceEnded { .. } | ChatEvent::Usage(_) => 0,
+            ChatEvent::Started(_)
+            | ChatEvent::Written(_)
+            | ChatEvent::ChoiceEnded { .. }
+            | ChatEvent::Usage(_) => 0,
         };
         self.events.push(event.clone());
         self.bytes <= self.bytes_max
@@ -337,6 +348,11 @@ impl Unmask {
         }
     }
 
+    /// Every event passes as it is.
+    fn is_idle(&self) -> bool {
+        self.findings.is_none()
+    }
+
     fn take(&mut self, event: ChatEvent, out: &mut VecDeque<Result<ChatEvent, BackendError>>) {
         let Some(findings) = &self.findings else {
             return out.push_back(Ok(event));
@@ -381,6 +397,7 @@ impl Unmask {
             ChatEvent::Started(_) | ChatEvent::Logprobs { .. } | ChatEvent::Usage(_) => {
                 out.push_back(Ok(event));
             }
+            ChatEvent::Written(_) => {}
         }
     }
 

@@ -29,6 +29,7 @@ pub fn reply_of(text: &str) -> Reply {
             reason: FinishReason::Stop,
         }],
         usage: None,
+        written: None,
     }
 }
 

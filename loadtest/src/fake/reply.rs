@@ -231,6 +231,9 @@ impl Answer {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": self.prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0,
+                "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
         })
     }
 
@@ -246,7 +249,8 @@ impl Answer {
             })
             .to_string();
         }
-        let mut message = json!({"role": "assistant", "content": pieces.concat()});
+        let text = pieces.concat();
+        let mut message = json!({"role": "assistant", "content": text, "refusal": null});
         if let Some(calls) = self.tool_calls() {
             message["content"] = Value::Null;
             message["tool_calls"] = calls;
@@ -266,10 +270,13 @@ impl Answer {
             true => ("cmpl-fake", "text_completion"),
             false => ("chatcmpl-fake", "chat.completion.chunk"),
         };
-        let chunk = json!({
+        let mut chunk = json!({
             "id": id, "object": object, "created": CREATED,
-            "model": self.model, "choices": choices, "usage": usage,
+            "model": self.model, "choices": choices,
         });
+        if self.includes_usage {
+            chunk["usage"] = usage.clone();
+        }
         Step::Send(Bytes::from(format!("data: {chunk}\n\n")))
     }
 
@@ -279,7 +286,9 @@ impl Answer {
                 let text = delta["content"].as_str().unwrap_or_default();
                 json!([{"index": 0, "text": text, "logprobs": null, "finish_reason": reason}])
             }
-            false => json!([{"index": 0, "delta": delta, "finish_reason": reason}]),
+            false => {
+                json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": reason}])
+            }
         };
         self.chunk(&choices, &Value::Null)
     }
@@ -287,7 +296,8 @@ impl Answer {
     /// Everything a stream sends, up to its mishap.
     fn events(&self) -> Vec<Step> {
         let pieces = self.pieces();
-        let mut steps = vec![self.delta(&json!({"role": "assistant", "content": ""}), None)];
+        let begin = json!({"role": "assistant", "content": "", "refusal": null});
+        let mut steps = vec![self.delta(&begin, None)];
         if let Some(calls) = self.tool_calls() {
             steps.push(self.delta(&json!({"tool_calls": calls}), None));
         }

@@ -591,3 +591,20 @@ async fn a_caller_that_leaves_in_between_ends_the_search() {
     assert_eq!(record.outcome, Outcome::Abandoned);
     assert_eq!(bench.pipeline.exchanges_count(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_another_may_go_on_every_event_is_written_anew() {
+    for (rescue, written) in [("off", 2), ("any", 0)] {
+        let a = Fake::new("a", Trust::Public, Script::Writes("hello"));
+        let b = Fake::new("b", Trust::Public, Script::Says("there"));
+        let local = Fake::new("local", Trust::Device, Script::Says("here"));
+        let bench = bench_of(rescue, vec![a, b, local], RescueRules::default());
+        let mut asked = parsed("auto", "question");
+        asked.request.delivery = Delivery::Streamed {
+            includes_usage: false,
+        };
+        let answer = bench.pipeline.run(asked).await.unwrap();
+        assert_eq!(answer.route.to_string(), "cloud:a", "{rescue}");
+        assert_eq!(written_count(answer).await, written, "{rescue}");
+    }
+}

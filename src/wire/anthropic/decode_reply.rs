@@ -8,11 +8,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::reply_shape::{BlockBody, BlockKind, STOP_SEQUENCE, UsageBody, failure, finish_reason};
+use crate::passing;
 
 #[derive(Deserialize)]
 struct Body<'a> {
     #[serde(default)]
     r#type: Option<String>,
+    #[serde(default)]
+    role: Option<String>,
     #[serde(default)]
     id: Option<String>,
     #[serde(default)]
@@ -29,6 +32,19 @@ struct Body<'a> {
     error: Option<&'a RawValue>,
 }
 
+impl Body<'_> {
+    /// Whether callers may have it as it is: nothing lacks that the reference has in every message.
+    fn is_anthropics(&self) -> bool {
+        let is_filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        self.r#type.as_deref() == Some("message")
+            && self.role.as_deref() == Some("assistant")
+            && is_filled(&self.id)
+            && is_filled(&self.model)
+            && is_filled(&self.stop_reason)
+            && self.usage.is_some()
+    }
+}
+
 /// Reads a `message` object.
 pub(super) fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
     const NO_MESSAGE: BackendError = BackendError::Garbled("the reply is no message");
@@ -36,6 +52,7 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
     if body.r#type.as_deref() == Some("error") {
         return Err(failure(body.error));
     }
+    let is_anthropics = body.is_anthropics();
     let Some(content) = body.content else {
         return Err(NO_MESSAGE);
     };
@@ -66,6 +83,7 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
         },
         choices: vec![choice],
         usage: body.usage.and_then(UsageBody::read).map(Usage::from),
+        written: is_anthropics.then(|| passing::whole(Dialect::Anthropic, bytes)),
     })
 }
 

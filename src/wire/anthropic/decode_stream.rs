@@ -6,14 +6,14 @@
 //! Events are told by the `type` in their data; kinds that we do not know are read over. `Usage` is
 //! held back until the end, since `message_delta` may come more than once.
 
-use domain::{BackendError, ChatEvent, SealKind, Started, ToolCallPart, Usage};
+use domain::{BackendError, ChatEvent, Dialect, SealKind, Started, ToolCallPart, Usage};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::decode_reply::seal;
 use super::reply_shape::{BlockBody, BlockKind, STOP_SEQUENCE, UsageBody, failure, finish_reason};
-use crate::SseEvent;
 use crate::sse_reading::{EventReader, Out, SseReading};
+use crate::{SseEvent, passing};
 
 /// Blocks open at once. Anthropic has one.
 const OPEN_BLOCKS_MAX: usize = 64;
@@ -103,6 +103,8 @@ struct EndBody {
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     has_started: bool,
+    /// It began as Anthropic's own do: callers may have it as it is.
+    is_anthropics: bool,
     has_ended: bool,
     open: Vec<OpenBlock>,
     calls: usize,
@@ -139,7 +141,12 @@ impl EventReader for Reader {
         if self.is_over || event.data.iter().all(u8::is_ascii_whitespace) {
             return;
         }
+        let first = out.len();
         match self.read(event.data, out) {
+            Ok(()) if self.is_anthropics && !event.name.is_empty() => {
+                let bytes = passing::frame(event.name, event.data);
+                passing::put_before(out, first, Dialect::Anthropic, bytes);
+            }
             Ok(()) => {}
             Err(error) => self.fail(error, out),
         }
@@ -214,6 +221,9 @@ impl Reader {
         if std::mem::replace(&mut self.has_started, true) {
             return Err(BackendError::Garbled("a stream began twice"));
         }
+        let is_filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        self.is_anthropics =
+            is_filled(&message.id) && is_filled(&message.model) && message.usage.is_some();
         self.add_usage(message.usage);
         out.push_back(Ok(ChatEvent::Started(Started {
             model: message.model.unwrap_or_default(),

@@ -10,7 +10,7 @@
 //! Runs once per token: events are appended to the caller's buffer, without a value tree.
 
 use bytes::{BufMut, BytesMut};
-use domain::{ChatEvent, FinishReason, Seal, SealKind, ToolCallPart, Usage};
+use domain::{ChatEvent, Dialect, FinishReason, Seal, SealKind, ToolCallPart, Usage};
 use serde::Serialize;
 
 use super::decode_settings::Asked;
@@ -19,12 +19,15 @@ use super::error_body::error_body;
 use super::reply_body::{UsageBody, stop_reason};
 use super::seals;
 use crate::openai::{ErrorBody, Framing};
+use crate::passing::Passing;
 
 /// Of a thought that is shown only if a signature of Anthropic's follows. One that grows beyond is
 /// shown.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
 pub(super) const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
+
+const STOP: &[u8] = b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
 
 /// Writes one stream.
 #[derive(Debug)]
@@ -40,6 +43,9 @@ pub(super) struct StreamEncoder {
     stop_string: Option<String>,
     reason: FinishReason,
     usage: Usage,
+    passing: Passing,
+    /// The provider's own end was passed on.
+    has_stop: bool,
     is_over: bool,
 }
 
@@ -63,6 +69,8 @@ impl StreamEncoder {
             stop_string: None,
             reason: FinishReason::Stop,
             usage: Usage::default(),
+            passing: Passing::default(),
+            has_stop: false,
             is_over: false,
         }
     }
@@ -72,6 +80,10 @@ impl StreamEncoder {
     pub fn encode(&mut self, event: &ChatEvent, out: &mut BytesMut) {
         if self.is_over {
             return;
+        }
+        if let Some(bytes) = self.passing.copy(event, Dialect::Anthropic) {
+            self.has_stop |= bytes.starts_with(b"event: message_stop\n");
+            return out.put_slice(bytes);
         }
         match event {
             ChatEvent::Started(_) => self.begin(out),
@@ -89,7 +101,8 @@ impl StreamEncoder {
                 self.reason = *reason;
             }
             ChatEvent::Usage(usage) => self.usage = *usage,
-            ChatEvent::Logprobs { .. }
+            ChatEvent::Written(_)
+            | ChatEvent::Logprobs { .. }
             | ChatEvent::Text { .. }
             | ChatEvent::Thought { .. }
             | ChatEvent::Seal { .. }
@@ -114,6 +127,12 @@ impl StreamEncoder {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
+        if self.passing == Passing::PassesOn {
+            if !self.has_stop {
+                out.put_slice(STOP);
+            }
+            return;
+        }
         let stop_string = self.stop_string.as_deref();
         let reason = stop_reason(self.reason, self.has_calls, stop_string.is_some());
         out.put_slice(
@@ -124,7 +143,8 @@ impl StreamEncoder {
         put_json(out, &stop_string.filter(|_| reason == "stop_sequence"));
         out.put_slice(b"},\"usage\":");
         put_json(out, &UsageBody::from(self.usage));
-        out.put_slice(b"}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
+        out.put_slice(b"}\n\n");
+        out.put_slice(STOP);
     }
 
     fn begin(&mut self, out: &mut BytesMut) {

@@ -53,7 +53,10 @@ impl ReplyEncoder for Encoder {
     }
 
     fn whole(&mut self, framing: &Framing, reply: &Reply) -> Vec<u8> {
-        encode_reply(framing, reply, self.asked)
+        match reply.written_in(Dialect::Anthropic) {
+            Some(written) => written.to_vec(),
+            None => encode_reply(framing, reply, self.asked),
+        }
     }
 
     fn begin(&mut self, framing: Framing) {

@@ -31,6 +31,8 @@ fn events_of(stream: &[u8]) -> Vec<Result<ChatEvent, BackendError>> {
     let mut out = VecDeque::new();
     decoder.push(stream, &mut out);
     decoder.finish(&mut out);
+    // As after unmasking: written from `domain`.
+    out.retain(|event| !matches!(event, Ok(ChatEvent::Written(_))));
     out.into()
 }
 
@@ -63,7 +65,9 @@ fn what_a_provider_streams_is_read_the_same_behind_us() {
             assert_eq!(reply_of(&out), reply, "{provider}");
             let mut encoder = Messages.decode(&request(asks)).unwrap().encoder;
             let whole = encoder.whole(&framing(&reply), &reply);
-            assert_eq!(Messages.decode_reply(&whole).unwrap(), reply, "{provider}");
+            let mut read = Messages.decode_reply(&whole).unwrap();
+            read.written = None;
+            assert_eq!(read, reply, "{provider}");
         }
     }
 }

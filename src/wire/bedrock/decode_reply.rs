@@ -122,6 +122,7 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
         },
         choices: vec![choice],
         usage: body.usage.map(Usage::from),
+        written: None,
     })
 }
 

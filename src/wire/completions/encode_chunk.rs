@@ -82,6 +82,7 @@ impl ChunkEncoder {
             }
             // This dialect has no place for them.
             ChatEvent::Usage(_)
+            | ChatEvent::Written(_)
             | ChatEvent::Thought { .. }
             | ChatEvent::Seal { .. }
             | ChatEvent::StopString { .. }

@@ -1,12 +1,13 @@
 //! Decodes a whole reply, as a client.
 
-use domain::{BackendError, Reply, ReplyChoice, ReplyPiece, Started, ToolCall, Usage};
+use domain::{BackendError, Dialect, Reply, ReplyChoice, ReplyPiece, Started, ToolCall, Usage};
 
 use super::decode_error::{blocked, failure};
 use super::reply_shape::{
     Body, CandidateBody, PartBody, TOOL_CALLS_MAX, UNSPEAKABLE_FAULT, finish_reason,
 };
 use super::seals;
+use crate::passing;
 
 /// Reads a `GenerateContentResponse`.
 ///
@@ -19,6 +20,10 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
     if let Some(error) = body.error {
         return Err(failure(error.get()));
     }
+    let is_googles = body
+        .model_version
+        .as_ref()
+        .is_some_and(|name| !name.is_empty());
     let reply_id = body.response_id.filter(|id| !id.is_empty());
     let mut choices = Vec::new();
     for (position, candidate) in body.candidates.unwrap_or_default().into_iter().enumerate() {
@@ -46,6 +51,7 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
         },
         choices,
         usage: body.usage_metadata.map(Usage::from),
+        written: is_googles.then(|| passing::whole(Dialect::Gemini, bytes)),
     })
 }
 

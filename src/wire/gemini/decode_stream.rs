@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use domain::{BackendError, ChatEvent, FinishReason, Started, ToolCallPart, Usage};
+use domain::{BackendError, ChatEvent, Dialect, FinishReason, Started, ToolCallPart, Usage};
 
 use super::decode_error::{blocked, failure};
 use super::reply_shape::{
@@ -13,7 +13,7 @@ use super::reply_shape::{
 };
 use super::seals;
 use super::splitter::Splitter;
-use crate::StreamDecoder;
+use crate::{StreamDecoder, passing};
 
 type Out = VecDeque<Result<ChatEvent, BackendError>>;
 
@@ -63,6 +63,8 @@ impl StreamDecoder for Decoder {
 #[derive(Debug, Default)]
 struct Reader {
     has_started: bool,
+    /// It began as Google's own do: callers may have it as it is.
+    is_googles: bool,
     reply_id: Option<String>,
     choices: Vec<ChoiceState>,
     usage: Option<Usage>,
@@ -83,8 +85,14 @@ impl Reader {
         if self.is_over || chunk.iter().all(u8::is_ascii_whitespace) {
             return;
         }
-        if let Err(error) = self.read(chunk, out) {
-            self.fail(error, out);
+        let first = out.len();
+        match self.read(chunk, out) {
+            Ok(()) if self.is_googles => {
+                let bytes = passing::frame(b"", chunk);
+                passing::put_before(out, first, Dialect::Gemini, bytes);
+            }
+            Ok(()) => {}
+            Err(error) => self.fail(error, out),
         }
     }
 
@@ -107,6 +115,7 @@ impl Reader {
             };
         }
         if !std::mem::replace(&mut self.has_started, true) {
+            self.is_googles = body.model_version.as_ref().is_some_and(|it| !it.is_empty());
             self.reply_id = body.response_id.filter(|id| !id.is_empty());
             out.push_back(Ok(ChatEvent::Started(Started {
                 model: body.model_version.unwrap_or_default(),

@@ -5,7 +5,7 @@
 //! last chunk, so those are held until the stream does.
 
 use bytes::{BufMut, BytesMut};
-use domain::{ChatEvent, FinishReason, TokenLogprobs, ToolCall, ToolCallPart, Usage};
+use domain::{ChatEvent, Dialect, FinishReason, TokenLogprobs, ToolCall, ToolCallPart, Usage};
 
 use super::error_body::error_body;
 use super::reply_body::{
@@ -13,6 +13,7 @@ use super::reply_body::{
     ResponseBody, UsageBody, finish_word,
 };
 use crate::openai::{ErrorBody, Framing};
+use crate::passing::Passing;
 
 /// Arguments held, of all calls together. A call that passes it is malformed.
 const HELD_BYTES_MAX: usize = 8 << 20;
@@ -38,6 +39,7 @@ pub(super) struct StreamEncoder {
     choices: Vec<HeldChoice>,
     held_bytes: usize,
     usage: Option<Usage>,
+    passing: Passing,
     has_chunks: bool,
 }
 
@@ -60,14 +62,22 @@ impl StreamEncoder {
             choices: Vec::new(),
             held_bytes: 0,
             usage: None,
+            passing: match wrapping {
+                Wrapping::Events => Passing::default(),
+                // What is passed on are events.
+                Wrapping::Array => Passing::Encodes,
+            },
             has_chunks: false,
         }
     }
 
     pub fn event(&mut self, event: &ChatEvent, out: &mut BytesMut) {
+        if let Some(bytes) = self.passing.copy(event, Dialect::Gemini) {
+            return out.put_slice(bytes);
+        }
         match event {
             // Google has no first chunk of its own, and no word for which stop string it was.
-            ChatEvent::Started(_) | ChatEvent::StopString { .. } => {}
+            ChatEvent::Started(_) | ChatEvent::Written(_) | ChatEvent::StopString { .. } => {}
             ChatEvent::Text { choice, text } => self.put(*choice, PartBody::text(text), out),
             ChatEvent::Thought { choice, text } if self.shows_thoughts => {
                 self.put(*choice, PartBody::thought(text), out);
@@ -96,6 +106,9 @@ impl StreamEncoder {
 
     /// The last chunk: how every choice ended, and the usage.
     pub fn finish(&mut self, out: &mut BytesMut) {
+        if self.passing == Passing::PassesOn {
+            return;
+        }
         let choices = std::mem::take(&mut self.choices);
         let candidates: Vec<CandidateBody<'_>> = choices.iter().map(last_of).collect();
         let usage = self.usage.as_ref().map(UsageBody::from);

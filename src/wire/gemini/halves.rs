@@ -111,7 +111,10 @@ impl ReplyEncoder for Encoder {
     }
 
     fn whole(&mut self, framing: &Framing, reply: &Reply) -> Vec<u8> {
-        encode_reply(framing, reply, self.shows_thoughts)
+        match reply.written_in(Dialect::Gemini) {
+            Some(written) => written.to_vec(),
+            None => encode_reply(framing, reply, self.shows_thoughts),
+        }
     }
 
     fn begin(&mut self, framing: Framing) {

@@ -77,6 +77,8 @@ fn stream(bytes: &[u8]) -> Vec<Result<ChatEvent, BackendError>> {
     if out.back().is_some_and(Result::is_ok) {
         grammar.finish().unwrap();
     }
+    // What is passed on is looked at in `pairs`.
+    out.retain(|event| !matches!(event, Ok(ChatEvent::Written(_))));
     out.into()
 }
 

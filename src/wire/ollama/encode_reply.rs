@@ -185,6 +185,7 @@ impl ReplyEncoder for Encoder {
             ChatEvent::Usage(usage) => self.usage = Some(*usage),
             // Of other choices, which nobody asked for, and what this dialect has no place for.
             ChatEvent::Started(_)
+            | ChatEvent::Written(_)
             | ChatEvent::Text { .. }
             | ChatEvent::Thought { .. }
             | ChatEvent::ToolCall { .. }

@@ -156,6 +156,7 @@ fn nothing_to_say_is_a_request_to_load() {
         started: started(),
         choices: vec![],
         usage: None,
+        written: None,
     };
     assert_eq!(
         json(encoder.whole(&framing(), &nothing)),

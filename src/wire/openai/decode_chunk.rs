@@ -8,12 +8,14 @@
 
 use std::collections::VecDeque;
 
-use domain::{BackendError, ChatEvent, Started, TokenLogprobs, ToolCallPart, Usage};
+use domain::{BackendError, ChatEvent, Dialect, Started, TokenLogprobs, ToolCallPart, Usage};
 
 use super::decode_reply::made_up_call_id;
 use super::reply_shape::{
-    Body, CHOICES_MAX, CallBody, ChoiceBody, MessageBody, TOOL_CALLS_MAX, failure, finish_reason,
+    Body, CHOICES_MAX, CallBody, ChoiceBody, MessageBody, Shape, TOOL_CALLS_MAX, failure,
+    finish_reason,
 };
+use crate::passing;
 use crate::sse_reading::{EventReader, Out, SseReading};
 use crate::{SseEvent, StreamDecoder};
 
@@ -60,6 +62,9 @@ struct ChoiceState {
     has_ended: bool,
     /// Position is the index we hand out; providers' own may have gaps or be missing.
     calls: Vec<CallState>,
+    /// A call has another number or id here than its provider wrote: from there on no chunk is passed
+    /// on as it is.
+    renames_calls: bool,
 }
 
 #[derive(Debug)]
@@ -117,8 +122,22 @@ impl ChunkReader {
         if event.name == b"error" {
             return Err(BackendError::Failed { status: 500 });
         }
+        // Usage comes at the end, and where it is asked for.
+        let is_openais = body.usage.is_none() && body.is_openais(Shape::Chunk);
+        let first = out.len();
+        self.read_body(body, out)?;
+        if is_openais && !self.choices.iter().any(|choice| choice.renames_calls) {
+            let bytes = passing::frame(event.name, event.data);
+            passing::put_before(out, first, Dialect::OpenAi, bytes);
+        }
+        Ok(())
+    }
+
+    fn read_body(&mut self, body: Body<'_>, out: &mut Out) -> Result<(), BackendError> {
         let Body {
+            object: _,
             id,
+            created: _,
             model,
             system_fingerprint,
             choices,
@@ -178,6 +197,7 @@ impl ChunkReader {
                 choice,
                 has_ended: false,
                 calls: Vec::new(),
+                renames_calls: false,
             });
             self.choices.len() - 1
         });
@@ -205,13 +225,10 @@ impl ChoiceState {
         out: &mut Out,
     ) -> Result<(), BackendError> {
         let choice = self.choice;
-        let thought = message.thought().or(message.content.thought.take_filled());
-        let texts = [
-            message.content.text.take_filled(),
-            message.refusal.take_filled(),
-        ];
+        let thought = message.thought();
+        let mut texts = message.texts().peekable();
         let calls = message.tool_calls.unwrap_or_default();
-        let is_empty = thought.is_none() && texts.iter().all(Option::is_none) && calls.is_empty();
+        let is_empty = thought.is_none() && texts.peek().is_none() && calls.is_empty();
         if self.has_ended && !is_empty {
             return Err(BackendError::Garbled("a choice went on after its end"));
         }
@@ -221,7 +238,7 @@ impl ChoiceState {
                 text: text.into_owned(),
             })
         }));
-        out.extend(texts.into_iter().flatten().map(|text| {
+        out.extend(texts.map(|text| {
             Ok(ChatEvent::Text {
                 choice,
                 text: text.into_owned(),
@@ -254,6 +271,7 @@ impl ChoiceState {
             if at >= TOOL_CALLS_MAX {
                 return Err(BackendError::Garbled("a choice has too many tool calls"));
             }
+            self.renames_calls |= id.is_none();
             let id = id.map_or_else(|| made_up_call_id(self.choice, at), Into::into);
             self.calls.push(CallState {
                 index: call.index,
@@ -262,9 +280,11 @@ impl ChoiceState {
             part.id = Some(id);
             part.name = Some(name.into_owned());
         }
+        let index = u32::try_from(at).unwrap_or(u32::MAX);
+        self.renames_calls |= call.index != Some(index);
         out.push_back(Ok(ChatEvent::ToolCall {
             choice: self.choice,
-            index: u32::try_from(at).unwrap_or(u32::MAX),
+            index,
             part,
         }));
         Ok(())

@@ -1,12 +1,13 @@
 //! Decodes a whole reply, as a client.
 
 use domain::{
-    BackendError, FinishReason, Reply, ReplyChoice, ReplyPiece, Started, ToolCall, Usage,
+    BackendError, Dialect, FinishReason, Reply, ReplyChoice, ReplyPiece, Started, ToolCall, Usage,
 };
 
 use super::reply_shape::{
-    Body, CHOICES_MAX, CallBody, ChoiceBody, TOOL_CALLS_MAX, failure, finish_reason,
+    Body, CHOICES_MAX, CallBody, ChoiceBody, Shape, TOOL_CALLS_MAX, failure, finish_reason,
 };
+use crate::passing;
 
 /// Reads a `chat.completion` object. A refusal's text is read as answer text.
 ///
@@ -19,6 +20,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
     if let Some(error) = body.error {
         return Err(failure(error));
     }
+    let is_openais = body.is_openais(Shape::Whole);
     let mut choices = Vec::new();
     for (position, choice) in body.choices.unwrap_or_default().into_iter().enumerate() {
         choices.push(read_choice(position, choice)?);
@@ -41,6 +43,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
         },
         choices,
         usage: body.usage.map(Usage::from),
+        written: is_openais.then(|| passing::whole(Dialect::OpenAi, bytes)),
     })
 }
 
@@ -60,12 +63,8 @@ fn read_choice(position: usize, mut body: ChoiceBody<'_>) -> Result<ReplyChoice,
     let Some(mut message) = body.take_message() else {
         return Err(BackendError::Garbled("a choice has no message"));
     };
-    let thought = message.thought().or(message.content.thought.take_filled());
-    let texts = [
-        message.content.text.take_filled(),
-        message.refusal.take_filled(),
-    ];
-    let text: String = texts.into_iter().flatten().collect();
+    let thought = message.thought();
+    let text: String = message.texts().collect();
     let mut pieces = Vec::new();
     pieces.extend(thought.map(|thought| ReplyPiece::Thought(thought.into_owned())));
     pieces.extend((!text.is_empty()).then_some(ReplyPiece::Text(text)));

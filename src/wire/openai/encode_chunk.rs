@@ -3,9 +3,11 @@
 //! Runs once per token, so a chunk's constant head is serialized once per stream and everything
 //! else is appended to the caller's buffer: no value tree, no allocation of its own.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, BytesMut};
-use domain::{ChatEvent, TokenLogprobs, ToolCallPart};
-use serde::Serialize;
+use domain::{ChatEvent, Dialect, Extent, Started, TokenLogprobs, ToolCallPart, Written};
+use serde::{Deserialize, Serialize};
 
 use super::encode_reply::{LogprobsBody, UsageBody};
 use super::{ErrorBody, Framing};
@@ -26,42 +28,51 @@ pub struct ChunkEncoder {
     roles: u128,
     /// Of tokens whose text is still to come, by choice.
     logprobs: Vec<(u32, Vec<TokenLogprobs>)>,
+    /// Chunks are passed on as their provider wrote them; `None` until the first one shows.
+    passes_on: Option<bool>,
+    /// Events to come that a chunk which was passed on says.
+    said: u32,
 }
 
 impl ChunkEncoder {
     #[must_use]
     pub fn new(framing: Framing) -> Self {
-        let mut head = Vec::with_capacity(160);
-        head.extend_from_slice(b"data: {\"id\":");
-        put_json(&mut head, &framing.id);
-        head.extend_from_slice(b",\"object\":\"chat.completion.chunk\",\"created\":");
-        put_json(&mut head, &framing.created);
-        head.extend_from_slice(b",\"model\":");
-        put_json(&mut head, &framing.model);
-        head.push(b',');
         Self {
-            head,
+            head: head_of(&framing.id, framing.created, &framing.model),
             includes_usage: framing.includes_usage,
             roles: 0,
             logprobs: Vec::new(),
+            passes_on: None,
+            said: 0,
         }
     }
 
     /// Appends the first choice's role chunk, which the first event then does not bring.
     pub fn greet(&mut self, out: &mut BytesMut) {
+        self.passes_on = Some(false);
         self.begin_choice(0, out);
     }
 
     /// Appends the chunks of one event: none, one, or two where a choice begins. Log probabilities
     /// leave with the next chunk of their choice.
+    ///
+    /// What a provider wrote in this dialect is passed on as it is, under the provider's id, and stands
+    /// for the events it says. That begins with a stream's first chunk or not at all: one stream has one
+    /// id.
     pub fn encode(&mut self, event: &ChatEvent, out: &mut BytesMut) {
+        if self.said > 0 && !matches!(event, ChatEvent::Written(_)) {
+            self.said -= 1;
+            // The provider's chunk said it; what we add later says its fingerprint too.
+            if let ChatEvent::Started(started) = event {
+                self.note_fingerprint(started);
+            }
+            return;
+        }
         match event {
+            ChatEvent::Written(written) => self.pass_on(written, out),
             ChatEvent::Started(started) => {
-                if let Some(fingerprint) = &started.fingerprint {
-                    self.head.extend_from_slice(b"\"system_fingerprint\":");
-                    put_json(&mut self.head, fingerprint);
-                    self.head.push(b',');
-                }
+                self.passes_on.get_or_insert(false);
+                self.note_fingerprint(started);
                 self.begin_choice(0, out);
             }
             ChatEvent::Text { choice, text } => {
@@ -111,6 +122,47 @@ impl ChunkEncoder {
                 out.put_slice(b"}\n\n");
             }
             ChatEvent::Usage(_) => {}
+        }
+    }
+
+    fn pass_on(&mut self, written: &Written, out: &mut BytesMut) {
+        let (Dialect::OpenAi, Extent::Event { events }) = (written.dialect, written.extent) else {
+            return;
+        };
+        if self.passes_on.is_none() {
+            self.passes_on = Some(self.take_head(&written.bytes));
+        }
+        if self.passes_on == Some(true) {
+            self.said = events;
+            out.put_slice(&written.bytes);
+        }
+    }
+
+    /// Goes on under the id and the time that the provider gave, for what it does not write itself.
+    fn take_head(&mut self, chunk: &[u8]) -> bool {
+        #[derive(Deserialize)]
+        struct Head<'a> {
+            #[serde(borrow)]
+            id: Cow<'a, str>,
+            created: u64,
+            #[serde(borrow)]
+            model: Cow<'a, str>,
+        }
+        let data = chunk.strip_prefix(b"data: ").unwrap_or_default();
+        let Ok(head) = serde_json::from_slice::<Head<'_>>(data) else {
+            return false;
+        };
+        self.head = head_of(&head.id, head.created, &head.model);
+        // Its own chunks say the roles.
+        self.roles = u128::MAX;
+        true
+    }
+
+    fn note_fingerprint(&mut self, started: &Started) {
+        if let Some(fingerprint) = &started.fingerprint {
+            self.head.extend_from_slice(b"\"system_fingerprint\":");
+            put_json(&mut self.head, fingerprint);
+            self.head.push(b',');
         }
     }
 
@@ -196,6 +248,18 @@ impl ChunkEncoder {
             b"}]}\n\n"
         });
     }
+}
+
+fn head_of(id: &str, created: u64, model: &str) -> Vec<u8> {
+    let mut head = Vec::with_capacity(160);
+    head.extend_from_slice(b"data: {\"id\":");
+    put_json(&mut head, id);
+    head.extend_from_slice(b",\"object\":\"chat.completion.chunk\",\"created\":");
+    put_json(&mut head, &created);
+    head.extend_from_slice(b",\"model\":");
+    put_json(&mut head, model);
+    head.push(b',');
+    head
 }
 
 fn put_call(index: u32, part: &ToolCallPart, out: &mut BytesMut) {

@@ -1,6 +1,6 @@
 //! Encodes a whole reply, as a server.
 
-use domain::{Reply, ReplyChoice, TokenLogprob, TokenLogprobs, Usage};
+use domain::{Dialect, Reply, ReplyChoice, TokenLogprob, TokenLogprobs, Usage};
 use serde::Serialize;
 
 /// What surrounds a reply's content: the same for every chunk of a stream.
@@ -16,9 +16,13 @@ pub struct Framing {
     pub includes_usage: bool,
 }
 
-/// A `chat.completion` object. `usage` is left out when the backend gave none.
+/// A `chat.completion` object: as its provider wrote it, under the provider's id, where it may be passed
+/// on so. `usage` is left out when the backend gave none.
 #[must_use]
 pub fn encode_reply(framing: &Framing, reply: &Reply) -> Vec<u8> {
+    if let Some(written) = reply.written_in(Dialect::OpenAi) {
+        return written.to_vec();
+    }
     let completion = Completion {
         id: &framing.id,
         object: "chat.completion",

@@ -25,7 +25,11 @@ pub(super) const TOOL_CALLS_MAX: usize = 256;
 #[derive(Deserialize)]
 pub(super) struct Body<'a> {
     #[serde(borrow, default)]
+    pub object: Loose<'a>,
+    #[serde(borrow, default)]
     pub id: Loose<'a>,
+    #[serde(borrow, default)]
+    pub created: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub model: Loose<'a>,
     #[serde(borrow, default)]
@@ -36,6 +40,34 @@ pub(super) struct Body<'a> {
     pub usage: Option<UsageBody>,
     #[serde(borrow, default)]
     pub error: Option<&'a RawValue>,
+}
+
+impl Body<'_> {
+    /// Whether callers may have it as it is: it lacks nothing that OpenAI's document requires, and says
+    /// nothing that is read here under a name or in a form of the provider's own.
+    pub fn is_openais(&self, extent: Shape) -> bool {
+        let is_filled = |text: &Loose<'_>| text.0.as_ref().is_some_and(|text| !text.is_empty());
+        let is_number = |raw: &RawValue| raw.get().bytes().all(|byte| byte.is_ascii_digit());
+        let object = match extent {
+            Shape::Whole => "chat.completion",
+            Shape::Chunk => "chat.completion.chunk",
+        };
+        self.object.0.as_deref() == Some(object)
+            && is_filled(&self.id)
+            && is_filled(&self.model)
+            && self.created.is_some_and(is_number)
+            && self.error.is_none()
+            && self.choices.as_ref().is_some_and(|choices| {
+                !choices.is_empty() && choices.iter().all(|choice| choice.is_openais(extent))
+            })
+    }
+}
+
+/// Of which of OpenAI's objects a body is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Whole,
+    Chunk,
 }
 
 #[derive(Deserialize)]
@@ -50,18 +82,40 @@ pub(super) struct ChoiceBody<'a> {
     /// What stands for a message in OpenAI's older completions.
     #[serde(borrow, default)]
     pub text: Loose<'a>,
-    #[serde(borrow, default)]
+    /// `None` where it is not there; null is a value.
+    #[serde(borrow, default, deserialize_with = "given")]
     pub logprobs: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub finish_reason: Loose<'a>,
 }
 
 impl<'a> ChoiceBody<'a> {
+    fn is_openais(&self, shape: Shape) -> bool {
+        let is_word = |word: &str| {
+            finish_reason(word).is_ok_and(|reason: FinishReason| reason.as_label() == word)
+        };
+        let message = match (&self.delta, &self.message) {
+            (Some(message), None) | (None, Some(message)) => message,
+            (Some(_), Some(_)) | (None, None) => return false,
+        };
+        self.index.is_some()
+            && self.text.0.is_none()
+            && self.finish_reason.0.as_deref().is_none_or(is_word)
+            && message.is_openais()
+            && match shape {
+                Shape::Whole => {
+                    self.finish_reason.0.is_some() && self.logprobs.is_some() && message.has_all()
+                }
+                Shape::Chunk => true,
+            }
+    }
+
     /// The log probabilities of content and refusal, or those of OpenAI's older completions. None
     /// where they are of another form.
     pub fn token_logprobs(&self) -> Vec<TokenLogprobs> {
         let read = |raw: &RawValue| serde_json::from_str::<LogprobsBody>(raw.get()).ok();
-        let Some(body) = self.logprobs.and_then(read) else {
+        let filled = self.logprobs.filter(|raw| raw.get() != "null");
+        let Some(body) = filled.and_then(read) else {
             return Vec::new();
         };
         if let Some(tokens) = body.tokens {
@@ -75,10 +129,10 @@ impl<'a> ChoiceBody<'a> {
     /// What the choice says, or the next piece of it.
     pub fn take_message(&mut self) -> Option<MessageBody<'a>> {
         let of_text = |text| MessageBody {
-            content: Content {
+            content: Some(Content {
                 text: Loose(Some(text)),
                 thought: Loose(None),
-            },
+            }),
             ..MessageBody::default()
         };
         let text = self.text.0.take().map(of_text);
@@ -170,26 +224,56 @@ impl From<TokenBody> for TokenLogprobs {
 
 #[derive(Default, Deserialize)]
 pub(super) struct MessageBody<'a> {
-    #[serde(borrow, default)]
-    pub content: Content<'a>,
+    #[serde(default)]
+    pub role: Option<IgnoredAny>,
+    /// `None` where it is not there; null is a value.
+    #[serde(borrow, default, deserialize_with = "given")]
+    pub content: Option<Content<'a>>,
     /// DeepSeek's and vLLM's name for reasoning text.
     #[serde(borrow, default)]
     pub reasoning_content: Loose<'a>,
     /// OpenRouter's and newer vLLM's name for it.
     #[serde(borrow, default)]
     pub reasoning: Loose<'a>,
-    #[serde(borrow, default)]
-    pub refusal: Loose<'a>,
+    /// `None` where it is not there; null is a value.
+    #[serde(borrow, default, deserialize_with = "given")]
+    pub refusal: Option<Loose<'a>>,
     #[serde(borrow, default)]
     pub tool_calls: Option<Vec<CallBody<'a>>>,
 }
 
 impl<'a> MessageBody<'a> {
-    /// The reasoning text, under whichever name it came. Some providers write both.
+    fn is_openais(&self) -> bool {
+        let mut calls = self.tool_calls.iter().flatten();
+        let content = self.content.as_ref();
+        self.reasoning.0.is_none()
+            && content.is_none_or(|content| content.thought.0.is_none())
+            && calls.all(|call| {
+                let function = call.function.as_ref();
+                let arguments = function.and_then(|function| function.arguments);
+                arguments.is_none_or(|raw| raw.get().starts_with('"'))
+            })
+    }
+
+    /// Whether the members stand that OpenAI's document requires of a whole reply's.
+    fn has_all(&self) -> bool {
+        self.role.is_some() && self.content.is_some() && self.refusal.is_some()
+    }
+
+    /// The reasoning text, under whichever name it came. Some providers write several.
     pub fn thought(&mut self) -> Option<Cow<'a, str>> {
+        let of_content = |content: &mut Content<'a>| content.thought.take_filled();
         self.reasoning_content
             .take_filled()
             .or_else(|| self.reasoning.take_filled())
+            .or_else(|| self.content.as_mut().and_then(of_content))
+    }
+
+    /// Its text, and a refusal's.
+    pub fn texts(&mut self) -> impl Iterator<Item = Cow<'a, str>> + use<'a> {
+        let content = self.content.as_mut().and_then(|it| it.text.take_filled());
+        let refusal = self.refusal.as_mut().and_then(Loose::take_filled);
+        [content, refusal].into_iter().flatten()
     }
 }
 
@@ -250,6 +334,11 @@ struct PartBody<'a> {
     text: Loose<'a>,
     #[serde(borrow, default)]
     thinking: Content<'a>,
+}
+
+/// Tells null from the lack of a value.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 struct LooseVisitor;

@@ -56,6 +56,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
             logprobs: Vec::new(),
         }],
         usage: usage(&body),
+        written: None,
     })
 }
 

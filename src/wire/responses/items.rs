@@ -100,6 +100,7 @@ impl Items {
             ChatEvent::ChoiceEnded { choice: 0, reason } => self.reason = Some(*reason),
             ChatEvent::Usage(usage) => self.usage = Some(*usage),
             ChatEvent::Started(_)
+            | ChatEvent::Written(_)
             | ChatEvent::StopString { .. }
             | ChatEvent::Text { .. }
             | ChatEvent::Thought { .. }

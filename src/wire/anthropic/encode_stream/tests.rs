@@ -143,6 +143,7 @@ fn sample() -> Reply {
             reasoning_tokens: Tokens(3),
             ..Usage::default()
         }),
+        written: None,
     }
 }
 

@@ -33,6 +33,7 @@ fn reply(pieces: Vec<ReplyPiece>, arguments: &[&str]) -> Reply {
             reason: FinishReason::Stop,
         }],
         usage: None,
+        written: None,
     }
 }
 

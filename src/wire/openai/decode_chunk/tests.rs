@@ -6,7 +6,7 @@ use super::*;
 use crate::openai::{ChunkEncoder, Framing};
 
 /// Decodes the stretches, holding what comes out against the grammar.
-fn decode(stretches: &[&[u8]]) -> Vec<Result<ChatEvent, BackendError>> {
+fn decode_all(stretches: &[&[u8]]) -> Vec<Result<ChatEvent, BackendError>> {
     let mut decoder = ChunkDecoder::new();
     let mut out = VecDeque::new();
     for stretch in stretches {
@@ -27,6 +27,13 @@ fn decode(stretches: &[&[u8]]) -> Vec<Result<ChatEvent, BackendError>> {
     out.into()
 }
 
+/// The same as it is for callers of another dialect.
+fn decode(stretches: &[&[u8]]) -> Vec<Result<ChatEvent, BackendError>> {
+    let mut events = decode_all(stretches);
+    events.retain(|event| !matches!(event, Ok(ChatEvent::Written(_))));
+    events
+}
+
 fn describe(event: &Result<ChatEvent, BackendError>) -> String {
     match event {
         Err(error) => format!("err {error:?}"),
@@ -36,6 +43,7 @@ fn describe(event: &Result<ChatEvent, BackendError>) -> String {
             started.reply_id.as_deref().unwrap_or("-"),
             started.fingerprint.as_deref().unwrap_or("-")
         ),
+        Ok(ChatEvent::Written(written)) => format!("{written:?}"),
         Ok(ChatEvent::Text { choice, text }) => format!("{choice} text {text}"),
         Ok(ChatEvent::Thought { choice, text }) => format!("{choice} thought {text}"),
         Ok(ChatEvent::ToolCall {
@@ -522,4 +530,110 @@ fn log_probabilities_come_before_their_text_and_not_after_the_end() {
     )
     .as_bytes()]);
     assert!(matches!(seen.last(), Some(Err(BackendError::Garbled(_)))));
+}
+
+/// Chunks as OpenAI writes them, with members that are not read here.
+const OPENAIS: [&str; 4] = [
+    r#"{"id":"c-1","object":"chat.completion.chunk","created":7,"model":"m","service_tier":"default","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"x"}"#,
+    r#"{"id":"c-1","object":"chat.completion.chunk","created":7,"model":"m","choices":[{"index":0,"delta":{"content":"Hi","new":[1]},"logprobs":null,"finish_reason":null}],"usage":null}"#,
+    r#"{"id":"c-1","object":"chat.completion.chunk","created":7,"model":"m","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}"#,
+    r#"{"id":"c-1","object":"chat.completion.chunk","created":7,"model":"m","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#,
+];
+
+fn passed_on(chunks: &[&str], framing: &Framing, is_greeted: bool) -> Vec<String> {
+    let stream: String = chunks
+        .iter()
+        .map(|chunk| format!("data: {chunk}\n\n"))
+        .collect();
+    let stream = stream + "data: [DONE]\n\n";
+    let mut encoder = ChunkEncoder::new(framing.clone());
+    let mut out = BytesMut::new();
+    if is_greeted {
+        encoder.greet(&mut out);
+    }
+    for event in decode_all(&[stream.as_bytes()]) {
+        encoder.encode(&event.unwrap(), &mut out);
+    }
+    encoder.finish(&mut out);
+    let out = String::from_utf8(out.to_vec()).unwrap();
+    let events = out.trim_end().split("\n\n");
+    events
+        .map(|event| event.strip_prefix("data: ").unwrap().to_owned())
+        .collect()
+}
+
+fn ours(includes_usage: bool) -> Framing {
+    Framing {
+        id: "chatcmpl-ours".into(),
+        created: 8,
+        model: "m".into(),
+        includes_usage,
+    }
+}
+
+#[test]
+fn chunks_of_the_same_dialect_keep_their_bytes() {
+    let expected = [&OPENAIS[..3], &["[DONE]"]].concat();
+    assert_eq!(passed_on(&OPENAIS, &ours(false), false), expected);
+}
+
+#[test]
+fn what_we_add_to_chunks_that_were_passed_on_has_their_id() {
+    let seen = passed_on(&OPENAIS, &ours(true), false);
+    assert_eq!(seen[..3], OPENAIS[..3]);
+    let usage = r#"{"id":"c-1","object":"chat.completion.chunk","created":7,"model":"m","choices":[],"usage":{"prompt_tokens":3,"#;
+    assert!(seen[3].starts_with(usage), "{}", seen[3]);
+
+    // A chunk that no caller would understand is written anew among the others.
+    let renamed = OPENAIS[1].replace("\"content\"", "\"reasoning\"");
+    let seen = passed_on(&[OPENAIS[0], &renamed, OPENAIS[2]], &ours(false), false);
+    assert_eq!([&seen[0], &seen[2]], [OPENAIS[0], OPENAIS[2]]);
+    let anew = r#"{"id":"c-1","object":"chat.completion.chunk","created":7,"model":"m","choices":[{"index":0,"delta":{"reasoning_content":"Hi"},"#;
+    assert!(seen[1].starts_with(anew), "{}", seen[1]);
+}
+
+#[test]
+fn one_stream_has_one_id() {
+    let begins_as_ours = |seen: &[String]| {
+        let chunks = &seen[..seen.len() - 1];
+        assert!(!chunks.is_empty());
+        assert!(
+            chunks.iter().all(|chunk| chunk.contains("chatcmpl-ours")),
+            "{seen:?}"
+        );
+    };
+    // The role was written before anybody answered.
+    begins_as_ours(&passed_on(&OPENAIS, &ours(false), true));
+    // The first chunk has no id.
+    let nameless = OPENAIS[0].replace("\"id\":\"c-1\",", "");
+    begins_as_ours(&passed_on(
+        &[&nameless, OPENAIS[1], OPENAIS[2]],
+        &ours(false),
+        false,
+    ));
+}
+
+#[test]
+fn chunks_whose_calls_are_renumbered_are_written_anew() {
+    let call = |index: u32, id: &str| {
+        OPENAIS[1].replace(
+            r#""content":"Hi""#,
+            &format!(
+                r#""tool_calls":[{{"index":{index},"id":"{id}","type":"function","function":{{"name":"f","arguments":""}}}}]"#
+            ),
+        )
+    };
+    let (first, second) = (call(0, "a"), call(0, "b"));
+    let seen = passed_on(
+        &[OPENAIS[0], &first, &second, OPENAIS[2]],
+        &ours(false),
+        false,
+    );
+    assert_eq!(seen[1], first);
+    assert!(
+        seen[2].contains(r#""tool_calls":[{"index":1,"id":"b""#),
+        "{}",
+        seen[2]
+    );
+    assert!(!seen[3].contains("usage"), "{}", seen[3]);
 }

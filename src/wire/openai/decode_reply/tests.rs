@@ -55,7 +55,8 @@ fn log_probabilities_of_the_older_form_are_read() {
 
 #[test]
 fn the_references_reply_is_read_whole() {
-    let reply = decode_reply(include_bytes!("../fixtures/reply_full.json")).unwrap();
+    const FULL: &[u8] = include_bytes!("../fixtures/reply_full.json");
+    let reply = decode_reply(FULL).unwrap();
     let expected = Reply {
         started: Started {
             model: "gpt-x-2026-01-01".into(),
@@ -110,8 +111,45 @@ fn the_references_reply_is_read_whole() {
             rejected_prediction_tokens: Tokens(1),
             dropped_tokens: Tokens(0),
         }),
+        written: Some(passing::whole(Dialect::OpenAi, FULL)),
     };
     assert_eq!(reply, expected);
+}
+
+#[test]
+fn a_reply_is_passed_on_only_as_openai_would_write_it() {
+    let good = r#"{"id":"c-1","object":"chat.completion","created":7,"model":"m","new":[1],"choices":[
+        {"index":0,"message":{"role":"assistant","content":"\"refusal\":","refusal":null,"new":2},
+         "logprobs":null,"finish_reason":"stop"}]}"#;
+    let is_passed_on = |body: &str| decode_reply(body.as_bytes()).unwrap().written.is_some();
+    assert!(is_passed_on(good));
+    for (is, was) in [
+        (r#""object":"chat.completion""#, r#""object":"completion""#),
+        (r#""id":"c-1","#, ""),
+        (r#""id":"c-1""#, r#""id":"""#),
+        (r#""created":7"#, r#""created":7.5"#),
+        (r#""created":7,"#, ""),
+        (r#""model":"m""#, r#""model":null"#),
+        (r#""index":0,"#, ""),
+        (r#""role":"assistant","#, ""),
+        (r#""refusal":null,"#, ""),
+        (r#""logprobs":null,"#, ""),
+        (r#","finish_reason":"stop""#, ""),
+        (r#""finish_reason":"stop""#, r#""finish_reason":"eos""#),
+        (r#""new":2"#, r#""reasoning":"hm""#),
+        (
+            r#""new":2"#,
+            r#""tool_calls":[{"function":{"name":"f","arguments":{}}}]"#,
+        ),
+        (
+            r#""content":"\"refusal\":""#,
+            r#""content":[{"type":"text","text":"a"}]"#,
+        ),
+    ] {
+        let body = good.replacen(is, was, 1);
+        assert_ne!(body, good, "{is}");
+        assert!(!is_passed_on(&body), "{body}");
+    }
 }
 
 fn read_choice_of(choice: &str) -> Result<ReplyChoice, String> {

@@ -36,6 +36,7 @@ fn an_empty_answer_is_an_empty_string_and_absent_usage_is_left_out() {
             reason: FinishReason::Stop,
         }],
         usage: None,
+        written: None,
     };
     let framing = Framing {
         id: "chatcmpl-1".into(),

@@ -208,6 +208,7 @@ fn reply() -> Reply {
             reason: FinishReason::ToolCalls,
         }],
         usage: Some(usage()),
+        written: None,
     }
 }
 
