@@ -471,8 +471,8 @@ proptest! {
 
 #[test]
 fn most_prose_does_not_pass_the_quick_look() {
-    let prose = "The harbour lies where the river meets the sea, pier 7 in the north.\n".repeat(1);
-    assert!(!may_find(&prose));
+    let prose = "The harbour lies where the river meets the sea, pier 7 in the north.\n";
+    assert!(!may_find(prose));
     assert!(may_find(&format!("{prose}{prose}")), "two digits");
     // What an operator asks for may look like anything.
     let rule = CustomRule {
@@ -481,5 +481,5 @@ fn most_prose_does_not_pass_the_quick_look() {
         trust_min: Trust::Tenant,
     };
     let rules = ScanRules::compile(&[], &[rule]).unwrap();
-    assert_eq!(rules.scan(&request(&prose)).unwrap().iter().count(), 1);
+    assert_eq!(rules.scan(&request(prose)).unwrap().iter().count(), 1);
 }
