@@ -58,7 +58,7 @@ fn the_driver_measures_a_running_upstream_and_writes_its_figures() {
     assert!(table.contains("| whole c=2 | again |"), "{table}");
     let figures: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(out).unwrap()).unwrap();
-    assert_eq!(figures["run"]["samples"].as_array().unwrap().len(), 8);
+    assert_eq!(figures["run"]["samples"].as_array().unwrap().len(), 12);
     let streams = figures["rows"].as_array().unwrap().last().unwrap();
     assert_eq!(streams["answered"], 8);
     assert!(streams["added_p50_us"].is_number());

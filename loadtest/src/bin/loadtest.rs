@@ -303,11 +303,15 @@ struct CourseArgs {
     /// Connections of a scenario of whole replies; may be repeated.
     #[arg(long = "connections", default_values_t = [1, 64])]
     connections: Vec<u32>,
+    /// Connections that read one short stream after another, for the time to the first event; may be
+    /// repeated.
+    #[arg(long = "first-events", default_values_t = [1])]
+    first_events: Vec<u32>,
     /// Streams held at once; 0 leaves the scenario out.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 512)]
     streams: u32,
     /// Tokens of each stream.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 64)]
     stream_tokens: u32,
     /// Milliseconds between a stream's tokens.
     #[arg(long, default_value_t = 20)]
@@ -362,6 +366,12 @@ impl CourseArgs {
                 connections: *connections,
             },
         });
+        let first_events = self.first_events.iter().map(|connections| Scenario {
+            name: format!("first event c={connections}"),
+            load: Load::FirstEvents {
+                connections: *connections,
+            },
+        });
         let streams = (self.streams > 0).then(|| Scenario {
             name: format!("streams n={}", self.streams),
             load: Load::Streams {
@@ -372,7 +382,7 @@ impl CourseArgs {
         });
         Course {
             targets,
-            scenarios: whole.chain(streams).collect(),
+            scenarios: whole.chain(first_events).chain(streams).collect(),
             rounds: self.rounds,
             window: Duration::from_millis(self.window_ms),
         }

@@ -27,6 +27,8 @@ pub struct Scenario {
 pub enum Load {
     /// Whole replies, each connection asking again as soon as it is answered.
     Whole { connections: u32 },
+    /// Short streams, each connection opening the next when one is read: until the first event.
+    FirstEvents { connections: u32 },
     /// Streams opened at once and read to their end.
     Streams {
         streams: u32,
@@ -111,6 +113,7 @@ pub async fn measure(target: &Target, scenario: &Scenario, window: Duration) -> 
     for lane in lanes {
         match scenario.load {
             Load::Whole { .. } => work.spawn(ask_until(lane, begun + window)),
+            Load::FirstEvents { .. } => work.spawn(stream_until(lane, begun + window)),
             Load::Streams { .. } => work.spawn(read_one(lane)),
         };
     }
@@ -130,6 +133,7 @@ async fn open_lanes(
 ) -> io::Result<Vec<Lane>> {
     let (count, body, warm_up) = match load {
         Load::Whole { connections } => (connections, target.body(false, ""), WARM_UP_REQUESTS),
+        Load::FirstEvents { connections } => (connections, target.body(true, ""), WARM_UP_REQUESTS),
         Load::Streams {
             streams,
             tokens,
@@ -144,7 +148,10 @@ async fn open_lanes(
         let (mut lane, drive) = Lane::connect(target.addr, body.clone()).await?;
         drives.spawn(drive);
         for _ in 0..warm_up {
-            lane.whole().await?;
+            match load {
+                Load::Whole { .. } => drop(lane.whole().await?),
+                Load::FirstEvents { .. } | Load::Streams { .. } => drop(lane.streamed().await?),
+            }
         }
         lanes.push(lane);
     }
@@ -157,6 +164,20 @@ async fn ask_until(mut lane: Lane, deadline: Instant) -> Tally {
     while Instant::now() < deadline {
         match lane.whole().await {
             Ok(took) => tally.take(took),
+            Err(_) => {
+                tally.failed += 1;
+                break;
+            }
+        }
+    }
+    tally
+}
+
+async fn stream_until(mut lane: Lane, deadline: Instant) -> Tally {
+    let mut tally = Tally::new();
+    while Instant::now() < deadline {
+        match lane.streamed().await {
+            Ok(times) => tally.take(times.first),
             Err(_) => {
                 tally.failed += 1;
                 break;
@@ -190,7 +211,7 @@ fn sample(total: &Tally, load: Load, took: Duration, usage: Option<(Usage, Usage
         p50_us: micros(total.times.value_at_quantile(0.5)),
         p99_us: micros(total.times.value_at_quantile(0.99)),
         gap_p99_us: match load {
-            Load::Whole { .. } => None,
+            Load::Whole { .. } | Load::FirstEvents { .. } => None,
             Load::Streams { .. } => Some(micros(total.gaps.value_at_quantile(0.99))),
         },
         answered,
@@ -234,6 +255,16 @@ mod tests {
         assert_eq!(fake.counts().completed, sample.answered + warm_up);
         assert!(sample.p50_us > 0.0 && sample.p50_us <= sample.p99_us);
         assert!(sample.rss_bytes > Some(0));
+    }
+
+    #[tokio::test]
+    async fn streams_follow_one_another_and_their_first_events_count() {
+        let fake = FakeUpstream::start(FakeConfig::default()).unwrap();
+        let sample = sample_of(Load::FirstEvents { connections: 2 }, &fake).await;
+        let warm_up = u64::from(2 * WARM_UP_REQUESTS);
+        assert_eq!(fake.counts().completed, sample.answered + warm_up);
+        assert_eq!((sample.failed, sample.gap_p99_us), (0, None));
+        assert!(sample.p50_us > 0.0, "{sample:?}");
     }
 
     #[tokio::test]
