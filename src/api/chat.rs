@@ -10,7 +10,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use domain::{
     BadRequest, ChatRequest, Classify, Delivery, Dialect, Fault, Principal, Priority, Reply,
-    RequestId, Started, collect,
+    RequestId, Started, TeamShelf, collect,
 };
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION,
@@ -28,7 +28,7 @@ use crate::error::refusal;
 use crate::line::Signs;
 use crate::ollama::settle_name;
 use crate::opening::{Opening, Origin, Watch};
-use crate::responses;
+use crate::responses::team_shelf;
 use crate::server::Api;
 use crate::sse::{SseBody, silence_max};
 
@@ -121,16 +121,14 @@ where
         seat,
     } = asked;
     let body_bytes = bytes.len();
-    let decoded = decode(door, bytes).await.map_err(early)?;
+    let shelf = team_shelf(api, &principal);
+    let decoded = decode(door, shelf, bytes).await.map_err(early)?;
     let Decoded {
         mut request,
-        mut encoder,
+        encoder,
     } = decoded;
     if dialect.dialect() == Dialect::Ollama {
         settle_name(&api.pipeline, &mut request.model);
-    }
-    if let Some(encoder) = encoder.as_response() {
-        responses::settle(api, &principal, &mut request, encoder).map_err(early)?;
     }
     let framing = framing(&request, encoder.id_prefix());
     if encoder.only_loads() {
@@ -218,10 +216,11 @@ pub(crate) fn early(fault: Fault) -> Refusal {
     }
 }
 
-async fn decode(door: Door, bytes: Bytes) -> Result<Decoded, Fault> {
-    let body_bytes = bytes.len();
-    let decode = move || door.dialect.decode_at(&door.address, &bytes);
-    if body_bytes <= DECODE_INLINE_BYTES_MAX {
+async fn decode(door: Door, shelf: Option<TeamShelf>, bytes: Bytes) -> Result<Decoded, Fault> {
+    let Door { dialect, address } = door;
+    let is_short = bytes.len() <= DECODE_INLINE_BYTES_MAX && !dialect.reads_more_than(&bytes);
+    let decode = move || dialect.decode_after(&address, shelf.as_ref(), &bytes);
+    if is_short {
         return decode().map_err(Fault::BadRequest);
     }
     match tokio::task::spawn_blocking(decode).await {

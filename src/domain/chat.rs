@@ -600,22 +600,6 @@ impl Message {
         }
     }
 
-    /// Bytes of what it holds: text, and what came along as bytes.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        let parts = self.content.iter().map(|part| match part {
-            Part::Text(text) | Part::Thought(text) => text.len(),
-            Part::Image(image) => image.url.len(),
-            Part::Audio(audio) => audio.data.len(),
-            Part::File(file) => file.url.len(),
-            Part::Seal(seal) => seal.data.len(),
-            Part::Other(value) => value.to_string().len(),
-        });
-        let calls = self.tool_calls.iter();
-        let calls = calls.map(|call| call.id.len() + call.name.len() + call.arguments.len());
-        parts.chain(calls).sum()
-    }
-
     /// All text parts, joined without a separator.
     #[must_use]
     pub fn text(&self) -> String {

@@ -15,6 +15,7 @@
 //! | score | how well a text answers a query, as one model measures it |
 //! | event | one step of a reply stream |
 //! | reply | a whole stream, collected |
+//! | shelf | where responses are kept that others may go on from |
 //! | compartment | the part of the cache one kind of caller can see |
 //! | receipt | leaves exactly one record per exchange, however it ends |
 //! | fault | what a caller may learn of a failure |
@@ -80,7 +81,10 @@ pub use resume::Resume;
 pub use sampling::{
     Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,
 };
-pub use store::{CacheKey, CacheStore, KeyDirectory, RecordSink, ResponseShelf, StoredResponse};
+pub use store::{
+    CacheKey, CacheStore, KeyDirectory, RecordSink, ResponseShelf, StoredItem, StoredResponse,
+    TeamShelf,
+};
 pub use template::{
     ChatTemplate, ImagePlace, Prompt, PromptPiece, TemplateCompiler, TemplateError, TemplateSource,
 };

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value;
 
-use crate::{ExchangeRecord, KeyDigest, Message, Principal, Reply, TeamId};
+use crate::{ExchangeRecord, KeyDigest, Principal, Reply, TeamId};
 
 /// A keyed hash of the canonical masked request inside its compartment.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,64 +26,104 @@ pub trait CacheStore: Send + Sync + 'static {
     fn keep(&self, key: CacheKey, reply: Arc<Reply>, ttl: Duration);
 }
 
-/// Responses that their callers may read again, and go on from. Each team has its own: what another one
-/// kept is not there.
-pub trait ResponseShelf: Send + Sync + 'static {
-    /// Keeps `response` for a while. May drop it, or others, at any time.
-    fn keep(&self, team: &TeamId, response: StoredResponse);
-
-    fn find(&self, team: &TeamId, id: &str) -> Option<Arc<StoredResponse>>;
-
-    /// True when there was such a response.
-    fn remove(&self, team: &TeamId, id: &str) -> bool;
-}
-
-/// A finished response with what led to it. Holds what its caller wrote, personal data included.
-#[derive(Clone)]
+/// A response that its caller wanted kept, in the JSON of OpenAI's responses dialect. Raw text: what
+/// it says was not masked.
+#[derive(Clone, PartialEq, Eq)]
 pub struct StoredResponse {
     pub id: String,
-    /// The response object, in JSON.
-    pub object: Bytes,
-    /// The items it was asked with.
-    pub input: Vec<Value>,
-    /// All that was said up to its end, without instructions: what a response that follows it begins
-    /// with.
-    pub said: Vec<Message>,
+    /// The response it goes on from; what was said there is not repeated here.
+    pub previous: Option<String>,
+    /// The response object without its output.
+    pub head: Bytes,
+    /// What was asked, in order.
+    pub input: Vec<StoredItem>,
+    /// What was answered, in order.
+    pub output: Vec<StoredItem>,
+    /// False where the reply broke off: nothing can go on from it.
+    pub is_whole: bool,
+}
+
+/// One item of a stored response.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredItem {
+    pub id: String,
+    /// With its id.
+    pub json: Bytes,
 }
 
 impl StoredResponse {
-    /// About the memory it takes, for bounds.
+    /// The bytes it takes, but for what a store needs for itself.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        /// Of a message beside its text: its fields and places in lists.
-        const MESSAGE_BYTES: usize = 256;
-        let input: usize = self.input.iter().map(json_bytes).sum();
-        let said: usize = self.said.iter().map(|it| it.bytes() + MESSAGE_BYTES).sum();
-        self.id.len() + self.object.len() + input + said
+        /// Two vectors' elements and an allocation's own.
+        const ITEM_BYTES: usize = 96;
+        let items = self.input.iter().chain(&self.output);
+        let items = items.map(|item| item.id.len() + item.json.len() + ITEM_BYTES);
+        let previous = self.previous.as_ref().map_or(0, String::len);
+        self.id.len() + previous + self.head.len() + items.sum::<usize>()
     }
-}
-
-/// What a value tree takes, estimated on the high side.
-fn json_bytes(value: &Value) -> usize {
-    const NODE_BYTES: usize = 72;
-    NODE_BYTES
-        + match value {
-            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-            Value::String(text) => text.len(),
-            Value::Array(items) => items.iter().map(json_bytes).sum(),
-            Value::Object(fields) => fields
-                .iter()
-                .map(|(name, value)| name.len() + json_bytes(value))
-                .sum(),
-        }
 }
 
 impl fmt::Debug for StoredResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoredResponse")
-            .field("id", &self.id)
             .field("bytes", &self.bytes())
+            .field("is_whole", &self.is_whole)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for StoredItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredItem({} bytes)", self.json.len())
+    }
+}
+
+/// Responses for later requests to read and to go on from. Each is its team's alone: to every other
+/// team it is as if it were not there. A broken shelf behaves as an empty one.
+pub trait ResponseShelf: Send + Sync + 'static {
+    /// Keeps `response`, in place of one with its id. May drop it, or others, at any time. Must not
+    /// block: streams end here.
+    fn keep(&self, team: &TeamId, response: StoredResponse);
+
+    fn find(&self, team: &TeamId, id: &str) -> Option<Arc<StoredResponse>>;
+
+    /// Forgets the response; false when there was none.
+    fn remove(&self, team: &TeamId, id: &str) -> bool;
+}
+
+/// One team's part of a shelf.
+#[derive(Clone)]
+pub struct TeamShelf {
+    shelf: Arc<dyn ResponseShelf>,
+    team: TeamId,
+}
+
+impl TeamShelf {
+    #[must_use]
+    pub fn new(shelf: Arc<dyn ResponseShelf>, team: TeamId) -> Self {
+        Self { shelf, team }
+    }
+
+    pub fn keep(&self, response: StoredResponse) {
+        self.shelf.keep(&self.team, response);
+    }
+
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<Arc<StoredResponse>> {
+        self.shelf.find(&self.team, id)
+    }
+
+    /// Forgets the response; false when there was none.
+    #[must_use]
+    pub fn remove(&self, id: &str) -> bool {
+        self.shelf.remove(&self.team, id)
+    }
+}
+
+impl fmt::Debug for TeamShelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TeamShelf({})", self.team)
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{
-    CacheKey, CacheStore, FinishReason, KeyDigest, KeyDirectory, Message, Reply, ReplyChoice,
-    ReplyPiece, ResponseShelf, Role, Started, StoredResponse, TeamId,
+    CacheKey, CacheStore, FinishReason, KeyDigest, KeyDirectory, Reply, ReplyChoice, ReplyPiece,
+    ResponseShelf, Started, StoredItem, StoredResponse, TeamId,
 };
 
 /// A reply of one choice that says `text`.
@@ -89,14 +89,19 @@ pub fn check_key_directory(keys: &dyn KeyDirectory, known: &KeyDigest, unknown: 
     assert_eq!(keys.find(unknown), None, "an unknown key is not found");
 }
 
-/// A response with this id whose object says `text`.
+/// A response of one input item that says `text`.
 #[must_use]
 pub fn response_of(id: &str, text: &str) -> StoredResponse {
     StoredResponse {
         id: id.to_owned(),
-        object: format!("\"{text}\"").into(),
-        input: Vec::new(),
-        said: vec![Message::new(Role::User, "hi")],
+        previous: None,
+        head: "{}".into(),
+        input: vec![StoredItem {
+            id: format!("msg_{id}"),
+            json: text.to_owned().into(),
+        }],
+        output: Vec::new(),
+        is_whole: true,
     }
 }
 
@@ -106,42 +111,45 @@ pub fn response_of(id: &str, text: &str) -> StoredResponse {
 /// Where it is broken.
 pub fn check_response_shelf(shelf: &dyn ResponseShelf) {
     let (ours, theirs) = (TeamId::new("ours"), TeamId::new("theirs"));
-    let object = |team, id| shelf.find(team, id).map(|found| found.object.clone());
     assert!(
-        shelf.find(&ours, "resp_1").is_none(),
-        "nothing is found before it is kept"
+        shelf.find(&ours, "a").is_none(),
+        "an empty shelf finds nothing"
+    );
+    assert!(!shelf.remove(&ours, "a"), "nor can anything be forgotten");
+
+    shelf.keep(&ours, response_of("a", "first"));
+    assert_eq!(
+        shelf.find(&ours, "a").as_deref(),
+        Some(&response_of("a", "first")),
+        "what was kept is found whole"
+    );
+    assert!(shelf.find(&ours, "b").is_none(), "another id finds nothing");
+    assert!(
+        shelf.find(&theirs, "a").is_none(),
+        "another team finds nothing"
+    );
+    assert!(
+        !shelf.remove(&theirs, "a"),
+        "another team has nothing to forget"
+    );
+    assert!(shelf.find(&ours, "a").is_some(), "and takes nothing away");
+
+    shelf.keep(&theirs, response_of("a", "theirs"));
+    assert_eq!(
+        shelf.find(&ours, "a").as_deref(),
+        Some(&response_of("a", "first")),
+        "two teams may have an id in common"
     );
 
-    shelf.keep(&ours, response_of("resp_1", "first"));
+    shelf.keep(&ours, response_of("a", "second"));
     assert_eq!(
-        object(&ours, "resp_1"),
-        Some("\"first\"".into()),
-        "what is kept is found"
-    );
-    let found = shelf.find(&ours, "resp_1");
-    let said = found.map(|found| found.said.iter().map(Message::text).collect::<Vec<_>>());
-    assert_eq!(said, Some(vec!["hi".to_owned()]), "with what was said");
-    assert!(
-        shelf.find(&theirs, "resp_1").is_none(),
-        "no other team finds it"
-    );
-    assert!(!shelf.remove(&theirs, "resp_1"), "nor takes it away");
-    assert!(shelf.find(&ours, "resp_1").is_some(), "it is still there");
-    assert!(
-        shelf.find(&ours, "resp_2").is_none(),
-        "another id finds nothing"
+        shelf.find(&ours, "a").as_deref(),
+        Some(&response_of("a", "second")),
+        "the later response replaces the earlier"
     );
 
-    shelf.keep(&theirs, response_of("resp_1", "theirs"));
-    assert_eq!(
-        object(&ours, "resp_1"),
-        Some("\"first\"".into()),
-        "teams do not disturb each other"
-    );
-    assert!(
-        shelf.remove(&ours, "resp_1"),
-        "what was there is taken away"
-    );
-    assert!(!shelf.remove(&ours, "resp_1"), "once");
-    assert!(shelf.find(&ours, "resp_1").is_none(), "and is gone");
+    assert!(shelf.remove(&ours, "a"), "what is there can be forgotten");
+    assert!(shelf.find(&ours, "a").is_none(), "and is gone at once");
+    assert!(!shelf.remove(&ours, "a"), "once");
+    assert!(shelf.find(&theirs, "a").is_some(), "the other team's stays");
 }

@@ -1,6 +1,6 @@
 //! The storage traits of `domain`, implemented for one process.
 //!
-//! Thin on purpose: exact replies live in memory and keys come from configuration, so nothing here
+//! Thin on purpose: exact replies and kept responses live in memory and keys come from configuration, so nothing here
 //! touches a disk or a network. Another family of the same traits belongs beside these files and
 //! runs the same conformance checks.
 

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{ResponseShelf, StoredResponse, TeamId};
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::OVERHEAD_BYTES;
 
-/// Responses within a bound of bytes and of time. When it is reached, those that were not read for
-/// longest go first; a response larger than the whole bound is not kept. A restart forgets them all.
+/// Responses within a bound of bytes, each until nobody asked for it for a time. When the bound is
+/// reached, those asked for longest ago go first: a conversation asks for all its responses with each
+/// turn. A response larger than the whole bound is not kept.
 #[derive(Clone)]
 pub struct MokaResponses {
-    cache: Cache<(TeamId, String), Arc<StoredResponse>>,
+    cache: Cache<(TeamId, Arc<str>), Arc<StoredResponse>>,
 }
 
 impl fmt::Debug for MokaResponses {
@@ -26,23 +28,25 @@ impl fmt::Debug for MokaResponses {
 }
 
 impl MokaResponses {
-    /// Keeps at most about `bytes_max`, counting [`OVERHEAD_BYTES`] for each, and each for `ttl`.
+    /// Keeps at most about `bytes_max`, counting [`OVERHEAD_BYTES`] for each response, and each for
+    /// `ttl` after it was last asked for.
     #[must_use]
     pub fn new(bytes_max: u64, ttl: Duration) -> Self {
-        let weigh = |_: &(TeamId, String), it: &Arc<StoredResponse>| {
-            u32::try_from(it.bytes() + OVERHEAD_BYTES).unwrap_or(u32::MAX)
-        };
         let cache = Cache::builder()
             .max_capacity(bytes_max)
-            .weigher(weigh)
-            // A new conversation is never less worth than an old one that was read often.
-            .eviction_policy(moka::policy::EvictionPolicy::lru())
-            .time_to_live(ttl)
+            .weigher(|_, response: &Arc<StoredResponse>| {
+                u32::try_from(response.bytes() + OVERHEAD_BYTES).unwrap_or(u32::MAX)
+            })
+            // The newest is what a conversation goes on from; the default policy would rather keep
+            // what was read often.
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_idle(ttl)
             .build();
         Self { cache }
     }
 
-    /// Does the housekeeping that is due now rather than with some later call.
+    /// Does the housekeeping that is due now rather than with some later call, so that the counts in
+    /// `Debug` and the bound are exact.
     pub fn settle(&self) {
         self.cache.run_pending_tasks();
     }
@@ -56,16 +60,16 @@ impl MokaResponses {
 
 impl ResponseShelf for MokaResponses {
     fn keep(&self, team: &TeamId, response: StoredResponse) {
-        let key = (team.clone(), response.id.clone());
+        let key = (team.clone(), Arc::from(response.id.as_str()));
         self.cache.insert(key, Arc::new(response));
     }
 
     fn find(&self, team: &TeamId, id: &str) -> Option<Arc<StoredResponse>> {
-        self.cache.get(&(team.clone(), id.to_owned()))
+        self.cache.get(&(team.clone(), Arc::from(id)))
     }
 
     fn remove(&self, team: &TeamId, id: &str) -> bool {
-        self.cache.remove(&(team.clone(), id.to_owned())).is_some()
+        self.cache.remove(&(team.clone(), Arc::from(id))).is_some()
     }
 }
 
@@ -76,33 +80,52 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
+    fn shelf(bytes_max: u64) -> (MokaResponses, TeamId) {
+        (MokaResponses::new(bytes_max, HOUR), TeamId::new("team"))
+    }
+
     #[test]
     fn it_keeps_the_contract_of_a_shelf() {
         check_response_shelf(&MokaResponses::new(1 << 20, HOUR));
     }
 
     #[test]
-    fn the_bytes_kept_stay_within_the_bound() {
-        let bound = 20 * 1024;
-        let shelf = MokaResponses::new(bound, HOUR);
-        let team = TeamId::new("t");
-        for at in 0..200 {
-            shelf.keep(&team, response_of(&format!("resp_{at}"), &"x".repeat(1024)));
+    fn what_was_asked_for_longest_ago_goes_first() {
+        let (shelf, team) = shelf(8 * 2048);
+        shelf.keep(&team, response_of("first", &"x".repeat(1024)));
+        shelf.keep(&team, response_of("second", &"x".repeat(1024)));
+        for turn in 0..100 {
+            shelf.keep(&team, response_of(&turn.to_string(), &"x".repeat(1024)));
             shelf.settle();
+            assert!(shelf.find(&team, "first").is_some(), "{turn}");
+            assert!(shelf.find(&team, &turn.to_string()).is_some(), "{turn}");
+            assert!(shelf.bytes() <= 8 * 2048, "{} bytes", shelf.bytes());
         }
-        assert!(shelf.bytes() <= bound, "{} bytes", shelf.bytes());
-        assert!(shelf.find(&team, "resp_199").is_some());
-        assert!(shelf.find(&team, "resp_0").is_none());
-        shelf.keep(&team, response_of("resp_x", &"x".repeat(64 * 1024)));
+        assert!(shelf.find(&team, "second").is_none());
+    }
+
+    #[test]
+    fn a_response_larger_than_the_bound_is_not_kept() {
+        let (shelf, team) = shelf(1024);
+        shelf.keep(&team, response_of("a", &"x".repeat(4096)));
         shelf.settle();
-        assert!(shelf.find(&team, "resp_x").is_none());
+        assert!(shelf.find(&team, "a").is_none());
+        assert_eq!(shelf.bytes(), 0);
+    }
+
+    #[test]
+    fn one_that_nobody_may_keep_for_any_time_is_not_found() {
+        let shelf = MokaResponses::new(1 << 20, Duration::from_nanos(1));
+        let team = TeamId::new("team");
+        shelf.keep(&team, response_of("a", "text"));
+        assert!(shelf.find(&team, "a").is_none());
     }
 
     #[test]
     fn debug_shows_no_text() {
-        let shelf = MokaResponses::new(1 << 20, HOUR);
-        let response = response_of("resp_1", "my secret");
-        assert!(!format!("{shelf:?} {response:?}").contains("secret"));
-        shelf.keep(&TeamId::new("t"), response);
+        let (shelf, team) = shelf(1 << 20);
+        shelf.keep(&team, response_of("a", "my secret"));
+        let kept = shelf.find(&team, "a").unwrap();
+        assert!(!format!("{shelf:?} {kept:?} {:?}", kept.input).contains("secret"));
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use domain::{
     BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Embeddings, Reply,
+    TeamShelf,
 };
 
 use crate::openai::{ErrorBody, ErrorReply, Framing};
@@ -34,6 +35,25 @@ pub trait ServerDialect: fmt::Debug + Send + Sync + 'static {
     /// As for [`ServerDialect::decode`].
     fn decode_at(&self, _address: &Address, body: &Bytes) -> Result<Decoded, BadRequest> {
         self.decode(body)
+    }
+
+    /// The same, for dialects whose requests go on from what was kept of earlier ones, and whose replies
+    /// are kept: `shelf` is the caller's, `None` where nothing is kept.
+    ///
+    /// # Errors
+    /// As for [`ServerDialect::decode`].
+    fn decode_after(
+        &self,
+        address: &Address,
+        _shelf: Option<&TeamShelf>,
+        body: &Bytes,
+    ) -> Result<Decoded, BadRequest> {
+        self.decode_at(address, body)
+    }
+
+    /// Whether reading `body` may take longer than its length tells.
+    fn reads_more_than(&self, _body: &[u8]) -> bool {
+        false
     }
 
     /// The body of a refusal with `status`. OpenAI's, unless the dialect has one of its own.
@@ -87,12 +107,6 @@ pub struct ReplyTimes {
 pub trait ReplyEncoder: Send + Sync + 'static {
     /// What a reply's id begins with.
     fn id_prefix(&self) -> &'static str;
-
-    /// The encoder of OpenAI's responses, which may go on from earlier ones and be kept: whoever keeps
-    /// them has something to tell it before the request goes on.
-    fn as_response(&mut self) -> Option<&mut crate::responses::Encoder> {
-        None
-    }
 
     fn whole(&mut self, framing: &Framing, reply: &Reply) -> Vec<u8>;
 

@@ -11,7 +11,6 @@
 
 mod dockerfile;
 mod harness;
-mod responses;
 mod rooms;
 
 mod anthropic;
@@ -46,6 +45,8 @@ mod models;
 mod prefixes;
 #[cfg(feature = "llama")]
 mod reading;
+#[cfg(feature = "llama")]
+mod responses;
 #[cfg(feature = "llama")]
 mod routing;
 #[cfg(feature = "llama")]

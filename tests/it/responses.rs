@@ -5,7 +5,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Hedge, Reply, fake, request, upstream, with};
+use crate::harness::{Hedge, Reply, eventually, fake, open, request, upstream, with};
 
 async fn ask(hedge: &Hedge, more: Value) -> Reply {
     let body = with(json!({"model": "local", "temperature": 0}), more);
@@ -232,4 +232,118 @@ async fn faults_have_openais_form() {
     assert_eq!(cancelled.status, StatusCode::BAD_REQUEST);
     let wrong = send(&hedge, Method::PUT, &path).await;
     assert_eq!(wrong.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+fn cloud(more: Value) -> Value {
+    with(json!({"model": "fake/bench"}), more)
+}
+
+async fn retrieve(hedge: &Hedge, id: &Value) -> Reply {
+    let path = format!("/v1/responses/{}", id.as_str().unwrap());
+    send(hedge, Method::GET, &path).await
+}
+
+#[tokio::test]
+async fn a_reply_from_the_cache_is_kept_under_an_id_of_its_own() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let first = ask(&hedge, cloud(json!({"input": "one"}))).await;
+    let second = ask(&hedge, cloud(json!({"input": "one"}))).await;
+    assert_eq!(
+        (first.route(), second.route()),
+        ("cloud:fake", "cache:exact")
+    );
+    let (first, second) = (first.json(), second.json());
+    assert_ne!(first["id"], second["id"]);
+    assert_eq!(text(&first), text(&second));
+    for made in [&first, &second] {
+        assert_eq!(retrieve(&hedge, &made["id"]).await.json(), *made);
+    }
+    let next = json!({"input": "two", "previous_response_id": second["id"]});
+    let next = ask(&hedge, cloud(next)).await;
+    assert_eq!(next.status, StatusCode::OK, "{}", next.text);
+    let sent = &fake.seen()[1].body["messages"];
+    assert_eq!(sent[0]["content"], "one");
+    assert_eq!(sent[1]["content"], text(&first));
+    assert_eq!(sent[2]["content"], "two");
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_kept_as_failed_and_not_gone_on_from() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let asked = json!({"input": "[[fake cut-after=2]]", "stream": true});
+    let told = events(&ask(&hedge, cloud(asked)).await);
+    let [.., failed, last] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!(failed["type"], "response.failed");
+    assert_eq!(last["type"], "error");
+    let made = &failed["response"];
+    assert_eq!(retrieve(&hedge, &made["id"]).await.json(), *made);
+    let next = json!({"input": "and?", "previous_response_id": made["id"]});
+    let next = ask(&hedge, cloud(next)).await;
+    assert_eq!(next.status, StatusCode::BAD_REQUEST, "{}", next.text);
+    assert_eq!(next.json()["error"]["param"], "previous_response_id");
+}
+
+#[tokio::test]
+async fn a_response_whose_reader_left_is_kept_as_cancelled() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let asked = json!({"input": "[[fake tokens=500 gap-ms=20]]", "stream": true});
+    let mut asked = request(
+        Method::POST,
+        "/v1/responses",
+        Bytes::from(cloud(asked).to_string()),
+    );
+    let json = http::HeaderValue::from_static("application/json");
+    asked.headers_mut().insert("content-type", json);
+    let mut reply = open(hedge.addr, asked).await;
+    let first = reply.next().await.unwrap();
+    let first = std::str::from_utf8(&first).unwrap();
+    let data = first.lines().find_map(|line| line.strip_prefix("data: "));
+    let created: Value = serde_json::from_str(data.unwrap()).unwrap();
+    drop(reply);
+    eventually("kept as cancelled", async || {
+        let kept = retrieve(&hedge, &created["response"]["id"]).await;
+        kept.status == StatusCode::OK && kept.json()["status"] == "cancelled"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_deleted_is_gone_for_what_came_after_it_too() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let first = ask(&hedge, cloud(json!({"input": "one"}))).await.json();
+    let next = |id: &Value| cloud(json!({"input": "two", "previous_response_id": id}));
+    let second = ask(&hedge, next(&first["id"])).await.json();
+    let path = format!("/v1/responses/{}", first["id"].as_str().unwrap());
+    assert_eq!(
+        send(&hedge, Method::DELETE, &path).await.status,
+        StatusCode::OK
+    );
+    assert_eq!(retrieve(&hedge, &second["id"]).await.json(), second);
+    let third = ask(&hedge, next(&second["id"])).await;
+    assert_eq!(third.status, StatusCode::BAD_REQUEST);
+    let error = &third.json()["error"];
+    assert_eq!(error["code"], "previous_response_not_found");
+}
+
+#[tokio::test]
+async fn an_item_that_is_kept_may_be_sent_by_its_id() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let made = ask(&hedge, cloud(json!({"input": "one"}))).await.json();
+    let reference = json!({"type": "item_reference", "id": made["output"][0]["id"]});
+    let input = json!([reference, {"role": "user", "content": "two"}]);
+    let reply = ask(&hedge, cloud(json!({ "input": input }))).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let sent = &fake.seen()[1].body["messages"];
+    assert_eq!(sent[0]["role"], "assistant");
+    assert_eq!(sent[0]["content"], text(&made));
+    let gone = json!([{"type": "item_reference", "id": "msg_0"}]);
+    let reply = ask(&hedge, cloud(json!({ "input": gone }))).await;
+    assert_eq!(reply.json()["error"]["param"], "input[0].id");
 }

@@ -608,9 +608,9 @@ impl Default for RawCache {
 pub struct RawResponses {
     /// Off: `previous_response_id` is refused, and nothing is kept.
     pub store: bool,
-    /// Memory for all of them; those that were not read for longest go first.
+    /// Memory for all of them; those asked for longest ago go first.
     pub store_bytes_max: u64,
-    /// How long one is kept. OpenAI keeps them for 30 days.
+    /// How long one is kept after it was last asked for. OpenAI keeps them for 30 days.
     pub ttl_s: u64,
 }
 

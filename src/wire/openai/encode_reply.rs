@@ -157,9 +157,22 @@ impl<'a> From<&'a TokenLogprob> for LogprobBody<'a> {
     }
 }
 
-/// Of tokens, as the responses dialect has them too.
+/// Of tokens, as the responses dialect has them: the bytes are never left out.
 pub(crate) fn logprobs_of(tokens: &[TokenLogprobs]) -> serde_json::Value {
-    let body = serde_json::to_value(LogprobsBody::from(tokens));
+    let filled = |one: &TokenLogprob| {
+        let mut one = one.clone();
+        one.bytes
+            .get_or_insert_with(|| one.text.clone().into_bytes());
+        one
+    };
+    let tokens: Vec<TokenLogprobs> = tokens
+        .iter()
+        .map(|one| TokenLogprobs {
+            token: filled(&one.token),
+            top: one.top.iter().map(filled).collect(),
+        })
+        .collect();
+    let body = serde_json::to_value(LogprobsBody::from(tokens.as_slice()));
     let mut body = body.expect("strings and finite numbers always serialize");
     body["content"].take()
 }

@@ -51,7 +51,7 @@ pub(crate) use decode_request::{
 pub(crate) use decode_tools::read_tools;
 pub(crate) use encode_reply::{UsageBody, logprobs_of};
 pub(crate) use encode_request::splice;
-pub(crate) use reply_shape::TOP_LOGPROBS_MAX;
+pub(crate) use reply_shape::{TOP_LOGPROBS_MAX, token_logprobs_of};
 pub(crate) use request_body::{NEWER_OUTPUT_BOUND, effort, request_body};
 
 pub use decode_chunk::ChunkDecoder;

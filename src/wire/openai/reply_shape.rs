@@ -140,6 +140,13 @@ impl<'a> ChoiceBody<'a> {
     }
 }
 
+/// Log probabilities as the responses dialect has them; none where they are of another form.
+pub(crate) fn token_logprobs_of(list: &serde_json::Value) -> Vec<TokenLogprobs> {
+    let read = Option::<Vec<TokenBody>>::deserialize(list);
+    let tokens = read.ok().flatten().unwrap_or_default();
+    tokens.into_iter().map(TokenLogprobs::from).collect()
+}
+
 /// Lists of one length, with an object of texts and their log probabilities for each token.
 fn older_logprobs(
     tokens: Vec<String>,

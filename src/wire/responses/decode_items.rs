@@ -2,13 +2,13 @@
 //!
 //! Reasoning, text and calls of one turn are items of their own here, and one message in `domain`.
 
-use domain::{
-    Audio, BadRequest, Dialect, Extra, File, Image, Message, Part, Role, Seal, SealKind, ToolCall,
-};
-use serde_json::Value;
+use domain::{Audio, BadRequest, Extra, File, Image, Message, Part, Role, TeamShelf, ToolCall};
+use serde_json::{Value, json};
 
+use super::earlier;
+use super::opaque_seal::seal;
+use crate::data_url::{self, is_base64};
 use crate::fields::{Fields, Path, array};
-use crate::foreign_seal;
 use crate::request_fault as fault;
 
 /// Items of one request.
@@ -20,14 +20,29 @@ const NAME_BYTES_MAX: usize = 256;
 
 const ROLES: [&str; 4] = ["user", "assistant", "system", "developer"];
 
+/// What of the input is needed beside its messages.
+#[derive(Default)]
+pub(super) struct Input {
+    /// The items, where they are to be kept.
+    pub kept: Vec<Value>,
+    /// Whether items stand elsewhere.
+    pub has_references: bool,
+}
+
 /// `input`: a text, or items.
 pub(super) fn read_input(
     fields: &mut Fields<'_>,
+    shelf: Option<&TeamShelf>,
+    messages: &mut Vec<Message>,
     extra: &mut Extra,
-) -> Result<Vec<Message>, BadRequest> {
+    keeps: bool,
+) -> Result<Input, BadRequest> {
     let path = Path::Root.field("input");
-    let items = match fields.required("input")? {
-        Value::String(text) => return Ok(vec![Message::new(Role::User, text)]),
+    let mut input = Input::default();
+    let mut items = match fields.required("input")? {
+        Value::String(text) => {
+            vec![json!({"type": "message", "role": "user", "content": text})]
+        }
         Value::Array(items) => array(&path, Value::Array(items), 1, ITEMS_MAX)?,
         other => {
             return Err(fault::wrong_type(
@@ -37,11 +52,61 @@ pub(super) fn read_input(
             ));
         }
     };
-    let mut messages = Vec::with_capacity(items.len());
-    for (at, item) in items.into_iter().enumerate() {
-        read_item(path.index(at), item, &mut messages, extra)?;
+    for (at, item) in items.iter_mut().enumerate() {
+        if let Some(found) = referenced(path.index(at), item, shelf)? {
+            *item = found;
+            input.has_references = true;
+        }
     }
-    Ok(messages)
+    if keeps {
+        input.kept.clone_from(&items);
+    }
+    read_items(path, items, messages, extra)?;
+    Ok(input)
+}
+
+/// The item that `item` stands for, where it stands for another.
+fn referenced(
+    path: Path<'_>,
+    item: &Value,
+    shelf: Option<&TeamShelf>,
+) -> Result<Option<Value>, BadRequest> {
+    let is_reference = match &item["type"] {
+        Value::String(kind) => kind == "item_reference",
+        // OpenAI lets the type be left out here, as of messages.
+        Value::Null => item.get("id").is_some() && item.get("role").is_none(),
+        _ => false,
+    };
+    if !is_reference {
+        return Ok(None);
+    }
+    let path = path.field("id");
+    let id = match item.get("id") {
+        Some(Value::String(id)) => id,
+        Some(other) => return Err(fault::wrong_type(&path, "a string", other)),
+        None => return Err(fault::missing(&path)),
+    };
+    let found = earlier::item(shelf, id).ok_or_else(|| {
+        let said = format!(
+            "no item with the id '{}' is kept here. Send the item itself.",
+            fault::shown(id)
+        );
+        fault::invalid(&path, said)
+    })?;
+    Ok(Some(found))
+}
+
+/// Adds what the items at `path` say.
+pub(super) fn read_items(
+    path: Path<'_>,
+    items: Vec<Value>,
+    messages: &mut Vec<Message>,
+    extra: &mut Extra,
+) -> Result<(), BadRequest> {
+    for (at, item) in items.into_iter().enumerate() {
+        read_item(path.index(at), item, messages, extra)?;
+    }
+    Ok(())
 }
 
 fn read_item(
@@ -54,7 +119,7 @@ fn read_item(
     let kind = item.string("type")?;
     // Whose they are and how far they got is known by where they stand.
     item.take("id");
-    item.take("status");
+    let status = item.string("status")?;
     match kind.as_deref() {
         None | Some("message") => read_message(item, messages, extra),
         Some("function_call") => {
@@ -64,7 +129,7 @@ fn read_item(
                 arguments: item
                     .string("arguments")?
                     .ok_or_else(|| fault::missing(&path.field("arguments")))?,
-                seal: None,
+                seal: item.string("encrypted_content")?.map(seal),
             };
             item.leave_to(extra);
             turn(messages, |_| true).tool_calls.push(call);
@@ -78,16 +143,12 @@ fn read_item(
             messages.push(Message {
                 content,
                 tool_call_id: Some(id),
+                is_failure: status.as_deref() == Some("incomplete"),
                 ..Message::new(Role::Tool, "")
             });
             Ok(())
         }
         Some("reasoning") => read_reasoning(item, messages, extra),
-        Some("item_reference") => Err(fault::invalid(
-            &path.field("type"),
-            "items are not kept by their ids here; send the item itself, or the whole earlier \
-             response as 'previous_response_id'.",
-        )),
         Some(other) => Err(fault::not_one_of(
             &path.field("type"),
             other,
@@ -96,6 +157,7 @@ fn read_item(
                 "function_call",
                 "function_call_output",
                 "reasoning",
+                "item_reference",
             ],
         )),
     }
@@ -144,14 +206,15 @@ fn read_message(
         });
         return Ok(());
     }
-    // Thoughts come right before what they led to.
-    let has_thought_only = |last: &Message| {
-        let mut parts = last.content.iter();
-        let is_thought = |part: &Part| matches!(part, Part::Thought(_) | Part::Seal(_));
-        last.tool_calls.is_empty() && parts.all(is_thought)
-    };
-    turn(messages, has_thought_only).content.extend(content);
+    turn(messages, has_thoughts_only).content.extend(content);
     Ok(())
+}
+
+/// Thoughts come right before what they led to.
+fn has_thoughts_only(last: &Message) -> bool {
+    let mut parts = last.content.iter();
+    let is_thought = |part: &Part| matches!(part, Part::Thought(_) | Part::Seal(_));
+    last.tool_calls.is_empty() && parts.all(is_thought)
 }
 
 fn read_reasoning(
@@ -180,27 +243,10 @@ fn read_reasoning(
         thoughts.push(Part::Seal(seal(data)));
     }
     item.leave_to(extra);
-    turn(messages, |_| false).content.extend(thoughts);
-    Ok(())
-}
-
-/// Another dialect's seal, which went out as an opaque text of this one, or one of this dialect's
-/// makers.
-pub(super) fn seal(data: String) -> Seal {
-    foreign_seal::read(&data).unwrap_or(Seal {
-        of: Dialect::Responses,
-        kind: SealKind::Hidden,
-        data,
-    })
-}
-
-/// A seal as an opaque text of this dialect.
-pub(super) fn opaque(seal: &Seal) -> String {
-    if seal.of == Dialect::Responses {
-        seal.data.clone()
-    } else {
-        foreign_seal::write(seal)
+    if !thoughts.is_empty() {
+        turn(messages, has_thoughts_only).content.extend(thoughts);
     }
+    Ok(())
 }
 
 fn read_content(path: &Path<'_>, value: Value, extra: &mut Extra) -> Result<Vec<Part>, BadRequest> {
@@ -237,8 +283,12 @@ fn read_part(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Part, Ba
         "input_audio" => {
             let inner = path.field("input_audio");
             let mut audio = Fields::open(inner, part.required("input_audio")?)?;
+            let data = audio.required_name("data", usize::MAX)?;
+            if !is_base64(&data) {
+                return Err(fault::invalid(&inner.field("data"), "expected base64."));
+            }
             let read = Audio {
-                data: audio.required_name("data", usize::MAX)?,
+                data,
                 format: audio.required_name("format", NAME_BYTES_MAX)?,
             };
             audio.leave_to(extra);
@@ -286,7 +336,7 @@ fn read_file(part: &mut Fields<'_>) -> Result<File, BadRequest> {
     refuse_held(part)?;
     let name = part.string("filename")?;
     let url = match (part.string("file_data")?, part.string("file_url")?) {
-        (Some(data), None) if data.starts_with("data:") && data.contains(";base64,") => data,
+        (Some(data), None) if data_url::split(&data).is_some() => data,
         (Some(_), None) => {
             return Err(fault::invalid(
                 &path.field("file_data"),

@@ -1,11 +1,12 @@
 //! Decodes a whole reply, as a client.
 
-use domain::{BackendError, Reply, ReplyChoice, ReplyPiece, Started, ToolCall};
+use domain::{BackendError, Reply, ReplyChoice, ReplyPiece, Started};
 use serde_json::Value;
 
 use super::shape::{
-    ITEMS_MAX, TOOL_CALLS_MAX, failure, filled, hidden, reason, texts, thoughts, usage,
+    ITEMS_MAX, TOOL_CALLS_MAX, call, failure, filled, hidden, reason, texts, thoughts, usage,
 };
+use crate::openai::token_logprobs_of;
 
 /// Reads a response object. A refusal's text is read as answer text; items of tools that the provider
 /// runs itself are left out.
@@ -27,9 +28,16 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
     }
     let mut pieces = Vec::new();
     let mut tool_calls = Vec::new();
+    let mut logprobs = Vec::new();
     for item in output {
         match item["type"].as_str() {
-            Some("message") => pieces.extend(texts(&item["content"]).map(ReplyPiece::Text)),
+            Some("message") => {
+                // Parts of one message are one text to everybody else.
+                let text: String = texts(&item["content"]).collect();
+                pieces.extend((!text.is_empty()).then_some(ReplyPiece::Text(text)));
+                let parts = item["content"].as_array().into_iter().flatten();
+                logprobs.extend(parts.flat_map(|part| token_logprobs_of(&part["logprobs"])));
+            }
             Some("reasoning") => {
                 pieces.extend(thoughts(item).map(ReplyPiece::Thought));
                 pieces.extend(hidden(item).map(ReplyPiece::Seal));
@@ -53,23 +61,10 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
             reason: reason(&body, !tool_calls.is_empty())?,
             tool_calls,
             stop_string: None,
-            logprobs: Vec::new(),
+            logprobs,
         }],
         usage: usage(&body),
         written: None,
-    })
-}
-
-fn call(item: &Value) -> Result<ToolCall, BackendError> {
-    let named = |name| filled(&item[name]);
-    let (Some(id), Some(name)) = (named("call_id"), named("name")) else {
-        return Err(BackendError::Garbled("a call has no id or no name"));
-    };
-    Ok(ToolCall {
-        id,
-        name,
-        arguments: item["arguments"].as_str().unwrap_or_default().to_owned(),
-        seal: None,
     })
 }
 

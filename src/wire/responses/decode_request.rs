@@ -6,13 +6,15 @@
 use bytes::Bytes;
 use domain::{
     BadRequest, ChatRequest, Delivery, Dialect, Effort, Extra, Message, OutputFormat, Reasoning,
-    Role, Sampling, SourceBody, Tokens, Tool, ToolChoice,
+    Role, Sampling, SourceBody, TeamShelf, Tokens, Tool, ToolChoice,
 };
+use memchr::memmem;
 use serde_json::{Map, Value, json};
 
-use super::decode_items::read_input;
+use super::decode_items::{read_input, read_items};
+use super::earlier::conversation;
 use super::encode_reply::{Echo, Encoder};
-use crate::fields::{Fields, Path, array, few_unknown};
+use crate::fields::{Fields, Path, add_unknown, array};
 use crate::openai::{NAME_PATTERN_HINT, OUTPUT_TOKENS_MAX, TOP_LOGPROBS_MAX, is_plain_name};
 use crate::request_fault as fault;
 use crate::strict_json;
@@ -25,12 +27,28 @@ const FUNCTION_NAME_BYTES_MAX: usize = 64;
 const ID_BYTES_MAX: usize = 128;
 /// OpenAI's bounds on `metadata`.
 const METADATA_MAX: usize = 16;
+const METADATA_NAME_BYTES_MAX: usize = 64;
+const METADATA_VALUE_BYTES_MAX: usize = 512;
+/// Words of `include`; OpenAI has eight.
+const INCLUDE_MAX: usize = 32;
 
-/// Reads a request for a response.
+/// Whether reading `body` may take more than its own length does, because it speaks of earlier
+/// responses.
+pub(super) fn speaks_of_earlier(body: &[u8]) -> bool {
+    ["previous_response_id", "item_reference"]
+        .iter()
+        .any(|word| memmem::find(body, word.as_bytes()).is_some())
+}
+
+/// Reads a request for a response. What it goes on from is on `shelf`, where its response is kept too
+/// if its caller wants that; without a word it does.
 ///
 /// # Errors
 /// What is wrong with the body, with the JSON path in `param`.
-pub fn decode_request(body: &Bytes) -> Result<(ChatRequest, Encoder), BadRequest> {
+pub fn decode_request(
+    body: &Bytes,
+    shelf: Option<&TeamShelf>,
+) -> Result<(ChatRequest, Encoder), BadRequest> {
     let value = strict_json::parse(body)?;
     if !value.is_object() {
         return Err(BadRequest {
@@ -40,20 +58,39 @@ pub fn decode_request(body: &Bytes) -> Result<(ChatRequest, Encoder), BadRequest
                 .into(),
         });
     }
-    let input = input_items(&value["input"]);
     let mut fields = Fields::open(Path::Root, value)?;
     refuse_unanswerable(&mut fields)?;
     let mut extra = Extra::new();
     let model = fields.required_name("model", MODEL_BYTES_MAX)?;
     let instructions = fields.string("instructions")?;
+    let wants_kept = fields.boolean("store")?.unwrap_or(true);
+    let keeper = shelf.filter(|_| wants_kept);
+    let previous = match fields.has("previous_response_id") {
+        true => Some(fields.required_name("previous_response_id", ID_BYTES_MAX)?),
+        false => None,
+    };
+    check_hints(&fields)?;
+    let mut echo = Echo::new(&fields, instructions.clone());
+    echo.previous.clone_from(&previous);
+
     let mut messages = Vec::new();
-    messages.extend(
-        instructions
-            .iter()
-            .map(|text| Message::new(Role::Developer, text)),
-    );
-    messages.extend(read_input(&mut fields, &mut extra)?);
-    let mut echo = Echo::new(&fields, instructions);
+    messages.extend(instructions.map(|text| Message::new(Role::Developer, text)));
+    if let Some(previous) = &previous {
+        // Instructions of earlier requests do not count any more.
+        let said = conversation(shelf, previous)?;
+        let path = Path::Root.field("previous_response_id");
+        read_items(path, said, &mut messages, &mut extra)?;
+    }
+    let read = read_input(
+        &mut fields,
+        shelf,
+        &mut messages,
+        &mut extra,
+        keeper.is_some(),
+    )?;
+    // The bytes do not hold what is kept here, and their provider does not keep it.
+    let has_all = previous.is_none() && !read.has_references;
+
     let tools = read_tools(&mut fields, &mut extra)?;
     let tool_choice = read_tool_choice(&mut fields, &tools)?;
     let parallel_tool_calls = fields.boolean("parallel_tool_calls")?;
@@ -62,33 +99,17 @@ pub fn decode_request(body: &Bytes) -> Result<(ChatRequest, Encoder), BadRequest
     let output_tokens_max = fields.count("max_output_tokens", 1..=OUTPUT_TOKENS_MAX)?;
     let sampling = Sampling {
         temperature: fields.decimal("temperature", 0.0..=2.0)?,
-        top_p: fields
-            .decimal("top_p", 0.0..=1.0)?
-            .filter(|top_p| *top_p > 0.0),
+        top_p: read_top_p(&mut fields)?,
         logprobs: read_logprobs(&mut fields)?,
         ..Sampling::default()
     };
-    let previous = match fields.has("previous_response_id") {
-        true => Some(fields.required_name("previous_response_id", ID_BYTES_MAX)?),
-        false => None,
-    };
-    let stores = fields.boolean("store")?.unwrap_or(true);
-    check_metadata(&fields)?;
     let is_streamed = fields.boolean("stream")?.unwrap_or(false);
     // Only says whether events are padded, which they are not.
     fields.take("stream_options");
-    for name in [
-        "background",
-        "conversation",
-        "prompt",
-        "previous_response_id",
-    ] {
-        fields.take(name);
-    }
     add_unknown(fields, &mut extra)?;
-    echo.stores = stores;
-    echo.previous = previous;
-    let encoder = Encoder::new(&model, input, echo);
+    extra.retain(|_, value| !value.is_null());
+    let keeper = keeper.cloned().map(|shelf| (shelf, read.kept));
+    let encoder = Encoder::new(echo, &model, keeper);
     let request = ChatRequest {
         tools,
         tool_choice,
@@ -105,40 +126,13 @@ pub fn decode_request(body: &Bytes) -> Result<(ChatRequest, Encoder), BadRequest
         },
         extra,
         dialect: Dialect::Responses,
-        source: Some(SourceBody {
+        source: has_all.then(|| SourceBody {
             dialect: Dialect::Responses,
             bytes: body.clone(),
         }),
         ..ChatRequest::new(model.as_str(), messages)
     };
     Ok((request, encoder))
-}
-
-/// What a list of input items shows: items as they came, a text as the message it stands for.
-fn input_items(input: &Value) -> Vec<Value> {
-    match input {
-        Value::String(text) => vec![json!({
-            "type": "message", "role": "user",
-            "content": [{"type": "input_text", "text": text}],
-        })],
-        Value::Array(items) => items
-            .iter()
-            .map(|item| {
-                let mut item = item.clone();
-                if let Value::Object(fields) = &mut item {
-                    fields.entry("type").or_insert_with(|| "message".into());
-                    if let Some(Value::String(text)) = fields.get("content") {
-                        let is_own = fields.get("role") == Some(&json!("assistant"));
-                        let kind = if is_own { "output_text" } else { "input_text" };
-                        let parts = json!([{"type": kind, "text": text}]);
-                        fields.insert("content".into(), parts);
-                    }
-                }
-                item
-            })
-            .collect(),
-        _ => Vec::new(),
-    }
 }
 
 fn refuse_unanswerable(fields: &mut Fields<'_>) -> Result<(), BadRequest> {
@@ -308,6 +302,9 @@ fn read_format(path: Path<'_>, value: Value) -> Result<OutputFormat, BadRequest>
     }
 }
 
+/// OpenAI's words for how thoughts are to be summed up.
+const SUMMARIES: [&str; 3] = ["auto", "concise", "detailed"];
+
 fn read_reasoning(
     fields: &mut Fields<'_>,
     extra: &mut Extra,
@@ -317,35 +314,57 @@ fn read_reasoning(
     };
     let path = Path::Root.field("reasoning");
     let mut body = Fields::open(path, value)?;
-    let effort = match body.string("effort")? {
-        None => None,
-        Some(word) => Some(Effort::named(&word).ok_or_else(|| {
-            fault::not_one_of(
-                &path.field("effort"),
-                &word,
-                &Effort::ALL.map(Effort::as_label),
-            )
-        })?),
-    };
-    let summary = body.string("summary")?.or(body.string("generate_summary")?);
+    // A word that a newer model knows and we do not goes on to it as it came.
+    let known = body.peek("effort").and_then(Value::as_str);
+    let effort = known.and_then(Effort::named);
+    match effort {
+        Some(_) => drop(body.take("effort")),
+        None => match body.peek("effort") {
+            None | Some(Value::Null | Value::String(_)) => {}
+            Some(other) => return Err(body.wrong_type("effort", "a string", other)),
+        },
+    }
+    let mut is_shown = None;
+    for name in ["summary", "generate_summary"] {
+        let Some(word) = body.string(name)? else {
+            continue;
+        };
+        if !SUMMARIES.contains(&word.as_str()) {
+            return Err(fault::not_one_of(&path.field(name), &word, &SUMMARIES));
+        }
+        is_shown = Some(true);
+        // Which of them was asked for.
+        extra.insert(path.field(name).pointer(), word.into());
+    }
     body.leave_to(extra);
     Ok(Some(Reasoning {
         effort,
         tokens_max: None,
-        is_shown: summary.map(|_| true),
+        is_shown,
     }))
+}
+
+/// As chats have it.
+fn read_top_p(fields: &mut Fields<'_>) -> Result<Option<f32>, BadRequest> {
+    let top_p = fields.decimal("top_p", 0.0..=1.0)?;
+    if top_p == Some(0.0) {
+        return Err(fault::invalid(
+            &"top_p",
+            "expected a value above 0 and up to 1. For the likeliest token always, set \
+             'temperature' to 0.",
+        ));
+    }
+    Ok(top_p)
 }
 
 /// `top_logprobs`, or the word in `include` that asks for none but the drawn tokens'.
 fn read_logprobs(fields: &mut Fields<'_>) -> Result<Option<u8>, BadRequest> {
     let best = fields.count("top_logprobs", 0..=TOP_LOGPROBS_MAX)?;
-    let path = Path::Root.field("include");
-    let included = match fields.peek("include") {
-        None | Some(Value::Null) => false,
-        Some(value) => array(&path, value.clone(), 0, 32)?
-            .iter()
-            .any(|word| word == "message.output_text.logprobs"),
-    };
+    let words = fields.peek("include").and_then(Value::as_array);
+    let included = words
+        .into_iter()
+        .flatten()
+        .any(|word| word == "message.output_text.logprobs");
     let best = best.and_then(|best| u8::try_from(best).ok());
     Ok(match best {
         Some(0) | None => included.then_some(0),
@@ -353,24 +372,74 @@ fn read_logprobs(fields: &mut Fields<'_>) -> Result<Option<u8>, BadRequest> {
     })
 }
 
-fn check_metadata(fields: &Fields<'_>) -> Result<(), BadRequest> {
-    let path = Path::Root.field("metadata");
-    match fields.peek("metadata") {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::Object(pairs)) if pairs.len() > METADATA_MAX => {
-            Err(fault::too_many(&path, METADATA_MAX, pairs.len()))
+/// What goes on as it came, and is repeated in the response.
+fn check_hints(fields: &Fields<'_>) -> Result<(), BadRequest> {
+    let words = [
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "service_tier",
+        "user",
+    ];
+    for name in words {
+        match fields.peek(name) {
+            None | Some(Value::Null | Value::String(_)) => {}
+            Some(other) => return Err(fields.wrong_type(name, "a string", other)),
         }
-        Some(Value::Object(pairs)) => match pairs.iter().find(|(_, value)| !value.is_string()) {
-            None => Ok(()),
-            Some((name, value)) => Err(fault::wrong_type(&path.field(name), "a string", value)),
-        },
-        Some(other) => Err(fault::wrong_type(&path, "an object", other)),
     }
+    match fields.peek("truncation") {
+        None | Some(Value::Null) => {}
+        Some(Value::String(word)) if word == "auto" || word == "disabled" => {}
+        Some(Value::String(word)) => {
+            return Err(fault::not_one_of(
+                &"truncation",
+                word,
+                &["auto", "disabled"],
+            ));
+        }
+        Some(other) => return Err(fields.wrong_type("truncation", "a string", other)),
+    }
+    match fields.peek("max_tool_calls") {
+        None | Some(Value::Null) => {}
+        Some(value) if value.is_u64() => {}
+        Some(other) => return Err(fields.wrong_type("max_tool_calls", "an integer", other)),
+    }
+    if let Some(value) = fields.peek("include").filter(|value| !value.is_null()) {
+        let path = Path::Root.field("include");
+        let words = array(&path, value.clone(), 0, INCLUDE_MAX)?;
+        for (at, word) in words
+            .iter()
+            .enumerate()
+            .filter(|(_, word)| !word.is_string())
+        {
+            return Err(fault::wrong_type(&path.index(at), "a string", word));
+        }
+    }
+    check_metadata(fields)
 }
 
-fn add_unknown(fields: Fields<'_>, extra: &mut Extra) -> Result<(), BadRequest> {
-    let unknown = few_unknown(fields)?;
-    extra.extend(unknown.into_iter().filter(|(_, value)| !value.is_null()));
+fn check_metadata(fields: &Fields<'_>) -> Result<(), BadRequest> {
+    let path = Path::Root.field("metadata");
+    let pairs = match fields.peek("metadata") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::Object(pairs)) => pairs,
+        Some(other) => return Err(fault::wrong_type(&path, "an object", other)),
+    };
+    if pairs.len() > METADATA_MAX {
+        return Err(fault::too_many(&path, METADATA_MAX, pairs.len()));
+    }
+    for (name, value) in pairs {
+        let path = path.field(name);
+        let Value::String(text) = value else {
+            return Err(fault::wrong_type(&path, "a string", value));
+        };
+        if name.len() > METADATA_NAME_BYTES_MAX {
+            return Err(fault::too_long(&path, METADATA_NAME_BYTES_MAX, name.len()));
+        }
+        if text.len() > METADATA_VALUE_BYTES_MAX {
+            return Err(fault::too_long(&path, METADATA_VALUE_BYTES_MAX, text.len()));
+        }
+    }
     Ok(())
 }
 

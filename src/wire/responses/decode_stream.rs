@@ -3,8 +3,12 @@
 use domain::{BackendError, ChatEvent, Started, ToolCallPart};
 use serde_json::Value;
 
-use super::shape::{ITEMS_MAX, TOOL_CALLS_MAX, failure, filled, hidden, reason, thoughts, usage};
+use super::shape::{
+    BETWEEN_PARTS, ITEMS_MAX, TOOL_CALLS_MAX, call, failure, filled, hidden, reason, texts,
+    thoughts, usage,
+};
 use crate::SseEvent;
+use crate::openai::token_logprobs_of;
 use crate::sse_reading::{EventReader, Out, SseReading};
 
 /// Turns a stream's bytes, cut anywhere, into events that obey [`domain::Grammar`].
@@ -15,10 +19,8 @@ pub(super) struct Reader {
     has_started: bool,
     /// By `output_index`: the call's index among the calls.
     calls: Vec<(u64, u32)>,
-    /// Of calls that have said something of their arguments.
-    argued: Vec<u64>,
-    /// Of items whose thoughts were told as they came.
-    thought: Vec<u64>,
+    /// By `output_index`: items that have said something as they came.
+    told: Vec<u64>,
     items_count: usize,
     is_over: bool,
 }
@@ -81,15 +83,27 @@ impl Reader {
             }
             "output_text.delta" | "refusal.delta" => {
                 self.start(&Value::Null, out);
-                let text = filled(&body["delta"]);
-                out.extend(text.map(|text| Ok(ChatEvent::Text { choice: 0, text })));
+                let tokens = token_logprobs_of(&body["logprobs"]);
+                if !tokens.is_empty() {
+                    out.push_back(Ok(ChatEvent::Logprobs { choice: 0, tokens }));
+                }
+                if let Some(text) = filled(&body["delta"]) {
+                    self.note_told(at)?;
+                    out.push_back(Ok(ChatEvent::Text { choice: 0, text }));
+                }
                 Ok(())
             }
             "reasoning_text.delta" | "reasoning_summary_text.delta" => {
                 self.start(&Value::Null, out);
                 if let Some(text) = filled(&body["delta"]) {
-                    self.thought.push(at);
-                    self.thought.dedup();
+                    self.note_told(at)?;
+                    out.push_back(Ok(ChatEvent::Thought { choice: 0, text }));
+                }
+                Ok(())
+            }
+            "reasoning_summary_part.added" => {
+                if self.told.contains(&at) {
+                    let text = BETWEEN_PARTS.to_owned();
                     out.push_back(Ok(ChatEvent::Thought { choice: 0, text }));
                 }
                 Ok(())
@@ -118,9 +132,7 @@ impl Reader {
         if item["type"] != "function_call" {
             return Ok(());
         }
-        let (Some(id), Some(name)) = (filled(&item["call_id"]), filled(&item["name"])) else {
-            return Err(BackendError::Garbled("a call has no id or no name"));
-        };
+        let call = call(item)?;
         let index = u32::try_from(self.calls.len()).unwrap_or(u32::MAX);
         if index >= TOOL_CALLS_MAX {
             return Err(BackendError::Garbled("the response has too many calls"));
@@ -133,8 +145,8 @@ impl Reader {
             choice: 0,
             index,
             part: ToolCallPart {
-                id: Some(id),
-                name: Some(name),
+                id: Some(call.id),
+                name: Some(call.name),
                 arguments: String::new(),
                 seal: None,
             },
@@ -147,6 +159,17 @@ impl Reader {
         call.map(|(_, index)| *index)
     }
 
+    fn note_told(&mut self, at: u64) -> Result<(), BackendError> {
+        if self.told.last() == Some(&at) || self.told.contains(&at) {
+            return Ok(());
+        }
+        if self.told.len() >= ITEMS_MAX {
+            return Err(BackendError::Garbled("the response has too many items"));
+        }
+        self.told.push(at);
+        Ok(())
+    }
+
     fn argue(&mut self, at: u64, delta: &str, out: &mut Out) -> Result<(), BackendError> {
         let Some(index) = self.call(at) else {
             return Err(BackendError::Garbled("arguments came for no call"));
@@ -154,9 +177,7 @@ impl Reader {
         if delta.is_empty() {
             return Ok(());
         }
-        if !self.argued.contains(&at) {
-            self.argued.push(at);
-        }
+        self.note_told(at)?;
         out.push_back(Ok(ChatEvent::ToolCall {
             choice: 0,
             index,
@@ -178,13 +199,34 @@ impl Reader {
                     self.start(&Value::Null, out);
                     self.begin_item(at, item, out)?;
                 }
-                if !self.argued.contains(&at) {
+                if !self.told.contains(&at) {
                     self.argue(at, item["arguments"].as_str().unwrap_or_default(), out)?;
+                }
+                if let (Some(index), Some(seal)) = (self.call(at), hidden(item)) {
+                    out.push_back(Ok(ChatEvent::ToolCall {
+                        choice: 0,
+                        index,
+                        part: ToolCallPart {
+                            id: None,
+                            name: None,
+                            arguments: String::new(),
+                            seal: Some(seal),
+                        },
+                    }));
+                }
+            }
+            Some("message") => {
+                self.start(&Value::Null, out);
+                if !self.told.contains(&at) {
+                    let text: String = texts(&item["content"]).collect();
+                    if !text.is_empty() {
+                        out.push_back(Ok(ChatEvent::Text { choice: 0, text }));
+                    }
                 }
             }
             Some("reasoning") => {
                 self.start(&Value::Null, out);
-                if !self.thought.contains(&at) {
+                if !self.told.contains(&at) {
                     let thoughts = thoughts(item);
                     out.extend(thoughts.map(|text| Ok(ChatEvent::Thought { choice: 0, text })));
                 }

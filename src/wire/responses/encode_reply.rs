@@ -1,11 +1,12 @@
 //! Encodes a reply, as a server: the whole response object, or its stream of events.
 
-use bytes::{BufMut, BytesMut};
-use domain::{ChatEvent, ChatRequest, Message, Part, Reply, Role, StoredResponse, ToolCall};
+use bytes::BytesMut;
+use domain::{ChatEvent, Reply, StoredItem, StoredResponse, TeamShelf};
 use serde_json::{Map, Value, json};
 
-use super::decode_items::seal;
-use super::items::Items;
+use super::event_sink::EventSink;
+use super::items::{Items, ThoughtForm};
+use super::listed_item::listed;
 use crate::ReplyEncoder;
 use crate::fields::Fields;
 use crate::openai::{ErrorBody, Framing};
@@ -14,15 +15,16 @@ use crate::openai::{ErrorBody, Framing};
 #[derive(Clone, Debug)]
 pub(super) struct Echo {
     fields: Map<String, Value>,
-    pub stores: bool,
     pub previous: Option<String>,
 }
 
 /// Fields that are repeated as they came.
-const REPEATED: [&str; 14] = [
+const REPEATED: [&str; 16] = [
     "max_output_tokens",
+    "max_tool_calls",
     "metadata",
     "parallel_tool_calls",
+    "prompt_cache_key",
     "reasoning",
     "safety_identifier",
     "service_tier",
@@ -36,20 +38,22 @@ const REPEATED: [&str; 14] = [
     "user",
 ];
 
-/// What stands for a field that was left out.
-fn absent(name: &str) -> Value {
+/// What stands for a field that was left out; `None` where nothing does.
+fn absent(name: &str) -> Option<Value> {
     match name {
-        "metadata" => json!({}),
-        "parallel_tool_calls" => json!(true),
-        "reasoning" => json!({"effort": null, "summary": null}),
-        "service_tier" => json!("default"),
-        "temperature" | "top_p" => json!(1.0),
-        "text" => json!({"format": {"type": "text"}}),
-        "tool_choice" => json!("auto"),
-        "tools" => json!([]),
-        "top_logprobs" => json!(0),
-        "truncation" => json!("disabled"),
-        _ => Value::Null,
+        "metadata" => Some(json!({})),
+        "parallel_tool_calls" => Some(json!(true)),
+        "reasoning" => Some(json!({"effort": null, "summary": null})),
+        "service_tier" => Some(json!("default")),
+        "temperature" | "top_p" => Some(json!(1.0)),
+        "text" => Some(json!({"format": {"type": "text"}})),
+        "tool_choice" => Some(json!("auto")),
+        "tools" => Some(json!([])),
+        "top_logprobs" => Some(json!(0)),
+        "truncation" => Some(json!("disabled")),
+        // The one that OpenAI's document does not let be null.
+        "user" => None,
+        _ => Some(Value::Null),
     }
 }
 
@@ -60,7 +64,8 @@ impl Echo {
         repeated.insert("instructions".into(), instructions.into());
         for name in REPEATED {
             let given = fields.peek(name).filter(|value| !value.is_null());
-            repeated.insert(name.into(), given.cloned().unwrap_or_else(|| absent(name)));
+            let value = given.cloned().or_else(|| absent(name));
+            repeated.extend(value.map(|value| (name.to_owned(), value)));
         }
         if let Some(Value::Object(text)) = repeated.get_mut("text") {
             text.entry("format")
@@ -74,32 +79,34 @@ impl Echo {
         }
         Self {
             fields: repeated,
-            stores: true,
             previous: None,
         }
     }
 
-    pub fn has_instructions(&self) -> bool {
-        self.fields
-            .get("instructions")
-            .is_some_and(Value::is_string)
+    fn thought_form(&self) -> ThoughtForm {
+        let reasoning = self.fields.get("reasoning");
+        let asks = |name: &str| {
+            let word = reasoning.and_then(|reasoning| reasoning.get(name));
+            word.is_some_and(Value::is_string)
+        };
+        if asks("summary") || asks("generate_summary") {
+            ThoughtForm::Summary
+        } else {
+            ThoughtForm::Content
+        }
     }
 }
-
-/// Where a finished response goes.
-pub type Keep = Box<dyn FnOnce(StoredResponse) + Send + Sync>;
 
 /// Writes one response.
 pub struct Encoder {
     echo: Echo,
     framing: Framing,
     items: Items,
-    /// Number of the next event.
+    /// Of the next event.
     number: u64,
-    /// What it was asked with, for a list of its input items.
-    input: Vec<Value>,
-    is_kept: bool,
-    keep: Option<(Keep, Vec<Message>)>,
+    stores: bool,
+    /// Where it is to be kept, with what was asked. Taken where the response ends, in whatever way.
+    keeper: Option<(TeamShelf, Vec<Value>)>,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -109,8 +116,11 @@ impl std::fmt::Debug for Encoder {
 }
 
 impl Encoder {
-    pub(super) fn new(model: &str, input: Vec<Value>, echo: Echo) -> Self {
+    /// The response is kept when the reply comes to its end, or to an early one after its caller
+    /// learned of its id.
+    pub(super) fn new(echo: Echo, model: &str, keeper: Option<(TeamShelf, Vec<Value>)>) -> Self {
         Self {
+            items: Items::new("", echo.thought_form()),
             echo,
             framing: Framing {
                 id: String::new(),
@@ -118,134 +128,151 @@ impl Encoder {
                 model: model.to_owned(),
                 includes_usage: true,
             },
-            items: Items::new(""),
             number: 0,
-            input,
-            is_kept: false,
-            keep: None,
+            stores: keeper.is_some(),
+            keeper,
         }
     }
 
-    /// The earlier response that this one goes on from.
-    #[must_use]
-    pub fn previous(&self) -> Option<&str> {
-        self.echo.previous.as_deref()
-    }
-
-    /// Puts what was said before under what is said now. Instructions of earlier requests do not count
-    /// any more, those of this one stay first.
-    pub fn follow(&self, request: &mut ChatRequest, history: Vec<Message>) {
-        let at = usize::from(self.echo.has_instructions());
-        request.messages.splice(at..at, history);
-        // The bytes do not hold it.
-        request.source = None;
-    }
-
-    /// From now on the response goes to `keep` where the reply comes to its end, whole or cut by a
-    /// bound; unless its caller wants none kept. To be called once the request is complete.
-    pub fn keep_with(&mut self, request: &ChatRequest, keep: Keep) {
-        let at = usize::from(self.echo.has_instructions());
-        let said = || request.messages[at..].to_vec();
-        self.keep = self.echo.stores.then(|| (keep, said()));
-        self.is_kept = self.keep.is_some();
-    }
-
-    fn object(&self, status: &str, output: Vec<Value>, error: Value) -> Value {
+    /// The response object without its output.
+    fn head(&self, status: &str, error: Value) -> Map<String, Value> {
         let Framing {
             id, created, model, ..
         } = &self.framing;
-        let mut object = Map::new();
-        object.insert("id".into(), id.as_str().into());
-        object.insert("object".into(), "response".into());
-        object.insert("created_at".into(), (*created).into());
-        object.insert("status".into(), status.into());
-        object.insert("background".into(), false.into());
-        object.insert("error".into(), error);
+        let mut head = Map::new();
+        head.insert("id".into(), id.as_str().into());
+        head.insert("object".into(), "response".into());
+        head.insert("created_at".into(), (*created).into());
+        head.insert("status".into(), status.into());
+        head.insert("background".into(), false.into());
+        head.insert("error".into(), error);
         let cut_by = self.items.cut_by().filter(|_| status == "incomplete");
         let details = cut_by.map(|reason| json!({ "reason": reason }));
-        object.insert("incomplete_details".into(), details.into());
-        object.insert("model".into(), model.as_str().into());
-        object.insert("output".into(), output.into());
+        head.insert("incomplete_details".into(), details.into());
+        head.insert("model".into(), model.as_str().into());
         let previous = self.echo.previous.as_deref();
-        object.insert("previous_response_id".into(), previous.into());
-        object.insert("store".into(), self.is_kept.into());
-        object.extend(self.echo.fields.clone());
+        head.insert("previous_response_id".into(), previous.into());
+        head.insert("store".into(), self.stores.into());
+        head.extend(self.echo.fields.clone());
         let usage = self.items.usage().map(|usage| {
             json!({
                 "input_tokens": usage.prompt_tokens.0,
-                "input_tokens_details": {"cached_tokens": usage.cached_tokens.0},
+                "input_tokens_details": {
+                    "cached_tokens": usage.cached_tokens.0,
+                    "cache_write_tokens": usage.cache_write_tokens.0,
+                },
                 "output_tokens": usage.completion_tokens.0,
                 "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens.0},
                 "total_tokens":
                     u64::from(usage.prompt_tokens.0) + u64::from(usage.completion_tokens.0),
             })
         });
-        object.insert("usage".into(), usage.into());
-        Value::Object(object)
+        // The document lets it be left out, not be null.
+        head.extend(usage.map(|usage| ("usage".to_owned(), usage)));
+        head
     }
 
-    fn ended(&mut self) -> Value {
-        let is_cut = self.items.cut_by().is_some();
-        let status = if is_cut { "incomplete" } else { "completed" };
-        let object = self.object(status, self.items.output(), Value::Null);
-        if let Some((keep, mut said)) = self.keep.take() {
-            said.extend(message(object["output"].as_array()));
-            keep(StoredResponse {
+    /// Whole or cut by a bound.
+    fn end_status(&self) -> &'static str {
+        match self.items.cut_by() {
+            Some(_) => "incomplete",
+            None => "completed",
+        }
+    }
+
+    /// The response object, and what is to be kept is handed over.
+    fn conclude(&mut self, status: &str, error: Value, is_whole: bool) -> Vec<u8> {
+        let head = self.head(status, error);
+        let head = serde_json::to_vec(&head).expect("a value tree always serializes");
+        let output: Vec<StoredItem> = self
+            .items
+            .output()
+            .map(|(id, item)| stored_item(id.to_owned(), &item))
+            .collect();
+        let object = response_object(&head, &output);
+        if let Some((shelf, input)) = self.keeper.take() {
+            shelf.keep(StoredResponse {
                 id: self.framing.id.clone(),
-                object: object.to_string().into(),
-                input: std::mem::take(&mut self.input),
-                said,
+                previous: self.echo.previous.clone(),
+                head: head.into(),
+                input: stored_input(&self.framing.id, input),
+                output,
+                is_whole,
             });
         }
         object
     }
-}
 
-/// What the assistant said, as one message of the next request.
-fn message(output: Option<&Vec<Value>>) -> Option<Message> {
-    let mut message = Message {
-        content: Vec::new(),
-        ..Message::new(Role::Assistant, "")
-    };
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    for item in output.into_iter().flatten() {
-        match item["type"].as_str() {
-            Some("message") => {
-                let said = text(&item["content"][0]["text"]);
-                message.content.push(Part::Text(said));
-            }
-            Some("reasoning") => {
-                let thought = text(&item["content"][0]["text"]);
-                if !thought.is_empty() {
-                    message.content.push(Part::Thought(thought));
-                }
-                let sealed = item["encrypted_content"].as_str();
-                let sealed = sealed.map(|data| Part::Seal(seal(data.to_owned())));
-                message.content.extend(sealed);
-            }
-            Some("function_call") => message.tool_calls.push(ToolCall {
-                id: text(&item["call_id"]),
-                name: text(&item["name"]),
-                arguments: text(&item["arguments"]),
-                seal: None,
-            }),
-            _ => {}
+    /// Tells of the response's beginning, once.
+    fn begin_events(&mut self, out: &mut BytesMut) {
+        if self.number > 0 {
+            return;
         }
+        let head = self.head("in_progress", Value::Null);
+        let head = serde_json::to_vec(&head).expect("a value tree always serializes");
+        let object = response_object(&head, &[]);
+        let mut sink = EventSink::Stream {
+            out,
+            number: &mut self.number,
+        };
+        sink.response("created", &object);
+        sink.response("in_progress", &object);
     }
-    let is_empty = message.content.is_empty() && message.tool_calls.is_empty();
-    (!is_empty).then_some(message)
 }
 
-/// Appends one event.
-fn put(out: &mut BytesMut, number: &mut u64, kind: &str, mut body: Value) {
-    body["type"] = kind.into();
-    body["sequence_number"] = (*number).into();
-    *number += 1;
-    out.put_slice(b"event: ");
-    out.put_slice(kind.as_bytes());
-    out.put_slice(b"\ndata: ");
-    serde_json::to_writer(out.writer(), &body).expect("values always serialize to memory");
-    out.put_slice(b"\n\n");
+fn stored_item(id: String, item: &Value) -> StoredItem {
+    let json = serde_json::to_vec(item).expect("a value tree always serializes");
+    StoredItem {
+        id,
+        json: json.into(),
+    }
+}
+
+/// Each with an id, its own or one made of the response's.
+fn stored_input(response_id: &str, input: Vec<Value>) -> Vec<StoredItem> {
+    let stem = response_id.strip_prefix("resp_").unwrap_or(response_id);
+    let items = input.into_iter().enumerate().map(|(at, item)| {
+        let mut item = listed(item);
+        let known = item["id"].as_str().filter(|id| !id.is_empty());
+        let id = match known {
+            Some(id) => id.to_owned(),
+            None => {
+                let prefix = match item["type"].as_str() {
+                    Some("reasoning") => "rs",
+                    Some("function_call") => "fc",
+                    Some("function_call_output") => "fco",
+                    _ => "msg",
+                };
+                format!("{prefix}_{stem}i{at:02x}")
+            }
+        };
+        item["id"] = id.as_str().into();
+        stored_item(id, &item)
+    });
+    items.collect()
+}
+
+/// A response object, out of what is kept of it.
+#[must_use]
+pub fn response_object(head: &[u8], output: &[StoredItem]) -> Vec<u8> {
+    let bytes: usize = output.iter().map(|item| item.json.len() + 1).sum();
+    let mut object = Vec::with_capacity(head.len() + bytes + 16);
+    object.extend_from_slice(head.strip_suffix(b"}").unwrap_or(head));
+    object.extend_from_slice(b",\"output\":");
+    put_items(output.iter(), &mut object);
+    object.push(b'}');
+    object
+}
+
+pub(super) fn put_items<'a>(items: impl Iterator<Item = &'a StoredItem>, out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (at, item) in items.enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(&item.json);
+    }
+    out.push(b']');
 }
 
 impl ReplyEncoder for Encoder {
@@ -253,71 +280,57 @@ impl ReplyEncoder for Encoder {
         "resp_"
     }
 
-    fn as_response(&mut self) -> Option<&mut Encoder> {
-        Some(self)
-    }
-
     fn whole(&mut self, framing: &Framing, reply: &Reply) -> Vec<u8> {
         self.framing = framing.clone();
-        self.items = Items::of(&framing.id, reply);
-        self.ended().to_string().into_bytes()
+        self.items = Items::of(&framing.id, self.echo.thought_form(), reply);
+        self.conclude(self.end_status(), Value::Null, true)
     }
 
     fn begin(&mut self, framing: Framing) {
-        self.items = Items::new(&framing.id);
+        self.items = Items::new(&framing.id, self.echo.thought_form());
         self.framing = framing;
     }
 
     fn event(&mut self, event: &ChatEvent, out: &mut BytesMut) {
-        if self.number == 0 {
-            let begun = self.object("in_progress", Vec::new(), Value::Null);
-            for kind in ["response.created", "response.in_progress"] {
-                put(
-                    out,
-                    &mut self.number,
-                    kind,
-                    json!({ "response": begun.clone() }),
-                );
-            }
-        }
+        self.begin_events(out);
         let number = &mut self.number;
-        self.items.take(event, &mut |kind, body| {
-            put(out, number, &format!("response.{kind}"), body);
-        });
+        self.items
+            .take(event, &mut EventSink::Stream { out, number });
     }
 
     fn fail(&mut self, _status: u16, error: &ErrorBody, out: &mut BytesMut) {
-        // A broken response is not kept: nobody could go on from it.
-        self.keep = None;
-        self.is_kept = false;
+        self.begin_events(out);
         let code = error.code.as_deref().unwrap_or(error.kind);
+        // A response's own error has a closed list of codes.
         let known = match code {
             "rate_limit_exceeded" => "rate_limit_exceeded",
             _ => "server_error",
         };
         let told = json!({"code": known, "message": error.message});
-        let failed = self.object("failed", self.items.output(), told);
-        put(
-            out,
-            &mut self.number,
-            "response.failed",
-            json!({ "response": failed }),
-        );
-        let body = json!({"code": code, "message": error.message, "param": error.param});
-        put(out, &mut self.number, "error", body);
+        let failed = self.conclude("failed", told, false);
+        let number = &mut self.number;
+        let mut sink = EventSink::Stream { out, number };
+        sink.response("failed", &failed);
+        sink.error(code, &error.message, error.param.as_deref());
     }
 
     fn finish(&mut self, out: &mut BytesMut) {
+        self.begin_events(out);
         let number = &mut self.number;
-        self.items.end(&mut |kind, body| {
-            put(out, number, &format!("response.{kind}"), body);
-        });
-        let ended = self.ended();
-        let kind = match ended["status"].as_str() {
-            Some("incomplete") => "response.incomplete",
-            _ => "response.completed",
-        };
-        put(out, &mut self.number, kind, json!({ "response": ended }));
+        self.items.end(&mut EventSink::Stream { out, number });
+        let status = self.end_status();
+        let ended = self.conclude(status, Value::Null, true);
+        let number = &mut self.number;
+        EventSink::Stream { out, number }.response(status, &ended);
+    }
+}
+
+impl Drop for Encoder {
+    /// Whoever learned of the id can learn that nothing more came of it.
+    fn drop(&mut self) {
+        if self.number > 0 && self.keeper.is_some() {
+            self.conclude("cancelled", Value::Null, false);
+        }
     }
 }
 

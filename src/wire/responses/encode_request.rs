@@ -3,13 +3,15 @@
 use bytes::BufMut;
 use bytes::{Bytes, BytesMut};
 use domain::{
-    BackendError, ChatRequest, Delivery, Dialect, Message, OutputFormat, Part, Role, SealKind,
-    ToolChoice,
+    BackendError, ChatRequest, Delivery, Dialect, Extra, Message, OutputFormat, Part, Role,
+    SealKind, Tool, ToolChoice,
 };
 use serde_json::{Map, Value, json};
 
-use super::decode_items::opaque;
+use super::opaque_seal::opaque;
+use crate::numbers::shortest;
 use crate::splice::{Members, put_json, put_member};
+use crate::unsayable::{refuse_grammars, refuse_open_sampling};
 
 /// Members that are written anew: what is kept is kept here.
 const OWN: [&str; 5] = [
@@ -52,29 +54,57 @@ pub fn encode_request(model: &str, request: &ChatRequest) -> Result<Bytes, Backe
 }
 
 fn refuse_unsayable(request: &ChatRequest) -> Result<(), BackendError> {
+    refuse_open_sampling(request)?;
+    refuse_grammars(&request.format)?;
+    refuse_unknown_parts(request)?;
     let sampling = &request.sampling;
+    let is_set = |penalty: Option<f32>| penalty.is_some_and(|penalty| penalty != 0.0);
     let cases = [
         ("n", request.choices > 1),
         ("stop", !sampling.stop.is_empty()),
-        ("logit_bias", !sampling.logit_bias.is_empty()),
+        ("top_k", sampling.top_k.is_some_and(|top_k| top_k > 0)),
+        ("frequency_penalty", is_set(sampling.frequency_penalty)),
+        ("presence_penalty", is_set(sampling.presence_penalty)),
         (
-            "frequency_penalty",
-            sampling.frequency_penalty.is_some_and(|it| it != 0.0),
-        ),
-        (
-            "presence_penalty",
-            sampling.presence_penalty.is_some_and(|it| it != 0.0),
+            "structured_outputs.choice",
+            matches!(request.format, OutputFormat::Choice(_)),
         ),
     ];
     match cases.into_iter().find(|(_, is_asked)| *is_asked) {
         None => Ok(()),
-        Some((name, _)) => {
-            let words = format!(
-                "'{name}' cannot be asked of this model's provider by responses; leave it out"
-            );
-            Err(BackendError::declined(name, words))
+        Some((name, _)) => Err(BackendError::declined(
+            name,
+            "the chosen model's provider has no such setting; leave it out or name another model",
+        )),
+    }
+}
+
+/// Parts that neither dialect of OpenAI's could have meant for this one.
+fn refuse_unknown_parts(request: &ChatRequest) -> Result<(), BackendError> {
+    for (at, message) in request.messages.iter().enumerate() {
+        let unknown = message.content.iter().position(|it| match it {
+            Part::Other(value) => held_file(value).is_none(),
+            Part::Text(_)
+            | Part::Image(_)
+            | Part::Audio(_)
+            | Part::File(_)
+            | Part::Thought(_)
+            | Part::Seal(_) => false,
+        });
+        if let Some(part) = unknown {
+            return Err(BackendError::declined(
+                format!("messages[{at}].content[{part}]"),
+                "the chosen model's provider does not take content parts of this type",
+            ));
         }
     }
+    Ok(())
+}
+
+/// A chat's part for a file that OpenAI keeps, in this dialect's words.
+fn held_file(part: &Value) -> Option<Value> {
+    let id = part.pointer("/file/file_id")?.as_str()?;
+    (part["type"] == "file").then(|| json!({"type": "input_file", "file_id": id}))
 }
 
 /// `None` when the bytes are no JSON object, which decoding had checked.
@@ -101,17 +131,7 @@ fn body(model: &str, request: &ChatRequest) -> Value {
     let input: Vec<Value> = request.messages.iter().flat_map(items).collect();
     body.insert("input".into(), input.into());
     if !request.tools.is_empty() {
-        let tools = request.tools.iter().map(|tool| {
-            let strict = tool.extra.get("strict").cloned().unwrap_or(json!(false));
-            let mut written = json!({
-                "type": "function", "name": tool.name, "parameters": tool.parameters,
-                "strict": strict,
-            });
-            if let Some(description) = &tool.description {
-                written["description"] = description.as_str().into();
-            }
-            written
-        });
+        let tools = request.tools.iter().map(|it| tool(it, request.dialect));
         body.insert("tools".into(), tools.collect::<Vec<_>>().into());
     }
     let choice = match &request.tool_choice {
@@ -137,38 +157,94 @@ fn body(model: &str, request: &ChatRequest) -> Value {
         ("temperature", request.sampling.temperature),
         ("top_p", request.sampling.top_p),
     ] {
-        let wide = value.and_then(|value| value.to_string().parse::<f64>().ok());
-        body.extend(wide.map(|value| (name.to_owned(), value.into())));
+        body.extend(value.map(|value| (name.to_owned(), shortest(value))));
     }
     if let Some(best) = request.sampling.logprobs {
         body.insert("top_logprobs".into(), best.into());
         include(&mut body, "message.output_text.logprobs");
     }
-    if request.dialect == Dialect::Responses {
-        for (name, value) in request
-            .extra
-            .iter()
-            .filter(|(name, _)| !name.starts_with('/'))
-        {
-            body.entry(name.clone()).or_insert_with(|| value.clone());
-        }
-    } else if request.dialect == Dialect::OpenAi {
-        for name in SHARED.iter().filter(|name| **name != "verbosity") {
-            body.extend(
-                request
-                    .extra
-                    .get(*name)
-                    .map(|it| ((*name).to_owned(), it.clone())),
-            );
-        }
+    match request.dialect {
+        Dialect::Responses => add_own_extra(&mut body, &request.extra),
+        Dialect::OpenAi | Dialect::Completions => add_shared_extra(&mut body, &request.extra),
+        Dialect::Anthropic | Dialect::Gemini | Dialect::Bedrock | Dialect::Ollama => {}
     }
-    body.remove("verbosity");
     body.insert("store".into(), false.into());
     if let Delivery::Streamed { .. } = request.delivery {
         body.insert("stream".into(), true.into());
     }
     Value::Object(body)
 }
+
+fn tool(tool: &Tool, dialect: Dialect) -> Value {
+    let mut written = json!({"type": "function", "name": tool.name});
+    // A function that takes nothing.
+    let is_empty = tool.parameters.as_object().is_some_and(Map::is_empty);
+    written["parameters"] = match is_empty {
+        true => Value::Null,
+        false => tool.parameters.clone(),
+    };
+    match tool
+        .extra
+        .get("strict")
+        .filter(|strict| strict.is_boolean())
+    {
+        Some(strict) => written["strict"] = strict.clone(),
+        // Without a word it is strict here, as it is not in chats.
+        None if dialect == Dialect::Responses => {}
+        None => written["strict"] = false.into(),
+    }
+    if let Some(description) = &tool.description {
+        written["description"] = description.as_str().into();
+    }
+    written
+}
+
+/// Puts uninterpreted fields back: plain names at the top, JSON Pointers where they stood, but for
+/// those inside of items, which stand elsewhere now.
+fn add_own_extra(body: &mut Map<String, Value>, extra: &Extra) {
+    for (name, value) in extra.iter().filter(|(name, _)| *name != VERBOSITY) {
+        let Some(pointer) = name.strip_prefix('/') else {
+            if name == "include" {
+                let words = value.as_array().into_iter().flatten();
+                words
+                    .filter_map(Value::as_str)
+                    .for_each(|word| include(body, word));
+            } else {
+                body.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+            continue;
+        };
+        let Some((place, name)) = pointer.rsplit_once('/') else {
+            continue;
+        };
+        let (first, rest) = place.split_once('/').unwrap_or((place, ""));
+        if !["reasoning", "text", "tools"].contains(&first) {
+            continue;
+        }
+        if first != "tools" {
+            body.entry(first).or_insert_with(|| json!({}));
+        }
+        let root = body.get_mut(first);
+        let found = root.and_then(|root| match rest {
+            "" => Some(root),
+            rest => root.pointer_mut(&format!("/{rest}")),
+        });
+        if let Some(Value::Object(fields)) = found {
+            let name = name.replace("~1", "/").replace("~0", "~");
+            fields.insert(name, value.clone());
+        }
+    }
+}
+
+fn add_shared_extra(body: &mut Map<String, Value>, extra: &Extra) {
+    for name in SHARED.iter().filter(|name| **name != VERBOSITY) {
+        let value = extra.get(*name);
+        body.extend(value.map(|value| ((*name).to_owned(), value.clone())));
+    }
+}
+
+/// Stands in `text` here, and at the top in chats.
+const VERBOSITY: &str = "verbosity";
 
 /// OpenAI's least.
 const OUTPUT_TOKENS_MIN: u32 = 16;
@@ -195,14 +271,14 @@ fn add_text(body: &mut Map<String, Value>, request: &ChatRequest) {
             }
             text.insert("format".into(), format);
         }
-        // The last three are passed over by who needs them: the card has no such ability.
+        // The last three were declined.
         OutputFormat::Text
         | OutputFormat::Regex(_)
         | OutputFormat::Choice(_)
         | OutputFormat::Grammar(_) => {}
     }
     let is_ours = matches!(request.dialect, Dialect::OpenAi | Dialect::Responses);
-    if let Some(word) = request.extra.get("verbosity").filter(|_| is_ours) {
+    if let Some(word) = request.extra.get(VERBOSITY).filter(|_| is_ours) {
         text.insert("verbosity".into(), word.clone());
     }
     if !text.is_empty() {
@@ -230,11 +306,17 @@ fn add_reasoning(body: &mut Map<String, Value>, request: &ChatRequest) {
 
 fn items(message: &Message) -> Vec<Value> {
     match message.role {
-        Role::Tool => vec![json!({
-            "type": "function_call_output",
-            "call_id": message.tool_call_id,
-            "output": output(message),
-        })],
+        Role::Tool => {
+            let mut item = json!({
+                "type": "function_call_output",
+                "call_id": message.tool_call_id,
+                "output": output(message),
+            });
+            if message.is_failure {
+                item["status"] = "incomplete".into();
+            }
+            vec![item]
+        }
         Role::Assistant => turn(message),
         Role::System | Role::Developer | Role::User => vec![json!({
             "type": "message",
@@ -244,7 +326,7 @@ fn items(message: &Message) -> Vec<Value> {
     }
 }
 
-/// A text where it is one; a failure says so, since the dialect has no field for it.
+/// A text where it is one.
 fn output(message: &Message) -> Value {
     let is_text = message
         .content
@@ -284,7 +366,7 @@ fn part(part: &Part) -> Option<Value> {
             }
             body
         }
-        Part::Other(value) => value.clone(),
+        Part::Other(value) => return held_file(value),
         Part::Thought(_) | Part::Seal(_) => return None,
     })
 }

@@ -1,17 +1,16 @@
-//! The responses dialect behind [`crate::halves`]. Its server asks for more than a decoder and an
-//! encoder: see [`super::Encoder`].
+//! The responses dialect behind [`crate::halves`].
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use domain::{BackendError, BadRequest, ChatRequest, Delivery, Dialect, Reply};
+use domain::{BackendError, BadRequest, ChatRequest, Delivery, Dialect, Reply, TeamShelf};
 
 use super::decode_reply::decode_reply;
-use super::decode_request::decode_request;
+use super::decode_request::{decode_request, speaks_of_earlier};
 use super::decode_stream::Decoder;
 use super::encode_request::encode_request;
 use crate::openai::{ErrorReply, decode_error};
-use crate::{ClientDialect, Decoded, ServerDialect, StreamDecoder};
+use crate::{Address, ClientDialect, Decoded, ServerDialect, StreamDecoder};
 
 /// OpenAI's responses, as a server and as a client.
 #[derive(Clone, Copy, Debug)]
@@ -23,11 +22,24 @@ impl ServerDialect for Responses {
     }
 
     fn decode(&self, body: &Bytes) -> Result<Decoded, BadRequest> {
-        let (request, encoder) = decode_request(body)?;
+        self.decode_after(&Address::default(), None, body)
+    }
+
+    fn decode_after(
+        &self,
+        _address: &Address,
+        shelf: Option<&TeamShelf>,
+        body: &Bytes,
+    ) -> Result<Decoded, BadRequest> {
+        let (request, encoder) = decode_request(body, shelf)?;
         Ok(Decoded {
             request,
             encoder: Box::new(encoder),
         })
+    }
+
+    fn reads_more_than(&self, body: &[u8]) -> bool {
+        speaks_of_earlier(body)
     }
 }
 

@@ -10,33 +10,45 @@
 //! Behaviour follows OpenAI's API reference, pages "Responses" and "Streaming events", as published
 //! and read 2026-11.
 //!
-//! A response that another one follows is a conversation kept by the server. Keeping is not done
-//! here: [`Encoder::previous`] says which earlier response is meant, whoever keeps them hands its
-//! messages to [`Encoder::follow`], and the encoder hands out what is to be kept.
+//! A response that another one goes on from was kept, as JSON, on a [`domain::TeamShelf`]: its items
+//! are read again as if they had been sent.
 //!
 //! What is not said, and to whom:
 //!
 //! | field | server | client |
 //! | --- | --- | --- |
-//! | tools other than `function`, `background`, `conversation`, `prompt`, stored items | 400 | - |
-//! | `stop`, `seed`, penalties, `logit_bias`, `n`, `prediction`, sampling of open models | not in the dialect | declined, `seed` and `prediction` left out |
-//! | `include`, `truncation`, `max_tool_calls`, `prompt_cache_key` | read, go on to this dialect | as they came |
-//! | `metadata`, `user`, `service_tier`, `safety_identifier`, `store`, verbosity | go on to both of OpenAI's dialects | `store` is false: what is kept is kept here |
+//! | tools other than `function`, `background`, `conversation`, `prompt`, files by id | 400 | - |
+//! | `store`, `previous_response_id`, `item_reference` | what is kept is kept here | `store` is false, the others written out |
+//! | `stream_options`, `max_tool_calls`, other words of `include` | read over | as they came |
+//! | `metadata`, `user`, `service_tier`, `safety_identifier`, `prompt_cache_key`, verbosity | go on to both of OpenAI's dialects | from both |
+//! | `stop`, penalties, `logit_bias`, `n`, settings of open models, grammars | not in the dialect | declined |
+//! | `seed`, `prediction` | not in the dialect | left out |
+//! | a bound of fewer than 16 tokens | taken | 16, OpenAI's least |
+//! | thoughts without a seal of OpenAI's | read | left out: it would not take them for its own |
+//! | a failed call's result | the status `incomplete` | the same |
+//! | a seal on a call | `encrypted_content` of the call, which is not OpenAI's | left out |
+//! | refusals | read as text | read as text |
 
 mod decode_items;
 mod decode_reply;
 mod decode_request;
 mod decode_stream;
+mod earlier;
+mod encode_list;
 mod encode_reply;
 mod encode_request;
+mod event_sink;
 mod halves;
 mod items;
-mod list;
+mod listed_item;
+mod opaque_seal;
 mod shape;
+#[cfg(test)]
+mod test_shelf;
 
 pub(crate) use encode_request::SHARED;
 
 pub use decode_request::decode_request;
-pub use encode_reply::{Encoder, Keep};
+pub use encode_list::{ListOrder, ListQuery, encode_deleted, encode_list};
+pub use encode_reply::{Encoder, response_object};
 pub use halves::Responses;
-pub use list::{ItemsWanted, encode_deleted, encode_items};

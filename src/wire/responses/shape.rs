@@ -1,7 +1,10 @@
 //! What is read of a provider's response object and its items.
 
-use domain::{BackendError, Dialect, FinishReason, Seal, SealKind, Tokens, Usage};
+use domain::{BackendError, FinishReason, Seal, ToolCall, Usage};
 use serde_json::Value;
+
+use super::opaque_seal::seal;
+use crate::numbers::Count;
 
 /// Output items of one reply.
 pub(super) const ITEMS_MAX: usize = 1024;
@@ -9,14 +12,12 @@ pub(super) const TOOL_CALLS_MAX: u32 = 256;
 
 pub(super) fn usage(response: &Value) -> Option<Usage> {
     let usage = response.get("usage").filter(|usage| !usage.is_null())?;
-    let count = |value: &Value| {
-        let count = value.as_u64().unwrap_or(0);
-        Tokens(u32::try_from(count).unwrap_or(u32::MAX))
-    };
+    let count = |value: &Value| Count::tokens(value.as_f64().map(Count::from));
     Some(Usage {
         prompt_tokens: count(&usage["input_tokens"]),
         completion_tokens: count(&usage["output_tokens"]),
         cached_tokens: count(&usage["input_tokens_details"]["cached_tokens"]),
+        cache_write_tokens: count(&usage["input_tokens_details"]["cache_write_tokens"]),
         reasoning_tokens: count(&usage["output_tokens_details"]["reasoning_tokens"]),
         ..Usage::default()
     })
@@ -52,15 +53,9 @@ pub(super) fn failure(error: &Value) -> BackendError {
 
 const OVERLOADED_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// What stands for a thought that is not shown. Another hedge's server writes other dialects' here.
 pub(super) fn hidden(item: &Value) -> Option<Seal> {
-    let data = item["encrypted_content"]
-        .as_str()
-        .filter(|data| !data.is_empty())?;
-    Some(Seal {
-        of: Dialect::Responses,
-        kind: SealKind::Hidden,
-        data: data.to_owned(),
-    })
+    filled(&item["encrypted_content"]).map(seal)
 }
 
 pub(super) fn filled(value: &Value) -> Option<String> {
@@ -73,13 +68,30 @@ pub(super) fn texts(parts: &Value) -> impl Iterator<Item = String> {
     parts.filter_map(|part| filled(&part["text"]).or_else(|| filled(&part["refusal"])))
 }
 
+/// Stands between the parts of a summary, each of which is a paragraph.
+pub(super) const BETWEEN_PARTS: &str = "\n\n";
+
 /// A reasoning item's own words, or the summary that stands for them.
-pub(super) fn thoughts(item: &Value) -> impl Iterator<Item = String> {
+pub(super) fn thoughts(item: &Value) -> Option<String> {
     let content = item["content"].as_array().filter(|list| !list.is_empty());
     let place = if content.is_some() {
         "content"
     } else {
         "summary"
     };
-    texts(&item[place])
+    let parts: Vec<String> = texts(&item[place]).collect();
+    (!parts.is_empty()).then(|| parts.join(BETWEEN_PARTS))
+}
+
+/// A call's id, name, arguments and seal.
+pub(super) fn call(item: &Value) -> Result<ToolCall, BackendError> {
+    let (Some(id), Some(name)) = (filled(&item["call_id"]), filled(&item["name"])) else {
+        return Err(BackendError::Garbled("a call has no id or no name"));
+    };
+    Ok(ToolCall {
+        id,
+        name,
+        arguments: item["arguments"].as_str().unwrap_or_default().to_owned(),
+        seal: hidden(item),
+    })
 }

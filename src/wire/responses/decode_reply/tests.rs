@@ -18,11 +18,12 @@ fn a_response_is_read_whole() {
              "encrypted_content": "c2Vh"},
             {"type": "web_search_call", "id": "ws_1", "status": "completed"},
             {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed",
-             "content": [{"type": "output_text", "text": "In a ", "annotations": []},
+             "content": [{"type": "output_text", "text": "In a ", "annotations": [],
+                          "logprobs": [{"token": "In", "logprob": -1, "bytes": [73, 110], "top_logprobs": []}]},
                          {"type": "refusal", "refusal": "no"}]},
             {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}"}
         ],
-        "usage": {"input_tokens": 36, "input_tokens_details": {"cached_tokens": 8}, "output_tokens": 87,
+        "usage": {"input_tokens": 36, "input_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 3}, "output_tokens": 87,
                   "output_tokens_details": {"reasoning_tokens": 9}, "total_tokens": 123}
     });
     let reply = decode(&body).unwrap();
@@ -30,6 +31,7 @@ fn a_response_is_read_whole() {
     assert_eq!(choice.thoughts(), "hm");
     assert_eq!(choice.text(), "In a no");
     assert!(matches!(&choice.pieces[1], ReplyPiece::Seal(seal) if seal.data == "c2Vh"));
+    assert_eq!(choice.logprobs[0].token.text, "In");
     assert_eq!(choice.tool_calls[0].id, "call_1");
     assert_eq!(choice.reason, FinishReason::ToolCalls);
     let usage = reply.usage.unwrap();
@@ -40,6 +42,7 @@ fn a_response_is_read_whole() {
     ];
     assert_eq!(counts.map(|it| it.0), [36, 8, 87]);
     assert_eq!(usage.reasoning_tokens.0, 9);
+    assert_eq!(usage.cache_write_tokens.0, 3);
     assert_eq!(reply.started.model, "gpt-x");
 }
 
@@ -91,4 +94,26 @@ fn what_is_no_response_is_garbled() {
     }
     let error = decode_reply(br#"{"error":{"message":"a"}}"#);
     assert!(matches!(error, Err(BackendError::Failed { .. })));
+}
+
+#[test]
+fn a_seal_that_another_hedge_wrote_finds_its_maker() {
+    let body = json!({"output": [
+        {"type": "reasoning", "summary": [{"text": "a"}, {"text": "b"}], "encrypted_content": "hedge.anthropic.x"},
+        {"type": "function_call", "call_id": "c", "name": "f", "encrypted_content": "hedge.gemini.y"}
+    ]});
+    let choice = &decode(&body).unwrap().choices[0];
+    assert_eq!(choice.thoughts(), "a\n\nb");
+    let ReplyPiece::Seal(seal) = &choice.pieces[1] else {
+        panic!("{choice:?}")
+    };
+    assert_eq!(
+        (seal.of, seal.data.as_str()),
+        (domain::Dialect::Anthropic, "x")
+    );
+    let seal = choice.tool_calls[0].seal.as_ref().unwrap();
+    assert_eq!(
+        (seal.of, seal.data.as_str()),
+        (domain::Dialect::Gemini, "y")
+    );
 }

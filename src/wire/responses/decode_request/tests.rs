@@ -1,9 +1,15 @@
-use domain::{Audio, Image, Part, Role, Seal, SealKind};
+use domain::{Audio, Image, Part, Role, Seal, SealKind, StoredItem, StoredResponse};
 
+use super::super::test_shelf::TestShelf;
 use super::*;
 
-fn decode(body: &Value) -> Result<(ChatRequest, Encoder), BadRequest> {
-    decode_request(&Bytes::from(body.to_string()))
+fn decode_with(body: &Value, shelf: &TestShelf) -> Result<ChatRequest, BadRequest> {
+    let body = Bytes::from(body.to_string());
+    decode_request(&body, Some(&shelf.of_team())).map(|(request, _)| request)
+}
+
+fn decode(body: &Value) -> Result<ChatRequest, BadRequest> {
+    decode_with(body, &TestShelf::default())
 }
 
 fn asked(more: Value) -> Value {
@@ -46,7 +52,7 @@ fn every_kind_of_item_finds_its_place() {
         "metadata": {"a": "b"}, "store": false, "stream": true, "user": "ann",
         "include": ["reasoning.encrypted_content"]
     });
-    let (request, encoder) = decode(&body).unwrap();
+    let request = decode(&body).unwrap();
     let roles: Vec<Role> = request.messages.iter().map(|it| it.role).collect();
     use Role::{Assistant, Developer, Tool as Answer, User};
     assert_eq!(roles, [Developer, User, User, Assistant, Answer, Answer]);
@@ -97,46 +103,152 @@ fn every_kind_of_item_finds_its_place() {
     assert_eq!(request.sampling.logprobs, Some(2));
     assert_eq!(request.extra["metadata"], json!({"a": "b"}));
     assert_eq!(request.extra["verbosity"], "low");
-    assert_eq!(encoder.previous(), None);
     assert!(matches!(request.delivery, Delivery::Streamed { .. }));
     assert!(request.source.is_some());
-    let items = input_items(&body["input"]);
-    assert_eq!(items.len(), 8);
-    assert_eq!(items[0]["content"][0]["type"], "input_text");
+}
+
+/// A response `id` to "`id`?" that says "`id`!", after `previous`.
+fn kept(id: &str, previous: Option<&str>) -> StoredResponse {
+    let item = |id: String, body: Value| StoredItem {
+        json: body.to_string().into(),
+        id,
+    };
+    let asked = json!({"type": "message", "role": "user", "content": format!("{id}?")});
+    let said = json!({"type": "message", "role": "assistant", "content": [
+        {"type": "output_text", "text": format!("{id}!"), "annotations": [], "logprobs": []}]});
+    let stem = id.strip_prefix("resp_").unwrap();
+    StoredResponse {
+        id: id.into(),
+        previous: previous.map(Into::into),
+        head: "{}".into(),
+        input: vec![item(format!("msg_{stem}i00"), asked)],
+        output: vec![item(format!("msg_{stem}00"), said)],
+        is_whole: true,
+    }
 }
 
 #[test]
 fn what_was_said_before_stands_between_instructions_and_input() {
-    let body = asked(json!({"instructions": "new", "previous_response_id": "resp_1"}));
-    let (mut request, encoder) = decode(&body).unwrap();
-    assert_eq!(encoder.previous(), Some("resp_1"));
-    let before = vec![
-        Message::new(Role::User, "before"),
-        Message::new(Role::Assistant, "yes"),
-    ];
-    encoder.follow(&mut request, before);
+    let shelf = TestShelf::default();
+    shelf.of_team().keep(kept("resp_1", None));
+    shelf.of_team().keep(kept("resp_2", Some("resp_1")));
+    let body = asked(json!({"instructions": "new", "previous_response_id": "resp_2"}));
+    let request = decode_with(&body, &shelf).unwrap();
     let texts: Vec<String> = request.messages.iter().map(Message::text).collect();
-    assert_eq!(texts, ["new", "before", "yes", "hi"]);
+    assert_eq!(
+        texts,
+        ["new", "resp_1?", "resp_1!", "resp_2?", "resp_2!", "hi"]
+    );
     assert!(request.source.is_none());
+    assert!(!request.extra.contains_key("previous_response_id"));
 }
 
 #[test]
-fn a_seal_of_another_dialect_finds_its_maker_again() {
-    use super::super::decode_items::{opaque, seal};
-    for of in Dialect::ALL {
-        for kind in [SealKind::Signature, SealKind::Hidden] {
-            let data = "a.b".to_owned();
-            let made = Seal { of, kind, data };
-            let back = seal(opaque(&made));
-            if of == Dialect::Responses {
-                assert_eq!((back.of, back.data), (of, "a.b".into()));
-            } else {
-                assert_eq!(back, made);
-            }
-        }
+fn what_is_not_there_cannot_be_gone_on_from() {
+    let shelf = TestShelf::default();
+    shelf.of_team().keep(kept("resp_2", Some("resp_1")));
+    shelf.of_team().keep(StoredResponse {
+        is_whole: false,
+        ..kept("resp_3", None)
+    });
+    let check = |id: &str, shelf: Option<&TestShelf>, code: &str, word: &str| {
+        let shelf = shelf.map(TestShelf::of_team);
+        let body = asked(json!({"previous_response_id": id})).to_string();
+        let fault = decode_request(&Bytes::from(body), shelf.as_ref()).unwrap_err();
+        assert_eq!(fault.param.as_deref(), Some("previous_response_id"), "{id}");
+        assert_eq!(fault.code.as_deref(), Some(code), "{id}");
+        assert!(fault.message.contains(word), "{}", fault.message);
+    };
+    let not_found = "previous_response_not_found";
+    check("resp_9", Some(&shelf), not_found, "resp_9");
+    check("resp_2", Some(&shelf), not_found, "resp_1");
+    check("resp_3", Some(&shelf), "invalid_value", "broke off");
+    check(
+        "resp_2",
+        None,
+        "unsupported_parameter",
+        "keeps no responses",
+    );
+}
+
+#[test]
+fn a_conversation_without_end_is_refused() {
+    let shelf = TestShelf::default();
+    // It goes on from itself.
+    shelf.of_team().keep(kept("resp_1", Some("resp_1")));
+    let body = asked(json!({"previous_response_id": "resp_1"}));
+    let fault = decode_with(&body, &shelf).unwrap_err();
+    assert!(fault.message.contains("too long"), "{}", fault.message);
+}
+
+#[test]
+fn an_item_may_stand_for_one_that_is_kept() {
+    let shelf = TestShelf::default();
+    let stem = "0123456789abcdef0123456789abcdef";
+    shelf.of_team().keep(kept(&format!("resp_{stem}"), None));
+    for reference in [
+        json!({"type": "item_reference", "id": format!("msg_{stem}00")}),
+        json!({"id": format!("msg_{stem}00")}),
+    ] {
+        let body = asked(json!({"input": [reference, {"role": "user", "content": "and?"}]}));
+        let request = decode_with(&body, &shelf).unwrap();
+        let roles: Vec<Role> = request.messages.iter().map(|it| it.role).collect();
+        assert_eq!(roles, [Role::Assistant, Role::User]);
+        assert!(request.messages[0].text().ends_with('!'));
+        assert!(request.source.is_none(), "a provider has no such item");
     }
-    // Something that only begins like one.
-    assert_eq!(seal("hedge.nobody.s.a".into()).of, Dialect::Responses);
+    for id in [format!("msg_{stem}01"), "msg_1".into(), "é".repeat(40)] {
+        let body = asked(json!({"input": [{"type": "item_reference", "id": id}]}));
+        let fault = decode_with(&body, &shelf).unwrap_err();
+        assert_eq!(fault.param.as_deref(), Some("input[0].id"));
+    }
+}
+
+#[test]
+fn only_bodies_that_speak_of_earlier_responses_are_said_to() {
+    assert!(speaks_of_earlier(br#"{"previous_response_id":"a"}"#));
+    assert!(speaks_of_earlier(
+        br#"{"input":[{"type":"item_reference"}]}"#
+    ));
+    assert!(!speaks_of_earlier(br#"{"input":"hi"}"#));
+}
+
+#[test]
+fn thoughts_and_calls_of_one_turn_are_one_message() {
+    let body = asked(json!({"input": [
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "a"}]},
+        {"type": "reasoning", "summary": [], "encrypted_content": "hedge.gemini.hidden.x"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}",
+         "encrypted_content": "hedge.gemini.y"},
+        {"type": "function_call_output", "call_id": "c", "output": "no", "status": "incomplete"},
+        {"type": "reasoning", "summary": []},
+    ]}));
+    let messages = decode(&body).unwrap().messages;
+    assert_eq!(messages.len(), 2, "{messages:?}");
+    let seal = |kind, data: &str| Seal {
+        of: Dialect::Gemini,
+        kind,
+        data: data.into(),
+    };
+    let thoughts = [
+        Part::Thought("a".into()),
+        Part::Seal(seal(SealKind::Hidden, "x")),
+    ];
+    assert_eq!(messages[0].content, thoughts);
+    let call = &messages[0].tool_calls[0];
+    assert_eq!(call.seal, Some(seal(SealKind::Signature, "y")));
+    assert!(messages[1].is_failure);
+}
+
+#[test]
+fn words_that_only_newer_models_know_go_on() {
+    let body =
+        asked(json!({"reasoning": {"effort": "max", "context": "auto", "summary": "concise"}}));
+    let request = decode(&body).unwrap();
+    assert_eq!(request.extra["/reasoning/effort"], "max");
+    assert_eq!(request.extra["/reasoning/context"], "auto");
+    let reasoning = request.reasoning.unwrap();
+    assert_eq!((reasoning.effort, reasoning.is_shown), (None, Some(true)));
 }
 
 #[test]
@@ -181,7 +293,15 @@ fn faults_name_their_place() {
         ),
         (
             json!({"input": [{"type": "item_reference", "id": "a"}]}),
-            "input[0].type",
+            "input[0].id",
+        ),
+        (
+            json!({"input": [{"type": "item_reference"}]}),
+            "input[0].id",
+        ),
+        (
+            json!({"input": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "!", "format": "wav"}}]}]}),
+            "input[0].content[0].input_audio.data",
         ),
         (
             json!({"input": [{"type": "web_search_call"}]}),
@@ -214,7 +334,20 @@ fn faults_name_their_place() {
             json!({"text": {"format": {"type": "json_schema", "name": "a"}}}),
             "text.format.schema",
         ),
-        (json!({"reasoning": {"effort": "much"}}), "reasoning.effort"),
+        (json!({"reasoning": {"effort": 7}}), "reasoning.effort"),
+        (
+            json!({"reasoning": {"summary": "long"}}),
+            "reasoning.summary",
+        ),
+        (json!({"top_p": 0}), "top_p"),
+        (json!({"truncation": "much"}), "truncation"),
+        (json!({"user": 7}), "user"),
+        (json!({"service_tier": []}), "service_tier"),
+        (json!({"safety_identifier": {}}), "safety_identifier"),
+        (json!({"prompt_cache_key": 1}), "prompt_cache_key"),
+        (json!({"max_tool_calls": "a"}), "max_tool_calls"),
+        (json!({"include": [1]}), "include[0]"),
+        (json!({"metadata": {"a": "x".repeat(513)}}), "metadata.a"),
         (json!({"max_output_tokens": 0}), "max_output_tokens"),
         (json!({"temperature": 3}), "temperature"),
         (json!({"top_logprobs": 21}), "top_logprobs"),
@@ -234,5 +367,6 @@ fn faults_name_their_place() {
     for body in [json!([]), json!({"input": "a"}), json!({"model": "m"})] {
         assert!(decode(&body).is_err(), "{body}");
     }
-    assert!(decode_request(&Bytes::from("[".repeat(20_000))).is_err());
+    let deep = Bytes::from("[".repeat(20_000));
+    assert!(decode_request(&deep, None).is_err());
 }

@@ -196,3 +196,42 @@ proptest! {
         decode(&[text.as_bytes()]);
     }
 }
+
+#[test]
+fn what_was_not_told_as_it_came_is_told_at_its_end() {
+    let events = decode(&[concat!(
+        r#"data: {"type":"response.output_item.done","output_index":0,"item":{"type":"reasoning","summary":[{"text":"a"},{"text":"b"}]}}"#,
+        "\n\n",
+        r#"data: {"type":"response.output_item.done","output_index":1,"item":{"type":"message","content":[{"type":"output_text","text":"c"}]}}"#,
+        "\n\n",
+        r#"data: {"type":"response.completed","response":{"status":"completed"}}"#,
+        "\n\n",
+    )
+    .as_bytes()]);
+    assert_eq!(shown(&events)[1..3], ["thought a\n\nb", "text c"]);
+}
+
+#[test]
+fn parts_of_a_summary_are_paragraphs_and_log_probabilities_come_with_their_text() {
+    let events = decode(&[concat!(
+        r#"data: {"type":"response.reasoning_summary_part.added","output_index":0}"#,
+        "\n\n",
+        r#"data: {"type":"response.reasoning_summary_text.delta","output_index":0,"delta":"a"}"#,
+        "\n\n",
+        r#"data: {"type":"response.reasoning_summary_part.added","output_index":0}"#,
+        "\n\n",
+        r#"data: {"type":"response.reasoning_summary_text.delta","output_index":0,"delta":"b"}"#,
+        "\n\n",
+        r#"data: {"type":"response.output_text.delta","output_index":1,"delta":"c","logprobs":[{"token":"c","logprob":-1,"top_logprobs":[]}]}"#,
+        "\n\n",
+        r#"data: {"type":"response.completed","response":{"status":"completed"}}"#,
+        "\n\n",
+    )
+    .as_bytes()]);
+    let told = shown(&events);
+    assert_eq!(told[1..4], ["thought a", "thought \n\n", "thought b"]);
+    assert!(
+        matches!(&events[4], Ok(ChatEvent::Logprobs { tokens, .. }) if tokens[0].token.text == "c")
+    );
+    assert_eq!(told[5], "text c");
+}

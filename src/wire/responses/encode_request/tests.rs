@@ -119,10 +119,18 @@ fn received_bytes_go_out_as_they_came_but_for_what_is_ours() {
 #[test]
 fn what_cannot_be_said_is_declined_by_name() {
     type Change = fn(&mut ChatRequest);
-    let cases: [(&str, Change); 4] = [
+    let cases: [(&str, Change); 7] = [
         ("n", |it| it.choices = 2),
         ("stop", |it| it.sampling.stop = vec!["a".into()]),
-        ("logit_bias", |it| it.sampling.logit_bias = vec![(1, 1.0)]),
+        ("top_k", |it| it.sampling.top_k = Some(4)),
+        ("min_p", |it| it.sampling.min_p = Some(0.5)),
+        ("structured_outputs.choice", |it| {
+            it.format = OutputFormat::Choice(vec!["a".into()]);
+        }),
+        ("messages[1].content[2]", |it| {
+            let part = json!({"type": "video"});
+            it.messages[1].content.push(Part::Other(part));
+        }),
         ("presence_penalty", |it| {
             it.sampling.presence_penalty = Some(1.0)
         }),
@@ -135,4 +143,54 @@ fn what_cannot_be_said_is_declined_by_name() {
         };
         assert_eq!(reason.param.as_deref(), Some(name));
     }
+}
+
+#[test]
+fn a_file_that_openai_keeps_is_named_in_this_dialects_words() {
+    let mut asked = request();
+    let part = json!({"type": "file", "file": {"file_id": "file-1"}});
+    asked.messages[1].content.push(Part::Other(part));
+    let written = written(&asked);
+    let wanted = json!({"type": "input_file", "file_id": "file-1"});
+    assert_eq!(written["input"][1]["content"][2], wanted);
+}
+
+#[test]
+fn a_failed_calls_result_says_so() {
+    let mut asked = request();
+    asked.messages[3].is_failure = true;
+    assert_eq!(written(&asked)["input"][5]["status"], "incomplete");
+}
+
+/// A request of this dialect that was masked, or goes on from another, has no bytes to send on.
+#[test]
+fn what_nobody_interprets_stands_where_it_stood() {
+    let mut asked = request();
+    asked.dialect = Dialect::Responses;
+    asked.tools[0].extra.clear();
+    asked.extra = json!({
+        "include": ["reasoning.encrypted_content", "web_search_call.results"],
+        "truncation": "auto", "/reasoning/effort": "max", "/reasoning/context": "auto",
+        "/tools/0/defer_loading": true, "/input/0/new": 1, "/text/new": {"a": 1}, "verbosity": "low",
+    })
+    .as_object()
+    .unwrap()
+    .clone();
+    asked.reasoning = Some(Reasoning::default());
+    let body = written(&asked);
+    assert_eq!(
+        body["reasoning"],
+        json!({"effort": "max", "context": "auto"})
+    );
+    assert_eq!(body["tools"][0]["defer_loading"], true);
+    assert!(
+        body["tools"][0].get("strict").is_none(),
+        "as the caller's default"
+    );
+    assert_eq!(body["text"]["new"], json!({"a": 1}));
+    assert_eq!(body["text"]["verbosity"], "low");
+    assert_eq!(body["truncation"], "auto");
+    assert!(body["input"][0].get("new").is_none());
+    let words = ["reasoning.encrypted_content", "web_search_call.results"];
+    assert_eq!(body["include"], json!(words));
 }
