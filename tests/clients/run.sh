@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # run.sh [HEDGE]: clients as published against the given binary: OpenAI's and Anthropic's Python and Node
-# SDKs; Ollama's client, LangChain, LlamaIndex and Vercel's AI SDK; then the routing checks. Versions are
-# pinned in requirements*.txt and package-lock.json.
+# SDKs; Ollama's client, LangChain, LlamaIndex and Vercel's AI SDK; then the routing checks, and replies
+# against OpenAI's published document. Versions are pinned in requirements*.txt and package-lock.json.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd ../.. && pwd)
@@ -68,4 +68,5 @@ with_config node frameworks.mjs || status=1
 unset CLOUD_KEY
 
 .venv/bin/python routing.py "$hedge" "$fake_upstream" || status=1
+.venv/bin/python schema.py "$hedge" "$fake_upstream" || status=1
 exit "$status"
