@@ -154,6 +154,75 @@ else:
             assert error.type == "invalid_request_error", error.body
 
     @check
+    def a_response_is_right_kept_listed_and_forgotten():
+        made = client.responses.create(model="local", input="What is the capital of Portugal?", metadata={"a": "b"})
+        assert "Lisbon" in made.output_text and made.status == "completed", made
+        assert made.metadata == {"a": "b"} and made.usage.output_tokens > 0, made
+        assert client.responses.retrieve(made.id) == made
+        [item] = client.responses.input_items.list(made.id)
+        assert item.content[0].text == "What is the capital of Portugal?", item
+        assert client.responses.delete(made.id) is None
+        for call in (client.responses.retrieve, client.responses.delete, client.responses.input_items.list):
+            raised(openai.NotFoundError, lambda call=call: call(made.id))
+
+    @check
+    def a_response_goes_on_from_one_that_is_kept():
+        first = client.responses.create(model="local", input="What is the capital of Portugal?")
+        ask = {"model": "local", "input": "And of France?", "temperature": 0}
+        second = client.responses.create(previous_response_id=first.id, **ask)
+        assert second.previous_response_id == first.id
+        assert second.usage.input_tokens > first.usage.input_tokens, (second.usage, first.usage)
+        # The same, with everything sent again by its caller, and by reference.
+        question = {"role": "user", "content": "What is the capital of Portugal?"}
+        last = {"role": "user", "content": ask["input"]}
+        sent = client.responses.create(**{**ask, "input": [question, *first.output, last]})
+        assert sent.usage.input_tokens == second.usage.input_tokens, (sent.usage, second.usage)
+        references = [{"type": "item_reference", "id": item.id} for item in first.output]
+        named = client.responses.create(**{**ask, "input": [question, *references, last]})
+        assert named.output_text == sent.output_text == second.output_text
+        error = raised(openai.BadRequestError, lambda: client.responses.create(previous_response_id="resp_0", **ask))
+        assert error.code == "previous_response_not_found" and error.param == "previous_response_id", error.body
+        lost = client.responses.create(store=False, **ask)
+        raised(openai.NotFoundError, lambda: client.responses.retrieve(lost.id))
+
+    @check
+    def a_streamed_response_says_the_same_as_its_events():
+        ask = {"model": "local", "input": "What is the capital of Portugal?", "temperature": 0, "extra_headers": FRESH}
+        with client.responses.stream(**ask) as stream:
+            events = list(stream)
+            final = stream.get_final_response()
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        assert text == final.output_text == client.responses.create(**ask).output_text, text
+        assert [event.sequence_number for event in events if event.type != "response.output_text.delta"] == sorted(
+            event.sequence_number for event in events if event.type != "response.output_text.delta")
+        assert client.responses.retrieve(final.id).output_text == text
+
+    @check
+    def a_response_calls_a_tool_and_takes_its_answer():
+        tools = [{"type": "function", "name": "get_weather", "strict": False, "parameters": {
+            "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}]
+        ask = {"model": "local", "tools": tools, "temperature": 0}
+        made = client.responses.create(
+            input="What is the weather in Lisbon?", tool_choice={"type": "function", "name": "get_weather"}, **ask)
+        [call] = [item for item in made.output if item.type == "function_call"]
+        assert call.name == "get_weather" and "city" in call.arguments, call
+        answer = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+        answered = client.responses.create(input=[answer], previous_response_id=made.id, tool_choice="none", **ask)
+        assert answered.status == "completed", answered
+
+    @check
+    def a_bad_response_is_a_bad_request_with_its_path():
+        for change, path in [
+            ({"background": True}, "background"),
+            ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+            ({"input": [{"type": "item_reference", "id": "msg_0"}]}, "input[0].id"),
+            ({"temperature": 9}, "temperature"),
+        ]:
+            ask = {"model": "local", "input": "hi", **change}
+            error = raised(openai.BadRequestError, lambda ask=ask: client.responses.create(**ask))
+            assert error.param == path, (change, error.body)
+
+    @check
     def the_reply_says_where_it_came_from():
         raw = client.chat.completions.with_raw_response.create(model="local", messages=QUESTION)
         assert raw.headers["x-hedge-route"].startswith("local:"), raw.headers
