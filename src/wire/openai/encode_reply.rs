@@ -199,6 +199,14 @@ struct UsageExtension {
 #[derive(Serialize)]
 struct PromptDetails {
     cached_tokens: u32,
+    /// Zero where it is left out, as OpenAI's document says.
+    #[serde(skip_serializing_if = "is_zero")]
+    cache_write_tokens: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 #[derive(Serialize)]
@@ -216,6 +224,7 @@ impl From<&Usage> for UsageBody {
             total_tokens: u64::from(usage.prompt_tokens.0) + u64::from(usage.completion_tokens.0),
             prompt_tokens_details: PromptDetails {
                 cached_tokens: usage.cached_tokens.0,
+                cache_write_tokens: usage.cache_write_tokens.0,
             },
             completion_tokens_details: CompletionDetails {
                 reasoning_tokens: usage.reasoning_tokens.0,

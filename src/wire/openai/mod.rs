@@ -9,7 +9,8 @@
 //!
 //! Behaviour follows OpenAI's API reference, pages "Chat", "Streaming" and "Error codes", as
 //! published and read 2026-11. Beyond it: `top_k`, `min_p` and `reasoning_content`, as llama.cpp's
-//! server, vLLM and DeepSeek write them.
+//! server, vLLM and DeepSeek write them. That a tool's call failed has no word in this dialect: its
+//! result goes on as any other does.
 
 mod embed_client;
 mod embeddings;

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use domain::{BackendError, FinishReason, TokenLogprob, TokenLogprobs, Tokens, Usage};
+use domain::{BackendError, FinishReason, TokenLogprob, TokenLogprobs, Usage};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -472,6 +472,8 @@ struct DetailsBody {
     #[serde(default)]
     cached_tokens: Option<Count>,
     #[serde(default)]
+    cache_write_tokens: Option<Count>,
+    #[serde(default)]
     reasoning_tokens: Option<Count>,
     #[serde(default)]
     accepted_prediction_tokens: Option<Count>,
@@ -489,8 +491,7 @@ impl From<UsageBody> for Usage {
             prompt_tokens: Count::tokens(body.prompt_tokens),
             completion_tokens: Count::tokens(body.completion_tokens),
             cached_tokens: Count::tokens(prompt.cached_tokens.or(body.prompt_cache_hit_tokens)),
-            // The prices of those who bill it apart come through dialects of their own.
-            cache_write_tokens: Tokens(0),
+            cache_write_tokens: Count::tokens(prompt.cache_write_tokens),
             reasoning_tokens: Count::tokens(completion.reasoning_tokens),
             accepted_prediction_tokens: Count::tokens(completion.accepted_prediction_tokens),
             rejected_prediction_tokens: Count::tokens(completion.rejected_prediction_tokens),

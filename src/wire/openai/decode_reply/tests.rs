@@ -102,7 +102,7 @@ fn the_references_reply_is_read_whole() {
             },
         ],
         usage: Some(Usage {
-            cache_write_tokens: Tokens(0),
+            cache_write_tokens: Tokens(5),
             prompt_tokens: Tokens(19),
             completion_tokens: Tokens(10),
             cached_tokens: Tokens(4),

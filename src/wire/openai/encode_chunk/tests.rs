@@ -202,7 +202,7 @@ fn a_calls_first_piece_names_it_and_later_ones_do_not() {
 #[test]
 fn usage_comes_only_when_asked_for_and_is_null_before() {
     let usage = ChatEvent::Usage(Usage {
-        cache_write_tokens: Tokens(0),
+        cache_write_tokens: Tokens(7),
         prompt_tokens: Tokens(u32::MAX),
         completion_tokens: Tokens(2),
         cached_tokens: Tokens(1),
@@ -228,7 +228,7 @@ fn usage_comes_only_when_asked_for_and_is_null_before() {
             "prompt_tokens": 4_294_967_295_u64,
             "completion_tokens": 2,
             "total_tokens": 4_294_967_297_u64,
-            "prompt_tokens_details": {"cached_tokens": 1},
+            "prompt_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 7},
             "completion_tokens_details": {
                 "reasoning_tokens": 1,
                 "accepted_prediction_tokens": 1,
