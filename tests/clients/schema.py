@@ -1,10 +1,14 @@
 """Replies of a running hedge against OpenAI's published document, whole and event by event.
 
-schema.py HEDGE FAKE_UPSTREAM starts both programs. Every answer is checked for the local model and for a cloud.
+schema.py HEDGE FAKE_UPSTREAM starts both programs and the clouds of `clouds.py`. Every answer is checked for the local
+model and for a cloud, and what clouds of other dialects say for each of those.
 """
+import base64
+import http.client
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -12,9 +16,10 @@ import time
 import urllib.error
 import urllib.request
 
-import jsonschema
-
+import clouds
+import published
 from checks import Checks
+from published import EVENTS, holds
 
 HEDGE, FAKE_UPSTREAM = sys.argv[1:3]
 MODELS = ["local", "fake/bench"]
@@ -24,38 +29,30 @@ PIXEL = (
 PARAMETERS = {"type": "object", "properties": {"filter": {"type": "string"}}}
 FLAT_TOOL = {"type": "function", "name": "run_tests", "parameters": PARAMETERS, "strict": False}
 TOOL = {"type": "function", "function": {"name": "run_tests", "parameters": PARAMETERS}}
+# With an answer of one word, so that no small model talks on.
+SHORT = {"type": "object", "properties": {"filter": {"enum": ["all", "slow"]}}, "required": ["filter"]}
+SHORT_TOOL = {"type": "function", "function": {
+    "name": "run_tests", "strict": True, "parameters": {**SHORT, "additionalProperties": False}}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
 # How a cloud of ours is made to call a tool; to everybody else it is a question.
 CALL = "[[fake call=run_tests]]"
 ENDS = ("response.completed", "response.incomplete", "response.failed")
-
-here = os.path.dirname(os.path.abspath(__file__))
-with open(os.path.join(here, "../fixtures/openai/openapi_trimmed.json")) as file:
-    DOCUMENT = json.load(file)
-SCHEMAS = DOCUMENT["components"]["schemas"]
-check = Checks("schema")
-
-
-def validator(name):
-    return jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{name}", **DOCUMENT})
-
-
-def name_of(reference):
-    return reference["$ref"].rsplit("/", 1)[1]
-
-
-VALIDATORS = {name: validator(name) for name in SCHEMAS}
-# By their `type`, so that a fault names the field and not all kinds of events.
-EVENTS = {
-    SCHEMAS[name_of(one)]["properties"]["type"]["enum"][0]: name_of(one)
-    for one in SCHEMAS["ResponseStreamEvent"]["anyOf"]
+# What is ours in replies, or free by what it is.
+UNNAMED = {
+    # Thoughts, as DeepSeek and vLLM have them; and what their maker proves a call with.
+    "choices.message.reasoning_content", "choices.delta.reasoning_content",
+    "output.encrypted_content", "item.encrypted_content", "response.output.encrypted_content",
+    "data.encrypted_content",
+    # What OpenAI's own replies have beside what is published.
+    "store", "response.store", "logprobs.bytes", "logprobs.top_logprobs.bytes",
+    # As some providers have it in their lists of models.
+    "context_length", "data.context_length",
 }
 
-
-def holds(name, value):
-    """Fails with every place where `value` is not what the document calls `name`."""
-    faults = [f"{fault.json_path}: {fault.message[:300]}" for fault in VALIDATORS[name].iter_errors(value)]
-    assert not faults, f"not a {name}:\n" + "\n".join(faults) + f"\n{json.dumps(value)[:2000]}"
-    return value
+here = os.path.dirname(os.path.abspath(__file__))
+check = Checks("schema")
+# Kinds of events that the model on this machine made.
+local_kinds = set()
 
 
 def send(path, body=None, method=None):
@@ -69,6 +66,9 @@ def send(path, body=None, method=None):
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+    except http.client.IncompleteRead as cut:
+        # After an error within a stream the connection is cut.
+        return 200, cut.partial.decode()
 
 
 def whole(schema, path, body=None, method=None):
@@ -85,6 +85,23 @@ def datas(path, body):
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
+def chat(body):
+    """The reply to a chat and the chunks of one, all held."""
+    reply = whole("CreateChatCompletionResponse", "/chat/completions", body)
+    chunks = datas("/chat/completions", {**body, "stream_options": {"include_usage": True}})
+    for chunk in chunks:
+        holds("CreateChatCompletionStreamResponse", chunk)
+    assert chunks[-1]["usage"] and chunks[-1]["choices"] == [], chunks[-1]
+    return reply, chunks
+
+
+def deltas(chunks, name):
+    """Of a stream's choices, what the fields of that name hold."""
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    held = [choice.get(name) or choice.get("delta", {}).get(name) for choice in choices]
+    return [one for one in held if one]
+
+
 def response_events(body):
     """Events of a response's stream, each held against its schema and all against their order."""
     events = datas("/responses", body)
@@ -94,20 +111,28 @@ def response_events(body):
     kinds = [event["type"] for event in events]
     assert kinds[:2] == ["response.created", "response.in_progress"], kinds
     assert sum(kind in ENDS for kind in kinds) == 1, kinds
+    if body["model"] == "local":
+        local_kinds.update(kinds)
     return events
+
+
+def respond(body):
+    """A response whole and streamed; gives both objects."""
+    yield whole("Response", "/responses", body)
+    last = response_events(body)[-1]
+    yield holds("Response", last["response"])
 
 
 def both(body):
     """A response whole and streamed, for each model; gives the objects."""
     for model in MODELS:
-        yield whole("Response", "/responses", {"model": model, **body})
-        last = response_events({"model": model, **body})[-1]
-        yield holds("Response", last["response"])
+        yield from respond({"model": model, **body})
 
 
 @check
 def models_are_as_published():
     listed = whole("ListModelsResponse", "/models")
+    assert {"local", "embed-tiny", "fake/bench", "gemini/text"} <= {model["id"] for model in listed["data"]}, listed
     for model in listed["data"]:
         whole("Model", f"/models/{model['id']}")
 
@@ -116,34 +141,89 @@ def models_are_as_published():
 def chats_are_as_published():
     cases = [
         {},
-        {"logprobs": True, "top_logprobs": 2},
         {"max_tokens": 2},
-        {"n": 2, "temperature": 1},
         {"tools": [TOOL]},
-        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_object"}, "max_tokens": 64},
+        {"metadata": {"a": "b"}, "user": "ann", "store": False, "service_tier": "auto"},
     ]
     for model in MODELS:
         for case in cases:
             text = CALL if "tools" in case else "Say hi."
-            body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": text}], **case}
-            whole("CreateChatCompletionResponse", "/chat/completions", body)
-            chunks = datas("/chat/completions", {**body, "stream_options": {"include_usage": True}})
-            for chunk in chunks:
-                holds("CreateChatCompletionStreamResponse", chunk)
+            chat({"model": model, "temperature": 0, "messages": [{"role": "user", "content": text}], **case})
+
+
+@check
+def what_a_chat_may_ask_for_is_there_and_as_published():
+    asked = [{"role": "user", "content": "Say hi."}]
+    body = {"model": "local", "messages": asked, "max_tokens": 64}
+    reply, chunks = chat({**body, "logprobs": True, "top_logprobs": 2})
+    assert len(reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2
+    assert deltas(chunks, "logprobs")
+    for several in ({**body, "n": 2, "temperature": 1}, {**body, "model": "openai/choices", "n": 3}):
+        reply, chunks = chat(several)
+        assert len(reply["choices"]) == several["n"]
+        ends = [choice["index"] for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
+        assert sorted(ends) == list(range(several["n"])), ends
+    for model in MODELS:
+        calling = {"model": model, "messages": [{"role": "user", "content": CALL}], "tools": [SHORT_TOOL]}
+        reply, chunks = chat({**calling, "tool_choice": "required"})
+        assert reply["choices"][0]["finish_reason"] == "tool_calls" and reply["choices"][0]["message"]["tool_calls"]
+        assert deltas(chunks, "tool_calls")
+    wanted = {"type": "json_schema", "json_schema": {"name": "s", "strict": True, "schema": SCHEMA}}
+    reply, _ = chat({**body, "response_format": wanted})
+    assert isinstance(json.loads(reply["choices"][0]["message"]["content"])["a"], bool)
+
+
+@check
+def chats_with_clouds_of_every_dialect_are_as_published():
+    for dialect in clouds.DIALECTS:
+        for name in clouds.EXCHANGES:
+            chat({**clouds.exchange("openai", name)["ask"], "model": f"{dialect}/{name}"})
+    reply, chunks = chat({
+        "model": "openai/logprobs", "messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 2})
+    assert len(reply["choices"][0]["logprobs"]["content"]) == 2 == len(deltas(chunks, "logprobs"))
+    # What a cloud wrote into its cache is told.
+    for dialect in ("openai", "responses", "anthropic"):
+        reply, chunks = chat({**clouds.exchange("openai", "cached")["ask"], "model": f"{dialect}/cached"})
+        for usage in (reply["usage"], chunks[-1]["usage"]):
+            assert usage["prompt_tokens_details"] == {"cached_tokens": 1024, "cache_write_tokens": 100}, usage
 
 
 @check
 def completions_are_as_published():
-    for model in MODELS:
-        for case in ({}, {"logprobs": 2}, {"max_tokens": 2}):
-            body = {"model": model, "prompt": "Once", "max_tokens": 8, "temperature": 0, **case}
-            status, text = send("/completions", body)
-            if status == 200:
-                holds("CreateCompletionResponse", json.loads(text))
-                for chunk in datas("/completions", body):
-                    holds("CreateCompletionResponse", chunk)
-            else:
-                holds("ErrorResponse", json.loads(text))
+    cases = [
+        ("local", {}), ("local", {"logprobs": 2}), ("local", {"max_tokens": 2}), ("local", {"n": 2, "temperature": 1}),
+        ("local", {"echo": True}), ("fake/bench", {}), ("openai/completion", {"logprobs": 2}),
+    ]
+    for model, case in cases:
+        body = {"model": model, "prompt": "Once", "max_tokens": 8, "temperature": 0, **case}
+        reply = whole("CreateCompletionResponse", "/completions", body)
+        assert len(reply["choices"]) == case.get("n", 1) and reply["usage"]["completion_tokens"] > 0
+        chunks = datas("/completions", {**body, "stream_options": {"include_usage": True}})
+        for chunk in chunks:
+            holds("CompletionChunk", chunk)
+        assert chunks[-1]["usage"]
+        if "logprobs" in case:
+            assert reply["choices"][0]["logprobs"]["top_logprobs"] and deltas(chunks, "logprobs")
+
+
+@check
+def embeddings_are_as_published():
+    for model in ("embed-tiny", "openai/embedding"):
+        for case in ({"input": "a"}, {"input": ["a", "b"]}, {"input": "a", "dimensions": 2, "user": "ann"}):
+            listed = whole("CreateEmbeddingResponse", "/embeddings", {"model": model, **case})
+            count = len(case["input"])
+            assert [one["index"] for one in listed["data"]] == list(range(count)), listed
+            # The document has numbers alone for an answer, also where base64 was asked for.
+            status, text = send("/embeddings", {"model": model, **case, "encoding_format": "base64"})
+            assert status == 200, text
+            written = json.loads(text)
+            for one in written["data"]:
+                vector = base64.b64decode(one["embedding"], validate=True)
+                one["embedding"] = list(struct.unpack(f"<{len(vector) // 4}f", vector))
+            holds("CreateEmbeddingResponse", written)
+            assert written["data"][0]["embedding"] == [
+                struct.unpack("<f", struct.pack("<f", number))[0] for number in listed["data"][0]["embedding"]]
 
 
 @check
@@ -154,11 +234,10 @@ def responses_are_as_published():
         {"input": "Say hi.", "temperature": 0.5, "top_p": 0.9, "truncation": "auto", "service_tier": "flex"},
         {"input": "Say hi.", "top_logprobs": 2, "include": ["message.output_text.logprobs"]},
         {"input": "Say hi.", "reasoning": {"effort": "low", "summary": "auto"}, "parallel_tool_calls": False},
-        {"input": "Say hi.", "text": {"format": {"type": "json_object"}, "verbosity": "low"}},
+        {"input": "Say hi.", "max_output_tokens": 64,
+         "text": {"format": {"type": "json_object"}, "verbosity": "low"}},
         {"input": "Say hi.", "text": {"format": {
-            "type": "json_schema", "name": "s", "strict": True, "schema": {
-                "type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
-                "additionalProperties": False}}}},
+            "type": "json_schema", "name": "s", "strict": True, "schema": SCHEMA}}},
         {"input": CALL, "tools": [FLAT_TOOL], "tool_choice": "auto"},
         {"input": CALL, "tools": [{"type": "function", "name": "run_tests"}],
          "tool_choice": {"type": "function", "name": "run_tests"}},
@@ -168,6 +247,23 @@ def responses_are_as_published():
             assert response["status"] in ("completed", "incomplete"), response
             for name in set(case) - {"input", "include", "text", "tools"}:
                 assert response[name] == case[name], (name, response[name])
+
+
+@check
+def responses_of_clouds_of_every_dialect_are_as_published():
+    for dialect in clouds.DIALECTS:
+        for name in clouds.EXCHANGES:
+            asked = {**clouds.exchange("responses", name)["ask"], "model": f"{dialect}/{name}"}
+            for response in respond(asked):
+                assert response["usage"]["output_tokens"] > 0, response
+            if name == "reasoning":
+                # Without a summary thoughts come as they are.
+                list(respond({**asked, "reasoning": {"effort": "high"}}))
+            if name == "cached" and dialect != "gemini":
+                assert response["usage"]["input_tokens_details"]["cache_write_tokens"] == 100, response
+    asked = {"model": "openai/logprobs", "input": "hi", "top_logprobs": 2, "include": ["message.output_text.logprobs"]}
+    for response in respond(asked):
+        assert len(response["output"][0]["content"][0]["logprobs"]) == 2, response
 
 
 @check
@@ -242,10 +338,63 @@ def refusals_are_as_published():
         ("/models/none", None),
         ("/nowhere", None),
     ]
+    asks = {
+        "/chat/completions": lambda text: {"messages": [{"role": "user", "content": text}]},
+        "/completions": lambda text: {"prompt": text},
+        "/responses": lambda text: {"input": text},
+    }
+    for path, ask in asks.items():
+        for status in (400, 401, 404, 429, 500, 503):
+            body = {"model": "fake/bench", **ask(f"[[fake status={status}]]")}
+            cases += [(path, body), (path, {**body, "stream": True})]
+        cases.append((path, {"model": "fake/bench", **ask("[[fake garbage]]")}))
     for path, body in cases:
         status, text = send(path, body)
         assert 400 <= status < 600, (path, status)
         holds("ErrorResponse", json.loads(text))
+
+
+@check
+def streams_that_break_off_are_as_published_to_their_end():
+    for path, ask, chunk in [
+        ("/chat/completions", {"messages": [{"role": "user", "content": "[[fake cut-after=2]]"}]},
+         "CreateChatCompletionStreamResponse"),
+        ("/completions", {"prompt": "[[fake cut-after=2]]"}, "CompletionChunk"),
+    ]:
+        *chunks, last = datas(path, {"model": "fake/bench", **ask})
+        assert chunks
+        for event in chunks:
+            holds(chunk, event)
+        holds("ErrorResponse", last)
+
+
+@check
+def a_response_that_is_not_there_is_refused_as_by_openai():
+    status, text = send("/responses", {"model": "local", "input": "hi", "previous_response_id": "resp_0"})
+    said = json.loads(text)["error"]
+    assert status == 400, text
+    assert said == {
+        "message": "Previous response with id 'resp_0' not found.", "type": "invalid_request_error",
+        "param": "previous_response_id", "code": "previous_response_not_found"}, said
+
+
+# What comes last looks back at all that was held before.
+
+
+@check
+def every_kind_of_event_was_held():
+    names = set(EVENTS.values())
+    assert names <= set(published.seen), names - set(published.seen)
+    rest = {kind for kind in EVENTS if "reasoning" not in kind} - local_kinds
+    # Which the model on this machine does of itself.
+    assert rest == {"response.failed", "error"}, rest
+
+
+@check
+def a_reply_that_is_not_as_published_would_be_noticed():
+    assert published.required_missed() == set()
+    missed = published.faults_missed()
+    assert missed <= UNNAMED, missed - UNNAMED
 
 
 def free_port():
@@ -269,19 +418,39 @@ def wait_ready(process):
 
 ADDRESS = f"127.0.0.1:{free_port()}"
 UPSTREAM = f"127.0.0.1:{free_port()}"
+# Every failure is to come from where it was asked for.
 CONFIG = f"""
 listen = "{ADDRESS}"
+[breaker]
+failures_max = 1000
+failed_percent_max = 100
 [[upstreams]]
 name = "fake"
 base_url = "http://{UPSTREAM}/v1"
 key = "env:FAKE_KEY"
 models = ["bench"]
+{clouds.upstreams(clouds.start())}
 """
+
+
+def write_embedder(path):
+    """The ranker of `tests/fixtures` with another number in its header makes embeddings."""
+    with open(os.path.join(here, "../fixtures/rank-tiny.gguf"), "rb") as file:
+        model = bytearray(file.read())
+    key = b"bert.pooling_type"
+    # After the key comes the value's type, then the value: 1 is the mean.
+    model[model.index(key) + len(key) + 4] = 1
+    with open(path, "wb") as file:
+        file.write(model)
+
+
 with tempfile.TemporaryDirectory() as folder:
     config = os.path.join(folder, "hedge.toml")
     log = os.path.join(folder, "log")
+    embedder = os.path.join(folder, "embed-tiny.gguf")
+    write_embedder(embedder)
     with open(config, "w") as file:
-        file.write(CONFIG)
+        file.write(CONFIG + f"[embeddings]\nmodel = {json.dumps(embedder)}\n")
     processes = [subprocess.Popen([FAKE_UPSTREAM, "--listen", UPSTREAM], stdout=subprocess.DEVNULL)]
     try:
         with open(log, "w") as out:
