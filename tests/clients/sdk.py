@@ -224,7 +224,9 @@ else:
 
     @check
     def the_reply_says_where_it_came_from():
-        raw = client.chat.completions.with_raw_response.create(model="local", messages=QUESTION)
+        # A response asked the same, and would answer it from the cache.
+        raw = client.chat.completions.with_raw_response.create(
+            model="local", messages=QUESTION, extra_headers=FRESH)
         assert raw.headers["x-hedge-route"].startswith("local:"), raw.headers
         assert raw.headers["x-request-id"]
 
