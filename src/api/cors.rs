@@ -11,7 +11,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE");
 const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "x-hedge-route, x-hedge-reason, x-hedge-tokens, x-request-id, request-id, retry-after, server-timing",

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::routing::MethodFilter;
 use bytes::Bytes;
 use domain::{Ability, Fault, ModelAlias, Principal, RequestId};
 use http::header::CONTENT_TYPE;
@@ -42,14 +43,18 @@ pub(crate) const POSTS: [(&str, Post); 3] = [
     ("/api/show", Post::Show),
 ];
 
-/// Where models would be kept.
-pub(crate) const KEEPING: [&str; 6] = [
-    "/api/pull",
-    "/api/push",
-    "/api/create",
-    "/api/copy",
-    "/api/delete",
-    "/api/blobs/{digest}",
+/// Where models would be kept, and by which methods.
+pub(crate) const KEEPING: [(&str, MethodFilter, &str); 6] = [
+    ("/api/pull", MethodFilter::POST, "POST"),
+    ("/api/push", MethodFilter::POST, "POST"),
+    ("/api/create", MethodFilter::POST, "POST"),
+    ("/api/copy", MethodFilter::POST, "POST"),
+    ("/api/delete", MethodFilter::DELETE, "DELETE"),
+    (
+        "/api/blobs/{digest}",
+        MethodFilter::HEAD.or(MethodFilter::POST),
+        "HEAD, POST",
+    ),
 ];
 
 /// When a model leaves that stays: far enough for every client.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, on, post};
 use domain::Fault;
 use http::header::ALLOW;
 use http::{HeaderValue, Response, Uri};
@@ -71,8 +71,10 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
                 .route("/api/ps", get(ollama::running_models).fallback(only_get))
                 .route("/api/version", get(ollama::version).fallback(only_get))
                 .route(&format!("{GEMINI_PATH}{{*rest}}"), any(gemini));
-            let client = ollama::KEEPING.into_iter().fold(client, |router, path| {
-                router.route(path, any(ollama::not_kept))
+            let keeping = ollama::KEEPING.into_iter();
+            let client = keeping.fold(client, |router, (path, methods, allowed)| {
+                let others = move || async move { wrong_method(allowed) };
+                router.route(path, on(methods, ollama::not_kept).fallback(others))
             });
             if is_loopback {
                 client.route("/metrics", metrics())

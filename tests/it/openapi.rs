@@ -24,7 +24,9 @@ async fn every_operation_of_the_document_is_there() {
                 continue;
             };
             count += 1;
-            let place = path.replace("{id}", "local");
+            let place = path
+                .replace("{id}", "local")
+                .replace("{digest}", "sha256:00");
             let reply = if is_admin {
                 hedge.admin_get(&place).await
             } else {
@@ -55,7 +57,7 @@ async fn every_operation_of_the_document_is_there() {
             );
         }
     }
-    assert!(count >= 30, "{count} operations");
+    assert!(count >= 44, "{count} operations");
 }
 
 #[tokio::test]
@@ -135,6 +137,27 @@ async fn chats_have_the_shape_that_the_document_says() {
     let chunks = reply.chunks();
     assert!(chunks.len() > 2);
     chunks.iter().for_each(|chunk| check("ChatChunk", chunk));
+    let streamed = json!({"model": "local", "messages": hi, "max_tokens": 20, "stream": true});
+    let reply = post("/v1/messages", streamed).await;
+    let data = reply
+        .text
+        .lines()
+        .filter_map(|it| it.strip_prefix("data: "));
+    let events: Vec<Value> = data.map(|it| serde_json::from_str(it).unwrap()).collect();
+    assert!(events.len() > 5, "{}", reply.text);
+    for event in &events {
+        check("AnthropicStreamEvent", event);
+    }
+    let reply = post("/api/chat", json!({"model": "local", "messages": hi})).await;
+    let lines = reply.text.lines().map(|it| serde_json::from_str(it));
+    let lines: Vec<Value> = lines.map(Result::unwrap).collect();
+    assert!(lines.len() > 2, "{}", reply.text);
+    lines.iter().for_each(|line| check("OllamaChat", line));
+    let said = json!({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]});
+    let reply = post("/v1beta/models/local:generateContent", said).await;
+    check("Generated", &reply.json());
+    let reply = post("/v1beta/models/local:generateContent", json!({})).await;
+    check("GoogleError", &reply.json());
     let bad = post("/v1/chat/completions", json!({})).await;
     check("Error", &bad.json());
     check(
@@ -145,6 +168,8 @@ async fn chats_have_the_shape_that_the_document_says() {
     for (path, name) in [
         ("/v1/models", "ModelList"),
         ("/api/tags", "OllamaTags"),
+        ("/api/ps", "OllamaRunning"),
+        ("/api/version", "OllamaVersion"),
         ("/readyz", "Ready"),
     ] {
         check(name, &hedge.get(path).await.json());

@@ -138,6 +138,9 @@ async fn a_web_page_calls_only_when_invited() {
     assert_eq!(preflight.status, 204);
     let granted = preflight.header("access-control-allow-headers");
     assert_eq!(granted, Some("authorization, x-stainless-os"));
+    // Responses that are kept can be deleted, which a page could not.
+    let methods = preflight.header("access-control-allow-methods");
+    assert_eq!(methods, Some("GET, HEAD, POST, DELETE"));
     check(
         node.client,
         chat("origin: https://evil.example\r\n", HELLO),

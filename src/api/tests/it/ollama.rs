@@ -111,6 +111,11 @@ async fn errors_are_a_sentence() {
         ("POST", "/api/copy", 501, "operator"),
         ("DELETE", "/api/delete", 501, "operator"),
         ("POST", "/api/blobs/sha256:00", 501, "operator"),
+        // Every method was once refused as if models were fetched by it.
+        ("GET", "/api/pull", 405, "allow"),
+        ("TRACE", "/api/push", 405, "allow"),
+        ("POST", "/api/delete", 405, "allow"),
+        ("PUT", "/api/blobs/sha256:00", 405, "allow"),
     ];
     for (method, path, status, words) in turns {
         let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
