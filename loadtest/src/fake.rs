@@ -1,5 +1,9 @@
-//! An OpenAI-compatible server whose replies, speed and failures are set by its configuration or,
-//! for one request, by a marker in its text (see [`Behaviour`]).
+//! A server of OpenAI's and Anthropic's dialects whose replies, speed and failures are set by its
+//! configuration or, for one request, by a marker in its text (see [`Behaviour`]).
+//!
+//! Beside that it answers as a model would that does as it is told: it ends at stop strings and at the
+//! bound of its tokens, calls the tool it is forced to, and keeps to a format. It refuses what the
+//! provider would refuse, so that what a proxy makes of a request shows.
 //!
 //! It runs on a thread of its own with a single-threaded runtime. Ending it drops that runtime, so
 //! every open connection breaks at once, as when a process is killed. Each reply's head and first
@@ -7,8 +11,13 @@
 //! our own delays.
 
 mod behaviour;
+mod chat;
+mod content;
+mod embeddings;
+mod messages;
 mod record;
-mod reply;
+mod sample;
+mod script;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
@@ -19,12 +28,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::channel::oneshot;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -33,7 +43,7 @@ pub use behaviour::{Behaviour, Mishap};
 pub use record::{Counts, Seen};
 
 use record::Record;
-use reply::{Answer, Body};
+use script::Body;
 
 /// Large enough for any request a test sends; a proxy that inflates bodies is told so.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -259,10 +269,11 @@ impl Service {
             }
             _ => {}
         }
-        if let Some(key) = &self.config.key
-            && head.headers.get(AUTHORIZATION).map(|sent| sent.as_bytes())
-                != Some(format!("Bearer {key}").as_bytes())
-        {
+        if !self.lets_in(&head) {
+            let error = match messages::is_spoken(&head) {
+                true => messages::error,
+                false => error,
+            };
             return error(StatusCode::UNAUTHORIZED, "Incorrect API key provided");
         }
         match (&head.method, head.uri.path()) {
@@ -272,11 +283,16 @@ impl Service {
                 json(StatusCode::OK, &report)
             }
             (&Method::GET, "/v1/models") => {
-                json(StatusCode::OK, &reply::models(&self.config.models))
+                let list = match messages::is_spoken(&head) {
+                    true => messages::models,
+                    false => chat::models,
+                };
+                json(StatusCode::OK, &list(&self.config.models))
             }
-            (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
+            (&Method::POST, path) => {
+                let path = path.to_owned();
                 match Limited::new(body, BODY_BYTES_MAX).collect().await {
-                    Ok(body) => self.chat(&head, body.to_bytes()).await,
+                    Ok(body) => self.asked(&path, &head, body.to_bytes()).await,
                     Err(_) => error(StatusCode::PAYLOAD_TOO_LARGE, "the body cannot be read"),
                 }
             }
@@ -284,22 +300,79 @@ impl Service {
         }
     }
 
+    /// Anthropic's clients have a header of their own for the key.
+    fn lets_in(&self, head: &http::request::Parts) -> bool {
+        let Some(key) = &self.config.key else {
+            return true;
+        };
+        let (name, expected) = match messages::is_spoken(head) {
+            true => (HeaderName::from_static("x-api-key"), key.clone()),
+            false => (AUTHORIZATION, format!("Bearer {key}")),
+        };
+        let sent = head.headers.get(name);
+        sent.is_some_and(|sent| sent.as_bytes() == expected.as_bytes())
+    }
+
+    async fn asked(&self, path: &str, head: &http::request::Parts, body: Bytes) -> Response<Body> {
+        match path {
+            "/v1/chat/completions" | "/v1/completions" => self.chat(head, body).await,
+            "/v1/messages" => self.message(head, &body).await,
+            "/v1/messages/count_tokens" => count(head, &body),
+            "/v1/embeddings" => match serde_json::from_slice(&body) {
+                Ok(ask) => json(StatusCode::OK, &embeddings::embeddings(&ask)),
+                Err(_) => error(StatusCode::BAD_REQUEST, "the body asks for no embeddings"),
+            },
+            _ => error(StatusCode::NOT_FOUND, "no such path"),
+        }
+    }
+
     async fn chat(&self, head: &http::request::Parts, body: Bytes) -> Response<Body> {
         let number = self.record.counts().asked;
         let open = self.record.open(head, &body);
-        let Ok(ask) = serde_json::from_slice::<reply::Ask>(&body) else {
+        let Ok(ask) = serde_json::from_slice::<chat::Ask>(&body) else {
             return error(StatusCode::BAD_REQUEST, "the body is no chat request");
         };
-        let mut behaviour = self.config.behaviour.for_text(ask.last_text());
-        if let Some(mishap) = self.config.flaky.and_then(|it| it.mishap(number)) {
-            behaviour.mishap = Some(mishap);
+        if let Some(fault) = ask.fault() {
+            return error(StatusCode::BAD_REQUEST, &fault);
         }
-        let answer = Answer::new(&ask, behaviour, open);
+        let behaviour = self.behaviour(ask.last_text(), number);
+        let answer = chat::Answer::new(&ask, behaviour, open);
         if ask.is_streamed() {
             answer.streamed().await
         } else {
             answer.whole().await
         }
+    }
+
+    async fn message(&self, head: &http::request::Parts, body: &Bytes) -> Response<Body> {
+        let number = self.record.counts().asked;
+        let open = self.record.open(head, body);
+        let Ok(ask) = serde_json::from_slice::<Value>(body) else {
+            return messages::error(StatusCode::BAD_REQUEST, "the body is no JSON");
+        };
+        if let Some(fault) = messages::fault(&head.headers, &ask) {
+            return messages::error(StatusCode::BAD_REQUEST, &fault);
+        }
+        let behaviour = self.behaviour(messages::last_text(&ask), number);
+        let answer = messages::Answer::new(&ask, behaviour, open);
+        answer.response().await
+    }
+
+    /// How the chat with that number goes.
+    fn behaviour(&self, text: &str, number: u64) -> Behaviour {
+        let mut behaviour = self.config.behaviour.for_text(text);
+        if let Some(mishap) = self.config.flaky.and_then(|it| it.mishap(number)) {
+            behaviour.mishap = Some(mishap);
+        }
+        behaviour
+    }
+}
+
+fn count(head: &http::request::Parts, body: &Bytes) -> Response<Body> {
+    let ask: Value = serde_json::from_slice(body).unwrap_or_default();
+    match messages::fault_of_prompt(&head.headers, &ask) {
+        Some(fault) => messages::error(StatusCode::BAD_REQUEST, &fault),
+        None => json(StatusCode::OK, &messages::count(&ask)),
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use clap::Parser;
 use loadtest::{Behaviour, FakeConfig, FakeUpstream, Flaky, Mishap};
 
-/// An OpenAI-compatible server with set speed and failures.
+/// A server of OpenAI's chats, completions and embeddings, and of Anthropic's messages, with set speed
+/// and failures.
 ///
 /// A request may ask for another behaviour in its text: `[[fake status=429 retry-after=7]]`; also
-/// tokens=N, delay-ms=N, gap-ms=N, call=TOOL, cut-after=N, cut-byte=N, end-early=N, hang, hang-after=N,
-/// garbage.
+/// tokens=N, delay-ms=N, gap-ms=N, call=TOOL[,TOOL], think=N, cached=N, written=N, ends=REASON,
+/// cut-after=N, cut-byte=N, error-after=N, end-early=N, hang, hang-after=N, garbage.
 /// GET /_seen shows the requests so far, DELETE /_seen forgets them.
 #[derive(Debug, Parser)]
 struct Args {
@@ -73,12 +74,12 @@ fn main() -> ExitCode {
             token_gap,
             tokens: args.tokens,
             text: args.text,
-            call: None,
             continues: args.continues,
             mishap: args.status.map(|status| Mishap::Status {
                 status,
                 retry_after_s: None,
             }),
+            ..Behaviour::default()
         },
     };
     match FakeUpstream::start(config) {

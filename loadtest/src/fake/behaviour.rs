@@ -17,8 +17,16 @@ pub struct Behaviour {
     pub tokens: u32,
     /// The reply's whole text instead of counted tokens. A stream sends it word by word.
     pub text: Option<String>,
-    /// Answers with a call of this tool instead of text.
+    /// Answers with a call of this tool instead of text; of several, with commas between.
     pub call: Option<String>,
+    /// Tokens thought before the text, where the dialect has a way to say them. Anthropic's shows
+    /// thoughts when it is asked to, two tokens unless told otherwise.
+    pub thought_tokens: Option<u32>,
+    /// Tokens of the prompt that count as read from a cache, and as written to one.
+    pub cached_tokens: u32,
+    pub written_tokens: u32,
+    /// The reason for the reply's end, in the dialect's own words.
+    pub ends: Option<String>,
     /// Goes on with the text where the request's last message, by the assistant, leaves off.
     pub continues: bool,
     pub mishap: Option<Mishap>,
@@ -32,6 +40,10 @@ impl Default for Behaviour {
             tokens: 16,
             text: None,
             call: None,
+            thought_tokens: None,
+            cached_tokens: 0,
+            written_tokens: 0,
+            ends: None,
             continues: false,
             mishap: None,
         }
@@ -50,6 +62,8 @@ pub enum Mishap {
     CutAfter(u32),
     /// The connection breaks after that many bytes of a stream, wherever that is.
     CutAtByte(u32),
+    /// The dialect's error event after that many tokens of a stream; a whole reply breaks off.
+    ErrorAfter(u32),
     /// Success, with bytes that are no JSON.
     Garbage,
     /// A stream that ends in order, but without the end of its choice and without `[DONE]`.
@@ -91,6 +105,10 @@ impl Behaviour {
             "delay-ms" => self.head_delay = Duration::from_millis(value.parse().ok()?),
             "gap-ms" => self.token_gap = Duration::from_millis(value.parse().ok()?),
             "call" => self.call = Some(value.to_owned()),
+            "think" => self.thought_tokens = Some(value.parse().ok()?),
+            "cached" => self.cached_tokens = value.parse().ok()?,
+            "written" => self.written_tokens = value.parse().ok()?,
+            "ends" => self.ends = Some(value.to_owned()),
             "status" => {
                 self.mishap = Some(Mishap::Status {
                     status: value.parse().ok()?,
@@ -105,6 +123,7 @@ impl Behaviour {
             },
             "cut-after" => self.mishap = Some(Mishap::CutAfter(value.parse().ok()?)),
             "cut-byte" => self.mishap = Some(Mishap::CutAtByte(value.parse().ok()?)),
+            "error-after" => self.mishap = Some(Mishap::ErrorAfter(value.parse().ok()?)),
             "end-early" => self.mishap = Some(Mishap::EndEarly(value.parse().ok()?)),
             "garbage" => self.mishap = Some(Mishap::Garbage),
             "hang" => self.mishap = Some(Mishap::Hang),
@@ -153,6 +172,17 @@ mod tests {
                 "[[fake cut-after=2]]",
                 Behaviour {
                     mishap: Some(Mishap::CutAfter(2)),
+                    ..base.clone()
+                },
+            ),
+            (
+                "[[fake think=4 cached=5 written=6 ends=refusal error-after=1]]",
+                Behaviour {
+                    thought_tokens: Some(4),
+                    cached_tokens: 5,
+                    written_tokens: 6,
+                    ends: Some("refusal".to_owned()),
+                    mishap: Some(Mishap::ErrorAfter(1)),
                     ..base.clone()
                 },
             ),

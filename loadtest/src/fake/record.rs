@@ -14,6 +14,7 @@ const SEEN_MAX: usize = 256;
 /// One chat request as it arrived.
 #[derive(Clone, Debug, Serialize)]
 pub struct Seen {
+    pub path: String,
     /// Lower-case names; the last of several values.
     pub headers: BTreeMap<String, String>,
     /// The body, or null when it was no JSON.
@@ -67,7 +68,11 @@ impl Record {
             if seen.len() == SEEN_MAX {
                 seen.pop_front();
             }
-            seen.push_back(Seen { headers, body });
+            seen.push_back(Seen {
+                path: head.uri.path().to_owned(),
+                headers,
+                body,
+            });
         }
         OpenReply {
             record: Arc::clone(self),
