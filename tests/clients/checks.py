@@ -1,5 +1,7 @@
 """Runs named checks and counts them. A check is a function whose name is a claim; it fails by raising."""
+import functools
 import sys
+import time
 import traceback
 
 
@@ -10,6 +12,16 @@ class Checks:
     def __call__(self, claim):
         self.claims.append(claim)
         return claim
+
+    def each(self, *arguments):
+        """The claim once for each argument, which stands in the claim's name."""
+        def claims_of(claim):
+            for argument in arguments:
+                one = functools.partial(claim, argument)
+                one.__name__ = f"{claim.__name__}[{argument}]"
+                self(one)
+            return claim
+        return claims_of
 
     def run(self):
         """Runs all, prints a line each and the count, and ends with status 1 when any failed."""
@@ -33,3 +45,11 @@ def raised(kind, call):
     except kind as error:
         return error
     raise AssertionError(f"expected {kind.__name__}, and nothing was raised")
+
+
+def eventually(claim, seconds=20):
+    """Asks again until the claim holds, for as long as that."""
+    end = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.05)

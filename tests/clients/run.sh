@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # run.sh [HEDGE]: clients as published against the given binary: OpenAI's and Anthropic's Python and Node
-# SDKs; Ollama's client, LangChain, LlamaIndex and Vercel's AI SDK; then the routing checks, and replies
-# against OpenAI's published document. Versions are pinned in requirements*.txt and package-lock.json.
+# SDKs; Ollama's client, LangChain, LlamaIndex and Vercel's AI SDK; each with the model on this machine and
+# with clouds of two dialects; then the routing checks, and replies against OpenAI's published document.
+# Versions are pinned in requirements*.txt and package-lock.json; README.md says what is checked of each.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd ../.. && pwd)
@@ -49,7 +50,8 @@ with_config node anthropic_sdk.mjs || status=1
 
 unset SDK_TEST_KEY
 
-# Frameworks, with a cloud beside the local model, and every question put anew.
+# All clients, with two clouds beside the local model, and every question put anew. The clouds are one
+# program, which speaks OpenAI's dialect and Anthropic's.
 exec 3< <(exec "$fake_upstream" --listen 127.0.0.1:0 --key cloud-key)
 fake=$!
 read -r cloud <&3
@@ -60,12 +62,24 @@ enabled = false
 name = "fake"
 base_url = "http://$cloud/v1"
 key = "env:CLOUD_KEY"
-models = ["big"]
+models = ["big", "faulty", "broken"]
+[[upstreams]]
+name = "claude"
+dialect = "anthropic"
+base_url = "http://$cloud"
+auth = "header"
+auth_header = "x-api-key"
+key = "env:CLOUD_KEY"
+models = ["opus", "faulty", "broken"]
 TOML
-export CLOUD_KEY=cloud-key
+export CLOUD_KEY=cloud-key CLOUD_URL=http://$cloud
+with_config .venv/bin/python openai_everywhere.py || status=1
+with_config node openai_everywhere.mjs || status=1
+with_config .venv/bin/python anthropic_everywhere.py || status=1
+with_config node anthropic_everywhere.mjs || status=1
 with_config .venv-frameworks/bin/python frameworks.py || status=1
 with_config node frameworks.mjs || status=1
-unset CLOUD_KEY
+unset CLOUD_KEY CLOUD_URL
 
 .venv/bin/python routing.py "$hedge" "$fake_upstream" || status=1
 .venv/bin/python schema.py "$hedge" "$fake_upstream" || status=1

@@ -1,6 +1,6 @@
 """Replies of a running hedge against OpenAI's published document, whole and event by event.
 
-schema.py HEDGE FAKE_UPSTREAM starts both programs and the clouds of `clouds.py`. Every answer is checked for the local
+schema.py HEDGE FAKE_UPSTREAM starts both programs and the clouds of `exchanges.py`. Every answer is checked for the local
 model and for a cloud, and what clouds of other dialects say for each of those.
 """
 import base64
@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 
-import clouds
+import exchanges
 import published
 from checks import Checks
 from published import EVENTS, holds
@@ -176,15 +176,15 @@ def what_a_chat_may_ask_for_is_there_and_as_published():
 
 @check
 def chats_with_clouds_of_every_dialect_are_as_published():
-    for dialect in clouds.DIALECTS:
-        for name in clouds.EXCHANGES:
-            chat({**clouds.exchange("openai", name)["ask"], "model": f"{dialect}/{name}"})
+    for dialect in exchanges.DIALECTS:
+        for name in exchanges.EXCHANGES:
+            chat({**exchanges.exchange("openai", name)["ask"], "model": f"{dialect}/{name}"})
     reply, chunks = chat({
         "model": "openai/logprobs", "messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 2})
     assert len(reply["choices"][0]["logprobs"]["content"]) == 2 == len(deltas(chunks, "logprobs"))
     # What a cloud wrote into its cache is told.
     for dialect in ("openai", "responses", "anthropic"):
-        reply, chunks = chat({**clouds.exchange("openai", "cached")["ask"], "model": f"{dialect}/cached"})
+        reply, chunks = chat({**exchanges.exchange("openai", "cached")["ask"], "model": f"{dialect}/cached"})
         for usage in (reply["usage"], chunks[-1]["usage"]):
             assert usage["prompt_tokens_details"] == {"cached_tokens": 1024, "cache_write_tokens": 100}, usage
 
@@ -251,9 +251,9 @@ def responses_are_as_published():
 
 @check
 def responses_of_clouds_of_every_dialect_are_as_published():
-    for dialect in clouds.DIALECTS:
-        for name in clouds.EXCHANGES:
-            asked = {**clouds.exchange("responses", name)["ask"], "model": f"{dialect}/{name}"}
+    for dialect in exchanges.DIALECTS:
+        for name in exchanges.EXCHANGES:
+            asked = {**exchanges.exchange("responses", name)["ask"], "model": f"{dialect}/{name}"}
             for response in respond(asked):
                 assert response["usage"]["output_tokens"] > 0, response
             if name == "reasoning":
@@ -429,7 +429,7 @@ name = "fake"
 base_url = "http://{UPSTREAM}/v1"
 key = "env:FAKE_KEY"
 models = ["bench"]
-{clouds.upstreams(clouds.start())}
+{exchanges.upstreams(exchanges.start())}
 """
 
 
