@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderName, Response, Uri};
+use http::{HeaderMap, HeaderName, Response, StatusCode, Uri};
 use wire::anthropic::Messages;
 use wire::completions::Completions;
 use wire::gemini::{GenerateContent, StreamGenerateContent};
@@ -140,7 +140,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 #[derive(Clone, Debug)]
 pub(crate) struct Said(pub ErrorBody);
 
-/// Writes a refusal's body anew, as clients of `dialect` read it.
+/// Writes a refusal anew, as clients of `dialect` read it.
 pub(crate) fn restyle(
     response: &mut Response<Body>,
     dialect: Option<&'static dyn ServerDialect>,
@@ -150,6 +150,8 @@ pub(crate) fn restyle(
     if let (Some(Said(error)), Some(dialect)) = (said, dialect) {
         let status = response.status().as_u16();
         *response.body_mut() = Body::from(dialect.refusal(status, &error, request_id));
+        let known = StatusCode::from_u16(dialect.status(status));
+        *response.status_mut() = known.unwrap_or(response.status());
         // The router says how long the other body was.
         response.headers_mut().remove(CONTENT_LENGTH);
     }

@@ -56,7 +56,12 @@ pub trait ServerDialect: fmt::Debug + Send + Sync + 'static {
         false
     }
 
-    /// The body of a refusal with `status`. OpenAI's, unless the dialect has one of its own.
+    /// The status that this dialect's clients know for what is `ours`.
+    fn status(&self, ours: u16) -> u16 {
+        ours
+    }
+
+    /// The body of a refusal with `status`, one of ours. OpenAI's, unless the dialect has one of its own.
     fn refusal(&self, _status: u16, error: &ErrorBody, _request_id: &str) -> Vec<u8> {
         error.to_json()
     }

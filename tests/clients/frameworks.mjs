@@ -73,10 +73,14 @@ for (const [name, provider] of Object.entries(providers)) {
     async a_forced_tool_is_called_whole_and_streamed(model) {
       const [prompt] = question(model);
       const asked = ask(model, { prompt, tools: { look_up: lookUp() }, toolChoice: 'required' });
-      const { toolCalls, toolResults } = await generateText(asked);
+      const first = await generateText(asked);
+      const { toolCalls, toolResults } = first;
       assert.ok([CITY, 'Porto'].includes(toolCalls[0].input.city), JSON.stringify(toolCalls));
       assert.equal(toolResults[0].output, 'sunny');
       assert.deepEqual((await streamText(asked).toolCalls)[0].input, toolCalls[0].input);
+      const messages = [{ role: 'user', content: prompt }, ...first.response.messages];
+      const second = await generateText(ask(model, { messages, tools: { look_up: lookUp() } }));
+      assert.ok(second.text || second.toolCalls.length > 0);
     },
     async a_reply_keeps_to_a_schema(model) {
       const schema = jsonSchema({
@@ -128,6 +132,12 @@ for (const [name, provider] of Object.entries(providers)) {
         assert.deepEqual(heard, [CITY]);
         assert.match(JSON.stringify((await sent()).messages.at(-1)), /sunny/);
       }
+    },
+    async stop_strings_and_bounds_are_kept(model) {
+      const cut = await generateText(ask(model, { prompt: 'hi', stopSequences: ['t3'] }));
+      assert.equal(cut.text, 't0 t1 t2 ');
+      const short = await generateText(ask(model, { prompt: 'hi', maxOutputTokens: 2 }));
+      assert.deepEqual([short.text, short.finishReason], ['t0 t1 ', 'length']);
     },
     async thoughts_are_told_and_counted(model) {
       const providerOptions = isAnthropic

@@ -111,6 +111,23 @@ def ollama_calls_tools_and_answers_them(model):
     assert [call.function.name for call in calls] == ["weather"], calls
 
 
+@check
+def ollama_tells_the_local_model_what_a_tool_said():
+    call = {"function": {"name": "weather", "arguments": {"place": "Lisbon"}}}
+    turns = [*said(question(LOCAL)[0]), {"role": "assistant", "content": "", "tool_calls": [call]},
+             {"role": "tool", "tool_name": "weather", "content": "sunny"}]
+    reply = client.chat(LOCAL, turns, tools=[weather], options=GREEDY)
+    assert reply.message.content or reply.message.tool_calls, reply
+
+
+@check.each(*CLOUDS)
+def ollama_keeps_stop_strings_and_bounds(model):
+    cut = client.chat(model, said("hi"), options={**GREEDY, "stop": ["t3"]})
+    assert (cut.message.content, cut.done_reason) == ("t0 t1 t2 ", "stop"), cut
+    short = client.chat(model, said("hi"), options={**GREEDY, "num_predict": 2})
+    assert (short.message.content, short.done_reason) == ("t0 t1 ", "length"), short
+
+
 @check.each(*CLOUDS)
 def ollama_thinks_aloud(model):
     for stream in (False, True):
@@ -227,6 +244,14 @@ def langchain_takes_tools_round(model):
     assert langchain(model).bind_tools([tool(weather)]).invoke(turns).content
 
 
+@check.each(*CLOUDS)
+def langchain_keeps_stop_strings_and_tells_what_was_cached(model):
+    assert langchain(model).invoke("hi", stop=["t3"]).content == "t0 t1 t2 "
+    assert langchain(model, max_tokens=2).invoke("hi").response_metadata["finish_reason"] == "length"
+    usage = langchain(model).invoke("[[fake tokens=3 cached=5]]").usage_metadata
+    assert usage["input_token_details"]["cache_read"] == 5, usage
+
+
 @check.each(*EVERYWHERE)
 def langchain_keeps_to_a_schema(model):
     for method in ("json_schema", "function_calling"):
@@ -317,6 +342,25 @@ def llama_index_takes_tools_round(model):
     # This runs the tool by itself.
     answered = llm.predict_and_call(tools, user_msg=CALLS)
     assert answered.response == "sunny in Lisbon", answered
+
+
+@check
+def llama_index_takes_tools_round_with_the_local_model():
+    text, _ = question(LOCAL)
+    llm, tools = llama_index(LOCAL, max_tokens=200), [FunctionTool.from_defaults(weather)]
+    reply = llm.chat_with_tools(tools, user_msg=text, tool_required=True)
+    call = llm.get_tool_calls_from_response(reply)[0]
+    assert call.tool_name == "weather" and call.tool_kwargs["place"], call
+    result = ChatMessage(role="tool", content="sunny", additional_kwargs={"tool_call_id": call.tool_id})
+    turns = [ChatMessage(role="user", content=text), reply.message, result]
+    assert llm.chat_with_tools(tools, chat_history=turns).message.blocks
+
+
+@check.each(*CLOUDS)
+def llama_index_keeps_stop_strings_and_tells_what_was_cached(model):
+    assert llama_index(model).complete("hi", stop=["t3"]).text == "t0 t1 t2 "
+    usage = llama_index(model).complete("[[fake tokens=3 cached=5]]").raw.usage
+    assert usage.prompt_tokens_details.cached_tokens == 5, usage
 
 
 @check.each(*EVERYWHERE)

@@ -140,6 +140,12 @@ checks.each(CLOUDS, {
     assert.match(await runner.finalContent(), /^t0 t1 /);
     assert.deepEqual(heard, [CITY]);
   },
+  async a_stop_string_and_the_token_bound_are_kept(model) {
+    const cut = (await chat(model, 'hi', { stop: ['t3'] })).choices[0];
+    assert.deepEqual([cut.message.content, cut.finish_reason], ['t0 t1 t2 ', 'stop']);
+    const short = (await chat(model, 'hi', { max_completion_tokens: 2 })).choices[0];
+    assert.deepEqual([short.message.content, short.finish_reason], ['t0 t1 ', 'length']);
+  },
   async thoughts_and_the_cache_are_counted(model) {
     const changes = { temperature: undefined, reasoning_effort: 'low' };
     const { choices, usage } = await chat(model, '[[fake tokens=3 think=2 cached=5]]', changes);

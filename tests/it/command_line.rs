@@ -1,10 +1,22 @@
 //! The commands that do not serve.
 
+use std::net::{SocketAddr, TcpListener};
 use std::process::Output;
+
+use loadtest::{FakeConfig, FakeUpstream};
 
 use crate::harness::hedge;
 
 fn output(arguments: &[&str], config: &str) -> (Output, String) {
+    output_with(arguments, config, &[])
+}
+
+/// The same with further variables in the environment.
+fn output_with(
+    arguments: &[&str],
+    config: &str,
+    variables: &[(&str, &str)],
+) -> (Output, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hedge.toml");
     std::fs::write(&file, config).unwrap();
@@ -12,6 +24,7 @@ fn output(arguments: &[&str], config: &str) -> (Output, String) {
         .args(arguments)
         .env("HEDGE_CONFIG", &file)
         .env("XDG_DATA_HOME", folder.path())
+        .envs(variables.iter().copied())
         .output()
         .unwrap();
     let said = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
@@ -31,6 +44,52 @@ fn check_names_every_fault_at_once_and_keeps_secrets() {
         assert!(said.contains(path), "{path} is not named:\n{said}");
     }
     assert!(!said.contains("sk-inline-secret"), "{said}");
+}
+
+#[test]
+fn doctor_says_of_each_upstream_whether_it_answers_and_of_the_link_what_follows() {
+    let fake = FakeUpstream::start(FakeConfig {
+        key: Some("sk-right".to_owned()),
+        ..FakeConfig::default()
+    })
+    .unwrap();
+    let here = fake.addr();
+    // Nobody listens there once it is dropped.
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let upstream = |name: &str, addr: SocketAddr, more: &str| {
+        format!(
+            "[[upstreams]]\nname = \"{name}\"\nbase_url = \"http://{addr}/v1\"\nmodels = [\"m\"]\n\
+             trust = \"public\"\n{more}\n"
+        )
+    };
+    let away = upstream("away", gone, "");
+    let config = [
+        upstream("right", here, "key = \"env:RIGHT_KEY\""),
+        upstream("wrong", here, "key = \"env:WRONG_KEY\""),
+        upstream(
+            "claude",
+            here,
+            "dialect = \"anthropic\"\nauth = \"header\"\nauth_header = \"x-api-key\"\nkey = \"env:RIGHT_KEY\"",
+        ),
+        away.clone(),
+    ]
+    .concat();
+    let keys = [("RIGHT_KEY", "sk-right"), ("WRONG_KEY", "sk-wrong")];
+    let (output, said) = output_with(&["doctor"], &config, &keys);
+    assert!(!output.status.success(), "{said}");
+    for line in [
+        format!("right (openai at {here}, key set) answers"),
+        format!("wrong (openai at {here}, key set) refuses the key"),
+        format!("claude (anthropic at {here}, key set) answers"),
+        format!("away (openai at {gone}, without a key) cannot be reached: Connection refused"),
+        "online: 3 of 4 public upstreams answer".to_owned(),
+    ] {
+        assert!(said.contains(&line), "{line} is not said:\n{said}");
+    }
+    assert!(!said.contains("sk-"), "{said}");
+    let (_, said) = self::output(&["doctor"], &away);
+    let offline = "offline: none of 1 public upstreams can be reached";
+    assert!(said.contains(offline), "{said}");
 }
 
 /// `hedge check` said ok, and `hedge serve` went down behind its banner.

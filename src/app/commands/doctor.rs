@@ -3,6 +3,7 @@
 mod gpu;
 mod look;
 mod pools;
+mod upstreams;
 
 use std::fmt;
 use std::process::ExitCode;

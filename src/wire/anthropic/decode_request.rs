@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::decode_messages::{read_messages, read_system};
 use super::decode_settings::{Asked, read_format, read_reasoning};
 use super::decode_tools::{read_tool_choice, read_tools};
+use super::error_body::THREAD_UNSUPPORTED;
 use crate::fields::{Fields, Path, add_unknown, array, bounded};
 use crate::request_fault as fault;
 use crate::strict_json;
@@ -63,6 +64,7 @@ fn read(body: &Bytes, purpose: Purpose) -> Result<(ChatRequest, Asked), BadReque
     }
     let mut fields = Fields::open(Path::Root, value)?;
     let mut extra = Extra::new();
+    refuse_thread(&mut fields)?;
     let model = ModelAlias::new(fields.required_name("model", MODEL_BYTES_MAX)?);
     let mut messages: Vec<Message> = read_system(&mut fields)?.into_iter().collect();
     read_messages(&mut fields, &mut messages)?;
@@ -97,6 +99,19 @@ fn read(body: &Bytes, purpose: Purpose) -> Result<(ChatRequest, Asked), BadReque
         ..ChatRequest::new(model.as_str(), messages)
     };
     Ok((request, asked))
+}
+
+/// The beta "Threads", where the server holds the conversation and later requests bring what is new
+/// alone. None is held here, and the first turn must say so: after it the SDK's tool runner sends results
+/// without their calls. It goes on without threads when it reads this code (type
+/// `ThreadUnsupportedRequestError` of anthropic-sdk-python 2.10.0, read 2026-11).
+fn refuse_thread(fields: &mut Fields<'_>) -> Result<(), BadRequest> {
+    if fields.take("thread").is_none() {
+        return Ok(());
+    }
+    let words = "Unsupported parameter: 'thread'. No conversation is kept here; send all of it, without \
+                 'thread'.";
+    Err(BadRequest::at("thread", words).with_code(THREAD_UNSUPPORTED))
 }
 
 fn read_output_tokens_max(

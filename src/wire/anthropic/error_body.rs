@@ -16,7 +16,21 @@ struct Envelope<'a> {
 struct Body<'a> {
     r#type: &'static str,
     message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Details>,
 }
+
+/// What programs may act on.
+#[derive(Serialize)]
+struct Details {
+    error_code: &'static str,
+}
+
+/// The one code of ours that Anthropic has too, and that its SDKs act on.
+pub(super) const THREAD_UNSUPPORTED: &str = "thread_unsupported_request";
+
+/// Too busy, in Anthropic's API.
+const OVERLOADED: u16 = 529;
 
 /// `{"type": "error", "error": {"type", "message"}, "request_id"}`. In a stream there is no id.
 pub(super) fn error_body(status: u16, error: &ErrorBody, request_id: Option<&str>) -> Vec<u8> {
@@ -25,13 +39,24 @@ pub(super) fn error_body(status: u16, error: &ErrorBody, request_id: Option<&str
         error: Body {
             r#type: kind(status),
             message: &error.message,
+            details: (error.code.as_deref() == Some(THREAD_UNSUPPORTED)).then_some(Details {
+                error_code: THREAD_UNSUPPORTED,
+            }),
         },
         request_id,
     };
     serde_json::to_vec(&envelope).expect("strings always serialize")
 }
 
-/// The status stays ours: 503 where Anthropic has 529, and 429 for a budget that is spent.
+/// The status by which Anthropic's clients know what ours says: their classes of errors go by it.
+pub(super) fn status(ours: u16) -> u16 {
+    match ours {
+        503 => OVERLOADED,
+        same => same,
+    }
+}
+
+/// 429 stands for a budget that is spent, too.
 fn kind(status: u16) -> &'static str {
     match status {
         401 => "authentication_error",
@@ -40,7 +65,7 @@ fn kind(status: u16) -> &'static str {
         404 => "not_found_error",
         413 => "request_too_large",
         429 => "rate_limit_error",
-        503 | 529 => "overloaded_error",
+        503 | OVERLOADED => "overloaded_error",
         504 => "timeout_error",
         // Anthropic has this type for every other status of the kind.
         400..=499 => "invalid_request_error",
@@ -88,6 +113,13 @@ mod tests {
             });
             assert_eq!(read, expected, "{status}");
         }
+        let unthreaded = ErrorBody {
+            code: Some(THREAD_UNSUPPORTED.into()),
+            ..error.clone()
+        };
+        let read: Value = serde_json::from_slice(&error_body(400, &unthreaded, None)).unwrap();
+        assert_eq!(read["error"]["details"]["error_code"], THREAD_UNSUPPORTED);
+        assert_eq!([status(503), status(529), status(429)], [529, 529, 429]);
         let written = error_body(500, &error, None);
         assert!(!String::from_utf8(written).unwrap().contains("request_id"));
     }

@@ -13,7 +13,7 @@ use super::decode_stream::Decoder;
 use super::encode_reply::encode_reply;
 use super::encode_request::encode_request;
 use super::encode_stream::{PING, StreamEncoder};
-use super::error_body::error_body;
+use super::error_body::{error_body, status};
 use crate::openai::{ErrorBody, ErrorReply, Framing};
 use crate::{ClientDialect, Decoded, ReplyEncoder, ServerDialect, StreamDecoder};
 
@@ -33,6 +33,10 @@ impl ServerDialect for Messages {
             stream: None,
         });
         Ok(Decoded { request, encoder })
+    }
+
+    fn status(&self, ours: u16) -> u16 {
+        status(ours)
     }
 
     fn refusal(&self, status: u16, error: &ErrorBody, request_id: &str) -> Vec<u8> {

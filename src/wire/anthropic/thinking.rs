@@ -11,6 +11,7 @@
 //! | medium | 8,192 | `medium` |
 //! | high | 24,576 | `high` |
 //! | xhigh | 32,768 | `xhigh` |
+//! | not said, and thoughts are to be shown | 8,192 | nothing; thinking is on |
 //!
 //! A budget becomes the effort of the first row that has as much.
 
@@ -96,7 +97,15 @@ pub(super) fn thinking(model: &str, reasoning: Reasoning, reply_max: Option<Toke
     let effort = reasoning.effort.or(reasoning.tokens_max.map(effort_of));
     let knob = Knob::of(model);
     match (knob, effort) {
-        (_, None) => Thinking::default(),
+        (_, None) if reasoning.is_shown != Some(true) => Thinking::default(),
+        // Who is to be shown thoughts wants some, and says nothing of how many.
+        (Knob::Adaptive | Knob::AlwaysAdaptive, None) => Thinking {
+            thinking: Some(adaptive(reasoning.is_shown)),
+            ..Thinking::default()
+        },
+        (Knob::Other | Knob::Budget, None) => {
+            enabled(budget_of(Effort::Medium), reasoning.is_shown, reply_max)
+        }
         (Knob::Other, Some(Effort::None)) => Thinking {
             thinking: Some(json!({"type": "disabled"})),
             ..Thinking::default()
@@ -240,6 +249,29 @@ mod tests {
             asked("claude-opus-5", None, Some(5000), None).effort,
             Some("medium")
         );
+    }
+
+    #[test]
+    fn who_asks_to_be_shown_thoughts_gets_some() {
+        let shown = |model: &str, is_shown| {
+            let reasoning = Reasoning {
+                is_shown,
+                ..Reasoning::default()
+            };
+            thinking(model, reasoning, None)
+        };
+        for model in ["claude-opus-4-6", "claude-opus-5"] {
+            let adaptive = json!({"type": "adaptive", "display": "summarized"});
+            let asked = shown(model, Some(true));
+            assert_eq!((asked.thinking, asked.effort), (Some(adaptive), None));
+        }
+        for model in ["claude-opus-4-5", "kimi"] {
+            assert_eq!(shown(model, Some(true)).budget, 8192, "{model}");
+        }
+        for is_shown in [None, Some(false)] {
+            let asked = shown("claude-opus-5", is_shown);
+            assert_eq!(asked, Thinking::default(), "{is_shown:?}");
+        }
     }
 
     #[test]

@@ -318,7 +318,7 @@ async fn a_failure_behind_us_has_anthropics_words() {
     let raw = ask(node.client, counted).await;
     assert_eq!(
         (raw.status, refusal(&raw).0.as_str()),
-        (503, "overloaded_error")
+        (529, "overloaded_error")
     );
 }
 

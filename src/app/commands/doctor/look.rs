@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context;
 use domain::HealthState;
-use providers::{Auth, Transport, UpstreamConfig};
-use reqwest::{Client, StatusCode};
+use providers::Transport;
+use reqwest::Client;
 use serde::Deserialize;
 
 use super::gpu::Gpus;
+use super::upstreams::{self, LOOK_MAX};
 use super::{Line, pools};
 use crate::assembly::Assembly;
 use crate::cli::ConfigArgs;
@@ -21,8 +21,6 @@ use crate::fleet::mebibytes;
 use crate::local::{self, Absent, LocalFault, LocalModel, Located};
 use crate::{bundled, client, embedder};
 
-/// Patience with an upstream that is only looked at.
-const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Longest answer read of a hedge that runs.
 const READY_BYTES_MAX: usize = 64 * 1024;
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
@@ -55,7 +53,7 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
     let runtime = crate::commands::runtime()?;
     lines.extend(runtime.block_on(running(config, &http.client)));
     lines.extend(runtime.block_on(pools::look(config, &http.transport())));
-    lines.extend(upstreams(config, &http.client)?);
+    lines.extend(runtime.block_on(upstreams::look(config, &http.client)));
     Ok(lines)
 }
 
@@ -315,6 +313,8 @@ fn port(what: &'static str, address: SocketAddr) -> Line {
 /// What `/readyz` says, of which this reads a part.
 #[derive(Default, Deserialize)]
 struct Ready {
+    #[serde(default)]
+    link: Option<String>,
     backends: Vec<BackendState>,
 }
 
@@ -340,7 +340,12 @@ async fn running(config: &Config, client: &Client) -> Vec<Line> {
         body.extend_from_slice(&chunk);
     }
     let ready: Ready = serde_json::from_slice(&body).unwrap_or_default();
-    ready.backends.iter().map(backend).collect()
+    running_lines(&ready)
+}
+
+fn running_lines(ready: &Ready) -> Vec<Line> {
+    let link = ready.link.as_deref().map(upstreams::running_link);
+    ready.backends.iter().map(backend).chain(link).collect()
 }
 
 fn backend(backend: &BackendState) -> Line {
@@ -359,84 +364,6 @@ fn rules(config: &Config, located: Option<&Located>, transport: &Transport) -> L
     match Assembly::build(config, &cards, transport) {
         Ok(_) => Line::ok("routes", config.routes.name.clone()),
         Err(faults) => Line::fail("routes", faults.to_string(), "hedge check"),
-    }
-}
-
-fn upstreams(config: &Config, client: &Client) -> anyhow::Result<Vec<Line>> {
-    if config.upstreams.is_empty() {
-        return Ok(vec![Line::ok(
-            "upstreams",
-            "none; everything is answered here",
-        )]);
-    }
-    let runtime = crate::commands::runtime()?;
-    Ok(runtime.block_on(async {
-        let looks = config
-            .upstreams
-            .iter()
-            .map(|upstream| look_at(upstream, client));
-        futures::future::join_all(looks).await
-    }))
-}
-
-/// Asks for the list of models, which costs nothing.
-async fn look_at(upstream: &UpstreamConfig, client: &Client) -> Line {
-    let what = "upstream";
-    let name = &upstream.name;
-    let base = upstream.base_url.trim_end_matches('/');
-    let mut request = client.get(format!("{base}/models")).timeout(LOOK_MAX);
-    if let Some((name, value)) = upstream.auth.header() {
-        request = request.header(name, value);
-    }
-    match request.send().await {
-        Ok(response) => match response.status() {
-            // Signatures and tokens are for chats; that it refuses to be asked without shows it there.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_asked_without(upstream) => {
-                Line::ok(
-                    what,
-                    format!("{name} answers; its credentials were not tried"),
-                )
-            }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Line::fail(
-                what,
-                format!("{name} refuses the key"),
-                format!("look at the key of upstream `{name}`"),
-            ),
-            // Some have no such list; they are there all the same.
-            status if status.is_success() || status == StatusCode::NOT_FOUND => {
-                let key = if upstream.auth == Auth::None {
-                    ", without a key"
-                } else {
-                    ""
-                };
-                Line::ok(what, format!("{name} answers{key}"))
-            }
-            status => Line::warn(
-                what,
-                format!("{name} answers with status {}", status.as_u16()),
-                "look at its base_url, up to and including /v1",
-            ),
-        },
-        Err(error) => {
-            let why = if error.is_timeout() {
-                "does not answer in time"
-            } else {
-                "cannot be reached"
-            };
-            Line::fail(
-                what,
-                format!("{name} {why}"),
-                "look at base_url, the network, and proxies",
-            )
-        }
-    }
-}
-
-/// True for credentials that are made for each request.
-fn is_asked_without(upstream: &UpstreamConfig) -> bool {
-    match &upstream.auth {
-        Auth::Aws(_) | Auth::Entra(_) => true,
-        Auth::None | Auth::Bearer(_) | Auth::Header { .. } => false,
     }
 }
 
@@ -507,12 +434,14 @@ mod tests {
 
     #[test]
     fn a_backend_that_is_down_is_shown_with_its_reason() {
-        let body = r#"{"status":"not ready","backends":[
+        let body = r#"{"status":"not ready","link":"offline","backends":[
             {"name":"local","state":"down","reason":"quarantined"},{"name":"far","state":"ready"}]}"#;
         let ready: Ready = serde_json::from_str(body).unwrap();
-        let lines: Vec<Line> = ready.backends.iter().map(backend).collect();
+        let lines = running_lines(&ready);
         assert_eq!(lines[0].state, State::Warn);
         assert_eq!(lines[0].found, "local is down: quarantined");
         assert_eq!(lines[1], Line::ok("running", "far is ready"));
+        assert_eq!(lines[2].state, State::Warn);
+        assert_eq!(lines[2].found, "the hedge that runs is offline");
     }
 }

@@ -651,6 +651,13 @@ fn thinking_is_read_in_all_its_forms() {
 }
 
 #[test]
+fn threads_are_refused_with_the_code_that_clients_act_on() {
+    let body = body_with(r#""thread":{"type":"create"},"#);
+    check_refusal(body, "thread", "thread_unsupported_request");
+    accepts(r#""thread":null"#);
+}
+
+#[test]
 fn results_and_words_of_one_message_keep_their_order() {
     let request = accepts_messages(
         r#"[{"role":"user","x":1,"content":[
