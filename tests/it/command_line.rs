@@ -12,11 +12,7 @@ fn output(arguments: &[&str], config: &str) -> (Output, String) {
 }
 
 /// The same with further variables in the environment.
-fn output_with(
-    arguments: &[&str],
-    config: &str,
-    variables: &[(&str, &str)],
-) -> (Output, String) {
+fn output_with(arguments: &[&str], config: &str, variables: &[(&str, &str)]) -> (Output, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hedge.toml");
     std::fs::write(&file, config).unwrap();
@@ -55,7 +51,10 @@ fn doctor_says_of_each_upstream_whether_it_answers_and_of_the_link_what_follows(
     .unwrap();
     let here = fake.addr();
     // Nobody listens there once it is dropped.
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let upstream = |name: &str, addr: SocketAddr, more: &str| {
         format!(
             "[[upstreams]]\nname = \"{name}\"\nbase_url = \"http://{addr}/v1\"\nmodels = [\"m\"]\n\
