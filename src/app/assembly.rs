@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use domain::{Backend, BackendCard, Health, Principal};
-use pipeline::{CacheRules, OfflineRules, Patience, Prices, Snapshot};
+use pipeline::{CacheRules, ImageRules, OfflineRules, Patience, Prices, Snapshot};
 use policy::{
     CacheSecret, CustomRule, Roster, RosterEntry, RoutePolicy, RuleFault, ScanRuleFault, ScanRules,
     check_aliases,
@@ -12,6 +12,7 @@ use policy::{
 use providers::{LinkState, Pool, PoolConfigError, SystemResolver, Transport, Upstream};
 use store::StaticKeys;
 
+use crate::client;
 use crate::config::{Config, ConfigFaults, Findings, upstream_fault_key};
 
 /// The replaceable part of a node. Made whole or not at all.
@@ -20,6 +21,7 @@ pub struct Assembly {
     scan: ScanRules,
     upstreams: Vec<Arc<dyn Backend>>,
     pools: Vec<Arc<Pool>>,
+    images: Option<ImageRules>,
     pub keys: StaticKeys,
     link: Arc<LinkState>,
     config: Config,
@@ -48,6 +50,7 @@ impl Assembly {
         let upstreams = upstreams(config, transport, &mut findings);
         let pools = pools(config, transport, &mut findings);
         let scan = scan_rules(config, &mut findings);
+        let images = images(config, &mut findings);
         let routes = match RoutePolicy::parse(&config.routes.name, &config.routes.text) {
             Ok(routes) => Some(routes),
             Err(faults) => {
@@ -70,6 +73,7 @@ impl Assembly {
                 scan,
                 upstreams,
                 pools,
+                images,
                 keys: keys(config),
                 link: Arc::clone(transport.link()),
                 config: config.clone(),
@@ -135,6 +139,7 @@ impl Assembly {
         .with_breaker(self.config.breaker)
         .with_rescue(self.config.rescue)
         .with_offline(self.offline())
+        .with_images(self.images.clone())
     }
 
     fn offline(&self) -> OfflineRules {
@@ -189,6 +194,17 @@ fn pools(config: &Config, transport: &Transport, findings: &mut Findings) -> Vec
         }
     }
     pools
+}
+
+fn images(config: &Config, findings: &mut Findings) -> Option<ImageRules> {
+    let settings = config.images.as_ref()?;
+    match client::fetcher(&settings.rules) {
+        Ok(fetcher) => Some(ImageRules::new(Arc::new(fetcher), settings.limits)),
+        Err(error) => {
+            findings.fault("images.fetch", format!("no client can be made: {error}"));
+            None
+        }
+    }
 }
 
 fn scan_rules(config: &Config, findings: &mut Findings) -> Option<ScanRules> {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use providers::{DirectRules, Proxies, Transport};
+use providers::{DirectRules, FetchRules, Fetcher, Proxies, Transport};
 use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
@@ -68,6 +68,16 @@ pub fn build() -> Result<HttpClient, reqwest::Error> {
         client: builder().tls_certs_only([]).build()?,
         has_certificates: false,
     })
+}
+
+/// A client of its own for images, which callers choose the addresses of.
+///
+/// # Errors
+/// TLS cannot be set up at all.
+pub fn fetcher(rules: &FetchRules) -> Result<Fetcher, reqwest::Error> {
+    let fetcher = Fetcher::new(builder(), rules.clone());
+    // Without certificates, as above.
+    fetcher.or_else(|_| Fetcher::new(builder().tls_certs_only([]), rules.clone()))
 }
 
 fn builder() -> ClientBuilder {

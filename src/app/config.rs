@@ -13,6 +13,7 @@ mod catalogue;
 mod embeddings;
 mod failures;
 mod faults;
+mod images;
 mod models;
 mod overlay;
 mod pools;
@@ -41,6 +42,7 @@ use providers::{PoolConfig, UpstreamConfig};
 pub use catalogue::Catalogue;
 pub use embeddings::EncoderSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
+pub use images::ImageSettings;
 pub use models::{ModelFile, Stay, model_schema};
 pub use overlay::Override;
 #[cfg(test)]
@@ -88,6 +90,8 @@ pub struct Config {
     pub limits: LimitSettings,
     pub rescue: RescueRules,
     pub offline: OfflineSettings,
+    /// `None` where none is fetched.
+    pub images: Option<ImageSettings>,
     pub shutdown_grace: Duration,
     pub log: RawLog,
     pub data_dir: PathBuf,
@@ -143,6 +147,7 @@ impl Config {
         let limits = sections::limits(&raw.limits, findings);
         let rescue = trouble::rescue(&raw.rescue, findings);
         let offline = trouble::offline(&raw.offline, findings);
+        let images = images::images(&raw.images, findings);
         pools::warn_of_patience(&pools, limits.first_content_last, findings);
         let data_dir = data_dir(around.environment);
         let config = Self {
@@ -169,6 +174,7 @@ impl Config {
             limits,
             rescue,
             offline,
+            images,
             shutdown_grace: Duration::from_secs(raw.shutdown.grace_s),
             log: raw.log.clone(),
             depot_dir: depot_dir(raw, around.environment),

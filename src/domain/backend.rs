@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackendName, BadRequest, ChatStream, Classify, Embeddings, Fault, Outbound, Resume, Tokenizer,
-    Tokens, Trust,
+    BackendName, BadRequest, ChatRequest, ChatStream, Classify, Embeddings, Fault, ImageAddresses,
+    Outbound, Resume, Tokenizer, Tokens, Trust,
 };
 
 /// Something that answers chats: an engine on this machine, or an upstream.
@@ -52,6 +52,15 @@ pub trait Backend: Send + Sync + 'static {
     /// How `model` of the card reads text, where that can be asked. A wrapper passes it on.
     fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
         None
+    }
+
+    /// What becomes of the images that `request` names by address. A wrapper passes it on.
+    fn image_addresses(&self, _request: &ChatRequest) -> ImageAddresses {
+        match self.card().tier {
+            Tier::Engine => ImageAddresses::Refused,
+            Tier::Pool => ImageAddresses::Doubtful,
+            Tier::Upstream => ImageAddresses::Taken,
+        }
     }
 
     /// How `model` of the card goes on with an answer that broke off. A wrapper passes it on.

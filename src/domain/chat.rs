@@ -389,6 +389,12 @@ impl ChatRequest {
         self.has_part(|part| matches!(part, Part::Image(_)))
     }
 
+    /// Whether it names an image by address.
+    #[must_use]
+    pub fn has_image_addresses(&self) -> bool {
+        self.has_part(|part| matches!(part, Part::Image(image) if !image.is_inline()))
+    }
+
     #[must_use]
     pub fn has_audio(&self) -> bool {
         self.has_part(|part| matches!(part, Part::Audio(_)))
@@ -655,7 +661,8 @@ impl fmt::Debug for Part {
     }
 }
 
-/// An image by address or as a data URL. Never fetched by us.
+/// An image by address or as a data URL. What is at an address is fetched only where the operator lets
+/// it be ([`crate::ImageFetcher`]).
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
     pub url: String,

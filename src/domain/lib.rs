@@ -35,6 +35,7 @@ mod embed;
 mod event;
 mod fault;
 mod ids;
+mod image;
 mod link;
 mod lora;
 mod price;
@@ -65,6 +66,7 @@ pub use event::{
 };
 pub use fault::{BadRequest, Classify, Fault};
 pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Tokens};
+pub use image::{FetchFault, FetchedImage, ImageAddresses, ImageFetcher};
 pub use link::Link;
 pub use lora::{LoraAdapter, LoraEntry, lora};
 pub use price::{Price, Rates};

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::images::ImageRules;
 use crate::offline::OfflineRules;
 use crate::rescue::RescueRules;
 use domain::{Backend, BackendCard, BackendName, Embedder, ModelAlias, Price, Reranker};
@@ -35,6 +36,7 @@ pub struct Snapshot {
     breaker: BreakerRules,
     rescue: RescueRules,
     offline: OfflineRules,
+    images: Option<ImageRules>,
 }
 
 /// What upstreams' models cost.
@@ -75,6 +77,7 @@ impl Snapshot {
             breaker: BreakerRules::default(),
             rescue: RescueRules::default(),
             offline: OfflineRules::default(),
+            images: None,
         }
     }
 
@@ -127,6 +130,17 @@ impl Snapshot {
 
     pub(crate) fn offline(&self) -> &OfflineRules {
         &self.offline
+    }
+
+    /// The same with images fetched. Without, none is.
+    #[must_use]
+    pub fn with_images(mut self, images: Option<ImageRules>) -> Self {
+        self.images = images;
+        self
+    }
+
+    pub(crate) fn images(&self) -> Option<&ImageRules> {
+        self.images.as_ref()
     }
 
     /// The same with prices. Without, no cost is known of what upstreams answer.

@@ -1,5 +1,6 @@
 //! The trunk with scripted backends under paused time.
 
+mod images;
 mod offline;
 mod rescue;
 

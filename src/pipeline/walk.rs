@@ -19,11 +19,13 @@ use domain::{
     Tokens,
 };
 use policy::{ANY_MODEL, Candidate, Equal, Plan, Roster, conversation, name_hash, order};
+use tokio::sync::OnceCell;
 use tracing::debug;
 
 use crate::answer::RouteLabel;
 use crate::attempt::{Attempt, Head};
 use crate::hedge::{LATE_PERCENT, Race, SAMPLES_MIN, race};
+use crate::images::{Fetched, Wanted, wanted};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
 use crate::trunk::SCAN_INLINE_BYTES_MAX;
@@ -110,6 +112,8 @@ pub(crate) struct Walk {
     /// Who follows must be none of these, whose filters did not let the content pass.
     refused_by: Vec<usize>,
     retries: AtomicU32,
+    /// Images at addresses, once the first candidate needed them.
+    images: OnceCell<Result<Fetched, BackendError>>,
 }
 
 impl Walk {
@@ -136,6 +140,7 @@ impl Walk {
             context_above: None,
             refused_by: Vec::new(),
             retries: AtomicU32::new(0),
+            images: OnceCell::new(),
         };
         walk.balance(request);
         walk
@@ -238,8 +243,10 @@ impl Walk {
         is_last: bool,
     ) -> Result<Result<Begun, Failed>, Fault> {
         let body_bytes = self.caller.body_bytes;
-        let call = self.seal(&candidate, request, body_bytes).await?;
-        Ok(self.ask(candidate, call, is_last).await)
+        match self.seal(&candidate, request, body_bytes).await? {
+            Ok(call) => Ok(self.ask(candidate, call, is_last).await),
+            Err(error) => Ok(Err(Failed::new(&candidate, error))),
+        }
     }
 
     /// The same for a request that goes on with an answer; `resume` says how.
@@ -255,7 +262,10 @@ impl Walk {
     ) -> Result<Result<Begun, Failed>, Fault> {
         let said: usize = request.messages.last().map_or(0, |said| said.text().len());
         let body_bytes = self.caller.body_bytes + said;
-        let mut call = self.seal(&candidate, request, body_bytes).await?;
+        let mut call = match self.seal(&candidate, request, body_bytes).await? {
+            Ok(call) => call,
+            Err(error) => return Ok(Err(Failed::new(&candidate, error))),
+        };
         if matches!(resume, Resume::Exact | Resume::Repeating) {
             call = call.resuming();
         }
@@ -309,15 +319,21 @@ impl Walk {
             (candidates[at].clone(), candidates[beside].clone())
         };
         let body_bytes = self.caller.body_bytes;
-        let call = self.seal(&first, request.clone(), body_bytes).await?;
+        let call = match self.seal(&first, request.clone(), body_bytes).await? {
+            Ok(call) => call,
+            Err(error) => {
+                self.next = at + 1;
+                return Ok(Step::failed(Failed::new(&first, error)));
+            }
+        };
         let one = self.attempt(&first, false);
         let other = self.attempt(&second, self.fit_from(beside + 1).is_none());
         let start = async || {
             if !self.ward.take_retry() {
                 return None;
             }
-            let call = self.seal(&second, request.clone(), body_bytes).await.ok()?;
-            Some(other.run(call))
+            let call = self.seal(&second, request.clone(), body_bytes).await;
+            Some(other.run(call.ok()?.ok()?))
         };
         let race = race(one.run(call), late, start).await;
         let failed = |candidate: &Candidate, error: Option<BackendError>| -> Vec<Failed> {
@@ -371,13 +387,24 @@ impl Walk {
         Ok(step)
     }
 
-    /// Long requests are masked where they hold up nobody.
+    /// The request as the candidate gets it. Long ones are masked where they hold up nobody.
+    ///
+    /// # Errors
+    /// The outer one ends the exchange; the inner one is the candidate's.
     async fn seal(
         &self,
         candidate: &Candidate,
         request: ChatRequest,
         body_bytes: usize,
-    ) -> Result<Outbound, Fault> {
+    ) -> Result<Result<Outbound, BackendError>, Fault> {
+        let (request, body_bytes) = if request.has_image_addresses() {
+            match self.with_images(candidate, request).await {
+                Ok((request, bytes)) => (request, body_bytes + bytes),
+                Err(error) => return Ok(Err(error)),
+            }
+        } else {
+            (request, body_bytes)
+        };
         let seal = {
             let id = self.caller.request_id.clone();
             let model = candidate.model.clone();
@@ -391,10 +418,29 @@ impl Walk {
             let sealing = tokio::task::spawn_blocking(seal).await;
             sealing.map_err(|_| Fault::Internal)?
         };
-        Ok(sealed
+        Ok(Ok(sealed
             .of_body_bytes(body_bytes)
             .for_team(self.caller.team.clone())
-            .with_priority(self.caller.priority))
+            .with_priority(self.caller.priority)))
+    }
+
+    /// Images in the places of their addresses, where the candidate takes bytes alone; and how much
+    /// longer that made the request.
+    async fn with_images(
+        &self,
+        candidate: &Candidate,
+        request: ChatRequest,
+    ) -> Result<(ChatRequest, usize), BackendError> {
+        let takes = self.snapshot.backends()[candidate.backend].image_addresses(&request);
+        let rules = match wanted(&request, takes, self.snapshot.images())? {
+            Wanted::Addresses => return Ok((request, 0)),
+            Wanted::Fetched(rules) => rules,
+        };
+        let fetching = || rules.fetch(&request, &self.findings);
+        match self.images.get_or_init(fetching).await {
+            Ok(fetched) => Ok((fetched.put_into(request), fetched.bytes)),
+            Err(error) => Err(error.clone()),
+        }
     }
 
     /// The first candidate from there on who may do better than those that failed.

@@ -42,6 +42,8 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// It takes vLLM's `structured_outputs`.
     pub structured_outputs: bool,
+    /// Whether it takes images by address. `None`: as its dialect has it.
+    pub image_urls: Option<bool>,
     /// Its provider promises that a request sent twice is worked on, and charged, once.
     pub is_idempotent: bool,
     /// How it goes on with an answer that another began.
@@ -81,6 +83,7 @@ impl UpstreamConfig {
             whole_reply_timeout: Self::WHOLE_REPLY_TIMEOUT_DEFAULT,
             idle_timeout: Self::IDLE_TIMEOUT_DEFAULT,
             structured_outputs: false,
+            image_urls: None,
             is_idempotent: false,
             continues: Continues::default(),
         }

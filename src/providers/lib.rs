@@ -8,12 +8,14 @@
 //!                                          └─► else: refusal ─► BackendError
 //! ```
 //! What connects of public upstreams come to, [`LinkState`] knows: whether the node is offline.
-//! A [`Pool`] is several such upstreams behind one name: it chooses, watches and moves on.
+//! A [`Pool`] is several such upstreams behind one name: it chooses, watches and moves on. A [`Fetcher`]
+//! brings images from where callers say they are, and shares nothing with the rest.
 
 mod auth;
 mod breaker;
 mod config;
 mod direct;
+mod fetch;
 mod link;
 mod pool;
 mod reading;
@@ -30,6 +32,7 @@ pub use hyper_util::client::proxy::matcher::Matcher as Proxies;
 
 pub use auth::{Auth, AwsKeys, EntraClient, Key};
 pub use config::{UpstreamConfig, UpstreamConfigError};
+pub use fetch::{FetchRules, Fetcher, ImageKind};
 pub use link::{Knock, LinkRules, LinkState, TcpKnock};
 pub use pool::{
     Balance, EndpointState, EndpointView, EngineKind, HealthRules, Members, Pool, PoolConfig,

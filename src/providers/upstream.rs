@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{
-    Abilities, Ability, Backend, BackendCard, BackendError, ChatStream, Delivery, Dialect,
-    Embeddings, Health, ModelCard, Outbound, Resume, Tier, TimeoutPhase, Trust,
+    Abilities, Ability, Backend, BackendCard, BackendError, ChatRequest, ChatStream, Delivery,
+    Dialect, Embeddings, Health, ImageAddresses, ModelCard, Outbound, Resume, Tier, TimeoutPhase,
+    Trust,
 };
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT,
@@ -65,6 +66,7 @@ pub struct Upstream {
     /// Where chats need no client.
     direct: Option<Road>,
     breaker: Breaker,
+    image_urls: Option<bool>,
     is_idempotent: bool,
     /// Its place in the link, if it is public.
     port: Option<Arc<Port>>,
@@ -105,6 +107,7 @@ impl Upstream {
             idle_timeout: config.idle_timeout,
             client: transport.client().clone(),
             breaker: Breaker::new(Instant::now()),
+            image_urls: config.image_urls,
             is_idempotent: config.is_idempotent,
             port,
             continues: config.continues,
@@ -337,6 +340,22 @@ impl Backend for Upstream {
 
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
         self.open(&call).await
+    }
+
+    fn image_addresses(&self, request: &ChatRequest) -> ImageAddresses {
+        match self.image_urls {
+            Some(true) => return ImageAddresses::Taken,
+            Some(false) => return ImageAddresses::Refused,
+            None => {}
+        }
+        let dialect = self.speech.dialect;
+        let takes = dialect.image_addresses();
+        // A caller of the provider's own dialect knows what its addresses are.
+        let is_own = request.source.as_ref().map(|source| source.dialect);
+        if is_own == Some(dialect.dialect()) && takes == ImageAddresses::Doubtful {
+            return ImageAddresses::Taken;
+        }
+        takes
     }
 
     fn resume(&self, _model: &str) -> Resume {

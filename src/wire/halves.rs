@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use domain::{
-    BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Embeddings, Reply,
-    TeamShelf,
+    BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Embeddings,
+    ImageAddresses, Reply, TeamShelf,
 };
 
 use crate::openai::{ErrorBody, ErrorReply, Framing};
@@ -191,6 +191,11 @@ pub trait ClientDialect: fmt::Debug + Send + Sync + 'static {
     /// Of a stream, as `content-type` names it without parameters.
     fn media_type(&self) -> &'static str {
         "text/event-stream"
+    }
+
+    /// Whether it names images by address to servers that then fetch them.
+    fn image_addresses(&self) -> ImageAddresses {
+        ImageAddresses::Taken
     }
 
     /// How embeddings are asked for, where the dialect has them.

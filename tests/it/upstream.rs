@@ -151,3 +151,47 @@ async fn a_dead_upstream_is_said_at_once() {
     assert_eq!(reply.status, StatusCode::BAD_GATEWAY, "{}", reply.text);
     assert_eq!(reply.json()["error"]["code"], "upstream_failed");
 }
+
+/// Whatever is fetched is public: this machine is not, by whichever name.
+#[tokio::test]
+async fn an_image_at_an_address_is_fetched_from_nowhere_within() {
+    let fake = fake();
+    let asked = |url: &str| {
+        let mut body = ask("fake/bench", "hi");
+        body["messages"][0]["content"] = json!([
+            {"type": "text", "text": "what is it?"},
+            {"type": "image_url", "image_url": {"url": url}},
+        ]);
+        body
+    };
+    let fetching = "[images]\nfetch = true\nallow_http = true\n";
+    for (settings, words) in [
+        ("", "images.fetch is off"),
+        (fetching, "no public server could be reached there"),
+    ] {
+        let upstream = upstream(&fake, "image_urls = false");
+        let config = format!("{settings}[local]\nenabled = false\n{upstream}");
+        let hedge = Hedge::start(&config).await;
+        for url in [
+            "http://127.0.0.1/a.png",
+            "http://localhost/a.png",
+            "http://[::ffff:127.0.0.1]/a.png",
+            "http://169.254.169.254/latest/meta-data",
+        ] {
+            let reply = hedge.chat(&asked(url)).await;
+            assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text);
+            let error = &reply.json()["error"];
+            assert_eq!(error["param"], "messages[0].content[1].image_url.url");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(words), "{message}");
+        }
+    }
+    assert!(fake.seen().is_empty());
+    // Who takes addresses gets them.
+    let hedge = Hedge::before(&fake, "").await;
+    let reply = hedge.chat(&asked("http://127.0.0.1/a.png")).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let seen = fake.seen().pop().unwrap().body;
+    let part = &seen["messages"][0]["content"][1];
+    assert_eq!(part["image_url"]["url"], "http://127.0.0.1/a.png");
+}

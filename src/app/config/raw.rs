@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::failures::{RawBalance, RawBreaker, RawRetry};
+use super::images::RawImages;
 use super::prices::RawPrice;
 use super::raw_kv::{FlashAttention, GpuLayers, KvType, KvUnified};
 use super::raw_pools::RawPool;
@@ -51,6 +52,7 @@ pub struct RawConfig {
     pub limits: RawLimits,
     pub rescue: RawRescue,
     pub offline: RawOffline,
+    pub images: RawImages,
     pub shutdown: RawShutdown,
     pub log: RawLog,
     pub depot: RawDepot,
@@ -81,6 +83,7 @@ impl Default for RawConfig {
             limits: RawLimits::default(),
             rescue: RawRescue::default(),
             offline: RawOffline::default(),
+            images: RawImages::default(),
             shutdown: RawShutdown::default(),
             log: RawLog::default(),
             depot: RawDepot::default(),
@@ -510,6 +513,9 @@ pub struct RawUpstream {
     /// It takes vLLM's `structured_outputs`. Without, requests for a `regex`, `choice` or `grammar`
     /// pass it over.
     pub structured_outputs: Option<bool>,
+    /// Whether it takes images by address. With `false` they are fetched for it, or it is passed over, as
+    /// `images` says. Left out: as the provider's file says, or as is usual where `dialect` is spoken.
+    pub image_urls: Option<bool>,
     /// It promises that a request sent twice is worked on, and charged, once: then one is sent again
     /// after any failure before its first event.
     pub idempotent: bool,
@@ -542,6 +548,7 @@ impl Default for RawUpstream {
             whole_reply_timeout_ms: 600_000,
             idle_timeout_ms: 60_000,
             structured_outputs: None,
+            image_urls: None,
             idempotent: false,
             continues: RawContinues::default(),
             headers: BTreeMap::new(),

@@ -34,6 +34,8 @@ pub struct RawProvider {
     /// Of the address above; another one is trusted as its upstream says.
     pub trust: Option<RawTrust>,
     pub structured_outputs: bool,
+    /// Whether it takes images by address, where that is not as usual in its dialect.
+    pub image_urls: Option<bool>,
     /// As which provider of the price list it charges, where that is not its own name.
     pub prices: Option<String>,
     pub headers: BTreeMap<String, String>,

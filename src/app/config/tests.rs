@@ -561,6 +561,7 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "limits",
         "rescue",
         "offline",
+        "images",
         "shutdown",
         "log",
         "depot",

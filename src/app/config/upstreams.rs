@@ -130,6 +130,7 @@ fn upstream_config(
         structured_outputs: raw
             .structured_outputs
             .unwrap_or(provider.structured_outputs),
+        image_urls: raw.image_urls.or(provider.image_urls),
         is_idempotent: raw.idempotent,
         continues: continues(raw.continues),
     })

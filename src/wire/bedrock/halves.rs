@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use domain::{BackendError, ChatRequest, Delivery, Dialect, Reply};
+use domain::{BackendError, ChatRequest, Delivery, Dialect, ImageAddresses, Reply};
 
 use super::decode_error::decode_error;
 use super::decode_reply::decode_reply;
@@ -43,6 +43,10 @@ impl ClientDialect for Converse {
 
     fn media_type(&self) -> &'static str {
         "application/vnd.amazon.eventstream"
+    }
+
+    fn image_addresses(&self) -> ImageAddresses {
+        ImageAddresses::Refused
     }
 
     fn decode_error(&self, body: &[u8]) -> Option<ErrorReply> {

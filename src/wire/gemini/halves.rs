@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
-use domain::{BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Reply};
+use domain::{
+    BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, ImageAddresses, Reply,
+};
 
 use super::decode_error::{decode_error, refusal};
 use super::decode_reply::decode_reply;
@@ -192,6 +194,10 @@ impl ClientDialect for Gemini {
 
     fn decoder(&self) -> Box<dyn StreamDecoder> {
         Box::new(Decoder::default())
+    }
+
+    fn image_addresses(&self) -> ImageAddresses {
+        ImageAddresses::Doubtful
     }
 
     fn decode_error(&self, body: &[u8]) -> Option<ErrorReply> {
