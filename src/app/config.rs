@@ -126,7 +126,7 @@ impl Config {
         let names: Vec<String> = raw
             .upstreams
             .iter()
-            .filter_map(|it| it.name.clone())
+            .filter_map(|it| it.called().map(str::to_owned))
             .collect();
         let prices = prices::prices(&raw.prices, &names, findings);
         if local.is_none() && raw.upstreams.is_empty() && raw.pools.is_empty() {
