@@ -32,6 +32,7 @@ mod ingress;
 mod line;
 mod loaded;
 mod models;
+mod moderations;
 mod ollama;
 mod openapi;
 mod opening;

@@ -30,7 +30,7 @@ pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
 pub(crate) const COUNT_PATH: &str = "/v1/messages/count_tokens";
 /// One thing by the names that Jina, Cohere, vLLM and llama-server have for it.
 pub(crate) const RERANK_PATHS: [&str; 4] = ["/v1/rerank", "/rerank", "/v1/reranking", "/reranking"];
-const MODERATIONS_PATH: &str = "/v1/moderations";
+pub(crate) const MODERATIONS_PATH: &str = "/v1/moderations";
 pub(crate) const TOKENIZE_PATH: &str = "/tokenize";
 pub(crate) const DETOKENIZE_PATH: &str = "/detokenize";
 pub(crate) const TEMPLATE_PATH: &str = "/apply-template";
@@ -43,7 +43,7 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
     let router = match door {
         Door::Client { is_loopback } => {
             let posted = chat_paths().chain([COUNT_PATH, EMBEDDINGS_PATH]);
-            let posted = posted.chain(RERANK_PATHS);
+            let posted = posted.chain(RERANK_PATHS).chain([MODERATIONS_PATH]);
             let posted = posted.chain([TOKENIZE_PATH, DETOKENIZE_PATH, TEMPLATE_PATH]);
             let posted = posted.chain(ollama::POSTS.map(|(path, _)| path));
             let client = posted
@@ -65,7 +65,6 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
                 .route("/openapi.json", get(openapi::document).fallback(only_get))
                 .route("/v1/models", get(models::list).fallback(only_get))
                 .route("/v1/models/{*id}", get(models::one).fallback(only_get))
-                .route(MODERATIONS_PATH, post(moderations).fallback(only_post))
                 .route("/", get(ollama::running).fallback(only_get))
                 .route("/api/tags", get(ollama::tags).fallback(only_get))
                 .route("/api/ps", get(ollama::running_models).fallback(only_get))
@@ -118,13 +117,6 @@ fn wrong_method(allowed: &'static str) -> Response<Body> {
     response
 }
 
-async fn moderations() -> Response<Body> {
-    refusal(&Fault::NotOffered {
-        what: "no model of this server judges texts, and requests to judge them are not passed on; \
-               ask a provider that has such a model",
-    })
-}
-
 async fn not_found(uri: Uri) -> Response<Body> {
     refusal_with_hint(&Fault::NotFound, hint(uri.path()))
 }
@@ -158,7 +150,8 @@ fn hint(path: &str) -> Option<&'static str> {
         }
         _ if path.starts_with("/v1/") => Some(
             "this server offers POST /v1/chat/completions, POST /v1/completions, POST /v1/responses, \
-             POST /v1/messages, POST /v1/embeddings, POST /v1/rerank and GET /v1/models",
+             POST /v1/messages, POST /v1/embeddings, POST /v1/moderations, POST /v1/rerank and GET \
+             /v1/models",
         ),
         _ => None,
     }

@@ -20,11 +20,11 @@ use crate::line::Signs;
 use crate::reading::Reading;
 use crate::request_id::{self, ExchangeId, REQUEST_ID, X_REQUEST_ID};
 use crate::router::{
-    COUNT_PATH, DETOKENIZE_PATH, Door, EMBEDDINGS_PATH, RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH,
-    router,
+    COUNT_PATH, DETOKENIZE_PATH, Door, EMBEDDINGS_PATH, MODERATIONS_PATH, RERANK_PATHS,
+    TEMPLATE_PATH, TOKENIZE_PATH, router,
 };
 use crate::server::Api;
-use crate::{chat, cors, count, embeddings, ollama, reading, rerank};
+use crate::{chat, cors, count, embeddings, moderations, ollama, reading, rerank};
 
 /// What a connection holds of a request beside what answers it; a test would not see it grow.
 const DECIDING_BYTES_MAX: usize = 4096;
@@ -109,6 +109,8 @@ impl Front {
             Box::pin(count::answer(&self.api, &id.id, signs, request)).await
         } else if self.is_post(&request, EMBEDDINGS_PATH) {
             Box::pin(embeddings::answer(&self.api, &id.id, signs, request)).await
+        } else if self.is_post(&request, MODERATIONS_PATH) {
+            Box::pin(moderations::answer(&self.api, &id.id, signs, request)).await
         } else if RERANK_PATHS.iter().any(|path| self.is_post(&request, path)) {
             Box::pin(rerank::answer(&self.api, &id.id, signs, request)).await
         } else if let Some(asked) = self.ollama(&request) {

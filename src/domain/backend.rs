@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BackendName, BadRequest, ChatRequest, ChatStream, Classify, Embeddings, Fault, ImageAddresses,
-    Outbound, Resume, Tokenizer, Tokens, Trust,
+    Moderation, Outbound, Resume, Tokenizer, Tokens, Trust,
 };
 
 /// Something that answers chats: an engine on this machine, or an upstream.
@@ -46,6 +46,21 @@ pub trait Backend: Send + Sync + 'static {
         _dimensions: Option<u32>,
     ) -> Result<Embeddings, BackendError> {
         let words = "this model does not make embeddings";
+        Err(BackendError::declined("model", words))
+    }
+
+    /// Models that judge texts and images, the usual one first; they need not be on the card. A wrapper
+    /// passes it on.
+    fn moderation_models(&self) -> &[String] {
+        &[]
+    }
+
+    /// Judges each message of `call` by itself. A wrapper passes it on.
+    ///
+    /// # Errors
+    /// [`BackendError::Declined`] where it judges none, and else as for a chat.
+    async fn moderate(&self, _call: Outbound) -> Result<Moderation, BackendError> {
+        let words = "this model does not judge texts";
         Err(BackendError::declined("model", words))
     }
 

@@ -38,6 +38,7 @@ mod ids;
 mod image;
 mod link;
 mod lora;
+mod moderation;
 mod price;
 mod principal;
 mod priority;
@@ -69,6 +70,7 @@ pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Token
 pub use image::{FetchFault, FetchedImage, ImageAddresses, ImageFetcher};
 pub use link::Link;
 pub use lora::{LoraAdapter, LoraEntry, lora};
+pub use moderation::{Moderation, ModerationRequest};
 pub use price::{Price, Rates};
 pub use principal::{KeyDigest, Principal};
 pub use priority::Priority;

@@ -102,7 +102,7 @@ fn texts(request: EmbedRequest) -> Result<ChatRequest, Fault> {
 }
 
 /// Two thousand texts may take a while to look through.
-async fn scanned(
+pub(crate) async fn scanned(
     texts: ChatRequest,
     snapshot: &Arc<Snapshot>,
 ) -> Result<(ChatRequest, Findings), Fault> {
@@ -114,7 +114,12 @@ async fn scanned(
     work.await.unwrap_or(Err(Fault::Internal))
 }
 
-fn note_route(card: &BackendCard, model: &str, snapshot: &Snapshot, receipt: &mut Receipt) {
+pub(crate) fn note_route(
+    card: &BackendCard,
+    model: &str,
+    snapshot: &Snapshot,
+    receipt: &mut Receipt,
+) {
     let route = RouteTaken {
         backend: card.name.clone(),
         model: model.to_owned(),

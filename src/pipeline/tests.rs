@@ -1,6 +1,7 @@
 //! The trunk with scripted backends under paused time.
 
 mod images;
+mod moderation;
 mod offline;
 mod rescue;
 

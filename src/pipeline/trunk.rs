@@ -184,6 +184,9 @@ impl Pipeline {
                 let id = card.listed_name(&model.name);
                 listings.push(listing(&id, owner(card), model.context_tokens_max));
             }
+            for model in backend.moderation_models() {
+                listings.push(listing(&card.listed_name(model), owner(card), None));
+            }
         }
         let embedders = snapshot.embedders().iter();
         let embedders = embedders.map(|(names, embedder)| (names, embedder.card()));

@@ -44,6 +44,8 @@ pub struct UpstreamConfig {
     pub structured_outputs: bool,
     /// Whether it takes images by address. `None`: as its dialect has it.
     pub image_urls: Option<bool>,
+    /// Models that judge texts, the usual one first. Empty: it is not asked to.
+    pub moderation_models: Vec<String>,
     /// Its provider promises that a request sent twice is worked on, and charged, once.
     pub is_idempotent: bool,
     /// How it goes on with an answer that another began.
@@ -84,6 +86,7 @@ impl UpstreamConfig {
             idle_timeout: Self::IDLE_TIMEOUT_DEFAULT,
             structured_outputs: false,
             image_urls: None,
+            moderation_models: Vec::new(),
             is_idempotent: false,
             continues: Continues::default(),
         }

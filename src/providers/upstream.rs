@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{
     Abilities, Ability, Backend, BackendCard, BackendError, ChatRequest, ChatStream, Delivery,
-    Dialect, Embeddings, Health, ImageAddresses, ModelCard, Outbound, Resume, Tier, TimeoutPhase,
-    Trust,
+    Dialect, Embeddings, Health, ImageAddresses, ModelCard, Moderation, Outbound, Resume, Tier,
+    TimeoutPhase, Trust,
 };
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT,
@@ -67,6 +67,7 @@ pub struct Upstream {
     direct: Option<Road>,
     breaker: Breaker,
     image_urls: Option<bool>,
+    moderation_models: Vec<String>,
     is_idempotent: bool,
     /// Its place in the link, if it is public.
     port: Option<Arc<Port>>,
@@ -108,6 +109,7 @@ impl Upstream {
             client: transport.client().clone(),
             breaker: Breaker::new(Instant::now()),
             image_urls: config.image_urls,
+            moderation_models: config.moderation_models,
             is_idempotent: config.is_idempotent,
             port,
             continues: config.continues,
@@ -369,6 +371,14 @@ impl Backend for Upstream {
     ) -> Result<Embeddings, BackendError> {
         self.vectors(&call, dimensions).await
     }
+
+    fn moderation_models(&self) -> &[String] {
+        &self.moderation_models
+    }
+
+    async fn moderate(&self, call: Outbound) -> Result<Moderation, BackendError> {
+        self.judged(&call).await
+    }
 }
 
 /// What of a request to this upstream is always the same, made once.
@@ -553,6 +563,7 @@ pub(crate) fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfi
 const ANY_MODEL: &str = "*";
 
 mod embed;
+mod moderate;
 
 #[cfg(test)]
 mod hostile;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use domain::{
     BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Embeddings,
-    ImageAddresses, Reply, TeamShelf,
+    ImageAddresses, Message, Moderation, Reply, TeamShelf,
 };
 
 use crate::openai::{ErrorBody, ErrorReply, Framing};
@@ -203,6 +203,11 @@ pub trait ClientDialect: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// How texts are had judged, where the dialect has that.
+    fn moderations(&self) -> Option<&'static dyn ModerationDialect> {
+        None
+    }
+
     /// Reads the body of a refusal; `None` when it is no error object of such a provider.
     fn decode_error(&self, body: &[u8]) -> Option<ErrorReply>;
 
@@ -226,6 +231,21 @@ pub trait EmbedDialect: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`BackendError::Garbled`] for anything else.
     fn decode(&self, body: &[u8], count: usize) -> Result<Embeddings, BackendError>;
+}
+
+/// The client's halves for moderation.
+pub trait ModerationDialect: fmt::Debug + Send + Sync + 'static {
+    /// What follows the base URL's path: `/moderations`.
+    fn target(&self) -> Cow<'static, str>;
+
+    /// The body that has each of `inputs` judged: texts alone, or one with texts and images.
+    fn encode(&self, model: &str, inputs: &[Message]) -> Bytes;
+
+    /// Looks whether the answer holds `count` results, and leaves it as it is.
+    ///
+    /// # Errors
+    /// [`BackendError::Garbled`] where it does not.
+    fn decode(&self, body: Bytes, count: usize) -> Result<Moderation, BackendError>;
 }
 
 /// Turns a stream's bytes, cut anywhere, into events that obey [`domain::Grammar`].

@@ -31,8 +31,8 @@ mod unsayable;
 
 pub use clients::{CLIENTS, client};
 pub use halves::{
-    Address, ClientDialect, Decoded, EmbedDialect, ReplyEncoder, ReplyTimes, ServerDialect,
-    StreamDecoder,
+    Address, ClientDialect, Decoded, EmbedDialect, ModerationDialect, ReplyEncoder, ReplyTimes,
+    ServerDialect, StreamDecoder,
 };
 pub use sse::{SseDecoder, SseEvent, SseFault};
 pub use token::{AccessToken, decode_token};

@@ -516,6 +516,9 @@ pub struct RawUpstream {
     /// Whether it takes images by address. With `false` they are fetched for it, or it is passed over, as
     /// `images` says. Left out: as the provider's file says, or as is usual where `dialect` is spoken.
     pub image_urls: Option<bool>,
+    /// Models that judge texts and images, for `/v1/moderations`; the first is for requests that name
+    /// none. Left out: it is not asked to.
+    pub moderation_models: Vec<String>,
     /// It promises that a request sent twice is worked on, and charged, once: then one is sent again
     /// after any failure before its first event.
     pub idempotent: bool,
@@ -549,6 +552,7 @@ impl Default for RawUpstream {
             idle_timeout_ms: 60_000,
             structured_outputs: None,
             image_urls: None,
+            moderation_models: Vec::new(),
             idempotent: false,
             continues: RawContinues::default(),
             headers: BTreeMap::new(),

@@ -723,3 +723,35 @@ fn trouble_is_bounded_and_spelt_as_in_the_schema() {
         );
     }
 }
+
+#[test]
+fn an_upstream_may_judge_texts_and_take_images_as_bytes() {
+    let text = "
+        [[upstreams]]
+        provider = 'openai'
+        models = ['m']
+        moderation_models = ['omni']
+        image_urls = false
+        [[prices]]
+        upstream = 'openai'
+        models = ['m']
+        input = 1
+    ";
+    let (config, _) = accepted(text, &[("OPENAI_API_KEY", "k")]);
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.moderation_models, ["omni"]);
+    assert_eq!(upstream.image_urls, Some(false));
+    let text = "
+        [[upstreams]]
+        provider = 'anthropic'
+        models = ['m']
+        moderation_models = ['']
+    ";
+    let found = refused(text, &[("ANTHROPIC_API_KEY", "k")]);
+    let path = "upstreams[0].moderation_models";
+    let wanted = [
+        format!("{path}: holds an empty name"),
+        format!("{path}: what is spoken there judges no texts"),
+    ];
+    assert_eq!(found, wanted);
+}

@@ -83,6 +83,9 @@ fn upstream_config(
         "gpt-5-mini",
         findings,
     );
+    if let Some(dialect) = dialect {
+        check_moderation(path, &raw.moderation_models, dialect, findings);
+    }
     let auth = credentials::auth(path, raw, &provider, around, findings);
     let own = raw.headers.keys().map(|name| name.to_ascii_lowercase());
     let own: BTreeSet<String> = own.collect();
@@ -131,6 +134,7 @@ fn upstream_config(
             .structured_outputs
             .unwrap_or(provider.structured_outputs),
         image_urls: raw.image_urls.or(provider.image_urls),
+        moderation_models: raw.moderation_models.clone(),
         is_idempotent: raw.idempotent,
         continues: continues(raw.continues),
     })
@@ -218,6 +222,21 @@ fn dialect(path: &str, word: &str, findings: &mut Findings) -> Option<&'static d
         );
     }
     dialect
+}
+
+fn check_moderation(
+    path: &str,
+    models: &[String],
+    dialect: &dyn ClientDialect,
+    findings: &mut Findings,
+) {
+    let path = format!("{path}.moderation_models");
+    if models.iter().any(String::is_empty) {
+        findings.fault(&path, "holds an empty name");
+    }
+    if !models.is_empty() && dialect.moderations().is_none() {
+        findings.fault(path, "what is spoken there judges no texts");
+    }
 }
 
 /// What keeps a URL from being where requests are sent.

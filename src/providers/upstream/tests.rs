@@ -820,7 +820,7 @@ impl ClientDialect for Telegraph {
     }
 }
 
-fn by_telegraph(server: &Server, transport: Transport) -> Upstream {
+pub(super) fn by_telegraph(server: &Server, transport: Transport) -> Upstream {
     let mut config = config(&server.url("http"));
     config.dialect = &Telegraph;
     config.headers = vec![("x-speed".into(), "fast".into())];

@@ -7,11 +7,15 @@ use bytes::{Bytes, BytesMut};
 use domain::{BackendError, BadRequest, ChatEvent, ChatRequest, Delivery, Dialect, Reply};
 
 use super::embed_client::Embed;
+use super::moderations::Moderations;
 use super::{
     ChunkDecoder, ChunkEncoder, ErrorBody, ErrorReply, Framing, decode_error, decode_reply,
     decode_request, encode_reply, encode_request,
 };
-use crate::{ClientDialect, Decoded, EmbedDialect, ReplyEncoder, ServerDialect, StreamDecoder};
+use crate::{
+    ClientDialect, Decoded, EmbedDialect, ModerationDialect, ReplyEncoder, ServerDialect,
+    StreamDecoder,
+};
 
 /// OpenAI's chat completions, as a server and as a client.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +99,10 @@ impl ClientDialect for Chat {
 
     fn embeddings(&self) -> Option<&'static dyn EmbedDialect> {
         Some(&Embed)
+    }
+
+    fn moderations(&self) -> Option<&'static dyn ModerationDialect> {
+        Some(&Moderations)
     }
 
     fn decode_error(&self, body: &[u8]) -> Option<ErrorReply> {

@@ -16,6 +16,7 @@ mod embed_client;
 mod embeddings;
 mod error_body;
 mod halves;
+mod moderations;
 mod reading;
 mod rerank;
 
@@ -65,6 +66,7 @@ pub use encode_reply::{Framing, encode_reply};
 pub use encode_request::encode_request;
 pub use error_body::ErrorBody;
 pub use halves::Chat;
+pub use moderations::decode_moderation_request;
 pub use quirks::Quirks;
 pub use reading::{
     DetokenizeRequest, TokenForm, TokenSource, TokenizeRequest, decode_detokenize, decode_template,

@@ -8,6 +8,7 @@ mod client;
 mod gemini;
 mod ingress;
 mod load;
+mod moderations;
 mod node;
 mod ollama;
 mod prompts;

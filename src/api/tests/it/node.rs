@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use domain::{
     Abilities, Backend, BackendCard, BackendError, BadRequest, CacheKey, CacheStore, ChatEvent,
     ChatRequest, ChatStream, EmbedInput, Embedder, EmbedderCard, Embeddings, FinishReason, Health,
-    HealthState, KeyDigest, KeyDirectory, ModelCard, Outbound, Principal, ReadToken, Reply,
-    Reranker, Scores, Started, TextPart, TextToRead, Tier, Tokenizer, Tokens, Trust, Usage,
+    HealthState, KeyDigest, KeyDirectory, ModelCard, Moderation, Outbound, Principal, ReadToken,
+    Reply, Reranker, Scores, Started, TextPart, TextToRead, Tier, Tokenizer, Tokens, Trust, Usage,
 };
 use futures::{StreamExt, stream};
 use pipeline::{CacheRules, Parts, Patience, Pipeline, Snapshot};
@@ -37,6 +37,8 @@ struct Scripted {
     card: BackendCard,
     script: Script,
     health: HealthState,
+    /// Models that judge; what they say is the calls' number of texts.
+    judges: Vec<String>,
     calls: Arc<Mutex<Vec<Outbound>>>,
 }
 
@@ -56,6 +58,17 @@ impl Backend for Scripted {
     fn tokenizer(&self, _model: &str) -> Option<&dyn Tokenizer> {
         let is_loaded = self.health == HealthState::Ready;
         is_loaded.then_some(&Bytes as &dyn Tokenizer)
+    }
+
+    fn moderation_models(&self) -> &[String] {
+        &self.judges
+    }
+
+    async fn moderate(&self, call: Outbound) -> Result<Moderation, BackendError> {
+        let count = call.request().messages.len();
+        self.calls.lock().unwrap().push(call);
+        let body = format!(r#"{{"results":{count}}}"#).into();
+        Ok(Moderation { body })
     }
 
     async fn chat(&self, call: Outbound) -> Result<ChatStream, BackendError> {
@@ -202,6 +215,8 @@ pub struct Recipe {
     pub key: Option<&'static str>,
     /// Whether there is a model for embeddings, `lengths`.
     pub embeds: bool,
+    /// Whether there is a model that judges texts, `judge`.
+    pub judges: bool,
     pub ingress: IngressConfig,
 }
 
@@ -212,6 +227,7 @@ impl Default for Recipe {
             health: HealthState::Ready,
             key: None,
             embeds: false,
+            judges: false,
             ingress: IngressConfig::default(),
         }
     }
@@ -250,6 +266,7 @@ impl Recipe {
             },
             script: self.script,
             health: self.health,
+            judges: Vec::from_iter(self.judges.then(|| "judge".to_owned())),
             calls: Arc::clone(&calls),
         };
         let finder = Finder(EmbedderCard {

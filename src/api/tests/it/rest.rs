@@ -98,7 +98,7 @@ async fn wrong_turns_are_told_the_way() {
         ("POST", "/v1/completions/", 404, "no more"),
         ("POST", "/v1/edits", 404, "GET /v1/models"),
         ("GET", "/v1/completions", 405, "allow"),
-        ("POST", "/v1/moderations", 501, "provider"),
+        ("POST", "/v1/moderations", 501, "moderation_models"),
         ("GET", "/v1/moderations", 405, "allow"),
         ("GET", "/v1/chat/completions", 405, "allow"),
         ("GET", "/v1/embeddings", 405, "allow"),

@@ -1,0 +1,57 @@
+//! `POST /v1/moderations`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::Bytes;
+use domain::{Fault, RequestId};
+use http::{Request, Response};
+use pipeline::{MODERATION_NOT_OFFERED, Refusal};
+use wire::openai::decode_moderation_request;
+
+use crate::asked::{Asked, aside, routed_json};
+use crate::chat::refused;
+use crate::error::refusal;
+use crate::line::Signs;
+use crate::server::Api;
+
+/// Has texts and images judged, or says why not. Without anybody to judge, nothing is read.
+pub(crate) async fn answer<B>(
+    api: &Arc<Api>,
+    id: &RequestId,
+    signs: &Arc<Signs>,
+    request: Request<B>,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes>,
+{
+    if !api.pipeline.moderates() {
+        let what = MODERATION_NOT_OFFERED;
+        return refusal(&Fault::NotOffered { what });
+    }
+    attempt(api, id, signs, request)
+        .await
+        .unwrap_or_else(|refusal| refused(&refusal))
+}
+
+async fn attempt<B>(
+    api: &Arc<Api>,
+    id: &RequestId,
+    signs: &Arc<Signs>,
+    request: Request<B>,
+) -> Result<Response<Body>, Refusal>
+where
+    B: http_body::Body<Data = Bytes>,
+{
+    let Asked {
+        principal,
+        bytes,
+        seat: _seat,
+    } = Asked::read(api, signs, request).await?;
+    let request = aside(move || decode_moderation_request(&bytes)).await?;
+    let moderated = api.pipeline.moderate(&principal, id.clone(), request);
+    let moderated = moderated.await?;
+    let route = moderated.route.to_string();
+    let body = moderated.moderation.body.to_vec();
+    Ok(routed_json(body, &route, moderated.reason))
+}
