@@ -59,6 +59,11 @@ impl Meter {
         request.texts(&mut |text| self.prompt.take(text));
     }
 
+    /// Whether it knows the request.
+    pub fn has_read(&self) -> bool {
+        self.prompt.bytes > 0
+    }
+
     pub fn hear(&mut self, event: &ChatEvent) {
         match event {
             ChatEvent::Text { text, .. } | ChatEvent::Thought { text, .. } => self.reply.take(text),

@@ -34,6 +34,10 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
     let snapshot = Arc::clone(&admitted.snapshot);
     let ward = Arc::clone(ward);
     let kept = kept(&plan, &admitted.request);
+    // Whoever goes on may have to be paid for the prompt.
+    if matches!(kept, Some(Ok(_))) {
+        admitted.receipt.note_prompt(&admitted.request);
+    }
     let mut walk = Walk::new(caller, snapshot, ward, findings, plan, &admitted.request);
     let mut request = Some(admitted.request);
 

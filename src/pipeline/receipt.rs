@@ -71,9 +71,11 @@ impl Receipt {
         }
     }
 
-    /// Notes what is asked, in case nobody else counts it.
+    /// Notes what is asked, in case nobody else counts it; once, however often it is called.
     pub(crate) fn note_prompt(&mut self, request: &ChatRequest) {
-        self.meter.read(request);
+        if !self.meter.has_read() {
+            self.meter.read(request);
+        }
     }
 
     /// Notes what is said, for the same.

@@ -947,3 +947,20 @@ async fn a_prompt_that_no_model_here_can_read_is_estimated() {
     assert!(matches!(unknown.fault, Fault::ModelNotFound { .. }));
     assert!(cloud.calls().is_empty());
 }
+
+/// What is asked is looked at when somebody is asked who has to be paid for it, and not before.
+#[tokio::test(start_paused = true)]
+async fn a_prompt_is_counted_where_its_answer_costs_something() {
+    let engine = BackendError::Engine("broken");
+    let local = Fake::new("local", Trust::Device, Script::Fails(engine));
+    let cloud = Fake::new("fake", Trust::Public, Script::Breaks("half"));
+    let mut bench = bench(vec![local, cloud], 4);
+    let mut asked = parsed("auto", "a question of some length");
+    asked.context.headers = vec![("x-tier".into(), "gold".into())];
+    let answer = bench.pipeline.run(asked).await.unwrap();
+    assert_eq!(answer.route.to_string(), "cloud:fake");
+    assert!(collect(answer.stream).await.is_err());
+    let record = bench.records.recv().await.unwrap();
+    assert!(record.is_usage_counted);
+    assert!(record.usage.unwrap().prompt_tokens > Tokens(3));
+}

@@ -366,7 +366,6 @@ fn scan_here(mut admitted: Admitted) -> Result<Scanned, Refusal> {
         Ok(findings) => findings,
         Err(fault) => return Err(refuse(&mut admitted.receipt, fault, None)),
     };
-    admitted.receipt.note_prompt(&admitted.request);
     let masked_count = u32::try_from(findings.iter().count()).unwrap_or(u32::MAX);
     admitted
         .receipt

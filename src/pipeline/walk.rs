@@ -203,7 +203,14 @@ impl Walk {
     ) -> Result<Begun, Fault> {
         while let Some(at) = self.fit_from(self.next) {
             self.next = at + 1;
-            let step = match self.beside(at, request.as_ref()) {
+            let beside = self.beside(at, request.as_ref());
+            let is_paid_beside = beside.is_some_and(|(beside, _)| self.is_paid(beside));
+            if let Some(request) = request.as_ref()
+                && (self.is_paid(at) || is_paid_beside)
+            {
+                receipt.note_prompt(request);
+            }
+            let step = match beside {
                 Some((beside, late)) => {
                     let Some(request) = request else { break };
                     Box::pin(self.open_hedged(at, beside, late, request)).await?
@@ -230,6 +237,11 @@ impl Walk {
             }
         }
         Err(self.fault())
+    }
+
+    /// Whether the candidate's tokens cost something, so that they have to be known.
+    fn is_paid(&self, at: usize) -> bool {
+        !self.card_of(&self.plan.candidates[at]).is_local()
     }
 
     /// Opens this candidate and no other.
