@@ -1,12 +1,13 @@
 //! Callers before a proxy with two upstreams, one of which fails at random: how many get a whole
 //! answer, and how many more requests that costs.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::drive::{Lane, Target};
@@ -60,6 +61,57 @@ impl Survived {
         let asked = self.asked_failing + self.asked_sound;
         broken * 10_000 <= self.callers * BROKEN_PER_10000_MAX
             && asked * 100 <= u64::from(self.callers) * (100 + EXTRA_PERCENT_MAX)
+    }
+}
+
+/// What the node wrote down of its callers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ledger {
+    /// Records of exchanges that were answered.
+    pub answered: u32,
+    /// Records beyond the first of an exchange: charges that were made twice.
+    pub repeated: u32,
+    /// Answers that nobody was charged for.
+    pub uncharged: u32,
+}
+
+/// A line of the log, as far as it is read.
+#[derive(Deserialize)]
+struct Line<'a> {
+    message: &'a str,
+    request_id: Option<&'a str>,
+    outcome: Option<&'a str>,
+    cost_microusd: Option<u64>,
+}
+
+impl Ledger {
+    /// From a log of lines of JSON, a line an exchange.
+    #[must_use]
+    pub fn read(log: &str) -> Self {
+        let mut ledger = Self::default();
+        let mut known: HashMap<&str, u32> = HashMap::new();
+        for line in log.lines() {
+            let Ok(line) = serde_json::from_str::<Line<'_>>(line) else {
+                continue;
+            };
+            let Some(id) = line.request_id.filter(|_| line.message == "exchange") else {
+                continue;
+            };
+            let records = known.entry(id).or_default();
+            ledger.repeated += u32::from(*records > 0);
+            *records += 1;
+            if line.outcome == Some("answered") {
+                ledger.answered += 1;
+                ledger.uncharged += u32::from(line.cost_microusd.unwrap_or(0) == 0);
+            }
+        }
+        ledger
+    }
+
+    /// Each whole answer was charged, and none twice.
+    #[must_use]
+    pub fn is_well(&self, survived: &Survived) -> bool {
+        self.answered >= survived.whole && self.repeated == 0 && self.uncharged == 0
     }
 }
 
@@ -131,5 +183,44 @@ async fn lane(target: &Target, next: &AtomicU32, callers: u32) -> io::Result<u32
             // Counted by its absence. Another connection for the next caller.
             Ok(_) | Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_record_of_an_exchange_is_found_and_so_is_one_without_a_charge() {
+        let line = |id: &str, outcome: &str, cost: &str| {
+            format!(
+                r#"{{"level":"INFO","message":"exchange","request_id":"{id}","outcome":"{outcome}"{cost}}}"#
+            )
+        };
+        let paid = r#","cost_microusd":5"#;
+        let log = [
+            r#"{"level":"INFO","message":"listening"}"#.to_owned(),
+            line("a", "answered", paid),
+            line("b", "upstream_failed", ""),
+            "no JSON".to_owned(),
+            line("c", "answered", ""),
+            line("a", "answered", paid),
+        ];
+        let ledger = Ledger::read(&log.join("\n"));
+        let expected = Ledger {
+            answered: 3,
+            repeated: 1,
+            uncharged: 1,
+        };
+        assert_eq!(ledger, expected);
+        let survived = Survived {
+            callers: 1,
+            whole: 1,
+            asked_failing: 0,
+            asked_sound: 1,
+        };
+        assert!(!ledger.is_well(&survived));
+        let ledger = Ledger::read(&line("a", "answered", paid));
+        assert!(ledger.is_well(&survived));
     }
 }

@@ -16,7 +16,7 @@ pub use agree::{Agree, Agreement, Likeness, agree};
 pub use drive::{
     Course, Fleet, FleetError, Load, Report, Row, Sample, Scenario, Target, Usage, measure, run,
 };
-pub use failing::{Pair, Survived, survive};
+pub use failing::{Ledger, Pair, Survived, survive};
 pub use fake::{Behaviour, Counts, FakeConfig, FakeUpstream, Flaky, Mishap, Seen};
 pub use hostile::{Sound, Spoilt};
 pub use race::{

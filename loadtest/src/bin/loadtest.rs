@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use loadtest::{
-    Agree, Agreement, Course, EngineLoad, Fairness, Fleet, Heat, Load, Pair, Race, Report,
+    Agree, Agreement, Course, EngineLoad, Fairness, Fleet, Heat, Ledger, Load, Pair, Race, Report,
     Scenario, Soak, SoakReport, Standing, Survived, Target, Verdict, survive,
 };
 
@@ -94,14 +94,25 @@ struct FailingArgs {
 }
 
 impl FailingArgs {
-    fn run(&self) -> anyhow::Result<Survived> {
+    fn run(&self) -> anyhow::Result<Failed> {
         let pair = Pair::start(self.percent, self.seed)?;
         let upstreams = [pair.failing.addr(), pair.sound.addr()];
         // Ends when the callers are through.
         let fleet = Fleet::before(&self.hedge, &upstreams)?;
         let target = &fleet.targets[0];
-        Ok(runtime()?.block_on(survive(target, &pair, self.callers, self.lanes))?)
+        let survived = runtime()?.block_on(survive(target, &pair, self.callers, self.lanes))?;
+        let ledger = Ledger::read(&fleet.into_log("hedge")?);
+        Ok(Failed { survived, ledger })
     }
+}
+
+/// What came of callers before an upstream that fails, and what the node wrote down of them.
+#[derive(Debug, serde::Serialize)]
+struct Failed {
+    #[serde(flatten)]
+    survived: Survived,
+    #[serde(flatten)]
+    ledger: Ledger,
 }
 
 #[derive(Debug, Args)]
@@ -453,11 +464,15 @@ fn run() -> anyhow::Result<()> {
             publish_agreement(&agreement, &agree.out)
         }
         Command::Failing(args) => {
-            let survived = args.run()?;
-            writeln!(std::io::stdout(), "{}", serde_json::to_string(&survived)?)?;
+            let failed = args.run()?;
+            writeln!(std::io::stdout(), "{}", serde_json::to_string(&failed)?)?;
             ensure!(
-                survived.is_well(),
+                failed.survived.is_well(),
                 "too many callers without a whole answer, or too many requests for it"
+            );
+            ensure!(
+                failed.ledger.is_well(&failed.survived),
+                "an answer was charged twice, or not at all"
             );
             Ok(())
         }

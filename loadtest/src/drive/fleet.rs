@@ -102,7 +102,8 @@ impl Fleet {
     }
 
     /// Starts `hedge` before these upstreams, in order, with no model of its own. It answers under the
-    /// name `auto`: the first upstream, and the others where it fails.
+    /// name `auto`: the first upstream, and the others where it fails. Its log has a line of JSON for each
+    /// exchange, see [`Fleet::into_log`].
     ///
     /// # Errors
     /// As for [`Fleet::start`].
@@ -117,16 +118,27 @@ impl Fleet {
         let candidates = format!("{names:?}");
         let routes = format!("default = \"all\"\n[outcomes.all]\ncandidates = {candidates}\n");
         let routes = fleet.write("routes.toml", &routes)?;
-        let mut config = hedge_settings(address);
+        let mut config = hedge_settings(address, "format = \"json\"\nlevel = \"info\"");
         config.push_str(&format!("\n[routes]\nfile = {routes:?}\n"));
         for (name, upstream) in names.iter().zip(upstreams) {
             config.push_str(&upstream_settings(name, *upstream));
+            config.push_str(&price_settings(name));
         }
         let config = fleet.write("hedge.toml", &config)?;
         let mut command = Command::new(hedge);
         command.args(["serve", "--config"]).arg(config);
         fleet.launch("hedge", "auto", address, command)?;
         Ok(fleet)
+    }
+
+    /// Ends all processes in order, and gives what `name` wrote from its start to its end.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn into_log(mut self, name: &str) -> io::Result<String> {
+        self.children.iter_mut().for_each(end);
+        self.children.clear();
+        fs::read_to_string(self.folder.path().join(format!("{name}.log")))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, FleetError> {
@@ -211,7 +223,7 @@ fn free_address() -> io::Result<SocketAddr> {
 
 /// The bare proxy path: no local model, no flood guard in the way, no log line a request.
 fn hedge_config(listen: SocketAddr, upstream: SocketAddr) -> String {
-    hedge_settings(listen) + &upstream_settings("fake", upstream)
+    hedge_settings(listen, "level = \"warn\"") + &upstream_settings("fake", upstream)
 }
 
 fn upstream_settings(name: &str, upstream: SocketAddr) -> String {
@@ -225,7 +237,19 @@ models = ["{MODEL}"]
     )
 }
 
-fn hedge_settings(listen: SocketAddr) -> String {
+fn price_settings(upstream: &str) -> String {
+    format!(
+        r#"
+[[prices]]
+upstream = "{upstream}"
+models = ["{MODEL}"]
+input = 1.0
+output = 1.0
+"#
+    )
+}
+
+fn hedge_settings(listen: SocketAddr, log: &str) -> String {
     format!(
         r#"listen = "{listen}"
 
@@ -243,7 +267,7 @@ exchanges_max = 2048
 grace_s = 1
 
 [log]
-level = "warn"
+{log}
 "#
     )
 }
