@@ -1,0 +1,40 @@
+//! The sealed path between an edge and its relay: nobody on the way can read it, cut it or replay
+//! it, and what its sizes and times tell is bounded.
+//!
+//! The relay is what RFC 9458 calls the gateway: it opens what edges seal. What an "oblivious relay"
+//! is there, a forwarder that sees nothing, may stand in between and is not needed.
+//!
+//! No networking, no clock, no source of randomness: bytes, times and a generator come as
+//! arguments. The layers, from the wire inwards:
+//!
+//! | layer | after | here |
+//! | --- | --- | --- |
+//! | sealed messages | RFC 9458, draft-ietf-ohai-chunked-ohttp-08, over HPKE (RFC 9180) | `sealed`, `key_config` |
+//! | messages | binary HTTP, RFC 9292 | `bhttp` |
+//! | keys | hourly ones, and the signed page that names them | `ring`, `manifest` |
+//! | who and once | edge proof, replay cache | `proof`, `replay` |
+//! | sizes and times | cells, ticks, padding | `shape` |
+
+#![forbid(unsafe_code)]
+
+pub mod bhttp;
+pub mod limits;
+
+mod contexts;
+mod key_config;
+mod sealed;
+mod secret_key;
+mod suite;
+mod varint;
+
+#[cfg(test)]
+mod tests;
+
+pub use key_config::{KEYS_MEDIA_TYPE, KeyConfig, KeyConfigFault};
+pub use sealed::{
+    ChunkedResponse, EncDigest, Form, HeadReader, HeadRefused, ProofSecret, RequestHead,
+    RequestOpener, RequestSealer, ResponseOpener, ResponseSealer, SealFault, Unopened,
+    WholeResponseOpener, WholeResponseSealer, open_whole_request, seal_whole_request,
+};
+pub use secret_key::SecretKey;
+pub use suite::{Aead, Ciphers, Kem, Suite};

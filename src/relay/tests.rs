@@ -1,0 +1,9 @@
+//! The room's tests: published vectors, attacks, peers that others wrote.
+
+mod attacks;
+mod bhttp;
+mod exchange;
+mod interop;
+mod key_lists;
+mod support;
+mod vectors;
