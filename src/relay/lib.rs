@@ -19,18 +19,36 @@
 
 pub mod bhttp;
 pub mod limits;
+pub mod manifest;
 
 mod contexts;
 mod key_config;
+mod once;
+mod problem;
+mod proof;
+mod replay;
+mod ring;
 mod sealed;
 mod secret_key;
+mod structured;
 mod suite;
+mod time;
 mod varint;
 
 #[cfg(test)]
 mod tests;
 
 pub use key_config::{KEYS_MEDIA_TYPE, KeyConfig, KeyConfigFault};
+pub use problem::{DATE_PROBLEM, KEY_PROBLEM, OuterRefusal, PROBLEM_MEDIA_TYPE};
+pub use proof::{
+    EDGE_FIELD, EdgeClaim, EdgeKey, EdgeSecret, NAME_BYTES_MAX, SHARED_KEY_BYTES_MIN, Unproven,
+    is_name,
+};
+pub use replay::{
+    DATE_WINDOW, IDEMPOTENCE_ENTRIES_MAX, IDEMPOTENCE_KEEP, IDEMPOTENCY_KEY_BYTES_MAX,
+    IdempotenceCache, REPLAY_ENTRIES_MAX, REPLAY_KEEP, ReplayCache, ReplayRefused,
+};
+pub use ring::{KeyRing, PublishedKey, RingFault, RingTimes};
 pub use sealed::{
     ChunkedResponse, EncDigest, Form, HeadReader, HeadRefused, ProofSecret, RequestHead,
     RequestOpener, RequestSealer, ResponseOpener, ResponseSealer, SealFault, Unopened,
@@ -38,3 +56,4 @@ pub use sealed::{
 };
 pub use secret_key::SecretKey;
 pub use suite::{Aead, Ciphers, Kem, Suite};
+pub use time::UnixTime;

@@ -1,0 +1,197 @@
+//! Which edge a request is of: RELAY.md, 4.6.
+//!
+//! The proof is made over a secret that only the two ends of this one request have, and over both
+//! names: it is worth nothing with other bytes, and at no other relay. It rides inside the
+//! ciphertext, so nobody on the way learns a name.
+
+use std::fmt;
+
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use hkdf::hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2_011::Sha256;
+use zeroize::Zeroizing;
+
+use crate::sealed::{PROOF_LABEL, ProofSecret};
+use crate::structured::{self, Parameters};
+
+/// The field that carries it.
+pub const EDGE_FIELD: &str = "relay-edge";
+
+/// A shared key, in bytes, at least.
+pub const SHARED_KEY_BYTES_MIN: usize = 32;
+
+/// The names of edges, keys and relays, in bytes. Letters, digits, `.`, `_` and `-`.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// Whether it can name an edge, a key of one, or a relay.
+pub fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// No proof, or none that counts. It does not say why, and the caller learns no more than a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("request proves no edge")]
+pub struct Unproven;
+
+/// What proofs are made with, at the edge.
+pub enum EdgeSecret {
+    Ed25519(Box<SigningKey>),
+    /// Of at least [`SHARED_KEY_BYTES_MIN`].
+    HmacSha256(Zeroizing<Vec<u8>>),
+}
+
+/// What proofs are checked with, at the relay.
+#[derive(Clone)]
+pub enum EdgeKey {
+    Ed25519(Box<VerifyingKey>),
+    /// Of at least [`SHARED_KEY_BYTES_MIN`].
+    HmacSha256(Zeroizing<Vec<u8>>),
+}
+
+const ED25519: &str = "ed25519";
+const HMAC_SHA256: &str = "hmac-sha256";
+
+impl EdgeSecret {
+    fn alg(&self) -> &'static str {
+        match self {
+            Self::Ed25519(_) => ED25519,
+            Self::HmacSha256(_) => HMAC_SHA256,
+        }
+    }
+
+    /// The value of [`EDGE_FIELD`].
+    ///
+    /// # Errors
+    /// Where a name is none, or a shared key too short.
+    pub fn prove(
+        &self,
+        edge_id: &str,
+        key_id: &str,
+        relay_id: &str,
+        secret: &ProofSecret,
+    ) -> Result<String, Unproven> {
+        if ![edge_id, key_id, relay_id].into_iter().all(is_name) {
+            return Err(Unproven);
+        }
+        let said = said(edge_id, relay_id, secret);
+        let proof = match self {
+            Self::Ed25519(key) => key.sign(&said).to_bytes().to_vec(),
+            Self::HmacSha256(key) => mac(key, &said)?.finalize().into_bytes().to_vec(),
+        };
+        let (alg, proof) = (self.alg(), structured::bytes(&proof));
+        Ok(format!(
+            "id=\"{edge_id}\";key=\"{key_id}\";alg=\"{alg}\";proof={proof}"
+        ))
+    }
+}
+
+/// What the proof is made over: each name with its length before it, so that no two say the same.
+fn said(edge_id: &str, relay_id: &str, secret: &ProofSecret) -> Zeroizing<Vec<u8>> {
+    let mut said = Vec::with_capacity(PROOF_LABEL.len() + 1 + 4 + 2 * NAME_BYTES_MAX + 32);
+    said.extend_from_slice(PROOF_LABEL);
+    said.push(0);
+    for name in [edge_id, relay_id] {
+        // A name is far below 64 KiB.
+        said.extend_from_slice(&(name.len() as u16).to_be_bytes());
+        said.extend_from_slice(name.as_bytes());
+    }
+    said.extend_from_slice(&**secret);
+    Zeroizing::new(said)
+}
+
+fn mac(key: &[u8], said: &[u8]) -> Result<Hmac<Sha256>, Unproven> {
+    if key.len() < SHARED_KEY_BYTES_MIN {
+        return Err(Unproven);
+    }
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|_| Unproven)?;
+    mac.update(said);
+    Ok(mac)
+}
+
+/// What a request claims to be of, before it is checked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EdgeClaim {
+    edge_id: String,
+    key_id: String,
+    alg: String,
+    proof: Vec<u8>,
+}
+
+impl EdgeClaim {
+    /// Of the value of [`EDGE_FIELD`].
+    ///
+    /// # Errors
+    /// Where it is not exactly as [`EdgeSecret::prove`] writes it.
+    pub fn read(value: &[u8]) -> Result<Self, Unproven> {
+        let value = str::from_utf8(value).map_err(|_| Unproven)?;
+        let read = Parameters::read(&format!(";{value}")).ok_or(Unproven)?;
+        let text = |name| read.text(name).map(str::to_owned).ok_or(Unproven);
+        let claim = Self {
+            edge_id: text("id")?,
+            key_id: text("key")?,
+            alg: text("alg")?,
+            proof: read.bytes("proof").ok_or(Unproven)?.to_vec(),
+        };
+        if is_name(&claim.edge_id) && is_name(&claim.key_id) {
+            Ok(claim)
+        } else {
+            Err(Unproven)
+        }
+    }
+
+    /// Whose key to look up. It is a claim until [`verify`](Self::verify) says so.
+    pub fn edge_id(&self) -> &str {
+        &self.edge_id
+    }
+
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// With the key that this edge has under this name, for a request that `secret` is of.
+    ///
+    /// # Errors
+    /// Where it is no proof.
+    pub fn verify(
+        &self,
+        key: &EdgeKey,
+        relay_id: &str,
+        secret: &ProofSecret,
+    ) -> Result<(), Unproven> {
+        let said = said(&self.edge_id, relay_id, secret);
+        match (key, self.alg.as_str()) {
+            (EdgeKey::Ed25519(key), ED25519) => {
+                let proof = Signature::from_slice(&self.proof).map_err(|_| Unproven)?;
+                key.verify_strict(&said, &proof).map_err(|_| Unproven)
+            }
+            (EdgeKey::HmacSha256(key), HMAC_SHA256) => mac(key, &said)?
+                .verify_slice(&self.proof)
+                .map_err(|_| Unproven),
+            (EdgeKey::Ed25519(_) | EdgeKey::HmacSha256(_), _) => Err(Unproven),
+        }
+    }
+}
+
+impl fmt::Debug for EdgeSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EdgeSecret({})", self.alg())
+    }
+}
+
+impl fmt::Debug for EdgeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ed25519(_) => "EdgeKey(ed25519)",
+            Self::HmacSha256(_) => "EdgeKey(hmac-sha256)",
+        })
+    }
+}
+
+impl fmt::Debug for EdgeClaim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EdgeClaim({} under {})", self.edge_id, self.key_id)
+    }
+}

@@ -1,0 +1,152 @@
+//! Proofs of edges: they hold for one request at one relay.
+
+use ed25519_dalek::SigningKey;
+use proptest::prelude::*;
+use zeroize::Zeroizing;
+
+use super::support::{keys, rng};
+use crate::{
+    Aead, EdgeClaim, EdgeKey, EdgeSecret, Kem, ProofSecret, RequestSealer, Unproven, is_name,
+};
+
+fn secret(seed: u64) -> ProofSecret {
+    let (_, config) = keys(Kem::X25519, 1);
+    let sealer =
+        RequestSealer::start(&config, Aead::Aes256Gcm, &mut rng(seed), &mut Vec::new()).unwrap();
+    sealer.proof_secret()
+}
+
+fn pairs() -> [(EdgeSecret, EdgeKey); 2] {
+    let signing = SigningKey::from_bytes(&[3; 32]);
+    let verifying = signing.verifying_key();
+    let shared = Zeroizing::new(vec![4; 32]);
+    [
+        (
+            EdgeSecret::Ed25519(Box::new(signing)),
+            EdgeKey::Ed25519(Box::new(verifying)),
+        ),
+        (
+            EdgeSecret::HmacSha256(shared.clone()),
+            EdgeKey::HmacSha256(shared),
+        ),
+    ]
+}
+
+fn verify(value: &str, key: &EdgeKey, relay: &str, secret: &ProofSecret) -> Result<(), Unproven> {
+    EdgeClaim::read(value.as_bytes())?.verify(key, relay, secret)
+}
+
+#[test]
+fn a_proof_counts_for_its_edge_its_relay_and_its_request() {
+    let (own, other) = (secret(1), secret(2));
+    for (prover, key) in pairs() {
+        let proof = prover.prove("branch-7", "k3", "relay-1", &own).unwrap();
+        let claim = EdgeClaim::read(proof.as_bytes()).unwrap();
+        assert_eq!((claim.edge_id(), claim.key_id()), ("branch-7", "k3"));
+        assert_eq!(verify(&proof, &key, "relay-1", &own), Ok(()));
+        assert_eq!(
+            verify(&proof, &key, "relay-1", &other),
+            Err(Unproven),
+            "another request"
+        );
+        assert_eq!(
+            verify(&proof, &key, "relay-2", &own),
+            Err(Unproven),
+            "another relay"
+        );
+        let posing = proof.replace("branch-7", "branch-8");
+        assert_eq!(
+            verify(&posing, &key, "relay-1", &own),
+            Err(Unproven),
+            "another edge"
+        );
+    }
+}
+
+/// What is signed, byte by byte, so that others can make it.
+#[test]
+fn the_proof_is_made_over_both_names_with_their_lengths() {
+    use hkdf::hmac::{Hmac, KeyInit as _, Mac as _};
+    let own = secret(1);
+    let [_, (prover, _)] = pairs();
+    let proof = prover.prove("branch-7", "k3", "relay-1", &own).unwrap();
+    let said = [b"relay/1 edge proof\0\0\x08branch-7\0\x07relay-1", &own[..]].concat();
+    let mut mac = Hmac::<sha2_011::Sha256>::new_from_slice(&[4; 32]).unwrap();
+    mac.update(&said);
+    let expected = crate::structured::bytes(&mac.finalize().into_bytes());
+    let written = format!("id=\"branch-7\";key=\"k3\";alg=\"hmac-sha256\";proof={expected}");
+    assert_eq!(proof, written);
+}
+
+#[test]
+fn one_kind_of_key_does_not_pass_for_the_other() {
+    let own = secret(1);
+    let [(signer, public), (macer, shared)] = pairs();
+    let signed = signer.prove("e", "k", "r", &own).unwrap();
+    let maced = macer.prove("e", "k", "r", &own).unwrap();
+    assert_eq!(verify(&signed, &shared, "r", &own), Err(Unproven));
+    assert_eq!(verify(&maced, &public, "r", &own), Err(Unproven));
+    // A public key is known to everybody: it is no key to a MAC.
+    let relabelled = maced.replace("hmac-sha256", "ed25519");
+    assert_eq!(verify(&relabelled, &public, "r", &own), Err(Unproven));
+    let short = EdgeSecret::HmacSha256(Zeroizing::new(vec![4; 31]));
+    assert!(short.prove("e", "k", "r", &own).is_err());
+    let empty = EdgeKey::HmacSha256(Zeroizing::new(Vec::new()));
+    assert_eq!(verify(&maced, &empty, "r", &own), Err(Unproven));
+}
+
+#[test]
+fn what_is_no_claim_is_refused() {
+    let own = secret(1);
+    let [(prover, key), _] = pairs();
+    let proof = prover.prove("e", "k", "r", &own).unwrap();
+    for (from, to) in [
+        ("id=\"e\"", "id=\"\""),
+        ("id=\"e\"", "id=\"a b\""),
+        ("id=\"e\"", "id=e"),
+        ("id=\"e\";", ""),
+        ("key=\"k\"", "key=\"k\";key=\"k\""),
+        ("alg=\"ed25519\"", "alg=\"none\""),
+        ("proof=:", "proof=\""),
+        (";proof=", "; proof="),
+        (";alg=", ",alg="),
+    ] {
+        let changed = proof.replace(from, to);
+        assert_ne!(changed, proof);
+        assert_eq!(
+            verify(&changed, &key, "r", &own),
+            Err(Unproven),
+            "{changed}"
+        );
+    }
+    for name in ["", "a b", "a\"b", "\u{e9}", &"x".repeat(65)] {
+        assert!(!is_name(name));
+        assert!(prover.prove(name, "k", "r", &own).is_err());
+    }
+    for (secret, key) in pairs() {
+        let printed = format!("{secret:?} {key:?}");
+        assert!(!printed.contains('3') && printed.len() < 60 || printed.contains("ed25519"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_claim_or_none(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+        let _ = EdgeClaim::read(&bytes);
+    }
+
+    #[test]
+    fn no_changed_byte_of_a_proof_counts(at in 0usize..160, to in any::<u8>()) {
+        let own = secret(1);
+        let [(prover, key), _] = pairs();
+        let proof = prover.prove("e", "k", "r", &own).unwrap();
+        let mut bytes = proof.clone().into_bytes();
+        let at = at % bytes.len();
+        // The name of the key chooses the key, and is bound by it.
+        let is_key_id = bytes[..at].ends_with(b"key=\"");
+        prop_assume!(bytes[at] != to && !is_key_id);
+        bytes[at] = to;
+        let counts = EdgeClaim::read(&bytes).and_then(|claim| claim.verify(&key, "r", &own));
+        prop_assert!(counts.is_err());
+    }
+}
