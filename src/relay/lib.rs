@@ -20,6 +20,7 @@
 pub mod bhttp;
 pub mod limits;
 pub mod manifest;
+pub mod shape;
 
 mod contexts;
 mod key_config;

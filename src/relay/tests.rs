@@ -9,5 +9,6 @@ mod keys;
 mod manifests;
 mod proofs;
 mod replays;
+mod shapes;
 mod support;
 mod vectors;
