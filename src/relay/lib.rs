@@ -18,6 +18,8 @@
 #![forbid(unsafe_code)]
 
 pub mod bhttp;
+#[cfg(any(fuzzing, test))]
+pub mod fuzz;
 pub mod limits;
 pub mod manifest;
 pub mod shape;
