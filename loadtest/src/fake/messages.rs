@@ -1,7 +1,5 @@
-//! Anthropic's messages, as its API reference has them (pages "Create a Message", "Count tokens",
-//! "Streaming messages", "Extended thinking" and "Errors", by the types that anthropic-sdk-python
-//! 2.10.0 generates from the published schema, read 2026-11). It refuses what Anthropic refuses, as far
-//! as `checks.rs` says.
+//! Anthropic's messages, by the types that anthropic-sdk-python 2.10.0 has of its published schema (read
+//! 2026-11). It refuses what `checks.rs` says.
 
 mod checks;
 

@@ -1,4 +1,6 @@
-//! What Anthropic refuses with 400, as far as programs between a client and it can bring it about.
+//! What is refused with 400, as far as programs between a client and a provider can bring it about. Which
+//! fields there are is of the SDK's types; that turns need no order, that results must match calls, and
+//! the words are from memory of Anthropic's answers, not from a page.
 
 use std::collections::HashSet;
 
