@@ -149,7 +149,7 @@ async fn chats_have_the_shape_that_the_document_says() {
         check("AnthropicStreamEvent", event);
     }
     let reply = post("/api/chat", json!({"model": "local", "messages": hi})).await;
-    let lines = reply.text.lines().map(|it| serde_json::from_str(it));
+    let lines = reply.text.lines().map(serde_json::from_str);
     let lines: Vec<Value> = lines.map(Result::unwrap).collect();
     assert!(lines.len() > 2, "{}", reply.text);
     lines.iter().for_each(|line| check("OllamaChat", line));

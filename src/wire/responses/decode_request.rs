@@ -407,11 +407,8 @@ fn check_hints(fields: &Fields<'_>) -> Result<(), BadRequest> {
     if let Some(value) = fields.peek("include").filter(|value| !value.is_null()) {
         let path = Path::Root.field("include");
         let words = array(&path, value.clone(), 0, INCLUDE_MAX)?;
-        for (at, word) in words
-            .iter()
-            .enumerate()
-            .filter(|(_, word)| !word.is_string())
-        {
+        let mut wrong = words.iter().enumerate();
+        if let Some((at, word)) = wrong.find(|(_, word)| !word.is_string()) {
             return Err(fault::wrong_type(&path.index(at), "a string", word));
         }
     }
