@@ -21,7 +21,7 @@ async fn an_answer_goes_back_as_it_came() {
         json!({"model": "local/judge", "input": ["a", "b"]}),
     ] {
         let raw = ask(node.client, post(PATH, "", &body)).await;
-        assert_eq!((raw.status, raw.text()), (200, r#"{"results":2}"#.into()));
+        assert_eq!((raw.status, raw.text()), (200, r#"{"results":2}"#));
         assert_eq!(raw.header("x-hedge-route"), Some("cloud:local"));
         assert_eq!(raw.header("x-hedge-reason"), Some("moderation"));
     }
