@@ -16,10 +16,6 @@ use crate::{BackendError, Dialect, Seal, TokenLogprobs, Tokens};
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum ChatEvent {
     Started(Started),
-    /// The next events in their provider's own words, for callers who read its dialect. Whoever changes
-    /// one of them takes it out. Does not travel between processes: no engine writes any.
-    #[serde(skip)]
-    Written(Written),
     Text {
         choice: u32,
         text: String,
@@ -56,6 +52,12 @@ pub enum ChatEvent {
         reason: FinishReason,
     },
     Usage(Usage),
+    /// The next events in their provider's own words, for callers who read its dialect. Whoever changes
+    /// one of them takes it out. Does not travel between processes: no engine writes any. The last of
+    /// all, for serde counts a skipped variant when it writes the number of one after it, and not when it
+    /// reads that.
+    #[serde(skip)]
+    Written(Written),
 }
 
 impl fmt::Debug for ChatEvent {

@@ -117,7 +117,7 @@ ask() {
     local name=$1 address=$2 pattern=$3 shard failed askers=()
     echo "== $name: http://$address, $cases cases an operation, seed $seed"
     curl -sf "http://$address/openapi.json" >"$scratch/openapi.json" || curl -sf "http://$api/openapi.json" >"$scratch/openapi.json"
-    rm -f "$scratch/failed" "$out/$name".*
+    rm -f "$scratch/failed" "$out/$name".*.json "$out/$name".*.txt "$out/$name".*.failed
     for shard in $(seq "$jobs"); do
         local arguments=()
         while read -r operation; do arguments+=(--include-operation-id "$operation"); done \

@@ -217,8 +217,11 @@ mod tests {
         let look_up = ("look_up".to_owned(), r#"{"city":"Porto"}"#.to_owned());
         let go = ("go".to_owned(), r#"{"place":"Lisbon"}"#.to_owned());
         assert_eq!(called("hi", MustCall::May), []);
-        assert_eq!(called("hi", MustCall::Any), [look_up.clone()]);
-        assert_eq!(called("hi", MustCall::Tool("go")), [go.clone()]);
+        assert_eq!(called("hi", MustCall::Any), std::slice::from_ref(&look_up));
+        assert_eq!(
+            called("hi", MustCall::Tool("go")),
+            std::slice::from_ref(&go)
+        );
         assert_eq!(
             called("[[fake call=look_up,go]]", MustCall::May),
             [look_up, go]

@@ -99,7 +99,7 @@ async fn judged(bench: &Bench, model: Option<&str>) -> Result<Moderated, Refusal
 #[tokio::test]
 async fn texts_are_masked_and_a_record_is_left() {
     let judge = Judge::new("fake", &["omni", "text"], None);
-    let mut bench = bench_of(&[judge.clone()], &[]);
+    let mut bench = bench_of(std::slice::from_ref(&judge), &[]);
     for (model, expected) in [
         (None, "omni"),
         (Some("omni"), "omni"),
@@ -145,7 +145,7 @@ async fn the_next_upstream_is_asked_where_that_may_help() {
 #[tokio::test]
 async fn who_judges_is_told_from_who_does_not() {
     let judge = Judge::new("fake", &["omni"], None);
-    let bench = bench_of(&[judge.clone()], &[("chats", &["fake/big"])]);
+    let bench = bench_of(std::slice::from_ref(&judge), &[("chats", &["fake/big"])]);
     assert!(bench.pipeline.moderates());
     let listed = bench.pipeline.models(&Principal::anyone());
     assert!(listed.iter().any(|model| model.id == "fake/omni"));
