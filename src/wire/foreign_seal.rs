@@ -1,6 +1,6 @@
 //! Seals of one dialect inside of another's opaque text, so that they return to their maker.
 
-use domain::{Dialect, Seal, SealKind};
+use domain::{ChatRequest, Dialect, Part, Seal, SealKind};
 
 const MARK: &str = "hedge.";
 const HIDDEN: &str = "hidden.";
@@ -29,6 +29,18 @@ pub(crate) fn read(text: &str) -> Option<Seal> {
         of,
         kind,
         data: data.to_owned(),
+    })
+}
+
+/// Whether `request` holds a seal that `own`'s makers did not write. Its received bytes cannot go to them:
+/// they refuse what they cannot read.
+pub(crate) fn are_in(request: &ChatRequest, own: Dialect) -> bool {
+    let is_foreign = |seal: &Seal| seal.of != own;
+    request.messages.iter().any(|message| {
+        let mut parts = message.content.iter();
+        let mut calls = message.tool_calls.iter();
+        parts.any(|part| matches!(part, Part::Seal(seal) if is_foreign(seal)))
+            || calls.any(|call| call.seal.as_ref().is_some_and(is_foreign))
     })
 }
 

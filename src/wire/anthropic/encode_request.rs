@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use domain::{BackendError, ChatRequest, Delivery, Dialect};
 
 use super::request_body::request_body;
+use crate::foreign_seal;
 use crate::splice::{Members, put_json, put_member};
 
 /// The body to send for `request` to an upstream that knows the model as `model`.
@@ -17,7 +18,8 @@ pub(super) fn encode_request(model: &str, request: &ChatRequest) -> Result<Bytes
     let source = request
         .source
         .as_ref()
-        .filter(|source| source.dialect == Dialect::Anthropic);
+        .filter(|source| source.dialect == Dialect::Anthropic)
+        .filter(|_| !foreign_seal::are_in(request, Dialect::Anthropic));
     let spliced = source.and_then(|source| splice(&source.bytes, model, request.delivery));
     if let Some(spliced) = spliced {
         return Ok(spliced);

@@ -5,19 +5,23 @@
 //! uninterpreted put back where it stood.
 
 use bytes::Bytes;
-use domain::{BackendError, ChatRequest, Dialect, Extra, Tool, ToolChoice};
+use domain::{BackendError, ChatRequest, Dialect, Extra, SourceBody, Tool, ToolChoice};
 use serde_json::{Map, Value, json};
 
 use super::config_body::config_body;
 use super::contents_body::{contents_body, system_body};
-use super::decode_tools::OTHER_TOOLS;
+use crate::foreign_seal;
+use crate::own_tools;
 use crate::unsayable::{refuse_foreign_parts, refuse_grammars, refuse_open_sampling};
 
 /// # Errors
 /// [`BackendError::Declined`] or [`BackendError::Unable`] for what the dialect cannot say.
 pub(super) fn encode_request(model: &str, request: &ChatRequest) -> Result<Bytes, BackendError> {
     let source = request.source.as_ref();
-    if let Some(source) = source.filter(|source| source.dialect == Dialect::Gemini) {
+    let is_own = |source: &&SourceBody| source.dialect == Dialect::Gemini;
+    if let Some(source) = source.filter(is_own)
+        && !foreign_seal::are_in(request, Dialect::Gemini)
+    {
         return Ok(source.bytes.clone());
     }
     let body = request_body(model, request)?;

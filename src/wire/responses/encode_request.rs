@@ -9,6 +9,7 @@ use domain::{
 use serde_json::{Map, Value, json};
 
 use super::opaque_seal::opaque;
+use crate::foreign_seal;
 use crate::numbers::shortest;
 use crate::splice::{Members, put_json, put_member};
 use crate::unsayable::{refuse_grammars, refuse_open_sampling};
@@ -43,7 +44,8 @@ pub fn encode_request(model: &str, request: &ChatRequest) -> Result<Bytes, Backe
     let source = request
         .source
         .as_ref()
-        .filter(|source| source.dialect == Dialect::Responses);
+        .filter(|source| source.dialect == Dialect::Responses)
+        .filter(|_| !foreign_seal::are_in(request, Dialect::Responses));
     if let Some(spliced) = source.and_then(|it| splice(&it.bytes, model, request.delivery)) {
         return Ok(spliced);
     }
