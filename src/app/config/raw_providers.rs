@@ -112,6 +112,8 @@ pub struct RawQuirks {
     pub message_rename: Option<BTreeMap<String, String>>,
     /// As `drop`, of each message.
     pub message_drop: Option<Vec<String>>,
+    /// As `drop`, of each tool call of each message.
+    pub call_drop: Option<Vec<String>>,
     /// What the roles `system` and `developer` are called.
     pub system_role: Option<String>,
     /// Parts of sentences by which the provider says that a prompt is too long.
@@ -127,6 +129,7 @@ impl RawQuirks {
             refuse: self.refuse.or(file.refuse),
             message_rename: self.message_rename.or(file.message_rename),
             message_drop: self.message_drop.or(file.message_drop),
+            call_drop: self.call_drop.or(file.call_drop),
             system_role: self.system_role.or(file.system_role),
             context_phrases: self.context_phrases.or(file.context_phrases),
         }

@@ -154,6 +154,7 @@ fn quirks(raw: RawQuirks) -> Quirks {
         refuses: raw.refuse.unwrap_or_default(),
         message_renames: pairs(raw.message_rename),
         message_drops: raw.message_drop.unwrap_or_default(),
+        call_drops: raw.call_drop.unwrap_or_default(),
         system_role: raw.system_role,
         context_phrases: phrases.map(|phrase| phrase.to_lowercase()).collect(),
     }

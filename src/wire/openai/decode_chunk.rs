@@ -15,6 +15,7 @@ use super::reply_shape::{
     Body, CHOICES_MAX, CallBody, ChoiceBody, MessageBody, Shape, TOOL_CALLS_MAX, failure,
     finish_reason,
 };
+use super::seals;
 use crate::passing;
 use crate::sse_reading::{EventReader, Out, SseReading};
 use crate::{SseEvent, StreamDecoder};
@@ -262,7 +263,7 @@ impl ChoiceState {
             id: None,
             name: None,
             arguments,
-            seal: None,
+            seal: seals::read(call.extra_content),
         };
         if is_new {
             let Some(name) = name else {

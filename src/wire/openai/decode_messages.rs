@@ -3,6 +3,7 @@
 use domain::{Audio, BadRequest, Extra, File, Image, Message, Part, Role, ToolCall};
 use serde_json::Value;
 
+use super::seals;
 use crate::data_url::is_base64;
 use crate::fields::{Fields, Path, array};
 use crate::request_fault as fault;
@@ -248,12 +249,13 @@ fn read_call(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<ToolCall
         .string("arguments")?
         .ok_or_else(|| fault::missing(&function_path.field("arguments")))?;
     function.leave_to(extra);
+    let seal = seals::take(&mut call, extra);
     call.leave_to(extra);
     Ok(ToolCall {
         id,
         name,
         arguments,
-        seal: None,
+        seal,
     })
 }
 

@@ -7,6 +7,7 @@ use domain::{
 use super::reply_shape::{
     Body, CHOICES_MAX, CallBody, ChoiceBody, Shape, TOOL_CALLS_MAX, failure, finish_reason,
 };
+use super::seals;
 use crate::passing;
 
 /// Reads a `chat.completion` object. A refusal's text is read as answer text.
@@ -106,7 +107,7 @@ fn read_call(choice: u32, at: usize, mut call: CallBody<'_>) -> Result<ToolCall,
         id,
         name: name.into_owned(),
         arguments: function.arguments_text()?,
-        seal: None,
+        seal: seals::read(call.extra_content),
     })
 }
 

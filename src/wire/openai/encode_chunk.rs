@@ -10,6 +10,7 @@ use domain::{ChatEvent, Dialect, Extent, Started, TokenLogprobs, ToolCallPart, W
 use serde::{Deserialize, Serialize};
 
 use super::encode_reply::{LogprobsBody, UsageBody};
+use super::seals::ExtraContent;
 use super::{ErrorBody, Framing};
 
 /// Tokens whose log probabilities wait for text. With so many they leave in a chunk without any.
@@ -89,7 +90,7 @@ impl ChunkEncoder {
                 put_json(out.writer(), text);
                 self.close_delta(*choice, None, out);
             }
-            // This dialect has no place for them.
+            // This dialect has no place for them but at calls.
             ChatEvent::Seal { .. } | ChatEvent::StopString { .. } => {}
             ChatEvent::ToolCall {
                 choice,
@@ -278,7 +279,12 @@ fn put_call(index: u32, part: &ToolCallPart, out: &mut BytesMut) {
     }
     out.put_slice(b"\"arguments\":");
     put_json(out.writer(), &part.arguments);
-    out.put_slice(b"}}]");
+    out.put_u8(b'}');
+    if let Some(seal) = &part.seal {
+        out.put_slice(b",\"extra_content\":");
+        put_json(out.writer(), &ExtraContent::from(seal));
+    }
+    out.put_slice(b"}]");
 }
 
 fn put_json(out: impl std::io::Write, value: &(impl Serialize + ?Sized)) {

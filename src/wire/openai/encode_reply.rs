@@ -3,6 +3,8 @@
 use domain::{Dialect, Reply, ReplyChoice, TokenLogprob, TokenLogprobs, Usage};
 use serde::Serialize;
 
+use super::seals::ExtraContent;
+
 /// What surrounds a reply's content: the same for every chunk of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Framing {
@@ -73,6 +75,8 @@ struct CallBody<'a> {
     id: &'a str,
     r#type: &'static str,
     function: FunctionBody<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_content: Option<ExtraContent<'a>>,
 }
 
 #[derive(Serialize)]
@@ -103,6 +107,7 @@ impl<'a> From<&'a ReplyChoice> for ChoiceBody<'a> {
                             name: &call.name,
                             arguments: &call.arguments,
                         },
+                        extra_content: call.seal.as_ref().map(ExtraContent::from),
                     })
                     .collect(),
             },

@@ -9,8 +9,15 @@
 //!
 //! Behaviour follows OpenAI's API reference, pages "Chat", "Streaming" and "Error codes", as
 //! published and read 2026-11. Beyond it: `top_k`, `min_p` and `reasoning_content`, as llama.cpp's
-//! server, vLLM and DeepSeek write them. That a tool's call failed has no word in this dialect: its
-//! result goes on as any other does.
+//! server, vLLM and DeepSeek write them.
+//!
+//! What this dialect has no field for:
+//!
+//! | said elsewhere | here |
+//! | --- | --- |
+//! | the seal of a call | where Google has it (`seals.rs`); other makers' to clients alone |
+//! | seals of thoughts | left out |
+//! | that a call failed | its result goes on as any other does |
 
 mod embed_client;
 mod embeddings;
@@ -19,6 +26,7 @@ mod halves;
 mod moderations;
 mod reading;
 mod rerank;
+mod seals;
 
 // Decode request.
 mod decode_format;

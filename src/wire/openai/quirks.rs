@@ -26,6 +26,8 @@ pub struct Quirks {
     pub message_renames: Vec<(String, String)>,
     /// As `drops`, of each message.
     pub message_drops: Vec<String>,
+    /// As `drops`, of each call of each message.
+    pub call_drops: Vec<String>,
     /// What `system` and `developer` are called.
     pub system_role: Option<String>,
     /// Parts of sentences, in lower case, by which the provider says that a prompt is too long.
@@ -81,7 +83,7 @@ impl Quirks {
         let mut other_roles = ROLES.iter().filter(|role| Some(**role) != roles);
         let has_other_role = roles.is_some() && other_roles.any(|role| has_quoted(body, role));
         let renames = self.message_renames.iter().map(|(ours, _)| ours);
-        let mut names = renames.chain(&self.message_drops);
+        let mut names = renames.chain(&self.message_drops).chain(&self.call_drops);
         has_other_role || names.any(|name| has_quoted(body, name))
     }
 
@@ -114,6 +116,9 @@ impl Quirks {
                 continue;
             };
             put_member(&mut out, name, |out| {
+                if name == "tool_calls" && !self.call_drops.is_empty() {
+                    return self.put_calls(out, value);
+                }
                 let role = self.system_role.as_ref().filter(|_| name == "role");
                 match (role, serde_json::from_str::<&str>(value.get())) {
                     (Some(role), Ok(had)) if ROLES.contains(&had) => put_json(out, role),
@@ -122,6 +127,28 @@ impl Quirks {
             });
         }
         closed(out)
+    }
+
+    /// Calls that are none pass as they are.
+    fn put_calls(&self, out: &mut BytesMut, calls: &RawValue) {
+        let Ok(calls) = serde_json::from_str::<Vec<Members<'_>>>(calls.get()) else {
+            out.put_slice(calls.get().as_bytes());
+            return;
+        };
+        out.put_u8(b'[');
+        for (index, Members(members)) in calls.into_iter().enumerate() {
+            if index > 0 {
+                out.put_u8(b',');
+            }
+            let mut call = BytesMut::new();
+            for (name, value) in &members {
+                if !self.call_drops.iter().any(|dropped| dropped == name) {
+                    put_member(&mut call, name, |out| out.put_slice(value.get().as_bytes()));
+                }
+            }
+            out.put_slice(&closed(call));
+        }
+        out.put_u8(b']');
     }
 
     /// The error, known for what it is where one of the provider's phrases stands in it.
@@ -281,6 +308,19 @@ mod tests {
             &developer,
             r#"{"messages":[{"role":"system","content":"a"}]}"#,
             r#"{"messages":[{"role":"developer","content":"a"}]}"#,
+        );
+    }
+
+    #[test]
+    fn calls_lose_what_the_provider_refuses() {
+        let quirks = Quirks {
+            call_drops: names(&["extra_content"]),
+            ..Quirks::default()
+        };
+        check(
+            &quirks,
+            r#"{"messages":[{"role":"assistant","tool_calls":[{"id":"a","extra_content":{"google":{}},"function": {"x": 1.50}},{"extra_content":1}]},{"role":"assistant","tool_calls":7}]}"#,
+            r#"{"messages":[{"role":"assistant","tool_calls":[{"id":"a","function":{"x": 1.50}},{}]},{"role":"assistant","tool_calls":7}]}"#,
         );
     }
 

@@ -292,6 +292,9 @@ pub(super) struct CallBody<'a> {
     pub id: Loose<'a>,
     #[serde(borrow, default)]
     pub function: Option<FunctionBody<'a>>,
+    /// Google's place for a call's seal.
+    #[serde(borrow, default)]
+    pub extra_content: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]

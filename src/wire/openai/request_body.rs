@@ -6,6 +6,7 @@ use domain::{
 };
 use serde_json::{Map, Value, json};
 
+use super::seals::{self, ExtraContent};
 use crate::numbers::shortest;
 use crate::responses::SHARED;
 
@@ -174,11 +175,15 @@ fn prediction_body(prediction: &Prediction, has_nested: bool) -> Value {
 }
 
 fn call_body(call: &ToolCall) -> Value {
-    json!({
+    let mut body = json!({
         "id": call.id,
         "type": "function",
         "function": {"name": call.name, "arguments": call.arguments},
-    })
+    });
+    if let Some(seal) = call.seal.as_ref().filter(|seal| seals::is_googles(seal)) {
+        body["extra_content"] = json!(ExtraContent::from(seal));
+    }
+    body
 }
 
 fn add_tools(body: &mut Map<String, Value>, request: &ChatRequest) {

@@ -19,6 +19,8 @@
 //!
 //! A dialect joins with a line in [`SIDES`] and its folder.
 
+mod next_turn;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
@@ -140,7 +142,10 @@ impl Exchange {
 }
 
 fn ask(side: &Side, exchange: &Exchange, is_streamed: bool) -> Decoded {
-    let mut body = exchange.0["ask"].clone();
+    ask_of(side, exchange.0["ask"].clone(), is_streamed)
+}
+
+fn ask_of(side: &Side, mut body: Value, is_streamed: bool) -> Decoded {
     let model = body
         .get("model")
         .and_then(Value::as_str)
