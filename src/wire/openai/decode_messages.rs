@@ -3,6 +3,7 @@
 use domain::{Audio, BadRequest, Extra, File, Image, Message, Part, Role, ToolCall};
 use serde_json::Value;
 
+use super::failures;
 use super::seals;
 use crate::data_url::is_base64;
 use crate::fields::{Fields, Path, array};
@@ -48,6 +49,7 @@ fn read_message(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Messa
     if let (Role::Assistant, Some(thought)) = (role, fields.string("reasoning_content")?) {
         content.insert(0, Part::Thought(thought));
     }
+    let is_failure = role == Role::Tool && failures::unmark(&mut content);
     let name = match fields.has("name") {
         true => Some(fields.required_name("name", NAME_BYTES_MAX)?),
         false => {
@@ -61,7 +63,7 @@ fn read_message(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Messa
         name,
         tool_calls,
         tool_call_id,
-        is_failure: false,
+        is_failure,
         extra: fields.rest(),
     })
 }

@@ -15,6 +15,7 @@
 //!
 //! | said elsewhere | here |
 //! | --- | --- |
+//! | a result of a call that failed | its text begins with `[the call failed]`, and is read so |
 //! | the seal of a call | where Google has it (`seals.rs`); other makers' to clients alone |
 //! | seals of thoughts | left out |
 //! | that a call failed | its result goes on as any other does |
@@ -22,6 +23,7 @@
 mod embed_client;
 mod embeddings;
 mod error_body;
+mod failures;
 mod halves;
 mod moderations;
 mod reading;

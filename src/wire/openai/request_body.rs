@@ -6,6 +6,7 @@ use domain::{
 };
 use serde_json::{Map, Value, json};
 
+use super::failures;
 use super::seals::{self, ExtraContent};
 use crate::numbers::shortest;
 use crate::responses::SHARED;
@@ -97,7 +98,8 @@ fn message_body(message: &Message, has_nested: bool, dialect: Dialect) -> Value 
     body.insert("role".into(), message.role.as_label().into());
     let mut thoughts = String::new();
     let mut parts: Vec<&Part> = Vec::with_capacity(message.content.len());
-    for part in &message.content {
+    let marked = failures::marked(message);
+    for part in marked.iter() {
         match part {
             Part::Thought(thought) => thoughts.push_str(thought),
             Part::Seal(_) => {}
