@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use domain::{Audio, BackendError, ChatRequest, File, Image, Message, Part, Role, ToolCall};
+use domain::{
+    Audio, BackendError, ChatRequest, Dialect, File, Image, Message, Part, Role, ToolCall,
+};
 use serde_json::{Map, Value, json};
 
 use super::seals;
@@ -63,6 +65,7 @@ pub(super) fn contents_body(model: &str, request: &ChatRequest) -> Result<Value,
     // The latest call of each id.
     let mut names: HashMap<&str, &str> = HashMap::new();
     let mut was_tool = false;
+    let is_own = request.dialect == Dialect::Gemini;
     for (at, message) in request.messages.iter().enumerate() {
         if is_system(message) {
             continue;
@@ -74,7 +77,7 @@ pub(super) fn contents_body(model: &str, request: &ChatRequest) -> Result<Value,
                 names.extend(calls.map(|call| (call.id.as_str(), call.name.as_str())));
                 ("model", model_parts(model, at, message)?)
             }
-            Role::Tool => ("user", vec![result_part(at, message, &names)?]),
+            Role::Tool => ("user", vec![result_part(at, message, is_own, &names)?]),
             Role::System | Role::Developer | Role::User => ("user", user_parts(at, message)?),
         };
         // Google wants the results of one turn's calls together.
@@ -222,6 +225,7 @@ fn checks_signatures(model: &str) -> bool {
 fn result_part(
     at: usize,
     message: &Message,
+    is_own: bool,
     names: &HashMap<&str, &str>,
 ) -> Result<Value, BackendError> {
     let id = message.tool_call_id.as_deref().unwrap_or_default();
@@ -253,7 +257,9 @@ fn result_part(
     if !media.is_empty() {
         response.insert("parts".into(), media.into());
     }
-    for (field, value) in &message.extra {
+    // Another dialect's fields stay behind.
+    let extra = is_own.then_some(&message.extra);
+    for (field, value) in extra.into_iter().flatten() {
         response
             .entry(field.clone())
             .or_insert_with(|| value.clone());
