@@ -168,10 +168,12 @@ pub enum Ability {
     Audio,
     /// Documents, as PDF.
     Files,
+    /// What only the providers of the caller's dialect have ([`crate::ChatRequest::bound_by`]).
+    ProvidersOwn,
 }
 
 impl Ability {
-    pub const ALL: [Ability; 12] = [
+    pub const ALL: [Ability; 13] = [
         Ability::Tools,
         Ability::ForcedTools,
         Ability::Images,
@@ -184,6 +186,7 @@ impl Ability {
         Ability::Constraints,
         Ability::Audio,
         Ability::Files,
+        Ability::ProvidersOwn,
     ];
 
     /// The request field that asks for it, for error messages.
@@ -201,6 +204,7 @@ impl Ability {
             Ability::OtherParts => "content parts of this kind",
             Ability::Audio => "sound in content parts",
             Ability::Files => "files in content parts",
+            Ability::ProvidersOwn => "tools of a provider's own",
             Ability::Constraints => "replies by `regex`, `choice` or `grammar`",
         }
     }

@@ -181,6 +181,9 @@ pub struct ChatRequest {
     /// Of [`Dialect::Completions`], the text of the messages is the prompt itself, which no chat
     /// template changes.
     pub dialect: Dialect,
+    /// The place of the first thing in it that only providers of `dialect` have, as a JSON path: a tool
+    /// that they run or define, a cache that they keep. Nobody else can answer it as it was meant.
+    pub bound_by: Option<String>,
     /// Does not travel between processes: no engine reads it.
     #[serde(skip)]
     pub source: Option<SourceBody>,
@@ -218,6 +221,7 @@ impl ChatRequest {
             delivery: Delivery::Whole,
             extra: Extra::new(),
             dialect: Dialect::OpenAi,
+            bound_by: None,
             source: None,
         }
     }

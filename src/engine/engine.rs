@@ -547,6 +547,7 @@ pub(crate) fn needs(request: &ChatRequest) -> Abilities {
         (request.choices > 1, Ability::Choices),
         (!request.sampling.logit_bias.is_empty(), Ability::LogitBias),
         (request.has_other_parts(), Ability::OtherParts),
+        (request.bound_by.is_some(), Ability::ProvidersOwn),
         (request.format.is_constraint(), Ability::Constraints),
     ];
     needs

@@ -53,7 +53,7 @@ impl fmt::Debug for CacheSecret {
 
 /// The key of `masked`, or `None` when its reply must not be cached: several choices are asked for,
 /// so as to differ; images are named by address, behind which they may change; or there are parts
-/// that nobody here interprets.
+/// that nobody here interprets, or tools that a provider runs.
 ///
 /// Rules that look at headers let them choose who answers: `headers_used` is what
 /// [`RoutePolicy::headers_used`](crate::RoutePolicy::headers_used) says, `headers` what
@@ -66,7 +66,8 @@ pub fn cache_key(
     headers_used: &[String],
     headers: &[(String, String)],
 ) -> Option<CacheKey> {
-    if masked.choices > 1 || masked.has_other_parts() || has_remote_part(masked) {
+    let is_opaque = masked.has_other_parts() || masked.bound_by.is_some();
+    if masked.choices > 1 || is_opaque || has_remote_part(masked) {
         return None;
     }
     let mut text = canonical(team, masked);

@@ -29,6 +29,7 @@ pub fn needs(request: &ChatRequest) -> Abilities {
         (Ability::OtherParts, request.has_other_parts()),
         (Ability::Audio, request.has_audio()),
         (Ability::Files, request.has_files()),
+        (Ability::ProvidersOwn, request.bound_by.is_some()),
         (Ability::Constraints, request.format.is_constraint()),
     ];
     wanted
@@ -52,6 +53,10 @@ pub(crate) fn advice(ability: Ability) -> (&'static str, &'static str) {
         Ability::OtherParts => ("messages", "send text and image parts only"),
         Ability::Audio => ("messages", "leave the sound out"),
         Ability::Files => ("messages", "leave the files out, or send their text"),
+        Ability::ProvidersOwn => (
+            "tools",
+            "leave out the tools that only another provider has",
+        ),
         Ability::Constraints => (
             "structured_outputs",
             "ask for a `response_format` of `json_schema` instead",
