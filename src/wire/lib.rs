@@ -19,6 +19,7 @@ mod fields;
 mod foreign_seal;
 mod halves;
 mod numbers;
+mod own_tools;
 mod passing;
 pub mod percent;
 mod request_fault;

@@ -3,11 +3,25 @@
 use domain::{Ability, BackendError, ChatRequest, Dialect, OpenSampling, OutputFormat, Part};
 use serde_json::{Map, Value};
 
-/// Content parts and fields of `request` that only `own`'s clients can have written stay with it;
-/// other dialects' parts have no meaning here.
+/// Tools of its dialect's providers stay with `own`: others do not have them.
 ///
 /// # Errors
-/// [`BackendError::Declined`] with the part's path.
+/// [`BackendError::Declined`] with the tool's path.
+pub(crate) fn refuse_bound(request: &ChatRequest, own: Dialect) -> Result<(), BackendError> {
+    match &request.bound_by {
+        Some(place) if request.dialect != own => Err(BackendError::declined(
+            place,
+            "only the providers of this API have it, and the chosen model's is none of them; leave it \
+             out or name another model",
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// As [`refuse_bound`], and content parts that nobody here interprets: they have no meaning elsewhere.
+///
+/// # Errors
+/// [`BackendError::Declined`] with the path of the part or tool.
 pub(crate) fn refuse_foreign_parts(
     request: &ChatRequest,
     own: Dialect,
@@ -15,6 +29,7 @@ pub(crate) fn refuse_foreign_parts(
     if request.dialect == own {
         return Ok(());
     }
+    refuse_bound(request, own)?;
     for (at, message) in request.messages.iter().enumerate() {
         let other = message
             .content
@@ -120,6 +135,21 @@ mod tests {
         refuse_foreign_parts(&request, Dialect::OpenAi).unwrap();
         let error = refuse_foreign_parts(&request, Dialect::Gemini).unwrap_err();
         assert_eq!(param(&error), Some("messages[0].content[1]"));
+    }
+
+    #[test]
+    fn what_only_its_own_providers_have_is_declined_by_others() {
+        let mut request = request();
+        request.bound_by = Some("tools[1].googleSearch".into());
+        request.dialect = Dialect::Gemini;
+        refuse_foreign_parts(&request, Dialect::Gemini).unwrap();
+        for own in Dialect::ALL
+            .into_iter()
+            .filter(|own| *own != Dialect::Gemini)
+        {
+            let error = refuse_foreign_parts(&request, own).unwrap_err();
+            assert_eq!(param(&error), Some("tools[1].googleSearch"));
+        }
     }
 
     #[test]

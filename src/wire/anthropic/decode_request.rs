@@ -18,13 +18,16 @@ use super::decode_tools::{read_tool_choice, read_tools};
 use super::error_body::THREAD_UNSUPPORTED;
 use crate::fields::{Fields, Path, add_unknown, array, bounded};
 use crate::request_fault as fault;
-use crate::strict_json;
+use crate::{own_tools, strict_json};
 
 const MODEL_BYTES_MAX: usize = 256;
 /// Beyond every model's context.
 const OUTPUT_TOKENS_MAX: u32 = 16 << 20;
 /// Stop strings are held back from the stream while they may be forming, so they stay short.
 const STOP_BYTES_MAX: usize = 1024;
+
+/// Fields by which Anthropic calls on what it keeps or reaches itself.
+const PROVIDERS_OWN: [&str; 2] = ["mcp_servers", "container"];
 
 /// What a body is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +51,14 @@ pub(super) fn decode_request(body: &Bytes) -> Result<(ChatRequest, Asked), BadRe
 /// What is wrong with the body, with the JSON path in `param`.
 pub fn decode_count(body: &Bytes) -> Result<ChatRequest, BadRequest> {
     let (request, _) = read(body, Purpose::Count)?;
-    Ok(request)
+    match &request.bound_by {
+        None => Ok(request),
+        // Whoever counts here would count them as nothing.
+        Some(place) => Err(fault::unsupported(
+            place,
+            "Only Anthropic knows how many tokens it comes to.",
+        )),
+    }
 }
 
 fn read(body: &Bytes, purpose: Purpose) -> Result<(ChatRequest, Asked), BadRequest> {
@@ -82,6 +92,7 @@ fn read(body: &Bytes, purpose: Purpose) -> Result<(ChatRequest, Asked), BadReque
     }
     add_unknown(fields, &mut extra)?;
     let request = ChatRequest {
+        bound_by: own_tools::bound_by(&extra, &PROVIDERS_OWN),
         tools,
         tool_choice,
         parallel_tool_calls,

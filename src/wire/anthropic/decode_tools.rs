@@ -4,7 +4,7 @@ use domain::{BadRequest, Extra, Tool, ToolChoice};
 use serde_json::Value;
 
 use crate::fields::{Fields, Path, array};
-use crate::request_fault as fault;
+use crate::{own_tools, request_fault as fault};
 
 /// Agents with many servers of tools bring some hundreds.
 const TOOLS_MAX: usize = 512;
@@ -23,7 +23,9 @@ pub(super) fn read_tools(
     };
     let mut tools: Vec<Tool> = Vec::new();
     for (at, value) in array(&path, value, 0, TOOLS_MAX)?.into_iter().enumerate() {
-        let tool = read_tool(path.index(at), value, extra)?;
+        let Some(tool) = read_tool(path.index(at), value, extra)? else {
+            continue;
+        };
         if tools.iter().any(|known| known.name == tool.name) {
             return Err(fault::invalid(
                 &path.index(at).field("name"),
@@ -35,21 +37,17 @@ pub(super) fn read_tools(
     Ok(tools)
 }
 
-fn read_tool(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Tool, BadRequest> {
+/// `None` for one that Anthropic defines.
+fn read_tool(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Option<Tool>, BadRequest> {
     let mut tool = Fields::open(path, value)?;
-    match tool.string("type")?.as_deref() {
+    match tool.peek("type").and_then(Value::as_str) {
         None | Some("custom") => {}
-        Some(other) => {
-            return Err(fault::unsupported(
-                &path.field("type"),
-                &format!(
-                    "'{}' is a tool that Anthropic defines; only those of the type 'custom', with \
-                     an 'input_schema', can be passed on.",
-                    fault::shown(other)
-                ),
-            ));
+        Some(_) => {
+            own_tools::keep(path, Value::Object(tool.rest()), extra);
+            return Ok(None);
         }
     }
+    tool.string("type")?;
     let name = tool.required_name("name", NAME_BYTES_MAX)?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if !name.bytes().all(is_plain) {
@@ -64,12 +62,12 @@ fn read_tool(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Tool, Ba
         return Err(tool.wrong_type("input_schema", "an object", &parameters));
     }
     tool.leave_to(extra);
-    Ok(Tool {
+    Ok(Some(Tool {
         name,
         description,
         parameters,
         extra: Extra::new(),
-    })
+    }))
 }
 
 /// The choice, and whether several calls may come at once.
@@ -93,24 +91,34 @@ pub(super) fn read_tool_choice(
         "auto" => ToolChoice::Auto,
         "none" => ToolChoice::None,
         "any" => ToolChoice::Required,
-        "tool" => ToolChoice::Named(read_named(&mut choice, tools)?),
+        "tool" => ToolChoice::Named(read_named(&mut choice, tools, extra)?),
         other => return Err(fault::not_one_of(&kind_path, other, &KINDS)),
     };
     choice.leave_to(extra);
     match read {
-        ToolChoice::Required | ToolChoice::Named(_) if tools.is_empty() => Err(fault::invalid(
-            &path,
-            "it may be set only when 'tools' are given.",
-        )),
+        ToolChoice::Required | ToolChoice::Named(_)
+            if tools.is_empty() && !own_tools::are_in(extra) =>
+        {
+            Err(fault::invalid(
+                &path,
+                "it may be set only when 'tools' are given.",
+            ))
+        }
         ToolChoice::Auto | ToolChoice::None | ToolChoice::Required | ToolChoice::Named(_) => {
             Ok((read, parallel))
         }
     }
 }
 
-fn read_named(choice: &mut Fields<'_>, tools: &[Tool]) -> Result<String, BadRequest> {
+fn read_named(
+    choice: &mut Fields<'_>,
+    tools: &[Tool],
+    extra: &Extra,
+) -> Result<String, BadRequest> {
     let name = choice.required_name("name", NAME_BYTES_MAX)?;
-    if !tools.is_empty() && tools.iter().all(|tool| tool.name != name) {
+    let has_tools = !tools.is_empty() || own_tools::are_in(extra);
+    let is_known = tools.iter().any(|tool| tool.name == name) || own_tools::has_named(extra, &name);
+    if has_tools && !is_known {
         let path = choice.path;
         return Err(fault::invalid(
             &path.field("name"),

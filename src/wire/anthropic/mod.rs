@@ -26,9 +26,12 @@
 //! | no bound on the reply | [`MAX_TOKENS_DEFAULT`] |
 //!
 //! What a caller of this dialect asks for and other dialects have no word for: `cache_control`,
-//! `metadata`, `service_tier` and fields we do not know go to upstreams of this dialect alone. Tools
-//! that Anthropic defines or runs (`web_search_20250305`) are refused: their blocks in a reply have
-//! no place in `domain`. Blocks we do not interpret need a model that takes such parts.
+//! `metadata`, `service_tier` and fields we do not know go to upstreams of this dialect alone. So do
+//! tools that Anthropic defines or runs (`bash_20250124`, `web_search_20250305`), `mcp_servers` and
+//! `container`, and with them the request: other dialects decline it, with their place. Calls of defined
+//! tools are calls as any; what Anthropic ran itself (`server_tool_use` and its results) has no place in
+//! `domain`, and of a reply the text it led to comes alone. Blocks we do not interpret need a model that
+//! takes such parts.
 //!
 //! Seals of other dialects' makers travel in this one's opaque strings; see `seals.rs`.
 

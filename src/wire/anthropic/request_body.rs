@@ -11,12 +11,15 @@ use super::leftovers::put;
 use super::thinking::{Thinking, thinking};
 
 use crate::numbers::shortest;
+use crate::own_tools;
+use crate::unsayable::refuse_foreign_parts;
 
 /// Asked for where the caller names no bound, beside what thoughts may take: this dialect needs one,
 /// and refuses more than the model can say. Every Claude since 3.5 can say as much.
 pub const MAX_TOKENS_DEFAULT: Tokens = Tokens(8192);
 
 pub(super) fn request_body(model: &str, request: &ChatRequest) -> Result<Value, BackendError> {
+    refuse_foreign_parts(request, Dialect::Anthropic)?;
     refuse_unsayable(request)?;
     let is_own = request.dialect == Dialect::Anthropic;
     let mut body = Map::new();
@@ -102,10 +105,13 @@ fn open_fields(open: &OpenSampling) -> [(&'static str, bool); 8] {
 }
 
 fn add_tools(body: &mut Map<String, Value>, request: &ChatRequest) {
-    if request.tools.is_empty() {
+    let mut tools: Vec<Value> = request.tools.iter().map(tool_body).collect();
+    if request.dialect == Dialect::Anthropic {
+        own_tools::put_back(&mut tools, &request.extra);
+    }
+    if tools.is_empty() {
         return;
     }
-    let tools: Vec<Value> = request.tools.iter().map(tool_body).collect();
     body.insert("tools".into(), tools.into());
     let is_single = request.parallel_tool_calls == Some(false);
     let mut choice = match &request.tool_choice {

@@ -2,7 +2,7 @@
 //!
 //! Every known field is checked for type and range and named in the refusal. Unknown ones go to
 //! `extra` under their JSON Pointer (`/generationConfig/speechConfig`), those of the top under their
-//! names, and tools of Google's own under `tools`.
+//! names, and tools of Google's own as `own_tools.rs` has it.
 
 use bytes::Bytes;
 use domain::{BadRequest, ChatRequest, Delivery, Dialect, Extra, Message, ModelAlias, SourceBody};
@@ -12,7 +12,7 @@ use super::decode_contents::{read_contents, read_system};
 use super::decode_tools::{read_tool_config, read_tools};
 use super::spelling;
 use crate::fields::{Path, add_unknown, bounded};
-use crate::strict_json;
+use crate::{own_tools, strict_json};
 
 const MODEL_BYTES_MAX: usize = 256;
 
@@ -58,6 +58,7 @@ pub(super) fn decode_request(
     let config = read_config(&mut fields, &mut extra)?;
     add_unknown(fields, &mut extra)?;
     Ok(ChatRequest {
+        bound_by: own_tools::bound_by(&extra, &["cachedContent", "cached_content"]),
         tools,
         tool_choice,
         sampling: config.sampling,

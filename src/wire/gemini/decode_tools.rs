@@ -5,15 +5,12 @@ use serde_json::{Map, Value};
 
 use super::{schema, spelling};
 use crate::fields::{Fields, Path, array, bounded};
-use crate::request_fault as fault;
+use crate::{own_tools, request_fault as fault};
 
 /// Functions together. Google takes 512.
 const FUNCTIONS_MAX: usize = 512;
 const TOOLS_MAX: usize = 128;
 const NAME_BYTES_MAX: usize = 256;
-
-/// Tools that Google runs itself stand here in `extra`.
-pub(super) const OTHER_TOOLS: &str = "tools";
 
 const DECLARATION_NAMES: [&str; 4] = ["name", "description", "parameters", "parametersJsonSchema"];
 
@@ -26,11 +23,10 @@ pub(super) fn read_tools(
         return Ok(Vec::new());
     };
     let mut functions: Vec<Tool> = Vec::new();
-    let mut others = Vec::new();
     for (at, value) in array(&path, value, 0, TOOLS_MAX)?.into_iter().enumerate() {
-        let path = path.index(at);
-        let mut tool = spelling::open(path, value, &["functionDeclarations"])?;
-        let path = path.field("functionDeclarations");
+        let tool_path = path.index(at);
+        let mut tool = spelling::open(tool_path, value, &["functionDeclarations"])?;
+        let path = tool_path.field("functionDeclarations");
         if let Some(value) = tool.take("functionDeclarations") {
             for (at, value) in array(&path, value, 0, FUNCTIONS_MAX)?
                 .into_iter()
@@ -42,11 +38,8 @@ pub(super) fn read_tools(
         }
         let rest = tool.rest();
         if !rest.is_empty() {
-            others.push(Value::Object(rest));
+            own_tools::keep(tool_path, Value::Object(rest), extra);
         }
-    }
-    if !others.is_empty() {
-        extra.insert(OTHER_TOOLS.to_owned(), others.into());
     }
     Ok(functions)
 }

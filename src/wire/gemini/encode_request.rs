@@ -53,8 +53,8 @@ fn request_body(model: &str, request: &ChatRequest) -> Result<Value, BackendErro
         let functions: Vec<Value> = functions.collect();
         tools.push(json!({ "functionDeclarations": functions }));
     }
-    if is_own && let Some(Value::Array(others)) = request.extra.get(OTHER_TOOLS) {
-        tools.extend(others.iter().cloned());
+    if is_own {
+        own_tools::put_back(&mut tools, &request.extra);
     }
     if !tools.is_empty() {
         body.insert("tools".into(), tools.into());
@@ -107,9 +107,7 @@ fn calling_body(choice: &ToolChoice) -> Option<Value> {
 fn add_extra(body: &mut Map<String, Value>, extra: &Extra) {
     for (name, value) in extra {
         let Some(pointer) = name.strip_prefix('/') else {
-            if name != OTHER_TOOLS {
-                body.insert(name.clone(), value.clone());
-            }
+            body.insert(name.clone(), value.clone());
             continue;
         };
         if pointer.starts_with("generationConfig/") || pointer.starts_with("toolConfig/") {

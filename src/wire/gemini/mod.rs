@@ -39,8 +39,9 @@
 //! | a stop string that ended the reply | left out |
 //! | arguments that are no JSON object | `MALFORMED_FUNCTION_CALL` |
 //!
-//! Of a request in this dialect, tools of Google's own (`googleSearch`), `safetySettings`,
-//! `cachedContent` and everything else we do not know go to a Gemini upstream and to no other.
+//! Of a request in this dialect, tools of Google's own (`googleSearch`), `cachedContent`,
+//! `safetySettings` and everything else we do not know go to a Gemini upstream and to no other. For the
+//! first two the request itself goes to no other: other dialects decline it, with their place.
 //! What is unknown inside of a content, a function's call or its result goes there with the received
 //! bytes alone.
 

@@ -21,7 +21,7 @@ use super::reply_shape::TOP_LOGPROBS_MAX;
 use super::request_body::NEWER_OUTPUT_BOUND;
 use crate::fields::{Fields, Path, add_unknown, array, bounded, decimal};
 use crate::request_fault as fault;
-use crate::strict_json;
+use crate::{own_tools, strict_json};
 
 pub(crate) const MODEL_BYTES_MAX: usize = 256;
 /// OpenAI's bound on `n`.
@@ -85,6 +85,7 @@ pub(super) fn read_chat(mut fields: Fields<'_>, body: &Bytes) -> Result<ChatRequ
     let delivery = read_delivery(&mut fields, &mut extra)?;
     add_unknown(fields, &mut extra)?;
     Ok(ChatRequest {
+        bound_by: own_tools::bound_by(&extra, &["web_search_options"]),
         model,
         messages,
         tools,

@@ -12,6 +12,7 @@ use super::{
     ChunkDecoder, ChunkEncoder, ErrorBody, ErrorReply, Framing, decode_error, decode_reply,
     decode_request, encode_reply, encode_request,
 };
+use crate::unsayable::refuse_foreign_parts;
 use crate::{
     ClientDialect, Decoded, EmbedDialect, ModerationDialect, ReplyEncoder, ServerDialect,
     StreamDecoder,
@@ -86,6 +87,7 @@ impl ClientDialect for Chat {
     }
 
     fn encode_request(&self, model: &str, request: &ChatRequest) -> Result<Bytes, BackendError> {
+        refuse_foreign_parts(request, Dialect::OpenAi)?;
         Ok(encode_request(model, request))
     }
 

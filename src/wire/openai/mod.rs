@@ -18,7 +18,7 @@
 //! | a result of a call that failed | its text begins with `[the call failed]`, and is read so |
 //! | the seal of a call | where Google has it (`seals.rs`); other makers' to clients alone |
 //! | seals of thoughts | left out |
-//! | that a call failed | its result goes on as any other does |
+//! | parts that nobody here interprets, tools of other providers | declined |
 
 mod embed_client;
 mod embeddings;

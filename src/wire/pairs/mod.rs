@@ -20,6 +20,7 @@
 //! A dialect joins with a line in [`SIDES`] and its folder.
 
 mod next_turn;
+mod own_tools;
 
 use std::collections::VecDeque;
 use std::fs;

@@ -12,7 +12,7 @@ use super::opaque_seal::opaque;
 use crate::foreign_seal;
 use crate::numbers::shortest;
 use crate::splice::{Members, put_json, put_member};
-use crate::unsayable::{refuse_grammars, refuse_open_sampling};
+use crate::unsayable::{refuse_bound, refuse_grammars, refuse_open_sampling};
 
 /// Members that are written anew: what is kept is kept here.
 const OWN: [&str; 5] = [
@@ -40,6 +40,7 @@ pub(crate) const SHARED: [&str; 8] = [
 /// # Errors
 /// [`BackendError::Declined`] for what the dialect has no words for.
 pub fn encode_request(model: &str, request: &ChatRequest) -> Result<Bytes, BackendError> {
+    refuse_bound(request, Dialect::Responses)?;
     refuse_unsayable(request)?;
     let source = request
         .source

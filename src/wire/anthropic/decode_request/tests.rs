@@ -514,11 +514,6 @@ fn bounds_are_kept_and_named() {
             "tools[1].name",
             "invalid_value",
         ),
-        (
-            r#""tools":[{"type":"web_search_20250305","name":"web_search"}]"#.to_owned(),
-            "tools[0].type",
-            "unsupported_parameter",
-        ),
         (format!(r#""tools":[{}]"#, many("1", 513)), "tools", "array_above_max_length"),
         (r#""tool_choice":{"type":"any"}"#.to_owned(), "tool_choice", "invalid_value"),
         (r#""tool_choice":{"type":"required"}"#.to_owned(), "tool_choice.type", "invalid_value"),

@@ -311,7 +311,10 @@ fn what_there_is_no_word_for_is_declined_with_its_place() {
             })),
             "Audio",
         ),
-        (with_part(Part::Other(json!({"type": "x"}))), "OtherParts"),
+        (
+            with_part(Part::Other(json!({"type": "x"}))),
+            "messages[0].content[1]",
+        ),
     ] {
         assert_eq!(refused(&request), param);
     }
