@@ -17,6 +17,7 @@ mod config;
 mod direct;
 mod fetch;
 mod link;
+mod one_call;
 mod pool;
 mod reading;
 mod refusal;

@@ -27,6 +27,7 @@ use crate::auth::{Credentials, Unsigned};
 use crate::breaker::Breaker;
 use crate::direct::Direct;
 use crate::link::Port;
+use crate::one_call::kept_to_one_call;
 use crate::reading::{Patience, read_answer};
 use crate::refusal::{Trace, read_refusal};
 use crate::response::Response;
@@ -291,7 +292,8 @@ impl Upstream {
         let response = opened
             .await
             .map_err(|_| BackendError::TimedOut(TimeoutPhase::FirstEvent))??;
-        read_answer(response, *dialect, call.model(), is_streamed, patience).await
+        let stream = read_answer(response, *dialect, call.model(), is_streamed, patience).await?;
+        Ok(kept_to_one_call(stream, call.request()))
     }
 
     fn speech_for(&self, call: &Outbound) -> Result<&Speech, BackendError> {

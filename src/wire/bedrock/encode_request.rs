@@ -68,10 +68,6 @@ fn refuse_unsayable(request: &ChatRequest) -> Result<(), BackendError> {
             "temperature",
             sampling.temperature.is_some_and(|it| it > TEMPERATURE_MAX),
         ),
-        (
-            "parallel_tool_calls",
-            request.parallel_tool_calls == Some(false) && !request.tools.is_empty(),
-        ),
     ];
     match set.into_iter().find(|(_, is_set)| *is_set) {
         None => Ok(()),

@@ -19,7 +19,8 @@
 //! | several choices, `logprobs`, `logit_bias`, `json_object`, regular expressions and the like | declined: the model is unable |
 //! | `temperature` above 1, penalties, `seed`, `min_p`, open models' samplers | declined, with the field |
 //! | `top_k` of models but Anthropic's and Amazon's | declined |
-//! | `parallel_tool_calls: false`, `tool_choice: none` after calls, calls without `tools` | declined |
+//! | `parallel_tool_calls: false` | left out: `providers` hands on the first call alone |
+//! | `tool_choice: none` after calls, calls without `tools` | declined |
 //! | images and files by address, media types that Bedrock does not list | declined |
 //! | arguments in the history that are no JSON object | declined |
 //! | a bound on thoughts, of models but Anthropic's | left to the model |

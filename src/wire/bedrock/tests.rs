@@ -105,10 +105,6 @@ fn what_cannot_be_said_is_declined_where_it_stands() {
         (with(|it| it.sampling.min_p = Some(0.5)), "min_p"),
         (with(|it| it.sampling.top_k = Some(5)), "top_k"),
         (
-            calling(&|it| it.parallel_tool_calls = Some(false)),
-            "parallel_tool_calls",
-        ),
-        (
             calling(&|it| it.tool_choice = ToolChoice::None),
             "tool_choice",
         ),

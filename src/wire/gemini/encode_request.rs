@@ -40,13 +40,6 @@ fn request_body(model: &str, request: &ChatRequest) -> Result<Value, BackendErro
     if let Some(system) = system_body(request)? {
         body.insert("systemInstruction".into(), system);
     }
-    if request.parallel_tool_calls == Some(false) && !request.tools.is_empty() {
-        return Err(BackendError::declined(
-            "parallel_tool_calls",
-            "the chosen model cannot be told to call one tool at a time; leave it out or name \
-             another model",
-        ));
-    }
     let mut tools = Vec::new();
     if !request.tools.is_empty() {
         let functions = request.tools.iter().map(|tool| function_body(tool, is_own));

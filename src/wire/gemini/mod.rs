@@ -18,7 +18,7 @@
 //!
 //! | said elsewhere | here |
 //! | --- | --- |
-//! | `parallel_tool_calls: false` beside tools | declined |
+//! | `parallel_tool_calls: false` beside tools | left out: `providers` hands on the first call alone |
 //! | `logit_bias`, `min_p` and open models' samplers | declined |
 //! | a seed beyond 32 bits, more than 8 choices | declined |
 //! | a regular expression or a grammar as format | declined; a choice of texts is an enum |

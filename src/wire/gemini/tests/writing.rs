@@ -68,13 +68,6 @@ fn what_cannot_be_said_is_declined_where_it_stands() {
             "messages",
         ),
         (
-            with(&|it| {
-                it.tools = vec![tool("f")];
-                it.parallel_tool_calls = Some(false);
-            }),
-            "parallel_tool_calls",
-        ),
-        (
             saying(Part::Other(json!({"type": "x"}))),
             "messages[0].content[0]",
         ),
