@@ -174,9 +174,6 @@ impl From<UsageBody> for Usage {
     }
 }
 
-/// Assumed of an overload in the midst of a reply, which names no wait.
-const OVERLOAD_WAIT: Duration = Duration::from_secs(1);
-
 /// An error object that came under a good status, by its type.
 pub(super) fn failure(raw: Option<&RawValue>) -> BackendError {
     #[derive(Default, Deserialize)]
@@ -190,7 +187,8 @@ pub(super) fn failure(raw: Option<&RawValue>) -> BackendError {
     let body: ErrorBody = body.unwrap_or_default();
     match body.r#type.as_str() {
         "overloaded_error" => BackendError::Overloaded {
-            retry_after: OVERLOAD_WAIT,
+            // In the midst of a reply no header can name a wait.
+            retry_after: Duration::ZERO,
         },
         "rate_limit_error" => BackendError::RateLimited { retry_after: None },
         "authentication_error" => BackendError::Credentials { status: 401 },
