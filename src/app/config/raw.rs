@@ -522,8 +522,9 @@ pub struct RawUpstream {
     /// It promises that a request sent twice is worked on, and charged, once: then one is sent again
     /// after any failure before its first event.
     pub idempotent: bool,
-    /// How it goes on with an answer that broke off elsewhere.
-    pub continues: RawContinues,
+    /// How it goes on with an answer that broke off elsewhere. Left out: as the provider's file says, or
+    /// not at all.
+    pub continues: Option<RawContinues>,
     /// Further headers to send, for example `OpenAI-Organization`.
     pub headers: BTreeMap<String, SecretText>,
 }
@@ -554,7 +555,7 @@ impl Default for RawUpstream {
             image_urls: None,
             moderation_models: Vec::new(),
             idempotent: false,
-            continues: RawContinues::default(),
+            continues: None,
             headers: BTreeMap::new(),
         }
     }

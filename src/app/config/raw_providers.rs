@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::raw::{RawTrust, SecretText};
+use super::trouble::RawContinues;
 
 /// A file of `providers/`, or of `providers_dir`: where a provider is and how it is spoken to.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -36,6 +37,8 @@ pub struct RawProvider {
     pub structured_outputs: bool,
     /// Whether it takes images by address, where that is not as usual in its dialect.
     pub image_urls: Option<bool>,
+    /// How it goes on with an answer that broke off elsewhere. Left out: not at all.
+    pub continues: Option<RawContinues>,
     /// As which provider of the price list it charges, where that is not its own name.
     pub prices: Option<String>,
     pub headers: BTreeMap<String, String>,

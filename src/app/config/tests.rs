@@ -755,3 +755,24 @@ fn an_upstream_may_judge_texts_and_take_images_as_bytes() {
     ];
     assert_eq!(found, wanted);
 }
+
+#[test]
+fn a_provider_goes_on_as_its_file_says_unless_its_upstream_says_otherwise() {
+    use providers::Continues;
+    for (provider, own, expected) in [
+        ("mistral", "", Continues::PrefixRepeated),
+        ("groq", "", Continues::Message),
+        ("vllm", "", Continues::FinalMessage),
+        ("llama-server", "", Continues::Message),
+        ("openai", "", Continues::Never),
+        ("anthropic", "", Continues::Never),
+        ("mistral", "continues = 'never'", Continues::Never),
+        ("anthropic", "continues = 'message'", Continues::Message),
+    ] {
+        let text =
+            format!("[[upstreams]]\nprovider = '{provider}'\nkey = 'k'\nmodels = ['a']\n{own}\n");
+        let (config, found) = judged(&text, &[]);
+        let config = config.unwrap_or_else(|| panic!("{provider}: {found:?}"));
+        assert_eq!(config.upstreams[0].continues, expected, "{provider} {own}");
+    }
+}

@@ -136,7 +136,7 @@ fn upstream_config(
         image_urls: raw.image_urls.or(provider.image_urls),
         moderation_models: raw.moderation_models.clone(),
         is_idempotent: raw.idempotent,
-        continues: continues(raw.continues),
+        continues: continues(raw.continues.or(provider.continues).unwrap_or_default()),
     })
 }
 
