@@ -187,6 +187,8 @@ pub struct Spent {
     pub content_bytes: u64,
     /// Of everything that was sent, without tags and lengths of chunks.
     pub plain_bytes: u64,
+    /// Ticks of `constant` that nothing could go at.
+    pub missed_ticks: u64,
 }
 
 /// One response on its way into cells.
@@ -279,7 +281,7 @@ impl Shaper {
         match self {
             Self::Off(off) => off.spent(),
             Self::Cells(cells) => cells.stream.spent(),
-            Self::Constant(constant) => constant.stream.spent(),
+            Self::Constant(constant) => constant.spent(),
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use super::stream::CellStream;
-use super::{Bucket, Cell, CellSize, QUEUE_BYTES_MAX, TICK};
+use super::{Bucket, Cell, CellSize, QUEUE_BYTES_MAX, Spent, TICK};
 
 /// The shortest length, in cells: a second.
 const CELLS_MIN: u64 = 20;
@@ -40,6 +40,13 @@ impl Constant {
             is_released: false,
             is_done: false,
             missed: 0,
+        }
+    }
+
+    pub(super) fn spent(&self) -> Spent {
+        Spent {
+            missed_ticks: self.missed,
+            ..self.stream.spent()
         }
     }
 

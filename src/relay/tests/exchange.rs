@@ -163,3 +163,16 @@ proptest! {
         prop_assert!(open(&secret_key, &[&ids[..], &bytes].concat(), cut).is_err());
     }
 }
+
+/// Features that nobody would miss: without them keys and states would stay in memory.
+#[test]
+fn what_holds_a_secret_is_wiped_when_it_is_dropped() {
+    fn is_wiped<T: zeroize::ZeroizeOnDrop>() -> bool {
+        std::mem::needs_drop::<T>()
+    }
+    assert!(is_wiped::<aes_gcm::Aes256Gcm>());
+    assert!(is_wiped::<x25519_dalek::StaticSecret>());
+    assert!(is_wiped::<ed25519_dalek::SigningKey>());
+    assert!(is_wiped::<sha2_011::block_api::Sha256VarCore>());
+    assert!(is_wiped::<crate::ProofSecret>());
+}

@@ -119,11 +119,19 @@ fn only_what_a_key_was_offered_for_finds_it() {
     assert!(ring.find(&right, START).is_ok());
 }
 
-/// Twelve days of turns, in which every id comes around: no id comes again within a day of its birth, there is always a key in use,
-/// and whatever was published is accepted for as long as it says.
+/// Twelve days of turns, in which every id comes around: none comes again within a day of its birth,
+/// there is always one key in use, and it is accepted for the better part of an hour yet.
 #[test]
 fn no_id_comes_again_within_a_day_and_there_is_always_a_key() {
-    let mut ring = ring();
+    let kems = [Kem::X25519];
+    let mut ring = KeyRing::new(
+        RingTimes::default(),
+        &kems,
+        Ciphers::Strict,
+        START,
+        &mut rng(1),
+    )
+    .unwrap();
     let mut born: BTreeMap<u8, UnixTime> = BTreeMap::new();
     let mut now = START;
     let mut seen = 0;
@@ -132,7 +140,7 @@ fn no_id_comes_again_within_a_day_and_there_is_always_a_key() {
         assert!(ring.turn(now, &mut rng(now.0)));
         let published = ring.published();
         let in_use = published.iter().filter(|key| key.not_before <= now);
-        assert_eq!(in_use.clone().count(), 2);
+        assert_eq!(in_use.clone().count(), 1);
         assert!(
             in_use
                 .clone()
@@ -149,7 +157,7 @@ fn no_id_comes_again_within_a_day_and_there_is_always_a_key() {
         }
     }
     assert_eq!(born.len(), 256);
-    assert!(seen > 256);
+    assert!(seen > 30);
 }
 
 #[test]

@@ -238,8 +238,29 @@ fn a_source_that_is_too_fast_has_to_wait() {
     }
     assert!(shaper.room() > 3_000);
     let spent = shaper.spent();
-    assert_eq!((spent.cells, spent.plain_bytes), (10, 5_120));
+    assert_eq!(
+        (spent.cells, spent.plain_bytes, spent.missed_ticks),
+        (10, 5_120, 0)
+    );
     assert!(spent.content_bytes > QUEUE_BYTES_MAX as u64 - 1);
+}
+
+/// Beyond half the queue a body goes though it has not ended; what then is missing cannot be filled.
+#[test]
+fn a_tick_passes_where_nothing_may_be_put_into_a_body() {
+    let begun = Instant::now();
+    let mut shaper = Shaper::new(Shape::Constant(CellSize::KiB4, Bucket::Double), begun);
+    shaper.begin(200, &header(), false).unwrap();
+    let body = vec![b'z'; QUEUE_BYTES_MAX / 2 + 1];
+    shaper.push(&body);
+    let cells = (0..200)
+        .filter(|tick| shaper.next(begun + *tick * TICK).is_some())
+        .count();
+    assert_eq!(cells, 128);
+    assert_eq!(shaper.spent().missed_ticks, 72);
+    shaper.end(&Fields::default());
+    let cell = shaper.next(begun + 200 * TICK).unwrap();
+    assert!(!cell.is_final, "zeros follow, to a length among few");
 }
 
 #[test]
