@@ -118,6 +118,9 @@ pub fn shape(bytes: &[u8]) {
     let Some(([which, every, wait], content)) = bytes.split_first_chunk() else {
         return;
     };
+    // A minute of ticks at most, so that an input takes milliseconds.
+    let content = &content[..content.len().min(2_048)];
+    let wait = wait % 32;
     let all = Shape::all();
     let shape = all[usize::from(*which) % all.len()];
     let mut now = Instant::now();
@@ -128,7 +131,7 @@ pub fn shape(bytes: &[u8]) {
         .expect("200 is final");
     for piece in content.chunks(usize::from(*every).max(1)) {
         shaper.push(piece);
-        now += Duration::from_millis(u64::from(*wait));
+        now += Duration::from_millis(u64::from(wait));
         while let Some(cell) = shaper.next(now) {
             cells.push(cell);
         }
