@@ -73,7 +73,8 @@ fn through(shape: Shape, pieces: &[(u64, &[u8])], is_events: bool) -> Vec<(u64, 
             while let Some(cell) = shaper.next(begun + MS * ms as u32) {
                 cells.push((ms, cell));
             }
-            if ms == until {
+            let is_over = cells.last().is_some_and(|(_, cell)| cell.is_final);
+            if ms == until || is_over {
                 return;
             }
             ms += 1;
