@@ -356,6 +356,7 @@ fn every_failure_says_the_same() {
 /// Interleaved, and the fastest of many runs each, which a busy machine cannot make faster. What is
 /// left is far below what an agreement on a key takes, and a network can show.
 #[test]
+#[ignore = "a measurement, which a busy machine may upset: cargo test -p relay the_same_time -- --ignored"]
 fn every_failure_takes_the_same_time() {
     let exchange = Exchange::new(Kem::X25519);
     let failures = failures(&exchange);
