@@ -151,7 +151,8 @@ async fn chats_have_the_shape_that_the_document_says() {
     let reply = post("/api/chat", json!({"model": "local", "messages": hi})).await;
     let lines = reply.text.lines().map(serde_json::from_str);
     let lines: Vec<Value> = lines.map(Result::unwrap).collect();
-    assert!(lines.len() > 2, "{}", reply.text);
+    // Out of the cache all of the text may be in one line; the last says how it ended.
+    assert!(lines.len() >= 2, "{}", reply.text);
     lines.iter().for_each(|line| check("OllamaChat", line));
     let said = json!({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]});
     let reply = post("/v1beta/models/local:generateContent", said).await;
