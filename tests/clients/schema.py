@@ -43,6 +43,9 @@ UNNAMED = {
     "choices.message.reasoning_content", "choices.delta.reasoning_content",
     "output.encrypted_content", "item.encrypted_content", "response.output.encrypted_content",
     "data.encrypted_content",
+    # As Google's endpoint for OpenAI's clients has it.
+    *(f"choices.{said}.tool_calls.extra_content{part}"
+      for said in ["message", "delta"] for part in ["", ".google", ".google.thought_signature"]),
     # What OpenAI's own replies have beside what is published.
     "store", "response.store", "logprobs.bytes", "logprobs.top_logprobs.bytes",
     # As some providers have it in their lists of models.

@@ -250,7 +250,7 @@ impl Answer {
         let calls = self.content.calls.iter().enumerate();
         calls
             .map(|(index, call)| {
-                json!({"index": index, "id": call_id(index), "type": "function",
+                json!({"id": call_id(index), "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments.concat()}})
             })
             .collect()
