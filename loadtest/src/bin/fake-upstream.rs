@@ -12,7 +12,7 @@ use loadtest::{Behaviour, FakeConfig, FakeUpstream, Flaky, Mishap};
 /// and failures.
 ///
 /// A request may ask for another behaviour in its text: `[[fake status=429 retry-after=7]]`; also
-/// tokens=N, delay-ms=N, gap-ms=N, call=TOOL[,TOOL], think=N, cached=N, written=N, ends=REASON,
+/// tokens=N, delay-ms=N, gap-ms=N, call=TOOL or call=TOOL,TOOL, think=N, cached=N, written=N, ends=REASON,
 /// cut-after=N, cut-byte=N, error-after=N, end-early=N, hang, hang-after=N, garbage.
 /// GET /_seen shows the requests so far, DELETE /_seen forgets them.
 #[derive(Debug, Parser)]
