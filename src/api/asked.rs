@@ -12,7 +12,9 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use pipeline::Refusal;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::chat::{BUSY_WAIT, X_HEDGE_REASON, X_HEDGE_ROUTE, check_media_type, early, header_text};
+use crate::chat::{
+    BUSY_WAIT, X_HEDGE_REASON, X_HEDGE_ROUTE, check_media_type, early, header_text, refused,
+};
 use crate::line::Signs;
 use crate::server::Api;
 use crate::{auth, body};
@@ -69,6 +71,25 @@ impl Asked {
     }
 }
 
+/// Answers a request with what `work` makes of it, or says why not. Who asks and what is known before
+/// anything is done.
+pub(crate) async fn answered<B, F>(
+    api: &Arc<Api>,
+    signs: &Arc<Signs>,
+    request: Request<B>,
+    work: impl FnOnce(Asked) -> F,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes>,
+    F: Future<Output = Result<Response<Body>, Refusal>>,
+{
+    let answered = match Asked::read(api, signs, request).await {
+        Ok(asked) => work(asked).await,
+        Err(refusal) => Err(refusal),
+    };
+    answered.unwrap_or_else(|refusal| refused(&refusal))
+}
+
 /// Decodes or encodes on the blocking pool.
 pub(crate) async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BadRequest> + Send + 'static,
@@ -79,8 +100,8 @@ pub(crate) async fn aside<T: Send + 'static>(
     }
 }
 
-pub(crate) fn json(bytes: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::from(bytes));
+pub(crate) fn json(bytes: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(bytes.into());
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -88,7 +109,7 @@ pub(crate) fn json(bytes: Vec<u8>) -> Response<Body> {
 }
 
 /// As [`json`], with where it comes from and why.
-pub(crate) fn routed_json(bytes: Vec<u8>, route: &str, reason: &str) -> Response<Body> {
+pub(crate) fn routed_json(bytes: impl Into<Body>, route: &str, reason: &str) -> Response<Body> {
     let mut response = json(bytes);
     let headers = response.headers_mut();
     headers.insert(X_HEDGE_ROUTE, header_text(route));

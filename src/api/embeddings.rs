@@ -3,46 +3,25 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use bytes::Bytes;
 use domain::RequestId;
-use http::{Request, Response};
+use http::Response;
 use pipeline::Refusal;
 use wire::openai::{decode_embed_request, encode_embeddings};
 
 use crate::asked::{Asked, aside, routed_json};
-use crate::chat::refused;
-use crate::line::Signs;
 use crate::server::Api;
 
 /// Answers a request for embeddings, or says why not.
-pub(crate) async fn answer<B>(
+pub(crate) async fn answer(
     api: &Arc<Api>,
     id: &RequestId,
-    signs: &Arc<Signs>,
-    request: Request<B>,
-) -> Response<Body>
-where
-    B: http_body::Body<Data = Bytes>,
-{
-    attempt(api, id, signs, request)
-        .await
-        .unwrap_or_else(|refusal| refused(&refusal))
-}
-
-async fn attempt<B>(
-    api: &Arc<Api>,
-    id: &RequestId,
-    signs: &Arc<Signs>,
-    request: Request<B>,
-) -> Result<Response<Body>, Refusal>
-where
-    B: http_body::Body<Data = Bytes>,
-{
+    asked: Asked,
+) -> Result<Response<Body>, Refusal> {
     let Asked {
         principal,
         bytes,
         seat: _seat,
-    } = Asked::read(api, signs, request).await?;
+    } = asked;
     let request = aside(move || decode_embed_request(&bytes)).await?;
     let format = request.format;
     let embedded = api.pipeline.embed(&principal, id.clone(), request).await?;

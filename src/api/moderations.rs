@@ -9,8 +9,7 @@ use http::{Request, Response};
 use pipeline::{MODERATION_NOT_OFFERED, Refusal};
 use wire::openai::decode_moderation_request;
 
-use crate::asked::{Asked, aside, routed_json};
-use crate::chat::refused;
+use crate::asked::{Asked, answered, aside, routed_json};
 use crate::error::refusal;
 use crate::line::Signs;
 use crate::server::Api;
@@ -29,29 +28,19 @@ where
         let what = MODERATION_NOT_OFFERED;
         return refusal(&Fault::NotOffered { what });
     }
-    attempt(api, id, signs, request)
-        .await
-        .unwrap_or_else(|refusal| refused(&refusal))
+    answered(api, signs, request, |asked| moderate(api, id, asked)).await
 }
 
-async fn attempt<B>(
-    api: &Arc<Api>,
-    id: &RequestId,
-    signs: &Arc<Signs>,
-    request: Request<B>,
-) -> Result<Response<Body>, Refusal>
-where
-    B: http_body::Body<Data = Bytes>,
-{
+async fn moderate(api: &Arc<Api>, id: &RequestId, asked: Asked) -> Result<Response<Body>, Refusal> {
     let Asked {
         principal,
         bytes,
         seat: _seat,
-    } = Asked::read(api, signs, request).await?;
+    } = asked;
     let request = aside(move || decode_moderation_request(&bytes)).await?;
     let moderated = api.pipeline.moderate(&principal, id.clone(), request);
     let moderated = moderated.await?;
     let route = moderated.route.to_string();
-    let body = moderated.moderation.body.to_vec();
+    let body = moderated.moderation.body;
     Ok(routed_json(body, &route, moderated.reason))
 }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use bytes::Bytes;
 use domain::{Fault, RequestId};
-use http::{Request, Response};
+use http::Response;
 use pipeline::{Counted, Refusal};
 use wire::openai::{
     TokenForm, TokenSource, decode_detokenize, decode_template, decode_tokenize, encode_content,
@@ -13,8 +12,6 @@ use wire::openai::{
 };
 
 use crate::asked::{Asked, aside, json};
-use crate::chat::refused;
-use crate::line::Signs;
 use crate::server::Api;
 
 /// What is asked.
@@ -26,25 +23,18 @@ pub(crate) enum Reading {
 }
 
 /// Answers, or says why not.
-pub(crate) async fn answer<B>(
+pub(crate) async fn answer(
     api: &Arc<Api>,
     id: &RequestId,
-    signs: &Arc<Signs>,
-    request: Request<B>,
+    asked: Asked,
     reading: Reading,
-) -> Response<Body>
-where
-    B: http_body::Body<Data = Bytes>,
-{
-    let answered = match Asked::read(api, signs, request).await {
-        Err(refusal) => Err(refusal),
-        Ok(asked) => match reading {
-            Reading::Tokenize => tokenize(api, id, asked).await,
-            Reading::Detokenize => detokenize(api, id, asked).await,
-            Reading::Template => template(api, id, asked).await,
-        },
+) -> Result<Response<Body>, Refusal> {
+    let body = match reading {
+        Reading::Tokenize => tokenize(api, id, asked).await?,
+        Reading::Detokenize => detokenize(api, id, asked).await?,
+        Reading::Template => template(api, id, asked).await?,
     };
-    answered.map_or_else(|refusal| refused(&refusal), json)
+    Ok(json(body))
 }
 
 async fn tokenize(api: &Arc<Api>, id: &RequestId, asked: Asked) -> Result<Vec<u8>, Refusal> {

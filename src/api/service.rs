@@ -13,6 +13,7 @@ use tower::ServiceExt;
 use tracing::error;
 use wire::{Address, ServerDialect};
 
+use crate::asked::answered;
 use crate::doors::{chat_at, refuser, restyle};
 use crate::error::refusal;
 use crate::gate::Gate;
@@ -106,17 +107,29 @@ impl Front {
             let door = chat::Door { dialect, address };
             Box::pin(chat::answer(&self.api, &id.id, signs, request, door)).await
         } else if self.is_post(&request, COUNT_PATH) {
-            Box::pin(count::answer(&self.api, &id.id, signs, request)).await
+            Box::pin(answered(&self.api, signs, request, |asked| {
+                count::answer(&self.api, &id.id, asked)
+            }))
+            .await
         } else if self.is_post(&request, EMBEDDINGS_PATH) {
-            Box::pin(embeddings::answer(&self.api, &id.id, signs, request)).await
+            Box::pin(answered(&self.api, signs, request, |asked| {
+                embeddings::answer(&self.api, &id.id, asked)
+            }))
+            .await
         } else if self.is_post(&request, MODERATIONS_PATH) {
             Box::pin(moderations::answer(&self.api, &id.id, signs, request)).await
         } else if RERANK_PATHS.iter().any(|path| self.is_post(&request, path)) {
-            Box::pin(rerank::answer(&self.api, &id.id, signs, request)).await
+            Box::pin(answered(&self.api, signs, request, |asked| {
+                rerank::answer(&self.api, &id.id, asked)
+            }))
+            .await
         } else if let Some(asked) = self.ollama(&request) {
             Box::pin(ollama::answer(&self.api, &id.id, signs, request, asked)).await
         } else if let Some(reading) = self.reading(&request) {
-            Box::pin(reading::answer(&self.api, &id.id, signs, request, reading)).await
+            Box::pin(answered(&self.api, signs, request, |asked| {
+                reading::answer(&self.api, &id.id, asked, reading)
+            }))
+            .await
         } else {
             let request = request.map(Body::new);
             Box::pin(self.router.clone().oneshot(request))
