@@ -13,7 +13,7 @@ use crate::answer::{Refusal, RouteLabel};
 use crate::embed_remote;
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
-use crate::trunk::Pipeline;
+use crate::trunk::{Pipeline, refuse};
 
 /// The rule that decides where embeddings are computed: the model's name.
 pub(crate) const REASON: &str = "embeddings";
@@ -41,16 +41,8 @@ impl Pipeline {
         let mut receipt = self.receive(request_id.clone(), principal, request.model.clone())?;
         receipt.note(|record| REASON.clone_into(&mut record.reason));
         let embedded = self.embed_noting(principal, request_id, request, &mut receipt);
-        match embedded.await {
-            Ok(embedded) => Ok(embedded),
-            Err(fault) => {
-                receipt.note(|record| record.outcome = Outcome::Refused(fault.as_label()));
-                Err(Refusal {
-                    fault,
-                    reason: Some(REASON.to_owned()),
-                })
-            }
-        }
+        let embedded = embedded.await;
+        embedded.map_err(|fault| refuse(&mut receipt, fault, Some(REASON.to_owned())))
     }
 
     async fn embed_noting(

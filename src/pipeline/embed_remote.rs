@@ -6,22 +6,16 @@
 use std::sync::Arc;
 
 use domain::{
-    Backend, BackendCard, BackendError, BadRequest, ChatRequest, Classify, EmbedInput,
-    EmbedRequest, Embeddings, Fault, Findings, Message, ModelAlias, Outbound, Outcome, Principal,
-    RequestId, Role, RouteTaken, Tier, Tokens, Usage,
+    Backend, BadRequest, ChatRequest, EmbedInput, EmbedRequest, Embeddings, Fault, Message,
+    ModelAlias, Outcome, Principal, RequestId, Role, Tier, Tokens, Usage,
 };
 use policy::{Asked, Target};
 
 use crate::answer::RouteLabel;
 use crate::embed::{Embedded, REASON, shorten};
+use crate::in_turn::{Place, ask_in_turn};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
-
-/// An upstream, and what it calls the model.
-pub(crate) struct Place {
-    backend: Arc<dyn Backend>,
-    model: String,
-}
 
 /// The upstreams that `asked` names. Empty where it names something else.
 pub(crate) fn places(asked: &ModelAlias, snapshot: &Snapshot) -> Vec<Place> {
@@ -50,37 +44,10 @@ pub(crate) async fn embed(
 ) -> Result<Embedded, Fault> {
     let dimensions = request.dimensions;
     let texts = texts(request)?;
-    let (texts, findings) = scanned(texts, snapshot).await?;
-    receipt.note_prompt(&texts);
-    let masked_count = u32::try_from(findings.iter().count()).unwrap_or(u32::MAX);
-    receipt.note(|record| record.masked_count = masked_count);
-    let mut first_error = None;
-    for place in places {
-        let card = place.backend.card();
-        note_route(card, &place.model, snapshot, receipt);
-        let call = Outbound::seal(
-            request_id.clone(),
-            place.model.clone(),
-            texts.clone(),
-            &findings,
-            card.trust,
-        )
-        .for_team(principal.team.clone());
-        match place.backend.embed(call, dimensions).await {
-            Ok(embeddings) => return Ok(answered(&place, embeddings, dimensions, receipt)),
-            Err(error) => {
-                let failed = (card.name.clone(), error.as_label());
-                receipt.note(|record| record.failed_candidates.push(failed));
-                let is_last = !error.may_try_next();
-                let error = first_error.get_or_insert(error);
-                if is_last {
-                    return Err(error.fault());
-                }
-            }
-        }
-    }
-    let error = first_error.unwrap_or(BackendError::Unreachable("there is no upstream"));
-    Err(error.fault())
+    let ask = async |backend: Arc<dyn Backend>, call| backend.embed(call, dimensions).await;
+    let asking = ask_in_turn(places, principal, request_id, texts, snapshot, receipt, ask);
+    let (place, embeddings) = asking.await?;
+    Ok(answered(&place, embeddings, dimensions, receipt))
 }
 
 /// The texts as messages, one each: what leaves is masked where chats are. Tokens are written out,
@@ -99,34 +66,6 @@ fn texts(request: EmbedRequest) -> Result<ChatRequest, Fault> {
         messages.push(Message::new(Role::User, text));
     }
     Ok(ChatRequest::new(request.model, messages))
-}
-
-/// Two thousand texts may take a while to look through.
-pub(crate) async fn scanned(
-    texts: ChatRequest,
-    snapshot: &Arc<Snapshot>,
-) -> Result<(ChatRequest, Findings), Fault> {
-    let snapshot = Arc::clone(snapshot);
-    let work = tokio::task::spawn_blocking(move || {
-        let findings = snapshot.scan().scan(&texts)?;
-        Ok((texts, findings))
-    });
-    work.await.unwrap_or(Err(Fault::Internal))
-}
-
-pub(crate) fn note_route(
-    card: &BackendCard,
-    model: &str,
-    snapshot: &Snapshot,
-    receipt: &mut Receipt,
-) {
-    let route = RouteTaken {
-        backend: card.name.clone(),
-        model: model.to_owned(),
-        is_local: card.is_local(),
-    };
-    receipt.note(|record| record.route = Some(route));
-    receipt.note_price_of_route(snapshot);
 }
 
 fn answered(

@@ -15,6 +15,7 @@ mod embed;
 mod embed_remote;
 mod hedge;
 mod images;
+mod in_turn;
 mod moderate;
 mod named;
 mod offline;

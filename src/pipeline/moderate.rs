@@ -1,18 +1,18 @@
 //! Moderation on the trunk: by upstreams that have a model for it, masked as embeddings are
-//! ([`crate::embed_remote`]). Nothing is kept.
+//! ([`crate::in_turn`]). Nothing is kept.
 
 use std::sync::Arc;
 
 use domain::{
-    Backend, BackendError, BadRequest, ChatRequest, Classify, Fault, ModelAlias, Moderation,
-    ModerationRequest, Outbound, Outcome, Principal, RequestId,
+    Backend, BadRequest, ChatRequest, Fault, ModelAlias, Moderation, ModerationRequest, Outcome,
+    Principal, RequestId,
 };
 
 use crate::answer::{Refusal, RouteLabel};
-use crate::embed_remote::{note_route, scanned};
+use crate::in_turn::{Place, ask_in_turn};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
-use crate::trunk::Pipeline;
+use crate::trunk::{Pipeline, refuse};
 
 /// The rule that decides where texts are judged: the model's name.
 const REASON: &str = "moderation";
@@ -23,12 +23,6 @@ pub struct Moderated {
     pub route: RouteLabel,
     pub reason: &'static str,
     pub moderation: Moderation,
-}
-
-/// An upstream, and what it calls the model.
-struct Place {
-    backend: Arc<dyn Backend>,
-    model: String,
 }
 
 impl Pipeline {
@@ -70,16 +64,8 @@ impl Pipeline {
             )
             .await
         };
-        match judged.await {
-            Ok(moderated) => Ok(moderated),
-            Err(fault) => {
-                receipt.note(|record| record.outcome = Outcome::Refused(fault.as_label()));
-                Err(Refusal {
-                    fault,
-                    reason: Some(REASON.to_owned()),
-                })
-            }
-        }
+        let judged = judged.await;
+        judged.map_err(|fault| refuse(&mut receipt, fault, Some(REASON.to_owned())))
     }
 }
 
@@ -151,7 +137,6 @@ fn check(
 pub const NOT_OFFERED: &str = "no upstream of this server has a model that judges texts; its operator \
                                names one in `moderation_models` beside an upstream";
 
-/// Asks one after the other until one answers.
 async fn ask(
     places: Vec<Place>,
     principal: &Principal,
@@ -160,45 +145,18 @@ async fn ask(
     snapshot: &Arc<Snapshot>,
     receipt: &mut Receipt,
 ) -> Result<Moderated, Fault> {
-    let (request, findings) = scanned(request, snapshot).await?;
-    let masked_count = u32::try_from(findings.iter().count()).unwrap_or(u32::MAX);
-    receipt.note(|record| record.masked_count = masked_count);
-    receipt.note_prompt(&request);
-    let mut first_error = None;
-    for place in places {
-        let card = place.backend.card();
-        note_route(card, &place.model, snapshot, receipt);
-        let call = Outbound::seal(
-            request_id.clone(),
-            place.model.clone(),
-            request.clone(),
-            &findings,
-            card.trust,
-        )
-        .for_team(principal.team.clone());
-        match place.backend.moderate(call).await {
-            Ok(moderation) => {
-                receipt.note_first_content();
-                receipt.note(|record| record.outcome = Outcome::Answered);
-                return Ok(Moderated {
-                    route: RouteLabel::Cloud {
-                        backend: card.name.clone(),
-                    },
-                    reason: REASON,
-                    moderation,
-                });
-            }
-            Err(error) => {
-                let failed = (card.name.clone(), error.as_label());
-                receipt.note(|record| record.failed_candidates.push(failed));
-                let is_last = !error.may_try_next();
-                let error = first_error.get_or_insert(error);
-                if is_last {
-                    return Err(error.fault());
-                }
-            }
-        }
-    }
-    let error = first_error.unwrap_or(BackendError::Unreachable("there is no upstream"));
-    Err(error.fault())
+    let ask = async |backend: Arc<dyn Backend>, call| backend.moderate(call).await;
+    let asking = ask_in_turn(
+        places, principal, request_id, request, snapshot, receipt, ask,
+    );
+    let (place, moderation) = asking.await?;
+    receipt.note_first_content();
+    receipt.note(|record| record.outcome = Outcome::Answered);
+    Ok(Moderated {
+        route: RouteLabel::Cloud {
+            backend: place.backend.card().name.clone(),
+        },
+        reason: REASON,
+        moderation,
+    })
 }

@@ -10,7 +10,7 @@ use domain::{
 use crate::answer::{Refusal, RouteLabel};
 use crate::embed::{Work, check_health, lacks};
 use crate::receipt::Receipt;
-use crate::trunk::Pipeline;
+use crate::trunk::{Pipeline, refuse};
 
 /// The rule that decides where texts are ranked: there is one place.
 const REASON: &str = "rerank";
@@ -47,16 +47,8 @@ impl Pipeline {
     ) -> Result<Ranking, Refusal> {
         let mut receipt = self.receive(request_id, principal, request.model.clone())?;
         receipt.note(|record| REASON.clone_into(&mut record.reason));
-        match self.rank_noting(principal, request, &mut receipt).await {
-            Ok(ranking) => Ok(ranking),
-            Err(fault) => {
-                receipt.note(|record| record.outcome = Outcome::Refused(fault.as_label()));
-                Err(Refusal {
-                    fault,
-                    reason: Some(REASON.to_owned()),
-                })
-            }
-        }
+        let ranked = self.rank_noting(principal, request, &mut receipt).await;
+        ranked.map_err(|fault| refuse(&mut receipt, fault, Some(REASON.to_owned())))
     }
 
     async fn rank_noting(

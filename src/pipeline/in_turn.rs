@@ -1,0 +1,88 @@
+//! Prompts that are no chats, and upstreams that are asked with them one after the other: masked as chats
+//! are, and charged as they are.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use domain::{
+    Backend, BackendCard, BackendError, ChatRequest, Classify, Fault, Findings, Outbound,
+    Principal, RequestId, RouteTaken,
+};
+
+use crate::receipt::Receipt;
+use crate::snapshot::Snapshot;
+
+/// An upstream, and what it calls the model.
+pub(crate) struct Place {
+    pub backend: Arc<dyn Backend>,
+    pub model: String,
+}
+
+/// Asks one after the other until one answers. `texts` has a message for each text.
+pub(crate) async fn ask_in_turn<T, F>(
+    places: Vec<Place>,
+    principal: &Principal,
+    request_id: RequestId,
+    texts: ChatRequest,
+    snapshot: &Arc<Snapshot>,
+    receipt: &mut Receipt,
+    ask: impl Fn(Arc<dyn Backend>, Outbound) -> F,
+) -> Result<(Place, T), Fault>
+where
+    F: Future<Output = Result<T, BackendError>>,
+{
+    let (texts, findings) = scanned(texts, snapshot).await?;
+    receipt.note_prompt(&texts);
+    let masked_count = u32::try_from(findings.iter().count()).unwrap_or(u32::MAX);
+    receipt.note(|record| record.masked_count = masked_count);
+    let mut first_error = None;
+    for place in places {
+        let card = place.backend.card();
+        note_route(card, &place.model, snapshot, receipt);
+        let call = Outbound::seal(
+            request_id.clone(),
+            place.model.clone(),
+            texts.clone(),
+            &findings,
+            card.trust,
+        )
+        .for_team(principal.team.clone());
+        match ask(Arc::clone(&place.backend), call).await {
+            Ok(answer) => return Ok((place, answer)),
+            Err(error) => {
+                let failed = (card.name.clone(), error.as_label());
+                receipt.note(|record| record.failed_candidates.push(failed));
+                let is_last = !error.may_try_next();
+                let error = first_error.get_or_insert(error);
+                if is_last {
+                    return Err(error.fault());
+                }
+            }
+        }
+    }
+    let error = first_error.unwrap_or(BackendError::Unreachable("there is no upstream"));
+    Err(error.fault())
+}
+
+/// Two thousand texts may take a while to look through.
+async fn scanned(
+    texts: ChatRequest,
+    snapshot: &Arc<Snapshot>,
+) -> Result<(ChatRequest, Findings), Fault> {
+    let snapshot = Arc::clone(snapshot);
+    let work = tokio::task::spawn_blocking(move || {
+        let findings = snapshot.scan().scan(&texts)?;
+        Ok((texts, findings))
+    });
+    work.await.unwrap_or(Err(Fault::Internal))
+}
+
+fn note_route(card: &BackendCard, model: &str, snapshot: &Snapshot, receipt: &mut Receipt) {
+    let route = RouteTaken {
+        backend: card.name.clone(),
+        model: model.to_owned(),
+        is_local: card.is_local(),
+    };
+    receipt.note(|record| record.route = Some(route));
+    receipt.note_price_of_route(snapshot);
+}
