@@ -564,6 +564,7 @@ pub(crate) fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfi
 /// The card's last model where any name passes.
 const ANY_MODEL: &str = "*";
 
+mod asking;
 mod embed;
 mod moderate;
 

@@ -1,11 +1,10 @@
 //! Embeddings by an upstream, where its dialect has them.
 
 use bytes::Bytes;
-use domain::{BackendError, Embeddings, Message, Outbound, TimeoutPhase};
-use tokio::time::{Instant, timeout_at};
+use domain::{BackendError, Embeddings, Message, Outbound};
 
 use super::Upstream;
-use crate::reading::read_json;
+use super::asking::aside;
 
 /// The largest answer read: 2,048 vectors of 3,072 numbers, 13 characters each, are 82 MB.
 const ANSWER_BYTES_MAX: usize = 96 << 20;
@@ -27,25 +26,7 @@ impl Upstream {
         let (count, asked) = (texts.len(), model.to_owned());
         let body = aside(move || Ok(halves.encode(&asked, &texts, dimensions)));
         let body: Bytes = body.await?;
-        let answered = timeout_at(Instant::now() + self.whole_reply_timeout, async {
-            let response = self.send(call, &target, body).await?;
-            if response.status() != http::StatusCode::OK {
-                return Err(self.refused(self.speech.dialect, call, response).await);
-            }
-            read_json(response, ANSWER_BYTES_MAX).await
-        });
-        let body = answered
-            .await
-            .map_err(|_| BackendError::TimedOut(TimeoutPhase::FirstEvent))??;
+        let body = self.json(call, &target, body, ANSWER_BYTES_MAX).await?;
         aside(move || halves.decode(&body, count)).await
     }
-}
-
-/// A thousand texts or vectors take milliseconds to write and to read.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BackendError> + Send + 'static,
-) -> Result<T, BackendError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| BackendError::Unreachable("the embeddings could not be written or read"))?
 }

@@ -1,10 +1,9 @@
 //! Moderation by an upstream, where its dialect has it.
 
-use domain::{BackendError, Moderation, Outbound, TimeoutPhase};
-use tokio::time::{Instant, timeout_at};
+use domain::{BackendError, Moderation, Outbound};
 
 use super::Upstream;
-use crate::reading::read_json;
+use super::asking::aside;
 
 /// The largest answer read: 2,048 results of two kilobytes each are 4 MB.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
@@ -12,8 +11,7 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 impl Upstream {
     /// One result for each message of `call`.
     pub(super) async fn judged(&self, call: &Outbound) -> Result<Moderation, BackendError> {
-        let dialect = self.speech.dialect;
-        let Some(halves) = dialect.moderations() else {
+        let Some(halves) = self.speech.dialect.moderations() else {
             let words = "what this upstream speaks has no moderation here";
             return Err(BackendError::declined("model", words));
         };
@@ -22,27 +20,9 @@ impl Upstream {
         let asked = call.clone();
         let body = aside(move || Ok(halves.encode(asked.model(), &asked.request().messages)));
         let body = body.await?;
-        let answered = timeout_at(Instant::now() + self.whole_reply_timeout, async {
-            let response = self.send(call, &target, body).await?;
-            if response.status() != http::StatusCode::OK {
-                return Err(self.refused(dialect, call, response).await);
-            }
-            read_json(response, ANSWER_BYTES_MAX).await
-        });
-        let body = answered
-            .await
-            .map_err(|_| BackendError::TimedOut(TimeoutPhase::FirstEvent))??;
+        let body = self.json(call, &target, body, ANSWER_BYTES_MAX).await?;
         aside(move || halves.decode(body, count)).await
     }
-}
-
-/// A thousand texts or results take milliseconds to write and to read.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BackendError> + Send + 'static,
-) -> Result<T, BackendError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| BackendError::Unreachable("the request could not be written or read"))?
 }
 
 #[cfg(test)]
