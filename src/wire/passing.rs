@@ -5,6 +5,11 @@ use domain::{ChatEvent, Dialect, Extent, Written};
 
 use crate::sse_reading::Out;
 
+/// Whether a member stands in a provider's object and says something.
+pub(crate) fn is_filled(text: Option<&String>) -> bool {
+    text.is_some_and(|text| !text.is_empty())
+}
+
 /// Puts what was written before the events in `out` that it says: those from `first` on, the usage
 /// aside, which encoders write at the end.
 pub(crate) fn put_before(out: &mut Out, first: usize, dialect: Dialect, bytes: Bytes) {
@@ -46,7 +51,8 @@ pub(crate) fn frame(name: &[u8], data: &[u8]) -> Bytes {
 }
 
 /// Whether a stream is passed on. That is settled by its first event, for all of them: between those of
-/// its provider no event of ours would have its place.
+/// its provider no event of ours would have its place. OpenAI's chunks need no neighbours, so one among
+/// them may be written anew, under the provider's id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Passing {
     #[default]

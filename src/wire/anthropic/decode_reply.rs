@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::reply_shape::{BlockBody, BlockKind, STOP_SEQUENCE, UsageBody, failure, finish_reason};
-use crate::passing;
+use crate::passing::{self, is_filled};
 
 #[derive(Deserialize)]
 struct Body<'a> {
@@ -35,12 +35,11 @@ struct Body<'a> {
 impl Body<'_> {
     /// Whether callers may have it as it is: nothing lacks that the reference has in every message.
     fn is_anthropics(&self) -> bool {
-        let is_filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         self.r#type.as_deref() == Some("message")
             && self.role.as_deref() == Some("assistant")
-            && is_filled(&self.id)
-            && is_filled(&self.model)
-            && is_filled(&self.stop_reason)
+            && is_filled(self.id.as_ref())
+            && is_filled(self.model.as_ref())
+            && is_filled(self.stop_reason.as_ref())
             && self.usage.is_some()
     }
 }

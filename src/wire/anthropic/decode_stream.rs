@@ -12,8 +12,9 @@ use serde_json::value::RawValue;
 
 use super::decode_reply::seal;
 use super::reply_shape::{BlockBody, BlockKind, STOP_SEQUENCE, UsageBody, failure, finish_reason};
+use crate::SseEvent;
+use crate::passing::{self, is_filled};
 use crate::sse_reading::{EventReader, Out, SseReading};
-use crate::{SseEvent, passing};
 
 /// Blocks open at once. Anthropic has one.
 const OPEN_BLOCKS_MAX: usize = 64;
@@ -221,9 +222,9 @@ impl Reader {
         if std::mem::replace(&mut self.has_started, true) {
             return Err(BackendError::Garbled("a stream began twice"));
         }
-        let is_filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        self.is_anthropics =
-            is_filled(&message.id) && is_filled(&message.model) && message.usage.is_some();
+        self.is_anthropics = is_filled(message.id.as_ref())
+            && is_filled(message.model.as_ref())
+            && message.usage.is_some();
         self.add_usage(message.usage);
         out.push_back(Ok(ChatEvent::Started(Started {
             model: message.model.unwrap_or_default(),

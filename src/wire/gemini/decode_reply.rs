@@ -7,7 +7,7 @@ use super::reply_shape::{
     Body, CandidateBody, PartBody, TOOL_CALLS_MAX, UNSPEAKABLE_FAULT, finish_reason,
 };
 use super::seals;
-use crate::passing;
+use crate::passing::{self, is_filled};
 
 /// Reads a `GenerateContentResponse`.
 ///
@@ -20,10 +20,7 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Result<Reply, BackendError> {
     if let Some(error) = body.error {
         return Err(failure(error.get()));
     }
-    let is_googles = body
-        .model_version
-        .as_ref()
-        .is_some_and(|name| !name.is_empty());
+    let is_googles = is_filled(body.model_version.as_ref());
     let reply_id = body.response_id.filter(|id| !id.is_empty());
     let mut choices = Vec::new();
     for (position, candidate) in body.candidates.unwrap_or_default().into_iter().enumerate() {

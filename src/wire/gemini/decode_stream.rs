@@ -13,7 +13,8 @@ use super::reply_shape::{
 };
 use super::seals;
 use super::splitter::Splitter;
-use crate::{StreamDecoder, passing};
+use crate::StreamDecoder;
+use crate::passing::{self, is_filled};
 
 type Out = VecDeque<Result<ChatEvent, BackendError>>;
 
@@ -115,7 +116,7 @@ impl Reader {
             };
         }
         if !std::mem::replace(&mut self.has_started, true) {
-            self.is_googles = body.model_version.as_ref().is_some_and(|it| !it.is_empty());
+            self.is_googles = is_filled(body.model_version.as_ref());
             self.reply_id = body.response_id.filter(|id| !id.is_empty());
             out.push_back(Ok(ChatEvent::Started(Started {
                 model: body.model_version.unwrap_or_default(),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::encode_reply::{LogprobsBody, UsageBody};
 use super::seals::ExtraContent;
 use super::{ErrorBody, Framing};
+use crate::passing::Passing;
 
 /// Tokens whose log probabilities wait for text. With so many they leave in a chunk without any.
 const LOGPROBS_HELD_MAX: usize = 256;
@@ -29,8 +30,7 @@ pub struct ChunkEncoder {
     roles: u128,
     /// Of tokens whose text is still to come, by choice.
     logprobs: Vec<(u32, Vec<TokenLogprobs>)>,
-    /// Chunks are passed on as their provider wrote them; `None` until the first one shows.
-    passes_on: Option<bool>,
+    passing: Passing,
     /// Events to come that a chunk which was passed on says.
     said: u32,
 }
@@ -43,14 +43,14 @@ impl ChunkEncoder {
             includes_usage: framing.includes_usage,
             roles: 0,
             logprobs: Vec::new(),
-            passes_on: None,
+            passing: Passing::default(),
             said: 0,
         }
     }
 
     /// Appends the first choice's role chunk, which the first event then does not bring.
     pub fn greet(&mut self, out: &mut BytesMut) {
-        self.passes_on = Some(false);
+        self.passing = Passing::Encodes;
         self.begin_choice(0, out);
     }
 
@@ -72,7 +72,9 @@ impl ChunkEncoder {
         match event {
             ChatEvent::Written(written) => self.pass_on(written, out),
             ChatEvent::Started(started) => {
-                self.passes_on.get_or_insert(false);
+                if self.passing == Passing::Unsettled {
+                    self.passing = Passing::Encodes;
+                }
                 self.note_fingerprint(started);
                 self.begin_choice(0, out);
             }
@@ -130,10 +132,13 @@ impl ChunkEncoder {
         let (Dialect::OpenAi, Extent::Event { events }) = (written.dialect, written.extent) else {
             return;
         };
-        if self.passes_on.is_none() {
-            self.passes_on = Some(self.take_head(&written.bytes));
+        if self.passing == Passing::Unsettled {
+            self.passing = match self.take_head(&written.bytes) {
+                true => Passing::PassesOn,
+                false => Passing::Encodes,
+            };
         }
-        if self.passes_on == Some(true) {
+        if self.passing == Passing::PassesOn {
             self.said = events;
             out.put_slice(&written.bytes);
         }
