@@ -1,4 +1,4 @@
-//! The page that names a relay's keys, signed: RELAY.md, 4.4.
+//! The page that names a relay's keys, signed.
 //!
 //! An edge takes keys from nowhere else, so whoever opens the TLS in between can keep the page back
 //! and nothing more. It is signed by an identity key that edges have pinned, as an HTTP message

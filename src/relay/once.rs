@@ -28,6 +28,8 @@ pub(crate) struct OnceSet {
     young_since: UnixTime,
     keep: Duration,
     entries_max: usize,
+    /// The latest time that was ever told.
+    latest: UnixTime,
 }
 
 impl OnceSet {
@@ -38,7 +40,14 @@ impl OnceSet {
             young_since: now,
             keep,
             entries_max,
+            latest: now,
         }
+    }
+
+    /// The time as it is here: it never goes back.
+    pub(crate) fn tell(&mut self, now: UnixTime) -> UnixTime {
+        self.latest = self.latest.max(now);
+        self.latest
     }
 
     pub(crate) fn contains(&self, mark: &Mark) -> bool {
@@ -49,8 +58,8 @@ impl OnceSet {
         self.young.len() + self.old.len()
     }
 
-    /// `now` never goes back from call to call.
     pub(crate) fn meet(&mut self, mark: Mark, now: UnixTime) -> Met {
+        let now = self.tell(now);
         self.turn(now);
         if self.contains(&mark) {
             return Met::Again;

@@ -1,4 +1,4 @@
-//! What a gateway says in the clear, where it cannot or will not say it sealed: RELAY.md, 4.9, in
+//! What a gateway says in the clear, where it cannot or will not say it sealed, in
 //! the form of RFC 9457.
 //!
 //! Anybody on the way can write such an answer, so it is a hint: the edge may wait or fetch keys, and

@@ -1,4 +1,4 @@
-//! Which edge a request is of: RELAY.md, 4.6.
+//! Which edge a request is of.
 //!
 //! The proof is made over a secret that only the two ends of this one request have, and over both
 //! names: it is worth nothing with other bytes, and at no other relay. It rides inside the

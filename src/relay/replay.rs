@@ -1,4 +1,4 @@
-//! No request is taken twice: RELAY.md, 4.4 and 4.5.
+//! No request is taken twice.
 //!
 //! A request states when it was made, and is taken only near that time, once. Keys that were made
 //! after it cannot open it, so a restart forgets nothing that matters. The relay's clock never goes
@@ -43,12 +43,20 @@ pub enum ReplayRefused {
     Full { wait: Duration },
 }
 
+impl From<Met> for Result<(), ReplayRefused> {
+    fn from(met: Met) -> Self {
+        match met {
+            Met::First => Ok(()),
+            Met::Again => Err(ReplayRefused::Seen),
+            Met::Full(wait) => Err(ReplayRefused::Full { wait }),
+        }
+    }
+}
+
 /// What was taken within the last minutes.
 #[derive(Debug)]
 pub struct ReplayCache {
     seen: OnceSet,
-    /// The latest time that was ever told.
-    latest: UnixTime,
 }
 
 impl ReplayCache {
@@ -60,7 +68,6 @@ impl ReplayCache {
     pub fn with_room(entries_max: usize, now: UnixTime) -> Self {
         Self {
             seen: OnceSet::new(REPLAY_KEEP, entries_max, now),
-            latest: now,
         }
     }
 
@@ -88,16 +95,11 @@ impl ReplayCache {
         date: UnixTime,
         now: UnixTime,
     ) -> Result<(), ReplayRefused> {
-        self.latest = self.latest.max(now);
-        let now = self.latest;
+        let now = self.seen.tell(now);
         if now.since(date).max(date.since(now)) > DATE_WINDOW {
             return Err(ReplayRefused::Date { now });
         }
-        match self.seen.meet(*digest.as_bytes(), now) {
-            Met::First => Ok(()),
-            Met::Again => Err(ReplayRefused::Seen),
-            Met::Full(wait) => Err(ReplayRefused::Full { wait }),
-        }
+        self.seen.meet(*digest.as_bytes(), now).into()
     }
 }
 
@@ -106,31 +108,24 @@ impl ReplayCache {
 #[derive(Debug)]
 pub struct IdempotenceCache {
     seen: OnceSet,
-    latest: UnixTime,
 }
 
 impl IdempotenceCache {
     pub fn new(now: UnixTime) -> Self {
         Self {
             seen: OnceSet::new(IDEMPOTENCE_KEEP, IDEMPOTENCE_ENTRIES_MAX, now),
-            latest: now,
         }
     }
 
     /// # Errors
     /// [`ReplayRefused::Seen`] for a key that this edge used before, [`ReplayRefused::Full`].
     pub fn take(&mut self, edge_id: &str, key: &str, now: UnixTime) -> Result<(), ReplayRefused> {
-        self.latest = self.latest.max(now);
         let mut digest = Sha256::new();
         digest.update((edge_id.len() as u64).to_be_bytes());
         digest.update(edge_id);
         digest.update(key);
         let mut mark = [0; 16];
         mark.copy_from_slice(&digest.finalize()[..16]);
-        match self.seen.meet(mark, self.latest) {
-            Met::First => Ok(()),
-            Met::Again => Err(ReplayRefused::Seen),
-            Met::Full(wait) => Err(ReplayRefused::Full { wait }),
-        }
+        self.seen.meet(mark, now).into()
     }
 }

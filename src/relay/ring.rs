@@ -1,4 +1,4 @@
-//! The keys that requests are sealed to, one after the other: RELAY.md, 4.4.
+//! The keys that requests are sealed to, one after the other.
 //!
 //! ```text
 //! birth ── lead ──► in use ── every ──► the next is in use ──► end of life: wiped

@@ -1,4 +1,4 @@
-//! What sizes and times tell: RELAY.md, 4.7.
+//! What sizes and times tell.
 //!
 //! A shape makes cells of one size of a response, and says when. What is missing in a cell is filled
 //! with what every reader passes over: an event stream's comment lines, informational responses

@@ -16,7 +16,7 @@ use crate::limits::REQUEST_BYTES_MAX;
 use crate::secret_key::SecretKey;
 use crate::suite::{Aead, Suite};
 
-/// What proofs are made over: RELAY.md, 4.6. It is of one request alone.
+/// What proofs are made over. It is of one request alone.
 pub(crate) const PROOF_LABEL: &[u8] = b"relay/1 edge proof";
 
 /// A secret that both ends of one request share, to prove things with.

@@ -1,4 +1,4 @@
-//! What somebody on the way may do: RELAY.md, tests 13 to 17 and 24. Each is refused with one answer.
+//! What somebody on the way may do. Each is refused with one answer.
 
 use std::time::{Duration, Instant};
 
