@@ -4,16 +4,15 @@ routing.py HEDGE FAKE_UPSTREAM starts both programs, asks through OpenAI's SDK, 
 """
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 
 import openai
 
 from checks import Checks
+from serving import free_port, wait_ready
 
 HEDGE, FAKE_UPSTREAM = sys.argv[1:3]
 TOOLS = [{"type": "function", "function": {
@@ -26,26 +25,6 @@ TASK = (
     + REQUIREMENT * 42
 )
 check = Checks("routing")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_ready(address, process):
-    """Until a chat can be answered, and every backend says so."""
-    for _ in range(300):
-        assert process.poll() is None, "hedge ended before it was ready"
-        try:
-            with urllib.request.urlopen(f"http://{address}/readyz", timeout=2) as reply:
-                if all(backend["state"] == "ready" for backend in json.load(reply)["backends"]):
-                    return
-        except OSError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError("hedge did not become ready")
 
 
 def ask(text, **more):
@@ -109,7 +88,7 @@ models = ["big"]
     hedge = subprocess.Popen([HEDGE, "serve", "--config", config], stdout=log, stderr=log,
                              env={**os.environ, "CLOUD_KEY": "cloud-key"})
     try:
-        wait_ready(address, hedge)
+        wait_ready(address, hedge, seconds=60)
         client = openai.OpenAI(base_url=f"http://{address}/v1", api_key="unused", max_retries=0, timeout=120)
         status = check.run()
     finally:

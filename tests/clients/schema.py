@@ -7,12 +7,10 @@ import base64
 import http.client
 import json
 import os
-import socket
 import struct
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 
@@ -20,6 +18,7 @@ import exchanges
 import published
 from checks import Checks
 from published import EVENTS, holds
+from serving import free_port, wait_ready
 
 HEDGE, FAKE_UPSTREAM = sys.argv[1:3]
 MODELS = ["local", "fake/bench"]
@@ -400,25 +399,6 @@ def a_reply_that_is_not_as_published_would_be_noticed():
     assert missed <= UNNAMED, missed - UNNAMED
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_ready(process):
-    for _ in range(600):
-        assert process.poll() is None, "hedge ended before it was ready"
-        try:
-            with urllib.request.urlopen(f"http://{ADDRESS}/readyz", timeout=2) as reply:
-                if all(backend["state"] == "ready" for backend in json.load(reply)["backends"]):
-                    return
-        except OSError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError("hedge did not become ready")
-
-
 ADDRESS = f"127.0.0.1:{free_port()}"
 UPSTREAM = f"127.0.0.1:{free_port()}"
 # Every failure is to come from where it was asked for.
@@ -459,7 +439,7 @@ with tempfile.TemporaryDirectory() as folder:
         with open(log, "w") as out:
             processes.append(subprocess.Popen(
                 [HEDGE, "serve", "--config", config], stdout=out, stderr=out, env={**os.environ, "FAKE_KEY": "unused"}))
-        wait_ready(processes[-1])
+        wait_ready(ADDRESS, processes[-1], seconds=120)
         status = check.run()
     finally:
         for process in reversed(processes):

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::behaviour::Behaviour;
-use super::content::{Content, End, MustCall, Wishes};
+use super::content::{Content, End, MustCall, Wishes, texts_of};
 use super::record::OpenReply;
 use super::script::{Body, Parts, Step, refuse, respond, whole_steps};
 use super::{error, json as json_response};
@@ -134,15 +134,7 @@ impl Ask {
     }
 
     fn wishes(&self, behaviour: &Behaviour) -> Wishes<'_> {
-        let stops = match &self.stop {
-            Value::String(stop) => vec![stop.as_str()],
-            several => several
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect(),
-        };
+        let stops = texts_of(&self.stop);
         let tools = self.tools.iter().flatten().filter_map(|tool| {
             let function = &tool["function"];
             Some((function["name"].as_str()?, &function["parameters"]))

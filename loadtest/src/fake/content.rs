@@ -100,6 +100,19 @@ impl Call {
     }
 }
 
+/// What OpenAI takes as a text or as several.
+pub(super) fn texts_of(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        several => several
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect(),
+    }
+}
+
 fn counted(letter: &str, count: u32) -> impl Iterator<Item = String> {
     (0..count).map(move |index| format!("{letter}{index} "))
 }

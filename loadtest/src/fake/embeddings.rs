@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::content::texts_of;
+
 const DIMENSIONS: usize = 8;
 const DIMENSIONS_MAX: usize = 4_096;
 
@@ -17,15 +19,7 @@ pub(super) struct AskVectors {
 
 /// The list, with the numbers as numbers.
 pub(super) fn embeddings(ask: &AskVectors) -> String {
-    let texts: Vec<&str> = match &ask.input {
-        Value::String(text) => vec![text],
-        several => several
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect(),
-    };
+    let texts = texts_of(&ask.input);
     let dimensions = ask.dimensions.unwrap_or(DIMENSIONS).min(DIMENSIONS_MAX);
     let words = texts.iter().map(|text| text.split_whitespace().count());
     let words: usize = words.sum();
