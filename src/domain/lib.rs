@@ -26,10 +26,14 @@
 //! | slot | one running sequence in the local engine |
 //! | rescue | going on, with whoever can, where a reply broke off |
 //! | link | the way to the upstreams that anybody may be |
+//! | carrier | takes requests to an upstream by another way than a connection to it |
+//! | edge, relay | the two ends of the sealed path: who seals requests, and who opens them and asks providers |
 //! | seal | a provider's own token that vouches for a thought or a call, opaque to everybody else |
 //! | adapter | small matrices (LoRA) that change what a model of this machine says |
 
+mod audit;
 mod backend;
+mod carrier;
 mod chat;
 mod embed;
 mod event;
@@ -52,10 +56,12 @@ mod sampling;
 mod store;
 mod template;
 
+pub use audit::{AuditLog, SealedEntry, SealedResult, SealedSide};
 pub use backend::{
     Abilities, Ability, Backend, BackendCard, BackendError, Health, HealthState, ModelCard, Tier,
     TimeoutPhase,
 };
+pub use carrier::{Carrier, Delivered, Parcel};
 pub use chat::{
     Audio, ChatRequest, Delivery, Dialect, Effort, Extra, File, Image, Message, OutputFormat, Part,
     Prediction, Reasoning, Role, Sampling, Seal, SealKind, SourceBody, Tool, ToolCall, ToolChoice,

@@ -12,7 +12,7 @@
 //! | sealed messages | RFC 9458, draft-ietf-ohai-chunked-ohttp-08, over HPKE (RFC 9180) | `sealed`, `key_config` |
 //! | messages | binary HTTP, RFC 9292 | `bhttp` |
 //! | keys | hourly ones, and the signed page that names them | `ring`, `manifest` |
-//! | who and once | edge proof, replay cache | `proof`, `replay` |
+//! | who and once | edge proof, replay cache, what an edge may do | `proof`, `replay`, `edges` |
 //! | sizes and times | cells, ticks, padding | `shape` |
 
 #![forbid(unsafe_code)]
@@ -25,6 +25,7 @@ pub mod manifest;
 pub mod shape;
 
 mod contexts;
+mod edges;
 mod key_config;
 mod once;
 mod problem;
@@ -41,6 +42,7 @@ mod varint;
 #[cfg(test)]
 mod tests;
 
+pub use edges::{Edge, EdgeDirectory, EdgePolicy, Network, NoNetwork};
 pub use key_config::{KEYS_MEDIA_TYPE, KeyConfig, KeyConfigFault};
 pub use problem::{DATE_PROBLEM, KEY_PROBLEM, OuterRefusal, PROBLEM_MEDIA_TYPE};
 pub use proof::{
