@@ -55,7 +55,7 @@ impl HttpClient {
 /// TLS cannot be set up at all.
 pub fn build() -> Result<HttpClient, reqwest::Error> {
     // Failing means that a provider is installed already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     if let Ok(client) = builder().build() {
         return Ok(HttpClient {
             client,

@@ -180,7 +180,7 @@ pub(crate) mod tests {
 
     pub fn client() -> Client {
         // Failing means that another test was first.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())

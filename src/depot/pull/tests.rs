@@ -185,7 +185,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         Self {
             depot: Depot::open(dir.path().join("models")).with_space(|_| None),

@@ -109,7 +109,7 @@ impl Resolve for Names {
 
 fn builder() -> ClientBuilder {
     // Failing means that another test was first.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Client::builder().tls_certs_only([])
 }
 

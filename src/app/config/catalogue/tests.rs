@@ -57,7 +57,7 @@ fn upstream(
     let (_, rest) = config.base_url.split_once("://").unwrap();
     let path = rest.find('/').map_or("", |at| &rest[at..]);
     config.base_url = format!("http://{}{path}", server.0.local_addr().unwrap());
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([]);
     let transport = Transport::through(client.build().unwrap());
     Upstream::new(config, transport).map_err(|error| vec![error.to_string()])
