@@ -54,6 +54,10 @@ const OTHER_KEYS: [&str; 3] = ["api-key", "x-api-key", "x-goog-api-key"];
 /// Bodies up to this are decoded in place: about 0.3 ms. Larger ones go to the blocking pool.
 const DECODE_INLINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Betas of one request, and the bytes of one's name. Known ones have up to 40; one more is refused.
+const BETAS_MAX: usize = 32;
+const BETA_BYTES_MAX: usize = 96;
+
 /// What a caller is told to wait when too many requests are under way.
 pub(crate) const BUSY_WAIT: Duration = Duration::from_secs(1);
 
@@ -112,9 +116,9 @@ where
         } else {
             check_media_type(headers)?;
         }
-        priority(headers)
+        Ok((priority(headers)?, betas(dialect, headers)?))
     };
-    let (asked, head, priority) = Asked::read_after(api, signs, request, check).await?;
+    let (asked, head, (priority, betas)) = Asked::read_after(api, signs, request, check).await?;
     let Asked {
         principal,
         bytes,
@@ -127,6 +131,7 @@ where
         mut request,
         encoder,
     } = decoded;
+    request.betas = betas;
     if dialect.dialect() == Dialect::Ollama {
         settle_name(&api.pipeline, &mut request.model);
     }
@@ -391,6 +396,40 @@ fn priority(headers: &HeaderMap) -> Result<Priority, Fault> {
             "the header's value is `interactive`, as without it, or `batch`",
         ))
     })
+}
+
+/// What the caller asks its provider for that is not for everybody yet, each name once.
+fn betas(dialect: &dyn ServerDialect, headers: &HeaderMap) -> Result<Vec<String>, Fault> {
+    let mut betas: Vec<String> = Vec::new();
+    let Some(header) = dialect.betas_header() else {
+        return Ok(betas);
+    };
+    let refused = || {
+        Fault::BadRequest(BadRequest::at(
+            header,
+            format!(
+                "the header is a list of at most {BETAS_MAX} names of at most {BETA_BYTES_MAX} \
+                 letters, digits, `-`, `_`, `.` and `=`, with commas between"
+            ),
+        ))
+    };
+    for value in headers.get_all(header) {
+        let names = value.to_str().map_err(|_| refused())?.split(',');
+        for name in names.map(str::trim).filter(|name| !name.is_empty()) {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.=".contains(&byte);
+            if name.len() > BETA_BYTES_MAX || !name.bytes().all(is_plain) {
+                return Err(refused());
+            }
+            if betas.iter().any(|known| known == name) {
+                continue;
+            }
+            if betas.len() == BETAS_MAX {
+                return Err(refused());
+            }
+            betas.push(name.to_owned());
+        }
+    }
+    Ok(betas)
 }
 
 /// What routing rules may look at: text headers without credentials. `http` keeps names in lower

@@ -184,6 +184,9 @@ pub struct ChatRequest {
     /// The place of the first thing in it that only providers of `dialect` have, as a JSON path: a tool
     /// that they run or define, a cache that they keep. Nobody else can answer it as it was meant.
     pub bound_by: Option<String>,
+    /// What of `dialect`'s providers is not for everybody yet and its caller asks for by name. Others do
+    /// not know it.
+    pub betas: Vec<String>,
     /// Does not travel between processes: no engine reads it.
     #[serde(skip)]
     pub source: Option<SourceBody>,
@@ -222,6 +225,7 @@ impl ChatRequest {
             extra: Extra::new(),
             dialect: Dialect::OpenAi,
             bound_by: None,
+            betas: Vec::new(),
             source: None,
         }
     }

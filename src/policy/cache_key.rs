@@ -20,7 +20,7 @@ use sha2::Sha256;
 
 /// Begins every keyed text. Change it when the canonical form changes, so that old replies are
 /// never found under new meanings.
-const FORM: &str = "hedge exact 3";
+const FORM: &str = "hedge exact 4";
 
 /// Uninterpreted fields that cannot change a reply's content.
 const BOOKKEEPING_FIELDS: [&str; 8] = [
@@ -117,6 +117,7 @@ fn canonical(team: &TeamId, request: &ChatRequest) -> Value {
         "prediction": request.prediction.as_ref().map(|prediction| &prediction.content),
         "reasoning": request.reasoning.map(reasoning),
         "extra": extra(&request.extra),
+        "betas": request.betas,
     })
 }
 
@@ -276,7 +277,8 @@ mod tests {
     #[test]
     fn whatever_may_change_the_reply_changes_the_key() {
         type Change = fn(&mut ChatRequest);
-        let changes: [Change; 30] = [
+        let changes: [Change; 31] = [
+            |it| it.betas = vec!["b-1".to_owned()],
             |it| it.dialect = domain::Dialect::Completions,
             |it| it.model = "local".into(),
             |it| it.messages[0] = Message::new(Role::User, "hi "),

@@ -174,7 +174,10 @@ impl Upstream {
     ) -> Result<Response, SendError> {
         match &self.direct {
             Some(road) => {
-                let request = road.request(call, target, own, body);
+                let mut request = road.request(call, target, own, body);
+                if let Some((name, betas)) = self.betas(call) {
+                    request.headers_mut().append(name, betas);
+                }
                 let response = road.direct.send(request).await?;
                 Ok(Response::Direct(response))
             }
@@ -204,6 +207,9 @@ impl Upstream {
         if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
             request = request.header(REQUEST_ID, id);
         }
+        if let Some((name, betas)) = self.betas(call) {
+            request = request.header(name, betas);
+        }
         let mut answer = pin!(request.send());
         let answer = tokio::select! {
             answer = &mut answer => answer,
@@ -219,6 +225,19 @@ impl Upstream {
                 (false, _) => SendError::Broken,
             }
         })
+    }
+
+    /// Those that the caller asked for, beside what the operator's headers say. Providers of other
+    /// dialects do not know them.
+    fn betas(&self, call: &Outbound) -> Option<(HeaderName, HeaderValue)> {
+        let request = call.request();
+        let dialect = self.speech.dialect;
+        if request.betas.is_empty() || request.dialect != dialect.dialect() {
+            return None;
+        }
+        let name = HeaderName::from_static(dialect.betas_header()?);
+        let betas = HeaderValue::from_str(&request.betas.join(",")).ok()?;
+        Some((name, betas))
     }
 
     /// A request for another page of the same server, with the same credentials.

@@ -23,6 +23,11 @@ use crate::openai::{ErrorBody, ErrorReply, Framing};
 pub trait ServerDialect: fmt::Debug + Send + Sync + 'static {
     fn dialect(&self) -> Dialect;
 
+    /// The header that betas are asked for in, a list: its name in lower case.
+    fn betas_header(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Reads a request's body.
     ///
     /// # Errors
@@ -171,6 +176,11 @@ pub trait ClientDialect: fmt::Debug + Send + Sync + 'static {
     /// What every request has beside its credentials: names in lower case.
     fn headers(&self) -> &'static [(&'static str, &'static str)] {
         &[]
+    }
+
+    /// The header that betas are asked for in, a list: its name in lower case.
+    fn betas_header(&self) -> Option<&'static str> {
+        None
     }
 
     /// The body for an upstream that knows the model as `model`.

@@ -1075,3 +1075,42 @@ async fn embeddings_fail_as_chats_do() {
         "{made:?}"
     );
 }
+
+/// What the header `name` of one request came with, each line.
+async fn lines_of(
+    name: &str,
+    dialect: &'static dyn ClientDialect,
+    asked: ChatRequest,
+) -> Vec<String> {
+    let mut ways = Vec::new();
+    for transport in both_ways() {
+        let server = Server::bind().await;
+        let mut config = config(&server.url("http"));
+        config.dialect = dialect;
+        config.headers = vec![(name.into(), "ours-1".into())];
+        let upstream = Upstream::new(config, transport).unwrap();
+        let body = json("200 OK", REPLY);
+        let call = outbound(asked.clone());
+        let ((head, _), _) = tokio::join!(server.answer(&body, Ending::Close), upstream.chat(call));
+        let lines = head.lines().filter_map(|line| {
+            let (read, value) = line.split_once(": ")?;
+            read.eq_ignore_ascii_case(name).then(|| value.to_owned())
+        });
+        ways.push(lines.collect::<Vec<_>>());
+    }
+    assert_eq!(ways[0], ways[1]);
+    ways.remove(0)
+}
+
+#[tokio::test]
+async fn betas_reach_providers_of_the_dialect_that_asked_beside_the_operators() {
+    let mut asked = request("");
+    asked.betas = vec!["b-1".into(), "b-2=v1".into()];
+    let (openai, anthropic) = (&wire::openai::Chat, &wire::anthropic::Messages);
+    let lines = lines_of("openai-beta", openai, asked.clone()).await;
+    assert_eq!(lines, ["ours-1", "b-1,b-2=v1"]);
+    let lines = lines_of("anthropic-beta", anthropic, asked.clone()).await;
+    assert_eq!(lines, ["ours-1"]);
+    asked.betas.clear();
+    assert_eq!(lines_of("openai-beta", openai, asked).await, ["ours-1"]);
+}

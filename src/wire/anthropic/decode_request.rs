@@ -93,6 +93,7 @@ fn read(body: &Bytes, purpose: Purpose) -> Result<(ChatRequest, Asked), BadReque
     add_unknown(fields, &mut extra)?;
     let request = ChatRequest {
         bound_by: own_tools::bound_by(&extra, &PROVIDERS_OWN),
+        betas: Vec::new(),
         tools,
         tool_choice,
         parallel_tool_calls,

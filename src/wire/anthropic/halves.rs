@@ -17,6 +17,9 @@ use super::error_body::{error_body, status};
 use crate::openai::{ErrorBody, ErrorReply, Framing};
 use crate::{ClientDialect, Decoded, ReplyEncoder, ServerDialect, StreamDecoder};
 
+/// What its SDKs name betas in (anthropic-sdk-typescript, `src/resources/beta/messages`).
+const BETAS_HEADER: &str = "anthropic-beta";
+
 /// Anthropic's messages, as a server and as a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Messages;
@@ -24,6 +27,10 @@ pub struct Messages;
 impl ServerDialect for Messages {
     fn dialect(&self) -> Dialect {
         Dialect::Anthropic
+    }
+
+    fn betas_header(&self) -> Option<&'static str> {
+        Some(BETAS_HEADER)
     }
 
     fn decode(&self, body: &Bytes) -> Result<Decoded, BadRequest> {
@@ -101,6 +108,10 @@ impl ClientDialect for Messages {
 
     fn headers(&self) -> &'static [(&'static str, &'static str)] {
         &[("anthropic-version", "2023-06-01")]
+    }
+
+    fn betas_header(&self) -> Option<&'static str> {
+        Some(BETAS_HEADER)
     }
 
     fn encode_request(&self, model: &str, request: &ChatRequest) -> Result<Bytes, BackendError> {

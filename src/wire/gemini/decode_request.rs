@@ -59,6 +59,7 @@ pub(super) fn decode_request(
     add_unknown(fields, &mut extra)?;
     Ok(ChatRequest {
         bound_by: own_tools::bound_by(&extra, &["cachedContent", "cached_content"]),
+        betas: Vec::new(),
         tools,
         tool_choice,
         sampling: config.sampling,

@@ -86,6 +86,7 @@ pub(super) fn read_chat(mut fields: Fields<'_>, body: &Bytes) -> Result<ChatRequ
     add_unknown(fields, &mut extra)?;
     Ok(ChatRequest {
         bound_by: own_tools::bound_by(&extra, &["web_search_options"]),
+        betas: Vec::new(),
         model,
         messages,
         tools,

@@ -18,6 +18,9 @@ use crate::{
     StreamDecoder,
 };
 
+/// What OpenAI's SDKs name betas in (openai-python, `src/openai/resources/beta`).
+pub(crate) const BETAS_HEADER: &str = "openai-beta";
+
 /// OpenAI's chat completions, as a server and as a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Chat;
@@ -25,6 +28,10 @@ pub struct Chat;
 impl ServerDialect for Chat {
     fn dialect(&self) -> Dialect {
         Dialect::OpenAi
+    }
+
+    fn betas_header(&self) -> Option<&'static str> {
+        Some(BETAS_HEADER)
     }
 
     fn decode(&self, body: &Bytes) -> Result<Decoded, BadRequest> {
@@ -80,6 +87,10 @@ impl ReplyEncoder for Encoder {
 impl ClientDialect for Chat {
     fn dialect(&self) -> Dialect {
         Dialect::OpenAi
+    }
+
+    fn betas_header(&self) -> Option<&'static str> {
+        Some(BETAS_HEADER)
     }
 
     fn target(&self, _model: &str, _delivery: Delivery) -> Cow<'static, str> {

@@ -75,6 +75,7 @@ pub use encode_chunk::ChunkEncoder;
 pub use encode_reply::{Framing, encode_reply};
 pub use encode_request::encode_request;
 pub use error_body::ErrorBody;
+pub(crate) use halves::BETAS_HEADER;
 pub use halves::Chat;
 pub use moderations::decode_moderation_request;
 pub use quirks::Quirks;

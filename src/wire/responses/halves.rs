@@ -9,7 +9,7 @@ use super::decode_reply::decode_reply;
 use super::decode_request::{decode_request, speaks_of_earlier};
 use super::decode_stream::Decoder;
 use super::encode_request::encode_request;
-use crate::openai::{ErrorReply, decode_error};
+use crate::openai::{BETAS_HEADER, ErrorReply, decode_error};
 use crate::{Address, ClientDialect, Decoded, ServerDialect, StreamDecoder};
 
 /// OpenAI's responses, as a server and as a client.
@@ -19,6 +19,10 @@ pub struct Responses;
 impl ServerDialect for Responses {
     fn dialect(&self) -> Dialect {
         Dialect::Responses
+    }
+
+    fn betas_header(&self) -> Option<&'static str> {
+        Some(BETAS_HEADER)
     }
 
     fn decode(&self, body: &Bytes) -> Result<Decoded, BadRequest> {
@@ -46,6 +50,10 @@ impl ServerDialect for Responses {
 impl ClientDialect for Responses {
     fn dialect(&self) -> Dialect {
         Dialect::Responses
+    }
+
+    fn betas_header(&self) -> Option<&'static str> {
+        Some(BETAS_HEADER)
     }
 
     fn target(&self, _model: &str, _delivery: Delivery) -> Cow<'static, str> {

@@ -451,3 +451,25 @@ async fn models_have_the_shape_that_the_header_asks_for() {
     }
     assert_eq!(get(&node, "/v1/models", "").await.json()["object"], "list");
 }
+
+#[tokio::test]
+async fn betas_go_with_the_request_and_a_list_that_is_none_is_refused() {
+    let node = node().await;
+    let beta = |value: &str| format!("anthropic-beta: {value}\r\n");
+    let raw = ask(node.client, messages(&beta("b, c-2025-01-01,"), json!({}))).await;
+    assert_eq!(raw.status, 200, "{}", raw.text());
+    // The lines of one header are one list, and a name counts once.
+    let asked = node.calls.lock().unwrap()[0].request().betas.clone();
+    assert_eq!(asked, ["a", "b", "c-2025-01-01"]);
+    let many: Vec<String> = (0..33).map(|index| format!("b-{index}")).collect();
+    for value in ["a b", "\u{e4}", &"x".repeat(97), &many.join(",")] {
+        let raw = ask(node.client, messages(&beta(value), json!({}))).await;
+        assert_eq!(raw.status, 400, "{value}");
+        let (_, message) = refusal(&raw);
+        assert!(
+            message.contains("anthropic-beta") || message.contains("list"),
+            "{message}"
+        );
+    }
+    assert_eq!(node.calls.lock().unwrap().len(), 1);
+}
