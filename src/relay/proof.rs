@@ -51,10 +51,29 @@ pub enum EdgeKey {
     HmacSha256(Zeroizing<Vec<u8>>),
 }
 
+impl EdgeKey {
+    /// Of the 32 bytes that an Ed25519 public key is.
+    ///
+    /// # Errors
+    /// Where they are none, or one that anybody could sign for.
+    pub fn ed25519(public: &[u8; 32]) -> Result<Self, Unproven> {
+        let key = VerifyingKey::from_bytes(public).map_err(|_| Unproven)?;
+        if key.is_weak() {
+            return Err(Unproven);
+        }
+        Ok(Self::Ed25519(Box::new(key)))
+    }
+}
+
 const ED25519: &str = "ed25519";
 const HMAC_SHA256: &str = "hmac-sha256";
 
 impl EdgeSecret {
+    /// Of the 32 bytes that an Ed25519 key is made from (RFC 8032, section 5.1.5).
+    pub fn ed25519(seed: &[u8; 32]) -> Self {
+        Self::Ed25519(Box::new(SigningKey::from_bytes(seed)))
+    }
+
     fn alg(&self) -> &'static str {
         match self {
             Self::Ed25519(_) => ED25519,

@@ -150,3 +150,17 @@ proptest! {
         prop_assert!(counts.is_err());
     }
 }
+
+#[test]
+fn keys_are_made_of_their_bytes_and_weak_ones_are_none() {
+    let own = secret(1);
+    let seed = [3; 32];
+    let public = SigningKey::from_bytes(&seed).verifying_key().to_bytes();
+    let proof = EdgeSecret::ed25519(&seed).prove("e", "k", "r", &own);
+    let key = EdgeKey::ed25519(&public).unwrap();
+    assert_eq!(verify(&proof.unwrap(), &key, "r", &own), Ok(()));
+    // The neutral element: every message is signed under it.
+    let mut neutral = [0; 32];
+    neutral[0] = 1;
+    assert!(EdgeKey::ed25519(&neutral).is_err());
+}
