@@ -14,7 +14,7 @@ keep) keeps=yes && shift ;;
 [0-9]*) seconds=$1 && shift ;;
 esac
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(gguf calls grammars frames sealed messages manifests shapes)
+[ ${#targets[@]} -gt 0 ] || targets=(gguf calls grammars frames sealed messages manifests shapes slim)
 
 if ! cargo +nightly fuzz --version >/dev/null 2>&1; then
     echo "needs a nightly compiler and cargo-fuzz: rustup toolchain install nightly && cargo install cargo-fuzz" >&2

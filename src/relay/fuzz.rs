@@ -10,7 +10,8 @@ use crate::key_config::KeyConfig;
 use crate::manifest::{IdentityKey, KeyPolicy, Pins, SignedManifest, TrustedManifest};
 use crate::proof::EdgeClaim;
 use crate::sealed;
-use crate::shape::{FillStripper, Shape, Shaper};
+use crate::shape::{Body, FillStripper, Shape, Shaper};
+use crate::slim::{SlimDecoder, SlimEncoder, SlimFault};
 use crate::time::UnixTime;
 
 /// Chunks of a sealed message, under a cipher that believes every other tag. However they are cut,
@@ -127,7 +128,7 @@ pub fn shape(bytes: &[u8]) {
     let mut shaper = Shaper::new(shape, now);
     let mut cells = Vec::new();
     shaper
-        .begin(200, &Fields::default(), true)
+        .begin(200, &Fields::default(), Body::Events)
         .expect("200 is final");
     for piece in content.chunks(usize::from(*every).max(1)) {
         shaper.push(piece);
@@ -161,6 +162,40 @@ pub fn shape(bytes: &[u8]) {
     );
 }
 
+/// An event stream as slim frames, and any bytes as frames. What was written is read; what was not is
+/// read or refused, in bounds, and however it is cut it says the same.
+pub fn slim(bytes: &[u8]) {
+    let Some(([every, flushes], stream)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let every = usize::from(*every).max(1);
+    let read = |frames: &[u8], cut: usize| {
+        let (mut decoder, mut out) = (SlimDecoder::default(), Vec::new());
+        let read = frames.chunks(cut.max(1)).try_for_each(|mut piece| {
+            while let Some(record) = decoder.next(&mut piece)? {
+                assert!(record.len() <= crate::slim::RECORD_BYTES_MAX);
+                // A frame of a byte can stand for thousands.
+                if out.len() < 1 << 20 {
+                    out.extend_from_slice(record);
+                }
+            }
+            Ok::<(), SlimFault>(())
+        });
+        (out, read.and_then(|()| decoder.finish()))
+    };
+    let (mut encoder, mut frames) = (SlimEncoder::default(), Vec::new());
+    for (number, piece) in stream.chunks(every).enumerate() {
+        encoder.push(piece, &mut frames);
+        match flushes >> (number % 8) & 1 {
+            0 => {}
+            _ => encoder.flush_lines(&mut frames),
+        }
+    }
+    encoder.flush(&mut frames);
+    assert_eq!(read(&frames, every), (stream.to_vec(), Ok(())));
+    assert_eq!(read(stream, every), read(stream, stream.len()));
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -173,11 +208,12 @@ mod tests {
     /// What the fuzzers found their way by, without their compiler.
     #[test]
     fn what_the_fuzzers_keep_is_read() {
-        let doors: [(&str, Door); 4] = [
+        let doors: [(&str, Door); 5] = [
             ("sealed", super::chunks),
             ("messages", super::message),
             ("manifests", super::manifest),
             ("shapes", super::shape),
+            ("slim", super::slim),
         ];
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
         for (name, door) in doors {
@@ -195,6 +231,7 @@ mod tests {
             super::chunks(&bytes);
             super::message(&bytes);
             super::shape(&bytes);
+            super::slim(&bytes);
         }
 
         #[test]

@@ -14,6 +14,7 @@
 //! | keys | hourly ones, and the signed page that names them | `ring`, `manifest` |
 //! | who and once | edge proof, replay cache, what an edge may do | `proof`, `replay`, `edges` |
 //! | sizes and times | cells, ticks, padding | `shape` |
+//! | event streams | as differences, between our own two ends | `slim` |
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,7 @@ pub mod fuzz;
 pub mod limits;
 pub mod manifest;
 pub mod shape;
+pub mod slim;
 
 mod contexts;
 mod edges;

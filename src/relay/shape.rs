@@ -3,7 +3,8 @@
 //! A shape makes cells of one size of a response, and says when. What is missing in a cell is filled
 //! with what every reader passes over: an event stream's comment lines, informational responses
 //! before the status, zeros after the end. The shapes are values that are told the time; they wait
-//! for nothing.
+//! for nothing. An event stream can go as slim frames; then readers pass over zeros between those, and
+//! after the first cell of `cells`, which holds the head, the others are an eighth as long.
 //!
 //! | shape | a cell goes out | hides |
 //! | --- | --- | --- |
@@ -46,24 +47,50 @@ pub const TICK: Duration = Duration::from_millis(50);
 /// What a shape holds of a response that comes faster than it goes out. Then its source has to wait.
 pub const QUEUE_BYTES_MAX: usize = 1 << 20;
 
-/// Plaintext of a cell, in bytes.
+/// Plaintext of a cell, in bytes. The two smallest are made for slim frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CellSize {
+    B64,
+    B128,
     B512,
     KiB1,
     KiB4,
 }
 
 impl CellSize {
-    pub const ALL: [Self; 3] = [Self::B512, Self::KiB1, Self::KiB4];
+    pub const ALL: [Self; 5] = [Self::B64, Self::B128, Self::B512, Self::KiB1, Self::KiB4];
 
     pub fn bytes(self) -> usize {
         match self {
+            Self::B64 => 64,
+            Self::B128 => 128,
             Self::B512 => 512,
             Self::KiB1 => 1_024,
             Self::KiB4 => 4_096,
         }
     }
+
+    /// What `cells` makes of it for slim frames, which are not an eighth as long as what they stand
+    /// for.
+    fn slim(self) -> Self {
+        match self {
+            Self::B64 | Self::B128 | Self::B512 => Self::B64,
+            Self::KiB1 => Self::B128,
+            Self::KiB4 => Self::B512,
+        }
+    }
+}
+
+/// What a response's body is, so what can be put into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Body {
+    /// An event stream, where comment lines mean nothing.
+    Events,
+    /// An event stream that goes as slim frames: it is brought as it is, and the edge has a
+    /// [`SlimDecoder`](crate::slim::SlimDecoder).
+    Slim,
+    /// Nothing can be put into it.
+    Other,
 }
 
 /// By how much the next possible length of a `constant` response is longer.
@@ -211,8 +238,7 @@ impl Shaper {
         }
     }
 
-    /// The response begins. `is_events` says that its body is an event stream, where comment lines
-    /// mean nothing. To be called once, before all that follows.
+    /// The response begins. To be called once, before all that follows.
     ///
     /// # Errors
     /// Where `status` is not final, or the header leaves no room in its bounds.
@@ -220,12 +246,12 @@ impl Shaper {
         &mut self,
         status: u16,
         header: &Fields,
-        is_events: bool,
+        body: Body,
     ) -> Result<(), InvalidMessage> {
         match self {
-            Self::Off(off) => off.begin(status, header),
-            Self::Cells(cells) => cells.stream.begin(status, header, is_events),
-            Self::Constant(constant) => constant.stream.begin(status, header, is_events),
+            Self::Off(off) => off.begin(status, header, body),
+            Self::Cells(cells) => cells.begin(status, header, body),
+            Self::Constant(constant) => constant.stream.begin(status, header, body),
         }
     }
 

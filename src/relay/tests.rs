@@ -10,5 +10,6 @@ mod manifests;
 mod proofs;
 mod replays;
 mod shapes;
+mod slim;
 mod support;
 mod vectors;

@@ -6,11 +6,13 @@
 use std::time::Instant;
 
 use super::stream::CellStream;
-use super::{CELL_WINDOW, Cell, CellSize};
+use super::{Body, CELL_WINDOW, Cell, CellSize};
+use crate::bhttp::{Fields, InvalidMessage};
 
 #[derive(Debug)]
 pub struct Cells {
     pub(super) stream: CellStream,
+    size: CellSize,
     /// Nothing that does not fill a cell goes before.
     quiet_until: Option<Instant>,
 }
@@ -19,8 +21,23 @@ impl Cells {
     pub(super) fn new(size: CellSize) -> Self {
         Self {
             stream: CellStream::new(size),
+            size,
             quiet_until: None,
         }
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        status: u16,
+        header: &Fields,
+        body: Body,
+    ) -> Result<(), InvalidMessage> {
+        self.stream.begin(status, header, body)?;
+        match body {
+            Body::Slim => self.stream.resize(self.size.slim()),
+            Body::Events | Body::Other => {}
+        }
+        Ok(())
     }
 
     pub(super) fn next(&mut self, now: Instant) -> Option<Cell> {
@@ -40,7 +57,7 @@ impl Cells {
         if self.stream.held() > 0 || self.stream.has_ended() {
             self.stream.write_head();
         }
-        if self.stream.fill_whole(self.stream.held()) {
+        if self.stream.fill_whole(self.stream.queued()) {
             return true;
         }
         if self.stream.has_ended() {
@@ -48,12 +65,15 @@ impl Cells {
             return true;
         }
         let is_quiet = self.quiet_until.is_some_and(|until| now < until);
-        !is_quiet && self.stream.whole_len() > 0 && self.stream.fill_up()
+        if is_quiet {
+            return false;
+        }
+        self.stream.flush_lines();
+        self.stream.whole_len() > 0 && self.stream.fill_up()
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
-        let is_waiting = self.stream.is_events() && self.stream.whole_len() > 0;
         self.quiet_until
-            .filter(|_| is_waiting && !self.stream.is_closed())
+            .filter(|_| self.stream.has_whole() && !self.stream.is_closed())
     }
 }

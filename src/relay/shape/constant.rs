@@ -86,15 +86,16 @@ impl Constant {
         let held = self.stream.held();
         let is_over = self.stream.has_ended() || held > QUEUE_BYTES_MAX / 2;
         if !self.is_released {
-            self.is_released = self.stream.has_begun() && (self.stream.is_events() || is_over);
+            self.is_released = self.stream.has_begun() && (self.stream.takes_fill() || is_over);
             if !self.is_released {
                 self.stream.interim();
                 return true;
             }
             self.stream.write_head();
         }
-        let available = if is_over || !self.stream.is_events() {
-            held
+        self.stream.flush_lines();
+        let available = if is_over || !self.stream.takes_fill() {
+            self.stream.queued()
         } else {
             self.stream.whole_len()
         };

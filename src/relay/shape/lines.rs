@@ -25,11 +25,7 @@ pub struct LineCutter {
 
 impl LineCutter {
     pub fn push(&mut self, content: &[u8]) {
-        if self.taken == self.bytes.len() || self.taken > TAKEN_BYTES_MAX {
-            self.bytes.drain(..self.taken);
-            self.whole = self.whole.saturating_sub(self.taken);
-            self.taken = 0;
-        }
+        self.move_to_front();
         for (at, byte) in (self.bytes.len()..).zip(content) {
             if self.is_after_return && *byte != b'\n' {
                 self.whole = at;
@@ -40,6 +36,21 @@ impl LineCutter {
             self.is_after_return = *byte == b'\r';
         }
         self.bytes.extend_from_slice(content);
+    }
+
+    /// What `write` appends is whole, whatever it looks like.
+    pub fn push_whole(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.move_to_front();
+        write(&mut self.bytes);
+        self.whole = self.bytes.len();
+    }
+
+    fn move_to_front(&mut self) {
+        if self.taken == self.bytes.len() || self.taken > TAKEN_BYTES_MAX {
+            self.bytes.drain(..self.taken);
+            self.whole = self.whole.saturating_sub(self.taken);
+            self.taken = 0;
+        }
     }
 
     pub fn len(&self) -> usize {

@@ -4,29 +4,46 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::{Cell, Spent};
+use super::{Body, Cell, Spent};
 use crate::bhttp::{ContentWriter, Fields, InvalidMessage, ResponseWriter};
 use crate::limits::CHUNK_BYTES_MAX;
+use crate::slim::SlimEncoder;
 
 #[derive(Default)]
 pub struct Off {
     out: Zeroizing<Vec<u8>>,
     content: Option<ContentWriter>,
+    frames: Option<Box<SlimEncoder>>,
     has_ended: bool,
     spent: Spent,
 }
 
 impl Off {
-    pub(super) fn begin(&mut self, status: u16, header: &Fields) -> Result<(), InvalidMessage> {
+    pub(super) fn begin(
+        &mut self,
+        status: u16,
+        header: &Fields,
+        body: Body,
+    ) -> Result<(), InvalidMessage> {
         let writer = ResponseWriter::start(&mut self.out);
         self.content = Some(writer.response(status, header, &mut self.out)?);
+        self.frames = (body == Body::Slim).then(Box::default);
         Ok(())
     }
 
     pub(super) fn push(&mut self, content: &[u8]) {
         self.spent.content_bytes += content.len() as u64;
-        if let Some(writer) = &self.content {
-            writer.push(content, &mut self.out);
+        let Some(writer) = &self.content else {
+            return;
+        };
+        match &mut self.frames {
+            None => writer.push(content, &mut self.out),
+            Some(encoder) => {
+                let mut frames = Zeroizing::new(Vec::new());
+                encoder.push(content, &mut frames);
+                encoder.flush(&mut frames);
+                writer.push(&frames, &mut self.out);
+            }
         }
     }
 

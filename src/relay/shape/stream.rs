@@ -6,8 +6,9 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::fill::comment;
 use super::lines::LineCutter;
-use super::{Cell, CellSize, PADDING_FIELD, Spent};
+use super::{Body, Cell, CellSize, PADDING_FIELD, Spent};
 use crate::bhttp::{Fields, InvalidMessage, ResponseWriter};
+use crate::slim::{self, SlimEncoder};
 use crate::varint;
 
 /// What a piece of a body has before it here, whatever its length.
@@ -21,23 +22,20 @@ const INTERIM_BYTES: usize = 2 + 1 + PADDING_FIELD.len() + LENGTH_BYTES + 1;
 
 pub(super) struct CellStream {
     size: usize,
+    /// Of cells once those that are written have gone.
+    size_after: Option<usize>,
     /// Written, and in no cell yet. Outside of a head it ends where a cell does.
     out: Zeroizing<Vec<u8>>,
     body: LineCutter,
+    /// What of the body is in no frame yet, where it goes in frames.
+    frames: Option<Box<SlimEncoder>>,
     /// Until the head is written.
     writer: Option<ResponseWriter>,
     head: Option<(u16, Fields)>,
-    begun: Option<Begun>,
+    begun: Option<Body>,
     ended: Option<Fields>,
     is_closed: bool,
     spent: Spent,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Begun {
-    Events,
-    /// Nothing can be put into the body.
-    Other,
 }
 
 impl CellStream {
@@ -45,9 +43,11 @@ impl CellStream {
         let mut out = Zeroizing::new(Vec::with_capacity(4 * size.bytes()));
         Self {
             size: size.bytes(),
+            size_after: None,
             writer: Some(ResponseWriter::start(&mut out)),
             out,
             body: LineCutter::default(),
+            frames: None,
             head: None,
             begun: None,
             ended: None,
@@ -60,18 +60,20 @@ impl CellStream {
         &mut self,
         status: u16,
         header: &Fields,
-        is_events: bool,
+        body: Body,
     ) -> Result<(), InvalidMessage> {
         if !(200..600).contains(&status) || self.begun.is_some() {
             return Err(InvalidMessage::Status);
         }
         self.head = Some((status, header.clone()));
-        self.begun = Some(if is_events {
-            Begun::Events
-        } else {
-            Begun::Other
-        });
+        self.begun = Some(body);
+        self.frames = (body == Body::Slim).then(Box::default);
         Ok(())
+    }
+
+    /// Cells are of this size after the next one, which is the first.
+    pub(super) fn resize(&mut self, size: CellSize) {
+        self.size_after = Some(size.bytes());
     }
 
     /// Writes the head, where it is not yet. Informational responses come before it.
@@ -86,14 +88,36 @@ impl CellStream {
 
     pub(super) fn push(&mut self, content: &[u8]) {
         self.spent.content_bytes += content.len() as u64;
-        self.body.push(content);
+        match &mut self.frames {
+            None => self.body.push(content),
+            Some(encoder) => self.body.push_whole(|out| encoder.push(content, out)),
+        }
     }
 
     pub(super) fn end(&mut self, trailer: &Fields) {
         self.ended = Some(trailer.clone());
+        if let Some(encoder) = &mut self.frames {
+            self.body.push_whole(|out| encoder.flush(out));
+        }
     }
 
+    /// Where there is nothing else to go: makes a frame of lines whose event is not whole.
+    pub(super) fn flush_lines(&mut self) {
+        if let Some(encoder) = &mut self.frames
+            && self.body.is_empty()
+        {
+            self.body.push_whole(|out| encoder.flush_lines(out));
+        }
+    }
+
+    /// How much has not gone yet.
     pub(super) fn held(&self) -> usize {
+        let unframed = self.frames.as_ref().map_or(0, |encoder| encoder.held());
+        self.body.len() + unframed
+    }
+
+    /// How much of it could go in full cells.
+    pub(super) fn queued(&self) -> usize {
         self.body.len()
     }
 
@@ -109,17 +133,25 @@ impl CellStream {
         self.ended.is_some()
     }
 
-    pub(super) fn is_events(&self) -> bool {
-        self.begun == Some(Begun::Events)
+    /// Whether the body may be filled where a line or a frame ends.
+    pub(super) fn takes_fill(&self) -> bool {
+        matches!(self.begun, Some(Body::Events | Body::Slim))
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed
     }
 
-    /// How much of the body is of whole lines.
+    /// How much of the body is of whole lines or frames.
     pub(super) fn whole_len(&self) -> usize {
         self.body.whole_len()
+    }
+
+    /// Whether a cell could be filled up with something.
+    pub(super) fn has_whole(&self) -> bool {
+        let frames = self.frames.as_ref();
+        let holds_lines = frames.is_some_and(|encoder| encoder.holds_lines());
+        self.takes_fill() && (self.whole_len() > 0 || holds_lines)
     }
 
     /// Cells that are written.
@@ -137,6 +169,11 @@ impl CellStream {
         self.out.drain(..self.size);
         self.spent.cells += 1;
         self.spent.plain_bytes += self.size as u64;
+        if self.out.is_empty()
+            && let Some(size) = self.size_after.take()
+        {
+            self.size = size;
+        }
         Some(Cell { plain, is_final })
     }
 
@@ -168,21 +205,26 @@ impl CellStream {
         true
     }
 
-    /// Writes the whole lines of the body, of which there is less than a cell, and a comment to the
-    /// end of the cell. Whether a comment may stand there.
+    /// Writes what is whole of the body, of which there is less than a cell, and fills the cell up.
+    /// Whether that may be.
     pub(super) fn fill_up(&mut self) -> bool {
-        let lines = self.body.whole_len();
-        if !self.is_events() || (lines == 0 && !self.body.is_between()) {
+        let whole = self.body.whole_len();
+        let may_be = match self.begun {
+            Some(Body::Events) => whole > 0 || self.body.is_between(),
+            Some(Body::Slim) => true,
+            Some(Body::Other) | None => false,
+        };
+        if !may_be {
             return false;
         }
-        let used = (self.out.len() + LENGTH_BYTES + lines) % self.size;
+        let used = (self.out.len() + LENGTH_BYTES + whole) % self.size;
         let fill = match (self.size - used) % self.size {
             // A comment of one byte there is none, and a piece of none would end the body.
-            1 => 1 + self.size,
-            0 if lines == 0 => self.size,
+            1 if self.frames.is_none() => 1 + self.size,
+            0 if whole == 0 => self.size,
             fill => fill,
         };
-        self.piece(lines, fill);
+        self.piece(whole, fill);
         true
     }
 
@@ -206,11 +248,13 @@ impl CellStream {
         }
     }
 
-    fn piece(&mut self, lines: usize, fill: usize) {
-        varint::write_two(lines + fill, &mut self.out);
-        self.out.extend_from_slice(self.body.take(lines));
-        if fill > 0 {
-            comment(fill, &mut self.out);
+    fn piece(&mut self, bytes: usize, fill: usize) {
+        varint::write_two(bytes + fill, &mut self.out);
+        self.out.extend_from_slice(self.body.take(bytes));
+        match self.frames {
+            _ if fill == 0 => {}
+            None => comment(fill, &mut self.out),
+            Some(_) => slim::fill(fill, &mut self.out),
         }
     }
 }
