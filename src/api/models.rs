@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use domain::Fault;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{Extensions, HeaderMap, HeaderValue, Response, StatusCode};
 use pipeline::ModelListing;
 use serde::Serialize;
 
@@ -99,8 +99,12 @@ fn rfc3339(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-pub(crate) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response<Body> {
-    let principal = match principal(&api.pipeline, &headers) {
+pub(crate) async fn list(
+    State(api): State<Arc<Api>>,
+    extensions: Extensions,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let principal = match principal(&api.pipeline, &extensions, &headers) {
         Ok(principal) => principal,
         Err(fault) => return refusal(&fault),
     };
@@ -134,9 +138,10 @@ pub(crate) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Res
 pub(crate) async fn one(
     State(api): State<Arc<Api>>,
     Path(id): Path<String>,
+    extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let principal = match principal(&api.pipeline, &headers) {
+    let principal = match principal(&api.pipeline, &extensions, &headers) {
         Ok(principal) => principal,
         Err(fault) => return refusal(&fault),
     };

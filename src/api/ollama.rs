@@ -12,7 +12,7 @@ use axum::routing::MethodFilter;
 use bytes::Bytes;
 use domain::{Ability, Fault, ModelAlias, Principal, RequestId};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response};
 use pipeline::{Named, NamedWork, Pipeline, Refusal};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -206,8 +206,12 @@ fn digest(name: &str) -> String {
 }
 
 /// `GET /api/tags`.
-pub(crate) async fn tags(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response<Body> {
-    let principal = match principal(&api.pipeline, &headers) {
+pub(crate) async fn tags(
+    State(api): State<Arc<Api>>,
+    extensions: Extensions,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let principal = match principal(&api.pipeline, &extensions, &headers) {
         Ok(principal) => principal,
         Err(fault) => return refusal(&fault),
     };
@@ -234,9 +238,10 @@ pub(crate) async fn tags(State(api): State<Arc<Api>>, headers: HeaderMap) -> Res
 /// `GET /api/ps`: of the models on this machine those that are loaded and that the caller may ask for.
 pub(crate) async fn running_models(
     State(api): State<Arc<Api>>,
+    extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let principal = match principal(&api.pipeline, &headers) {
+    let principal = match principal(&api.pipeline, &extensions, &headers) {
         Ok(principal) => principal,
         Err(fault) => return refusal(&fault),
     };

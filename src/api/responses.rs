@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use domain::{BadRequest, Fault, Principal, StoredResponse, TeamShelf};
-use http::{HeaderMap, Response};
+use http::{Extensions, HeaderMap, Response};
 use wire::responses::{ListQuery, encode_deleted, encode_list, response_object};
 
 use crate::asked::json;
@@ -27,9 +27,10 @@ pub(crate) async fn one(
     State(api): State<Arc<Api>>,
     Path(id): Path<String>,
     asked: Asked,
+    extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
-    answer(&api, &headers, &id, |_, found| {
+    answer(&api, &extensions, &headers, &id, |_, found| {
         if fields(&asked)?.any(|field| field == ("stream", "true")) {
             let message = "Kept responses are not streamed again; leave 'stream' out.";
             return Err(Fault::BadRequest(BadRequest::at("stream", message)));
@@ -41,23 +42,29 @@ pub(crate) async fn one(
 pub(crate) async fn remove(
     State(api): State<Arc<Api>>,
     Path(id): Path<String>,
+    extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
-    answer(&api, &headers, &id, |shelf, found| {
-        match shelf.remove(&found.id) {
+    answer(
+        &api,
+        &extensions,
+        &headers,
+        &id,
+        |shelf, found| match shelf.remove(&found.id) {
             true => Ok(encode_deleted(&found.id)),
             false => Err(Fault::NotFound),
-        }
-    })
+        },
+    )
 }
 
 pub(crate) async fn items(
     State(api): State<Arc<Api>>,
     Path(id): Path<String>,
     asked: Asked,
+    extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
-    answer(&api, &headers, &id, |_, found| {
+    answer(&api, &extensions, &headers, &id, |_, found| {
         let query = ListQuery::read(fields(&asked)?).map_err(Fault::BadRequest)?;
         encode_list(&found.input, &query).map_err(Fault::BadRequest)
     })
@@ -67,9 +74,10 @@ pub(crate) async fn items(
 pub(crate) async fn cancel(
     State(api): State<Arc<Api>>,
     Path(id): Path<String>,
+    extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
-    answer(&api, &headers, &id, |_, _| {
+    answer(&api, &extensions, &headers, &id, |_, _| {
         Err(bad(
             "Only responses made in the background can be cancelled, and none is here.",
         ))
@@ -80,11 +88,12 @@ pub(crate) async fn cancel(
 /// answered alike.
 fn answer(
     api: &Api,
+    extensions: &Extensions,
     headers: &HeaderMap,
     id: &str,
     say: impl FnOnce(&TeamShelf, &StoredResponse) -> Result<Vec<u8>, Fault>,
 ) -> Response<Body> {
-    let principal = match principal(&api.pipeline, headers) {
+    let principal = match principal(&api.pipeline, extensions, headers) {
         Ok(principal) => principal,
         Err(fault) => return refusal(&fault),
     };

@@ -280,6 +280,7 @@ fn keys(config: &Config) -> StaticKeys {
             team: key.team.clone(),
             models: key.models.clone(),
             priority: key.priority,
+            output_tokens_max: None,
         };
         (key.digest, principal)
     }))

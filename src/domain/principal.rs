@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{KeyId, ModelAlias, Priority, TeamId};
+use crate::{KeyId, ModelAlias, Priority, TeamId, Tokens};
 
 /// The caller of one exchange, known before the body is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Principal {
     pub models: Option<Vec<ModelAlias>>,
     /// The highest its requests may ask for.
     pub priority: Priority,
+    /// Of all choices of one reply; what names no bound is bounded by it. `None` is as the model is.
+    pub output_tokens_max: Option<Tokens>,
 }
 
 impl Principal {
@@ -25,6 +27,7 @@ impl Principal {
             team: TeamId::new("default"),
             models: None,
             priority: Priority::default(),
+            output_tokens_max: None,
         }
     }
 

@@ -267,7 +267,7 @@ impl Pipeline {
     fn admit(&self, parsed: Parsed) -> Result<Admitted, Refusal> {
         let began = Instant::now();
         let Parsed {
-            request,
+            mut request,
             principal,
             context,
         } = parsed;
@@ -275,6 +275,7 @@ impl Pipeline {
         let mut receipt = self.receive(id, &principal, request.model.clone())?;
         let snapshot = self.snapshot.load_full();
         let asked = granted(&request, &principal, &snapshot)
+            .and_then(|asked| bound_output(&mut request, &principal).map(|()| asked))
             .map_err(|fault| refuse(&mut receipt, fault, None))?;
         let now = Instant::now();
         let timings = crate::Timings {
@@ -461,6 +462,26 @@ fn granted(
     Ok(asked)
 }
 
+/// Holds the reply to what the principal may have, where the request says no less itself.
+fn bound_output(request: &mut ChatRequest, principal: &Principal) -> Result<(), Fault> {
+    let Some(Tokens(all)) = principal.output_tokens_max else {
+        return Ok(());
+    };
+    let each = all / request.choices.max(1);
+    match request.output_tokens_max {
+        Some(Tokens(asked)) if asked <= each => Ok(()),
+        None if each > 0 => {
+            request.output_tokens_max = Some(Tokens(each));
+            // The body as received does not say so.
+            request.source = None;
+            Ok(())
+        }
+        Some(_) | None => Err(Fault::Forbidden {
+            what: "this key does not grant as many output tokens",
+        }),
+    }
+}
+
 /// The plan without those who may not see what cannot be masked.
 fn for_trusted(
     mut plan: policy::Plan,
@@ -512,5 +533,49 @@ fn listing(id: &str, owned_by: &str, context_tokens_max: Option<Tokens>) -> Mode
         id: id.to_owned(),
         owned_by: owned_by.to_owned(),
         context_tokens_max,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{Dialect, SourceBody};
+
+    use super::*;
+
+    #[test]
+    fn a_reply_is_bounded_by_what_its_caller_may_have() {
+        // Cap, choices, what is asked for, what stands then.
+        let cases = [
+            (None, 1, None, Ok(None)),
+            (None, 1, Some(9_000), Ok(Some(9_000))),
+            (Some(100), 1, None, Ok(Some(100))),
+            (Some(100), 1, Some(100), Ok(Some(100))),
+            (Some(100), 1, Some(101), Err(())),
+            (Some(100), 3, None, Ok(Some(33))),
+            (Some(100), 3, Some(33), Ok(Some(33))),
+            (Some(100), 3, Some(34), Err(())),
+            (Some(2), 3, None, Err(())),
+        ];
+        for (cap, choices, asked, bounded) in cases {
+            let mut request = ChatRequest::new("tiny", Vec::new());
+            request.choices = choices;
+            request.output_tokens_max = asked.map(Tokens);
+            request.source = Some(SourceBody {
+                dialect: Dialect::OpenAi,
+                bytes: "{}".into(),
+            });
+            let principal = Principal {
+                output_tokens_max: cap.map(Tokens),
+                ..Principal::anyone()
+            };
+            let held = bound_output(&mut request, &principal);
+            let is_refused = matches!(held, Err(Fault::Forbidden { .. }));
+            assert_eq!(is_refused, bounded.is_err());
+            if let Ok(bounded) = bounded {
+                assert_eq!(request.output_tokens_max, bounded.map(Tokens));
+                // Only bytes that say the same may be copied.
+                assert_eq!(request.source.is_some(), asked == bounded);
+            }
+        }
     }
 }
