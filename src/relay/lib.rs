@@ -59,7 +59,8 @@ pub use ring::{KeyRing, PublishedKey, RingFault, RingTimes};
 pub use sealed::{
     ChunkedResponse, EncDigest, Form, HeadReader, HeadRefused, ProofSecret, RequestHead,
     RequestOpener, RequestSealer, ResponseOpener, ResponseSealer, SealFault, Unopened,
-    WholeResponseOpener, WholeResponseSealer, open_whole_request, seal_whole_request,
+    WholeRequestSealer, WholeResponseOpener, WholeResponseSealer, open_whole_request,
+    seal_whole_request,
 };
 pub use secret_key::SecretKey;
 pub use suite::{Aead, Ciphers, Kem, Suite};

@@ -26,6 +26,10 @@ pub enum OuterRefusal {
     Key,
     /// It did not open, was not whole, or held no message. It does not say which.
     Unopened,
+    /// Its sender showed no certificate of an edge.
+    Certificate,
+    /// Nothing is there.
+    NotFound,
     /// More than this sender may.
     TooMany,
     /// No seat, or no room to remember requests in.
@@ -33,13 +37,15 @@ pub enum OuterRefusal {
 }
 
 impl OuterRefusal {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::MediaType,
         Self::Method,
         Self::TooLarge,
         Self::TooSlow,
         Self::Key,
         Self::Unopened,
+        Self::Certificate,
+        Self::NotFound,
         Self::TooMany,
         Self::Busy,
     ];
@@ -51,6 +57,8 @@ impl OuterRefusal {
             Self::TooLarge => 413,
             Self::TooSlow => 408,
             Self::Key | Self::Unopened => 400,
+            Self::Certificate => 403,
+            Self::NotFound => 404,
             Self::TooMany => 429,
             Self::Busy => 503,
         }
@@ -65,6 +73,8 @@ impl OuterRefusal {
             Self::TooSlow => "too_slow",
             Self::Key => "key",
             Self::Unopened => "unopened",
+            Self::Certificate => "certificate",
+            Self::NotFound => "not_found",
             Self::TooMany => "too_many",
             Self::Busy => "busy",
         }
@@ -79,7 +89,9 @@ impl OuterRefusal {
             | Self::TooLarge
             | Self::TooSlow
             | Self::Key
-            | Self::Unopened => false,
+            | Self::Unopened
+            | Self::Certificate
+            | Self::NotFound => false,
         }
     }
 
@@ -98,6 +110,10 @@ impl OuterRefusal {
             Self::Unopened => {
                 r#"{"type":"about:blank","status":400,"title":"request not acceptable"}"#
             }
+            Self::Certificate => {
+                r#"{"type":"about:blank","status":403,"title":"certificate of an edge needed"}"#
+            }
+            Self::NotFound => r#"{"type":"about:blank","status":404,"title":"nothing here"}"#,
             Self::TooMany => r#"{"type":"about:blank","status":429,"title":"too many requests"}"#,
             Self::Busy => r#"{"type":"about:blank","status":503,"title":"no seat"}"#,
         }

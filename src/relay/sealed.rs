@@ -29,7 +29,10 @@ pub use head::{EncDigest, HeadReader, HeadRefused, RequestHead};
 pub(crate) use request::PROOF_LABEL;
 pub use request::{ProofSecret, RequestOpener, RequestSealer};
 pub use response::{ChunkedResponse, ResponseOpener, ResponseSealer};
-pub use whole::{WholeResponseOpener, WholeResponseSealer, open_whole_request, seal_whole_request};
+pub use whole::{
+    WholeRequestSealer, WholeResponseOpener, WholeResponseSealer, open_whole_request,
+    seal_whole_request,
+};
 
 /// The form of a message, which its labels bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

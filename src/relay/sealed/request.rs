@@ -22,7 +22,7 @@ pub(crate) const PROOF_LABEL: &[u8] = b"relay/1 edge proof";
 /// A secret that both ends of one request share, to prove things with.
 pub type ProofSecret = Zeroizing<[u8; 32]>;
 
-fn proof_secret(context: &(impl Export + ?Sized)) -> ProofSecret {
+pub(super) fn proof_secret(context: &(impl Export + ?Sized)) -> ProofSecret {
     let mut secret = ProofSecret::default();
     context.export(PROOF_LABEL, &mut *secret);
     secret

@@ -6,7 +6,7 @@ use super::support::{answer, keys, open, read_answer, rng, seal};
 use crate::limits::{CHUNK_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::{
     Aead, Ciphers, HeadReader, HeadRefused, Kem, RequestSealer, SealFault, Unopened,
-    open_whole_request, seal_whole_request,
+    WholeRequestSealer, open_whole_request, seal_whole_request,
 };
 
 const SUITES: [(Kem, Aead); 4] = [
@@ -53,6 +53,19 @@ fn whole_messages_are_sealed_and_opened_in_every_suite() {
         let cut = rest[..rest.len() - 1].to_vec();
         assert!(open_whole_request(head, &secret_key, cut).is_err());
     }
+}
+
+#[test]
+fn both_ends_of_a_whole_message_know_one_secret() {
+    let (secret_key, config) = keys(Kem::X25519, 1);
+    let sealer = WholeRequestSealer::start(&config, Aead::Aes256Gcm, &mut rng(2)).unwrap();
+    let secret = sealer.proof_secret();
+    let (sealed, _) = sealer.seal(b"question").unwrap();
+    let mut rest = &sealed[..];
+    let mut reader = HeadReader::new(Ciphers::Strict);
+    let head = reader.next(&mut rest).unwrap().unwrap();
+    let (_, answering) = open_whole_request(head, &secret_key, rest.to_vec()).unwrap();
+    assert_eq!(**answering.proof_secret(), *secret);
 }
 
 /// The two forms are told apart by what HPKE binds, not by the outer media type alone.
