@@ -190,7 +190,7 @@ fn turned_away() -> Vec<u8> {
     [head.into_bytes(), body].concat()
 }
 
-fn tune(stream: &TcpStream) {
+pub(crate) fn tune(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE);
     let tuned = stream
         .set_nodelay(true)

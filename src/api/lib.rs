@@ -28,6 +28,7 @@ mod error;
 mod failing;
 mod flood;
 mod gate;
+pub mod gateway;
 mod ingress;
 mod line;
 mod loaded;

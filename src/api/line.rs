@@ -41,6 +41,11 @@ impl Signs {
         self.awaits_flush.store(true, Ordering::Relaxed);
     }
 
+    /// For an answer that goes over no connection of its own: what was handed over has left.
+    pub fn note_flushed(&self) {
+        self.awaits_flush.store(false, Ordering::Relaxed);
+    }
+
     pub fn is_flushed(&self) -> bool {
         !self.awaits_flush.load(Ordering::Relaxed)
     }

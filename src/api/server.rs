@@ -120,7 +120,7 @@ impl Api {
 }
 
 /// Lets the connections finish what they are at, for as long as `grace`; then drops them.
-async fn drain(mut connections: JoinSet<()>, grace: Duration) {
+pub(crate) async fn drain(mut connections: JoinSet<()>, grace: Duration) {
     let all_ended = async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
@@ -135,7 +135,7 @@ async fn drain(mut connections: JoinSet<()>, grace: Duration) {
     }
 }
 
-fn report(ended: Result<(), JoinError>) {
+pub(crate) fn report(ended: Result<(), JoinError>) {
     if ended.is_err_and(|error| error.is_panic()) {
         error!("a connection's task panicked");
     }
@@ -143,7 +143,7 @@ fn report(ended: Result<(), JoinError>) {
 
 /// A connection that died in the queue is its own affair; anything else will not have passed by
 /// the next moment, and asking again at once would spin.
-async fn pause_after(error: &io::Error) {
+pub(crate) async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if matches!(
         error.kind(),
