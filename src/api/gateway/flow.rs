@@ -18,7 +18,8 @@ use domain::SealedResult;
 use futures::task::AtomicWaker;
 use http_body::{Body as _, Frame};
 use relay::bhttp::Fields;
-use relay::shape::{Shape, Shaper};
+use relay::shape::{self, Shape, Shaper};
+use relay::slim::{FRAMES_FIELD, SLIM_FRAMES};
 use relay::{ChunkedResponse, ResponseSealer};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -40,11 +41,23 @@ enum Upstream {
     Over,
 }
 
+/// How an answer goes out.
+pub(super) struct Sealing {
+    pub sealer: ResponseSealer,
+    pub shape: Shape,
+    pub takes_frames: bool,
+    /// What is said of it when it ends without a fault.
+    pub result: SealedResult,
+    pub signs: Arc<Signs>,
+}
+
 pub(super) struct Flow {
     upstream: Upstream,
     /// What the node's streams tell the connection that they believe to write to.
     signs: Arc<Signs>,
     shape: Shape,
+    /// Whether the edge puts events together again from frames.
+    takes_frames: bool,
     shaper: Shaper,
     /// `None` once the final chunk is sealed.
     sealer: Option<ChunkedResponse>,
@@ -61,14 +74,14 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub fn new(
-        coming: Coming,
-        signs: Arc<Signs>,
-        shape: Shape,
-        sealer: ResponseSealer,
-        result: SealedResult,
-        mut visit: Visit,
-    ) -> Self {
+    pub fn new(coming: Coming, sealing: Sealing, mut visit: Visit) -> Self {
+        let Sealing {
+            sealer,
+            shape,
+            takes_frames,
+            result,
+            signs,
+        } = sealing;
         visit.note_shape(shape);
         let mut out = Vec::new();
         let sealer = sealer.start(&mut rand::rng(), &mut out);
@@ -76,6 +89,7 @@ impl Flow {
             upstream: Upstream::Coming(coming),
             signs,
             shape,
+            takes_frames,
             shaper: Shaper::new(shape, Instant::now().into_std()),
             sealer: Some(sealer),
             out,
@@ -183,11 +197,16 @@ impl Flow {
         let status = head.status.as_u16();
         self.visit.note_status(status);
         let now = self.visit.now();
-        let fields = answer_fields(&head.headers, inner.is_processed, Some(self.shape), now);
-        let is_events = is_events(&head.headers);
-        self.shaper
-            .begin(status, &fields, is_events)
-            .map_err(|_| Cut)?;
+        let mut fields = answer_fields(&head.headers, inner.is_processed, Some(self.shape), now);
+        let kind = match (is_events(&head.headers), self.takes_frames) {
+            (true, true) => shape::Body::Slim,
+            (true, false) => shape::Body::Events,
+            (false, _) => shape::Body::Other,
+        };
+        if kind == shape::Body::Slim {
+            fields.push(FRAMES_FIELD, SLIM_FRAMES).map_err(|_| Cut)?;
+        }
+        self.shaper.begin(status, &fields, kind).map_err(|_| Cut)?;
         self.upstream = Upstream::Flowing(body);
         Ok(())
     }

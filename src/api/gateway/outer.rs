@@ -17,16 +17,15 @@ use http_body_util::BodyExt;
 use relay::bhttp::{Fields, write_known_response};
 use relay::limits::REQUEST_BYTES_MAX;
 use relay::shape::RequestPad;
-use relay::{
-    Form, KEYS_MEDIA_TYPE, OuterRefusal, PROBLEM_MEDIA_TYPE, ResponseSealer, WholeResponseSealer,
-};
+use relay::slim::{FRAMES_FIELD, SLIM_FRAMES};
+use relay::{Form, KEYS_MEDIA_TYPE, OuterRefusal, PROBLEM_MEDIA_TYPE, WholeResponseSealer};
 use tokio::time::Instant;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::Gateway;
 use super::enrolment::{EnrolRefused, PeerCertificate};
-use super::flow::{Coming, Flow, SealedBody, Stand, Stands};
+use super::flow::{Coming, Flow, SealedBody, Sealing, Stand, Stands};
 use super::inner::{Inner, answer_fields, request};
 use super::judging::principal;
 use super::opening::{Answering, Opened, Paced};
@@ -245,6 +244,7 @@ impl Gateway {
         mut visit: Visit,
     ) -> Response<Body> {
         let signs = Arc::new(Signs::default());
+        let takes_frames = opened.fields.only(FRAMES_FIELD) == Some(SLIM_FRAMES.as_bytes());
         let (coming, shape, result, answering) = match self.judge(&opened, peer) {
             Ok(judged) => {
                 let principal = principal(&judged.edge);
@@ -280,44 +280,28 @@ impl Gateway {
         };
         match answering {
             Answering::Chunked(sealer) => {
-                let chunked = Chunked {
+                let sealing = Sealing {
                     sealer,
                     shape,
+                    takes_frames,
                     result,
                     signs,
                 };
-                chunked.answer(coming, stands, visit)
+                chunked(coming, sealing, stands, visit)
             }
             Answering::Whole(sealer) => whole(coming, sealer, result, visit).await,
         }
     }
 }
 
-struct Chunked {
-    sealer: ResponseSealer,
-    shape: relay::shape::Shape,
-    result: SealedResult,
-    signs: Arc<Signs>,
-}
-
-impl Chunked {
-    fn answer(self, coming: Coming, stands: &Stands, visit: Visit) -> Response<Body> {
-        let flow = Flow::new(
-            coming,
-            self.signs,
-            self.shape,
-            self.sealer,
-            self.result,
-            visit,
-        );
-        let stand = Stand::new(flow);
-        stands.add(&stand);
-        let kind = HeaderValue::from_static(Form::Chunked.response_media_type());
-        let mut response = unstored(Body::new(SealedBody(stand)), kind);
-        let headers = response.headers_mut();
-        headers.insert(INCREMENTAL, HeaderValue::from_static("?1"));
-        response
-    }
+fn chunked(coming: Coming, sealing: Sealing, stands: &Stands, visit: Visit) -> Response<Body> {
+    let stand = Stand::new(Flow::new(coming, sealing, visit));
+    stands.add(&stand);
+    let kind = HeaderValue::from_static(Form::Chunked.response_media_type());
+    let mut response = unstored(Body::new(SealedBody(stand)), kind);
+    let headers = response.headers_mut();
+    headers.insert(INCREMENTAL, HeaderValue::from_static("?1"));
+    response
 }
 
 fn ready(inner: Inner) -> Coming {
