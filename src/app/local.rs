@@ -591,6 +591,7 @@ fn card(model: &LocalModel, name: BackendName) -> BackendCard {
     BackendCard {
         name,
         tier: Tier::Engine,
+        is_sealed: false,
         trust: Trust::Device,
         models: model
             .engine

@@ -89,6 +89,8 @@ pub struct BackendCard {
     pub name: BackendName,
     pub tier: Tier,
     pub trust: Trust,
+    /// Whether what is sent there is sealed to a relay of the operator's own, and opened nowhere on the way.
+    pub is_sealed: bool,
     /// Never empty. The first is the backend's default. An engine has one model: its others are the
     /// same under one adapter each, in the order of the adapters' ids.
     pub models: Vec<ModelCard>,
@@ -114,6 +116,19 @@ impl BackendCard {
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.tier != Tier::Upstream || self.trust == Trust::Device
+    }
+
+    /// True when nobody between here and a machine of the operator's own can read what it is asked: it
+    /// runs here, is the operator's pool, or is reached sealed. Other upstreams are somebody's service,
+    /// or lie behind a network that is, however far they are trusted.
+    #[must_use]
+    pub fn is_own_or_sealed(&self) -> bool {
+        let is_own = match self.tier {
+            Tier::Engine => true,
+            Tier::Pool => self.trust >= Trust::Tenant,
+            Tier::Upstream => self.trust == Trust::Device,
+        };
+        is_own || self.is_sealed
     }
 
     /// How callers and operators find one of its models: a bare name on this machine,
@@ -444,6 +459,37 @@ impl Classify for BackendError {
             | BackendError::Garbled(_)
             | BackendError::Interrupted => Fault::UpstreamFailed,
             BackendError::Engine(_) => Fault::Internal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_runs_here_or_is_the_operator_s_own_may_go_unsealed() {
+        use {Tier::*, Trust::*};
+        let cases = [
+            (Engine, Device, true),
+            (Pool, Device, true),
+            (Pool, Tenant, true),
+            (Pool, Public, false),
+            (Upstream, Device, true),
+            (Upstream, Tenant, false),
+            (Upstream, Public, false),
+        ];
+        for (tier, trust, is_own) in cases {
+            let card = |is_sealed| BackendCard {
+                name: "a".into(),
+                tier,
+                trust,
+                is_sealed,
+                models: Vec::new(),
+            };
+            let found = card(false).is_own_or_sealed();
+            assert_eq!(found, is_own, "{tier:?} {trust:?}");
+            assert!(card(true).is_own_or_sealed(), "{tier:?} {trust:?}");
         }
     }
 }

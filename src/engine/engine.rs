@@ -494,6 +494,7 @@ fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {
     BackendCard {
         name: BackendName::new("local"),
         tier: domain::Tier::Engine,
+        is_sealed: false,
         trust: Trust::Device,
         models: config
             .model_names()

@@ -68,6 +68,7 @@ impl Fake {
                     Trust::Tenant => Tier::Pool,
                     Trust::Public => Tier::Upstream,
                 },
+                is_sealed: false,
                 trust,
                 models: vec![model],
             },

@@ -70,6 +70,7 @@ mod tests {
             card: Arc::new(BackendCard {
                 name: name.into(),
                 tier,
+                is_sealed: false,
                 trust: Trust::Device,
                 models: models.collect(),
             }),

@@ -165,6 +165,7 @@ mod tests {
             card: Arc::new(BackendCard {
                 name: name.into(),
                 tier,
+                is_sealed: false,
                 trust: if tier == Tier::Engine {
                     Trust::Device
                 } else {

@@ -575,6 +575,7 @@ pub(crate) fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfi
     Ok(BackendCard {
         name: config.name.clone(),
         tier: Tier::Upstream,
+        is_sealed: false,
         trust: config.trust,
         models: names.into_iter().map(model_card).collect(),
     })

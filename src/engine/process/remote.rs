@@ -135,6 +135,7 @@ impl Remote {
             card: BackendCard {
                 name: BackendName::new("local"),
                 tier: domain::Tier::Engine,
+                is_sealed: false,
                 trust: Trust::Device,
                 models,
             },

@@ -42,6 +42,7 @@ impl Provider {
             card: BackendCard {
                 name: name.into(),
                 tier: Tier::Upstream,
+                is_sealed: false,
                 trust: Trust::Public,
                 models: vec![model],
             },

@@ -31,6 +31,7 @@ fn roster() -> Roster {
         card: Arc::new(BackendCard {
             name: BackendName::new(name),
             tier,
+            is_sealed: false,
             trust,
             models: vec![ModelCard {
                 name: "model".to_owned(),

@@ -25,6 +25,7 @@ fn card(name: &str, trust: Trust, models: &[&str], abilities: Abilities) -> Rost
             } else {
                 Tier::Upstream
             },
+            is_sealed: false,
             trust,
             models: models.iter().map(model).collect(),
         }),

@@ -261,6 +261,7 @@ impl Recipe {
             card: BackendCard {
                 name: "local".into(),
                 tier: Tier::Engine,
+                is_sealed: false,
                 trust: Trust::Device,
                 models: vec![model],
             },
