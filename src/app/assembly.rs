@@ -7,13 +7,13 @@ use domain::{Backend, BackendCard, Health, Principal};
 use pipeline::{CacheRules, ImageRules, OfflineRules, Patience, Prices, Snapshot};
 use policy::{
     CacheSecret, CustomRule, Roster, RosterEntry, RoutePolicy, RuleFault, ScanRuleFault, ScanRules,
-    check_aliases,
+    check_aliases, check_sealed_aliases,
 };
 use providers::{LinkState, Pool, PoolConfigError, SystemResolver, Transport, Upstream};
 use store::StaticKeys;
 
 use crate::client;
-use crate::config::{Config, ConfigFaults, Findings, upstream_fault_key};
+use crate::config::{Config, ConfigFault, ConfigFaults, Findings, is_loopback, upstream_fault_key};
 
 /// The replaceable part of a node. Made whole or not at all.
 pub struct Assembly {
@@ -25,6 +25,7 @@ pub struct Assembly {
     pub keys: StaticKeys,
     link: Arc<LinkState>,
     config: Config,
+    warnings: Vec<ConfigFault>,
 }
 
 impl std::fmt::Debug for Assembly {
@@ -51,7 +52,9 @@ impl Assembly {
         let pools = pools(config, transport, &mut findings);
         let scan = scan_rules(config, &mut findings);
         let images = images(config, &mut findings);
+        let requires_sealed = config.privacy.requires_sealed;
         let routes = match RoutePolicy::parse(&config.routes.name, &config.routes.text) {
+            Ok(routes) if requires_sealed => Some(routes.requiring_sealed()),
             Ok(routes) => Some(routes),
             Err(faults) => {
                 report(&faults, "routes", &mut findings);
@@ -64,6 +67,11 @@ impl Assembly {
             "",
             &mut findings,
         );
+        if requires_sealed {
+            judge_unsealed(config, &upstreams, &mut findings);
+            let faults = check_sealed_aliases(&roster, "aliases", "aliases");
+            report(&faults, "", &mut findings);
+        }
         if let Some(routes) = &routes {
             report(&routes.check(&roster), "routes", &mut findings);
         }
@@ -77,9 +85,16 @@ impl Assembly {
                 keys: keys(config),
                 link: Arc::clone(transport.link()),
                 config: config.clone(),
+                warnings: findings.warnings,
             }),
             _ => Err(ConfigFaults(findings.faults)),
         }
+    }
+
+    /// No faults, but worth saying.
+    #[must_use]
+    pub fn warnings(&self) -> &[ConfigFault] {
+        &self.warnings
     }
 
     /// What it was made from.
@@ -233,6 +248,33 @@ fn scan_rules(config: &Config, findings: &mut Findings) -> Option<ScanRules> {
                 findings.fault(path, fault.to_string());
             }
             None
+        }
+    }
+}
+
+/// Upstreams that nobody will ask, and those that only say that they are this machine.
+fn judge_unsealed(config: &Config, upstreams: &[Arc<dyn Backend>], findings: &mut Findings) {
+    for (at, upstream) in config.upstreams.iter().enumerate() {
+        let mut cards = upstreams.iter().map(|it| it.card());
+        let card = cards.find(|card| card.name == upstream.name);
+        let Some(card) = card.filter(|card| !card.is_sealed) else {
+            continue;
+        };
+        let url = reqwest::Url::parse(&upstream.base_url);
+        if !card.is_own_or_sealed() {
+            findings.warn(
+                format!("upstreams[{at}]"),
+                format!(
+                    "`{}` is never asked: it is not sealed, and privacy.require_sealed is set",
+                    card.name
+                ),
+            );
+        } else if !url.is_ok_and(|url| is_loopback(&url)) {
+            findings.fault(
+                format!("upstreams[{at}].trust"),
+                "says that it is this machine, and its address is another's; with \
+                 privacy.require_sealed that would let everything through",
+            );
         }
     }
 }

@@ -112,6 +112,9 @@ impl Node {
         transport: Transport,
     ) -> anyhow::Result<Self> {
         let assembly = Assembly::build(config, &located.cards(), &transport)?;
+        for warning in assembly.warnings() {
+            warn!(%warning, "configuration");
+        }
         let clients = bind(config.listen)?;
         let admin = bind_admin(config.admin)?;
         let addresses = Addresses {

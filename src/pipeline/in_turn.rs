@@ -9,6 +9,8 @@ use domain::{
     Principal, RequestId, RouteTaken,
 };
 
+use policy::UNSEALED;
+
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
 
@@ -16,6 +18,25 @@ use crate::snapshot::Snapshot;
 pub(crate) struct Place {
     pub backend: Arc<dyn Backend>,
     pub model: String,
+}
+
+/// Those of `places` that may be asked; whether a name is meant for one of them is settled by then.
+///
+/// # Errors
+/// [`Fault::NoCandidate`] with the reasons, where none may.
+fn lawful(places: Vec<Place>, snapshot: &Snapshot) -> Result<Vec<Place>, Fault> {
+    let sealing = snapshot.routes().sealing();
+    let is_lawful = |place: &Place| sealing.admits(place.backend.card());
+    let (lawful, unlawful): (Vec<Place>, Vec<Place>) = places.into_iter().partition(is_lawful);
+    if lawful.is_empty() && !unlawful.is_empty() {
+        let reason = |place: &Place| {
+            let name = &place.backend.card().name;
+            format!("{name}/{}: {UNSEALED}", place.model)
+        };
+        let reasons = unlawful.iter().map(reason).collect();
+        return Err(Fault::NoCandidate { reasons });
+    }
+    Ok(lawful)
 }
 
 /// Asks one after the other until one answers. `texts` has a message for each text.
@@ -31,6 +52,7 @@ pub(crate) async fn ask_in_turn<T, F>(
 where
     F: Future<Output = Result<T, BackendError>>,
 {
+    let places = lawful(places, snapshot)?;
     let (texts, findings) = scanned(texts, snapshot).await?;
     receipt.note_prompt(&texts);
     let masked_count = u32::try_from(findings.iter().count()).unwrap_or(u32::MAX);

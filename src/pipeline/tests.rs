@@ -4,6 +4,7 @@ mod images;
 mod moderation;
 mod offline;
 mod rescue;
+mod sealing;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! model name ─resolve─► Asked ─┐
-//! rules ────────RoutePolicy────┼─route─► Plan
+//! rules ────────RoutePolicy────┼─route─► Plan      (of those whom the rules' `Sealing` admits)
 //! request, team, headers ─Ask──┘          └─rescuers─► who goes on where a reply broke off
 //!
 //! request ─ScanRules─► Findings ─mask─► masked view ─cache_key─► CacheKey
@@ -25,6 +25,7 @@ mod features;
 mod needs;
 mod route;
 mod route_file;
+mod sealing;
 mod tokens;
 mod toml_section;
 mod trouble;
@@ -67,6 +68,7 @@ pub use rule_fault::RuleFault;
 pub use scan::{
     CustomRule, DEFAULT_CLASSES, FINDINGS_MAX, ScanRuleFault, ScanRules, VALUE_BYTES_MIN,
 };
+pub use sealing::{Sealing, UNSEALED, check_sealed_aliases};
 pub use template::{Date, TEMPLATE_BYTES_MAX, Templates};
 pub use tokens::{TOKENIZED_BYTES_MAX, count_tokens, embed_text, warm_up};
 pub use trouble::{Rescue, Trouble, WhenOffline, rescuers};

@@ -7,6 +7,7 @@ use domain::{BackendCard, Fault, Health, ModelAlias, ModelCard};
 
 use crate::RuleFault;
 use crate::balance::name_hash;
+use crate::sealing::Sealing;
 
 /// The name that leaves the choice to the routing rules.
 pub const AUTO: &str = "auto";
@@ -77,7 +78,7 @@ impl Target {
 }
 
 /// Where aliases with weights are written.
-const SHARES_PATH: &str = "balance";
+pub(crate) const SHARES_PATH: &str = "balance";
 
 /// What a model name asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,9 +195,12 @@ impl Roster {
         self.first_where(|card| card.is_local())
     }
 
-    /// The first upstream's default model.
-    pub(crate) fn cloud(&self) -> Option<Target> {
-        self.first_where(|card| !card.is_local())
+    /// The default model of the first upstream that may be asked, or of the first one where none may: so
+    /// that it is said why.
+    pub(crate) fn cloud(&self, sealing: Sealing) -> Option<Target> {
+        let admitted = |card: &BackendCard| !card.is_local() && sealing.admits(card);
+        self.first_where(admitted)
+            .or_else(|| self.first_where(|card| !card.is_local()))
     }
 
     fn first_where(&self, is_wanted: impl Fn(&BackendCard) -> bool) -> Option<Target> {
@@ -248,9 +252,9 @@ impl Roster {
     }
 
     /// The targets a candidate name of a rule stands for; `cloud` and aliases included.
-    pub(crate) fn targets(&self, name: &str) -> Vec<Target> {
+    pub(crate) fn targets(&self, name: &str, sealing: Sealing) -> Vec<Target> {
         match name {
-            CLOUD => self.cloud().into_iter().collect(),
+            CLOUD => self.cloud(sealing).into_iter().collect(),
             _ => match self.resolve_name(name, 0) {
                 Some(Asked::Exactly(targets)) => targets,
                 Some(Asked::Auto) | None => Vec::new(),

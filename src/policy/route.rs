@@ -12,6 +12,7 @@ use crate::features::{Ask, Features};
 use crate::needs::{advice, needs};
 use crate::roster::{Asked, Roster, Share, Target};
 use crate::route_file::{DEFAULT_RULE, Manners, RoutePolicy};
+use crate::sealing::{Sealing, UNSEALED};
 use crate::trouble::Trouble;
 
 /// The rule of a plan whose request named its model.
@@ -34,6 +35,8 @@ pub struct Plan {
     pub skipped: Vec<Skipped>,
     pub manners: Manners,
     pub trouble: Trouble,
+    /// Who may be asked for this exchange at all.
+    pub sealing: Sealing,
 }
 
 impl Plan {
@@ -67,6 +70,8 @@ pub struct Skipped {
 pub enum SkipCause {
     /// No backend or model of this name is configured.
     Absent,
+    /// What it is asked would leave unsealed, and may not.
+    Unsealed,
     Unable(Ability),
     /// The prompt is surely longer than the model's context.
     ContextTooSmall(Tokens),
@@ -79,6 +84,7 @@ impl fmt::Display for Skipped {
         write!(f, "{}: ", self.name)?;
         match self.cause {
             SkipCause::Absent => f.write_str("not configured"),
+            SkipCause::Unsealed => f.write_str(UNSEALED),
             SkipCause::Unable(ability) => write!(f, "cannot do {}", ability.as_label()),
             SkipCause::ContextTooSmall(limit) => {
                 write!(
@@ -104,27 +110,31 @@ pub fn route(
 ) -> Result<Plan, Fault> {
     let needed = needs(ask.request);
     match asked {
-        Asked::Exactly(targets) => plan_named(targets, needed, policy.trouble, roster),
+        Asked::Exactly(targets) => plan_named(policy, targets, needed, roster),
         Asked::Auto => plan_by_rules(policy, needed, ask, roster),
     }
 }
 
 /// The named targets and no others. Their context is left to the backend, which counts exactly.
 fn plan_named(
+    policy: &RoutePolicy,
     targets: &[Target],
     needed: Abilities,
-    trouble: Trouble,
     roster: &Roster,
 ) -> Result<Plan, Fault> {
-    let mut list = Shortlist::new(roster);
+    let mut list = Shortlist::new(roster, policy.sealing);
     for target in targets {
+        if !list.admits(target) {
+            list.skip(target, SkipCause::Unsealed);
+            continue;
+        }
         match missing(target, needed, roster) {
             Some(ability) => list.skip(target, SkipCause::Unable(ability)),
             None => list.keep(target.clone()),
         }
     }
     let unable = list.first_unable();
-    list.into_plan(NAMED_RULE, Manners::default(), trouble)
+    list.into_plan(NAMED_RULE, Manners::default(), policy.trouble)
         .map_err(|fault| match unable {
             Some((name, ability)) => Fault::BadRequest(unable_fault(&name, ability)),
             None => fault,
@@ -139,17 +149,28 @@ fn plan_by_rules(
 ) -> Result<Plan, Fault> {
     let sight = Sight::new(Features::new(ask), &policy.said, &policy.instructed);
     let rule = policy.rules.iter().find(|rule| rule.when.holds(&sight));
-    let (name, then) = rule.map_or((DEFAULT_RULE, policy.default), |rule| {
-        (rule.name.as_str(), rule.then)
-    });
-    let mut list = Shortlist::new(roster);
-    let outcome = &policy.outcomes[then];
+    let (name, outcome, sealing) = match rule {
+        Some(rule) => (
+            rule.name.as_str(),
+            &policy.outcomes[rule.then],
+            rule.sealing,
+        ),
+        None => {
+            let outcome = &policy.outcomes[policy.default];
+            (DEFAULT_RULE, outcome, outcome.sealing)
+        }
+    };
+    let mut list = Shortlist::new(roster, sealing);
     for candidate in &outcome.candidates {
-        let targets = roster.targets(candidate);
+        let targets = roster.targets(candidate, sealing);
         if targets.is_empty() {
             list.skip_absent(candidate);
         }
         for target in targets {
+            if !list.admits(&target) {
+                list.skip(&target, SkipCause::Unsealed);
+                continue;
+            }
             match cause_to_skip(&target, needed, &sight.features, roster) {
                 Some(cause) => list.skip(&target, cause),
                 None => list.keep(target),
@@ -195,17 +216,23 @@ fn unable_fault(name: &str, ability: Ability) -> BadRequest {
 /// Candidates as they are found, each at most once.
 struct Shortlist<'a> {
     roster: &'a Roster,
+    sealing: Sealing,
     kept: Vec<Target>,
     skipped: Vec<Skipped>,
 }
 
 impl<'a> Shortlist<'a> {
-    fn new(roster: &'a Roster) -> Self {
+    fn new(roster: &'a Roster, sealing: Sealing) -> Self {
         Self {
             roster,
+            sealing,
             kept: Vec::new(),
             skipped: Vec::new(),
         }
+    }
+
+    fn admits(&self, target: &Target) -> bool {
+        self.sealing.admits(self.roster.card(target.backend))
     }
 
     fn keep(&mut self, target: Target) {
@@ -229,10 +256,18 @@ impl<'a> Shortlist<'a> {
         });
     }
 
+    /// `None` also where somebody able might be, who may not be asked.
     fn first_unable(&self) -> Option<(String, Ability)> {
+        let mut skipped = self.skipped.iter();
+        if skipped.any(|it| it.cause == SkipCause::Unsealed) {
+            return None;
+        }
         self.skipped.iter().find_map(|skipped| match skipped.cause {
             SkipCause::Unable(ability) => Some((skipped.name.clone(), ability)),
-            SkipCause::Absent | SkipCause::ContextTooSmall(_) | SkipCause::Down => None,
+            SkipCause::Absent
+            | SkipCause::Unsealed
+            | SkipCause::ContextTooSmall(_)
+            | SkipCause::Down => None,
         })
     }
 
@@ -292,6 +327,7 @@ impl<'a> Shortlist<'a> {
             skipped: self.skipped,
             manners,
             trouble,
+            sealing: self.sealing,
         })
     }
 }

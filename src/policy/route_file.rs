@@ -10,11 +10,13 @@
 //! candidates = ["cloud", "local"]
 //! rescue = "any"                         # who goes on with a reply that breaks off; off
 //! when_offline = "queue"                 # local
+//! sealed = "required"                    # only this machine, pools, and who is reached sealed; optional
 //!
 //! [[rules]]                              # the first rule that holds decides
 //! name = "short"
 //! when = { chars_max = 80, not = { code = true } }
 //! then = "local"
+//! sealed = "required"                    # as the outcome, unless the rule says
 //! ```
 
 #[cfg(test)]
@@ -28,6 +30,7 @@ use toml::Table;
 use crate::RuleFault;
 use crate::condition::{Condition, FormatKind, PATTERN_BYTES_MAX, Patterns, Test};
 use crate::roster::{ANY_MODEL, AUTO, CLOUD, LOCAL, Roster, unknown_name};
+use crate::sealing::{self, Sealing};
 use crate::toml_section::{Entry, Faults, Section};
 use crate::trouble::Trouble;
 
@@ -55,6 +58,8 @@ pub struct RoutePolicy {
     pub(crate) default: usize,
     /// Of requests that name a model, and of outcomes that do not say.
     pub(crate) trouble: Trouble,
+    /// Of the same.
+    pub(crate) sealing: Sealing,
     pub(crate) said: Patterns,
     pub(crate) instructed: Patterns,
     headers_used: Vec<String>,
@@ -67,6 +72,7 @@ pub(crate) struct Outcome {
     pub candidates: Vec<String>,
     pub manners: Manners,
     pub trouble: Trouble,
+    pub sealing: Sealing,
 }
 
 /// What an outcome allows beside asking its candidates in order. A request that names its model has
@@ -85,6 +91,7 @@ pub(crate) struct Rule {
     pub when: Condition,
     /// Index into the outcomes.
     pub then: usize,
+    pub sealing: Sealing,
 }
 
 impl RoutePolicy {
@@ -107,7 +114,8 @@ impl RoutePolicy {
             ..RuleReader::default()
         };
         let trouble = Trouble::read(&mut root, Trouble::default(), &mut faults);
-        let outcomes = read_outcomes(&mut root, trouble, &mut faults);
+        let sealing = Sealing::read(&mut root, Sealing::default(), &mut faults);
+        let outcomes = read_outcomes(&mut root, trouble, sealing, &mut faults);
         let default = read_default(&mut root, &outcomes, &mut faults);
         let rules = read_rules(&mut root, &outcomes, &mut reader, &mut faults);
         root.finish(&mut faults);
@@ -120,6 +128,7 @@ impl RoutePolicy {
             rules,
             default,
             trouble,
+            sealing,
             said,
             instructed,
         })
@@ -132,14 +141,34 @@ impl RoutePolicy {
         &self.headers_used
     }
 
-    /// Reports candidates that are none of `roster`'s names. `local` and `cloud` always may be written:
-    /// they are passed over where there is none.
+    /// The same where every request requires sealing, whatever the file says.
+    #[must_use]
+    pub fn requiring_sealed(mut self) -> Self {
+        self.sealing = Sealing::Required;
+        for outcome in &mut self.outcomes {
+            outcome.sealing = Sealing::Required;
+        }
+        for rule in &mut self.rules {
+            rule.sealing = Sealing::Required;
+        }
+        self
+    }
+
+    /// Who may be asked what no rule decides about: requests that name a model, embeddings, moderations.
+    #[must_use]
+    pub fn sealing(&self) -> Sealing {
+        self.sealing
+    }
+
+    /// Reports candidates that are none of `roster`'s names, and those that may not be asked. `local` and
+    /// `cloud` always may be written: they are passed over where there is none.
     #[must_use]
     pub fn check(&self, roster: &Roster) -> Vec<RuleFault> {
         let mut faults = Vec::new();
         for outcome in &self.outcomes {
             for (index, name) in outcome.candidates.iter().enumerate() {
-                if [LOCAL, CLOUD].contains(&name.as_str()) || !roster.targets(name).is_empty() {
+                let is_there = || !roster.targets(name, outcome.sealing).is_empty();
+                if [LOCAL, CLOUD].contains(&name.as_str()) || is_there() {
                     continue;
                 }
                 faults.push(RuleFault {
@@ -149,6 +178,7 @@ impl RoutePolicy {
                 });
             }
         }
+        faults.extend(sealing::check(self, roster));
         faults
     }
 }
@@ -195,7 +225,12 @@ fn compile_all(patterns: Vec<Pattern>, faults: &mut Faults) -> Patterns {
     Patterns::compile(&[]).expect("the empty set compiles")
 }
 
-fn read_outcomes(root: &mut Section, trouble: Trouble, faults: &mut Faults) -> Vec<Outcome> {
+fn read_outcomes(
+    root: &mut Section,
+    trouble: Trouble,
+    sealing: Sealing,
+    faults: &mut Faults,
+) -> Vec<Outcome> {
     let Some(mut section) = root
         .take("outcomes")
         .and_then(|entry| entry.section(faults))
@@ -212,7 +247,7 @@ fn read_outcomes(root: &mut Section, trouble: Trouble, faults: &mut Faults) -> V
     }
     entries
         .into_iter()
-        .filter_map(|(name, entry)| read_outcome(name, entry, trouble, faults))
+        .filter_map(|(name, entry)| read_outcome(name, entry, trouble, sealing, faults))
         .collect()
 }
 
@@ -220,6 +255,7 @@ fn read_outcome(
     name: String,
     entry: Entry,
     defaults: Trouble,
+    sealing: Sealing,
     faults: &mut Faults,
 ) -> Option<Outcome> {
     let mut section = entry.section(faults)?;
@@ -233,6 +269,7 @@ fn read_outcome(
     };
     let manners = read_manners(&mut section, faults);
     let trouble = Trouble::read(&mut section, defaults, faults);
+    let sealing = Sealing::read(&mut section, sealing, faults);
     section.finish(faults);
     for (candidate, path) in &candidates {
         if candidate == AUTO || candidate == ANY_MODEL {
@@ -249,6 +286,7 @@ fn read_outcome(
         candidates: candidates.into_iter().map(|(name, _)| name).collect(),
         manners,
         trouble,
+        sealing,
     })
 }
 
@@ -430,6 +468,9 @@ impl RuleReader {
             }
         }
         let then = then.map(|entry| read_outcome_name(entry, outcomes, faults));
+        let outcome = then.and_then(|then| outcomes.get(then));
+        let sealing = outcome.map_or_else(Sealing::default, |it| it.sealing);
+        let sealing = Sealing::read(&mut section, sealing, faults);
         section.finish(faults);
         let mut when = when?;
         when.sort_by_cost();
@@ -437,6 +478,7 @@ impl RuleReader {
             name: name?,
             when,
             then: then?,
+            sealing,
         })
     }
 

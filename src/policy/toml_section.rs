@@ -217,6 +217,21 @@ impl Entry {
     }
 }
 
+/// One of a few words; `known` lists them.
+pub(crate) fn word<T>(
+    entry: Entry,
+    named: impl Fn(&str) -> Option<T>,
+    faults: &mut Faults,
+    known: &str,
+) -> Option<T> {
+    let path = entry.path.clone();
+    let found = named(&entry.text(faults)?);
+    if found.is_none() {
+        faults.report(path, format!("must be {known}"));
+    }
+    found
+}
+
 fn refuse<T>(faults: &mut Faults, path: &str, wanted: &str, found: &Value) -> Option<T> {
     faults.report(path, format!("must be {wanted}, not {}", kind(found)));
     None

@@ -4,7 +4,7 @@ use domain::HealthState;
 
 use crate::roster::{Roster, Target};
 use crate::route::{Candidate, Plan};
-use crate::toml_section::{Entry, Faults, Section};
+use crate::toml_section::{Faults, Section, word};
 
 /// Who may go on with a reply that broke off after content was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,38 +69,22 @@ impl Trouble {
     /// The keys of a section; what it leaves out is as in `defaults`.
     pub(crate) fn read(section: &mut Section, defaults: Trouble, faults: &mut Faults) -> Trouble {
         let rescue = section.take("rescue").and_then(|entry| {
-            let path = entry.path.clone();
             let named = |word: &str| Rescue::ALL.into_iter().find(|it| it.as_label() == word);
-            word(entry, named, faults, path, "`off`, `same-model` or `any`")
+            word(entry, named, faults, "`off`, `same-model` or `any`")
         });
         let when_offline = section.take("when_offline").and_then(|entry| {
-            let path = entry.path.clone();
             let named = |word: &str| {
                 WhenOffline::ALL
                     .into_iter()
                     .find(|it| it.as_label() == word)
             };
-            word(entry, named, faults, path, "`local`, `queue` or `refuse`")
+            word(entry, named, faults, "`local`, `queue` or `refuse`")
         });
         Trouble {
             rescue: rescue.unwrap_or(defaults.rescue),
             when_offline: when_offline.unwrap_or(defaults.when_offline),
         }
     }
-}
-
-fn word<T>(
-    entry: Entry,
-    named: impl Fn(&str) -> Option<T>,
-    faults: &mut Faults,
-    path: String,
-    known: &str,
-) -> Option<T> {
-    let found = named(&entry.text(faults)?);
-    if found.is_none() {
-        faults.report(path, format!("must be {known}"));
-    }
-    found
 }
 
 /// Who may go on where `broken` broke off, in order: who can answer now before who is on the way
@@ -122,7 +106,10 @@ pub fn rescuers(plan: &Plan, broken: &Candidate, roster: &Roster) -> Vec<Candida
     if plan.trouble.rescue == Rescue::Any {
         found.extend(plan_of(&|it| !of_model(it)));
         // Who named a model meant that model.
-        let stand_in = roster.local().filter(|_| !plan.is_named());
+        let stand_in = roster.local().filter(|it| {
+            let card = roster.card(it.backend);
+            !plan.is_named() && plan.sealing.admits(card)
+        });
         found.extend(stand_in.map(|Target { backend, model, .. }| Candidate {
             backend,
             model,
@@ -159,6 +146,7 @@ mod tests {
     use super::*;
     use crate::roster::RosterEntry;
     use crate::route_file::Manners;
+    use crate::sealing::Sealing;
 
     fn entry(name: &str, tier: Tier, model: &str, state: HealthState) -> RosterEntry {
         RosterEntry {
@@ -213,6 +201,7 @@ mod tests {
             passed_over: Vec::new(),
             skipped: Vec::new(),
             manners: Manners::default(),
+            sealing: Sealing::default(),
             trouble: Trouble {
                 rescue,
                 ..Trouble::default()

@@ -47,8 +47,9 @@ pub fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         }
         let http = client::build().context("cannot set up the HTTP client")?;
         let cards = located.as_ref().map(Located::cards).unwrap_or_default();
-        if let Err(found) = Assembly::build(config, &cards, &http.transport()) {
-            faults.extend(found.0);
+        match Assembly::build(config, &cards, &http.transport()) {
+            Ok(assembly) => warnings.extend_from_slice(assembly.warnings()),
+            Err(found) => faults.extend(found.0),
         }
     }
     for warning in &warnings {

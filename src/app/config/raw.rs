@@ -640,6 +640,9 @@ impl Default for RawResponses {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawPrivacy {
+    /// Whether nothing may leave for an upstream beyond this machine unless it is sealed to a relay of
+    /// your own: chats, embeddings and moderations. Pools are your own and are asked as ever.
+    pub require_sealed: bool,
     pub classes: RawClasses,
     /// Patterns of your own.
     pub custom: Vec<RawCustomClass>,

@@ -121,6 +121,8 @@ pub struct CacheSettings {
 
 #[derive(Clone, Debug)]
 pub struct PrivacySettings {
+    /// Whether upstreams beyond this machine are asked only where they are reached sealed.
+    pub requires_sealed: bool,
     /// The least trusted destination that sees each class.
     pub classes: Vec<(FindingClass, Trust)>,
     pub custom: Vec<CustomClass>,
@@ -528,6 +530,7 @@ pub fn privacy(raw: &RawPrivacy, findings: &mut Findings) -> PrivacySettings {
         }
     }
     PrivacySettings {
+        requires_sealed: raw.require_sealed,
         classes: classes
             .into_iter()
             .map(|(class, min)| (class, trust(min)))

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use depot::gguf::{GgufShape, GgufSummary};
+use domain::{BackendCard, Tier};
 use engine::{EngineConfig, MemoryNeed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -440,4 +441,77 @@ fn a_reload_keeps_the_pools_that_are_as_before() {
     after.keep_pools(&before);
     let is_kept = |at: usize| Arc::ptr_eq(&before.pools()[at], &after.pools()[at]);
     assert!(is_kept(0) && !is_kept(1));
+}
+
+/// With an upstream beyond this machine that is not sealed, and more of a file.
+fn unsealed(local: &[BackendCard], more: &str) -> Result<Vec<String>, Vec<String>> {
+    let http = crate::client::build().unwrap();
+    let config = judged(&format!(
+        "{more}\n[privacy]\nrequire_sealed = true\n[[upstreams]]\nname = 'open'\n\
+         base_url = 'https://a.example/v1'\nmodels = ['m']\n"
+    ));
+    match Assembly::build(&config.unwrap(), local, &http.transport()) {
+        Ok(assembly) => Ok(assembly
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect()),
+        Err(faults) => Err(faults.0.iter().map(ToString::to_string).collect()),
+    }
+}
+
+#[test]
+fn an_upstream_that_is_not_sealed_is_no_fault_where_others_are_left_but_said() {
+    let here = [located(None, &[]).cards(), vec![engine_card()]].concat();
+    assert_eq!(
+        unsealed(&here, "aliases = { smart = ['open/m', 'local'] }"),
+        Ok(vec![
+            "upstreams[0]: `open` is never asked: it is not sealed, and privacy.require_sealed is set"
+                .to_owned()
+        ])
+    );
+}
+
+#[test]
+fn nobody_left_and_names_of_what_may_not_be_asked_are_faults() {
+    let nowhere = unsealed(
+        &[],
+        "local = { enabled = false }\naliases = { a = 'open/m' }",
+    )
+    .unwrap_err();
+    let paths: Vec<&str> = nowhere
+        .iter()
+        .filter_map(|it| it.split(": ").next())
+        .collect();
+    assert_eq!(paths, ["aliases.a", "default", "default"], "{nowhere:?}");
+    assert!(nowhere[0].contains("`open/m`"), "{nowhere:?}");
+    assert!(
+        nowhere[1].starts_with("default: outcomes.cloud.candidates: "),
+        "{nowhere:?}"
+    );
+}
+
+#[test]
+fn an_upstream_elsewhere_cannot_pass_for_this_machine() {
+    let device = "[[upstreams]]\nname = 'b'\nbase_url = 'https://b.example/v1'\nmodels = ['m']\n\
+                  trust = 'device'";
+    let found = unsealed(&[engine_card()], device).unwrap_err();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("upstreams[0].trust: "), "{found:?}");
+    let near = device.replace("https://b.example", "http://127.0.0.1:1");
+    assert_eq!(unsealed(&[engine_card()], &near).unwrap().len(), 1);
+}
+
+fn engine_card() -> BackendCard {
+    BackendCard {
+        name: "local".into(),
+        tier: Tier::Engine,
+        trust: domain::Trust::Device,
+        is_sealed: false,
+        models: vec![domain::ModelCard {
+            name: "tiny".into(),
+            context_tokens_max: None,
+            abilities: domain::Abilities::all(),
+        }],
+    }
 }

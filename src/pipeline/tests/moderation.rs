@@ -3,7 +3,7 @@
 use super::*;
 
 /// Judges, and keeps what it was asked.
-struct Judge {
+pub(super) struct Judge {
     card: BackendCard,
     models: Vec<String>,
     fails: Option<BackendError>,
@@ -20,7 +20,16 @@ impl Judge {
         })
     }
 
-    fn asked(&self) -> Vec<(String, Vec<String>)> {
+    /// One that is reached sealed, or else is not.
+    pub(super) fn sealed(name: &str, models: &[&str], is_sealed: bool) -> Arc<Self> {
+        let Ok(mut judge) = Arc::try_unwrap(Self::new(name, models, None)) else {
+            unreachable!("nobody else holds it yet");
+        };
+        judge.card.is_sealed = is_sealed;
+        Arc::new(judge)
+    }
+
+    pub(super) fn asked(&self) -> Vec<(String, Vec<String>)> {
         self.asked.lock().unwrap().clone()
     }
 }

@@ -104,7 +104,7 @@ fn a_pool_is_local_where_no_engine_is_and_has_a_name_beside_one() {
             backends,
             ..Roster::default()
         };
-        let target = roster.targets(name).into_iter().next()?;
+        let target = roster.targets(name, Sealing::Optional).into_iter().next()?;
         let card = roster.card(target.backend);
         Some(format!("{}:{}", card.name, target.model))
     };

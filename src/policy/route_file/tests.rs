@@ -72,7 +72,7 @@ fn all_faults_are_reported_at_once_with_their_paths() {
          [[rules]]\nname = 'default'\nwhen = { matches = ['(', 'a'], keywords = [] }\nthen = 'c'",
         &[
             "r.toml: outcomes.c.candidates[2]: must be a string, not a whole number",
-            "r.toml: outcomes.c.timeout: unknown key; known keys: candidates, hedge, fallback_on_refusal, rescue, when_offline",
+            "r.toml: outcomes.c.timeout: unknown key; known keys: candidates, hedge, fallback_on_refusal, rescue, when_offline, sealed",
             "r.toml: outcomes.c.candidates[1]: `auto` is no candidate; name `local`, `cloud`, a backend or a model",
             "r.toml: default: no outcome is called `x`; there are: c",
             "r.toml: rules[0].name: must be at most 64 letters, digits, `-` and `_`",
