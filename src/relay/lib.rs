@@ -12,12 +12,14 @@
 //! | sealed messages | RFC 9458, draft-ietf-ohai-chunked-ohttp-08, over HPKE (RFC 9180) | `sealed`, `key_config` |
 //! | messages | binary HTTP, RFC 9292 | `bhttp` |
 //! | keys | hourly ones, and the signed page that names them | `ring`, `manifest` |
+//! | on what machine | evidence in that page, for those who ask | `attest` |
 //! | who and once | edge proof, replay cache, what an edge may do | `proof`, `replay`, `edges` |
 //! | sizes and times | cells, ticks, padding | `shape` |
 //! | event streams | as differences, between our own two ends | `slim` |
 
 #![forbid(unsafe_code)]
 
+pub mod attest;
 pub mod bhttp;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;

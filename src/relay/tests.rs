@@ -1,6 +1,7 @@
 //! The room's tests: published vectors, attacks, peers that others wrote.
 
 mod attacks;
+mod attest;
 mod bhttp;
 mod exchange;
 mod interop;

@@ -63,6 +63,11 @@ impl IdentityPin {
             .collect()
     }
 
+    /// The public key itself: RFC 8032, section 5.1.5.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
     pub(crate) fn is_signed(&self, said: &[u8], signature: &[u8]) -> bool {
         Signature::from_slice(signature)
             .is_ok_and(|signature| self.0.verify_strict(said, &signature).is_ok())

@@ -58,6 +58,7 @@ pub struct SeenManifest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedManifest {
     manifest: Manifest,
+    signer: IdentityPin,
     keys: Vec<TrustedKey>,
     seen: SeenManifest,
     created: UnixTime,
@@ -95,7 +96,8 @@ impl TrustedManifest {
             .into_iter()
             .flatten();
         let pin = pinned.find(|pin| pin.key_id() == claim.key_id);
-        received.check(pin.ok_or(ManifestRefused::Stranger)?)?;
+        let signer = pin.ok_or(ManifestRefused::Stranger)?;
+        received.check(signer)?;
         if claim.expires <= now {
             return Err(ManifestRefused::Expired);
         }
@@ -124,6 +126,7 @@ impl TrustedManifest {
                 digest,
             },
             manifest,
+            signer: signer.clone(),
             keys,
             created: claim.created,
             expires: claim.expires,
@@ -159,6 +162,11 @@ impl TrustedManifest {
 
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Which of the pinned keys signed it.
+    pub fn signer(&self) -> &IdentityPin {
+        &self.signer
     }
 
     /// To be remembered, and given to the next check.

@@ -9,14 +9,14 @@ use crate::manifest::{
 };
 use crate::{Ciphers, Kem, KeyRing, RingTimes, UnixTime};
 
-const NOW: UnixTime = UnixTime(1_800_000_000);
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const NOW: UnixTime = UnixTime(1_800_000_000);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
-fn identity(seed: u64) -> IdentityKey {
+pub(super) fn identity(seed: u64) -> IdentityKey {
     IdentityKey::generate(&mut rng(seed))
 }
 
-fn pins() -> Pins {
+pub(super) fn pins() -> Pins {
     Pins {
         relay_id: "relay-1".to_owned(),
         current: identity(1).pin(),
@@ -24,7 +24,7 @@ fn pins() -> Pins {
     }
 }
 
-fn manifest(kems: &[Kem], serial: u64) -> Manifest {
+pub(super) fn manifest(kems: &[Kem], serial: u64) -> Manifest {
     let ring = KeyRing::new(
         RingTimes::default(),
         kems,
@@ -40,7 +40,7 @@ fn signed(manifest: &Manifest, seed: u64) -> SignedManifest {
     SignedManifest::sign(manifest, &identity(seed), NOW, HOUR)
 }
 
-fn check(received: &SignedManifest) -> Result<TrustedManifest, ManifestRefused> {
+pub(super) fn check(received: &SignedManifest) -> Result<TrustedManifest, ManifestRefused> {
     TrustedManifest::check(received, &pins(), None, NOW)
 }
 
