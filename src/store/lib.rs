@@ -1,15 +1,22 @@
 //! The storage traits of `domain`, implemented for one process.
 //!
-//! Thin on purpose: exact replies and kept responses live in memory and keys come from configuration, so nothing here
-//! touches a disk or a network. Another family of the same traits belongs beside these files and
-//! runs the same conformance checks.
+//! Thin on purpose: exact replies and kept responses live in memory and keys come from configuration, so but for the
+//! audit log nothing here touches a disk, and nothing a network. Another family of the same traits
+//! belongs beside these files and runs the same conformance checks.
 
+mod audit;
 mod moka_replies;
 mod moka_responses;
 mod static_keys;
 
 pub mod conformance;
 
+pub use audit::{
+    AuditCounts, AuditEntry, AuditFile, AuditFileName, AuditReport, AuditRules, BATCH_MAX,
+    BREACHES_MAX, Breach, BreachKind, Comparison, DIFFERENCES_MAX, Difference, ENTRIES_MAX,
+    LINE_BYTES_MAX, QUEUE_MAX, RETRY_EVERY, Reconciled, SKEW_MAX, SYNC_EVERY, TEXT_BYTES_MAX,
+    TEXTS_MAX, TooMuch, Verifier, audit_files,
+};
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;
 pub use static_keys::{StaticKeys, digest_key};
