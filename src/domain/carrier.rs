@@ -1,6 +1,8 @@
 //! Another way to an upstream than a connection to it.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,7 +13,7 @@ use crate::{BackendError, Health, RequestId};
 /// Takes requests to whoever answers them, and brings their answers: sealed, through a relay.
 ///
 /// Contract, for every implementation:
-/// - Dropping the future or the answer's body ends the exchange, there too.
+/// - Dropping the future or the answer's body ends the exchange, there too, unless [`Enough`] was told.
 /// - An `Err` means that the caller was sent nothing. Only [`BackendError::Unreachable`],
 ///   [`BackendError::TimedOut`] with the phase of connecting, [`BackendError::Overloaded`] and
 ///   [`BackendError::RateLimited`] say that nothing was done for the request; it may have been for any
@@ -46,6 +48,24 @@ pub struct Delivered {
     /// Names in lower case.
     pub headers: Vec<(String, Vec<u8>)>,
     pub body: BoxStream<'static, Result<Bytes, BackendError>>,
+    pub enough: Enough,
+}
+
+/// Says of an answer that its reader has all it wants, before it drops the body. What is still to come
+/// is then read unseen, where the carrier has a reason to: when a reader left would tell a length.
+/// Without it, dropping the body is leaving.
+#[derive(Clone, Debug, Default)]
+pub struct Enough(Arc<AtomicBool>);
+
+impl Enough {
+    pub fn tell(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl fmt::Debug for Parcel {

@@ -61,7 +61,7 @@ pub use backend::{
     Abilities, Ability, Backend, BackendCard, BackendError, Health, HealthState, ModelCard, Tier,
     TimeoutPhase,
 };
-pub use carrier::{Carrier, Delivered, Parcel};
+pub use carrier::{Carrier, Delivered, Enough, Parcel};
 pub use chat::{
     Audio, ChatRequest, Delivery, Dialect, Effort, Extra, File, Image, Message, OutputFormat, Part,
     Prediction, Reasoning, Role, Sampling, Seal, SealKind, SourceBody, Tool, ToolCall, ToolChoice,

@@ -126,6 +126,8 @@ pub enum UpstreamConfigError {
     HeaderMalformed { name: String },
     #[error("header {name:?} is set by hedge itself")]
     HeaderReserved { name: String },
+    #[error("an upstream behind a relay has no key here; the relay has it")]
+    KeyCarried,
     #[error("default_model must not be empty")]
     NoDefaultModel,
 }

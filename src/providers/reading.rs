@@ -18,10 +18,6 @@ use crate::response::Response;
 
 /// The largest whole reply read. 128 choices of 8,000 tokens come to about a quarter of it.
 const REPLY_BYTES_MAX: usize = 16 << 20;
-/// How long a finished stream waits for its body's end, so that the connection can be used again.
-/// An upstream slower than this pays with a new connection.
-const DRAIN_MAX: Duration = Duration::from_millis(20);
-
 /// How long a stream may keep its reader waiting.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -173,7 +169,7 @@ impl Reading {
             }
             let response = self.response.as_mut()?;
             if self.decoder.is_over() {
-                drain(response).await;
+                response.finish().await;
                 self.response = None;
                 return None;
             }
@@ -216,14 +212,6 @@ impl Patience {
         };
         read.map_err(|_| BackendError::TimedOut(phase))?
     }
-}
-
-async fn drain(response: &mut Response) {
-    let drained = timeout(DRAIN_MAX, async {
-        while let Ok(Some(_)) = response.chunk().await {}
-    });
-    // Late, broken or done: the reply is whole either way.
-    let _ = drained.await;
 }
 
 #[cfg(test)]

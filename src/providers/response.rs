@@ -1,15 +1,24 @@
 //! An upstream's answer, whichever way it came.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use domain::BackendError;
 use http::{HeaderMap, StatusCode};
+use tokio::time::timeout;
 
 use crate::direct;
+use crate::upstream::Carried;
+
+/// How long a finished stream waits for its body's end, so that the connection can be used again.
+/// An upstream slower than this pays with a new connection.
+const DRAIN_MAX: Duration = Duration::from_millis(20);
 
 /// A head, and a body that is read as it is asked for. Dropping it ends the exchange.
 pub(crate) enum Response {
     Direct(direct::Response),
     Client(reqwest::Response),
+    Carried(Carried),
 }
 
 impl Response {
@@ -17,6 +26,7 @@ impl Response {
         match self {
             Response::Direct(response) => response.status(),
             Response::Client(response) => response.status(),
+            Response::Carried(response) => response.status(),
         }
     }
 
@@ -24,6 +34,7 @@ impl Response {
         match self {
             Response::Direct(response) => response.headers(),
             Response::Client(response) => response.headers(),
+            Response::Carried(response) => response.headers(),
         }
     }
 
@@ -32,6 +43,7 @@ impl Response {
         match self {
             Response::Direct(response) => response.content_length(),
             Response::Client(response) => response.content_length(),
+            Response::Carried(_) => None,
         }
     }
 
@@ -43,6 +55,21 @@ impl Response {
                 let chunk = response.chunk().await;
                 chunk.map_err(|_| BackendError::Interrupted)
             }
+            Response::Carried(response) => response.chunk().await,
+        }
+    }
+
+    /// All that is wanted was read: the rest, where there is any, soon comes or nobody waits for it.
+    pub async fn finish(&mut self) {
+        match self {
+            Response::Direct(_) | Response::Client(_) => {
+                let drained = timeout(DRAIN_MAX, async {
+                    while let Ok(Some(_)) = self.chunk().await {}
+                });
+                // Late, broken or done: the reply is whole either way.
+                let _ = drained.await;
+            }
+            Response::Carried(response) => response.finish(),
         }
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{
-    Abilities, Ability, Backend, BackendCard, BackendError, ChatRequest, ChatStream, Delivery,
-    Dialect, Embeddings, Health, ImageAddresses, ModelCard, Moderation, Outbound, Resume, Tier,
-    TimeoutPhase, Trust,
+    Abilities, Ability, Backend, BackendCard, BackendError, Carrier, ChatRequest, ChatStream,
+    Delivery, Dialect, Embeddings, Health, ImageAddresses, ModelCard, Moderation, Outbound, Resume,
+    Tier, TimeoutPhase, Trust,
 };
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT,
@@ -33,7 +33,9 @@ use crate::refusal::{Trace, read_refusal};
 use crate::response::Response;
 use crate::sending::MarkedBody;
 use crate::target::{Target, Targets};
-use crate::{Continues, Transport, UpstreamConfig, UpstreamConfigError};
+use crate::{Auth, Continues, Transport, UpstreamConfig, UpstreamConfigError};
+
+pub(crate) use carried::Carried;
 
 /// Before the first retry; doubled for the next, then spread over half to one and a half.
 const CONNECT_BACKOFF: Duration = Duration::from_millis(40);
@@ -64,8 +66,7 @@ pub struct Upstream {
     whole_reply_timeout: Duration,
     idle_timeout: Duration,
     client: Client,
-    /// Where chats need no client.
-    direct: Option<Road>,
+    way: Way,
     breaker: Breaker,
     image_urls: Option<bool>,
     moderation_models: Vec<String>,
@@ -81,6 +82,30 @@ impl Upstream {
     /// # Errors
     /// What is wrong with `config`.
     pub fn new(config: UpstreamConfig, transport: Transport) -> Result<Self, UpstreamConfigError> {
+        Self::by(config, transport, None)
+    }
+
+    /// One whose requests `carrier` takes, instead of a connection. Of `base_url` only the path counts,
+    /// as of `https://relay.invalid/v1`, and nothing here tries again to connect.
+    ///
+    /// # Errors
+    /// What is wrong with `config`, which must have no key.
+    pub fn carried(
+        config: UpstreamConfig,
+        transport: Transport,
+        carrier: Arc<dyn Carrier>,
+    ) -> Result<Self, UpstreamConfigError> {
+        if config.auth != Auth::None {
+            return Err(UpstreamConfigError::KeyCarried);
+        }
+        Self::by(config, transport, Some(carrier))
+    }
+
+    fn by(
+        config: UpstreamConfig,
+        transport: Transport,
+        carrier: Option<Arc<dyn Carrier>>,
+    ) -> Result<Self, UpstreamConfigError> {
         let speech = Speech::new(&config.base_url, &config.query, config.dialect)?;
         let targets = &speech.targets;
         // The two have all but the path in common.
@@ -89,13 +114,22 @@ impl Upstream {
             .then(|| Speech::new(targets.base().as_str(), &config.query, &Completions));
         let credentials = Credentials::new(&config.auth, transport.client())?;
         let headers = headers(&config, &credentials)?;
-        let direct = transport.direct_to(targets.base(), config.connect_timeout);
-        let is_public = config.trust == Trust::Public;
-        let port = is_public.then(|| transport.port_to(targets.base()));
+        // Whether a carrier's relays can be reached, it knows itself.
+        let has_port = config.trust == Trust::Public && carrier.is_none();
+        let port = has_port.then(|| transport.port_to(targets.base()));
         let port = port.flatten();
-        let road = |direct| Road::new(direct, config.dialect, &headers, transport.user_agent());
+        let way = match carrier {
+            Some(carrier) => Way::Carrier(carrier),
+            None => match transport.direct_to(targets.base(), config.connect_timeout) {
+                Some(direct) => {
+                    let agent = transport.user_agent();
+                    Way::Direct(Road::new(direct, config.dialect, &headers, agent))
+                }
+                None => Way::Client,
+            },
+        };
         Ok(Self {
-            direct: direct.map(road),
+            way,
             speech,
             prompts: prompts.transpose()?,
             headers,
@@ -124,6 +158,10 @@ impl Upstream {
         target: &Target,
         body: Bytes,
     ) -> Result<Response, BackendError> {
+        if let Way::Carrier(carrier) = &self.way {
+            let carried = self.carry(&**carrier, call, target, body).await?;
+            return Ok(Response::Carried(carried));
+        }
         let own = self.credentials.for_request(Unsigned {
             url: &target.url,
             content_type: "application/json",
@@ -172,8 +210,8 @@ impl Upstream {
         own: &HeaderMap,
         body: Bytes,
     ) -> Result<Response, SendError> {
-        match &self.direct {
-            Some(road) => {
+        match &self.way {
+            Way::Direct(road) => {
                 let mut request = road.request(call, target, own, body);
                 if let Some((name, betas)) = self.betas(call) {
                     request.headers_mut().append(name, betas);
@@ -181,7 +219,7 @@ impl Upstream {
                 let response = road.direct.send(request).await?;
                 Ok(Response::Direct(response))
             }
-            None => self.send_by_client(call, target, own, body).await,
+            Way::Client | Way::Carrier(_) => self.send_by_client(call, target, own, body).await,
         }
     }
 
@@ -193,10 +231,7 @@ impl Upstream {
         body: Bytes,
     ) -> Result<Response, SendError> {
         let (body, taken) = MarkedBody::new(body);
-        let accept = match call.request().delivery {
-            Delivery::Whole => JSON,
-            Delivery::Streamed { .. } => HeaderValue::from_static(self.speech.dialect.media_type()),
-        };
+        let accept = self.accept(call);
         let mut request = self
             .client
             .post(target.url.clone())
@@ -238,6 +273,13 @@ impl Upstream {
         let name = HeaderName::from_static(dialect.betas_header()?);
         let betas = HeaderValue::from_str(&request.betas.join(",")).ok()?;
         Some((name, betas))
+    }
+
+    fn accept(&self, call: &Outbound) -> HeaderValue {
+        match call.request().delivery {
+            Delivery::Whole => JSON,
+            Delivery::Streamed { .. } => HeaderValue::from_static(self.speech.dialect.media_type()),
+        }
     }
 
     /// A request for another page of the same server, with the same credentials.
@@ -329,6 +371,15 @@ impl Upstream {
     }
 }
 
+/// How requests get to it.
+#[derive(Debug)]
+enum Way {
+    /// Over connections of our own, without the client.
+    Direct(Road),
+    Client,
+    Carrier(Arc<dyn Carrier>),
+}
+
 /// A dialect, and where it is spoken.
 #[derive(Debug)]
 struct Speech {
@@ -354,7 +405,10 @@ impl Backend for Upstream {
     }
 
     fn health(&self) -> Health {
-        self.breaker.health(Instant::now())
+        match &self.way {
+            Way::Direct(_) | Way::Client => self.breaker.health(Instant::now()),
+            Way::Carrier(carrier) => carrier.health(),
+        }
     }
 
     fn repeats_safely(&self) -> bool {
@@ -585,6 +639,7 @@ pub(crate) fn card(config: &UpstreamConfig) -> Result<BackendCard, UpstreamConfi
 const ANY_MODEL: &str = "*";
 
 mod asking;
+mod carried;
 mod embed;
 mod moderate;
 

@@ -294,7 +294,7 @@ pub fn upstream_fault_key(error: &UpstreamConfigError) -> &'static str {
         | UpstreamConfigError::UrlScheme
         | UpstreamConfigError::UrlCredentials
         | UpstreamConfigError::UrlQuery => "base_url",
-        UpstreamConfigError::KeyUnsendable => "key",
+        UpstreamConfigError::KeyUnsendable | UpstreamConfigError::KeyCarried => "key",
         UpstreamConfigError::TokenUrl => "entra.token_url",
         UpstreamConfigError::HeaderMalformed { .. }
         | UpstreamConfigError::HeaderReserved { .. } => "headers",
