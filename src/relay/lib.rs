@@ -4,8 +4,8 @@
 //! The relay is what RFC 9458 calls the gateway: it opens what edges seal. What an "oblivious relay"
 //! is there, a forwarder that sees nothing, may stand in between and is not needed.
 //!
-//! No networking, no clock, no source of randomness: bytes, times and a generator come as
-//! arguments. The layers, from the wire inwards:
+//! No networking, no clock, no source of randomness, but in [`client`], the edge's end at work: bytes,
+//! times and a generator come as arguments. The layers, from the wire inwards:
 //!
 //! | layer | after | here |
 //! | --- | --- | --- |
@@ -21,6 +21,7 @@
 
 pub mod attest;
 pub mod bhttp;
+pub mod client;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 pub mod limits;
@@ -48,7 +49,7 @@ mod tests;
 
 pub use edges::{Edge, EdgeDirectory, EdgePolicy, Network, NoNetwork};
 pub use key_config::{KEYS_MEDIA_TYPE, KeyConfig, KeyConfigFault};
-pub use problem::{DATE_PROBLEM, KEY_PROBLEM, OuterRefusal, PROBLEM_MEDIA_TYPE};
+pub use problem::{DATE_PROBLEM, KEY_PROBLEM, OuterRefusal, PROBLEM_MEDIA_TYPE, names_date};
 pub use proof::{
     EDGE_FIELD, EdgeClaim, EdgeKey, EdgeSecret, NAME_BYTES_MAX, SHARED_KEY_BYTES_MIN, Unproven,
     is_name,

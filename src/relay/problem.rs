@@ -121,12 +121,21 @@ impl OuterRefusal {
 
     /// At the edge: whether an answer in the clear says that the keys are to be fetched anew.
     pub fn names_key(body: &[u8]) -> bool {
-        #[derive(serde::Deserialize)]
-        struct Problem {
-            r#type: String,
-        }
-        serde_json::from_slice::<Problem>(body).is_ok_and(|problem| problem.r#type == KEY_PROBLEM)
+        names(body, KEY_PROBLEM)
     }
+}
+
+/// At the edge: whether an opened answer says that the clock is to be corrected.
+pub fn names_date(body: &[u8]) -> bool {
+    names(body, DATE_PROBLEM)
+}
+
+fn names(body: &[u8], kind: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Problem {
+        r#type: String,
+    }
+    serde_json::from_slice::<Problem>(body).is_ok_and(|problem| problem.r#type == kind)
 }
 
 #[cfg(test)]
