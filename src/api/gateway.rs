@@ -50,13 +50,17 @@ use bucket::Flowing;
 use keys::Keys;
 use opening::Held;
 use tally::GatewayTally;
-use turnstile::Turnstile;
+use turnstile::{Places, Sender, Turnstile};
 
 /// How often keys are turned, where it is time to, and entries written that wait in vain.
 const TURN_EVERY: Duration = Duration::from_secs(1);
 
 /// One sender's part of what can be opened.
 const OPENS_SHARE: u32 = 4;
+
+/// One sender's part of the seats that requests are read in, so that slow ones of nobody knows whom do
+/// not take all.
+const READINGS_SHARE: usize = 4;
 
 /// One relay.
 pub struct Gateway {
@@ -70,6 +74,8 @@ pub struct Gateway {
     repeats: Mutex<IdempotenceCache>,
     opens: Turnstile,
     enrolments: Turnstile,
+    /// Requests of one sender that are being read.
+    readings: Places<Sender>,
     requests: Arc<Semaphore>,
     requests_max: usize,
     held: Held,
@@ -105,6 +111,11 @@ impl Gateway {
                 per_s: enrolments / 60.0,
                 room: enrolments,
             }),
+            readings: Places::new(
+                u32::try_from(requests_max / READINGS_SHARE)
+                    .unwrap_or(1)
+                    .max(1),
+            ),
             requests: Arc::new(Semaphore::new(requests_max)),
             requests_max,
             held: Held::default(),

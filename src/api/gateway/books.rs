@@ -208,3 +208,117 @@ impl fmt::Debug for GatewayBooks {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use domain::{
+        CacheOutcome, KeyId, ModelAlias, Outcome, SealedResult, SealedSide, TeamId, Tokens, Usage,
+    };
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<SealedEntry>>);
+
+    impl AuditLog for Kept {
+        fn append(&self, entry: SealedEntry) {
+            self.0.lock().unwrap().push(entry);
+        }
+    }
+
+    fn entry() -> SealedEntry {
+        SealedEntry {
+            at: UNIX_EPOCH,
+            side: SealedSide::Relay,
+            edge: Some("branch-7".to_owned()),
+            relay: "relay-1".to_owned(),
+            certificate: None,
+            key_id: 7,
+            enc: String::new(),
+            path: None,
+            model: None,
+            tokens_in: None,
+            tokens_out: None,
+            shape: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            status: Some(200),
+            took: Duration::ZERO,
+            cost: None,
+            result: SealedResult::Answered,
+        }
+    }
+
+    fn record(id: &str) -> ExchangeRecord {
+        ExchangeRecord {
+            request_id: RequestId::new(id),
+            key: Some(KeyId::new("edge:branch-7")),
+            team: TeamId::new("edge:branch-7"),
+            model_asked: ModelAlias::new("auto"),
+            route: None,
+            reason: String::new(),
+            cache: CacheOutcome::Missed,
+            outcome: Outcome::Answered,
+            usage: Some(Usage {
+                prompt_tokens: Tokens(30),
+                completion_tokens: Tokens(4),
+                ..Usage::default()
+            }),
+            is_usage_counted: false,
+            cost: Some(MicroUsd(500)),
+            masked_count: 0,
+            first_content_after: None,
+            took: Duration::ZERO,
+            retries_count: 0,
+            hedge: None,
+            failed_candidates: Vec::new(),
+            rescued_by: Vec::new(),
+            unrescued: None,
+            shares: Vec::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_exchange_has_one_entry_with_what_it_took() {
+        let kept: Arc<Kept> = Arc::default();
+        let books = GatewayBooks::new(Arc::clone(&kept) as _);
+        let id = |text: &str| RequestId::new(text);
+        for name in ["first", "second", "never"] {
+            books.open(id(name), "branch-7");
+        }
+        books.append(&record("first"));
+        books.append(&record("another's"));
+        assert!(kept.0.lock().unwrap().is_empty());
+        books.close(&id("first"), entry());
+        books.close(&id("second"), entry());
+        books.append(&record("second"));
+        let both = kept.0.lock().unwrap().clone();
+        for entry in &both {
+            assert_eq!(entry.model.as_deref(), Some("auto"));
+            assert_eq!((entry.tokens_in, entry.tokens_out), (Some(30), Some(4)));
+            assert_eq!(entry.cost, Some(MicroUsd(500)));
+        }
+        assert_eq!(both.len(), 2);
+        assert_eq!(books.spending()[0].microusd, 1_000);
+        // One that the pipeline never had.
+        books.close(&id("never"), entry());
+        books.sweep();
+        assert_eq!(kept.0.lock().unwrap().len(), 2);
+        tokio::time::advance(RECORD_WAIT).await;
+        books.sweep();
+        assert_eq!(kept.0.lock().unwrap().len(), 3);
+        assert!(books.pages().is_empty());
+    }
+
+    #[test]
+    fn what_waits_is_written_at_the_end() {
+        let kept: Arc<Kept> = Arc::default();
+        let books = GatewayBooks::new(Arc::clone(&kept) as _);
+        books.open(RequestId::new("last"), "branch-7");
+        books.close(&RequestId::new("last"), entry());
+        drop(books);
+        assert_eq!(kept.0.lock().unwrap().len(), 1);
+    }
+}

@@ -144,7 +144,7 @@ pub(super) fn request(
     body: Zeroizing<Vec<u8>>,
     principal: Principal,
     id: &RequestId,
-) -> Result<Request<Full<Bytes>>, Inner> {
+) -> Result<Request<Full<Bytes>>, Box<Inner>> {
     let method = Method::from_bytes(line.method().as_bytes());
     let method = method.map_err(|_| of_refusal(&Fault::MethodNotAllowed))?;
     let uri: Result<Uri, _> = line.path().parse();
@@ -164,11 +164,11 @@ pub(super) fn request(
     Ok(request)
 }
 
-fn of_refusal(fault: &Fault) -> Inner {
-    Inner {
+fn of_refusal(fault: &Fault) -> Box<Inner> {
+    Box::new(Inner {
         response: refusal(fault),
         is_processed: false,
-    }
+    })
 }
 
 /// The fields of an answer, those that fit into a section.

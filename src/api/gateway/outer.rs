@@ -223,12 +223,15 @@ impl Gateway {
         let passed = self.opens.pass(self.sender(peer), Instant::now());
         passed.map_err(too_many)?;
         let form = form(request.headers()).ok_or(OuterRefusal::MediaType)?;
+        let reading = self.readings.take(self.sender(peer));
+        let reading = reading.ok_or_else(|| too_many(BUSY_WAIT))?;
         let seat = Arc::clone(&self.requests).try_acquire_owned();
         let seat = seat.map_err(|_| OuterRefusal::Busy)?;
         let limits = self.rules.limits;
         let mut holding = self.held.none();
         let body = Paced::new(request.into_body(), limits.request_bytes_max, limits)?;
         let opened = self.open(form, body, &mut holding).await?;
+        drop(reading);
         signs.set_unread(false);
         let mut buffer = Uuid::encode_buffer();
         let made: &str = Uuid::now_v7().hyphenated().encode_lower(&mut buffer);

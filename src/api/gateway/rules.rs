@@ -95,7 +95,8 @@ pub struct GatewayLimits {
     pub request_bytes_max: u64,
     /// Of all requests that are being read or answered. Reached: 503.
     pub held_bytes_max: u64,
-    /// Sealed requests under way. Reached: 503.
+    /// Sealed requests under way. Reached: 503. Of those that are being read one sender has a quarter;
+    /// beyond: 429.
     pub requests_max: usize,
     /// Of one connection of HTTP/2. Reached: its sender waits.
     pub streams_max: u32,

@@ -48,8 +48,11 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).await.unwrap();
+        // What is held back for an answer that waits for it would be late by a paused clock.
+        socket.set_nodelay(true).unwrap();
         Self {
-            socket: TcpStream::connect(address).await.unwrap(),
+            socket,
             seen: Vec::new(),
         }
     }
@@ -129,7 +132,7 @@ impl Client {
     }
 
     /// One chunk. False after the last, or where the connection broke off.
-    async fn chunk(&mut self, raw: &mut Raw) -> bool {
+    pub async fn chunk(&mut self, raw: &mut Raw) -> bool {
         while !self.seen.windows(2).any(|window| window == b"\r\n") {
             if !self.more().await {
                 raw.is_complete = false;

@@ -5,6 +5,12 @@
 mod anthropic;
 mod chat;
 mod client;
+mod gateway;
+mod gateway_attacks;
+mod gateway_h2;
+mod gateway_limits;
+mod gateway_service;
+mod gateway_tls;
 mod gemini;
 mod ingress;
 mod load;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use domain::{
     Abilities, Backend, BackendCard, BackendError, BadRequest, CacheKey, CacheStore, ChatEvent,
     ChatRequest, ChatStream, EmbedInput, Embedder, EmbedderCard, Embeddings, FinishReason, Health,
     HealthState, KeyDigest, KeyDirectory, ModelCard, Moderation, Outbound, Principal, ReadToken,
-    Reply, Reranker, Scores, Started, TextPart, TextToRead, Tier, Tokenizer, Tokens, Trust, Usage,
+    RecordSink, Reply, Reranker, Scores, Started, TextPart, TextToRead, Tier, Tokenizer, Tokens,
+    Trust, Usage,
 };
 use futures::{StreamExt, stream};
 use pipeline::{CacheRules, Parts, Patience, Pipeline, Snapshot};
@@ -30,6 +32,8 @@ pub enum Script {
     Says(Vec<Event>),
     /// Answers the first call with what is sent; the sender below learns of the stream's end.
     Live(Mutex<Option<(mpsc::Receiver<Event>, oneshot::Sender<()>)>>),
+    /// Says so many words in each reply, one each so often; counts the words it was asked for.
+    Paced(usize, Duration, Arc<AtomicUsize>),
     Panics,
 }
 
@@ -82,6 +86,21 @@ impl Backend for Scripted {
                     Some((events.recv().await?, (events, ended)))
                 });
                 Ok(live.boxed())
+            }
+            Script::Paced(words, every, asked) => {
+                let (words, every, asked) = (*words, *every, Arc::clone(asked));
+                let said = stream::unfold(0, move |at| {
+                    let asked = Arc::clone(&asked);
+                    async move {
+                        if at < words && !every.is_zero() {
+                            tokio::time::sleep(every).await;
+                        }
+                        asked.fetch_add(1, Ordering::Relaxed);
+                        (at < words).then(|| (text("word "), at + 1))
+                    }
+                });
+                let begun = stream::iter([started()]);
+                Ok(begun.chain(said).chain(stream::iter(end())).boxed())
             }
             Script::Panics => panic!("scripted"),
         }
@@ -218,6 +237,7 @@ pub struct Recipe {
     /// Whether there is a model that judges texts, `judge`.
     pub judges: bool,
     pub ingress: IngressConfig,
+    pub sinks: Vec<Arc<dyn RecordSink>>,
 }
 
 impl Default for Recipe {
@@ -229,8 +249,16 @@ impl Default for Recipe {
             embeds: false,
             judges: false,
             ingress: IngressConfig::default(),
+            sinks: Vec::new(),
         }
     }
+}
+
+/// A node that is not served.
+pub struct Built {
+    pub api: Arc<Api>,
+    pub calls: Arc<Mutex<Vec<Outbound>>>,
+    pub recording: JoinSet<()>,
 }
 
 pub struct Node {
@@ -250,7 +278,7 @@ candidates = ["local"]
 "#;
 
 impl Recipe {
-    pub async fn start(self) -> Node {
+    pub fn build(self) -> Built {
         let calls: Arc<Mutex<Vec<Outbound>>> = Arc::default();
         let model = ModelCard {
             name: "tiny".into(),
@@ -301,7 +329,7 @@ impl Recipe {
             .with_rerankers(vec![(vec!["second".into()], Arc::new(finder) as _)]),
             cache: Arc::new(MapCache::default()),
             keys: Arc::new(OneKey(digest)),
-            sinks: vec![],
+            sinks: self.sinks,
             exchanges_max: 512,
         });
         let api = Arc::new(Api::new(
@@ -309,6 +337,21 @@ impl Recipe {
             Arc::new(NoScrape),
             self.ingress,
         ));
+        let mut recording = JoinSet::new();
+        recording.spawn(recorder.run());
+        Built {
+            api,
+            calls,
+            recording,
+        }
+    }
+
+    pub async fn start(self) -> Node {
+        let Built {
+            api,
+            calls,
+            recording,
+        } = self.build();
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -317,8 +360,6 @@ impl Recipe {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = listener.local_addr().unwrap();
         serving.spawn(api.serve_admin(listener, stop.clone()));
-        let mut recording = JoinSet::new();
-        recording.spawn(recorder.run());
         Node {
             client,
             admin,
