@@ -39,7 +39,7 @@ use tokio::time::{MissedTickBehavior, interval};
 pub use accounts::Spending;
 pub use books::{Clock, GatewayBooks};
 pub use enrolment::{EnrolRefused, Enrolment, PeerCertificate};
-pub use rules::{EvidenceSource, GatewayLimits, GatewayRules};
+pub use rules::{GatewayLimits, GatewayRules};
 pub use tally::GatewayFigures;
 pub use tls::{TlsFault, gateway_tls};
 

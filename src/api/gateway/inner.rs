@@ -93,7 +93,7 @@ pub(super) fn said(status: StatusCode, kind: &'static str, code: &str, message: 
 }
 
 /// RFC 9458, section 6.5.1. The field `date`, which every answer has, says what to correct the clock by.
-pub(super) fn off_time(_now: UnixTime) -> Inner {
+pub(super) fn off_time() -> Inner {
     let body = serde_json::json!({
         "type": DATE_PROBLEM,
         "status": 400,

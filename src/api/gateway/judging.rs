@@ -43,9 +43,9 @@ impl Gateway {
     /// Then nothing is done for it.
     pub(super) fn judge(&self, opened: &Opened, peer: &Peer) -> Result<Judged, Box<Denied>> {
         let now = self.books.now();
-        let date = date(opened).ok_or_else(|| denied(SealedResult::OffTime, off_time(now)))?;
+        let date = date(opened).ok_or_else(|| denied(SealedResult::OffTime, off_time()))?;
         if now.since(date).max(date.since(now)) > DATE_WINDOW {
-            return Err(denied(SealedResult::OffTime, off_time(now)));
+            return Err(denied(SealedResult::OffTime, off_time()));
         }
         let edge = self.prove(opened, peer);
         let edge = edge.map_err(|Unproven| denied(SealedResult::Unproven, unproven()))?;
@@ -214,7 +214,7 @@ fn unproven() -> Inner {
 
 fn not_first(why: ReplayRefused, result: SealedResult) -> Box<Denied> {
     match why {
-        ReplayRefused::Date { now } => denied(SealedResult::OffTime, off_time(now)),
+        ReplayRefused::Date { .. } => denied(SealedResult::OffTime, off_time()),
         ReplayRefused::Seen => denied(
             result,
             said(

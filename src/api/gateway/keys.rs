@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use relay::manifest::{MANIFEST_LIFE_MAX, Manifest, SignedManifest};
 use relay::{HeadRefused, KeyRing, RequestHead, RingFault, SecretKey, UnixTime};
+use tracing::warn;
 
 use super::rules::GatewayRules;
 
@@ -75,8 +76,14 @@ fn publish(ring: &KeyRing, rules: &GatewayRules, last: u64, now: UnixTime) -> Pu
     }
     let shapes = shapes.iter().map(ToString::to_string).collect();
     let mut manifest = Manifest::of(ring, &rules.relay_id, serial, shapes);
-    if let Some(evidence) = &rules.evidence {
-        manifest.attestation = evidence(&manifest);
+    if let Some(attestor) = &rules.attestor {
+        match manifest
+            .clone()
+            .attested(&rules.identity.pin(), &**attestor)
+        {
+            Ok(attested) => manifest = attested,
+            Err(error) => warn!(%error, "nothing vouches for this machine"),
+        }
     }
     let life = manifest_life(rules);
     Published {

@@ -4,14 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay::attest::Attestor;
 use relay::limits::SEALED_REQUEST_BYTES_MAX;
-use relay::manifest::{Evidence, IdentityKey, Manifest};
+use relay::manifest::IdentityKey;
 use relay::shape::Shape;
 use relay::{Ciphers, Kem, REPLAY_ENTRIES_MAX, RingTimes};
-
-/// Vouches for the machine, each time that a manifest is made: for the keys that it names. `None`
-/// where it has nothing to show.
-pub type EvidenceSource = Arc<dyn Fn(&Manifest) -> Option<Evidence> + Send + Sync>;
 
 /// Of one relay.
 pub struct GatewayRules {
@@ -32,7 +29,8 @@ pub struct GatewayRules {
     pub requires_certificate: bool,
     /// Between `spiffe://` and `/edge/` in the certificates of edges.
     pub trust_domain: String,
-    pub evidence: Option<EvidenceSource>,
+    /// Vouches for the machine with every manifest. Where it has nothing to show, the manifest has none.
+    pub attestor: Option<Arc<dyn Attestor>>,
     pub limits: GatewayLimits,
 }
 
@@ -54,7 +52,7 @@ impl GatewayRules {
             shape: Shape::default(),
             requires_certificate: true,
             trust_domain: trust_domain.into(),
-            evidence: None,
+            attestor: None,
             limits: GatewayLimits::default(),
         }
     }

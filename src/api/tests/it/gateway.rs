@@ -137,7 +137,7 @@ pub struct Relay {
     pub serving: JoinSet<()>,
     pub calls: Arc<Mutex<Vec<Outbound>>>,
     began: Instant,
-    pin: IdentityPin,
+    pub pin: IdentityPin,
     _recording: JoinSet<()>,
 }
 
@@ -164,14 +164,8 @@ impl RelayRecipe {
         };
         (self.change)(&mut rules);
         let directory = Arc::clone(&edges) as Arc<dyn EdgeDirectory>;
-        let (gateway, driver) = Gateway::new(
-            built.api,
-            rules,
-            directory,
-            Arc::clone(&books),
-            self.enrolment,
-        )
-        .unwrap();
+        let (gateway, driver) =
+            Gateway::new(built.api, rules, directory, books, self.enrolment).unwrap();
         let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use domain::SealedResult;
+use relay::attest::{ProvesNothingAttestor, Verifier, report_data};
+use relay::manifest::Manifest;
 use relay::{EdgePolicy, RingTimes};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
@@ -336,6 +338,31 @@ async fn keys_turn_under_streams_and_none_is_lost() {
     assert!(serials.is_sorted());
     serials.dedup();
     assert!(serials.len() >= 4, "{serials:?}");
+}
+
+/// What vouches for the machine does so for the keys of the manifest it stands in, whichever they are.
+#[tokio::test(start_paused = true)]
+async fn every_manifest_brings_evidence_of_its_own_keys() {
+    let relay = RelayRecipe {
+        change: |rules| {
+            rules.attestor = Some(Arc::new(ProvesNothingAttestor::from_bytes(&[3; 32])));
+        },
+        ..RelayRecipe::default()
+    };
+    let relay = relay.start().await;
+    let verifier = ProvesNothingAttestor::from_bytes(&[3; 32]).verifier();
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let manifest: Manifest =
+            serde_json::from_slice(&relay.gateway.signed_manifest().body).unwrap();
+        let data = report_data(&relay.pin, &manifest).unwrap();
+        let evidence = manifest.attestation.unwrap();
+        verifier.verify(&evidence, &data).unwrap();
+        seen.push(evidence.evidence);
+        tokio::time::sleep(Duration::from_secs(60 * 60)).await;
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 4);
 }
 
 /// A manifest is made anew long before it ends, though no key is born.
