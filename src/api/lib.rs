@@ -11,6 +11,7 @@
 //!
 //! Connections speak HTTP/1.1 only. hyper-util's builder that also knows HTTP/2 reads a
 //! connection's first bytes without any time-out, which would open the door to silent connections.
+//! `gateway`, where edges have many requests under way, speaks both and looks at each connection itself.
 //!
 //! Refusals have OpenAI's error body, or that of the dialect spoken at the path, but for bytes that are no HTTP request at all and for heads
 //! past their bounds: those hyper answers itself, with a bare 400 or 431.
