@@ -63,6 +63,7 @@ impl Client {
 
     /// Reads more. False at the end of the connection, however it came.
     async fn more(&mut self) -> bool {
+        self.seen.reserve(64 * 1024);
         matches!(self.socket.read_buf(&mut self.seen).await, Ok(1..))
     }
 
