@@ -10,9 +10,6 @@ use std::time::Instant;
 use super::stream::CellStream;
 use super::{Bucket, Cell, CellSize, QUEUE_BYTES_MAX, Spent, TICK};
 
-/// The shortest length, in cells: a second.
-const CELLS_MIN: u64 = 20;
-
 /// Ticks that may be made up for after a delay; of more, the rest is left out.
 const LATE_TICKS_MAX: u32 = 4;
 
@@ -112,7 +109,7 @@ impl Constant {
 
 /// The first possible length that is not below `cells`.
 fn length_of(bucket: Bucket, cells: u64) -> u64 {
-    let mut length = CELLS_MIN;
+    let mut length = bucket.least();
     while length < cells {
         length = bucket.after(length);
     }

@@ -196,7 +196,7 @@ fn constant_sends_a_cell_each_tick_from_the_request_to_a_length_among_few() {
             let lengths: &[usize] = match bucket {
                 Bucket::Quarter => &[20, 25, 32, 40, 50],
                 Bucket::Double => &[20, 40, 80],
-                Bucket::Fourfold => &[20, 80],
+                Bucket::Fourfold => &[320],
             };
             assert!(lengths.contains(&cells.len()), "{} cells", cells.len());
             let read = read(&plain(cells));
