@@ -12,5 +12,5 @@ mod proofs;
 mod replays;
 mod shapes;
 mod slim;
-mod support;
+pub(crate) mod support;
 mod vectors;
