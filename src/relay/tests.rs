@@ -3,6 +3,7 @@
 mod attacks;
 mod attest;
 mod bhttp;
+mod client;
 mod exchange;
 mod interop;
 mod key_lists;
