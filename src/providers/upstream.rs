@@ -123,7 +123,8 @@ impl Upstream {
             None => match transport.direct_to(targets.base(), config.connect_timeout) {
                 Some(direct) => {
                     let agent = transport.user_agent();
-                    Way::Direct(Road::new(direct, config.dialect, &headers, agent))
+                    let road = Road::new(direct, config.dialect, &headers, agent);
+                    Way::Direct(Box::new(road))
                 }
                 None => Way::Client,
             },
@@ -375,7 +376,7 @@ impl Upstream {
 #[derive(Debug)]
 enum Way {
     /// Over connections of our own, without the client.
-    Direct(Road),
+    Direct(Box<Road>),
     Client,
     Carrier(Arc<dyn Carrier>),
 }
