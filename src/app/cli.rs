@@ -79,6 +79,11 @@ It asks the admin listener, which the configuration names unless --url does.")]
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// Whether the audit log of what was sealed is as it was written, and both ends' agree
+    Audit {
+        #[command(subcommand)]
+        what: AuditCommand,
+    },
     /// Print the version, and what this build can do
     Version,
     /// Hold a model for the process that started this one
@@ -153,6 +158,54 @@ pub struct PsArgs {
     /// As the server says it, in JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Say whether a log's lines are as they were written, each after the one before
+    #[command(after_help = "Examples:
+  hedge audit verify
+  hedge audit verify --head 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  hedge audit verify /backup/audit-00000001.jsonl /backup/audit-00000002.jsonl
+  hedge audit verify --json
+
+Each line has the digest of the line before it, so what was changed, taken out, put in or moved
+shows, with its file and line. Lines cut off the end do not show by themselves: keep the head that
+is printed last somewhere else, and give it with --head the next time. Who may write the files and
+knows this can write another chain; that it is another shows by the head, or by the other end's log.
+Exit code 1: something does not hold.")]
+    Verify {
+        /// The files, oldest first. Left out: this node's own
+        files: Vec<PathBuf>,
+        /// The head that an earlier verify printed, which must be in the chain
+        #[arg(long, value_name = "HASH")]
+        head: Option<String>,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Hold an edge's log against a relay's: who has an exchange that the other has not
+    #[command(after_help = "Examples:
+  hedge audit reconcile --edge edge.jsonl --relay relay.jsonl
+  hedge audit reconcile --edge e1.jsonl e2.jsonl --relay r1.jsonl r2.jsonl --json
+
+Exchanges are found by `enc`, which both ends write and no two exchanges share. What is only at the
+edge never came to this relay, or was left out of its log; what is only at the relay came from
+somebody else, or was left out of the edge's. What is of a time when the other end kept no log counts
+for nothing. Both chains are verified too. Exit code 1: something does not hold.")]
+    Reconcile {
+        /// The edge's files, oldest first
+        #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+        edge: Vec<PathBuf>,
+        /// The relay's files, oldest first
+        #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+        relay: Vec<PathBuf>,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

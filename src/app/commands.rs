@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod audit;
 mod chat;
 mod check;
 mod doctor;
@@ -37,6 +38,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => ps::ps(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Models { what, config } => models::models(what, &config),
+        Command::Audit { what } => audit::audit(&what),
         Command::Engine { log } => engine::engine(&log),
         Command::Version => {
             version::version();

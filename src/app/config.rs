@@ -9,6 +9,7 @@
 //! print.
 
 mod adapters;
+mod audit;
 mod catalogue;
 mod embeddings;
 mod failures;
@@ -87,6 +88,8 @@ pub struct Config {
     pub cache: CacheSettings,
     pub responses: Option<ResponseSettings>,
     pub privacy: PrivacySettings,
+    /// Of the audit log; `None` where none is to be kept.
+    pub audit: Option<store::AuditRules>,
     pub limits: LimitSettings,
     pub rescue: RescueRules,
     pub offline: OfflineSettings,
@@ -150,6 +153,7 @@ impl Config {
         let images = images::images(&raw.images, findings);
         pools::warn_of_patience(&pools, limits.first_content_last, findings);
         let data_dir = data_dir(around.environment);
+        let audit = audit::audit(&raw.audit, &data_dir, findings);
         let config = Self {
             listen: listen?,
             admin: admin?,
@@ -171,6 +175,7 @@ impl Config {
             cache,
             responses,
             privacy,
+            audit,
             limits,
             rescue,
             offline,
@@ -264,6 +269,22 @@ impl Loaded {
             return Err(ConfigFaults(self.findings.faults));
         }
         Ok(depot_dir(&self.raw, environment))
+    }
+
+    /// Where the audit log is, also where something else in the configuration is at fault.
+    ///
+    /// # Errors
+    /// The faults, where the file could not be read or the folder itself is at fault.
+    pub fn audit_dir(
+        self,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<PathBuf, ConfigFaults> {
+        let is_in_doubt =
+            |fault: &ConfigFault| fault.path.is_empty() || fault.path.starts_with("audit.dir");
+        if self.findings.faults.iter().any(is_in_doubt) {
+            return Err(ConfigFaults(self.findings.faults));
+        }
+        Ok(audit::dir(&self.raw.audit, &data_dir(environment)))
     }
 
     /// The configuration and its warnings.

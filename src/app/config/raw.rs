@@ -9,6 +9,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::audit::RawAudit;
 use super::failures::{RawBalance, RawBreaker, RawRetry};
 use super::images::RawImages;
 use super::prices::RawPrice;
@@ -49,6 +50,7 @@ pub struct RawConfig {
     pub cache: RawCache,
     pub responses: RawResponses,
     pub privacy: RawPrivacy,
+    pub audit: RawAudit,
     pub limits: RawLimits,
     pub rescue: RawRescue,
     pub offline: RawOffline,
@@ -80,6 +82,7 @@ impl Default for RawConfig {
             cache: RawCache::default(),
             responses: RawResponses::default(),
             privacy: RawPrivacy::default(),
+            audit: RawAudit::default(),
             limits: RawLimits::default(),
             rescue: RawRescue::default(),
             offline: RawOffline::default(),

@@ -558,6 +558,7 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "cache",
         "responses",
         "privacy",
+        "audit",
         "limits",
         "rescue",
         "offline",
@@ -775,4 +776,32 @@ fn a_provider_goes_on_as_its_file_says_unless_its_upstream_says_otherwise() {
         let config = config.unwrap_or_else(|| panic!("{provider}: {found:?}"));
         assert_eq!(config.upstreams[0].continues, expected, "{provider} {own}");
     }
+}
+
+#[test]
+fn the_audit_log_has_a_place_and_bounds() {
+    let (config, _) = accepted("", &[("HOME", "/home/u")]);
+    let rules = config.audit.unwrap();
+    assert_eq!(rules.dir, Path::new("/home/u/.local/share/hedge/audit"));
+    assert_eq!(
+        (rules.file_bytes_max, rules.keep_files),
+        (64 << 20, Some(64))
+    );
+    let (config, _) = accepted("[audit]\nkeep_files = 0\ndir = '/a'", &[]);
+    let rules = config.audit.unwrap();
+    assert_eq!(
+        (rules.dir.as_path(), rules.keep_files),
+        (Path::new("/a"), None)
+    );
+    let (config, _) = accepted("[audit]\nenabled = false", &[]);
+    assert_eq!(config.audit, None);
+    let found = refused("[audit]\nkeep_files = 1\nfile_bytes_max = 1\ndir = ''", &[]);
+    let paths: Vec<&str> = found
+        .iter()
+        .filter_map(|it| it.split(": ").next())
+        .collect();
+    assert_eq!(
+        paths,
+        ["audit.file_bytes_max", "audit.keep_files", "audit.dir"]
+    );
 }
