@@ -129,12 +129,15 @@ impl Upstream {
                 None => Way::Client,
             },
         };
+        let mut card = card(&config)?;
+        // Carriers seal to relays.
+        card.is_sealed = matches!(way, Way::Carrier(_));
         Ok(Self {
             way,
             speech,
             prompts: prompts.transpose()?,
             headers,
-            card: card(&config)?,
+            card,
             quirks: Arc::new(config.quirks),
             credentials,
             connect_retries_max: config.connect_retries_max,

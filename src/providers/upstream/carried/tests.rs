@@ -237,3 +237,11 @@ async fn a_head_that_http_has_not_is_garbled() {
         assert!(matches!(error, BackendError::Garbled(_)), "{error:?}");
     }
 }
+
+#[tokio::test]
+async fn what_a_carrier_takes_is_sealed_and_what_a_connection_takes_is_not() {
+    let carrier = script(Err(BackendError::Interrupted));
+    assert!(by(&carrier, config()).card().is_sealed);
+    let plain = Upstream::new(config(), transport()).unwrap();
+    assert!(!plain.card().is_sealed);
+}
