@@ -47,6 +47,7 @@ mod price;
 mod principal;
 mod priority;
 mod privacy;
+mod quota;
 mod reading;
 mod record;
 mod reply;
@@ -81,6 +82,9 @@ pub use price::{Price, Rates};
 pub use principal::{KeyDigest, Principal};
 pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
+pub use quota::{
+    Exhausted, Grant, Left, Limit, Measure, Period, Quotas, Returned, Scope, Use, WhenSpent,
+};
 pub use reading::{ReadToken, TextPart, TextToRead, Tokenizer};
 pub use record::{
     CacheOutcome, ExchangeRecord, HedgeOutcome, HedgeRecord, Outcome, RouteTaken, Share,

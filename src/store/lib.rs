@@ -7,6 +7,7 @@
 mod audit;
 mod moka_replies;
 mod moka_responses;
+mod quota;
 mod static_keys;
 
 pub mod conformance;
@@ -19,4 +20,5 @@ pub use audit::{
 };
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;
+pub use quota::{Calendar, LocalQuotas, Moment, NoTimeZone, Settled};
 pub use static_keys::{StaticKeys, digest_key};

@@ -1,0 +1,188 @@
+//! When a day's or a month's limit begins anew: by the clock on the wall of a time zone.
+
+use domain::Period;
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan, Zoned};
+
+/// A stretch of time, in Unix seconds: `begin` belongs to it, `end` does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    pub begin: u64,
+    /// `None`: it has none.
+    pub end: Option<u64>,
+}
+
+impl Window {
+    /// All of time.
+    pub const EVER: Self = Self {
+        begin: 0,
+        end: None,
+    };
+
+    #[must_use]
+    pub fn begins_after(&self, other: &Window) -> bool {
+        self.begin > other.begin
+    }
+}
+
+/// A time zone's days and months.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Calendar(TimeZone);
+
+/// There is no such time zone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{name}` is no time zone such as Europe/Lisbon or UTC")]
+pub struct NoTimeZone {
+    pub name: String,
+}
+
+impl Calendar {
+    #[must_use]
+    pub fn utc() -> Self {
+        Self(TimeZone::UTC)
+    }
+
+    /// Of a zone of the IANA's database, which is inside the binary.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn named(name: &str) -> Result<Self, NoTimeZone> {
+        let zone = TimeZone::get(name).map_err(|_| NoTimeZone {
+            name: name.to_owned(),
+        })?;
+        Ok(Self(zone))
+    }
+
+    /// The window of `period` that holds `now`, in Unix seconds. A day on which the clocks change is an
+    /// hour shorter or longer. Periods that refill steadily have none, and get [`Window::EVER`].
+    #[must_use]
+    pub fn window(&self, period: Period, now: u64) -> Window {
+        let seconds = i64::try_from(now).unwrap_or(i64::MAX);
+        let now = Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
+        let date = now.to_zoned(self.0.clone()).date();
+        let (first, next) = match period {
+            Period::Day => (date, date.checked_add(1.day())),
+            Period::Month => {
+                let first = date.first_of_month();
+                (first, first.checked_add(1.month()))
+            }
+            Period::Second | Period::Minute | Period::Hour | Period::Ever => return Window::EVER,
+        };
+        // At midnight, or where there is none that day, when it would have been.
+        let begin = |date: jiff::civil::Date| {
+            let zoned: Zoned = date
+                .to_datetime(Time::midnight())
+                .to_zoned(self.0.clone())
+                .ok()?;
+            u64::try_from(zoned.timestamp().as_second()).ok()
+        };
+        Window {
+            begin: begin(first).unwrap_or(0),
+            end: next.ok().and_then(begin),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unix(text: &str) -> u64 {
+        let time: Timestamp = text.parse().unwrap();
+        u64::try_from(time.as_second()).unwrap()
+    }
+
+    fn check(zone: &str, period: Period, now: &str, begin: &str, end: &str) {
+        let calendar = Calendar::named(zone).unwrap();
+        let window = calendar.window(period, unix(now));
+        let expected = Window {
+            begin: unix(begin),
+            end: Some(unix(end)),
+        };
+        assert_eq!(window, expected, "{zone} {now}");
+        // Both edges are of the window they say.
+        assert_eq!(calendar.window(period, window.begin), window);
+        assert_eq!(calendar.window(period, window.end.unwrap() - 1), window);
+        assert_ne!(calendar.window(period, window.end.unwrap()), window);
+    }
+
+    #[test]
+    fn days_and_months_are_those_on_the_wall() {
+        use Period::{Day, Month};
+        check(
+            "UTC",
+            Day,
+            "2026-11-28T20:00:00Z",
+            "2026-11-28T00:00:00Z",
+            "2026-11-29T00:00:00Z",
+        );
+        check(
+            "UTC",
+            Month,
+            "2026-12-31T23:59:59Z",
+            "2026-12-01T00:00:00Z",
+            "2027-01-01T00:00:00Z",
+        );
+        check(
+            "UTC",
+            Month,
+            "2028-02-29T12:00:00Z",
+            "2028-02-01T00:00:00Z",
+            "2028-03-01T00:00:00Z",
+        );
+        // Half an hour off the full one.
+        check(
+            "Asia/Kolkata",
+            Day,
+            "2026-11-28T20:00:00Z",
+            "2026-11-28T18:30:00Z",
+            "2026-11-29T18:30:00Z",
+        );
+        // 23 hours and 25.
+        check(
+            "Europe/Lisbon",
+            Day,
+            "2026-03-29T12:00:00Z",
+            "2026-03-29T00:00:00Z",
+            "2026-03-29T23:00:00Z",
+        );
+        check(
+            "Europe/Lisbon",
+            Day,
+            "2026-10-25T12:00:00Z",
+            "2026-10-24T23:00:00Z",
+            "2026-10-26T00:00:00Z",
+        );
+        // Midnight itself is left out when the clocks go forward there.
+        check(
+            "Africa/Cairo",
+            Day,
+            "2026-04-24T12:00:00Z",
+            "2026-04-23T22:00:00Z",
+            "2026-04-24T21:00:00Z",
+        );
+    }
+
+    #[test]
+    fn other_periods_have_no_window() {
+        let calendar = Calendar::utc();
+        for period in [Period::Second, Period::Minute, Period::Hour, Period::Ever] {
+            assert_eq!(
+                calendar.window(period, unix("2026-11-28T20:00:00Z")),
+                Window::EVER
+            );
+        }
+        // Nor does a clock that is far off break anything.
+        for now in [0, u64::MAX, i64::MAX as u64] {
+            let window = calendar.window(Period::Month, now);
+            assert!(window.end.is_none_or(|end| end > window.begin));
+        }
+    }
+
+    #[test]
+    fn a_zone_that_there_is_not_is_named() {
+        let error = Calendar::named("Mars/Olympus").unwrap_err();
+        assert!(error.to_string().contains("Mars/Olympus"));
+    }
+}
