@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use domain::Fault;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pipeline::{Answer, Refusal, Timings};
+use pipeline::{Allowance, Answer, Refusal, Timings};
 use tokio::time::Instant;
 use wire::{ReplyEncoder, ReplyTimes};
 
@@ -30,6 +30,7 @@ impl Origin {
             (X_HEDGE_ROUTE, header_text(&answer.route.to_string())),
             (X_HEDGE_REASON, header_text(&answer.reason)),
         ];
+        fields.extend(allowance(&answer.allowance));
         if shows.timing {
             fields.push((SERVER_TIMING, server_timing(&answer.timings)));
         }
@@ -55,6 +56,48 @@ impl Origin {
         for (name, text) in &self.0 {
             encoder.note(name.as_str(), &text.to_str().unwrap_or_default(), out);
         }
+    }
+}
+
+/// What is left of the caller's limits, in OpenAI's headers: counts, and until when all of it is there
+/// again as `6m0s` or `120ms`.
+fn allowance(allowance: &Allowance) -> Vec<(HeaderName, HeaderValue)> {
+    let mut fields = Vec::new();
+    let standings = [(allowance.requests, REQUESTS), (allowance.tokens, TOKENS)];
+    for (standing, [limit, remaining, reset]) in standings {
+        let Some(standing) = standing else { continue };
+        fields.push((limit, HeaderValue::from(standing.limit)));
+        fields.push((remaining, HeaderValue::from(standing.remaining)));
+        if let Some(after) = standing.reset {
+            fields.push((reset, header_text(&duration(after))));
+        }
+    }
+    fields
+}
+
+const REQUESTS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const TOKENS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
+
+/// Rounded up to a millisecond below a second, and to a second above.
+fn duration(time: Duration) -> String {
+    let millis = time.as_nanos().div_ceil(1_000_000);
+    if millis < 1_000 {
+        return format!("{millis}ms");
+    }
+    let seconds = millis.div_ceil(1_000);
+    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        (..) => format!("{hours}h{minutes}m{seconds}s"),
     }
 }
 
@@ -120,4 +163,25 @@ fn server_timing(timings: &Timings) -> HeaderValue {
         write!(text, "{comma}{name};dur={took_ms:.3}").expect("writing to a string does not fail");
     }
     header_text(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_openai_writes_them_and_never_too_short() {
+        for (nanos, written) in [
+            (0, "0ms"),
+            (1, "1ms"),
+            (120_000_000, "120ms"),
+            (999_000_001, "1s"),
+            (1_000_000_001, "2s"),
+            (59_500_000_000, "1m0s"),
+            (360_000_000_000, "6m0s"),
+            (86_400_000_000_000, "24h0m0s"),
+        ] {
+            assert_eq!(duration(Duration::from_nanos(nanos)), written);
+        }
+    }
 }

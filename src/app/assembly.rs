@@ -316,14 +316,20 @@ fn report(faults: &[RuleFault], prefix: &str, findings: &mut Findings) {
 }
 
 fn keys(config: &Config) -> StaticKeys {
-    StaticKeys::new(config.keys.iter().map(|key| {
+    let anyone = Principal {
+        limits: config.quotas.of_anyone(),
+        ..Principal::anyone()
+    };
+    let keys = StaticKeys::new(config.keys.iter().map(|key| {
         let principal = Principal {
             key: Some(key.name.clone()),
             team: key.team.clone(),
             models: key.models.clone(),
             priority: key.priority,
-            output_tokens_max: None,
+            output_tokens_max: key.output_tokens_max,
+            limits: Arc::clone(&key.limits),
         };
         (key.digest, principal)
-    }))
+    }));
+    keys.with_anyone(anyone)
 }

@@ -19,10 +19,12 @@ mod models;
 mod overlay;
 mod pools;
 mod prices;
+mod quotas;
 mod raw;
 mod raw_kv;
 mod raw_pools;
 mod raw_providers;
+mod raw_quotas;
 mod read;
 mod secret;
 mod sections;
@@ -46,6 +48,7 @@ pub use faults::{ConfigFault, ConfigFaults, Findings};
 pub use images::ImageSettings;
 pub use models::{ModelFile, Stay, model_schema};
 pub use overlay::Override;
+pub use quotas::QuotaSettings;
 #[cfg(test)]
 pub use raw::RawUpstream;
 pub use raw::{ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
@@ -69,6 +72,7 @@ pub struct Config {
     pub admin: AdminListen,
     pub ingress: IngressSettings,
     pub keys: Vec<KeyGrant>,
+    pub quotas: QuotaSettings,
     pub local: Option<LocalSettings>,
     /// Further models on this machine, by name. Empty where `local` is off.
     pub models: Vec<ModelFile>,
@@ -103,6 +107,13 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether anybody's use is limited.
+    #[must_use]
+    pub fn has_limits(&self) -> bool {
+        let mut keys = self.keys.iter();
+        keys.any(|key| !key.limits.is_empty()) || !self.quotas.of_anyone().is_empty()
+    }
+
     /// Judges `raw`. Faults and warnings go to `findings`; `None` when there is a fault.
     #[must_use]
     pub fn judge(
@@ -114,7 +125,8 @@ impl Config {
         let admin = listen
             .and_then(|listen| sections::admin(raw.admin.listen.as_deref(), listen, findings));
         let ingress = sections::ingress(&raw.ingress, findings);
-        let keys = sections::keys(&raw.keys, around, findings);
+        let quotas = quotas::quotas(raw, findings);
+        let keys = sections::keys(&raw.keys, &quotas, around, findings);
         if let Some(listen) = listen {
             refuse_open(raw, listen, findings);
         }
@@ -160,6 +172,7 @@ impl Config {
             admin: admin?,
             ingress,
             keys,
+            quotas,
             local,
             models: Vec::new(),
             embeddings,

@@ -20,6 +20,7 @@ mod memory;
 mod client;
 mod metrics;
 mod node;
+mod quotas;
 mod signals;
 mod tasks;
 mod telemetry;

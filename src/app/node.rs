@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use api::{Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
 use arc_swap::ArcSwap;
-use domain::{KeyDigest, KeyDirectory, Principal};
+use domain::{KeyDigest, KeyDirectory, Principal, Quotas};
 use futures::future::join_all;
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
@@ -25,11 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::assembly::Assembly;
-use crate::config::{AdminListen, Config, ConfigFaults};
+use crate::config::{AdminListen, Config, ConfigFault, ConfigFaults};
 use crate::embedder::{Arrival, EncoderModel, Encoders};
 use crate::fleet::{Fleet, News};
 use crate::local::Located;
 use crate::metrics::Metrics;
+use crate::quotas::Counts;
 use crate::signals::Word;
 use crate::tasks::TaskSet;
 use crate::telemetry::log_sink;
@@ -39,6 +40,7 @@ const ADMIN: &str = "admin listener";
 const RECORDER: &str = "recorder";
 const ENGINE: &str = "local engine";
 const EMBEDDER: &str = "embedder";
+const COUNTS: &str = "keeper of limits";
 const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
 const KEPT: &str = "kept connections' watch";
@@ -61,6 +63,10 @@ impl KeyDirectory for Keys {
 
     fn find(&self, digest: &KeyDigest) -> Option<Principal> {
         self.0.load().find(digest)
+    }
+
+    fn anyone(&self) -> Principal {
+        self.0.load().anyone()
     }
 }
 
@@ -90,6 +96,9 @@ pub struct Node {
     fleet: Arc<Fleet>,
     news: mpsc::Receiver<News>,
     encoders: Encoders,
+    counts: Arc<Counts>,
+    /// Ends the keeper of limits, once nobody counts any more.
+    counted: CancellationToken,
 }
 
 impl std::fmt::Debug for Node {
@@ -122,6 +131,11 @@ impl Node {
             admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
         };
 
+        let counts = Arc::new(Counts::new(
+            &config.data_dir,
+            config.quotas.calendar.clone(),
+        ));
+        open_counts(&counts, config)?;
         let secret = CacheSecret::new(rand::random());
         let (fleet, models, news) = Fleet::new(located);
         let encoders = Encoders::new(encoders);
@@ -131,6 +145,7 @@ impl Node {
             snapshot: encoders.put_into(assembly.snapshot(fleet.backends(), &secret), config),
             cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
             keys: Arc::clone(&keys) as Arc<dyn KeyDirectory>,
+            quotas: Some(Arc::clone(&counts.quotas) as Arc<dyn Quotas>),
             sinks: vec![log_sink(), Arc::clone(&metrics) as _],
             exchanges_max: config.limits.exchanges_max,
         });
@@ -151,6 +166,8 @@ impl Node {
         let mut tasks = TaskSet::default();
         tasks.spawn(RECORDER, recorder.run());
         tasks.spawn(METRONOME, metronome());
+        let counted = CancellationToken::new();
+        tasks.spawn(COUNTS, Arc::clone(&counts).keep(counted.clone()));
         tasks.spawn(POOLS, watch_pools(in_force));
         let kept = transport.clone();
         tasks.spawn(KEPT, async move { kept.tend().await });
@@ -184,6 +201,8 @@ impl Node {
             fleet,
             news,
             encoders,
+            counts,
+            counted,
         })
     }
 
@@ -250,6 +269,14 @@ impl Node {
     fn reload(&mut self, config: Result<Config, ConfigFaults>) {
         let cards = self.fleet.cards();
         let assembly = config.and_then(|config| Assembly::build(&config, &cards, &self.transport));
+        let assembly = assembly.and_then(|assembly| {
+            open_counts(&self.counts, assembly.config()).map_err(|error| {
+                let path = "organisation.limits".to_owned();
+                let message = format!("{error:#}");
+                ConfigFaults(vec![ConfigFault { path, message }])
+            })?;
+            Ok(assembly)
+        });
         match assembly {
             Ok(mut assembly) => {
                 assembly.keep_pools(&self.assembly);
@@ -282,8 +309,28 @@ impl Node {
         if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {
             warn!("not everything ended in time");
         }
+        self.counted.cancel();
+        let kept = tasks.until_ended(&[COUNTS]);
+        if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
+            warn!("what was used of limits was not written down in time");
+        }
         info!("stopped");
     }
+}
+
+/// A node that has limits goes on from what was used of them.
+fn open_counts(counts: &Counts, config: &Config) -> anyhow::Result<()> {
+    if !config.has_limits() {
+        return Ok(());
+    }
+    counts.open().with_context(|| {
+        format!(
+            "cannot go on from what was used of limits: {} cannot be opened; if another hedge runs \
+             here, give one of them another XDG_DATA_HOME, and if the file is damaged, move it away \
+             to begin anew",
+            counts.path().display()
+        )
+    })
 }
 
 /// Waits for a word to stop, whatever else is said.

@@ -1,8 +1,9 @@
 //! Who asks.
 
 use std::fmt;
+use std::sync::Arc;
 
-use crate::{KeyId, ModelAlias, Priority, TeamId, Tokens};
+use crate::{KeyId, Limit, ModelAlias, Priority, TeamId, Tokens};
 
 /// The caller of one exchange, known before the body is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,9 @@ pub struct Principal {
     pub priority: Priority,
     /// Of all choices of one reply; what names no bound is bounded by it. `None` is as the model is.
     pub output_tokens_max: Option<Tokens>,
+    /// What it may use, in the order in which they were written down: its own limits, its team's and
+    /// everybody's.
+    pub limits: Arc<[Limit]>,
 }
 
 impl Principal {
@@ -28,6 +32,7 @@ impl Principal {
             models: None,
             priority: Priority::default(),
             output_tokens_max: None,
+            limits: Arc::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use domain::{BackendName, ChatStream, Fault};
 
 use crate::cost::Cost;
+use crate::quota::Allowance;
 use crate::rescue::Rescues;
 
 /// A reply under way. Its first content has arrived; dropping `stream` cancels the rest.
@@ -18,6 +19,8 @@ pub struct Answer {
     pub timings: Timings,
     /// What it costs, once it has ended.
     pub cost: Cost,
+    /// What is left of its caller's limits.
+    pub allowance: Allowance,
     /// Who went on with it where it broke off; `None` where nobody would.
     pub rescues: Option<Rescues>,
     pub stream: ChatStream,

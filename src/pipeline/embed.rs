@@ -11,6 +11,7 @@ use domain::{
 
 use crate::answer::{Refusal, RouteLabel};
 use crate::embed_remote;
+use crate::quota::{Extent, take_for};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
 use crate::trunk::{Pipeline, refuse};
@@ -85,6 +86,7 @@ impl Pipeline {
                 is_local: true,
             });
         });
+        take_for(receipt, Extent::of_inputs(&request.inputs), &[], &snapshot).await?;
         let mut embeddings = embedder
             .embed(request.inputs)
             .await

@@ -5,12 +5,13 @@ use std::future::Future;
 use std::sync::Arc;
 
 use domain::{
-    Backend, BackendCard, BackendError, ChatRequest, Classify, Fault, Findings, Outbound,
-    Principal, RequestId, RouteTaken,
+    Backend, BackendError, ChatRequest, Classify, Fault, Findings, Outbound, Principal, RequestId,
+    RouteTaken,
 };
 
 use policy::UNSEALED;
 
+use crate::quota::{Extent, take_for};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
 
@@ -18,6 +19,17 @@ use crate::snapshot::Snapshot;
 pub(crate) struct Place {
     pub backend: Arc<dyn Backend>,
     pub model: String,
+}
+
+impl Place {
+    fn route(&self) -> RouteTaken {
+        let card = self.backend.card();
+        RouteTaken {
+            backend: card.name.clone(),
+            model: self.model.clone(),
+            is_local: card.is_local(),
+        }
+    }
 }
 
 /// Those of `places` that may be asked; whether a name is meant for one of them is settled by then.
@@ -54,13 +66,17 @@ where
 {
     let places = lawful(places, snapshot)?;
     let (texts, findings) = scanned(texts, snapshot).await?;
+    let routes: Vec<RouteTaken> = places.iter().map(Place::route).collect();
+    take_for(receipt, Extent::of(&texts), &routes, snapshot).await?;
     receipt.note_prompt(&texts);
     let masked_count = u32::try_from(findings.iter().count()).unwrap_or(u32::MAX);
     receipt.note(|record| record.masked_count = masked_count);
     let mut first_error = None;
     for place in places {
         let card = place.backend.card();
-        note_route(card, &place.model, snapshot, receipt);
+        let route = place.route();
+        receipt.note(|record| record.route = Some(route));
+        receipt.note_price_of_route(snapshot);
         let call = Outbound::seal(
             request_id.clone(),
             place.model.clone(),
@@ -97,14 +113,4 @@ async fn scanned(
         Ok((texts, findings))
     });
     work.await.unwrap_or(Err(Fault::Internal))
-}
-
-fn note_route(card: &BackendCard, model: &str, snapshot: &Snapshot, receipt: &mut Receipt) {
-    let route = RouteTaken {
-        backend: card.name.clone(),
-        model: model.to_owned(),
-        is_local: card.is_local(),
-    };
-    receipt.note(|record| record.route = Some(route));
-    receipt.note_price_of_route(snapshot);
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use domain::{
     CacheOutcome, ChatEvent, ChatRequest, ExchangeRecord, MicroUsd, ModelAlias, Outcome, Price,
-    Principal, RecordSink, RequestId, RouteTaken, Share, Tokens, Usage,
+    Principal, Quotas, RecordSink, RequestId, RouteTaken, Share, Tokens, Usage,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 use crate::cost::{Cost, Meter};
+use crate::quota::Share as QuotaShare;
 use crate::snapshot::Snapshot;
 
 /// Leaves exactly one record, on drop. Its place in the recorder's queue was taken at admission, so
@@ -20,6 +21,7 @@ pub(crate) struct Receipt {
     meter: Meter,
     admitted_at: Instant,
     desk: Option<mpsc::OwnedPermit<ExchangeRecord>>,
+    share: QuotaShare,
     /// The exchange's seat, given back with the receipt.
     _seat: OwnedSemaphorePermit,
 }
@@ -31,6 +33,7 @@ impl Receipt {
         model_asked: ModelAlias,
         desk: mpsc::OwnedPermit<ExchangeRecord>,
         seat: OwnedSemaphorePermit,
+        quotas: Option<Arc<dyn Quotas>>,
     ) -> Self {
         let record = ExchangeRecord {
             request_id,
@@ -60,8 +63,17 @@ impl Receipt {
             meter: Meter::default(),
             admitted_at: Instant::now(),
             desk: Some(desk),
+            share: QuotaShare::new(quotas, Arc::clone(&principal.limits)),
             _seat: seat,
         }
+    }
+
+    pub(crate) fn share(&self) -> &QuotaShare {
+        &self.share
+    }
+
+    pub(crate) fn share_mut(&mut self) -> &mut QuotaShare {
+        &mut self.share
     }
 
     /// Notes something. A no-op once the record has left, which only `Drop` does.
@@ -213,6 +225,7 @@ impl Drop for Receipt {
         if let (Some(desk), Some(mut record)) = (self.desk.take(), self.record.take()) {
             record.took = took;
             self.settle(&mut record);
+            self.share.settle(&record);
             desk.send(record);
         }
     }

@@ -9,6 +9,7 @@ use domain::{
 
 use crate::answer::{Refusal, RouteLabel};
 use crate::embed::{Work, check_health, lacks};
+use crate::quota::{Extent, take_for};
 use crate::receipt::Receipt;
 use crate::trunk::{Pipeline, refuse};
 
@@ -78,6 +79,13 @@ impl Pipeline {
             shows_documents,
             ..
         } = request;
+        let lengths = documents.iter().map(|text| text.len() as u64);
+        // The query is read with each document.
+        let texts = Extent {
+            bytes: lengths.sum::<u64>() + query.len() as u64 * documents.len() as u64,
+            texts: documents.len() as u64,
+        };
+        take_for(receipt, texts, &[], &self.snapshot()).await?;
         let kept = shows_documents.then(|| documents.clone());
         let scores = reranker.rank(query, documents).await;
         let scores = scores.map_err(|error: BackendError| error.fault())?;

@@ -3,6 +3,7 @@
 mod images;
 mod moderation;
 mod offline;
+mod quotas;
 mod rescue;
 mod sealing;
 
@@ -281,12 +282,21 @@ fn bench(backends: Vec<Arc<Fake>>, exchanges_max: usize) -> Bench {
 }
 
 fn bench_with(snapshot: Snapshot, exchanges_max: usize) -> Bench {
+    bench_counting(snapshot, exchanges_max, None)
+}
+
+fn bench_counting(
+    snapshot: Snapshot,
+    exchanges_max: usize,
+    quotas: Option<Arc<dyn Quotas>>,
+) -> Bench {
     let cache = Arc::new(MapCache::default());
     let (sent, records) = mpsc::channel(64);
     let (pipeline, recorder) = Pipeline::new(Parts {
         snapshot,
         cache: cache.clone(),
         keys: Arc::new(NoKeys),
+        quotas,
         sinks: vec![Arc::new(Sent(sent))],
         exchanges_max,
     });

@@ -8,8 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use domain::{
     BackendCard, CacheOutcome, CacheStore, ChatRequest, ExchangeRecord, Fault, Findings, Health,
-    HealthState, KeyDigest, KeyDirectory, ModelAlias, Outcome, Principal, RecordSink, Reply,
-    RequestId, Tier, Tokens, Trust, replay,
+    HealthState, KeyDigest, KeyDirectory, ModelAlias, Outcome, Principal, Quotas, RecordSink,
+    Reply, RequestId, Tier, Tokens, Trust, replay,
 };
 use policy::Asked;
 use tokio::sync::{Semaphore, mpsc};
@@ -17,13 +17,13 @@ use tokio::time::Instant;
 
 use crate::answer::{Answer, Refusal, RouteLabel};
 use crate::embed::{Work, lacks};
-use crate::offline;
 use crate::open::open;
 use crate::receipt::{Receipt, Recorder};
 use crate::snapshot::Snapshot;
 use crate::stages::{Admitted, CacheWish, Missed, Parsed, Planned, Scanned};
 use crate::vitals::{ModelHealth, Ward};
 use crate::wrap::{wrap, wrap_hit};
+use crate::{offline, quota};
 
 /// What a caller is told to wait when every seat is taken.
 const SEAT_WAIT: Duration = Duration::from_secs(1);
@@ -44,6 +44,8 @@ pub struct Parts {
     pub snapshot: Snapshot,
     pub cache: Arc<dyn CacheStore>,
     pub keys: Arc<dyn KeyDirectory>,
+    /// Who keeps count of principals' limits; `None`: nobody does.
+    pub quotas: Option<Arc<dyn Quotas>>,
     pub sinks: Vec<Arc<dyn RecordSink>>,
     /// Exchanges under way at once, and places in the recorder's queue. One more is refused as
     /// overloaded.
@@ -63,6 +65,7 @@ pub struct Pipeline {
     snapshot: ArcSwap<Snapshot>,
     cache: Arc<dyn CacheStore>,
     keys: Arc<dyn KeyDirectory>,
+    quotas: Option<Arc<dyn Quotas>>,
     ward: Arc<Ward>,
     seats: Arc<Semaphore>,
     seats_max: usize,
@@ -112,6 +115,7 @@ impl Pipeline {
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             cache: parts.cache,
             keys: parts.keys,
+            quotas: parts.quotas,
             seats: Arc::new(Semaphore::new(seats_max)),
             seats_max,
             was_ready: AtomicBool::new(false),
@@ -135,7 +139,7 @@ impl Pipeline {
         match key.and_then(|digest| self.keys.find(digest)) {
             Some(principal) => Ok(principal),
             None if self.keys.is_required() => Err(Fault::Unauthenticated),
-            None => Ok(Principal::anyone()),
+            None => Ok(self.keys.anyone()),
         }
     }
 
@@ -151,7 +155,7 @@ impl Pipeline {
             Box::pin(scan_aside(admitted)).await?
         };
         let missed = match self.look_up(scanned) {
-            Looked::Hit(answer) => return Ok(*answer),
+            Looked::Hit(found) => return replay_hit(*found).await,
             Looked::Missed(missed) => *missed,
         };
         let planned = plan(missed, &self.ward)?;
@@ -159,6 +163,11 @@ impl Pipeline {
             Box::pin(offline::pass(planned, &self.ward)).await?
         } else {
             planned
+        };
+        let planned = if planned.missed.admitted.receipt.share().is_unlimited() {
+            planned
+        } else {
+            Box::pin(quota::afford(planned)).await?
         };
         let opened = open(planned, &self.ward).await?;
         Ok(wrap(opened, Arc::clone(&self.cache)))
@@ -312,7 +321,10 @@ impl Pipeline {
         // As many places as seats, but a place is free only once its record was taken.
         let desk = self.desk.clone().try_reserve_owned();
         let desk = desk.map_err(|_| overloaded())?;
-        Ok(Receipt::new(request_id, principal, model, desk, seat))
+        let quotas = self.quotas.clone();
+        Ok(Receipt::new(
+            request_id, principal, model, desk, seat, quotas,
+        ))
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
@@ -333,7 +345,11 @@ impl Pipeline {
         admitted.timings.look_up = now - admitted.since;
         admitted.since = now;
         if let Some(reply) = hit {
-            return Looked::Hit(Box::new(replay_hit(admitted, &findings, &reply)));
+            return Looked::Hit(Box::new(Found {
+                admitted,
+                findings,
+                reply,
+            }));
         }
         if key.is_some() {
             admitted
@@ -348,8 +364,15 @@ impl Pipeline {
     }
 }
 
+/// A kept reply, and who asks for it.
+struct Found {
+    admitted: Admitted,
+    findings: Arc<Findings>,
+    reply: Arc<Reply>,
+}
+
 enum Looked {
-    Hit(Box<Answer>),
+    Hit(Box<Found>),
     Missed(Box<Missed>),
 }
 
@@ -404,23 +427,34 @@ fn cache_key(admitted: &Admitted, findings: &Findings) -> Option<domain::CacheKe
     key_of(&findings.masked_view(admitted.request.clone(), Trust::Public))
 }
 
-fn replay_hit(mut admitted: Admitted, findings: &Arc<Findings>, reply: &Reply) -> Answer {
+async fn replay_hit(found: Found) -> Result<Answer, Refusal> {
+    let Found {
+        mut admitted,
+        findings,
+        reply,
+    } = found;
+    if let Err(exhausted) = admitted.receipt.share_mut().take_replay().await {
+        let fault = quota::fault(&exhausted);
+        return Err(refuse(&mut admitted.receipt, fault, None));
+    }
+    let allowance = admitted.receipt.share().allowance();
     admitted.receipt.note(|record| {
         record.cache = CacheOutcome::HitExact;
         EXACT_REASON.clone_into(&mut record.reason);
         record.usage = reply.usage;
     });
     let cost = admitted.receipt.cost();
-    let stream = wrap_hit(replay(reply), findings, admitted.receipt);
-    Answer {
+    let stream = wrap_hit(replay(&reply), &findings, admitted.receipt);
+    Ok(Answer {
         route: RouteLabel::CacheExact,
         reason: EXACT_REASON.to_owned(),
         model: reply.started.model.clone(),
         timings: admitted.timings,
         cost,
+        allowance,
         rescues: None,
         stream,
-    }
+    })
 }
 
 pub(crate) fn plan(mut missed: Missed, ward: &Ward) -> Result<Planned, Refusal> {

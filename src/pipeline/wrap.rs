@@ -43,6 +43,7 @@ pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
     receipt.note_first_content();
     receipt.note_price_of_route(&snapshot);
     let cost = receipt.cost();
+    let allowance = receipt.share().allowance();
     let rules = snapshot.cache();
     let tee = key.map(|key| Tee {
         key,
@@ -74,6 +75,7 @@ pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
         model,
         timings,
         cost,
+        allowance,
         rescues,
         stream,
     }

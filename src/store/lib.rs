@@ -20,5 +20,5 @@ pub use audit::{
 };
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;
-pub use quota::{Calendar, LocalQuotas, Moment, NoTimeZone, Settled};
+pub use quota::{Calendar, LocalQuotas, Moment, NoTimeZone, QuotaFile, Settled};
 pub use static_keys::{StaticKeys, digest_key};

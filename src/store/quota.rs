@@ -14,10 +14,12 @@
 mod account;
 mod bucket;
 mod calendar;
+mod file;
 mod local;
 
 #[cfg(test)]
 mod tests;
 
 pub use calendar::{Calendar, NoTimeZone};
+pub use file::QuotaFile;
 pub use local::{LocalQuotas, Moment, Settled};

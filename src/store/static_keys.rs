@@ -16,9 +16,16 @@ pub fn digest_key(key: &str) -> KeyDigest {
 ///
 /// Lookup compares digests with an ordinary map: how long it takes tells something of a digest,
 /// from which no key can be found.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct StaticKeys {
     principals: HashMap<KeyDigest, Principal>,
+    anyone: Principal,
+}
+
+impl Default for StaticKeys {
+    fn default() -> Self {
+        Self::new([])
+    }
 }
 
 impl fmt::Debug for StaticKeys {
@@ -33,7 +40,15 @@ impl StaticKeys {
     pub fn new(keys: impl IntoIterator<Item = (KeyDigest, Principal)>) -> Self {
         Self {
             principals: keys.into_iter().collect(),
+            anyone: Principal::anyone(),
         }
+    }
+
+    /// With `anyone` as the caller where there are no keys.
+    #[must_use]
+    pub fn with_anyone(mut self, anyone: Principal) -> Self {
+        self.anyone = anyone;
+        self
     }
 }
 
@@ -44,6 +59,10 @@ impl KeyDirectory for StaticKeys {
 
     fn find(&self, digest: &KeyDigest) -> Option<Principal> {
         self.principals.get(digest).cloned()
+    }
+
+    fn anyone(&self) -> Principal {
+        self.anyone.clone()
     }
 }
 

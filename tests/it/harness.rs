@@ -78,6 +78,22 @@ impl Hedge {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("hedge.toml");
         std::fs::write(&file, format!("{BASE}{config}")).unwrap();
+        Self::launch_in(folder)
+    }
+
+    /// Ends it in order and starts it again, over the same files.
+    pub async fn restarted(mut self) -> Self {
+        self.terminate();
+        let fresh = tempfile::tempdir().unwrap();
+        let folder = std::mem::replace(&mut self.folder, fresh);
+        assert!(self.ended_well().await);
+        let hedge = Self::launch_in(folder);
+        hedge.until_ready().await;
+        hedge
+    }
+
+    fn launch_in(folder: TempDir) -> Self {
+        let file = folder.path().join("hedge.toml");
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut child = hedge()
             .args(["serve", "--config"])
@@ -169,6 +185,11 @@ impl Hedge {
         let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
         let status = tokio::time::timeout(PATIENCE, ended).await;
         status.expect("hedge ends when told to").unwrap().success()
+    }
+
+    /// A file of its data folder.
+    pub fn kept(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join("hedge").join(name)).unwrap()
     }
 
     /// What it wrote to standard error so far.

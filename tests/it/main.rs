@@ -20,6 +20,7 @@ mod command_line;
 mod cost;
 mod failures;
 mod ingress;
+mod limits;
 mod offline;
 mod ollama;
 mod openapi;

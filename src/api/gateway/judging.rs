@@ -165,6 +165,8 @@ pub(super) fn principal(edge: &Edge) -> Principal {
         models: (!grants_any).then(|| models.collect()),
         priority: Priority::default(),
         output_tokens_max: policy.output_tokens_max.map(Tokens),
+        // The gateway counts what edges use.
+        limits: Arc::default(),
     }
 }
 

@@ -16,6 +16,7 @@ use super::prices::RawPrice;
 use super::raw_kv::{FlashAttention, GpuLayers, KvType, KvUnified};
 use super::raw_pools::RawPool;
 use super::raw_providers::{RawAuth, RawAws, RawEntra, RawQuirks};
+use super::raw_quotas::{RawLimit, RawOrganisation, RawTeam};
 use super::trouble::{RawContinues, RawOffline, RawRescue};
 
 /// The whole of `hedge.toml`. Everything has a default, so an empty file is a complete one.
@@ -28,6 +29,10 @@ pub struct RawConfig {
     pub ingress: RawIngress,
     /// API keys. With none, callers need no key and only this machine may call.
     pub keys: Vec<RawKey>,
+    /// Limits of teams. Their keys say which one they are of.
+    pub teams: Vec<RawTeam>,
+    /// Limits of everybody together.
+    pub organisation: RawOrganisation,
     pub local: RawLocal,
     pub embeddings: RawEmbeddings,
     pub rerank: RawRerank,
@@ -67,6 +72,8 @@ impl Default for RawConfig {
             admin: RawAdmin::default(),
             ingress: RawIngress::default(),
             keys: Vec::new(),
+            teams: Vec::new(),
+            organisation: RawOrganisation::default(),
             local: RawLocal::default(),
             embeddings: RawEmbeddings::default(),
             rerank: RawRerank::default(),
@@ -165,6 +172,11 @@ pub struct RawKey {
     pub models: Option<Vec<String>>,
     /// `batch`: all its requests wait for the local model behind interactive ones.
     pub priority: RawPriority,
+    /// How much may be used under the key, within what its team may.
+    pub limits: Vec<RawLimit>,
+    /// Of one reply, all its choices together. What asks for more is refused, and what names no bound
+    /// gets this one.
+    pub output_tokens_max: Option<u32>,
 }
 
 /// The highest priority that requests under a key may have.

@@ -5,15 +5,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{FindingClass, KeyDigest, KeyId, ModelAlias, Priority, TeamId, Trust};
+use domain::{FindingClass, KeyDigest, KeyId, Limit, ModelAlias, Priority, TeamId, Tokens, Trust};
 
 use engine::{EngineConfig, KvConfig};
 
 use super::adapters::{AdapterSettings, adapters};
 use super::faults::Findings;
 use super::models::{Stay, memory_bytes_max, stay};
+use super::quotas::{self, QuotaSettings};
 use super::raw::{
     ContextShift, Isolation, PrefixScope, RawCache, RawClasses, RawIngress, RawKey, RawLimits,
     RawLocal, RawLog, RawPriority, RawPrivacy, RawResponses, RawRoutes, RawTrust, Speculation,
@@ -59,6 +61,9 @@ pub struct KeyGrant {
     pub digest: KeyDigest,
     pub models: Option<Vec<ModelAlias>>,
     pub priority: Priority,
+    /// Its own, its team's and everybody's.
+    pub limits: Arc<[Limit]>,
+    pub output_tokens_max: Option<Tokens>,
 }
 
 #[derive(Clone, Debug)]
@@ -281,7 +286,12 @@ pub fn ingress(raw: &RawIngress, findings: &mut Findings) -> IngressSettings {
     }
 }
 
-pub fn keys(raw: &[RawKey], around: &Surroundings<'_>, findings: &mut Findings) -> Vec<KeyGrant> {
+pub fn keys(
+    raw: &[RawKey],
+    quotas: &QuotaSettings,
+    around: &Surroundings<'_>,
+    findings: &mut Findings,
+) -> Vec<KeyGrant> {
     let mut seen = BTreeSet::new();
     let mut grants = Vec::new();
     for (at, key) in raw.iter().enumerate() {
@@ -306,9 +316,14 @@ pub fn keys(raw: &[RawKey], around: &Surroundings<'_>, findings: &mut Findings) 
             }
         };
         if let (Some(name), Some(digest)) = (name, digest) {
+            let (name, team) = (KeyId::new(name), key.team.as_deref());
+            let team = TeamId::new(team.unwrap_or("default"));
+            let own = quotas::of_key(&path, &key.limits, &name, findings);
             grants.push(KeyGrant {
-                name: KeyId::new(name),
-                team: TeamId::new(key.team.as_deref().unwrap_or("default")),
+                limits: quotas.limits(&team, own),
+                output_tokens_max: key.output_tokens_max.map(Tokens),
+                name,
+                team,
                 digest,
                 models: key
                     .models

@@ -805,3 +805,140 @@ fn the_audit_log_has_a_place_and_bounds() {
         ["audit.file_bytes_max", "audit.keep_files", "audit.dir"]
     );
 }
+
+#[test]
+fn a_key_has_its_own_limits_its_teams_and_everybodys() {
+    use domain::{Measure, Period, Scope, WhenSpent};
+    let text = "
+        [organisation]
+        time_zone = 'Europe/Lisbon'
+        limits = [{ count = 'cost', usd = 1000, per = 'month', when_spent = 'local' }]
+        [[teams]]
+        name = 'research'
+        limits = [{ count = 'tokens', amount = 100000, per = 'hour' }]
+        [[keys]]
+        name = 'ci'
+        team = 'research'
+        secret = 'file:/run/key'
+        output_tokens_max = 512
+        limits = [
+            { count = 'requests', amount = 605, per = 'minute' },
+            { count = 'cost', usd = 2.5, per = 'day' },
+            { count = 'concurrency', amount = 4 },
+        ]";
+    let (config, warnings) = accepted(text, &[]);
+    assert_eq!(warnings, Vec::<String>::new());
+    let key = &config.keys[0];
+    assert_eq!(key.output_tokens_max, Some(domain::Tokens(512)));
+    let seen = key.limits.iter().map(|limit| {
+        let (scope, measure) = (limit.scope.clone(), limit.measure);
+        (scope, measure, limit.amount, limit.per, limit.burst)
+    });
+    let own = || Scope::Key("ci".into());
+    let expected = [
+        (own(), Measure::Requests, 605, Period::Minute, 61),
+        (own(), Measure::Cost, 2_500_000, Period::Day, 2_500_000),
+        (own(), Measure::Concurrency, 4, Period::Ever, 4),
+        (
+            Scope::Team("research".into()),
+            Measure::Tokens,
+            100_000,
+            Period::Hour,
+            100_000,
+        ),
+        (
+            Scope::Organisation,
+            Measure::Cost,
+            1_000_000_000,
+            Period::Month,
+            1_000_000_000,
+        ),
+    ];
+    assert_eq!(seen.collect::<Vec<_>>(), expected);
+    assert_eq!(key.limits[4].when_spent, WhenSpent::Free);
+    // Callers without a key are of the team `default`.
+    let text = "[[teams]]\nname = 'default'\nlimits = [{ count = 'concurrency', amount = 1 }]";
+    let (config, _) = accepted(text, &[]);
+    assert_eq!(config.quotas.of_anyone().len(), 1);
+    assert!(config.has_limits());
+    assert!(!accepted("", &[]).0.has_limits());
+}
+
+#[test]
+fn a_limit_that_makes_no_sense_is_refused_with_its_place() {
+    let limit = |limit: &str| refused(&format!("[organisation]\nlimits = [{{ {limit} }}]"), &[]);
+    for (text, key) in [
+        ("amount = 1, per = 'day'", "count: is required"),
+        ("count = 'requests', amount = 1", "per: is required"),
+        ("count = 'requests', per = 'day'", "amount: is required"),
+        (
+            "count = 'requests', amount = 0, per = 'day'",
+            "amount: is required, and at least 1",
+        ),
+        (
+            "count = 'requests', usd = 1.0, per = 'day'",
+            "usd: is for `cost` alone",
+        ),
+        (
+            "count = 'cost', amount = 5, per = 'day'",
+            "amount: is not for `cost`",
+        ),
+        (
+            "count = 'cost', usd = -0.5, per = 'day'",
+            "usd: is required",
+        ),
+        ("count = 'cost', usd = nan, per = 'day'", "usd: is required"),
+        (
+            "count = 'cost', usd = 1e12, per = 'day'",
+            "usd: is required",
+        ),
+        (
+            "count = 'cost', usd = 1.0, per = 'minute'",
+            "per: is `day`, `month` or `ever`",
+        ),
+        (
+            "count = 'concurrency', amount = 1, per = 'day'",
+            "per: is not for `concurrency`",
+        ),
+        (
+            "count = 'tokens', amount = 1, per = 'day', burst = 1",
+            "burst: is for what refills",
+        ),
+        (
+            "count = 'tokens', amount = 1, per = 'hour', burst = 0",
+            "burst: is at least 1",
+        ),
+        (
+            "count = 'tokens', amount = 1, per = 'day', when_spent = 'local'",
+            "when_spent: is for",
+        ),
+    ] {
+        let faults = limit(text);
+        let expected = format!("organisation.limits[0].{key}");
+        assert!(
+            faults.iter().any(|fault| fault.starts_with(&expected)),
+            "{text}: {faults:?}"
+        );
+    }
+    let twice = "{ count = 'requests', amount = 1, per = 'day' }";
+    let faults = refused(&format!("[organisation]\nlimits = [{twice}, {twice}]"), &[]);
+    assert!(
+        faults[0].starts_with("organisation.limits[1]: counts the same"),
+        "{faults:?}"
+    );
+    let faults = refused("[organisation]\ntime_zone = 'Mars/Olympus'", &[]);
+    assert!(
+        faults[0].starts_with("organisation.time_zone"),
+        "{faults:?}"
+    );
+    let faults = refused(
+        "[[teams]]\nname = 'a'\n[[teams]]\nname = 'a'\n[[teams]]\n",
+        &[],
+    );
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    let (_, warnings) = accepted("[[teams]]\nname = 'a'", &[]);
+    assert!(
+        warnings[0].contains("is the team of no key"),
+        "{warnings:?}"
+    );
+}

@@ -181,6 +181,7 @@ fn scene_with(providers: &[Arc<Provider>], manners: &str, retry: RetryRules) -> 
         snapshot,
         cache: Arc::new(MapCache::default()),
         keys: Arc::new(NoKeys),
+        quotas: None,
         sinks: vec![Arc::new(Sent(sent))],
         exchanges_max: 1_024,
     });

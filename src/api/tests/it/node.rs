@@ -329,6 +329,7 @@ impl Recipe {
             .with_rerankers(vec![(vec!["second".into()], Arc::new(finder) as _)]),
             cache: Arc::new(MapCache::default()),
             keys: Arc::new(OneKey(digest)),
+            quotas: None,
             sinks: self.sinks,
             exchanges_max: 512,
         });

@@ -1,0 +1,150 @@
+//! Limits of a running node: counted in memory, and what was settled written down every second.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use store::{Calendar, LocalQuotas, Moment, QuotaFile};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+/// In the data folder.
+const FILE_NAME: &str = "quotas.json";
+/// What a crash may lose at most.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// The counts, and the file that they go on from. A node without limits has no file.
+#[derive(Debug)]
+pub struct Counts {
+    pub quotas: Arc<LocalQuotas>,
+    path: PathBuf,
+    file: Mutex<Option<QuotaFile>>,
+}
+
+impl Counts {
+    #[must_use]
+    pub fn new(data_dir: &Path, calendar: Calendar) -> Self {
+        let began = Instant::now();
+        let clock = move || Moment {
+            nanos: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            unix: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+        };
+        Self {
+            quotas: Arc::new(LocalQuotas::new(calendar, clock)),
+            path: data_dir.join(FILE_NAME),
+            file: Mutex::default(),
+        }
+    }
+
+    /// Goes on from what was written down, once there are limits to go on with.
+    ///
+    /// # Errors
+    /// The file cannot be read, or another node has it: budgets must not begin anew, or twice, unseen.
+    pub fn open(&self) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() {
+            let (opened, settled) = QuotaFile::open(&self.path)?;
+            self.quotas.restore(settled);
+            *file = Some(opened);
+        }
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes what changed since the last call.
+    fn write(&self) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *file {
+            Some(file) => file.write(&self.quotas.settled()),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what changed until `stop`, and once after it. A disk that fails is said once, tried again
+    /// every second, and said again when it works.
+    pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = interval(WRITE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_failing = false;
+        loop {
+            let is_over = tokio::select! {
+                () = stop.cancelled() => true,
+                _ = ticks.tick() => false,
+            };
+            let counts = Arc::clone(&self);
+            let writing = tokio::task::spawn_blocking(move || counts.write());
+            match writing
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+            {
+                Ok(()) if is_failing => {
+                    info!("what was used of limits is written down again");
+                    is_failing = false;
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    if !is_failing {
+                        let path = self.path.display();
+                        error!(%path, %error, "what was used of limits cannot be written down");
+                    }
+                    is_failing = true;
+                }
+            }
+            if is_over {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{Limit, Measure, MicroUsd, Period, Quotas, Scope, Use, WhenSpent};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_used_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().join("made");
+        let limits = [Limit {
+            scope: Scope::Organisation,
+            measure: Measure::Cost,
+            amount: 1_000,
+            per: Period::Ever,
+            burst: 1_000,
+            when_spent: WhenSpent::Refuse,
+        }];
+        for left in [1_000, 700, 400] {
+            let counts = Arc::new(Counts::new(&data_dir, Calendar::utc()));
+            counts.open().unwrap();
+            assert_eq!(counts.quotas.left(&limits)[0].amount, left);
+            // Another node may not count from there too.
+            assert!(Counts::new(&data_dir, Calendar::utc()).open().is_err());
+            let used = Use {
+                requests: 1,
+                cost: MicroUsd(300),
+                ..Use::default()
+            };
+            let grant = counts.quotas.take(&limits, used).await.unwrap();
+            grant.settle(used);
+            let stop = CancellationToken::new();
+            stop.cancel();
+            Arc::clone(&counts).keep(stop).await;
+            // Opened once is opened.
+            counts.open().unwrap();
+            assert_eq!(counts.quotas.left(&limits)[0].amount, left - 300);
+        }
+        std::fs::write(data_dir.join(FILE_NAME), "{").unwrap();
+        assert!(Counts::new(&data_dir, Calendar::utc()).open().is_err());
+    }
+}

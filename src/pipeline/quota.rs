@@ -1,0 +1,487 @@
+//! What an exchange takes of its caller's limits before anybody works for it, and what it leaves.
+//!
+//! The worst it may come to is taken, once: when the plan stands, or when a kept reply is found, which
+//! costs a request and no more. What it came to is known when its receipt is dropped, and the rest goes
+//! back then, however it ended.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{
+    ChatRequest, EmbedInput, ExchangeRecord, Exhausted, Fault, Grant, Left, Limit, Measure,
+    MicroUsd, Part, Period, Price, Quotas, RouteTaken, Tokens, Usage, Use, WhenSpent,
+};
+use policy::Candidate;
+
+use crate::answer::Refusal;
+use crate::receipt::Receipt;
+use crate::snapshot::Snapshot;
+use crate::stages::Planned;
+use crate::trunk::refuse;
+
+/// Bytes of text that count as one token where a limit must hold: English has 4.2, code 3.3, Chinese
+/// about 3. Where money must hold, one token has these.
+const TOKEN_BYTES: u64 = 3;
+const PAID_TOKEN_BYTES: u64 = 2;
+
+/// What a message has beside its text, in tokens.
+const MESSAGE_TOKENS: u64 = 16;
+
+/// What an image comes to at most with the providers that are known: 2,048 x 2,048 pixels in tiles.
+const IMAGE_TOKENS: u64 = 3_000;
+
+/// Bytes of a file or a recording, as base64 text, that count as one token.
+const MEDIA_TOKEN_BYTES: u64 = 8;
+
+/// A reply whose caller names no bound is bounded by this where a limit counts what it writes, or by
+/// what is left of the limit where that is less.
+const OUTPUT_TOKENS_UNSAID: u32 = 16_384;
+
+/// A reply is not bounded to fewer than this: then there is nothing left.
+const OUTPUT_TOKENS_MIN: u32 = 256;
+
+/// How often a bound is made anew of what is left, while others take of it.
+const TRIES_MAX: usize = 4;
+
+/// The reason of an answer that costs nothing because a budget is spent.
+pub(crate) const SPENT: &str = "budget spent";
+
+/// One exchange's part of its caller's limits.
+pub(crate) struct Share {
+    quotas: Option<Arc<dyn Quotas>>,
+    limits: Arc<[Limit]>,
+    grant: Option<Grant>,
+    /// A kept reply's tokens were paid for by whoever asked first.
+    is_replayed: bool,
+}
+
+impl Share {
+    pub fn new(quotas: Option<Arc<dyn Quotas>>, limits: Arc<[Limit]>) -> Self {
+        Self {
+            quotas,
+            limits,
+            grant: None,
+            is_replayed: false,
+        }
+    }
+
+    /// Without limits everything below is nothing.
+    pub fn is_unlimited(&self) -> bool {
+        self.quotas.is_none() || self.limits.is_empty()
+    }
+
+    pub fn counts(&self, measures: &[Measure]) -> bool {
+        let mut limits = self.limits.iter();
+        !self.is_unlimited() && limits.any(|limit| measures.contains(&limit.measure))
+    }
+
+    /// Takes the worst that is to come, unless something was taken already.
+    pub async fn take(&mut self, worst: Use) -> Result<(), Exhausted> {
+        let Some(quotas) = self.quotas.as_ref().filter(|_| self.grant.is_none()) else {
+            return Ok(());
+        };
+        if !self.limits.is_empty() {
+            self.grant = Some(quotas.take(&self.limits, worst).await?);
+        }
+        Ok(())
+    }
+
+    /// Takes what a kept reply comes to.
+    pub async fn take_replay(&mut self) -> Result<(), Exhausted> {
+        self.is_replayed = true;
+        self.take(ONE_REQUEST).await
+    }
+
+    /// What of `measure` is left in the limit that has the least.
+    fn left(&self, measure: Measure) -> Option<u64> {
+        let quotas = self.quotas.as_ref()?;
+        let left = quotas.left(&self.limits).into_iter();
+        let left = self.limits.iter().zip(left);
+        let left = left.filter(|(limit, _)| limit.measure == measure);
+        left.map(|(_, left)| left.amount).min()
+    }
+
+    pub fn allowance(&self) -> Allowance {
+        let left = self.grant.iter().flat_map(|grant| &grant.left);
+        Allowance::of(self.limits.iter().zip(left))
+    }
+
+    /// Says what it came to, and gives the rest back.
+    pub fn settle(&mut self, record: &ExchangeRecord) {
+        let Some(grant) = self.grant.take() else {
+            return;
+        };
+        if self.is_replayed {
+            return grant.settle(ONE_REQUEST);
+        }
+        let usage = record.usage.unwrap_or_default();
+        let loser = record.hedge.as_ref().and_then(|hedge| hedge.loser_cost);
+        let costs = record.cost.into_iter().chain(loser);
+        grant.settle(Use {
+            requests: 1,
+            input_tokens: usage.prompt_tokens.0.into(),
+            output_tokens: usage.completion_tokens.0.into(),
+            cost: costs.fold(MicroUsd(0), add),
+        });
+    }
+}
+
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Share")
+            .field("limits", &self.limits.len())
+            .field("grant", &self.grant)
+            .finish_non_exhaustive()
+    }
+}
+
+const ONE_REQUEST: Use = Use {
+    requests: 1,
+    input_tokens: 0,
+    output_tokens: 0,
+    cost: MicroUsd(0),
+};
+
+fn add(a: MicroUsd, b: MicroUsd) -> MicroUsd {
+    MicroUsd(a.0.saturating_add(b.0))
+}
+
+/// What is left to a caller, as OpenAI's headers say it: of the limit that is nearest to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allowance {
+    pub requests: Option<Standing>,
+    /// In, out or both.
+    pub tokens: Option<Standing>,
+}
+
+/// One limit's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub limit: u64,
+    pub remaining: u64,
+    /// Until all of it is there again.
+    pub reset: Option<Duration>,
+}
+
+impl Allowance {
+    fn of<'a>(limits: impl Iterator<Item = (&'a Limit, &'a Left)>) -> Self {
+        let mut allowance = Self::default();
+        for (limit, left) in limits {
+            let place = match limit.measure {
+                Measure::Requests => &mut allowance.requests,
+                Measure::InputTokens | Measure::OutputTokens | Measure::Tokens => {
+                    &mut allowance.tokens
+                }
+                Measure::Cost | Measure::Concurrency => continue,
+            };
+            // Of what refills, what may be had at one moment is what a caller runs into.
+            let whole = match limit.per {
+                Period::Second | Period::Minute | Period::Hour => limit.burst,
+                Period::Day | Period::Month | Period::Ever => limit.amount,
+            };
+            let remaining = left.amount;
+            let is_nearer = |known: &Standing| {
+                let share = |part: u64, whole: u64| u128::from(part) * u128::from(whole.max(1));
+                share(remaining, known.limit) < share(known.remaining, whole)
+            };
+            if place.as_ref().is_none_or(is_nearer) {
+                *place = Some(Standing {
+                    limit: whole,
+                    remaining,
+                    reset: left.whole_after,
+                });
+            }
+        }
+        allowance
+    }
+}
+
+/// How long texts are, and how many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    pub bytes: u64,
+    pub texts: u64,
+}
+
+impl Extent {
+    pub fn of(request: &ChatRequest) -> Self {
+        let mut bytes = 0_u64;
+        request.texts(&mut |text| bytes = bytes.saturating_add(text.len() as u64));
+        Self {
+            bytes,
+            texts: request.messages.len() as u64,
+        }
+    }
+
+    pub fn of_inputs(inputs: &[EmbedInput]) -> Self {
+        let bytes = inputs.iter().map(|input| match input {
+            EmbedInput::Text(text) => text.len() as u64,
+            EmbedInput::Tokens(tokens) => tokens.len() as u64 * TOKEN_BYTES,
+        });
+        Self {
+            bytes: bytes.sum(),
+            texts: inputs.len() as u64,
+        }
+    }
+
+    /// In tokens of so many bytes, at most.
+    fn tokens(self, token_bytes: u64) -> u64 {
+        self.bytes.div_ceil(token_bytes) + MESSAGE_TOKENS * (self.texts + 1)
+    }
+}
+
+/// What a prompt comes to at most, in tokens of so many bytes.
+fn prompt_tokens(request: &ChatRequest, token_bytes: u64) -> u64 {
+    let mut tokens = Extent::of(request).tokens(token_bytes);
+    for part in request.messages.iter().flat_map(|message| &message.content) {
+        tokens += match part {
+            Part::Image(_) => IMAGE_TOKENS,
+            Part::Audio(audio) => (audio.data.len() as u64).div_ceil(MEDIA_TOKEN_BYTES),
+            Part::File(file) => (file.url.len() as u64).div_ceil(MEDIA_TOKEN_BYTES),
+            // Their texts are among those above.
+            Part::Other(_) | Part::Text(_) | Part::Thought(_) | Part::Seal(_) => 0,
+        };
+    }
+    tokens
+}
+
+/// What a prompt and a reply cost at most.
+fn cost(price: Price, input: u64, output: u64) -> MicroUsd {
+    let tokens = |count: u64| Tokens(u32::try_from(count).unwrap_or(u32::MAX));
+    let usage = Usage {
+        prompt_tokens: tokens(input),
+        completion_tokens: tokens(output),
+        ..Usage::default()
+    };
+    // What a provider writes into its cache may cost more.
+    let written = Usage {
+        cache_write_tokens: usage.prompt_tokens,
+        ..usage
+    };
+    price.cost(&usage).max(price.cost(&written))
+}
+
+/// A chat's plan as its caller's limits leave it, and its worst taken from them.
+///
+/// # Errors
+/// A limit has not enough left, and nothing that costs nothing may stand in.
+pub(crate) async fn afford(mut planned: Planned) -> Result<Planned, Refusal> {
+    let receipt = &planned.missed.admitted.receipt;
+    if receipt.share().is_unlimited() {
+        return Ok(planned);
+    }
+    if receipt.share().counts(&[Measure::Cost]) {
+        keep_priced(&mut planned)?;
+    }
+    let counts_output =
+        receipt_of(&planned).counts(&[Measure::OutputTokens, Measure::Tokens, Measure::Cost]);
+    let is_unsaid = planned.missed.admitted.request.output_tokens_max.is_none();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        if is_unsaid && counts_output {
+            bound_by_left(&mut planned);
+        }
+        let worst = worst(&planned);
+        let share = planned.missed.admitted.receipt.share_mut();
+        let Err(exhausted) = share.take(worst).await else {
+            return Ok(planned);
+        };
+        let is_cost = exhausted.limit.measure == Measure::Cost;
+        if is_cost && exhausted.limit.when_spent == WhenSpent::Free && keep_free(&mut planned) {
+            continue;
+        }
+        // Others may have taken meanwhile of what the bound was made of.
+        if is_unsaid && counts_output && tries < TRIES_MAX && may_shrink(&planned) {
+            continue;
+        }
+        let rule = planned.plan.rule.clone();
+        let receipt = &mut planned.missed.admitted.receipt;
+        return Err(refuse(receipt, fault(&exhausted), Some(rule)));
+    }
+}
+
+fn receipt_of(planned: &Planned) -> &Share {
+    planned.missed.admitted.receipt.share()
+}
+
+/// What the caller learns of a limit that has not enough left.
+pub(crate) fn fault(exhausted: &Exhausted) -> Fault {
+    match (exhausted.limit.measure, exhausted.retry_after) {
+        (Measure::Cost, _) => Fault::BudgetSpent,
+        (_, Some(retry_after)) => Fault::RateLimited { retry_after },
+        (_, None) => Fault::Forbidden {
+            what: "this one request is more than the key's limit ever grants; ask for less, or for \
+                   fewer output tokens",
+        },
+    }
+}
+
+fn price_of(candidate: &Candidate, snapshot: &Snapshot) -> Option<Price> {
+    let card = snapshot.backends().get(candidate.backend)?.card();
+    if card.is_local() {
+        return Some(Price::FREE);
+    }
+    snapshot.price(&card.name, &candidate.model)
+}
+
+/// Who works at no known price may cost anything.
+fn keep_priced(planned: &mut Planned) -> Result<(), Refusal> {
+    let snapshot = Arc::clone(&planned.missed.admitted.snapshot);
+    let mut reasons = Vec::new();
+    planned.plan.candidates.retain(|candidate| {
+        let is_priced = price_of(candidate, &snapshot).is_some();
+        if !is_priced && let Some(backend) = snapshot.backends().get(candidate.backend) {
+            let (name, model) = (&backend.card().name, &candidate.model);
+            reasons.push(format!(
+                "{name}/{model}: no price is known, and the caller has a budget"
+            ));
+        }
+        is_priced
+    });
+    if planned.plan.candidates.is_empty() {
+        let receipt = &mut planned.missed.admitted.receipt;
+        return Err(refuse(receipt, Fault::NoCandidate { reasons }, None));
+    }
+    Ok(())
+}
+
+/// Leaves those that cost nothing. False where there are none, or no others.
+fn keep_free(planned: &mut Planned) -> bool {
+    let snapshot = Arc::clone(&planned.missed.admitted.snapshot);
+    let is_free = |candidate: &Candidate| price_of(candidate, &snapshot) == Some(Price::FREE);
+    let candidates = &mut planned.plan.candidates;
+    if candidates.iter().all(is_free) || !candidates.iter().any(is_free) {
+        return false;
+    }
+    candidates.retain(is_free);
+    // A stand-in's answer is not kept as the others' would have been.
+    planned.missed.key = None;
+    for candidate in candidates {
+        candidate.reason = format!("{}; {SPENT}", candidate.reason);
+    }
+    true
+}
+
+/// Bounds the reply by what is left of the limits that it counts to.
+fn bound_by_left(planned: &mut Planned) {
+    let admitted = &planned.missed.admitted;
+    let (share, request) = (admitted.receipt.share(), &admitted.request);
+    let choices = u64::from(request.choices.max(1));
+    let mut all = u64::from(OUTPUT_TOKENS_UNSAID) * choices;
+    let input = prompt_tokens(request, TOKEN_BYTES);
+    if let Some(left) = share.left(Measure::OutputTokens) {
+        all = all.min(left);
+    }
+    if let Some(left) = share.left(Measure::Tokens) {
+        all = all.min(left.saturating_sub(input));
+    }
+    if let Some(left) = share.left(Measure::Cost) {
+        all = all.min(affordable(planned, left, all));
+    }
+    let each = u32::try_from(all / choices).unwrap_or(u32::MAX);
+    let bound = each.clamp(OUTPUT_TOKENS_MIN, OUTPUT_TOKENS_UNSAID);
+    let request = &mut planned.missed.admitted.request;
+    request.output_tokens_max = Some(Tokens(bound));
+    // The body as received does not say so.
+    request.source = None;
+}
+
+/// How many tokens of a reply, up to `all`, `left` millionths of a dollar pay for.
+fn affordable(planned: &Planned, left: u64, all: u64) -> u64 {
+    let is_paid = |output: u64| {
+        let cost = worst_cost(planned, output);
+        u64::try_from(cost.0).is_ok_and(|cost| cost <= left)
+    };
+    if is_paid(all) {
+        return all;
+    }
+    // The price is no function to turn round: rates change with the prompt's length.
+    let (mut paid, mut unpaid) = (0, all);
+    while unpaid - paid > 1 {
+        let middle = paid + (unpaid - paid) / 2;
+        if is_paid(middle) {
+            paid = middle;
+        } else {
+            unpaid = middle;
+        }
+    }
+    paid
+}
+
+fn may_shrink(planned: &Planned) -> bool {
+    let bound = planned.missed.admitted.request.output_tokens_max;
+    bound.is_some_and(|bound| bound > Tokens(OUTPUT_TOKENS_MIN))
+}
+
+fn worst(planned: &Planned) -> Use {
+    let request = &planned.missed.admitted.request;
+    let each = request.output_tokens_max.map_or(0, |tokens| tokens.0);
+    let output = u64::from(each) * u64::from(request.choices.max(1));
+    Use {
+        requests: 1,
+        input_tokens: prompt_tokens(request, TOKEN_BYTES),
+        output_tokens: output,
+        cost: worst_cost(planned, output),
+    }
+}
+
+/// What the plan comes to at most: the dearest candidate, a second one beside it where two are asked at
+/// once, and whoever goes on with a reply that breaks off, each time with all that was said before it.
+fn worst_cost(planned: &Planned, output: u64) -> MicroUsd {
+    let admitted = &planned.missed.admitted;
+    let snapshot = &admitted.snapshot;
+    let input = prompt_tokens(&admitted.request, PAID_TOKEN_BYTES);
+    let prices = planned.plan.candidates.iter();
+    let prices: Vec<Price> = prices
+        .filter_map(|candidate| price_of(candidate, snapshot))
+        .collect();
+    let dearest = |input: u64, output: u64| {
+        let costs = prices.iter().map(|price| cost(*price, input, output));
+        costs.max().unwrap_or(MicroUsd(0))
+    };
+    let mut worst = dearest(input, output);
+    if planned.plan.manners.hedges {
+        worst = add(worst, dearest(input, output));
+    }
+    if planned.plan.trouble.rescue != policy::Rescue::Off {
+        for _ in 0..snapshot.rescue().attempts_max {
+            worst = add(worst, dearest(input.saturating_add(output), output));
+        }
+    }
+    worst
+}
+
+/// Takes for work that is no chat: `texts` go to one of `routes`.
+///
+/// # Errors
+/// A limit has not enough left, or nobody's price is known and the caller has a budget.
+pub(crate) async fn take_for(
+    receipt: &mut Receipt,
+    texts: Extent,
+    routes: &[RouteTaken],
+    snapshot: &Snapshot,
+) -> Result<(), Fault> {
+    if receipt.share().is_unlimited() {
+        return Ok(());
+    }
+    let input = texts.tokens(PAID_TOKEN_BYTES);
+    let mut worst = MicroUsd(0);
+    if receipt.share().counts(&[Measure::Cost]) {
+        for route in routes.iter().filter(|route| !route.is_local) {
+            let price = snapshot.price(&route.backend, &route.model);
+            let price = price.ok_or(Fault::Forbidden {
+                what: "no price is known of this model, and the key has a budget",
+            })?;
+            worst = worst.max(cost(price, input, 0));
+        }
+    }
+    let taken = receipt.share_mut().take(Use {
+        requests: 1,
+        input_tokens: texts.tokens(TOKEN_BYTES),
+        output_tokens: 0,
+        cost: worst,
+    });
+    taken.await.map_err(|exhausted| fault(&exhausted))
+}

@@ -1,0 +1,175 @@
+//! What keys, teams and everybody may use, from outside.
+
+use futures::future::join_all;
+use http::{HeaderValue, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{Hedge, Reply, ask, chat_request, fake, upstream, with};
+
+const PRICES: &str = "[[prices]]\nupstream = 'fake'\nmodels = ['*']\ninput = 2.0\noutput = 30.0\n";
+
+/// Two keys of one team, whose secrets are `one` and `two`.
+const KEYS: &str = "
+[[keys]]
+name = 'one'
+team = 'a'
+secret = 'sha256:7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed'
+LIMITS
+[[keys]]
+name = 'two'
+team = 'a'
+secret = 'sha256:3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3'
+[[teams]]
+name = 'a'
+";
+
+async fn under(hedge: &Hedge, key: &str, body: &Value) -> Reply {
+    let mut request = chat_request(body);
+    let headers = request.headers_mut();
+    let bearer = format!("Bearer {key}");
+    headers.insert("authorization", HeaderValue::from_str(&bearer).unwrap());
+    headers.insert("x-hedge-cost", HeaderValue::from_static("1"));
+    // A kept reply costs nothing, and then nothing is learnt.
+    headers.insert("cache-control", HeaderValue::from_static("no-store"));
+    hedge.send(request).await
+}
+
+fn short(text: &str) -> Value {
+    with(ask("fake/bench", text), json!({"max_tokens": 100}))
+}
+
+fn code(reply: &Reply) -> String {
+    let body = reply.json();
+    body["error"]["code"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn requests_are_counted_and_the_headers_tell_what_is_left() {
+    let fake = fake();
+    let keys = KEYS.replace(
+        "LIMITS",
+        "limits = [{ count = 'requests', amount = 60, per = 'hour', burst = 3 }, \
+         { count = 'tokens', amount = 100000, per = 'minute' }]",
+    );
+    let hedge = Hedge::before(&fake, &keys).await;
+    for left in ["2", "1", "0"] {
+        let reply = under(&hedge, "one", &short("hi")).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        assert_eq!(reply.header("x-ratelimit-limit-requests"), "3");
+        assert_eq!(reply.header("x-ratelimit-remaining-requests"), left);
+        assert_eq!(reply.header("x-ratelimit-limit-tokens"), "100000");
+        let tokens: u64 = reply
+            .header("x-ratelimit-remaining-tokens")
+            .parse()
+            .unwrap();
+        assert!((99_000..99_900).contains(&tokens), "{tokens}");
+    }
+    let reply = under(&hedge, "one", &short("hi")).await;
+    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(code(&reply), "rate_limit_exceeded");
+    let wait: u64 = reply.header("retry-after").parse().unwrap();
+    assert!((50..=60).contains(&wait), "{wait}");
+    // The other key has no such limit.
+    let reply = under(&hedge, "two", &short("hi")).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    assert!(reply.headers.get("x-ratelimit-limit-requests").is_none());
+    assert_eq!(fake.counts().asked, 4);
+}
+
+/// 64 at once, again and again, until a few cents are spent: not one millionth more.
+#[tokio::test]
+async fn a_budget_holds_under_a_race() {
+    let fake = fake();
+    let budget = 30_000;
+    let keys = KEYS.replace(
+        "LIMITS",
+        "limits = [{ count = 'cost', usd = 1.0, per = 'day' }]",
+    );
+    let team =
+        "limits = [{ count = 'cost', usd = 0.03, per = 'month' }]\n[local]\nenabled = false\n";
+    let hedge = Hedge::start(&format!("{keys}{team}{}", upstream(&fake, PRICES))).await;
+    let (mut spent, mut refused, mut answered) = (0, 0, 0);
+    for round in 0..12 {
+        let bodies: Vec<Value> = (0..64).map(|at| short(&format!("{round} {at}"))).collect();
+        let keys = ["one", "two"].into_iter().cycle();
+        let asking = bodies
+            .iter()
+            .zip(keys)
+            .map(|(body, key)| under(&hedge, key, body));
+        for reply in join_all(asking).await {
+            match reply.status {
+                StatusCode::OK => {
+                    let cost: u64 = reply.header("x-hedge-cost-microusd").parse().unwrap();
+                    assert!(cost > 0);
+                    spent += cost;
+                    answered += 1;
+                }
+                StatusCode::TOO_MANY_REQUESTS => {
+                    assert_eq!(code(&reply), "insufficient_quota");
+                    assert_eq!(reply.header("x-should-retry"), "false");
+                    refused += 1;
+                }
+                other => panic!("{other}: {}", reply.text),
+            }
+            assert!(spent <= budget, "{spent}");
+        }
+    }
+    assert!(refused > 0 && answered > 20, "{refused} {answered}");
+    // What is left is less than one request's worst: 100 tokens out, and some in.
+    assert!(budget - spent < 3_300, "{spent}");
+}
+
+#[cfg(feature = "llama")]
+#[tokio::test]
+async fn this_machine_stands_in_for_a_spent_budget() {
+    let fake = fake();
+    let limits = "[organisation]\nlimits = [{ count = 'cost', usd = 0.0, per = 'ever', when_spent = 'local' }]\n\
+                  [routes]\nfile = 'ROUTES'\n";
+    let folder = tempfile::tempdir().unwrap();
+    let routes = folder.path().join("routes.toml");
+    let rules = "default = 'all'\n[outcomes.all]\ncandidates = ['fake/bench', 'local']\n";
+    std::fs::write(&routes, rules).unwrap();
+    let limits = limits.replace("ROUTES", routes.to_str().unwrap());
+    let hedge = Hedge::start(&format!("{limits}{}", upstream(&fake, PRICES))).await;
+    let reply = hedge
+        .chat(&ask("auto", "What is the capital of Portugal?"))
+        .await;
+    assert!(reply.route().starts_with("local:"), "{}", reply.text);
+    assert!(
+        reply.reason().ends_with("; budget spent"),
+        "{}",
+        reply.reason()
+    );
+    let reply = hedge.chat(&short("hi")).await;
+    assert_eq!(code(&reply), "insufficient_quota");
+    assert_eq!(fake.counts().asked, 0);
+}
+
+/// What was used is written down before the process ends.
+#[tokio::test]
+async fn a_budget_goes_on_after_a_restart() {
+    let fake = fake();
+    let config = format!(
+        "[local]\nenabled = false\n[organisation]\nlimits = [{{ count = 'cost', usd = 0.02, per = 'ever' }}]\n{}",
+        upstream(&fake, PRICES)
+    );
+    let mut hedge = Hedge::start(&config).await;
+    let (mut answered, mut asked) = (Vec::new(), 0);
+    let fresh = |asked: &mut u32| {
+        *asked += 1;
+        short(&format!("[[fake tokens=90]] {asked}"))
+    };
+    for _ in 0..3 {
+        let mut count = 0;
+        while count < 4 && hedge.chat(&fresh(&mut asked)).await.status == StatusCode::OK {
+            count += 1;
+        }
+        answered.push(count);
+        hedge = hedge.restarted().await;
+    }
+    let all: u32 = answered.iter().sum();
+    assert!(answered[0] == 4 && all < 12, "{answered:?}");
+    let kept: Value = serde_json::from_str(&hedge.kept("quotas.json")).unwrap();
+    let amount = kept["accounts"][0]["amount"].as_u64().unwrap();
+    assert!(amount <= 20_000 && amount > 10_000, "{amount}");
+}
