@@ -50,6 +50,13 @@ impl Assembly {
         let mut findings = Findings::default();
         let upstreams = upstreams(config, transport, &mut findings);
         let pools = pools(config, transport, &mut findings);
+        for at in 0..config.relays.len() {
+            let path = format!("relays[{at}]");
+            findings.fault(
+                path,
+                "nothing is sealed yet by this build, which only opens",
+            );
+        }
         let scan = scan_rules(config, &mut findings);
         let images = images(config, &mut findings);
         let requires_sealed = config.privacy.requires_sealed;

@@ -24,10 +24,21 @@ fn write_text(
     located: &Located,
     addresses: Addresses,
 ) -> std::fmt::Result {
-    let base = format!("http://{}/v1", reachable(addresses.clients));
+    let base = addresses
+        .clients
+        .map(|clients| format!("http://{}/v1", reachable(clients)));
     let version = env!("CARGO_PKG_VERSION");
-    let has_keys = !config.keys.is_empty();
-    writeln!(text, "\nhedge {version} serves {base}\n")?;
+    writeln!(text)?;
+    if let Some(base) = &base {
+        writeln!(text, "hedge {version} serves {base}")?;
+    }
+    if let (Some(gateway), Some(edges)) = (&config.gateway, addresses.edges) {
+        let scheme = if gateway.has_tls { "https" } else { "http" };
+        let edges = reachable(edges);
+        let name = &gateway.relay_id;
+        writeln!(text, "hedge {version} relays {scheme}://{edges} as {name}")?;
+    }
+    writeln!(text)?;
     match &located.default {
         Ok(model) => writeln!(text, "  local    {}", local_line(model))?,
         Err(absent) => writeln!(text, "  local    none: {}", absent.as_words())?,
@@ -44,23 +55,48 @@ fn write_text(
         };
         writeln!(text, "  pool     {name} ({model}, {kind}, {members})")?;
     }
-    if config.upstreams.is_empty() {
+    if config.upstreams.is_empty() && config.relays.is_empty() {
         writeln!(text, "  cloud    none; add [[upstreams]] to hedge.toml")?;
     }
     for upstream in &config.upstreams {
         let (name, model) = (&upstream.name, &upstream.default_model);
         writeln!(text, "  cloud    {name} ({model})")?;
     }
+    for relay in &config.relays {
+        let (name, model) = (&relay.asked.name, &relay.asked.default_model);
+        let members = match relay.members.len() {
+            1 => "1 relay".to_owned(),
+            more => format!("{more} relays"),
+        };
+        writeln!(
+            text,
+            "  sealed   {name} ({model}, {members}, {})",
+            relay.shape
+        )?;
+    }
     writeln!(text, "  routes   {}", config.routes.name)?;
-    let keys = match config.keys.len() {
-        0 => "none asked for".to_owned(),
-        1 => "1 known".to_owned(),
-        more => format!("{more} known"),
-    };
-    writeln!(text, "  keys     {keys}")?;
+    if base.is_some() {
+        let keys = match config.keys.len() {
+            0 => "none asked for".to_owned(),
+            1 => "1 known".to_owned(),
+            more => format!("{more} known"),
+        };
+        writeln!(text, "  keys     {keys}")?;
+    }
     if let Some(admin) = addresses.admin {
         writeln!(text, "  metrics  http://{admin}/metrics")?;
     }
+    match base {
+        Some(base) => write_first_steps(text, &base, !config.keys.is_empty()),
+        None => writeln!(
+            text,
+            "\nAn edge joins with what this prints:\n  hedge relay edges add EDGE\n"
+        ),
+    }
+}
+
+/// Two ways to use it that work as pasted.
+fn write_first_steps(text: &mut String, base: &str, has_keys: bool) -> std::fmt::Result {
     let header = if has_keys {
         " -H \"authorization: Bearer $HEDGE_API_KEY\""
     } else {

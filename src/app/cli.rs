@@ -23,6 +23,7 @@ use clap::{Args, Parser, Subcommand};
 Next steps:
   hedge models pull Qwen/Qwen2.5-1.5B-Instruct-GGUF
                                        a larger model; then set local.model in hedge.toml
+  hedge relay init                     a relay of your own, which nobody on the way can look into
   hedge config schema                  every key of hedge.toml
   hedge check                          everything wrong with hedge.toml, at once",
     subcommand_required = true,
@@ -84,6 +85,19 @@ It asks the admin listener, which the configuration names unless --url does.")]
         #[command(subcommand)]
         what: AuditCommand,
     },
+    /// Run a relay: open what edges seal, and answer it
+    #[command(after_help = "Examples:
+  hedge relay init                     make a relay's keys, its relay.toml and a first token
+  hedge relay                          run it
+  hedge relay join https://localhost:8443 TOKEN
+                                       on an edge: become one, with what init printed
+  hedge relay edges add branch-7       a token for another edge
+  hedge relay edges list
+  hedge relay edges revoke branch-7    at once, with its answers under way
+
+docs/relay.md says what is hidden from whom. SIGHUP reloads as with `hedge serve`; edges and their
+policies are read anew by themselves.")]
+    Relay(RelayArgs),
     /// Print the version, and what this build can do
     Version,
     /// Hold a model for the process that started this one
@@ -109,6 +123,94 @@ pub struct ServeArgs {
     /// Where clients connect, instead of 127.0.0.1:8787
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RelayArgs {
+    /// The relay's file. Left out: $HEDGE_CONFIG, ./relay.toml, ~/.config/hedge/relay.toml. For `join`
+    /// the edge's, as for `hedge serve`
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub what: Option<RelayCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RelayCommand {
+    /// Make what a relay needs, and a token for its first edge; what is there stays
+    Init(RelayInitArgs),
+    /// The edges that may come, and what they may do
+    Edges {
+        #[command(subcommand)]
+        what: EdgesCommand,
+    },
+    /// Become an edge of a relay: on the machine that is to seal
+    Join(RelayJoinArgs),
+    /// Who the relay is, and who it is going to be
+    Identity {
+        #[command(subcommand)]
+        what: IdentityCommand,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct RelayInitArgs {
+    /// The folder for keys, edges and tokens
+    #[arg(long, value_name = "DIR", default_value = "relay")]
+    pub dir: PathBuf,
+    /// What edges call the relay
+    #[arg(long, default_value = "relay")]
+    pub name: String,
+    /// Where edges reach it
+    #[arg(long, value_name = "URL", default_value = "https://localhost:8443")]
+    pub url: String,
+    /// The first edge
+    #[arg(long, value_name = "ID", default_value = "edge-1")]
+    pub edge: String,
+    /// A model that the first edge may ask for; once for each
+    #[arg(long = "model", value_name = "MODEL", default_values = ["auto", "local"])]
+    pub models: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EdgesCommand {
+    /// Who may come, and whether they have
+    List,
+    /// Let an edge join: prints a token for one use within 15 minutes. One that is known gets another
+    /// key, and keeps its policy
+    Add {
+        /// In letters, digits, `-`, `_` and `.`
+        id: String,
+        /// A model that it may ask for; once for each, `*` for any
+        #[arg(long = "model", value_name = "MODEL", default_values = ["auto", "local"])]
+        models: Vec<String>,
+    },
+    /// Take everything from an edge, within a second
+    Revoke { id: String },
+}
+
+#[derive(Debug, Args)]
+pub struct RelayJoinArgs {
+    /// Where the relay is, as https://relay.example:8443
+    pub url: String,
+    /// What the relay printed; `-` reads it from standard input
+    pub token: String,
+    /// The folder for the membership, instead of one in the usual place
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// What callers name it: NAME/model. Left out: as the relay calls itself
+    #[arg(long = "as", value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum IdentityCommand {
+    /// What edges have pinned
+    Show,
+    /// Make the next one, and let edges know of it
+    Prepare,
+    /// Become the next one, once every edge knows of it
+    Turn,
 }
 
 #[derive(Debug, Subcommand)]

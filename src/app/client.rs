@@ -13,6 +13,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Providers close idle connections after about a minute; we close first.
 const POOL_IDLE_MAX: Duration = Duration::from_secs(50);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+const RELAY_KEEPALIVE: Duration = Duration::from_secs(20);
+const RELAY_KEEPALIVE_MAX: Duration = Duration::from_secs(10);
 /// What the client has by default.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 const USER_AGENT: &str = concat!("hedge/", env!("CARGO_PKG_VERSION"));
@@ -78,6 +80,14 @@ pub fn fetcher(rules: &FetchRules) -> Result<Fetcher, reqwest::Error> {
     let fetcher = Fetcher::new(builder(), rules.clone());
     // Without certificates, as above.
     fetcher.or_else(|_| Fetcher::new(builder().tls_certs_only([]), rules.clone()))
+}
+
+/// For connections to relays, which bring TLS of their own: they trust one authority alone, and HTTP/2
+/// notices within half a minute that the other end is gone.
+pub fn relay_builder() -> ClientBuilder {
+    builder()
+        .http2_keep_alive_interval(RELAY_KEEPALIVE)
+        .http2_keep_alive_timeout(RELAY_KEEPALIVE_MAX)
 }
 
 fn builder() -> ClientBuilder {

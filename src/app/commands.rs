@@ -7,6 +7,7 @@ mod doctor;
 mod engine;
 mod models;
 mod ps;
+mod relay;
 mod serve;
 mod version;
 
@@ -40,6 +41,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Models { what, config } => models::models(what, &config),
         Command::Audit { what } => audit::audit(&what),
         Command::Engine { log } => engine::engine(&log),
+        Command::Relay(args) => relay::relay(&args),
         Command::Version => {
             version::version();
             Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ mod catalogue;
 mod embeddings;
 mod failures;
 mod faults;
+mod gateway;
 mod images;
 mod models;
 mod overlay;
@@ -25,7 +26,9 @@ mod raw_kv;
 mod raw_pools;
 mod raw_providers;
 mod raw_quotas;
+mod raw_sealed;
 mod read;
+mod relays;
 mod secret;
 mod sections;
 mod trouble;
@@ -45,6 +48,7 @@ use providers::{PoolConfig, UpstreamConfig};
 pub use catalogue::Catalogue;
 pub use embeddings::EncoderSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
+pub use gateway::GatewaySettings;
 pub use images::ImageSettings;
 pub use models::{ModelFile, Stay, model_schema};
 pub use overlay::Override;
@@ -52,6 +56,8 @@ pub use quotas::QuotaSettings;
 #[cfg(test)]
 pub use raw::RawUpstream;
 pub use raw::{ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
+pub use read::read_whole;
+pub use relays::{RelaySettings, member_folder};
 pub use secret::Surroundings;
 pub use sections::{
     AdminListen, CacheSettings, IngressSettings, KeyGrant, LimitSettings, LocalSettings,
@@ -60,15 +66,17 @@ pub use sections::{
 pub use trouble::OfflineSettings;
 pub use upstreams::{is_loopback, upstream_fault_key};
 
-pub const LISTEN_DEFAULT: &str = "127.0.0.1:8787";
 pub const ADMIN_PORT_DEFAULT: u16 = 8788;
+/// Of a relay, so that it can be tried on the machine of an edge.
+pub const RELAY_ADMIN_PORT_DEFAULT: u16 = 8789;
 /// Largest configuration or rules file.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A configuration the node can work with.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub listen: SocketAddr,
+    /// `None` on a relay that has no callers of its own.
+    pub listen: Option<SocketAddr>,
     pub admin: AdminListen,
     pub ingress: IngressSettings,
     pub keys: Vec<KeyGrant>,
@@ -82,6 +90,9 @@ pub struct Config {
     /// As which provider of the price list an upstream charges, where that is known.
     pub price_providers: BTreeMap<BackendName, String>,
     pub pools: Vec<PoolConfig>,
+    pub relays: Vec<RelaySettings>,
+    /// `None` where this node is no relay.
+    pub gateway: Option<GatewaySettings>,
     pub prices: Arc<PriceBook>,
     pub aliases: BTreeMap<String, Vec<String>>,
     /// Aliases whose models are equals: each one's weight.
@@ -121,9 +132,8 @@ impl Config {
         around: &Surroundings<'_>,
         findings: &mut Findings,
     ) -> Option<Self> {
-        let listen = sections::address("listen", &raw.listen, findings);
-        let admin = listen
-            .and_then(|listen| sections::admin(raw.admin.listen.as_deref(), listen, findings));
+        let listen = listen(raw, findings);
+        let admin = sections::admin(raw.admin.listen.as_deref(), listen, findings);
         let ingress = sections::ingress(&raw.ingress, findings);
         let quotas = quotas::quotas(raw, findings);
         let keys = sections::keys(&raw.keys, &quotas, around, findings);
@@ -139,16 +149,19 @@ impl Config {
         let providers = Catalogue::load(raw.providers_dir.as_deref(), findings);
         let upstreams = upstreams::upstreams(&raw.upstreams, &providers, around, findings);
         let pools = pools::pools(raw, around, findings);
-        let names: Vec<String> = raw
-            .upstreams
-            .iter()
-            .filter_map(|it| it.called().map(str::to_owned))
-            .collect();
+        let relays = relays::relays(raw, around.environment, findings);
+        let gateway = gateway::gateway(raw, findings);
+        let names = raw.upstreams.iter().filter_map(|it| it.called());
+        let names = names.chain(raw.relays.iter().filter_map(|it| it.name.as_deref()));
+        let names: Vec<String> = names.map(str::to_owned).collect();
         let prices = prices::prices(&raw.prices, &names, findings);
-        if local.is_none() && raw.upstreams.is_empty() && raw.pools.is_empty() {
+        let has_remote =
+            !(raw.upstreams.is_empty() && raw.pools.is_empty() && raw.relays.is_empty());
+        if local.is_none() && !has_remote {
             findings.fault(
                 "local.enabled",
-                "is false and there are neither pools nor upstreams, so nothing could answer",
+                "is false and there are neither pools nor upstreams nor relays, so nothing could \
+                 answer",
             );
         }
         let mut aliases = upstreams::aliases(raw, findings);
@@ -168,7 +181,7 @@ impl Config {
         let data_dir = data_dir(around.environment);
         let audit = audit::audit(&raw.audit, &data_dir, findings);
         let config = Self {
-            listen: listen?,
+            listen,
             admin: admin?,
             ingress,
             keys,
@@ -180,6 +193,8 @@ impl Config {
             price_providers: upstreams::price_providers(&raw.upstreams, &providers),
             upstreams,
             pools,
+            relays,
+            gateway,
             prices,
             aliases,
             shares,
@@ -200,6 +215,15 @@ impl Config {
             data_dir,
         };
         findings.faults.is_empty().then_some(config)
+    }
+}
+
+/// Where clients connect. A relay has clients only where its configuration says so.
+fn listen(raw: &RawConfig, findings: &mut Findings) -> Option<SocketAddr> {
+    match (&raw.listen, &raw.gateway) {
+        (Some(text), _) => sections::address("listen", text, findings),
+        (None, Some(_)) => None,
+        (None, None) => Some(listen_default()),
     }
 }
 
@@ -329,8 +353,26 @@ pub fn load(
     environment: &BTreeMap<String, String>,
     flags: &[Override],
 ) -> Loaded {
+    load_file(find_file(chosen, environment), environment, flags)
+}
+
+/// The same for a relay: `chosen`, else `HEDGE_CONFIG`, else `./relay.toml`, else
+/// `$XDG_CONFIG_HOME/hedge/relay.toml`.
+#[must_use]
+pub fn load_relay(
+    chosen: Option<&Path>,
+    environment: &BTreeMap<String, String>,
+    flags: &[Override],
+) -> Loaded {
+    load_file(find(RELAY_FILE, chosen, environment), environment, flags)
+}
+
+fn load_file(
+    file: Option<PathBuf>,
+    environment: &BTreeMap<String, String>,
+    flags: &[Override],
+) -> Loaded {
     let mut findings = Findings::default();
-    let file = find_file(chosen, environment);
     let text = match &file {
         None => String::new(),
         Some(path) => read_file(path).unwrap_or_else(|error| {
@@ -358,22 +400,50 @@ pub fn load(
     }
 }
 
-fn find_file(chosen: Option<&Path>, environment: &BTreeMap<String, String>) -> Option<PathBuf> {
-    let filled = |name: &str| environment.get(name).filter(|text| !text.is_empty());
+/// What is wrong with a file of this text, as far as its text alone tells.
+#[must_use]
+pub fn faults_of(text: &str) -> Vec<ConfigFault> {
+    let environment = environment();
+    let mut findings = Findings::default();
+    let table = read::parse(text, &mut findings);
+    let raw = read::read(table, &[], &mut findings);
+    let around = Surroundings {
+        environment: &environment,
+        read_file: &read_file,
+    };
+    let _ = Config::judge(&raw, &around, &mut findings);
+    findings.faults
+}
+
+/// The file that is read, where there is one.
+#[must_use]
+pub fn find_file(chosen: Option<&Path>, environment: &BTreeMap<String, String>) -> Option<PathBuf> {
+    find("hedge.toml", chosen, environment)
+}
+
+/// A relay's file.
+pub const RELAY_FILE: &str = "relay.toml";
+
+fn find(
+    name: &str,
+    chosen: Option<&Path>,
+    environment: &BTreeMap<String, String>,
+) -> Option<PathBuf> {
+    let filled = |variable: &str| environment.get(variable).filter(|text| !text.is_empty());
     if let Some(path) = chosen {
         return Some(path.to_owned());
     }
     if let Some(path) = filled("HEDGE_CONFIG") {
         return Some(PathBuf::from(path));
     }
-    let here = PathBuf::from("hedge.toml");
+    let here = PathBuf::from(name);
     if here.is_file() {
         return Some(here);
     }
     let home = filled("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .or_else(|| filled("HOME").map(|home| Path::new(home).join(".config")))?;
-    Some(home.join("hedge/hedge.toml")).filter(|path| path.is_file())
+    Some(home.join("hedge").join(name)).filter(|path| path.is_file())
 }
 
 fn read_file(path: &Path) -> std::io::Result<String> {

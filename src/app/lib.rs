@@ -16,6 +16,7 @@ mod embedder;
 mod fleet;
 mod local;
 mod memory;
+mod sealed;
 
 mod client;
 mod metrics;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
+use api::gateway::Gateway;
 use api::{ModelBoard, ModelState, Scrape};
 use domain::{Backend, CacheOutcome, ExchangeRecord, HealthState, Outcome, RecordSink};
 use pipeline::Pipeline;
@@ -22,6 +23,11 @@ use providers::{EndpointState, Pool};
 use tokio::sync::watch;
 
 use crate::fleet::Fleet;
+use crate::sealed::Edges;
+
+mod sealed;
+
+use sealed::RelayMetrics;
 
 /// From a cached reply to a long answer by a large model on a small machine.
 const SECONDS: [f64; 15] = [
@@ -137,6 +143,7 @@ pub struct Metrics {
     drafted: Counter,
     accepted: Counter,
     models: ModelGauges,
+    relay: OnceLock<RelayMetrics>,
     fleet: OnceLock<Arc<Fleet>>,
     endpoints: EndpointGauges,
     failing: FailureMetrics,
@@ -236,6 +243,7 @@ impl Default for Metrics {
             drafted: Counter::default(),
             accepted: Counter::default(),
             models: ModelGauges::default(),
+            relay: OnceLock::new(),
             fleet: OnceLock::new(),
             endpoints: EndpointGauges::default(),
             failing: FailureMetrics::default(),
@@ -350,6 +358,14 @@ impl Metrics {
         known.unwrap_or_else(PoisonError::into_inner).push(ends);
     }
 
+    /// Of which relay, and which of its edges.
+    pub fn watch_gateway(&self, gateway: Weak<Gateway>, edges: Arc<Edges>) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let metrics = RelayMetrics::new(gateway, edges, &mut registry);
+        // There is one.
+        let _ = self.relay.set(metrics);
+    }
+
     /// Whose models are shown.
     pub fn watch_models(&self, fleet: Arc<Fleet>) {
         // There is one.
@@ -382,6 +398,9 @@ impl Metrics {
 
     fn read_gauges(&self) {
         self.read_models();
+        if let Some(relay) = self.relay.get() {
+            relay.read();
+        }
         let Some(watched) = self.watched.get() else {
             return;
         };

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use api::gateway::{Gateway, GatewayBooks};
 use api::{Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
 use arc_swap::ArcSwap;
-use domain::{KeyDigest, KeyDirectory, Principal, Quotas};
+use domain::{AuditLog, KeyDigest, KeyDirectory, Principal, Quotas, RecordSink};
 use futures::future::join_all;
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
@@ -31,6 +32,7 @@ use crate::fleet::{Fleet, News};
 use crate::local::Located;
 use crate::metrics::Metrics;
 use crate::quotas::Counts;
+use crate::sealed::{Edges, Gatehouse, Keeper, Unaudited};
 use crate::signals::Word;
 use crate::tasks::TaskSet;
 use crate::telemetry::log_sink;
@@ -45,6 +47,10 @@ const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
 const KEPT: &str = "kept connections' watch";
 const LINK: &str = "link's watch";
+const GATEWAY: &str = "edges' listener";
+const GATEWAY_KEYS: &str = "relay's keys";
+const GATEWAY_EDGES: &str = "edges' watch";
+const GATEWAY_KEEPER: &str = "relay's keeper";
 /// Shorter than any time-out of an exchange, and 20 wake-ups a second are nothing.
 const BEAT: Duration = Duration::from_millis(50);
 /// Connections that wait to be accepted. The system may set a lower bound (`net.core.somaxconn`).
@@ -73,7 +79,10 @@ impl KeyDirectory for Keys {
 /// The addresses a node answers on.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
-    pub clients: SocketAddr,
+    /// `None` at a relay that has no callers of its own.
+    pub clients: Option<SocketAddr>,
+    /// Where edges connect to a relay.
+    pub edges: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
 }
 
@@ -99,6 +108,16 @@ pub struct Node {
     counts: Arc<Counts>,
     /// Ends the keeper of limits, once nobody counts any more.
     counted: CancellationToken,
+    relay: Option<Relaying>,
+    /// Ends what has no end of its own and holds on to the pipeline, once nobody is answered any more.
+    closed: CancellationToken,
+}
+
+/// What a node that is a relay has beside.
+struct Relaying {
+    keeper: Keeper,
+    books: Arc<GatewayBooks>,
+    edges: Arc<Edges>,
 }
 
 impl std::fmt::Debug for Node {
@@ -120,16 +139,28 @@ impl Node {
         encoders: Vec<EncoderModel>,
         transport: Transport,
     ) -> anyhow::Result<Self> {
+        let audit: Arc<dyn AuditLog> = Arc::new(Unaudited);
         let assembly = Assembly::build(config, &located.cards(), &transport)?;
         for warning in assembly.warnings() {
             warn!(%warning, "configuration");
         }
-        let clients = bind(config.listen)?;
+        let gatehouse = gatehouse(config)?;
+        let clients = config.listen.map(bind).transpose()?;
         let admin = bind_admin(config.admin)?;
+        let edges = config
+            .gateway
+            .as_ref()
+            .map(|gateway| bind_edges(gateway.listen));
+        let edges = edges.transpose()?;
+        let address_of = |listener: &TcpListener| listener.local_addr().ok();
         let addresses = Addresses {
-            clients: clients.local_addr()?,
-            admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
+            clients: clients.as_ref().and_then(address_of),
+            edges: edges.as_ref().and_then(address_of),
+            admin: admin.as_ref().and_then(address_of),
         };
+        let books = gatehouse
+            .is_some()
+            .then(|| GatewayBooks::new(Arc::clone(&audit)));
 
         let counts = Arc::new(Counts::new(
             &config.data_dir,
@@ -141,12 +172,14 @@ impl Node {
         let encoders = Encoders::new(encoders);
         let keys = Arc::new(Keys(ArcSwap::from_pointee(assembly.keys.clone())));
         let metrics = Arc::new(Metrics::default());
+        let mut sinks: Vec<Arc<dyn RecordSink>> = vec![log_sink(), Arc::clone(&metrics) as _];
+        sinks.extend(books.iter().map(|books| Arc::clone(books) as _));
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: encoders.put_into(assembly.snapshot(fleet.backends(), &secret), config),
             cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
             keys: Arc::clone(&keys) as Arc<dyn KeyDirectory>,
             quotas: Some(Arc::clone(&counts.quotas) as Arc<dyn Quotas>),
-            sinks: vec![log_sink(), Arc::clone(&metrics) as _],
+            sinks,
             exchanges_max: config.limits.exchanges_max,
         });
         let pipeline = Arc::new(pipeline);
@@ -175,12 +208,28 @@ impl Node {
             let (link, rules) = (Arc::clone(transport.link()), config.offline.rules);
             tasks.spawn(LINK, async move { link.watch(rules, &TcpKnock).await });
         }
-        tasks.spawn(
-            CLIENTS,
-            Arc::clone(&api).serve_client(clients, stop.clone()),
-        );
+        if let Some(clients) = clients {
+            let serving = Arc::clone(&api).serve_client(clients, stop.clone());
+            tasks.spawn(CLIENTS, serving);
+        }
         if let Some(admin) = admin {
             tasks.spawn(ADMIN, Arc::clone(&api).serve_admin(admin, stop.clone()));
+        }
+        let closed = CancellationToken::new();
+        let mut relay = None;
+        if let (Some(gatehouse), Some(edges), Some(books)) = (gatehouse, edges, books) {
+            let relaying = Relaying {
+                keeper: gatehouse.keeper.clone(),
+                edges: Arc::clone(&gatehouse.edges),
+                books,
+            };
+            let driving = Driving {
+                stop: &stop,
+                closed: &closed,
+                metrics: &metrics,
+            };
+            relaying.start(gatehouse, edges, &api, &mut tasks, &driving)?;
+            relay = Some(relaying);
         }
         // Nobody waits for it: without it the first long prompt is routed a little later.
         drop(tokio::task::spawn_blocking(policy::warm_up));
@@ -203,6 +252,8 @@ impl Node {
             encoders,
             counts,
             counted,
+            relay,
+            closed,
         })
     }
 
@@ -286,6 +337,7 @@ impl Node {
                 // What was cached under other routes, aliases or privacy rules is not served again.
                 self.secret = CacheSecret::new(rand::random());
                 self.publish();
+                self.relay.as_ref().map(Relaying::reload);
                 info!("configuration reloaded");
             }
             Err(faults) => {
@@ -299,13 +351,14 @@ impl Node {
     async fn drain(mut self) {
         // The listeners wait for their exchanges, for as long as the grace lasts.
         self.stop.cancel();
-        self.tasks.until_ended(&[CLIENTS, ADMIN]).await;
+        self.tasks.until_ended(&[CLIENTS, ADMIN, GATEWAY]).await;
+        self.closed.cancel();
         self.fleet.stop();
         self.encoders.stop();
         let mut tasks = self.tasks;
         // The recorder ends when nobody can leave a record any more.
         drop((self.api, self.pipeline, self.fleet, self.encoders));
-        let rest = tasks.until_ended(&[RECORDER, ENGINE, EMBEDDER]);
+        let rest = tasks.until_ended(&[RECORDER, ENGINE, EMBEDDER, GATEWAY_KEYS, GATEWAY_KEEPER]);
         if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {
             warn!("not everything ended in time");
         }
@@ -313,6 +366,9 @@ impl Node {
         let kept = tasks.until_ended(&[COUNTS]);
         if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
             warn!("what was used of limits was not written down in time");
+        }
+        if let Some(relay) = self.relay {
+            relay.keeper.write_spending(&relay.books);
         }
         info!("stopped");
     }
@@ -331,6 +387,78 @@ fn open_counts(counts: &Counts, config: &Config) -> anyhow::Result<()> {
             counts.path().display()
         )
     })
+}
+
+/// What the tasks of a relay are told by, and tell.
+struct Driving<'a> {
+    stop: &'a CancellationToken,
+    closed: &'a CancellationToken,
+    metrics: &'a Metrics,
+}
+
+impl Relaying {
+    fn start(
+        &self,
+        gatehouse: Gatehouse,
+        listener: TcpListener,
+        api: &Arc<Api>,
+        tasks: &mut TaskSet,
+        driving: &Driving<'_>,
+    ) -> anyhow::Result<()> {
+        self.keeper.restore(&self.books);
+        let (gateway, turning) = Gateway::new(
+            Arc::clone(api),
+            gatehouse.rules,
+            Arc::clone(&gatehouse.edges) as _,
+            Arc::clone(&self.books),
+            Some(gatehouse.enrolment),
+        )
+        .context("gateway")?;
+        let edges_known = Arc::clone(&gatehouse.edges);
+        let metrics = driving.metrics;
+        metrics.watch_gateway(Arc::downgrade(&gateway), edges_known);
+        let serving = gateway.serve(listener, gatehouse.tls, driving.stop.clone());
+        tasks.spawn(GATEWAY, serving);
+        tasks.spawn(GATEWAY_KEYS, until(driving.closed, turning));
+        let watching = Arc::clone(&gatehouse.edges).watch();
+        tasks.spawn(GATEWAY_EDGES, until(driving.closed, watching));
+        let keeping = self.keeper.clone().keep(Arc::clone(&self.books));
+        tasks.spawn(GATEWAY_KEEPER, until(driving.closed, keeping));
+        Ok(())
+    }
+
+    /// Now, and not at the next look.
+    fn reload(&self) {
+        if let Err(error) = self.edges.look() {
+            error!(%error, "the edges' folder cannot be listed; those known stay");
+        }
+        if let Err(fault) = self.keeper.renew(std::time::SystemTime::now()) {
+            let fault = format!("{fault:#}");
+            error!(fault, "the relay's certificate stays as it is");
+        }
+    }
+}
+
+/// Runs `driver`, and drops it when `end` comes.
+fn until(
+    end: &CancellationToken,
+    driver: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let end = end.clone();
+    async move {
+        tokio::select! {
+            () = driver => {}
+            () = end.cancelled() => {}
+        }
+    }
+}
+
+fn gatehouse(config: &Config) -> anyhow::Result<Option<Gatehouse>> {
+    let Some(gateway) = &config.gateway else {
+        return Ok(None);
+    };
+    let now = std::time::SystemTime::now();
+    Gatehouse::open(gateway, config.shutdown_grace, now).map(Some)
 }
 
 /// Waits for a word to stop, whatever else is said.
@@ -355,6 +483,15 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         format!(
             "cannot listen on {address}; another hedge may be running there, so stop it or choose \
              another address with --listen"
+        )
+    })
+}
+
+fn bind_edges(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| {
+        format!(
+            "cannot listen on gateway.listen = {address}; another relay may be running there, so stop \
+             it or choose another address"
         )
     })
 }

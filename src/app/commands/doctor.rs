@@ -3,6 +3,7 @@
 mod gpu;
 mod look;
 mod pools;
+mod relays;
 mod upstreams;
 
 use std::fmt;

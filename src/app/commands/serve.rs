@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::config::{self, Config, ConfigFault, Isolation, LogFormat, Override};
 use crate::local::Located;
 use crate::node::Node;
 use crate::signals::Signals;
-use crate::{banner, client, embedder, local, telemetry, terminal};
+use crate::{banner, client, embedder, local, sealed, telemetry, terminal};
 
 /// For blocking work that nobody waits for any more, such as a model still loading.
 const LEAVE_MAX: Duration = Duration::from_millis(500);
@@ -30,16 +31,54 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         .iter()
         .map(|listen| Override::flag("--listen", &["listen"], listen))
         .collect();
-    let load = || config::load(args.config.config.as_deref(), &environment, &flags).into_config();
+    let file = args.config.config.as_deref();
+    serve_as(&environment, || {
+        config::load(file, &environment, &flags).into_config()
+    })
+}
+
+/// `hedge relay`: the same by a relay's file, in memory that nobody else looks into.
+///
+/// # Errors
+/// As above, or the file is no relay's.
+pub fn serve_relay(file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let environment = config::environment();
+    let loaded = config::load_relay(file, &environment, &[]);
+    if loaded.raw.gateway.is_none() && loaded.findings.faults.is_empty() {
+        match loaded.file {
+            Some(file) => bail!(
+                "{} has no [gateway], so it is no relay's; `hedge relay init` makes one that is",
+                file.display()
+            ),
+            None => bail!(
+                "there is no relay.toml here; `hedge relay init` makes one, and what belongs to it"
+            ),
+        }
+    }
+    serve_as(&environment, || {
+        config::load_relay(file, &environment, &[]).into_config()
+    })
+}
+
+fn serve_as(
+    environment: &BTreeMap<String, String>,
+    load: impl Fn() -> Result<(Config, Vec<ConfigFault>), config::ConfigFaults>,
+) -> anyhow::Result<ExitCode> {
     let (config, warnings) = load()?;
     if config
         .local
         .as_ref()
         .is_some_and(|local| local.isolation == Isolation::Thread)
     {
-        quiet_aborts(&environment);
+        quiet_aborts(environment);
     }
     telemetry::start(&config.log);
+    if config.gateway.is_some() {
+        sealed::keep_memory_private();
+    }
+    if config.gateway.is_some() || !config.relays.is_empty() {
+        sealed::warn_without_aes();
+    }
     // At most half of the cores: the engine needs the others, and an exchange whose tasks stay on
     // one thread wakes nobody.
     let threads = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
@@ -105,9 +144,11 @@ async fn run(
             reason = absent.as_words(),
             "there is no default local model"
         );
-        if has_none && config.upstreams.is_empty() && config.pools.is_empty() {
+        let has_remote =
+            !(config.upstreams.is_empty() && config.pools.is_empty() && config.relays.is_empty());
+        if has_none && !has_remote {
             bail!(
-                "nothing could answer: {}, and there are neither [[pools]] nor [[upstreams]]",
+                "nothing could answer: {}, and there are neither [[pools]], [[relays]] nor [[upstreams]]",
                 absent.as_words()
             );
         }
@@ -136,7 +177,8 @@ fn located(config: &Config) -> anyhow::Result<Located> {
 
 fn announce(config: &Config, located: &Located, node: &Node) {
     tracing::info!(
-        address = %node.addresses.clients,
+        address = node.addresses.clients.map(tracing::field::display),
+        edges = node.addresses.edges.map(tracing::field::display),
         admin = node.addresses.admin.map(tracing::field::display),
         "listening"
     );

@@ -17,14 +17,16 @@ use super::raw_kv::{FlashAttention, GpuLayers, KvType, KvUnified};
 use super::raw_pools::RawPool;
 use super::raw_providers::{RawAuth, RawAws, RawEntra, RawQuirks};
 use super::raw_quotas::{RawLimit, RawOrganisation, RawTeam};
+use super::raw_sealed::{RawGateway, RawRelay};
 use super::trouble::{RawContinues, RawOffline, RawRescue};
 
 /// The whole of `hedge.toml`. Everything has a default, so an empty file is a complete one.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawConfig {
-    /// Where clients connect: `ADDR:PORT`. An address beyond this machine needs keys.
-    pub listen: String,
+    /// Where clients connect: `ADDR:PORT`. An address beyond this machine needs keys. Left out:
+    /// `127.0.0.1:8787`, but nowhere at a relay.
+    pub listen: Option<String>,
     pub admin: RawAdmin,
     pub ingress: RawIngress,
     /// API keys. With none, callers need no key and only this machine may call.
@@ -42,6 +44,10 @@ pub struct RawConfig {
     pub providers_dir: Option<String>,
     /// Engines of your own on other machines, for when this one is outgrown.
     pub pools: Vec<RawPool>,
+    /// Relays: what is for them is sealed on this machine, and opened there.
+    pub relays: Vec<RawRelay>,
+    /// Makes this node a relay. Left out: it is none.
+    pub gateway: Option<RawGateway>,
     /// Your own prices, over those that hedge knows.
     pub prices: Vec<RawPrice>,
     /// Other names for models: `fast = "local"`, or a list tried in order:
@@ -65,48 +71,12 @@ pub struct RawConfig {
     pub depot: RawDepot,
 }
 
-impl Default for RawConfig {
-    fn default() -> Self {
-        Self {
-            listen: super::LISTEN_DEFAULT.into(),
-            admin: RawAdmin::default(),
-            ingress: RawIngress::default(),
-            keys: Vec::new(),
-            teams: Vec::new(),
-            organisation: RawOrganisation::default(),
-            local: RawLocal::default(),
-            embeddings: RawEmbeddings::default(),
-            rerank: RawRerank::default(),
-            upstreams: Vec::new(),
-            providers_dir: None,
-            pools: Vec::new(),
-            prices: Vec::new(),
-            aliases: BTreeMap::new(),
-            balance: BTreeMap::new(),
-            routes: RawRoutes::default(),
-            retry: RawRetry::default(),
-            breaker: RawBreaker::default(),
-            cache: RawCache::default(),
-            responses: RawResponses::default(),
-            privacy: RawPrivacy::default(),
-            audit: RawAudit::default(),
-            limits: RawLimits::default(),
-            rescue: RawRescue::default(),
-            offline: RawOffline::default(),
-            images: RawImages::default(),
-            shutdown: RawShutdown::default(),
-            log: RawLog::default(),
-            depot: RawDepot::default(),
-        }
-    }
-}
-
 /// The listener for metrics and administration, apart from the clients' one.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawAdmin {
-    /// `ADDR:PORT`. Left out: `127.0.0.1:8788` beside the default client address, otherwise any
-    /// free port of this machine.
+    /// `ADDR:PORT`. Left out: `127.0.0.1:8788` beside the default client address, `127.0.0.1:8789` at a
+    /// relay, otherwise any free port of this machine.
     pub listen: Option<String>,
 }
 

@@ -66,7 +66,13 @@ pub fn read(table: Table, changes: &[Override], findings: &mut Findings) -> RawC
     RawConfig::default()
 }
 
-/// The same for a file of its own.
+/// Parses and reads a file of its own.
+pub fn read_whole<T: DeserializeOwned + Default>(text: &str, findings: &mut Findings) -> T {
+    let table = parse(text, findings);
+    read_file(table, findings)
+}
+
+/// The same for a file that is parsed.
 pub fn read_file<T: DeserializeOwned + Default>(table: Table, findings: &mut Findings) -> T {
     let mut table = table;
     for _ in 0..FAULTS_MAX {
@@ -198,7 +204,7 @@ mod tests {
     fn an_empty_file_is_complete() {
         let (raw, found) = faults("", &[]);
         assert_eq!(found, Vec::<String>::new());
-        assert_eq!(raw.listen, "127.0.0.1:8787");
+        assert_eq!(raw.listen, None);
         assert_eq!(raw.local.slots_max, 8);
     }
 

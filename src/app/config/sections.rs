@@ -203,20 +203,20 @@ pub fn address(path: &str, text: &str, findings: &mut Findings) -> Option<Socket
 /// The admin address: as written, or one that cannot clash with the clients' one.
 pub fn admin(
     raw: Option<&str>,
-    listen: SocketAddr,
+    listen: Option<SocketAddr>,
     findings: &mut Findings,
 ) -> Option<AdminListen> {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let Some(text) = raw else {
-        let port = if listen == super::listen_default() {
-            super::ADMIN_PORT_DEFAULT
-        } else {
-            0
+        let port = match listen {
+            None => super::RELAY_ADMIN_PORT_DEFAULT,
+            Some(listen) if listen == super::listen_default() => super::ADMIN_PORT_DEFAULT,
+            Some(_) => 0,
         };
         return Some(AdminListen::Offered(SocketAddr::new(loopback, port)));
     };
     let address = address("admin.listen", text, findings)?;
-    if address == listen && address.port() != 0 {
+    if Some(address) == listen && address.port() != 0 {
         findings.fault(
             "admin.listen",
             "is the same address as `listen`; metrics have a listener of their own",

@@ -38,7 +38,7 @@ fn refused(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn an_empty_file_serves_the_bundled_model_to_this_machine() {
     let (config, warnings) = accepted("", &[("HOME", "/home/u")]);
-    assert_eq!(config.listen, "127.0.0.1:8787".parse().unwrap());
+    assert_eq!(config.listen, "127.0.0.1:8787".parse().ok());
     assert_eq!(
         config.admin,
         AdminListen::Offered("127.0.0.1:8788".parse().unwrap())
@@ -522,7 +522,7 @@ fn the_environment_wins_over_the_file() {
             ("HEDGE_LOCAL__MODEL", "./a.gguf"),
         ],
     );
-    assert_eq!(config.listen.port(), 2);
+    assert_eq!(config.listen.unwrap().port(), 2);
     assert_eq!(
         config.local.unwrap().source,
         ModelSource::Path("./a.gguf".into())
@@ -941,4 +941,121 @@ fn a_limit_that_makes_no_sense_is_refused_with_its_place() {
         warnings[0].contains("is the team of no key"),
         "{warnings:?}"
     );
+}
+const RELAY: &str = "[[relays]]\nname = 'hq'\nmodels = ['auto', 'local']\nmembers = ['relay-hq']\n";
+
+#[test]
+fn relays_are_backends_with_members_in_their_usual_place() {
+    let environment = [("XDG_DATA_HOME", "/data")];
+    let (config, warnings) = accepted(RELAY, &environment);
+    assert_eq!(warnings, Vec::<String>::new());
+    let relay = &config.relays[0];
+    assert_eq!(relay.members, [Path::new("/data/hedge/relays/relay-hq")]);
+    assert_eq!(relay.asked.default_model, "auto");
+    assert_eq!(relay.suites_min, relay::Kem::XWing);
+    assert_eq!(relay.shape.to_string(), "cells;size=512");
+    assert_eq!(relay.asked.base_url, "https://relay.invalid/v1");
+    let text = RELAY.replace("relay-hq", "./here/hq");
+    let (config, _) = accepted(&text, &environment);
+    assert_eq!(config.relays[0].members, [Path::new("./here/hq")]);
+    let anthropic = format!("{RELAY}dialect = 'anthropic'");
+    let (config, _) = accepted(&anthropic, &environment);
+    assert_eq!(config.relays[0].asked.base_url, "https://relay.invalid");
+}
+
+#[test]
+fn every_fault_of_a_relay_is_named() {
+    for (text, faults) in [
+        (
+            "[[relays]]\nname = 'auto'\nshape = 'round'\nsuites_min = 'rsa'\nrequest_pad = 'none'",
+            &[
+                "relays[0].name",
+                "relays[0].shape",
+                "relays[0].suites_min",
+                "relays[0].request_pad",
+                "relays[0].models",
+                "relays[0].members",
+            ][..],
+        ),
+        (
+            "[[upstreams]]\nname = 'hq'\nbase_url = 'https://a.example/v1'\nmodels = ['m']\n\
+             [[relays]]\nname = 'hq'\nmodels = ['m']\nmembers = ['a', 'a', '']\ndialect = 'gemini'",
+            &[
+                "relays[0].name",
+                "relays[0].members[1]",
+                "relays[0].members[2]",
+                "relays[0].dialect",
+            ],
+        ),
+    ] {
+        let found = refused(text, &[]);
+        for fault in faults {
+            assert!(
+                found.iter().any(|it| it.starts_with(&format!("{fault}: "))),
+                "{fault}: {found:?}"
+            );
+        }
+        assert_eq!(found.len(), faults.len(), "{found:?}");
+    }
+}
+
+#[test]
+fn a_relay_has_clients_only_where_it_says_so() {
+    let relay = "[gateway]\nrelay_id = 'relay-hq'\n";
+    let (config, warnings) = accepted(relay, &[]);
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(config.listen, None);
+    assert_eq!(
+        config.admin,
+        AdminListen::Offered("127.0.0.1:8789".parse().unwrap())
+    );
+    let gateway = config.gateway.unwrap();
+    assert_eq!(gateway.listen, "127.0.0.1:8443".parse().unwrap());
+    assert!(gateway.has_tls && gateway.requires_certificate);
+    assert_eq!(gateway.kems, relay::Kem::ALL);
+    assert_eq!(gateway.shapes.len(), relay::shape::Shape::all().len());
+    let (config, _) = accepted(&format!("listen = '127.0.0.1:1'\n{relay}"), &[]);
+    assert_eq!(config.listen, "127.0.0.1:1".parse().ok());
+}
+
+#[test]
+fn every_fault_of_a_gateway_is_named() {
+    let found = refused(
+        "[gateway]\nlisten = 'x'\ndir = ''\nrelay_id = 'a b'\nurl = 'https://a/b'\ntls = false\n\
+         client_certificates = true\nkems = []\nshapes = ['off', 'x']\nrequests_max = 0",
+        &[],
+    );
+    let paths: Vec<&str> = found
+        .iter()
+        .filter_map(|fault| fault.split(": ").next())
+        .collect();
+    let keys = [
+        "listen",
+        "relay_id",
+        "dir",
+        "url",
+        "client_certificates",
+        "kems",
+        "shapes[1]",
+        "default_shape",
+        "requests_max",
+    ];
+    let wanted: Vec<String> = keys.iter().map(|key| format!("gateway.{key}")).collect();
+    assert_eq!(paths, wanted, "{found:?}");
+    assert_eq!(
+        refused("[gateway]", &[]),
+        ["gateway.relay_id: is required, such as relay-hq"]
+    );
+}
+
+#[test]
+fn a_relay_in_the_clear_is_said() {
+    let text =
+        "[gateway]\nrelay_id = 'r'\nlisten = '0.0.0.0:80'\ntls = false\ninterop_suites = true";
+    let (config, warnings) = accepted(text, &[]);
+    assert!(!config.gateway.unwrap().requires_certificate);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let near = text.replace("0.0.0.0", "127.0.0.1");
+    let (_, warnings) = accepted(&near, &[]);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
 }

@@ -214,7 +214,11 @@ fn base_url(
     Some(text)
 }
 
-fn dialect(path: &str, word: &str, findings: &mut Findings) -> Option<&'static dyn ClientDialect> {
+pub fn dialect(
+    path: &str,
+    word: &str,
+    findings: &mut Findings,
+) -> Option<&'static dyn ClientDialect> {
     let dialect = wire::client(word);
     if dialect.is_none() {
         findings.fault(

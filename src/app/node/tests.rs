@@ -65,6 +65,10 @@ struct Bench {
 }
 
 impl Bench {
+    fn clients(&self) -> SocketAddr {
+        self.addresses.clients.unwrap()
+    }
+
     async fn get(&self, address: SocketAddr, path: &str) -> String {
         let url = format!("http://{address}{path}");
         self.client
@@ -78,17 +82,14 @@ impl Bench {
     }
 
     async fn models(&self) -> String {
-        self.get(self.addresses.clients, "/v1/models").await
+        self.get(self.clients(), "/v1/models").await
     }
 
     /// Where the same question, asked again each time, is answered.
     async fn route(&self) -> String {
         let request = self
             .client
-            .post(format!(
-                "http://{}/v1/chat/completions",
-                self.addresses.clients
-            ))
+            .post(format!("http://{}/v1/chat/completions", self.clients()))
             .header("content-type", "application/json")
             .body(BODY);
         let reply = request.send().await.unwrap();
@@ -103,7 +104,7 @@ impl Bench {
 
     /// The status and text of an answer by `model`.
     async fn ask(&self, model: &str) -> (u16, String) {
-        let url = format!("http://{}/v1/chat/completions", self.addresses.clients);
+        let url = format!("http://{}/v1/chat/completions", self.clients());
         let request = self
             .client
             .post(url)
@@ -154,7 +155,7 @@ async fn with_node(first: &str, later: &str, script: impl AsyncFnOnce(&Bench)) -
 #[tokio::test]
 async fn a_node_answers_counts_and_ends_in_order() {
     let ask = |bench: &Bench| {
-        let url = format!("http://{}/v1/chat/completions", bench.addresses.clients);
+        let url = format!("http://{}/v1/chat/completions", bench.clients());
         let request = bench
             .client
             .post(url)
@@ -317,13 +318,13 @@ async fn a_model_that_brings_its_process_down_does_not_bring_down_the_node() {
     let running = node.run(next, || unreachable!());
     let playing = async {
         let ready = loop {
-            let ready = bench.get(bench.addresses.clients, "/readyz").await;
+            let ready = bench.get(bench.clients(), "/readyz").await;
             if !ready.contains("starting") {
                 break ready;
             }
         };
         assert!(ready.contains("quarantined"), "{ready}");
-        let alive = bench.get(bench.addresses.clients, "/healthz").await;
+        let alive = bench.get(bench.clients(), "/healthz").await;
         assert!(alive.contains("alive"), "{alive}");
         bench.words.send(Word::Stop).await.unwrap();
     };
@@ -367,7 +368,7 @@ async fn a_model_on_demand_that_dies_costs_its_request_and_nothing_else() {
         let reason = before[1].reason.clone().unwrap();
         assert!(reason.contains("needs 65 MiB"), "{reason}");
         // A model that waits to be asked for is no obstacle to being ready.
-        let ready = bench.get(bench.addresses.clients, "/readyz").await;
+        let ready = bench.get(bench.clients(), "/readyz").await;
         assert!(ready.contains(r#""status":"ready""#), "{ready}");
         assert!(bench.models().await.contains("brittle"));
 
@@ -389,7 +390,7 @@ async fn a_model_on_demand_that_dies_costs_its_request_and_nothing_else() {
         ] {
             assert!(metrics.contains(line), "{line}\n{metrics}");
         }
-        let elsewhere = bench.get(bench.addresses.clients, "/admin/v1/models").await;
+        let elsewhere = bench.get(bench.clients(), "/admin/v1/models").await;
         assert!(elsewhere.contains("admin listener"), "{elsewhere}");
         bench.words.send(Word::Stop).await.unwrap();
     };

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::gpu::Gpus;
 use super::upstreams::{self, LOOK_MAX};
-use super::{Line, pools};
+use super::{Line, pools, relays};
 use crate::assembly::Assembly;
 use crate::cli::ConfigArgs;
 use crate::config::{self, AdminListen, Catalogue, Config, Findings, Loaded};
@@ -53,6 +53,7 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
     let runtime = crate::commands::runtime()?;
     lines.extend(runtime.block_on(running(config, &http.client)));
     lines.extend(runtime.block_on(pools::look(config, &http.transport())));
+    lines.extend(runtime.block_on(relays::look(config)));
     lines.extend(runtime.block_on(upstreams::look(config, &http.client)));
     Ok(lines)
 }
@@ -215,7 +216,11 @@ fn no_model(absent: Absent, config: &Config) -> Line {
         Absent::NoEngine => "build with the feature `llama`",
         Absent::NotBundled => "hedge models pull, then set local.model",
     };
-    if config.upstreams.is_empty() && config.pools.is_empty() && config.models.is_empty() {
+    if config.upstreams.is_empty()
+        && config.pools.is_empty()
+        && config.relays.is_empty()
+        && config.models.is_empty()
+    {
         Line::fail("model", absent.as_words(), next)
     } else {
         Line::warn("model", absent.as_words(), next)
@@ -288,10 +293,14 @@ fn ports(config: &Config) -> Vec<Line> {
     let admin = match config.admin {
         AdminListen::Chosen(address) | AdminListen::Offered(address) => address,
     };
-    [("port", config.listen), ("admin port", admin)]
+    let clients = config.listen.map(|listen| ("port", listen));
+    let edges = config.gateway.as_ref();
+    let edges = edges.map(|gateway| ("edge port", gateway.listen));
+    let all = clients
         .into_iter()
-        .map(|(what, address)| port(what, address))
-        .collect()
+        .chain(edges)
+        .chain([("admin port", admin)]);
+    all.map(|(what, address)| port(what, address)).collect()
 }
 
 fn port(what: &'static str, address: SocketAddr) -> Line {
@@ -327,7 +336,10 @@ struct BackendState {
 
 /// Asks a hedge that runs already how its backends are; nothing where none does.
 async fn running(config: &Config, client: &Client) -> Vec<Line> {
-    let address = crate::banner::reachable(config.listen);
+    let admin = match config.admin {
+        AdminListen::Chosen(address) | AdminListen::Offered(address) => address,
+    };
+    let address = crate::banner::reachable(config.listen.unwrap_or(admin));
     let request = client.get(format!("http://{address}/readyz"));
     let Ok(mut response) = request.timeout(LOOK_MAX).send().await else {
         return Vec::new();

@@ -35,6 +35,9 @@ enum Look {
 /// A line for each upstream, and one for the link where any of them is public.
 pub async fn look(config: &Config, client: &Client) -> Vec<Line> {
     let upstreams = &config.upstreams;
+    if upstreams.is_empty() && !config.relays.is_empty() {
+        return vec![Line::ok(WHAT, "none but relays")];
+    }
     if upstreams.is_empty() {
         return vec![Line::ok(WHAT, "none; everything is answered here")];
     }
