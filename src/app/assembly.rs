@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use domain::{Backend, BackendCard, Health, Principal};
+use domain::{AuditLog, Backend, BackendCard, Health, Principal};
 use pipeline::{CacheRules, ImageRules, OfflineRules, Patience, Prices, Snapshot};
 use policy::{
     CacheSecret, CustomRule, Roster, RosterEntry, RoutePolicy, RuleFault, ScanRuleFault, ScanRules,
@@ -14,6 +14,7 @@ use store::StaticKeys;
 
 use crate::client;
 use crate::config::{Config, ConfigFault, ConfigFaults, Findings, is_loopback, upstream_fault_key};
+use crate::sealed::Uplink;
 
 /// The replaceable part of a node. Made whole or not at all.
 pub struct Assembly {
@@ -21,6 +22,7 @@ pub struct Assembly {
     scan: ScanRules,
     upstreams: Vec<Arc<dyn Backend>>,
     pools: Vec<Arc<Pool>>,
+    uplinks: Vec<Arc<Uplink>>,
     images: Option<ImageRules>,
     pub keys: StaticKeys,
     link: Arc<LinkState>,
@@ -33,6 +35,7 @@ impl std::fmt::Debug for Assembly {
         f.debug_struct("Assembly")
             .field("upstreams", &self.upstreams.len())
             .field("pools", &self.pools.len())
+            .field("uplinks", &self.uplinks.len())
             .finish_non_exhaustive()
     }
 }
@@ -46,17 +49,12 @@ impl Assembly {
         config: &Config,
         local: &[BackendCard],
         transport: &Transport,
+        audit: &Arc<dyn AuditLog>,
     ) -> Result<Self, ConfigFaults> {
         let mut findings = Findings::default();
         let upstreams = upstreams(config, transport, &mut findings);
         let pools = pools(config, transport, &mut findings);
-        for at in 0..config.relays.len() {
-            let path = format!("relays[{at}]");
-            findings.fault(
-                path,
-                "nothing is sealed yet by this build, which only opens",
-            );
-        }
+        let uplinks = uplinks(config, transport, audit, &mut findings);
         let scan = scan_rules(config, &mut findings);
         let images = images(config, &mut findings);
         let requires_sealed = config.privacy.requires_sealed;
@@ -68,7 +66,7 @@ impl Assembly {
                 None
             }
         };
-        let roster = roster(config, local, &pools, &upstreams);
+        let roster = roster(config, local, &pools, &uplinks, &upstreams);
         report(
             &check_aliases(&roster, "aliases", "aliases"),
             "",
@@ -88,6 +86,7 @@ impl Assembly {
                 scan,
                 upstreams,
                 pools,
+                uplinks,
                 images,
                 keys: keys(config),
                 link: Arc::clone(transport.link()),
@@ -121,17 +120,33 @@ impl Assembly {
         }
     }
 
+    /// The same for relays, with their manifests, and answers under way.
+    pub fn keep_uplinks(&mut self, before: &Assembly) {
+        for uplink in &mut self.uplinks {
+            let is_same = |known: &&Arc<Uplink>| known.is_as_configured(uplink.settings());
+            if let Some(known) = before.uplinks.iter().find(is_same) {
+                *uplink = Arc::clone(known);
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn uplinks(&self) -> &[Arc<Uplink>] {
+        &self.uplinks
+    }
+
     #[must_use]
     pub fn pools(&self) -> &[Arc<Pool>] {
         &self.pools
     }
 
-    /// The snapshot for the pipeline. Local models come first among equals, then pools.
+    /// The snapshot for the pipeline. Local models come first among equals, then pools, then relays.
     #[must_use]
     pub fn snapshot(&self, local: Vec<Arc<dyn Backend>>, secret: &CacheSecret) -> Snapshot {
         let backends = local
             .into_iter()
             .chain(self.pools.iter().map(|pool| Arc::clone(pool) as _))
+            .chain(self.uplinks.iter().map(|uplink| uplink.backend()))
             .chain(self.upstreams.iter().cloned())
             .collect();
         let limits = &self.config.limits;
@@ -218,6 +233,28 @@ fn pools(config: &Config, transport: &Transport, findings: &mut Findings) -> Vec
     pools
 }
 
+fn uplinks(
+    config: &Config,
+    transport: &Transport,
+    audit: &Arc<dyn AuditLog>,
+    findings: &mut Findings,
+) -> Vec<Arc<Uplink>> {
+    let mut uplinks = Vec::new();
+    for (at, relay) in config.relays.iter().enumerate() {
+        match Uplink::new(relay.clone(), transport, audit) {
+            Ok(uplink) => uplinks.push(Arc::new(uplink)),
+            Err(fault) => {
+                let key = match fault.member {
+                    Some(index) => format!("members[{index}]"),
+                    None => "members".to_owned(),
+                };
+                findings.fault(format!("relays[{at}].{key}"), fault.to_string());
+            }
+        }
+    }
+    uplinks
+}
+
 fn images(config: &Config, findings: &mut Findings) -> Option<ImageRules> {
     let settings = config.images.as_ref()?;
     match client::fetcher(&settings.rules) {
@@ -290,12 +327,14 @@ fn roster(
     config: &Config,
     local: &[BackendCard],
     pools: &[Arc<Pool>],
+    uplinks: &[Arc<Uplink>],
     upstreams: &[Arc<dyn Backend>],
 ) -> Roster {
     let cards = local
         .iter()
         .cloned()
         .chain(pools.iter().map(|pool| pool.card().clone()))
+        .chain(uplinks.iter().map(|uplink| uplink.backend().card().clone()))
         .chain(upstreams.iter().map(|upstream| upstream.card().clone()));
     Roster {
         backends: cards

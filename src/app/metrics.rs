@@ -23,11 +23,11 @@ use providers::{EndpointState, Pool};
 use tokio::sync::watch;
 
 use crate::fleet::Fleet;
-use crate::sealed::Edges;
+use crate::sealed::{Edges, Uplink};
 
 mod sealed;
 
-use sealed::RelayMetrics;
+use sealed::{EdgeMetrics, RelayMetrics};
 
 /// From a cached reply to a long answer by a large model on a small machine.
 const SECONDS: [f64; 15] = [
@@ -144,6 +144,7 @@ pub struct Metrics {
     accepted: Counter,
     models: ModelGauges,
     relay: OnceLock<RelayMetrics>,
+    edge: EdgeMetrics,
     fleet: OnceLock<Arc<Fleet>>,
     endpoints: EndpointGauges,
     failing: FailureMetrics,
@@ -188,6 +189,7 @@ struct FailureMetrics {
 struct Watched {
     pipeline: Weak<Pipeline>,
     pools: watch::Receiver<Vec<Arc<Pool>>>,
+    uplinks: watch::Receiver<Vec<Arc<Uplink>>>,
 }
 
 /// What the fleet says of its models, written anew for each scrape.
@@ -244,6 +246,7 @@ impl Default for Metrics {
             accepted: Counter::default(),
             models: ModelGauges::default(),
             relay: OnceLock::new(),
+            edge: EdgeMetrics::default(),
             fleet: OnceLock::new(),
             endpoints: EndpointGauges::default(),
             failing: FailureMetrics::default(),
@@ -338,6 +341,7 @@ impl Metrics {
         );
         self.models.register(&mut registry);
         self.endpoints.register(&mut registry);
+        self.edge.register(&mut registry);
         self.failing.register(&mut registry);
         let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
@@ -347,9 +351,18 @@ impl Metrics {
 
     /// Where the gauges are read from. The pipeline is held weakly, so that a scrape keeps nothing
     /// alive.
-    pub fn watch(&self, pipeline: Weak<Pipeline>, pools: watch::Receiver<Vec<Arc<Pool>>>) {
+    pub fn watch(
+        &self,
+        pipeline: Weak<Pipeline>,
+        pools: watch::Receiver<Vec<Arc<Pool>>>,
+        uplinks: watch::Receiver<Vec<Arc<Uplink>>>,
+    ) {
         // Set once, at start.
-        let _ = self.watched.set(Watched { pipeline, pools });
+        let _ = self.watched.set(Watched {
+            pipeline,
+            pools,
+            uplinks,
+        });
     }
 
     /// Where the ends of a process with an encoder are counted: one for each.
@@ -405,6 +418,7 @@ impl Metrics {
             return;
         };
         self.endpoints.read(&watched.pools.borrow());
+        self.edge.read(&watched.uplinks.borrow());
         let Some(pipeline) = watched.pipeline.upgrade() else {
             return;
         };

@@ -32,7 +32,7 @@ use crate::fleet::{Fleet, News};
 use crate::local::Located;
 use crate::metrics::Metrics;
 use crate::quotas::Counts;
-use crate::sealed::{Edges, Gatehouse, Keeper, Unaudited};
+use crate::sealed::{Edges, Gatehouse, Keeper, Unaudited, Uplink};
 use crate::signals::Word;
 use crate::tasks::TaskSet;
 use crate::telemetry::log_sink;
@@ -45,6 +45,7 @@ const EMBEDDER: &str = "embedder";
 const COUNTS: &str = "keeper of limits";
 const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
+const UPLINKS: &str = "relays' watch";
 const KEPT: &str = "kept connections' watch";
 const LINK: &str = "link's watch";
 const GATEWAY: &str = "edges' listener";
@@ -87,6 +88,7 @@ pub struct Addresses {
 }
 
 type Pools = Vec<Arc<Pool>>;
+type Uplinks = Vec<Arc<Uplink>>;
 
 /// A node that serves.
 pub struct Node {
@@ -102,6 +104,8 @@ pub struct Node {
     transport: Transport,
     /// Those in force, for the task that watches them and for metrics.
     pools: watch::Sender<Pools>,
+    uplinks: watch::Sender<Uplinks>,
+    audit: Arc<dyn AuditLog>,
     fleet: Arc<Fleet>,
     news: mpsc::Receiver<News>,
     encoders: Encoders,
@@ -140,7 +144,7 @@ impl Node {
         transport: Transport,
     ) -> anyhow::Result<Self> {
         let audit: Arc<dyn AuditLog> = Arc::new(Unaudited);
-        let assembly = Assembly::build(config, &located.cards(), &transport)?;
+        let assembly = Assembly::build(config, &located.cards(), &transport, &audit)?;
         for warning in assembly.warnings() {
             warn!(%warning, "configuration");
         }
@@ -184,7 +188,9 @@ impl Node {
         });
         let pipeline = Arc::new(pipeline);
         let (pools, in_force) = watch::channel(assembly.pools().to_vec());
-        metrics.watch(Arc::downgrade(&pipeline), in_force.clone());
+        let (uplinks, sealing) = watch::channel(assembly.uplinks().to_vec());
+        let weak = Arc::downgrade(&pipeline);
+        metrics.watch(weak, in_force.clone(), sealing.clone());
         metrics.watch_models(Arc::clone(&fleet));
         let scrape = Arc::clone(&metrics) as _;
         let api = Api::new(Arc::clone(&pipeline), scrape, ingress(config));
@@ -202,6 +208,7 @@ impl Node {
         let counted = CancellationToken::new();
         tasks.spawn(COUNTS, Arc::clone(&counts).keep(counted.clone()));
         tasks.spawn(POOLS, watch_pools(in_force));
+        tasks.spawn(UPLINKS, tend_uplinks(sealing));
         let kept = transport.clone();
         tasks.spawn(KEPT, async move { kept.tend().await });
         if config.offline.is_enabled {
@@ -247,6 +254,8 @@ impl Node {
             secret,
             transport,
             pools,
+            uplinks,
+            audit,
             fleet,
             news,
             encoders,
@@ -319,7 +328,8 @@ impl Node {
     /// limits and models stay as they are until the next start.
     fn reload(&mut self, config: Result<Config, ConfigFaults>) {
         let cards = self.fleet.cards();
-        let assembly = config.and_then(|config| Assembly::build(&config, &cards, &self.transport));
+        let assembly = config
+            .and_then(|config| Assembly::build(&config, &cards, &self.transport, &self.audit));
         let assembly = assembly.and_then(|assembly| {
             open_counts(&self.counts, assembly.config()).map_err(|error| {
                 let path = "organisation.limits".to_owned();
@@ -331,6 +341,8 @@ impl Node {
         match assembly {
             Ok(mut assembly) => {
                 assembly.keep_pools(&self.assembly);
+                assembly.keep_uplinks(&self.assembly);
+                self.uplinks.send_replace(assembly.uplinks().to_vec());
                 self.pools.send_replace(assembly.pools().to_vec());
                 self.keys.0.store(Arc::new(assembly.keys.clone()));
                 self.assembly = assembly;
@@ -558,6 +570,21 @@ async fn watch_pools(mut in_force: watch::Receiver<Pools>) {
         };
         tokio::select! {
             () = watching => {}
+            changed = in_force.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// The same for what is sealed.
+async fn tend_uplinks(mut in_force: watch::Receiver<Uplinks>) {
+    loop {
+        let uplinks = in_force.borrow_and_update().clone();
+        let tending = async {
+            join_all(uplinks.iter().map(|uplink| uplink.tend())).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = tending => {}
             changed = in_force.changed() => if changed.is_err() { return },
         }
     }

@@ -28,6 +28,7 @@ mod operations;
 mod pools;
 mod prompts;
 mod rescue;
+mod sealed;
 mod upstream;
 
 #[cfg(feature = "llama")]

@@ -8,6 +8,7 @@ use crate::assembly::Assembly;
 use crate::cli::{ConfigArgs, ConfigCommand};
 use crate::config::{self, ConfigFault, Loaded, RawConfig};
 use crate::local::{self, Located};
+use crate::sealed::unaudited;
 use crate::{client, embedder, terminal};
 
 /// Says everything that is wrong, without listening, loading or asking anybody.
@@ -47,7 +48,7 @@ pub fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         }
         let http = client::build().context("cannot set up the HTTP client")?;
         let cards = located.as_ref().map(Located::cards).unwrap_or_default();
-        match Assembly::build(config, &cards, &http.transport()) {
+        match Assembly::build(config, &cards, &http.transport(), &unaudited()) {
             Ok(assembly) => warnings.extend_from_slice(assembly.warnings()),
             Err(found) => faults.extend(found.0),
         }

@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::UNIX_EPOCH;
 
 use api::gateway::{Gateway, GatewayFigures};
+use domain::HealthState;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::{Label, gauge};
-use crate::sealed::Edges;
+use crate::sealed::{Edges, Uplink};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabels {
@@ -194,5 +196,188 @@ impl RelayMetrics {
         let more = waited - self.waited.get();
         // Two scrapes at once are one after the other.
         self.waited.inc_by(more.max(0.0));
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BackendLabels {
+    backend: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BytesLabels {
+    backend: String,
+    direction: Label,
+    kind: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CauseLabels {
+    backend: String,
+    cause: Label,
+}
+
+/// One relay of an entry: as many as the configuration has.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MemberLabels {
+    backend: String,
+    relay: String,
+}
+
+/// Of a node that is an edge. Written anew for each scrape.
+#[derive(Default)]
+pub struct EdgeMetrics {
+    requests: Family<BackendLabels, Counter>,
+    bytes: Family<BytesLabels, Counter>,
+    again: Family<CauseLabels, Counter>,
+    manifests: Family<CauseLabels, Counter>,
+    broken: Family<BackendLabels, Counter>,
+    tails_left: Family<BackendLabels, Counter>,
+    ready: Family<MemberLabels, Gauge>,
+    in_flight: Family<MemberLabels, Gauge>,
+    manifest_expires: Family<MemberLabels, Gauge>,
+    certificate_expires: Family<MemberLabels, Gauge>,
+}
+
+impl EdgeMetrics {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "sealed_requests",
+            "Requests that were sealed and sent, each time anew",
+            self.requests.clone(),
+        );
+        registry.register(
+            "sealed_bytes",
+            "Bytes of requests (up) and answers (down), as content and as they were sent sealed",
+            self.bytes.clone(),
+        );
+        registry.register(
+            "sealed_again",
+            "Requests that were sealed once more, by why",
+            self.again.clone(),
+        );
+        registry.register(
+            "sealed_manifests",
+            "Manifests of relays that were taken or refused",
+            self.manifests.clone(),
+        );
+        registry.register(
+            "sealed_broken",
+            "Answers that did not open, or were cut",
+            self.broken.clone(),
+        );
+        registry.register(
+            "sealed_tails_left",
+            "Answers whose padding was not read to its end, there being too many of them",
+            self.tails_left.clone(),
+        );
+        for (name, help, family) in [
+            (
+                "sealed_relay_ready",
+                "1 while a relay can be asked",
+                &self.ready,
+            ),
+            (
+                "sealed_relay_in_flight",
+                "Requests under way at a relay",
+                &self.in_flight,
+            ),
+            (
+                "sealed_relay_manifest_expires_timestamp_seconds",
+                "When the relay's manifest ends that is in force",
+                &self.manifest_expires,
+            ),
+            (
+                "sealed_relay_certificate_expires_timestamp_seconds",
+                "When this edge's certificate at the relay ends",
+                &self.certificate_expires,
+            ),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+    }
+
+    pub fn read(&self, uplinks: &[Arc<Uplink>]) {
+        for family in [&self.requests, &self.broken, &self.tails_left] {
+            family.clear();
+        }
+        for family in [&self.again, &self.manifests] {
+            family.clear();
+        }
+        self.bytes.clear();
+        for family in [
+            &self.ready,
+            &self.in_flight,
+            &self.manifest_expires,
+            &self.certificate_expires,
+        ] {
+            family.clear();
+        }
+        for uplink in uplinks {
+            self.show(uplink);
+        }
+    }
+
+    fn show(&self, uplink: &Uplink) {
+        let backend = uplink.settings().asked.name.to_string();
+        let figures = uplink.client().figures();
+        let labels = BackendLabels {
+            backend: backend.clone(),
+        };
+        for (family, count) in [
+            (&self.requests, figures.sealed_requests),
+            (&self.broken, figures.broken),
+            (&self.tails_left, figures.tails_left),
+        ] {
+            family.get_or_create(&labels).inc_by(count);
+        }
+        for (family, cause, count) in [
+            (&self.again, "key", figures.rekeyed),
+            (&self.again, "clock", figures.redated),
+            (&self.again, "failover", figures.failovers),
+            (&self.manifests, "taken", figures.manifests_taken),
+            (&self.manifests, "refused", figures.manifests_refused),
+        ] {
+            let labels = CauseLabels {
+                backend: backend.clone(),
+                cause,
+            };
+            family.get_or_create(&labels).inc_by(count);
+        }
+        for (direction, kind, bytes) in [
+            ("up", "content", figures.content_up_bytes),
+            ("up", "sealed", figures.sealed_up_bytes),
+            ("down", "content", figures.content_down_bytes),
+            ("down", "sealed", figures.sealed_down_bytes),
+        ] {
+            let labels = BytesLabels {
+                backend: backend.clone(),
+                direction,
+                kind,
+            };
+            self.bytes.get_or_create(&labels).inc_by(bytes);
+        }
+        let labels = |relay: &str| MemberLabels {
+            backend: backend.clone(),
+            relay: relay.to_owned(),
+        };
+        for member in uplink.client().members() {
+            let labels = labels(&member.relay_id);
+            let is_ready = member.health.state == HealthState::Ready;
+            self.ready.get_or_create(&labels).set(i64::from(is_ready));
+            let in_flight = gauge(member.in_flight as u64);
+            self.in_flight.get_or_create(&labels).set(in_flight);
+            if let Some(expires) = member.expires {
+                let expires = gauge(expires.0);
+                self.manifest_expires.get_or_create(&labels).set(expires);
+            }
+        }
+        for (relay, ends) in uplink.certificates() {
+            let ends = ends.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let ends = gauge(ends.as_secs());
+            self.certificate_expires
+                .get_or_create(&labels(relay))
+                .set(ends);
+        }
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::config::{Findings, RawConfig, Stay, Surroundings};
 use crate::local::{Absent, Home, LocalModel};
+use crate::sealed::unaudited;
 
 const REPLY: &str = r#"{"id":"r","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"from afar"},"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"completion_tokens":2,"total_tokens":6}}"#;
 
@@ -435,7 +436,7 @@ fn a_reload_keeps_the_pools_that_are_as_before() {
              endpoints = ['http://127.0.0.1:1/v1']\n[[pools]]\nname = 'other'\nkind = 'ollama'\n\
              models = ['m']\nendpoints = ['http://127.0.0.1:2/v1']\nattempts_max = {attempts_max}"
         ));
-        Assembly::build(&config.unwrap(), &[], &http.transport()).unwrap()
+        Assembly::build(&config.unwrap(), &[], &http.transport(), &unaudited()).unwrap()
     };
     let before = assembly(1);
     let mut after = assembly(2);
@@ -451,7 +452,7 @@ fn unsealed(local: &[BackendCard], more: &str) -> Result<Vec<String>, Vec<String
         "{more}\n[privacy]\nrequire_sealed = true\n[[upstreams]]\nname = 'open'\n\
          base_url = 'https://a.example/v1'\nmodels = ['m']\n"
     ));
-    match Assembly::build(&config.unwrap(), local, &http.transport()) {
+    match Assembly::build(&config.unwrap(), local, &http.transport(), &unaudited()) {
         Ok(assembly) => Ok(assembly
             .warnings()
             .iter()

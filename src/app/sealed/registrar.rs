@@ -18,6 +18,8 @@ use super::token::JoinSecret;
 
 /// Where an edge joins.
 pub const JOIN_PATH: &str = "/relay/v1/join";
+/// Where it renews its certificate, over a connection that shows the present one.
+pub const RENEW_PATH: &str = "/relay/v1/renew";
 
 /// What an edge sends to join.
 #[derive(Deserialize, Serialize)]

@@ -83,10 +83,6 @@ impl Badge {
 
     /// # Errors
     /// As above; then the one before stays.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the edge's end is not wired yet")
-    )]
     pub fn replace(
         &self,
         chain: Vec<CertificateDer<'static>>,

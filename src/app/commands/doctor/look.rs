@@ -19,6 +19,7 @@ use crate::config::{self, AdminListen, Catalogue, Config, Findings, Loaded};
 use crate::embedder::{EncoderFault, EncoderModel};
 use crate::fleet::mebibytes;
 use crate::local::{self, Absent, LocalFault, LocalModel, Located};
+use crate::sealed::unaudited;
 use crate::{bundled, client, embedder};
 
 /// Longest answer read of a hedge that runs.
@@ -373,7 +374,7 @@ fn backend(backend: &BackendState) -> Line {
 
 fn rules(config: &Config, located: Option<&Located>, transport: &Transport) -> Line {
     let cards = located.map(Located::cards).unwrap_or_default();
-    match Assembly::build(config, &cards, transport) {
+    match Assembly::build(config, &cards, transport, &unaudited()) {
         Ok(_) => Line::ok("routes", config.routes.name.clone()),
         Err(faults) => Line::fail("routes", faults.to_string(), "hedge check"),
     }
