@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
-use domain::{Fault, KeyId, ModelAlias, Principal, Priority, SealedResult, TeamId, Tokens};
+use domain::{
+    Fault, KeyId, Limit, Measure, ModelAlias, Period, Principal, Priority, Scope, SealedResult,
+    TeamId, Tokens, WhenSpent,
+};
 use http::StatusCode;
 use relay::shape::{SHAPE_FIELD, Shape};
 use relay::{
-    DATE_WINDOW, EDGE_FIELD, Edge, EdgeClaim, IDEMPOTENCY_KEY_BYTES_MAX, ReplayRefused, UnixTime,
-    Unproven,
+    DATE_WINDOW, EDGE_FIELD, Edge, EdgeClaim, EdgePolicy, IDEMPOTENCY_KEY_BYTES_MAX, ReplayRefused,
+    UnixTime, Unproven,
 };
 use tokio::time::Instant;
 
@@ -165,9 +168,27 @@ pub(super) fn principal(edge: &Edge) -> Principal {
         models: (!grants_any).then(|| models.collect()),
         priority: Priority::default(),
         output_tokens_max: policy.output_tokens_max.map(Tokens),
-        // The gateway counts what edges use.
-        limits: Arc::default(),
+        limits: limits(policy, &name),
     }
+}
+
+/// What the trunk holds for each request before it asks anybody, so that those under way together keep
+/// within them; what was used before this process began, the gateway knows.
+fn limits(policy: &EdgePolicy, name: &str) -> Arc<[Limit]> {
+    let tokens = policy.tokens_per_minute_max;
+    let tokens = tokens.map(|amount| (Measure::Tokens, amount, Period::Minute));
+    let budget = policy.budget_microusd;
+    let budget = budget.map(|amount| (Measure::Cost, amount, Period::Month));
+    let limits = tokens.into_iter().chain(budget);
+    let limits = limits.map(|(measure, amount, per)| Limit {
+        scope: Scope::Key(KeyId::new(name)),
+        measure,
+        amount,
+        per,
+        burst: amount,
+        when_spent: WhenSpent::Refuse,
+    });
+    limits.collect()
 }
 
 fn date(opened: &Opened) -> Option<UnixTime> {
@@ -262,5 +283,31 @@ mod tests {
         ] {
             assert!(!is_plain(path), "{path}");
         }
+    }
+
+    #[test]
+    fn the_trunk_holds_what_an_edge_may_use() {
+        let policy = EdgePolicy {
+            tokens_per_minute_max: Some(600),
+            budget_microusd: Some(50_000),
+            ..EdgePolicy::default()
+        };
+        let edge = Edge {
+            id: "branch-7".into(),
+            keys: Vec::new(),
+            policy,
+            is_revoked: std::sync::atomic::AtomicBool::new(false),
+        };
+        let limits = principal(&edge).limits;
+        let seen: Vec<_> = limits
+            .iter()
+            .map(|limit| (limit.measure, limit.amount, limit.per))
+            .collect();
+        let expected = [
+            (Measure::Tokens, 600, Period::Minute),
+            (Measure::Cost, 50_000, Period::Month),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(limits[0].scope, Scope::Key("edge:branch-7".into()));
     }
 }
