@@ -160,8 +160,13 @@ async fn an_edge_may_what_its_policy_allows() {
     // Read anew by itself.
     let narrower = text.replace("\"/v1/chat/completions\", ", "");
     std::fs::write(&policy, narrower).unwrap();
+    let mut count = 0;
     eventually("the policy counts", async || {
-        let refused = edge.chat(&ask(MODEL, "again [[fake tokens=1]]")).await;
+        // Another one each time: the edge keeps replies.
+        count += 1;
+        let refused = edge
+            .chat(&ask(MODEL, &format!("again {count} [[fake tokens=1]]")))
+            .await;
         !refused.status.is_success()
     })
     .await;
