@@ -104,7 +104,6 @@ pub struct Config {
     pub responses: Option<ResponseSettings>,
     pub privacy: PrivacySettings,
     /// Of the audit log; `None` where none is to be kept.
-    #[cfg_attr(not(test), expect(dead_code, reason = "until a node seals or opens"))]
     pub audit: Option<store::AuditRules>,
     pub limits: LimitSettings,
     pub rescue: RescueRules,
@@ -179,7 +178,7 @@ impl Config {
         let images = images::images(&raw.images, findings);
         pools::warn_of_patience(&pools, limits.first_content_last, findings);
         let data_dir = data_dir(around.environment);
-        let audit = audit::audit(&raw.audit, &data_dir, findings);
+        let audit = audit::audit(raw, &data_dir, findings);
         let config = Self {
             listen,
             admin: admin?,
@@ -322,7 +321,7 @@ impl Loaded {
         if self.findings.faults.iter().any(is_in_doubt) {
             return Err(ConfigFaults(self.findings.faults));
         }
-        Ok(audit::dir(&self.raw.audit, &data_dir(environment)))
+        Ok(audit::dir(&self.raw, &data_dir(environment)))
     }
 
     /// The configuration and its warnings.

@@ -23,11 +23,11 @@ use providers::{EndpointState, Pool};
 use tokio::sync::watch;
 
 use crate::fleet::Fleet;
-use crate::sealed::{Edges, Uplink};
+use crate::sealed::{Chronicle, Edges, Uplink};
 
 mod sealed;
 
-use sealed::{EdgeMetrics, RelayMetrics};
+use sealed::{AuditMetrics, EdgeMetrics, RelayMetrics};
 
 /// From a cached reply to a long answer by a large model on a small machine.
 const SECONDS: [f64; 15] = [
@@ -143,6 +143,7 @@ pub struct Metrics {
     drafted: Counter,
     accepted: Counter,
     models: ModelGauges,
+    audit: OnceLock<AuditMetrics>,
     relay: OnceLock<RelayMetrics>,
     edge: EdgeMetrics,
     fleet: OnceLock<Arc<Fleet>>,
@@ -245,6 +246,7 @@ impl Default for Metrics {
             drafted: Counter::default(),
             accepted: Counter::default(),
             models: ModelGauges::default(),
+            audit: OnceLock::new(),
             relay: OnceLock::new(),
             edge: EdgeMetrics::default(),
             fleet: OnceLock::new(),
@@ -379,6 +381,13 @@ impl Metrics {
         let _ = self.relay.set(metrics);
     }
 
+    /// Whose entries are counted.
+    pub fn watch_audit(&self, chronicle: Arc<Chronicle>) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is one.
+        let _ = self.audit.set(AuditMetrics::new(chronicle, &mut registry));
+    }
+
     /// Whose models are shown.
     pub fn watch_models(&self, fleet: Arc<Fleet>) {
         // There is one.
@@ -413,6 +422,9 @@ impl Metrics {
         self.read_models();
         if let Some(relay) = self.relay.get() {
             relay.read();
+        }
+        if let Some(audit) = self.audit.get() {
+            audit.read();
         }
         let Some(watched) = self.watched.get() else {
             return;

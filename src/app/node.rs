@@ -32,7 +32,7 @@ use crate::fleet::{Fleet, News};
 use crate::local::Located;
 use crate::metrics::Metrics;
 use crate::quotas::Counts;
-use crate::sealed::{Edges, Gatehouse, Keeper, Unaudited, Uplink};
+use crate::sealed::{Chronicle, Edges, Gatehouse, Keeper, Uplink};
 use crate::signals::Word;
 use crate::tasks::TaskSet;
 use crate::telemetry::log_sink;
@@ -42,6 +42,7 @@ const ADMIN: &str = "admin listener";
 const RECORDER: &str = "recorder";
 const ENGINE: &str = "local engine";
 const EMBEDDER: &str = "embedder";
+const CHRONICLE: &str = "audit log";
 const COUNTS: &str = "keeper of limits";
 const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
@@ -105,7 +106,7 @@ pub struct Node {
     /// Those in force, for the task that watches them and for metrics.
     pools: watch::Sender<Pools>,
     uplinks: watch::Sender<Uplinks>,
-    audit: Arc<dyn AuditLog>,
+    chronicle: Arc<Chronicle>,
     fleet: Arc<Fleet>,
     news: mpsc::Receiver<News>,
     encoders: Encoders,
@@ -143,8 +144,11 @@ impl Node {
         encoders: Vec<EncoderModel>,
         transport: Transport,
     ) -> anyhow::Result<Self> {
-        let audit: Arc<dyn AuditLog> = Arc::new(Unaudited);
+        let mut tasks = TaskSet::default();
+        let chronicle = Arc::new(Chronicle::default());
+        let audit: Arc<dyn AuditLog> = Arc::clone(&chronicle) as _;
         let assembly = Assembly::build(config, &located.cards(), &transport, &audit)?;
+        open_chronicle(&chronicle, config, &mut tasks)?;
         for warning in assembly.warnings() {
             warn!(%warning, "configuration");
         }
@@ -192,6 +196,7 @@ impl Node {
         let weak = Arc::downgrade(&pipeline);
         metrics.watch(weak, in_force.clone(), sealing.clone());
         metrics.watch_models(Arc::clone(&fleet));
+        metrics.watch_audit(Arc::clone(&chronicle));
         let scrape = Arc::clone(&metrics) as _;
         let api = Api::new(Arc::clone(&pipeline), scrape, ingress(config));
         let api = api.with_board(Arc::clone(&fleet) as _);
@@ -202,7 +207,6 @@ impl Node {
         let api = Arc::new(api);
 
         let stop = CancellationToken::new();
-        let mut tasks = TaskSet::default();
         tasks.spawn(RECORDER, recorder.run());
         tasks.spawn(METRONOME, metronome());
         let counted = CancellationToken::new();
@@ -255,7 +259,7 @@ impl Node {
             transport,
             pools,
             uplinks,
-            audit,
+            chronicle,
             fleet,
             news,
             encoders,
@@ -328,11 +332,18 @@ impl Node {
     /// limits and models stay as they are until the next start.
     fn reload(&mut self, config: Result<Config, ConfigFaults>) {
         let cards = self.fleet.cards();
-        let assembly = config
-            .and_then(|config| Assembly::build(&config, &cards, &self.transport, &self.audit));
+        let audit: Arc<dyn AuditLog> = Arc::clone(&self.chronicle) as _;
+        let assembly =
+            config.and_then(|config| Assembly::build(&config, &cards, &self.transport, &audit));
         let assembly = assembly.and_then(|assembly| {
             open_counts(&self.counts, assembly.config()).map_err(|error| {
                 let path = "organisation.limits".to_owned();
+                let message = format!("{error:#}");
+                ConfigFaults(vec![ConfigFault { path, message }])
+            })?;
+            let opened = open_chronicle(&self.chronicle, assembly.config(), &mut self.tasks);
+            opened.map_err(|error| {
+                let path = "audit".to_owned();
                 let message = format!("{error:#}");
                 ConfigFaults(vec![ConfigFault { path, message }])
             })?;
@@ -379,11 +390,39 @@ impl Node {
         if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
             warn!("what was used of limits was not written down in time");
         }
+        self.chronicle.close();
+        let written = tasks.until_ended(&[CHRONICLE]);
+        if tokio::time::timeout(FINISH_MAX, written).await.is_err() {
+            warn!("the audit log was not written in time");
+        }
         if let Some(relay) = self.relay {
             relay.keeper.write_spending(&relay.books);
         }
         info!("stopped");
     }
+}
+
+/// A node that seals or opens writes down that it did.
+fn open_chronicle(
+    chronicle: &Chronicle,
+    config: &Config,
+    tasks: &mut TaskSet,
+) -> anyhow::Result<()> {
+    let is_sealing = config.gateway.is_some() || !config.relays.is_empty();
+    let Some(rules) = config.audit.as_ref().filter(|_| is_sealing) else {
+        return Ok(());
+    };
+    let opened = chronicle.open(rules).with_context(|| {
+        format!(
+            "cannot open the audit log in {}; set audit.dir to a folder of this node's own, or \
+             audit.enabled = false to keep none",
+            rules.dir.display()
+        )
+    })?;
+    if let Some(driver) = opened {
+        tasks.spawn(CHRONICLE, driver);
+    }
+    Ok(())
 }
 
 /// A node that has limits goes on from what was used of them.

@@ -8,6 +8,7 @@
 //! Keys leave this module as types that do not print, and go into files of mode 0600 alone.
 
 mod authority;
+mod chronicle;
 mod ed25519;
 mod edge_file;
 mod edges;
@@ -22,6 +23,7 @@ mod tls;
 mod token;
 mod uplink;
 
+pub use chronicle::{Chronicle, unaudited};
 pub use edges::{EdgeState, Edges, list as list_edges};
 pub use files::{make_new_file, put_file};
 pub use folder::RelayFolder;
@@ -41,17 +43,4 @@ pub const MANIFEST_PATH: &str = "/relay/v1/manifest";
 /// It cannot be read.
 pub fn server_facts(keys: &folder::RelayKeys) -> anyhow::Result<authority::Facts> {
     authority::Facts::read(&keys.server.chain[0])
-}
-
-/// For who looks only and sends nothing.
-pub fn unaudited() -> std::sync::Arc<dyn domain::AuditLog> {
-    std::sync::Arc::new(Unaudited)
-}
-
-/// Writes nothing down.
-#[derive(Debug)]
-pub struct Unaudited;
-
-impl domain::AuditLog for Unaudited {
-    fn append(&self, _entry: domain::SealedEntry) {}
 }

@@ -187,9 +187,14 @@ impl Hedge {
         status.expect("hedge ends when told to").unwrap().success()
     }
 
+    /// Where it keeps what is called `name`.
+    pub fn data_path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("hedge").join(name)
+    }
+
     /// A file of its data folder.
     pub fn kept(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.path().join("hedge").join(name)).unwrap()
+        std::fs::read_to_string(self.data_path(name)).unwrap()
     }
 
     /// What it wrote to standard error so far.

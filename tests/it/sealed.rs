@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use self::relay::{EDGE, Relay};
 use self::tee::Tee;
-use crate::harness::{ask, chat_request, eventually, fake, with};
+use crate::harness::{ask, chat_request, eventually, fake, hedge, with};
 
 /// What the edge's callers name the relay's model.
 const MODEL: &str = "relay-hq/bench";
@@ -326,4 +326,59 @@ async fn three_commands_lead_to_a_sealed_answer() {
         .send(request(http::Method::GET, "/readyz", bytes::Bytes::new()))
         .await;
     assert_eq!(ready.status, StatusCode::OK);
+}
+
+/// Both chains hold, tell the same of every exchange, and nothing of what was said.
+#[tokio::test]
+async fn both_ends_write_down_the_same_exchanges_and_nothing_that_was_said() {
+    const FILE: &str = "audit/audit-00000001.jsonl";
+    let fake = fake();
+    let relay = Relay::start(&fake, "").await;
+    let edge = relay.edge("").await;
+    let canary = "canary-7f3a";
+    let asked = [
+        (ask(MODEL, &format!("{canary} [[fake tokens=3]]")), 200),
+        (streamed(&format!("{canary} [[fake tokens=4]]")), 200),
+        (ask(MODEL, &format!("{canary} [[fake status=400]]")), 400),
+    ];
+    for (body, status) in &asked {
+        let reply = edge.chat(body).await;
+        assert_eq!(reply.status.as_u16(), *status, "{}", reply.text);
+    }
+    let (at_edge, at_relay) = (edge.data_path(FILE), relay.path("relay").join(FILE));
+    let reconciled = || {
+        let output = hedge()
+            .args(["audit", "reconcile", "--json", "--edge"])
+            .arg(&at_edge)
+            .arg("--relay")
+            .arg(&at_relay)
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.success(), report)
+    };
+    // Written behind the exchanges.
+    eventually("both logs have them all", async || {
+        let (holds, report) = reconciled();
+        holds && report["matched"] == asked.len()
+    })
+    .await;
+    for path in [&at_edge, &at_relay] {
+        let log = std::fs::read_to_string(path).unwrap();
+        for secret in [canary, "cloud-key", "t0 t1"] {
+            assert!(!log.contains(secret), "{secret} in {}", path.display());
+        }
+        assert!(
+            log.contains(EDGE) && log.contains("/v1/chat/completions"),
+            "{log}"
+        );
+    }
+    // A line that is changed afterwards is found.
+    let log = std::fs::read_to_string(&at_relay).unwrap();
+    std::fs::write(
+        &at_relay,
+        log.replacen("\"status\":200", "\"status\":201", 1),
+    )
+    .unwrap();
+    assert!(!reconciled().0);
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use store::AuditRules;
 
 use super::faults::Findings;
+use super::raw::RawConfig;
 use super::sections::within;
 
 /// A chained log of what left sealed, or came sealed: numbers and names, never what was said. Kept
@@ -16,7 +17,8 @@ use super::sections::within;
 pub struct RawAudit {
     /// Keep it at all.
     pub enabled: bool,
-    /// Left out: `$XDG_DATA_HOME/hedge/audit`, else `~/.local/share/hedge/audit`.
+    /// Left out: `audit` in the folder of the relay (`gateway.dir`), and of another node
+    /// `$XDG_DATA_HOME/hedge/audit`, else `~/.local/share/hedge/audit`.
     pub dir: Option<String>,
     /// A file that long is followed by the next.
     pub file_bytes_max: u64,
@@ -36,7 +38,9 @@ impl Default for RawAudit {
 }
 
 /// What the log is opened with; `None` where none is kept.
-pub fn audit(raw: &RawAudit, data_dir: &Path, findings: &mut Findings) -> Option<AuditRules> {
+pub fn audit(raw: &RawConfig, data_dir: &Path, findings: &mut Findings) -> Option<AuditRules> {
+    let dir = dir(raw, data_dir);
+    let raw = &raw.audit;
     // A file's first line alone has some 250 bytes, and each entry some 600.
     let file_bytes_max = within(
         "audit.file_bytes_max",
@@ -54,16 +58,18 @@ pub fn audit(raw: &RawAudit, data_dir: &Path, findings: &mut Findings) -> Option
         findings.fault("audit.dir", "must not be empty");
     }
     let rules = AuditRules {
-        dir: dir(raw, data_dir),
+        dir,
         file_bytes_max,
         keep_files: (raw.keep_files > 0).then_some(raw.keep_files),
     };
     raw.enabled.then_some(rules)
 }
 
-pub fn dir(raw: &RawAudit, data_dir: &Path) -> PathBuf {
-    match &raw.dir {
-        Some(dir) => PathBuf::from(dir),
-        None => data_dir.join("audit"),
+/// A relay and an edge of one user on one machine have a log each.
+pub fn dir(raw: &RawConfig, data_dir: &Path) -> PathBuf {
+    match (&raw.audit.dir, &raw.gateway) {
+        (Some(dir), _) => PathBuf::from(dir),
+        (None, Some(gateway)) => Path::new(&gateway.dir).join("audit"),
+        (None, None) => data_dir.join("audit"),
     }
 }

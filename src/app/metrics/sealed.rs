@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::{Label, gauge};
-use crate::sealed::{Edges, Uplink};
+use crate::sealed::{Chronicle, Edges, Uplink};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabels {
@@ -33,6 +33,37 @@ struct DirectionLabels {
 /// Sets a counter to what was counted elsewhere. It never falls.
 pub fn raise(counter: &Counter, total: u64) {
     counter.inner().fetch_max(total, Ordering::Relaxed);
+}
+
+/// Of a node that keeps an audit log.
+pub struct AuditMetrics {
+    chronicle: Arc<Chronicle>,
+    entries: Family<ResultLabels, Counter>,
+}
+
+impl AuditMetrics {
+    pub fn new(chronicle: Arc<Chronicle>, registry: &mut Registry) -> Self {
+        let entries = Family::default();
+        registry.register(
+            "audit_entries",
+            "Entries of the audit log: written, lost for want of room, and tries that failed",
+            Family::clone(&entries),
+        );
+        Self { chronicle, entries }
+    }
+
+    pub fn read(&self) {
+        let Some(counts) = self.chronicle.counts() else {
+            return;
+        };
+        for (result, count) in [
+            ("written", counts.written),
+            ("lost", counts.lost),
+            ("failed", counts.failures),
+        ] {
+            raise(&self.entries.get_or_create(&ResultLabels { result }), count);
+        }
+    }
 }
 
 /// Of a node that is a relay.
