@@ -250,7 +250,10 @@ async fn a_full_queue_refuses_and_those_who_left_make_room() {
     let second = ask(vec![10]);
     bench.gate.send(()).unwrap();
     assert!(second.await.unwrap().is_ok());
-    assert_eq!(waiting(), 0);
+    // The answer leaves before its place is given back.
+    while waiting() != 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[test]
