@@ -88,6 +88,12 @@ where
         match ask(Arc::clone(&place.backend), call).await {
             Ok(answer) => return Ok((place, answer)),
             Err(error) => {
+                // It may have worked for those.
+                let is_doubtful =
+                    matches!(error, BackendError::TimedOut(_) | BackendError::Interrupted);
+                if !is_doubtful {
+                    receipt.note(|record| record.route = None);
+                }
                 let failed = (card.name.clone(), error.as_label());
                 receipt.note(|record| record.failed_candidates.push(failed));
                 let is_last = !error.may_try_next();

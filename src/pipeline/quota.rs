@@ -274,8 +274,9 @@ pub(crate) async fn afford(mut planned: Planned) -> Result<Planned, Refusal> {
     if receipt.share().counts(&[Measure::Cost]) {
         keep_priced(&mut planned)?;
     }
-    let counts_output =
-        receipt_of(&planned).counts(&[Measure::OutputTokens, Measure::Tokens, Measure::Cost]);
+    let is_paid = worst_cost(&planned, 1) > MicroUsd(0);
+    let counts_output = receipt_of(&planned).counts(&[Measure::OutputTokens, Measure::Tokens])
+        || is_paid && receipt_of(&planned).counts(&[Measure::Cost]);
     let is_unsaid = planned.missed.admitted.request.output_tokens_max.is_none();
     let mut tries = 0;
     loop {
@@ -382,6 +383,10 @@ fn bound_by_left(planned: &mut Planned) {
     }
     let each = u32::try_from(all / choices).unwrap_or(u32::MAX);
     let bound = each.clamp(OUTPUT_TOKENS_MIN, OUTPUT_TOKENS_UNSAID);
+    if bound < OUTPUT_TOKENS_UNSAID {
+        // Others of the team may have more left than this reply was given.
+        planned.missed.key = None;
+    }
     let request = &mut planned.missed.admitted.request;
     request.output_tokens_max = Some(Tokens(bound));
     // The body as received does not say so.
@@ -419,11 +424,28 @@ fn worst(planned: &Planned) -> Use {
     let request = &planned.missed.admitted.request;
     let each = request.output_tokens_max.map_or(0, |tokens| tokens.0);
     let output = u64::from(each) * u64::from(request.choices.max(1));
+    let input = prompt_tokens(request, TOKEN_BYTES);
+    // Whoever goes on with a reply reads the prompt, and what was said.
+    let again = rescues_max(planned).saturating_mul(input.saturating_add(output));
     Use {
         requests: 1,
-        input_tokens: prompt_tokens(request, TOKEN_BYTES),
+        input_tokens: input.saturating_add(again),
         output_tokens: output,
         cost: worst_cost(planned, output),
+    }
+}
+
+/// How often somebody else may go on with a reply.
+fn rescues_max(planned: &Planned) -> u64 {
+    match planned.plan.trouble.rescue {
+        policy::Rescue::Off => 0,
+        policy::Rescue::SameModel | policy::Rescue::Any => planned
+            .missed
+            .admitted
+            .snapshot
+            .rescue()
+            .attempts_max
+            .into(),
     }
 }
 
@@ -445,10 +467,8 @@ fn worst_cost(planned: &Planned, output: u64) -> MicroUsd {
     if planned.plan.manners.hedges {
         worst = add(worst, dearest(input, output));
     }
-    if planned.plan.trouble.rescue != policy::Rescue::Off {
-        for _ in 0..snapshot.rescue().attempts_max {
-            worst = add(worst, dearest(input.saturating_add(output), output));
-        }
+    for _ in 0..rescues_max(planned) {
+        worst = add(worst, dearest(input.saturating_add(output), output));
     }
     worst
 }

@@ -163,6 +163,11 @@ impl Receipt {
         let is_answered = record.route.is_some() || record.cache == CacheOutcome::HitExact;
         if !is_upstream {
             record.cost = is_answered.then_some(MicroUsd(0));
+            // Its tokens count to limits, also where the caller left before they were told.
+            if record.route.is_some() && record.usage.is_none() && !self.share.is_unlimited() {
+                record.usage = Some(self.meter.count());
+                record.is_usage_counted = true;
+            }
             record
                 .cost
                 .iter()

@@ -206,10 +206,15 @@ impl Walk {
             let beside = self.beside(at, request.as_ref());
             let is_paid_beside = beside.is_some_and(|(beside, _)| self.is_paid(beside));
             if let Some(request) = request.as_ref()
-                && (self.is_paid(at) || is_paid_beside)
+                && (self.is_paid(at) || is_paid_beside || !receipt.share().is_unlimited())
             {
                 receipt.note_prompt(request);
             }
+            // Whoever leaves while it works has to pay for what it was asked.
+            let candidate = &self.plan.candidates[at];
+            let route = route_taken(self.card_of(candidate), &candidate.model);
+            receipt.note(|record| record.route = Some(route));
+            receipt.note_price_of_route(&self.snapshot);
             let step = match beside {
                 Some((beside, late)) => {
                     let Some(request) = request else { break };
@@ -227,6 +232,9 @@ impl Walk {
                     }
                 }
             };
+            if step.begun.is_none() {
+                receipt.note(|record| record.route = None);
+            }
             let may_go_on = self.take(step.failed, receipt);
             self.note_hedge(step.hedge, receipt);
             if let Some(begun) = step.begun {

@@ -171,6 +171,10 @@ fn limit(path: &str, raw: &RawLimit, scope: &Scope, findings: &mut Findings) -> 
             fault("burst", "is at least 1");
             return None;
         }
+        (true, Some(burst)) if burst > amount_of_an_hour(amount, per) => {
+            fault("burst", "is no more than an hour brings");
+            return None;
+        }
         (true, Some(burst)) => burst,
         (true, None) if measure == Measure::Requests => amount.div_ceil(10),
         (_, None) => amount,
@@ -191,6 +195,12 @@ fn limit(path: &str, raw: &RawLimit, scope: &Scope, findings: &mut Findings) -> 
         burst,
         when_spent,
     })
+}
+
+/// What refills in an hour.
+fn amount_of_an_hour(amount: u64, per: Period) -> u64 {
+    let seconds = per.refills_in().map_or(3_600, |time| time.as_secs());
+    amount.saturating_mul(3_600 / seconds.max(1))
 }
 
 fn measure(raw: RawMeasure) -> Measure {

@@ -249,7 +249,7 @@ async fn a_kept_reply_costs_its_request() {
     let (cloud, local) = two(Script::Says("yes"));
     let purse = Purse::default();
     let bench = counting(&purse, vec![cloud, local]);
-    let limits = [limit(Measure::Requests, 2), limit(Measure::Cost, 100_000)];
+    let limits = [limit(Measure::Requests, 2), limit(Measure::Cost, 1_000_000)];
     for _ in 0..2 {
         let answer = bench.pipeline.run(asked("auto", &limits)).await.unwrap();
         assert_eq!(text(answer).await, "yes");
@@ -373,4 +373,48 @@ async fn embeddings_take_their_tokens_and_what_they_cost() {
     assert!(embedded.is_ok());
     assert_eq!(purse.asked(), [usage(36, 0, 38)]);
     assert_eq!(purse.settled(), [usage(7, 0, 7)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_this_machine_said_counts_also_for_a_caller_that_leaves() {
+    let local = Fake::new("local", Trust::Device, Script::Echoes);
+    let purse = Purse::default();
+    let bench = counting(&purse, vec![local]);
+    let limits = [limit(Measure::Tokens, 100_000)];
+    let mut answer = bench.pipeline.run(asked("local", &limits)).await.unwrap();
+    for _ in 0..6 {
+        answer.stream.next().await.unwrap().unwrap();
+    }
+    drop(answer);
+    let settled = purse.settled();
+    assert!(
+        settled[0].input_tokens >= 5 && settled[0].output_tokens >= 1,
+        "{settled:?}"
+    );
+    assert_eq!(settled[0].cost, MicroUsd(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_before_the_answer_pays_for_the_prompt() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Hangs);
+    let purse = Purse::default();
+    let bench = counting(&purse, vec![cloud]);
+    let limits = [limit(Measure::Cost, 1_000_000)];
+    let leaving = bench.pipeline.run(asked("fake/big", &limits));
+    let left = tokio::time::timeout(Duration::from_secs(1), leaving).await;
+    assert!(left.is_err());
+    let settled = purse.settled();
+    assert!(settled[0].input_tokens >= 5, "{settled:?}");
+    assert_eq!(settled[0].cost.0.unsigned_abs(), settled[0].input_tokens);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_a_budget_cut_short_is_not_kept_for_others() {
+    let (cloud, local) = two(Script::Says("yes"));
+    let purse = Purse::default();
+    let bench = counting(&purse, vec![cloud, local]);
+    let limits = [limit(Measure::Cost, 9_000)];
+    let answer = bench.pipeline.run(asked("auto", &limits)).await.unwrap();
+    assert_eq!(text(answer).await, "yes");
+    assert!(bench.cache.0.lock().unwrap().is_empty());
 }

@@ -62,17 +62,21 @@ impl Bucket {
         Ok(Duration::from_nanos(after.saturating_sub(latest)))
     }
 
-    /// Takes them, whether they are there or not: what was used was used.
-    pub fn take(&mut self, rate: Rate, units: u64, now: u64) {
+    /// Takes them, whether they are there or not: what was used was used. Says when they will have come
+    /// back by themselves.
+    pub fn take(&mut self, rate: Rate, units: u64, now: u64) -> u64 {
         let began = self.full_at.max(now);
         self.full_at = began.saturating_add(rate.time_of(units));
+        self.full_at
     }
 
-    /// Puts back what was taken too much. What would be more than full is full.
-    pub fn put_back(&mut self, rate: Rate, units: u64) {
+    /// Puts back what was taken too much, of what has not come back by itself: `until` is what taking it
+    /// said. What would be more than full is full.
+    pub fn put_back(&mut self, rate: Rate, units: u64, until: u64, now: u64) {
         // Rounded up when taken; put back, rounded down, or the rounding could be drawn from.
         let nanos = u128::from(units) * rate.period.as_nanos() / u128::from(rate.amount.max(1));
         let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+        let nanos = nanos.min(until.saturating_sub(now));
         self.full_at = self.full_at.saturating_sub(nanos);
     }
 
@@ -142,12 +146,30 @@ mod tests {
     #[test]
     fn what_comes_back_is_there_at_once_and_no_more_than_it() {
         let (rate, mut bucket) = (rate(1_000, 60, 1_000), Bucket::default());
-        bucket.take(rate, 900, 0);
+        let until = bucket.take(rate, 900, 0);
         assert_eq!(bucket.left(rate, 0), 100);
-        bucket.put_back(rate, 600);
+        bucket.put_back(rate, 600, until, 0);
         assert_eq!(bucket.left(rate, 0), 700);
-        bucket.put_back(rate, 5_000);
+        bucket.put_back(rate, 5_000, until, 0);
         assert_eq!(bucket.left(rate, 0), 1_000);
+    }
+
+    #[test]
+    fn what_came_back_by_itself_is_not_put_back_once_more() {
+        let (rate, mut bucket) = (rate(1_000, 60, 1_000), Bucket::default());
+        let until = bucket.take(rate, 1_000, 0);
+        // A minute later all of it is there again, and another takes it.
+        let now = 60 * SECOND;
+        bucket.take(rate, 1_000, now);
+        bucket.put_back(rate, 1_000, until, now);
+        assert_eq!(bucket.left(rate, now), 0);
+        // Half a minute later, half of it.
+        let mut bucket = Bucket::default();
+        let until = bucket.take(rate, 1_000, 0);
+        bucket.put_back(rate, 1_000, until, 30 * SECOND);
+        assert_eq!(bucket.left(rate, 30 * SECOND), 1_000);
+        bucket.take(rate, 1_000, 30 * SECOND);
+        assert_eq!(bucket.left(rate, 30 * SECOND), 0);
     }
 
     #[test]
@@ -162,8 +184,8 @@ mod tests {
     fn nothing_overflows() {
         let rate = rate(u64::MAX, 3_600, u64::MAX);
         let mut bucket = Bucket::default();
-        bucket.take(rate, u64::MAX, u64::MAX);
-        bucket.put_back(rate, u64::MAX);
+        let until = bucket.take(rate, u64::MAX, u64::MAX);
+        bucket.put_back(rate, u64::MAX, until, 0);
         assert_eq!(bucket.full_after(u64::MAX), Duration::ZERO);
     }
 
@@ -209,8 +231,8 @@ mod tests {
             bucket.take(rate, burst, 0);
             let left = bucket.full_after(0);
             for (taken, back) in takes {
-                bucket.take(rate, taken, 0);
-                bucket.put_back(rate, back.min(taken));
+                let until = bucket.take(rate, taken, 0);
+                bucket.put_back(rate, back.min(taken), until, 0);
             }
             prop_assert!(bucket.full_after(0) >= left);
         }

@@ -16,6 +16,10 @@ use super::calendar::{Calendar, Window};
 /// How soon a place among those at once may be free: replies take seconds.
 const PLACE_WAIT: Duration = Duration::from_secs(1);
 
+/// Windows that begin no further apart are the same, in another time zone: its day began half a day
+/// earlier or later. A day's limit begins anew after that at the latest.
+const ZONES_APART: u64 = 12 * 60 * 60;
+
 /// What time it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
@@ -79,7 +83,7 @@ struct State {
 
 /// One limit's part of a grant.
 enum Part {
-    Drops { rate: Rate, units: u64 },
+    Drops { rate: Rate, units: u64, until: u64 },
     Held(Held),
 }
 
@@ -105,8 +109,15 @@ impl LocalQuotas {
         let now = (self.counts.clock)();
         let mut state = self.counts.lock();
         for was in settled {
-            let window = self.counts.calendar.window(was.period, now.unix);
-            if window.begin != was.window_begin || was.measure == Measure::Concurrency {
+            if was.measure == Measure::Concurrency {
+                continue;
+            }
+            let calendar = &self.counts.calendar;
+            let mut window = calendar.window(was.period, now.unix);
+            if was.window_begin > window.begin.saturating_add(ZONES_APART) {
+                // The clock is behind: as for one that goes back, the account stays where it was.
+                window = calendar.window(was.period, was.window_begin);
+            } else if window.begin > was.window_begin.saturating_add(ZONES_APART) {
                 continue;
             }
             let counter = Counter {
@@ -263,8 +274,8 @@ impl Quotas for LocalQuotas {
             let part = match rate(limit) {
                 Some(rate) => {
                     let bucket = state.buckets.entry(counter.clone()).or_default();
-                    bucket.take(rate, units, now.nanos);
-                    Part::Drops { rate, units }
+                    let until = bucket.take(rate, units, now.nanos);
+                    Part::Drops { rate, units, until }
                 }
                 None => {
                     let account = state.accounts.get_mut(&counter);
@@ -302,12 +313,12 @@ impl Returned for Taken {
         for (counter, part) in &self.parts {
             let used = used.of(counter.measure);
             match part {
-                Part::Drops { rate, units } => {
+                Part::Drops { rate, units, until } => {
                     let bucket = state.buckets.entry(counter.clone()).or_default();
                     if used > *units {
                         bucket.take(*rate, used - units, now.nanos);
                     } else {
-                        bucket.put_back(*rate, units - used);
+                        bucket.put_back(*rate, units - used, *until, now.nanos);
                     }
                 }
                 Part::Held(held) => {
