@@ -232,7 +232,12 @@ impl RelayFolder {
         let policy = policy_path(&self.edges(), edge_id);
         let text = edge_file::first_policy(edge_id, models);
         let is_new = match files::put_new(&policy, text.as_bytes(), Eyes::Own) {
-            Ok(()) => true,
+            Ok(()) => {
+                // Of an edge that was there before and is new now, no key holds: it has to join.
+                files::remove(&key_path(&self.edges(), edge_id))
+                    .with_context(|| format!("cannot remove the old key of `{edge_id}`"))?;
+                true
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot write {}", policy.display()));
@@ -308,7 +313,13 @@ impl RelayFolder {
             return Err(NotInvited::Unknown);
         }
         let path = key_path(&self.edges(), edge_id);
-        files::put(&path, key.to_line().as_bytes(), Eyes::Own).map_err(NotInvited::Unreadable)
+        files::put(&path, key.to_line().as_bytes(), Eyes::Own).map_err(NotInvited::Unreadable)?;
+        // Revoked meanwhile: then its key must not lie there for another edge of the name.
+        if !policy_path(&self.edges(), edge_id).exists() {
+            files::remove(&path).map_err(NotInvited::Unreadable)?;
+            return Err(NotInvited::Revoked);
+        }
+        Ok(())
     }
 
     /// The key that an edge joined with.

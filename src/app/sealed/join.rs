@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use relay::manifest::IdentityPin;
 use reqwest::{Response, Url};
 use serde::Deserialize;
 
@@ -61,6 +62,10 @@ pub async fn join(url: &Url, token: &JoinToken) -> anyhow::Result<Joined> {
     let authority = chain_of(&admission.authorities)?.swap_remove(0);
     if identity != token.identity || fingerprint(&authority) != token.authority {
         bail!("the relay answers under another identity than the token names; nothing was written");
+    }
+    let identity: IdentityPin = admission.identity.parse()?;
+    if !admission.has_names() || !admission.is_signed_by(&identity) {
+        bail!("the relay's answer is not signed by it, or names nothing; nothing was written");
     }
     Ok(Joined { admission, key })
 }

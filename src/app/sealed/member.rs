@@ -288,7 +288,7 @@ impl MemberFolder {
     /// already.
     ///
     /// # Errors
-    /// It is of another relay, edge or key, by another authority, or cannot be written; then
+    /// It is of another relay, edge or key, not signed by the relay, or cannot be written; then
     /// everything stays.
     pub fn renew(&self, admission: &Admission, now: SystemTime) -> anyhow::Result<Member> {
         let known = self.open()?;
@@ -305,6 +305,12 @@ impl MemberFolder {
             bail!(
                 "the relay has an identity that it never told of; join it again if that is right"
             );
+        }
+        // By one that was pinned before: what ends TLS on the way must not choose whom is believed.
+        let next = known.pins.next.as_ref();
+        let mut pinned = [&known.pins.current].into_iter().chain(next);
+        if !pinned.any(|pin| pin.to_string() == told && admission.is_signed_by(pin)) {
+            bail!("the renewal is not signed by the relay; something on the way may have made it");
         }
         let chain = chain_of(&admission.certificate)?;
         Badge::new(chain.clone(), &ed25519::to_pem(&known.key))?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
+use relay::manifest::IdentityPin;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -14,7 +15,7 @@ use super::edge_file::{PublicKey, policy};
 use super::edges::{Edges, policy_path};
 use super::files;
 use super::folder::{NotInvited, RelayFolder};
-use super::token::JoinSecret;
+use super::token::{JoinSecret, hex, unhex};
 
 /// Where an edge joins.
 pub const JOIN_PATH: &str = "/relay/v1/join";
@@ -56,6 +57,47 @@ pub struct Admission {
     /// Models that the edge may ask for by name.
     #[serde(default)]
     pub models: Vec<String>,
+    /// By `identity`, over all of the above but the models, in hexadecimal digits. TLS alone does not
+    /// vouch for it: something on the way may end it.
+    #[serde(default)]
+    pub signature: String,
+}
+
+impl Admission {
+    /// What is signed: each part after its length, in 4 bytes.
+    fn said(&self) -> Vec<u8> {
+        let next = self.identity_next.as_deref().unwrap_or_default();
+        let parts = [
+            &self.relay_id,
+            &self.edge_id,
+            &self.key_id,
+            &self.certificate,
+            &self.authorities,
+            &self.identity,
+            next,
+        ];
+        let mut said = Vec::new();
+        for part in parts {
+            // The whole answer has 64 KiB at most.
+            said.extend_from_slice(&(part.len() as u32).to_be_bytes());
+            said.extend_from_slice(part.as_bytes());
+        }
+        said
+    }
+
+    /// Whether the relay with this identity says so.
+    pub fn is_signed_by(&self, identity: &IdentityPin) -> bool {
+        let signature = unhex(&self.signature).unwrap_or_default();
+        identity.has_vouched(&self.said(), &signature)
+    }
+
+    /// Whether relay, edge and key have names that may stand in paths.
+    pub fn has_names(&self) -> bool {
+        let names = [&self.relay_id, &self.edge_id, &self.key_id];
+        names
+            .into_iter()
+            .all(|name| relay::is_name(name) && !name.starts_with('.'))
+    }
 }
 
 /// Why nobody is let in.
@@ -149,7 +191,7 @@ impl Registrar {
         // A policy with a fault lets nothing through; that is said where it is read.
         let mut models = policy(&text).map(|it| it.models).unwrap_or_default();
         models.retain(|model| model != "*");
-        Ok(Admission {
+        let mut admission = Admission {
             relay_id: self.relay_id.clone(),
             edge_id: edge_id.to_owned(),
             key_id: key.id.clone(),
@@ -158,7 +200,10 @@ impl Registrar {
             identity: keys.identity.pin().to_string(),
             identity_next: keys.next.map(|pin| pin.to_string()),
             models,
-        })
+            signature: String::new(),
+        };
+        admission.signature = hex(&keys.identity.vouch(&admission.said()));
+        Ok(admission)
     }
 }
 

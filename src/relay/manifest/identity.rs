@@ -1,4 +1,4 @@
-//! Who a relay is: a key that lives long, and signs manifests only.
+//! Who a relay is: a key that lives long, and signs manifests, and whom it let in.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,9 +33,22 @@ impl IdentityKey {
         IdentityPin(self.0.verifying_key())
     }
 
+    /// Signs what an edge is told when it is let in or renewed. No manifest's signature is of such bytes:
+    /// those begin with a quotation mark.
+    pub fn vouch(&self, said: &[u8]) -> [u8; 64] {
+        self.sign(&vouched(said))
+    }
+
     pub(super) fn sign(&self, said: &[u8]) -> [u8; 64] {
         self.0.sign(said).to_bytes()
     }
+}
+
+/// What begins everything that is signed of an admission.
+const ADMISSION_LABEL: &[u8] = b"relay/1 admission\0";
+
+fn vouched(said: &[u8]) -> Vec<u8> {
+    [ADMISSION_LABEL, said].concat()
 }
 
 impl fmt::Debug for IdentityKey {
@@ -66,6 +79,11 @@ impl IdentityPin {
     /// The public key itself: RFC 8032, section 5.1.5.
     pub fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
+    }
+
+    /// Whether [`IdentityKey::vouch`] signed it.
+    pub fn has_vouched(&self, said: &[u8], signature: &[u8]) -> bool {
+        self.is_signed(&vouched(said), signature)
     }
 
     pub(crate) fn is_signed(&self, said: &[u8], signature: &[u8]) -> bool {

@@ -193,3 +193,41 @@ fn a_folder_is_one_relays_and_joining_again_replaces_what_it_gave() {
     assert!(refused.contains("another relay"), "{refused}");
     assert!(world.member.open().is_ok());
 }
+
+#[test]
+fn a_renewal_that_the_relay_did_not_sign_changes_nothing() {
+    let world = joined();
+    let asked = renewing(&world);
+    let before = world.member.open().unwrap().file.identity_next;
+    let other = relay::manifest::IdentityKey::generate(&mut rand::rng());
+    type Change = fn(&mut Admission, &relay::manifest::IdentityKey);
+    let changes: [Change; 4] = [
+        |admission, other| admission.identity_next = Some(other.pin().to_string()),
+        |admission, _| admission.authorities.push('\n'),
+        |admission, _| admission.signature.clear(),
+        |admission, _| admission.signature = "00".repeat(64),
+    ];
+    for change in changes {
+        let mut admission = world.registrar.renew("edge-1", &asked, now()).unwrap();
+        change(&mut admission, &other);
+        let refused = world.member.renew(&admission, now()).unwrap_err();
+        assert!(refused.to_string().contains("not signed"), "{refused}");
+    }
+    assert_eq!(world.member.open().unwrap().file.identity_next, before);
+}
+
+#[test]
+fn an_edge_that_is_added_again_has_to_join_again() {
+    let world = joined();
+    // As an operator may revoke it by hand.
+    std::fs::remove_file(world.relay.edges().join("edge-1.toml")).unwrap();
+    let invite = || {
+        world
+            .relay
+            .invite("edge-1", &[], now(), &mut rand::rng())
+            .unwrap()
+    };
+    assert!(invite().is_new);
+    assert!(world.relay.edge_key("edge-1").is_err());
+    assert!(!invite().is_new);
+}
