@@ -12,7 +12,7 @@ use futures::future::join_all;
 use providers::{Transport, Upstream};
 use rand::RngExt as _;
 use relay::client::{Client, ClientRules, ManifestMemory};
-use relay::manifest::{KeyPolicy, SeenManifest};
+use relay::manifest::{KeyPolicy, Pins, SeenManifest};
 use relay::{Ciphers, EdgeSecret, Kem};
 use tracing::{info, warn};
 
@@ -64,6 +64,8 @@ struct Membership {
     http: reqwest::Client,
     badge: Arc<Badge>,
     facts: ArcSwap<Facts>,
+    /// A renewal may bring others, which hold from then on.
+    pins: Arc<ArcSwap<Pins>>,
     /// No two edges renew at the same moment. A part of a twentieth of a certificate's life.
     jitter: f64,
     has_tls: bool,
@@ -160,6 +162,7 @@ fn join_up(path: PathBuf) -> anyhow::Result<(Membership, relay::client::Member)>
     let member = folder.open()?;
     let badge = Arc::new(member.badge()?);
     let http = member.http(Arc::clone(&badge))?;
+    let pins = Arc::new(ArcSwap::from_pointee(member.pins.clone()));
     let asked = relay::client::Member {
         url: member.file.url.trim_end_matches('/').to_owned(),
         http: http.clone(),
@@ -170,12 +173,14 @@ fn join_up(path: PathBuf) -> anyhow::Result<(Membership, relay::client::Member)>
         memory: Arc::new(Memory {
             folder: folder.clone(),
             writing: Mutex::default(),
+            pins: Arc::clone(&pins),
         }),
     };
     let membership = Membership {
         relay_id: member.file.relay_id.clone(),
         has_tls: member.url.scheme() == "https",
         facts: ArcSwap::from_pointee(member.facts),
+        pins,
         jitter: rand::rng().random_range(0.0..1.0),
         folder,
         http,
@@ -235,6 +240,7 @@ impl Membership {
         let renewed = tokio::task::spawn_blocking(renewing).await??;
         let key = ed25519::to_pem(renewed.key());
         self.badge.replace(renewed.chain, &key)?;
+        self.pins.store(Arc::new(renewed.pins));
         self.facts.store(Arc::new(renewed.facts));
         Ok(())
     }
@@ -252,11 +258,16 @@ struct Memory {
     folder: MemberFolder,
     /// One writer at a time.
     writing: Mutex<()>,
+    pins: Arc<ArcSwap<Pins>>,
 }
 
 impl ManifestMemory for Memory {
     fn seen(&self, _relay_id: &str) -> Option<SeenManifest> {
         self.folder.seen()
+    }
+
+    fn pins(&self) -> Option<Pins> {
+        Some(Pins::clone(&self.pins.load()))
     }
 
     fn keep(&self, _relay_id: &str, seen: SeenManifest) -> io::Result<()> {

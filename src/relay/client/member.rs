@@ -47,6 +47,12 @@ pub trait ManifestMemory: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// It could not be written.
     fn keep(&self, relay_id: &str, seen: SeenManifest) -> io::Result<()>;
+
+    /// Whom to believe from now on, where that was told since the member was made: a relay says who it
+    /// is going to be before it is.
+    fn pins(&self) -> Option<Pins> {
+        None
+    }
 }
 
 impl fmt::Debug for Member {

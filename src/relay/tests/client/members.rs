@@ -9,6 +9,7 @@ use super::gateway::{Fault, Gateway};
 use super::*;
 use crate::OuterRefusal;
 use crate::client::{ClientFault, MEMBERS_MAX};
+use crate::manifest::{IdentityKey, Pins};
 
 async fn two() -> (Gateway, Gateway) {
     (
@@ -223,4 +224,39 @@ fn what_is_no_relay_is_said_when_the_client_is_made() {
             edge: EDGE.to_owned()
         }
     );
+}
+
+/// Remembers nothing but whom to believe.
+#[derive(Debug)]
+struct Told(Pins);
+
+impl ManifestMemory for Told {
+    fn seen(&self, _: &str) -> Option<SeenManifest> {
+        None
+    }
+
+    fn keep(&self, _: &str, _: SeenManifest) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn pins(&self) -> Option<Pins> {
+        Some(self.0.clone())
+    }
+}
+
+#[tokio::test]
+async fn whom_to_believe_may_be_told_while_the_client_runs() {
+    let gateway = Gateway::start("relay-1").await;
+    let strange = Pins {
+        current: IdentityKey::from_bytes(&[9; 32]).pin(),
+        ..gateway.pins()
+    };
+    let memory = Arc::new(Memory::default());
+    for (told, is_believed) in [(gateway.pins(), true), (strange.clone(), false)] {
+        let mut asked = member(&gateway, &memory);
+        asked.pins = strange.clone();
+        asked.memory = Arc::new(Told(told));
+        let edge = edge_with(vec![asked], Arc::clone(&memory), ClientRules::default());
+        assert_eq!(whole(&edge, "r-1").await.is_ok(), is_believed);
+    }
 }
