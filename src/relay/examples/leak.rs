@@ -174,7 +174,7 @@ fn lognormal(spread: f64, rng: &mut StdRng) -> f64 {
     (spread * normal).exp()
 }
 
-/// A chat of OpenAI's, as its API reference shows chunks ("Chat completion chunk", read 2026-11-20).
+/// A chat of OpenAI's, in the form of its chunks.
 fn events(tokens: &[String], pace: &Pace, rng: &mut StdRng) -> Vec<Event> {
     let chunk = |delta: serde_json::Value, reason: Option<&str>| {
         let body = json!({

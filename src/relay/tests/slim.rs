@@ -42,7 +42,7 @@ fn tokens(count: usize) -> impl Iterator<Item = &'static str> {
     WORDS.split_inclusive(' ').cycle().take(count)
 }
 
-/// A chat of OpenAI's, as its API reference shows chunks ("Chat completion chunk", read 2026-11-20).
+/// A chat of OpenAI's, in the form of its chunks, as the fixtures of the wire have them.
 fn openai(count: usize, obfuscates: bool) -> Vec<String> {
     let chunk = |number: usize, delta: &str, reason: &str| {
         // As many random letters as the reference says there may be.
@@ -71,7 +71,7 @@ fn openai(count: usize, obfuscates: bool) -> Vec<String> {
     [first].into_iter().chain(content).chain(last).collect()
 }
 
-/// A message of Anthropic's, as its pages show streams ("Streaming messages", read 2026-11-20).
+/// A message of Anthropic's, in the form of its streams, as the fixtures of the wire have them.
 fn anthropic(count: usize) -> Vec<String> {
     let event =
         |kind: &str, rest: &str| format!("event: {kind}\ndata: {{\"type\":\"{kind}\"{rest}}}\n\n");
@@ -102,8 +102,7 @@ fn anthropic(count: usize) -> Vec<String> {
     first.into_iter().chain(content).chain(last).collect()
 }
 
-/// A response of OpenAI's, as its API reference shows its events ("Streaming events", read
-/// 2026-11-20): each is numbered.
+/// A response of OpenAI's in the form of its events: each is numbered.
 fn responses(count: usize) -> Vec<String> {
     let numbered = tokens(count).zip(4..).map(|(token, number)| {
         format!(

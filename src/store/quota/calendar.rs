@@ -55,7 +55,7 @@ impl Calendar {
     }
 
     /// The window of `period` that holds `now`, in Unix seconds. A day on which the clocks change is an
-    /// hour shorter or longer. Periods that refill steadily have none, and get [`Window::EVER`].
+    /// hour shorter or longer. Periods that refill steadily have none, and get all of time.
     #[must_use]
     pub fn window(&self, period: Period, now: u64) -> Window {
         let seconds = i64::try_from(now).unwrap_or(i64::MAX);
