@@ -58,7 +58,11 @@ async fn one_failed_connect_is_enough_and_it_is_over_by_itself() {
         "{}",
         found_out.text
     );
-    let refused = hedge.chat(&ask("auto", "second")).await;
+    let mut refused = hedge.chat(&ask("auto", "second")).await;
+    if refused.status == StatusCode::BAD_GATEWAY {
+        // The first broke a connection that was kept, which is no failed connect; the second made one.
+        refused = hedge.chat(&ask("auto", "third")).await;
+    }
     assert_eq!(
         refused.status,
         StatusCode::SERVICE_UNAVAILABLE,
