@@ -274,23 +274,25 @@ pub(crate) async fn afford(mut planned: Planned) -> Result<Planned, Refusal> {
     if receipt.share().counts(&[Measure::Cost]) {
         keep_priced(&mut planned)?;
     }
-    let is_paid = worst_cost(&planned, 1) > MicroUsd(0);
-    let counts_output = receipt_of(&planned).counts(&[Measure::OutputTokens, Measure::Tokens])
-        || is_paid && receipt_of(&planned).counts(&[Measure::Cost]);
+    let mut estimate = Estimate::of(&planned);
+    let share = planned.missed.admitted.receipt.share();
+    let counts_output = share.counts(&[Measure::OutputTokens, Measure::Tokens])
+        || estimate.cost(1) > MicroUsd(0) && share.counts(&[Measure::Cost]);
     let is_unsaid = planned.missed.admitted.request.output_tokens_max.is_none();
     let mut tries = 0;
     loop {
         tries += 1;
         if is_unsaid && counts_output {
-            bound_by_left(&mut planned);
+            bound_by_left(&mut planned, &estimate);
         }
-        let worst = worst(&planned);
-        let share = planned.missed.admitted.receipt.share_mut();
-        let Err(exhausted) = share.take(worst).await else {
+        let admitted = &mut planned.missed.admitted;
+        let worst = estimate.worst(admitted.request.output_tokens_max);
+        let Err(exhausted) = admitted.receipt.share_mut().take(worst).await else {
             return Ok(planned);
         };
         let is_cost = exhausted.limit.measure == Measure::Cost;
         if is_cost && exhausted.limit.when_spent == WhenSpent::Free && keep_free(&mut planned) {
+            estimate.prices = prices(&planned);
             continue;
         }
         // Others may have taken meanwhile of what the bound was made of.
@@ -301,10 +303,6 @@ pub(crate) async fn afford(mut planned: Planned) -> Result<Planned, Refusal> {
         let receipt = &mut planned.missed.admitted.receipt;
         return Err(refuse(receipt, fault(&exhausted), Some(rule)));
     }
-}
-
-fn receipt_of(planned: &Planned) -> &Share {
-    planned.missed.admitted.receipt.share()
 }
 
 /// What the caller learns of a limit that has not enough left.
@@ -366,22 +364,19 @@ fn keep_free(planned: &mut Planned) -> bool {
 }
 
 /// Bounds the reply by what is left of the limits that it counts to.
-fn bound_by_left(planned: &mut Planned) {
-    let admitted = &planned.missed.admitted;
-    let (share, request) = (admitted.receipt.share(), &admitted.request);
-    let choices = u64::from(request.choices.max(1));
-    let mut all = u64::from(OUTPUT_TOKENS_UNSAID) * choices;
-    let input = prompt_tokens(request, TOKEN_BYTES);
+fn bound_by_left(planned: &mut Planned, estimate: &Estimate) {
+    let share = planned.missed.admitted.receipt.share();
+    let mut all = u64::from(OUTPUT_TOKENS_UNSAID) * estimate.choices;
     if let Some(left) = share.left(Measure::OutputTokens) {
         all = all.min(left);
     }
     if let Some(left) = share.left(Measure::Tokens) {
-        all = all.min(left.saturating_sub(input));
+        all = all.min(left.saturating_sub(estimate.input));
     }
     if let Some(left) = share.left(Measure::Cost) {
-        all = all.min(affordable(planned, left, all));
+        all = all.min(affordable(estimate, left, all));
     }
-    let each = u32::try_from(all / choices).unwrap_or(u32::MAX);
+    let each = u32::try_from(all / estimate.choices).unwrap_or(u32::MAX);
     let bound = each.clamp(OUTPUT_TOKENS_MIN, OUTPUT_TOKENS_UNSAID);
     if bound < OUTPUT_TOKENS_UNSAID {
         // Others of the team may have more left than this reply was given.
@@ -394,9 +389,9 @@ fn bound_by_left(planned: &mut Planned) {
 }
 
 /// How many tokens of a reply, up to `all`, `left` millionths of a dollar pay for.
-fn affordable(planned: &Planned, left: u64, all: u64) -> u64 {
+fn affordable(estimate: &Estimate, left: u64, all: u64) -> u64 {
     let is_paid = |output: u64| {
-        let cost = worst_cost(planned, output);
+        let cost = estimate.cost(output);
         u64::try_from(cost.0).is_ok_and(|cost| cost <= left)
     };
     if is_paid(all) {
@@ -420,57 +415,79 @@ fn may_shrink(planned: &Planned) -> bool {
     bound.is_some_and(|bound| bound > Tokens(OUTPUT_TOKENS_MIN))
 }
 
-fn worst(planned: &Planned) -> Use {
-    let request = &planned.missed.admitted.request;
-    let each = request.output_tokens_max.map_or(0, |tokens| tokens.0);
-    let output = u64::from(each) * u64::from(request.choices.max(1));
-    let input = prompt_tokens(request, TOKEN_BYTES);
-    // Whoever goes on with a reply reads the prompt, and what was said.
-    let again = rescues_max(planned).saturating_mul(input.saturating_add(output));
-    Use {
-        requests: 1,
-        input_tokens: input.saturating_add(again),
-        output_tokens: output,
-        cost: worst_cost(planned, output),
+/// What is known of a plan's worst before the reply's bound is: the prompt is read over once.
+struct Estimate {
+    /// In tokens, where a limit must hold and where money must.
+    input: u64,
+    paid_input: u64,
+    choices: u64,
+    /// The candidates'.
+    prices: Vec<Price>,
+    /// Whether two may be asked at once.
+    hedges: bool,
+    /// How often somebody else may go on with a reply.
+    rescues_max: u64,
+}
+
+impl Estimate {
+    fn of(planned: &Planned) -> Self {
+        let admitted = &planned.missed.admitted;
+        let request = &admitted.request;
+        Self {
+            input: prompt_tokens(request, TOKEN_BYTES),
+            paid_input: prompt_tokens(request, PAID_TOKEN_BYTES),
+            choices: request.choices.max(1).into(),
+            prices: prices(planned),
+            hedges: planned.plan.manners.hedges,
+            rescues_max: match planned.plan.trouble.rescue {
+                policy::Rescue::Off => 0,
+                policy::Rescue::SameModel | policy::Rescue::Any => {
+                    admitted.snapshot.rescue().attempts_max.into()
+                }
+            },
+        }
+    }
+
+    /// With each choice bounded so.
+    fn worst(&self, bound: Option<Tokens>) -> Use {
+        let output = u64::from(bound.map_or(0, |tokens| tokens.0)) * self.choices;
+        // Whoever goes on with a reply reads the prompt, and what was said.
+        let again = self
+            .rescues_max
+            .saturating_mul(self.input.saturating_add(output));
+        Use {
+            requests: 1,
+            input_tokens: self.input.saturating_add(again),
+            output_tokens: output,
+            cost: self.cost(output),
+        }
+    }
+
+    /// Of the dearest candidate, a second one beside it where two are asked at once, and whoever goes on
+    /// with a reply that breaks off, each time with all that was said before it.
+    fn cost(&self, output: u64) -> MicroUsd {
+        let dearest = |input: u64| {
+            let costs = self.prices.iter().map(|price| cost(*price, input, output));
+            costs.max().unwrap_or(MicroUsd(0))
+        };
+        let mut worst = dearest(self.paid_input);
+        if self.hedges {
+            worst = add(worst, dearest(self.paid_input));
+        }
+        for _ in 0..self.rescues_max {
+            worst = add(worst, dearest(self.paid_input.saturating_add(output)));
+        }
+        worst
     }
 }
 
-/// How often somebody else may go on with a reply.
-fn rescues_max(planned: &Planned) -> u64 {
-    match planned.plan.trouble.rescue {
-        policy::Rescue::Off => 0,
-        policy::Rescue::SameModel | policy::Rescue::Any => planned
-            .missed
-            .admitted
-            .snapshot
-            .rescue()
-            .attempts_max
-            .into(),
-    }
-}
-
-/// What the plan comes to at most: the dearest candidate, a second one beside it where two are asked at
-/// once, and whoever goes on with a reply that breaks off, each time with all that was said before it.
-fn worst_cost(planned: &Planned, output: u64) -> MicroUsd {
-    let admitted = &planned.missed.admitted;
-    let snapshot = &admitted.snapshot;
-    let input = prompt_tokens(&admitted.request, PAID_TOKEN_BYTES);
-    let prices = planned.plan.candidates.iter();
-    let prices: Vec<Price> = prices
+/// Of the candidates, where they are known.
+fn prices(planned: &Planned) -> Vec<Price> {
+    let snapshot = &planned.missed.admitted.snapshot;
+    let candidates = planned.plan.candidates.iter();
+    candidates
         .filter_map(|candidate| price_of(candidate, snapshot))
-        .collect();
-    let dearest = |input: u64, output: u64| {
-        let costs = prices.iter().map(|price| cost(*price, input, output));
-        costs.max().unwrap_or(MicroUsd(0))
-    };
-    let mut worst = dearest(input, output);
-    if planned.plan.manners.hedges {
-        worst = add(worst, dearest(input, output));
-    }
-    for _ in 0..rescues_max(planned) {
-        worst = add(worst, dearest(input.saturating_add(output), output));
-    }
-    worst
+        .collect()
 }
 
 /// Takes for work that is no chat: `texts` go to one of `routes`.
