@@ -336,17 +336,15 @@ impl Node {
         let assembly =
             config.and_then(|config| Assembly::build(&config, &cards, &self.transport, &audit));
         let assembly = assembly.and_then(|assembly| {
-            open_counts(&self.counts, assembly.config()).map_err(|error| {
-                let path = "organisation.limits".to_owned();
-                let message = format!("{error:#}");
+            let fault = |path: &str, error: anyhow::Error| {
+                let (path, message) = (path.to_owned(), format!("{error:#}"));
                 ConfigFaults(vec![ConfigFault { path, message }])
-            })?;
-            let opened = open_chronicle(&self.chronicle, assembly.config(), &mut self.tasks);
-            opened.map_err(|error| {
-                let path = "audit".to_owned();
-                let message = format!("{error:#}");
-                ConfigFaults(vec![ConfigFault { path, message }])
-            })?;
+            };
+            let config = assembly.config();
+            let opened = open_counts(&self.counts, config);
+            opened.map_err(|error| fault("organisation.limits", error))?;
+            let opened = open_chronicle(&self.chronicle, config, &mut self.tasks);
+            opened.map_err(|error| fault("audit", error))?;
             Ok(assembly)
         });
         match assembly {

@@ -23,7 +23,7 @@ use super::files::{self, Eyes};
 use super::join::Joined;
 use super::registrar::Admission;
 use super::tls::{self, Badge, roots};
-use super::token::hex;
+use super::token::{hex, unhex};
 use crate::client;
 
 /// `member.toml`.
@@ -259,16 +259,9 @@ impl MemberFolder {
     pub fn seen(&self) -> Option<SeenManifest> {
         let text = files::read_if_there(&self.file("seen.toml")).ok()??;
         let seen: SeenFile = toml::from_str(&text).ok()?;
-        let mut digest = [0; 32];
-        if seen.digest.len() != 64 || !seen.digest.is_ascii() {
-            return None;
-        }
-        for (at, byte) in digest.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(seen.digest.get(2 * at..2 * at + 2)?, 16).ok()?;
-        }
         Some(SeenManifest {
             serial: seen.serial,
-            digest,
+            digest: unhex(&seen.digest)?.try_into().ok()?,
         })
     }
 
