@@ -16,7 +16,10 @@
 //! | event | one step of a reply stream |
 //! | reply | a whole stream, collected |
 //! | shelf | where responses are kept that others may go on from |
-//! | compartment | the part of the cache one kind of caller can see |
+//! | compartment | the part of the cache in which one request's neighbours are looked for |
+//! | entry | a kept reply that may answer other requests of its compartment |
+//! | evidence | how often an entry's answer was right where it was checked |
+//! | shadow | a fresh reply beside a kept one, to see whether they say the same |
 //! | receipt | leaves exactly one record per exchange, however it ends |
 //! | fault | what a caller may learn of a failure |
 //! | card | what a backend says of itself |
@@ -53,6 +56,7 @@ mod record;
 mod reply;
 mod rerank;
 mod resume;
+mod reuse;
 mod sampling;
 mod store;
 mod template;
@@ -92,6 +96,10 @@ pub use record::{
 pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, read_head, replay, replay_events};
 pub use rerank::{RerankRequest, Reranker, Scores};
 pub use resume::Resume;
+pub use reuse::{
+    Compartment, Entry, EntryId, Evidence, Kept, Neighbour, Purge, ReplyIndex, ReuseStats,
+    TAG_BYTES_MAX, TAGS_MAX, WRITERS_MAX, WriterId,
+};
 pub use sampling::{
     Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,
 };

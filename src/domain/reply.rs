@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     BackendError, ChatEvent, ChatStream, Dialect, Extent, FinishReason, Seal, Started,
@@ -15,17 +16,18 @@ const HEAD_EVENTS_MAX: usize = 64;
 const HEAD_WRITTEN_BYTES_MAX: usize = 256 * 1024;
 
 /// A stream, collected. Only complete streams become one.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
     pub started: Started,
     /// In order of `choice`.
     pub choices: Vec<ReplyChoice>,
     pub usage: Option<Usage>,
-    /// The same in its provider's own words, where it may be passed on in them.
+    /// The same in its provider's own words, where it may be passed on in them. Not where it was kept.
+    #[serde(skip)]
     pub written: Option<Written>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReplyChoice {
     pub choice: u32,
     /// Text and thoughts in the order they came, joined where neighbours are of a kind.
@@ -38,7 +40,7 @@ pub struct ReplyChoice {
     pub reason: FinishReason,
 }
 
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum ReplyPiece {
     Text(String),
     Thought(String),
