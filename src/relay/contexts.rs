@@ -3,13 +3,14 @@
 use hpke::aead::{AeadCtxR, AeadCtxS, AeadTag, AesGcm128, AesGcm256};
 use hpke::inout::InOutBuf;
 use hpke::kdf::HkdfSha256;
-use hpke::kem::{X25519HkdfSha256, XWing};
+use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, OpModeR, OpModeS, Serializable};
 use rand::CryptoRng;
 
 use crate::sealed::{SealFault, Unopened};
 use crate::secret_key::SecretKey;
 use crate::suite::{Aead, Kem, Suite};
+use crate::xwing::XWing;
 
 /// A tag of AES-GCM.
 pub(crate) type Tag = [u8; crate::limits::TAG_BYTES];

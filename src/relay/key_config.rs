@@ -3,7 +3,7 @@
 use std::fmt;
 
 use hpke::Deserializable;
-use hpke::kem::{X25519HkdfSha256, XWing};
+use hpke::kem::X25519HkdfSha256;
 
 use crate::limits::{KEY_CONFIGS_MAX, KEY_LIST_BYTES_MAX};
 use crate::secret_key::SecretKey;
@@ -169,7 +169,7 @@ fn read_one(bytes: &[u8], index: usize) -> Result<Option<KeyConfig>, KeyConfigFa
 fn is_public_key(kem: Kem, bytes: &[u8]) -> bool {
     match kem {
         Kem::X25519 => <X25519HkdfSha256 as hpke::Kem>::PublicKey::from_bytes(bytes).is_ok(),
-        Kem::XWing => <XWing as hpke::Kem>::PublicKey::from_bytes(bytes).is_ok(),
+        Kem::XWing => <hpke::kem::XWing as hpke::Kem>::PublicKey::from_bytes(bytes).is_ok(),
     }
 }
 

@@ -43,6 +43,7 @@ mod structured;
 mod suite;
 mod time;
 mod varint;
+mod xwing;
 
 #[cfg(test)]
 mod tests;

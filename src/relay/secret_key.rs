@@ -2,24 +2,24 @@
 
 use std::fmt;
 
-use hpke::kem::{X25519HkdfSha256, XWing};
+use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem as _, Serializable};
 use rand::CryptoRng;
 
 use crate::suite::Kem;
+use crate::xwing::XWing;
 
-/// Wiped when it is dropped: both libraries' keys are (`zeroize`).
+/// Wiped when it is dropped: the libraries' keys are (`zeroize`, and aws-lc's own way).
 pub enum SecretKey {
     X25519(<X25519HkdfSha256 as hpke::Kem>::PrivateKey),
-    /// With what is expanded from it, nearly 2 KiB.
-    XWing(Box<<XWing as hpke::Kem>::PrivateKey>),
+    XWing(<XWing as hpke::Kem>::PrivateKey),
 }
 
 impl SecretKey {
     pub fn generate<R: CryptoRng>(kem: Kem, rng: &mut R) -> Self {
         match kem {
             Kem::X25519 => Self::X25519(X25519HkdfSha256::gen_keypair_with_rng(rng).0),
-            Kem::XWing => Self::XWing(Box::new(XWing::gen_keypair_with_rng(rng).0)),
+            Kem::XWing => Self::XWing(XWing::gen_keypair_with_rng(rng).0),
         }
     }
 
@@ -28,9 +28,7 @@ impl SecretKey {
         const LONG_ENOUGH: &str = "both keys are any 32 bytes";
         match kem {
             Kem::X25519 => Self::X25519(Deserializable::from_bytes(bytes).expect(LONG_ENOUGH)),
-            Kem::XWing => Self::XWing(Box::new(
-                Deserializable::from_bytes(bytes).expect(LONG_ENOUGH),
-            )),
+            Kem::XWing => Self::XWing(Deserializable::from_bytes(bytes).expect(LONG_ENOUGH)),
         }
     }
 

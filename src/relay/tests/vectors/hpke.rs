@@ -7,9 +7,12 @@ use hpke::{
     Deserializable, Kem, OpModeR, OpModeS, PskBundle, Serializable, setup_receiver,
     setup_sender_with_rng,
 };
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde_json::Value;
 
 use crate::tests::support::{Stated, field, number, shared};
+use crate::xwing;
 
 /// How the sender's side of a vector is made again.
 enum Randomness {
@@ -114,9 +117,11 @@ fn the_post_quantum_vectors_are_kept() {
         let ids = ["kem_id", "kdf_id", "aead_id"].map(|id| number(vector, id));
         let checks = match ids {
             [0x647a, 0x0001, 3] => {
+                check::<ChaCha20Poly1305, HkdfSha256, xwing::XWing>(vector, Randomness::Unknown);
                 check::<ChaCha20Poly1305, HkdfSha256, XWing>(vector, Randomness::Stated)
             }
             [0x647a, 0x0011, 3] => {
+                check::<ChaCha20Poly1305, KdfShake256, xwing::XWing>(vector, Randomness::Unknown);
                 check::<ChaCha20Poly1305, KdfShake256, XWing>(vector, Randomness::Stated)
             }
             // Its sender is no part of what we use.
@@ -129,4 +134,58 @@ fn the_post_quantum_vectors_are_kept() {
         seen.push(ids);
     }
     assert_eq!(seen.len(), 3);
+}
+
+/// Seals to `public` as `S`, opens with `secret` as `R`.
+fn crosses<S: Kem, R: Kem>(secret: &[u8], public: &[u8]) -> bool {
+    let public = S::PublicKey::from_bytes(public).unwrap();
+    let secret = R::PrivateKey::from_bytes(secret).unwrap();
+    let mut rng = StdRng::seed_from_u64(5);
+    let (enc, mut sender) =
+        setup_sender_with_rng::<AesGcm256, HkdfSha256, S>(&OpModeS::Base, &public, b"i", &mut rng)
+            .unwrap();
+    let enc = R::EncappedKey::from_bytes(&enc.to_bytes()).unwrap();
+    let mut receiver =
+        setup_receiver::<AesGcm256, HkdfSha256, R>(&OpModeR::Base, &secret, &enc, b"i").unwrap();
+    receiver
+        .open(&sender.seal(b"text", b"").unwrap(), b"")
+        .is_ok_and(|it| it == b"text")
+}
+
+#[test]
+fn both_implementations_of_x_wing_agree() {
+    for seed in 0..8 {
+        let (theirs, public) = XWing::gen_keypair_with_rng(&mut StdRng::seed_from_u64(seed));
+        let (secret, public) = (theirs.to_bytes(), public.to_bytes());
+        let ours = <xwing::XWing as Kem>::PrivateKey::from_bytes(&secret).unwrap();
+        assert_eq!(xwing::XWing::sk_to_pk(&ours).to_bytes(), public);
+        let (derived, _) = xwing::XWing::gen_keypair_with_rng(&mut StdRng::seed_from_u64(seed));
+        assert_eq!(derived.to_bytes(), secret, "of the same randomness");
+        assert!(crosses::<xwing::XWing, XWing>(&secret, &public));
+        assert!(crosses::<XWing, xwing::XWing>(&secret, &public));
+        assert!(crosses::<xwing::XWing, xwing::XWing>(&secret, &public));
+    }
+}
+
+#[test]
+fn x_wing_takes_no_point_that_yields_no_secret_and_no_key_that_is_none() {
+    let (secret, public) = xwing::XWing::gen_keypair_with_rng(&mut StdRng::seed_from_u64(1));
+    let mut rng = StdRng::seed_from_u64(2);
+    let (_, enc) = xwing::XWing::encap_with_rng(&public, None, &mut rng).unwrap();
+    let mut low = enc.to_bytes();
+    low[1_088..].fill(0);
+    let low = <xwing::XWing as Kem>::EncappedKey::from_bytes(&low).unwrap();
+    assert!(xwing::XWing::decap(&secret, None, &low).is_err());
+
+    let public = public.to_bytes();
+    for (range, fill) in [(1_184..1_216, 0), (0..1_184, 0xff)] {
+        let mut bad = public;
+        bad[range].fill(fill);
+        let bad = <xwing::XWing as Kem>::PublicKey::from_bytes(&bad).unwrap();
+        assert!(xwing::XWing::encap_with_rng(&bad, None, &mut rng).is_err());
+    }
+    for length in [0, 1_215, 1_217] {
+        let bytes = vec![1; length];
+        assert!(<xwing::XWing as Kem>::PublicKey::from_bytes(&bytes).is_err());
+    }
 }
