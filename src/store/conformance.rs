@@ -3,6 +3,10 @@
 //! # Panics
 //! All of them, where the contract is broken: they are tests.
 
+mod reply_index;
+
+pub use reply_index::{IndexBench, check_reply_index, entry_of};
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -8,6 +8,7 @@ mod audit;
 mod moka_replies;
 mod moka_responses;
 mod quota;
+mod reuse;
 mod static_keys;
 
 pub mod conformance;
@@ -21,4 +22,5 @@ pub use audit::{
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;
 pub use quota::{Calendar, LocalQuotas, Moment, NoTimeZone, QuotaFile, Settled};
+pub use reuse::{Clock, ENTRY_OVERHEAD_BYTES, MemoryIndex, NEIGHBOURS_MAX, ReuseRules};
 pub use static_keys::{StaticKeys, digest_key};
