@@ -40,6 +40,7 @@ mod scan;
 mod unmask;
 
 mod cache_key;
+pub mod reuse;
 
 // What it costs.
 mod prices;

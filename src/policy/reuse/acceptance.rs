@@ -1,0 +1,317 @@
+//! How often the cache may be wrong, and keeping to it.
+//!
+//! *Wrong rate* is wrong hits per request looked up; that is what the operator bounds. A judgement
+//! gives each hit an expected error. Three things are learned of it:
+//!
+//! - per class and band of error, what was found wrong against what was expected: the error that is
+//!   believed is the expected one times an upper bound on that ratio;
+//! - per entry, its evidence: one that was wrong answers less, one that was confirmed more, and a cold
+//!   one is shy;
+//! - over all, how much expected error the traffic offers: the threshold is where what is served comes
+//!   to what the operator allows, so traffic with few good hits takes doubtful ones no sooner than the
+//!   bound lets it.
+//!
+//! Evidence comes from shadows: where the request is answered afresh anyway, a near miss costs nothing
+//! to compare; of would-be hits a share is drawn.
+
+use domain::Evidence;
+use serde::{Deserialize, Serialize};
+
+use super::judge::Judgement;
+use super::question::Class;
+
+/// What the operator sets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AcceptanceRules {
+    /// Wrong hits per request looked up, from 0 to 1.
+    pub max_wrong_rate: f64,
+    /// Of would-be hits, how many are answered afresh and compared, from 0 to 1.
+    pub shadow_share: f64,
+}
+
+impl Default for AcceptanceRules {
+    fn default() -> Self {
+        Self {
+            max_wrong_rate: 0.01,
+            shadow_share: 0.05,
+        }
+    }
+}
+
+/// What is done with a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its reply answers.
+    Serve,
+    /// The request is answered afresh, and the two replies are compared: [`Acceptance::learn`].
+    Shadow,
+    /// The request is answered afresh.
+    Miss,
+}
+
+/// Bounds of the bands of expected error, rising. What is above the last is neither served nor learned
+/// from.
+const BANDS: [f64; 4] = [0.01, 0.04, 0.12, 0.4];
+
+/// Bins of the error that traffic offers: each half as wide again as the one before.
+const BINS: usize = 32;
+
+/// The least error that is told from none.
+const ERROR_MIN: f64 = 1.0 / 65_536.0;
+
+/// Errors that a band is taken to have made, and to have been expected to make, before any was seen:
+/// how slowly it is swayed.
+const BAND_WEIGHT: f64 = 2.0;
+
+/// How many deviations above what was found the believed ratio is.
+const CAUTION: f64 = 0.5;
+
+/// Evidence of a band is halved when it comes to this many expected errors, so that it follows the
+/// traffic.
+const BAND_MAX: f64 = 400.0;
+
+/// Lookups after which what traffic offered is forgotten by half.
+const LOOKUPS_MAX: f64 = 8_192.0;
+
+/// Lookups at the beginning that are taken to have offered an error of the bound itself each: so at
+/// first only hits within the bound are served, whatever their number.
+const LOOKUPS_FIRST: f64 = 200.0;
+
+/// Of what the operator allows, how much is aimed at: the rest is for what the estimates do not know.
+const AIM: f64 = 0.75;
+
+/// No hit of which more than this is expected to be wrong is served, whatever the bound leaves room
+/// for.
+const ERROR_MAX: f64 = 0.2;
+
+/// Odds of being wrong, of an entry that nobody confirmed and of one that was: times as much.
+const COLD: f64 = 1.1;
+const CONFIRMED: f64 = 0.7;
+
+/// Of an entry that was wrong, for each time more than it was right.
+const WRONG: f64 = 3.0;
+
+/// Confirmations beyond this add nothing.
+const CONFIRMED_MAX: u32 = 3;
+
+/// Expected and found errors of one band.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Band {
+    expected: f64,
+    found: f64,
+}
+
+impl Band {
+    fn add(&mut self, expected: f64, found: f64) {
+        self.expected += expected;
+        self.found += found;
+        if self.expected > BAND_MAX || self.found > BAND_MAX {
+            self.expected /= 2.0;
+            self.found /= 2.0;
+        }
+    }
+
+    /// Found per expected: the mean, with this much weight at `prior`.
+    fn ratio(&self, prior: f64) -> f64 {
+        (self.found + BAND_WEIGHT * prior) / (self.expected + BAND_WEIGHT)
+    }
+
+    /// An upper bound on it.
+    fn upper(&self, prior: f64) -> f64 {
+        let found = self.found + BAND_WEIGHT * prior;
+        (found + CAUTION * found.sqrt()) / (self.expected + BAND_WEIGHT)
+    }
+}
+
+/// What is learned of answers, of all entries together. Small, of a fixed size, and kept over a restart
+/// as [`Acceptance::to_bytes`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Acceptance {
+    /// By class, then band.
+    classes: Vec<[Band; BANDS.len()]>,
+    all: [Band; BANDS.len()],
+    /// Lookups, and of them how many offered an error of each bin; forgotten by and by.
+    lookups: f64,
+    offered: [f64; BINS],
+}
+
+impl Default for Acceptance {
+    fn default() -> Self {
+        Self {
+            classes: vec![[Band::default(); BANDS.len()]; Class::COUNT],
+            all: [Band::default(); BANDS.len()],
+            lookups: 0.0,
+            offered: [0.0; BINS],
+        }
+    }
+}
+
+impl Acceptance {
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// To be given to [`Acceptance::from_bytes`] by a later process.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// What was saved; `None` where it is not as this version writes it, and learning begins anew.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let read: Self = serde_json::from_slice(bytes).ok()?;
+        let is_count = |x: f64| x.is_finite() && x >= 0.0;
+        let is_sound = read.classes.len() == Class::COUNT
+            && read
+                .classes
+                .iter()
+                .flatten()
+                .chain(&read.all)
+                .all(|band| is_count(band.expected) && is_count(band.found))
+            && is_count(read.lookups)
+            && read.offered.iter().all(|count| is_count(*count));
+        is_sound.then_some(read)
+    }
+
+    /// Notes a lookup that found no neighbour: it is one of the requests that the rate is of.
+    pub fn found_none(&mut self) {
+        self.look(None);
+    }
+
+    /// What to do with the best neighbour of one lookup. `draw` is uniform in [0, 1).
+    pub fn decide(
+        &mut self,
+        rules: &AcceptanceRules,
+        class: Class,
+        judgement: &Judgement,
+        evidence: &Evidence,
+        draw: f64,
+    ) -> Verdict {
+        if judgement.refusal.is_some() {
+            self.look(None);
+            return Verdict::Miss;
+        }
+        let error = self.error(class, judgement, evidence);
+        self.look(Some(error));
+        let expected = expected_error(judgement);
+        if error <= self.threshold(rules) {
+            return if draw < rules.shadow_share {
+                Verdict::Shadow
+            } else {
+                Verdict::Serve
+            };
+        }
+        if band(expected).is_some() {
+            Verdict::Shadow
+        } else {
+            Verdict::Miss
+        }
+    }
+
+    /// What would be decided, with nothing noted: for a dry run.
+    #[must_use]
+    pub fn would_serve(
+        &self,
+        rules: &AcceptanceRules,
+        class: Class,
+        judgement: &Judgement,
+        evidence: &Evidence,
+    ) -> bool {
+        judgement.refusal.is_none()
+            && self.error(class, judgement, evidence) <= self.threshold(rules)
+    }
+
+    /// Notes whether an answer was right: of a shadow, or by the caller's word.
+    pub fn learn(&mut self, class: Class, judgement: &Judgement, was_right: bool) {
+        let expected = expected_error(judgement);
+        let Some(band) = band(expected).filter(|_| judgement.refusal.is_none()) else {
+            return;
+        };
+        let found = if was_right { 0.0 } else { 1.0 };
+        self.all[band].add(expected, found);
+        self.classes[class.index()][band].add(expected, found);
+    }
+
+    /// The error that is believed of a hit, from 0 to 1.
+    #[must_use]
+    pub fn error(&self, class: Class, judgement: &Judgement, evidence: &Evidence) -> f64 {
+        let expected = expected_error(judgement);
+        let Some(band) = band(expected) else {
+            return expected;
+        };
+        let ratio = self.classes[class.index()][band].upper(self.all[band].ratio(1.0));
+        let odds = expected / (1.0 - expected) * ratio * of_entry(evidence);
+        odds / (1.0 + odds)
+    }
+
+    /// The largest error that is served now.
+    #[must_use]
+    pub fn threshold(&self, rules: &AcceptanceRules) -> f64 {
+        let allowed = rules.max_wrong_rate.clamp(0.0, 1.0) * AIM;
+        let lookups = self.lookups + LOOKUPS_FIRST;
+        let mut spent = 0.0;
+        for bin in 0..BINS {
+            let (from, until) = (bin_start(bin), bin_start(bin + 1));
+            let first = if from >= allowed { LOOKUPS_FIRST } else { 0.0 };
+            let count = self.offered[bin] + if from < allowed * 1.5 { first } else { 0.0 };
+            let most = count * (from * until).sqrt();
+            if spent + most > allowed * lookups {
+                // As much of the bin as there is room for.
+                let share = (allowed * lookups - spent) / most;
+                return (from + share * (until - from)).min(ERROR_MAX);
+            }
+            spent += most;
+        }
+        ERROR_MAX
+    }
+
+    fn look(&mut self, offered: Option<f64>) {
+        self.lookups += 1.0;
+        if let Some(error) = offered {
+            self.offered[bin(error)] += 1.0;
+        }
+        if self.lookups > LOOKUPS_MAX {
+            self.lookups /= 2.0;
+            self.offered.iter_mut().for_each(|count| *count /= 2.0);
+        }
+    }
+}
+
+fn expected_error(judgement: &Judgement) -> f64 {
+    let error = 1.0 - f64::from(judgement.probability_same);
+    if error.is_finite() {
+        error.clamp(ERROR_MIN, 1.0 - ERROR_MIN)
+    } else {
+        1.0 - ERROR_MIN
+    }
+}
+
+fn band(error: f64) -> Option<usize> {
+    BANDS.iter().position(|most| error <= *most)
+}
+
+fn bin_start(bin: usize) -> f64 {
+    if bin == 0 {
+        return ERROR_MIN / 2.0;
+    }
+    ERROR_MIN * 2f64.powf((bin - 1) as f64 / 2.0)
+}
+
+fn bin(error: f64) -> usize {
+    (1..BINS)
+        .rev()
+        .find(|bin| bin_start(*bin) <= error)
+        .unwrap_or(0)
+}
+
+/// How much an entry's own record changes the odds of its being wrong.
+fn of_entry(evidence: &Evidence) -> f64 {
+    let more_wrong = evidence.wrong.saturating_sub(evidence.right / 4).min(16);
+    let factor = match evidence.right.min(CONFIRMED_MAX) {
+        0 => COLD,
+        right => CONFIRMED.powi(right as i32),
+    };
+    factor * WRONG.powi(more_wrong as i32)
+}

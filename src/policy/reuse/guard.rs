@@ -1,0 +1,124 @@
+//! What two texts must not differ in, whatever else speaks for them.
+
+use super::compared::Compared;
+
+/// Why a pair is refused. In this order they are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Guard {
+    /// A vector or similarity that is no number, or a vector of no length.
+    Vector,
+    /// There is nothing to compare in one of them.
+    Nothing,
+    /// They differ beyond the words that are compared one by one.
+    Tail,
+    Language,
+    /// Most of what one says has nothing to do with the other, at length.
+    Excess,
+    Code,
+    Quote,
+    Number,
+    Unit,
+    Date,
+    Name,
+    Opposite,
+    Negation,
+    /// The same things the other way around.
+    Direction,
+    /// "When" against "where".
+    Asking,
+}
+
+impl Guard {
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Guard::Vector => "vector",
+            Guard::Nothing => "nothing",
+            Guard::Tail => "tail",
+            Guard::Excess => "excess",
+            Guard::Language => "language",
+            Guard::Code => "code",
+            Guard::Quote => "quote",
+            Guard::Number => "number",
+            Guard::Unit => "unit",
+            Guard::Date => "date",
+            Guard::Name => "name",
+            Guard::Opposite => "opposite",
+            Guard::Negation => "negation",
+            Guard::Direction => "direction",
+            Guard::Asking => "asking",
+        }
+    }
+}
+
+/// Words unmatched in one text from which on it says too much else, and how much of its weight they
+/// must be. A suffix that pulls a vector to a target is of this shape, whatever its similarity.
+const EXCESS_WORDS: u32 = 8;
+const EXCESS_SHARE: f32 = 0.75;
+
+/// Words in no text that the weights were counted in, on one side only: noise, or another subject.
+const STRANGERS_MAX: u32 = 3;
+
+/// Texts that differ in at most so many content words are held to every word: where more differs, the
+/// scorer weighs it.
+const SMALL: u32 = 2;
+
+/// What refuses the pair before it is scored.
+pub(super) fn guard(compared: &Compared) -> Option<Guard> {
+    let c = compared;
+    // Content words that differ, on the side where more do.
+    let differ = c.only[0].content.max(c.only[1].content);
+    let both = |[a, b]: [u32; 2]| a > 0 && b > 0;
+    let either = |[a, b]: [u32; 2]| a > 0 || b > 0;
+    let is_small = differ <= SMALL;
+    let found = [
+        (Guard::Nothing, c.is_empty),
+        (Guard::Tail, c.tail_differs),
+        (Guard::Language, c.language_differs),
+        (
+            Guard::Excess,
+            c.only.iter().any(|only| {
+                (only.content >= EXCESS_WORDS && only.share >= EXCESS_SHARE)
+                    || only.strangers > STRANGERS_MAX
+            }),
+        ),
+        (Guard::Code, both(c.code) || (is_small && either(c.code))),
+        (Guard::Quote, both(c.quotes)),
+        (
+            Guard::Number,
+            both(c.numbers) || (is_small && either(c.numbers)),
+        ),
+        (Guard::Unit, c.unit_differs || (is_small && either(c.units))),
+        (Guard::Date, both(c.dates) || (is_small && either(c.dates))),
+        (Guard::Name, both(c.names)),
+        (Guard::Opposite, c.opposites > 0),
+        (Guard::Negation, c.negation_differs && differ <= SMALL),
+        (Guard::Direction, c.direction_differs),
+        (Guard::Asking, c.asking_differs && differ <= 1),
+    ];
+    found
+        .into_iter()
+        .find_map(|(guard, refuses)| refuses.then_some(guard))
+}
+
+/// Every agreement that can be asked for, asked for: a cache with no other judgement than this refuses
+/// much that it could answer.
+pub(super) fn strict(compared: &Compared) -> Option<Guard> {
+    let c = compared;
+    let either = |[a, b]: [u32; 2]| a > 0 || b > 0;
+    let found = [
+        (Guard::Code, either(c.code)),
+        (Guard::Quote, either(c.quotes)),
+        (Guard::Number, either(c.numbers)),
+        (Guard::Unit, either(c.units)),
+        (Guard::Date, either(c.dates)),
+        (Guard::Name, either(c.names)),
+        (Guard::Negation, c.negation_differs),
+        (Guard::Asking, c.asking_differs),
+    ];
+    guard(compared).or_else(|| {
+        found
+            .into_iter()
+            .find_map(|(guard, refuses)| refuses.then_some(guard))
+    })
+}
