@@ -22,6 +22,9 @@ pub struct ExchangeRecord {
     pub is_usage_counted: bool,
     /// `None` where no price is known. What this machine answers costs nothing.
     pub cost: Option<MicroUsd>,
+    /// What the reply had cost when it was made, where it was reused; `None` where it was not, and where
+    /// that is not known.
+    pub saved: Option<MicroUsd>,
     /// Characters of findings masked, by count of values.
     pub masked_count: u32,
     /// From admission to the first content event.
@@ -93,6 +96,10 @@ pub enum CacheOutcome {
     Bypassed,
     Missed,
     HitExact,
+    /// Another question's reply, which `policy` took to be this one's.
+    HitSemantic,
+    /// The same was asked by somebody else at the moment, whose reply it is.
+    Shared,
 }
 
 impl CacheOutcome {
@@ -102,6 +109,17 @@ impl CacheOutcome {
             CacheOutcome::Bypassed => "bypassed",
             CacheOutcome::Missed => "missed",
             CacheOutcome::HitExact => "hit_exact",
+            CacheOutcome::HitSemantic => "hit_semantic",
+            CacheOutcome::Shared => "shared",
+        }
+    }
+
+    /// Whether the reply was made for another request, so that nobody worked for this one.
+    #[must_use]
+    pub fn is_reuse(self) -> bool {
+        match self {
+            CacheOutcome::Bypassed | CacheOutcome::Missed => false,
+            CacheOutcome::HitExact | CacheOutcome::HitSemantic | CacheOutcome::Shared => true,
         }
     }
 }

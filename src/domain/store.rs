@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{ExchangeRecord, KeyDigest, Principal, Reply, TeamId};
+use crate::{ExchangeRecord, Kept, KeyDigest, Principal, Purge, TeamId};
 
 /// A keyed hash of the canonical masked request inside its compartment.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,10 +20,17 @@ impl fmt::Debug for CacheKey {
 
 /// Exact replies. A broken store behaves as an empty one.
 pub trait CacheStore: Send + Sync + 'static {
-    fn find(&self, key: &CacheKey) -> Option<Arc<Reply>>;
+    fn find(&self, key: &CacheKey) -> Option<Arc<Kept>>;
 
-    /// Keeps `reply` for at most `ttl`. May drop it, or others, at any time.
-    fn keep(&self, key: CacheKey, reply: Arc<Reply>, ttl: Duration);
+    /// Keeps `kept` for at most `ttl`. May drop it, or others, at any time.
+    fn keep(&self, key: CacheKey, kept: Arc<Kept>, ttl: Duration);
+
+    /// Removes what is kept under `key`. False where nothing was.
+    fn forget(&self, key: &CacheKey) -> bool;
+
+    /// Removes what is meant, before it returns; replies have no compartment and no id to be meant by.
+    /// Gives how many went. Not for a request's path: it may look at every reply.
+    fn purge(&self, what: &Purge) -> u64;
 }
 
 /// A response that its caller wanted kept, in the JSON of OpenAI's responses dialect. Raw text: what

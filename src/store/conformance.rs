@@ -8,11 +8,11 @@ mod reply_index;
 pub use reply_index::{IndexBench, check_reply_index, entry_of};
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use domain::{
-    CacheKey, CacheStore, FinishReason, KeyDigest, KeyDirectory, Reply, ReplyChoice, ReplyPiece,
-    ResponseShelf, Started, StoredItem, StoredResponse, TeamId,
+    CacheKey, CacheStore, FinishReason, Kept, KeyDigest, KeyDirectory, Purge, Reply, ReplyChoice,
+    ReplyPiece, ResponseShelf, Started, StoredItem, StoredResponse, TeamId,
 };
 
 /// A reply of one choice that says `text`.
@@ -37,6 +37,19 @@ pub fn reply_of(text: &str) -> Reply {
     }
 }
 
+/// The same, kept for the team `team` that asked for `model`.
+#[must_use]
+pub fn kept_of(text: &str) -> Kept {
+    Kept {
+        reply: Arc::new(reply_of(text)),
+        team: "team".into(),
+        model: "model".into(),
+        tags: Vec::new(),
+        kept_at: SystemTime::UNIX_EPOCH,
+        cost: None,
+    }
+}
+
 /// The contract of a [`CacheStore`] with room for a handful of small replies.
 ///
 /// # Panics
@@ -46,39 +59,59 @@ pub fn check_cache_store(store: &dyn CacheStore) {
     let (one, two) = (CacheKey([1; 32]), CacheKey([2; 32]));
     assert!(store.find(&one).is_none(), "an empty store finds nothing");
 
-    store.keep(one, Arc::new(reply_of("first")), long);
+    store.keep(one, Arc::new(kept_of("first")), long);
     assert_eq!(
         store.find(&one).as_deref(),
-        Some(&reply_of("first")),
+        Some(&kept_of("first")),
         "what was kept is found whole"
     );
     assert!(store.find(&two).is_none(), "another key finds nothing");
 
-    store.keep(one, Arc::new(reply_of("second")), long);
+    store.keep(one, Arc::new(kept_of("second")), long);
     assert_eq!(
         store.find(&one).as_deref(),
-        Some(&reply_of("second")),
+        Some(&kept_of("second")),
         "the later reply replaces the earlier"
     );
 
-    store.keep(two, Arc::new(reply_of("other")), long);
+    store.keep(two, Arc::new(kept_of("other")), long);
     assert_eq!(
         store.find(&one).as_deref(),
-        Some(&reply_of("second")),
+        Some(&kept_of("second")),
         "keys do not disturb each other"
     );
 
-    store.keep(one, Arc::new(reply_of("gone")), Duration::ZERO);
+    store.keep(one, Arc::new(kept_of("gone")), Duration::ZERO);
     assert!(
         store.find(&one).is_none(),
         "a reply kept for no time is not found, nor the one before it"
     );
 
-    store.keep(one, Arc::new(reply_of("brief")), Duration::from_nanos(1));
+    store.keep(one, Arc::new(kept_of("brief")), Duration::from_nanos(1));
     assert!(
         store.find(&one).is_none(),
         "a reply whose time is up is not found"
     );
+
+    store.keep(one, Arc::new(kept_of("again")), long);
+    assert!(store.forget(&one), "what is kept can be forgotten");
+    assert!(!store.forget(&one), "and only once");
+    assert!(store.find(&one).is_none(), "what is forgotten is gone");
+
+    let tagged = Kept {
+        tags: vec!["spring".to_owned()],
+        team: "red".into(),
+        ..kept_of("tagged")
+    };
+    store.keep(one, Arc::new(tagged), long);
+    assert_eq!(store.purge(&Purge::Tag("summer".to_owned())), 0);
+    assert_eq!(store.purge(&Purge::Expired), 0);
+    assert_eq!(store.purge(&Purge::Tag("spring".to_owned())), 1);
+    assert!(store.find(&one).is_none() && store.find(&two).is_some());
+    assert_eq!(store.purge(&Purge::Team("red".into())), 0);
+    assert_eq!(store.purge(&Purge::Model("model".into())), 1);
+    store.keep(one, Arc::new(kept_of("last")), long);
+    assert_eq!(store.purge(&Purge::All), 1, "all that there is goes");
 }
 
 /// The contract of a [`KeyDirectory`] that knows `known` and not `unknown`.

@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::{CacheKey, CacheStore, Reply};
+use domain::{CacheKey, CacheStore, Kept, Purge};
 use moka::Expiry;
 use moka::sync::Cache;
 
 /// What an entry takes beside its text: key, pointers, the reply's fixed parts and moka's own
 /// bookkeeping. An estimate, on the high side.
 pub const OVERHEAD_BYTES: usize = 512;
+
+/// What a tag takes beside its text.
+const TAG_OVERHEAD_BYTES: usize = 40;
 
 /// Replies within a bound of bytes. When it is reached, the least useful entries go first, by
 /// moka's TinyLFU; a reply larger than the whole bound is not kept.
@@ -21,7 +24,7 @@ pub struct MokaReplies {
 
 #[derive(Clone)]
 struct Entry {
-    reply: Arc<Reply>,
+    kept: Arc<Kept>,
     ttl: Duration,
 }
 
@@ -40,7 +43,7 @@ impl MokaReplies {
     pub fn new(bytes_max: u64) -> Self {
         let cache = Cache::builder()
             .max_capacity(bytes_max)
-            .weigher(|_, entry: &Entry| weight(&entry.reply))
+            .weigher(|_, entry: &Entry| weight(&entry.kept))
             .expire_after(OwnTtl)
             .build();
         Self { cache }
@@ -59,8 +62,13 @@ impl MokaReplies {
     }
 }
 
-fn weight(reply: &Reply) -> u32 {
-    u32::try_from(reply.bytes() + OVERHEAD_BYTES).unwrap_or(u32::MAX)
+fn weight(kept: &Kept) -> u32 {
+    let tags: usize = kept
+        .tags
+        .iter()
+        .map(|tag| tag.len() + TAG_OVERHEAD_BYTES)
+        .sum();
+    u32::try_from(kept.reply.bytes() + tags + OVERHEAD_BYTES).unwrap_or(u32::MAX)
 }
 
 /// Each entry lives for the time it was kept with; being read does not prolong it.
@@ -83,23 +91,35 @@ impl Expiry<CacheKey, Entry> for OwnTtl {
 }
 
 impl CacheStore for MokaReplies {
-    fn find(&self, key: &CacheKey) -> Option<Arc<Reply>> {
-        self.cache.get(key).map(|entry| entry.reply)
+    fn find(&self, key: &CacheKey) -> Option<Arc<Kept>> {
+        self.cache.get(key).map(|entry| entry.kept)
     }
 
-    fn keep(&self, key: CacheKey, reply: Arc<Reply>, ttl: Duration) {
+    fn keep(&self, key: CacheKey, kept: Arc<Kept>, ttl: Duration) {
         if ttl.is_zero() {
             self.cache.invalidate(&key);
             return;
         }
-        self.cache.insert(key, Entry { reply, ttl });
+        self.cache.insert(key, Entry { kept, ttl });
+    }
+
+    fn forget(&self, key: &CacheKey) -> bool {
+        self.cache.remove(key).is_some()
+    }
+
+    fn purge(&self, what: &Purge) -> u64 {
+        let meant = self.cache.iter();
+        let meant = meant.filter(|(_, entry)| what.takes_kept(&entry.kept));
+        let keys: Vec<Arc<CacheKey>> = meant.map(|(key, _)| key).collect();
+        let gone = keys.iter().filter(|key| self.forget(key));
+        gone.count() as u64
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conformance::{check_cache_store, reply_of};
+    use crate::conformance::{check_cache_store, kept_of};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -117,7 +137,7 @@ mod tests {
         let bound = 20 * 1024;
         let replies = MokaReplies::new(bound);
         for at in 0..200 {
-            replies.keep(key(at), Arc::new(reply_of(&"x".repeat(1024))), MINUTE);
+            replies.keep(key(at), Arc::new(kept_of(&"x".repeat(1024))), MINUTE);
         }
         replies.settle();
         assert!(replies.bytes() <= bound, "{} bytes", replies.bytes());
@@ -129,7 +149,7 @@ mod tests {
     #[test]
     fn a_reply_larger_than_the_bound_is_not_kept() {
         let replies = MokaReplies::new(1024);
-        replies.keep(key(1), Arc::new(reply_of(&"x".repeat(4096))), MINUTE);
+        replies.keep(key(1), Arc::new(kept_of(&"x".repeat(4096))), MINUTE);
         replies.settle();
         assert!(replies.find(&key(1)).is_none());
         assert_eq!(replies.bytes(), 0);
@@ -138,7 +158,7 @@ mod tests {
     #[test]
     fn debug_shows_no_text() {
         let replies = MokaReplies::new(1 << 20);
-        replies.keep(key(1), Arc::new(reply_of("my secret")), MINUTE);
+        replies.keep(key(1), Arc::new(kept_of("my secret")), MINUTE);
         assert!(!format!("{replies:?}").contains("secret"));
     }
 }
