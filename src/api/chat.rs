@@ -10,7 +10,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use domain::{
     BadRequest, ChatRequest, Classify, Delivery, Dialect, Fault, Principal, Priority, Reply,
-    RequestId, Started, TeamShelf, collect,
+    RequestId, Started, TAG_BYTES_MAX, TAGS_MAX, TeamShelf, collect,
 };
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION,
@@ -35,6 +35,11 @@ use crate::sse::{SseBody, silence_max};
 pub(crate) const X_HEDGE_ROUTE: HeaderName = HeaderName::from_static("x-hedge-route");
 /// Who went on with the reply where it broke off. Of a stream it is a comment at the place.
 pub(crate) const X_HEDGE_RESCUE: HeaderName = HeaderName::from_static("x-hedge-rescue");
+/// What the cache had to do with it: `exact`, `semantic`, `shared` or `miss`, and of a kept reply its
+/// age in seconds.
+pub(crate) const X_HEDGE_CACHE: HeaderName = HeaderName::from_static("x-hedge-cache");
+/// Words with commas between, by which the kept reply can be removed again.
+const X_HEDGE_CACHE_TAGS: HeaderName = HeaderName::from_static("x-hedge-cache-tags");
 pub(crate) const X_HEDGE_REASON: HeaderName = HeaderName::from_static("x-hedge-reason");
 /// A request with `x-hedge-timing: 1` gets a `server-timing` header.
 const X_HEDGE_TIMING: HeaderName = HeaderName::from_static("x-hedge-timing");
@@ -116,9 +121,10 @@ where
         } else {
             check_media_type(headers)?;
         }
-        Ok((priority(headers)?, betas(dialect, headers)?))
+        Ok((priority(headers)?, betas(dialect, headers)?, tags(headers)?))
     };
-    let (asked, head, (priority, betas)) = Asked::read_after(api, signs, request, check).await?;
+    let (asked, head, (priority, betas, tags)) =
+        Asked::read_after(api, signs, request, check).await?;
     let Asked {
         principal,
         bytes,
@@ -144,6 +150,7 @@ where
         request_id: id.clone(),
         body_bytes,
         cache: cache_wish(&head.headers),
+        tags,
         headers: plain_headers(&head.headers),
         priority,
     };
@@ -383,6 +390,42 @@ fn cache_wish(headers: &HeaderMap) -> CacheWish {
         }
     }
     wish
+}
+
+/// Tags of the reply, where it is kept, each once.
+fn tags(headers: &HeaderMap) -> Result<Vec<String>, Fault> {
+    let refused = || {
+        Fault::BadRequest(BadRequest::at(
+            X_HEDGE_CACHE_TAGS.as_str(),
+            format!(
+                "the header is a list of at most {TAGS_MAX} tags of at most {TAG_BYTES_MAX} \
+                 letters, digits, `-`, `_`, `.`, `:` and `/`, with commas between"
+            ),
+        ))
+    };
+    let mut tags: Vec<String> = Vec::new();
+    for value in headers.get_all(X_HEDGE_CACHE_TAGS) {
+        let named = value.to_str().map_err(|_| refused())?.split(',');
+        for tag in named.map(str::trim).filter(|tag| !tag.is_empty()) {
+            if !is_tag(tag) {
+                return Err(refused());
+            }
+            if tags.iter().any(|known| known == tag) {
+                continue;
+            }
+            if tags.len() == TAGS_MAX {
+                return Err(refused());
+            }
+            tags.push(tag.to_owned());
+        }
+    }
+    Ok(tags)
+}
+
+/// Whether replies may be tagged with this word.
+pub(crate) fn is_tag(tag: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
+    !tag.is_empty() && tag.len() <= TAG_BYTES_MAX && tag.bytes().all(is_plain)
 }
 
 fn priority(headers: &HeaderMap) -> Result<Priority, Fault> {

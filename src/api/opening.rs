@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use domain::Fault;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pipeline::{Allowance, Answer, Refusal, Timings};
+use pipeline::{Allowance, Answer, CacheUse, Refusal, Timings};
 use tokio::time::Instant;
 use wire::{ReplyEncoder, ReplyTimes};
 
-use crate::chat::{Shows, X_HEDGE_REASON, X_HEDGE_ROUTE, header_text};
+use crate::chat::{Shows, X_HEDGE_CACHE, X_HEDGE_REASON, X_HEDGE_ROUTE, header_text};
 use crate::error::verdict;
 
 /// An exchange until its first content.
@@ -30,6 +30,9 @@ impl Origin {
             (X_HEDGE_ROUTE, header_text(&answer.route.to_string())),
             (X_HEDGE_REASON, header_text(&answer.reason)),
         ];
+        if answer.cache != CacheUse::Bypassed {
+            fields.push((X_HEDGE_CACHE, header_text(&answer.cache.to_string())));
+        }
         fields.extend(allowance(&answer.allowance));
         if shows.timing {
             fields.push((SERVER_TIMING, server_timing(&answer.timings)));

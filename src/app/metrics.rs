@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use api::gateway::Gateway;
 use api::{ModelBoard, ModelState, Scrape};
-use domain::{Backend, CacheOutcome, ExchangeRecord, HealthState, Outcome, RecordSink};
+use domain::{Backend, ExchangeRecord, HealthState, Outcome, RecordSink};
 use pipeline::Pipeline;
 use policy::{ANY_MODEL, BreakerState};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -62,6 +62,11 @@ struct RouteLabels {
 struct TokenLabels {
     route: Label,
     kind: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CacheLabels {
+    cache: Label,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -129,6 +134,7 @@ pub struct Metrics {
     spared: Family<RouteLabels, Counter>,
     cost: Family<CostLabels, Counter>,
     unpriced: Family<CostLabels, Counter>,
+    saved: Family<CacheLabels, Counter>,
     masked: Counter,
     took: Seconds,
     first_content: Seconds,
@@ -232,6 +238,7 @@ impl Default for Metrics {
             spared: Family::default(),
             cost: Family::default(),
             unpriced: Family::default(),
+            saved: Family::default(),
             masked: Counter::default(),
             took: Family::new_with_constructor(seconds),
             first_content: Family::new_with_constructor(seconds),
@@ -288,6 +295,11 @@ impl Metrics {
             "unpriced_exchanges",
             "Exchanges that an upstream answered at no known price",
             self.unpriced.clone(),
+        );
+        registry.register(
+            "cost_saved_microusd",
+            "What reused replies had cost when they were made, in millionths of a dollar",
+            self.saved.clone(),
         );
         registry.register("masked_values", "Values masked", self.masked.clone());
         registry.register(
@@ -715,6 +727,7 @@ impl RecordSink for Metrics {
         self.failing.count(record);
         self.count_tokens(record, route);
         self.count_cost(record);
+        self.count_saved(record);
         self.count_rescues(record);
         self.masked.inc_by(u64::from(record.masked_count));
         let labels = RouteLabels { route };
@@ -737,6 +750,15 @@ impl Metrics {
         }
         if let Some(why) = record.unrescued {
             self.unrescued.get_or_create(&WhyLabels { why }).inc();
+        }
+    }
+
+    fn count_saved(&self, record: &ExchangeRecord) {
+        if let Some(saved) = record.saved {
+            let cache = record.cache.as_label();
+            let micros = u64::try_from(saved.0).unwrap_or(0);
+            let saved = self.saved.get_or_create(&CacheLabels { cache });
+            saved.inc_by(micros);
         }
     }
 
@@ -792,7 +814,7 @@ impl Metrics {
 
 fn route(record: &ExchangeRecord) -> Label {
     match (&record.route, record.cache) {
-        (_, CacheOutcome::HitExact) => "cache",
+        (_, cache) if cache.is_reuse() => "cache",
         (Some(route), _) if route.is_local => "local",
         (Some(_), _) => "cloud",
         (None, _) => "none",
@@ -803,7 +825,7 @@ fn route(record: &ExchangeRecord) -> Label {
 mod tests {
     use std::time::Duration;
 
-    use domain::{HedgeOutcome, HedgeRecord, MicroUsd, RouteTaken, Tokens, Usage};
+    use domain::{CacheOutcome, HedgeOutcome, HedgeRecord, MicroUsd, RouteTaken, Tokens, Usage};
 
     use super::*;
 
@@ -829,6 +851,7 @@ mod tests {
             }),
             is_usage_counted: false,
             cost: (!is_local).then_some(MicroUsd(25)),
+            saved: None,
             masked_count: 2,
             first_content_after: Some(Duration::from_millis(20)),
             took: Duration::from_millis(40),

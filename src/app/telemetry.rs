@@ -57,6 +57,7 @@ impl RecordSink for LogSink {
             prompt_tokens,
             completion_tokens,
             cost_microusd = record.cost.map(|cost| cost.0),
+            saved_microusd = record.saved.map(|saved| saved.0),
             first_content_ms = record.first_content_after.map(milliseconds),
             took_ms = milliseconds(record.took),
             rescues = (!record.rescued_by.is_empty()).then_some(record.rescued_by.len()),
@@ -81,6 +82,8 @@ fn model(record: &ExchangeRecord) -> &str {
 fn route(record: &ExchangeRecord) -> String {
     match (&record.route, record.cache) {
         (_, CacheOutcome::HitExact) => "cache:exact".to_owned(),
+        (_, CacheOutcome::HitSemantic) => "cache:semantic".to_owned(),
+        (_, CacheOutcome::Shared) => "cache:shared".to_owned(),
         (Some(route), _) if route.is_local => format!("local:{}", route.model),
         (Some(route), _) => format!("cloud:{}", route.backend),
         (None, _) => "none".to_owned(),
@@ -143,6 +146,7 @@ mod tests {
             usage: None,
             is_usage_counted: false,
             cost: None,
+            saved: None,
             masked_count: 0,
             first_content_after: None,
             took: Duration::from_millis(40),

@@ -13,6 +13,13 @@ const SAMPLE_BYTES_MAX: usize = 4 * 1024;
 pub struct Cost(Arc<OnceLock<MicroUsd>>);
 
 impl Cost {
+    /// That of a reply whose cost is known, or will never be.
+    pub(crate) fn of(cost: Option<MicroUsd>) -> Self {
+        let known = Self::default();
+        cost.iter().for_each(|cost| known.settle(*cost));
+        known
+    }
+
     /// `None` before the end, and where no price is known.
     #[must_use]
     pub fn known(&self) -> Option<MicroUsd> {

@@ -138,7 +138,7 @@ fn among_ours(mut planned: Planned, snapshot: &Snapshot) -> Result<Planned, Box<
         candidate.reason = format!("{}; {OFFLINE}", candidate.reason);
     }
     // The reply is a stand-in's.
-    planned.missed.key = None;
+    planned.missed.keeping = None;
     Ok(planned)
 }
 

@@ -17,11 +17,13 @@ use crate::walk::{Caller, Walk, route_taken};
 
 pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, Refusal> {
     let Planned {
-        missed: Missed {
-            mut admitted,
-            findings,
-            key,
-        },
+        missed:
+            Missed {
+                mut admitted,
+                findings,
+                keeping,
+                is_for_all: _,
+            },
         plan,
     } = planned;
     let began = Instant::now();
@@ -63,7 +65,7 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
         record.reason.clone_from(&reason);
     });
     // A reply over raw findings, or by a stand-in, is not what the key promises.
-    let key = key.filter(|_| !walk.is_stand_in() && !walk.sees_findings(&begun));
+    let keeping = keeping.filter(|_| !walk.is_stand_in() && !walk.sees_findings(&begun));
     let findings = Arc::clone(walk.findings());
     let route = walk.label(&begun);
     let rules = admitted.snapshot.rescue();
@@ -76,7 +78,7 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
     });
     Ok(Opened {
         findings,
-        key,
+        keeping,
         lifeline,
         route,
         reason,

@@ -328,6 +328,7 @@ fn price_of(candidate: &Candidate, snapshot: &Snapshot) -> Option<Price> {
 /// Who works at no known price may cost anything.
 fn keep_priced(planned: &mut Planned) -> Result<(), Refusal> {
     let snapshot = Arc::clone(&planned.missed.admitted.snapshot);
+    let count = planned.plan.candidates.len();
     let mut reasons = Vec::new();
     planned.plan.candidates.retain(|candidate| {
         let is_priced = price_of(candidate, &snapshot).is_some();
@@ -343,6 +344,7 @@ fn keep_priced(planned: &mut Planned) -> Result<(), Refusal> {
         let receipt = &mut planned.missed.admitted.receipt;
         return Err(refuse(receipt, Fault::NoCandidate { reasons }, None));
     }
+    planned.missed.is_for_all &= planned.plan.candidates.len() == count;
     Ok(())
 }
 
@@ -356,7 +358,8 @@ fn keep_free(planned: &mut Planned) -> bool {
     }
     candidates.retain(is_free);
     // A stand-in's answer is not kept as the others' would have been.
-    planned.missed.key = None;
+    planned.missed.keeping = None;
+    planned.missed.is_for_all = false;
     for candidate in candidates {
         candidate.reason = format!("{}; {SPENT}", candidate.reason);
     }
@@ -380,7 +383,8 @@ fn bound_by_left(planned: &mut Planned, estimate: &Estimate) {
     let bound = each.clamp(OUTPUT_TOKENS_MIN, OUTPUT_TOKENS_UNSAID);
     if bound < OUTPUT_TOKENS_UNSAID {
         // Others of the team may have more left than this reply was given.
-        planned.missed.key = None;
+        planned.missed.keeping = None;
+        planned.missed.is_for_all = false;
     }
     let request = &mut planned.missed.admitted.request;
     request.output_tokens_max = Some(Tokens(bound));

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::{
     CacheOutcome, ChatEvent, ChatRequest, ExchangeRecord, MicroUsd, ModelAlias, Outcome, Price,
@@ -22,6 +23,10 @@ pub(crate) struct Receipt {
     admitted_at: Instant,
     desk: Option<mpsc::OwnedPermit<ExchangeRecord>>,
     share: QuotaShare,
+    /// Of the reply that is reused; known once that has ended.
+    saved: Option<Cost>,
+    /// Set once its caller has left, where others are answered with the same work.
+    has_left: Option<Arc<AtomicBool>>,
     /// The exchange's seat, given back with the receipt.
     _seat: OwnedSemaphorePermit,
 }
@@ -48,6 +53,7 @@ impl Receipt {
             usage: None,
             is_usage_counted: false,
             cost: None,
+            saved: None,
             masked_count: 0,
             first_content_after: None,
             took: std::time::Duration::ZERO,
@@ -64,6 +70,8 @@ impl Receipt {
             admitted_at: Instant::now(),
             desk: Some(desk),
             share: QuotaShare::new(quotas, Arc::clone(&principal.limits)),
+            saved: None,
+            has_left: None,
             _seat: seat,
         }
     }
@@ -81,6 +89,24 @@ impl Receipt {
         if let Some(record) = &mut self.record {
             change(record);
         }
+    }
+
+    /// Whether the record says that the cache has no part in it.
+    pub(crate) fn is_bypassing(&self) -> bool {
+        let record = self.record.as_ref();
+        record.is_some_and(|record| record.cache == CacheOutcome::Bypassed)
+    }
+
+    /// Notes that a reply is reused, which cost what `saved` says when it was made.
+    pub(crate) fn note_reuse(&mut self, outcome: CacheOutcome, saved: Cost) {
+        self.note(|record| record.cache = outcome);
+        self.saved = Some(saved);
+    }
+
+    /// Others are answered with the same work: it goes on when this caller has left, which `has_left`
+    /// will say.
+    pub(crate) fn share_work(&mut self, has_left: Arc<AtomicBool>) {
+        self.has_left = Some(has_left);
     }
 
     /// Notes what is asked, in case nobody else counts it; once, however often it is called.
@@ -160,7 +186,7 @@ impl Receipt {
             return;
         }
         let is_upstream = record.route.as_ref().is_some_and(|route| !route.is_local);
-        let is_answered = record.route.is_some() || record.cache == CacheOutcome::HitExact;
+        let is_answered = record.route.is_some() || record.cache.is_reuse();
         if !is_upstream {
             record.cost = is_answered.then_some(MicroUsd(0));
             // Its tokens count to limits, also where the caller left before they were told.
@@ -229,6 +255,12 @@ impl Drop for Receipt {
         let took = self.admitted_at.elapsed();
         if let (Some(desk), Some(mut record)) = (self.desk.take(), self.record.take()) {
             record.took = took;
+            let has_left = self.has_left.as_ref();
+            let has_left = has_left.is_some_and(|left| left.load(Ordering::Acquire));
+            if has_left && record.outcome == Outcome::Answered {
+                record.outcome = Outcome::Abandoned;
+            }
+            record.saved = self.saved.as_ref().and_then(Cost::known);
             self.settle(&mut record);
             self.share.settle(&record);
             desk.send(record);

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use domain::{
-    CacheKey, ChatEvent, ChatRequest, ChatStream, Findings, Principal, Priority, RequestId,
-};
+use domain::{ChatEvent, ChatRequest, ChatStream, Findings, Principal, Priority, RequestId};
 use policy::{Asked, Plan};
 use tokio::time::Instant;
 
 use crate::answer::{RouteLabel, Timings};
+use crate::keep::Keeping;
 use crate::receipt::Receipt;
 use crate::rescue::Lifeline;
 use crate::snapshot::Snapshot;
@@ -29,6 +28,8 @@ pub struct RequestContext {
     /// Names in lower case; credentials left out. Routing rules may look at them.
     pub headers: Vec<(String, String)>,
     pub cache: CacheWish,
+    /// Words by which the kept reply may be removed again; at most [`domain::TAGS_MAX`].
+    pub tags: Vec<String>,
     /// As the request says; it goes no higher than its key may.
     pub priority: Priority,
 }
@@ -62,14 +63,17 @@ pub(crate) struct Scanned {
     pub admitted: Admitted,
     pub findings: Arc<Findings>,
     /// `None` when the reply must not be kept.
-    pub key: Option<CacheKey>,
+    pub keeping: Option<Keeping>,
 }
 
-/// The cache has no reply. `key` is where one would be kept.
+/// The cache has no reply.
 pub(crate) struct Missed {
     pub admitted: Admitted,
     pub findings: Arc<Findings>,
-    pub key: Option<CacheKey>,
+    /// `None` when the reply must not be kept.
+    pub keeping: Option<Keeping>,
+    /// False once its caller's own limits have changed what it comes to.
+    pub is_for_all: bool,
 }
 
 /// It is known who may answer, in which order.
@@ -83,7 +87,7 @@ pub(crate) struct Opened {
     pub snapshot: Arc<Snapshot>,
     pub findings: Arc<Findings>,
     /// `None` when the reply must not be kept.
-    pub key: Option<CacheKey>,
+    pub keeping: Option<Keeping>,
     /// `None` where a reply that breaks off stays so.
     pub lifeline: Option<Lifeline>,
     pub route: RouteLabel,

@@ -1,5 +1,6 @@
 //! The trunk with scripted backends under paused time.
 
+mod flights;
 mod images;
 mod moderation;
 mod offline;
@@ -201,15 +202,26 @@ fn logprobs(text: &str) -> TokenLogprobs {
 }
 
 #[derive(Default)]
-struct MapCache(Mutex<HashMap<CacheKey, Arc<Reply>>>);
+struct MapCache(Mutex<HashMap<CacheKey, Arc<Kept>>>);
 
 impl CacheStore for MapCache {
-    fn find(&self, key: &CacheKey) -> Option<Arc<Reply>> {
+    fn find(&self, key: &CacheKey) -> Option<Arc<Kept>> {
         self.0.lock().unwrap().get(key).cloned()
     }
 
-    fn keep(&self, key: CacheKey, reply: Arc<Reply>, _ttl: Duration) {
-        self.0.lock().unwrap().insert(key, reply);
+    fn keep(&self, key: CacheKey, kept: Arc<Kept>, _ttl: Duration) {
+        self.0.lock().unwrap().insert(key, kept);
+    }
+
+    fn forget(&self, key: &CacheKey) -> bool {
+        self.0.lock().unwrap().remove(key).is_some()
+    }
+
+    fn purge(&self, what: &Purge) -> u64 {
+        let mut kept = self.0.lock().unwrap();
+        let before = kept.len();
+        kept.retain(|_, kept| !what.takes_kept(kept));
+        (before - kept.len()) as u64
     }
 }
 
@@ -319,6 +331,7 @@ fn parsed(model: &str, text: &str) -> Parsed {
             body_bytes: text.len(),
             headers: vec![],
             cache: CacheWish::Use,
+            tags: Vec::new(),
             priority: domain::Priority::default(),
         },
     }
@@ -651,7 +664,7 @@ async fn a_kept_reply_holds_no_finding_and_replays_with_the_callers_own() {
         .unwrap();
     assert_eq!(text(first).await, "mail ann@example.org");
     for reply in bench.cache.0.lock().unwrap().values() {
-        assert!(!reply.choices[0].text().contains("ann"));
+        assert!(!reply.reply.choices[0].text().contains("ann"));
     }
     let other = bench
         .pipeline

@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use domain::{
-    BackendCard, CacheOutcome, CacheStore, ChatRequest, ExchangeRecord, Fault, Findings, Health,
-    HealthState, KeyDigest, KeyDirectory, ModelAlias, Outcome, Principal, Quotas, RecordSink,
-    Reply, RequestId, Tier, Tokens, Trust, replay,
+    BackendCard, CacheOutcome, CacheStore, ChatRequest, Delivery, ExchangeRecord, Fault, Findings,
+    Health, HealthState, Kept, KeyDigest, KeyDirectory, ModelAlias, Outcome, Principal, Quotas,
+    RecordSink, RequestId, Tier, Tokens, Trust, replay,
 };
 use policy::Asked;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
-use crate::answer::{Answer, Refusal, RouteLabel};
+use crate::answer::{Answer, CacheUse, Refusal, RouteLabel};
+use crate::cost::Cost;
 use crate::embed::{Work, lacks};
+use crate::flight::{Boarded, FLIGHTS_MAX, FlightKey, Flights, Flown, Reader, Told};
+use crate::keep::Keeping;
 use crate::open::open;
 use crate::receipt::{Receipt, Recorder};
 use crate::snapshot::Snapshot;
@@ -38,6 +41,9 @@ pub(crate) const UNMASKABLE: &str =
 
 /// The reason given with an exact reply.
 const EXACT_REASON: &str = "exact-repeat";
+
+/// The reason given with the reply of a request alike.
+const SHARED_REASON: &str = "same-under-way";
 
 /// What a pipeline is made of.
 pub struct Parts {
@@ -63,10 +69,10 @@ impl fmt::Debug for Parts {
 /// Decides every exchange. Shared by all connections.
 pub struct Pipeline {
     snapshot: ArcSwap<Snapshot>,
-    cache: Arc<dyn CacheStore>,
+    works: Arc<Works>,
     keys: Arc<dyn KeyDirectory>,
     quotas: Option<Arc<dyn Quotas>>,
-    ward: Arc<Ward>,
+    flights: Arc<Flights>,
     seats: Arc<Semaphore>,
     seats_max: usize,
     /// Whether it ever was; what then begins anew takes no traffic away.
@@ -107,13 +113,16 @@ impl Pipeline {
         let seats_max = parts.exchanges_max.clamp(1, Semaphore::MAX_PERMITS);
         let (desk, inbox) = mpsc::channel(seats_max);
         let pipeline = Self {
-            ward: Arc::new(Ward::new(
-                parts.snapshot.retry(),
-                parts.snapshot.breaker(),
-                rand::random(),
-            )),
+            works: Arc::new(Works {
+                ward: Arc::new(Ward::new(
+                    parts.snapshot.retry(),
+                    parts.snapshot.breaker(),
+                    rand::random(),
+                )),
+                cache: parts.cache,
+            }),
+            flights: Arc::default(),
             snapshot: ArcSwap::from_pointee(parts.snapshot),
-            cache: parts.cache,
             keys: parts.keys,
             quotas: parts.quotas,
             seats: Arc::new(Semaphore::new(seats_max)),
@@ -126,7 +135,7 @@ impl Pipeline {
 
     /// Replaces the snapshot. Exchanges under way keep theirs.
     pub fn reload(&self, snapshot: Snapshot) {
-        self.ward
+        self.ward()
             .reload(snapshot.retry(), snapshot.breaker(), snapshot.backends());
         self.snapshot.store(Arc::new(snapshot));
     }
@@ -154,23 +163,85 @@ impl Pipeline {
         } else {
             Box::pin(scan_aside(admitted)).await?
         };
-        let missed = match self.look_up(scanned) {
-            Looked::Hit(found) => return replay_hit(*found).await,
-            Looked::Missed(missed) => *missed,
+        match self.works.look_up_exact(scanned) {
+            Looked::Hit(found) => replay_hit(*found).await,
+            Looked::Missed(missed) => self.fly(*missed).await,
+        }
+    }
+
+    /// With whoever asks the same at the moment, or alone.
+    async fn fly(&self, missed: Missed) -> Result<Answer, Refusal> {
+        let mut missed = Some(missed);
+        for _ in 0..FLIGHTS_MAX {
+            let boarded = missed.as_ref().map(|missed| self.board(missed));
+            match boarded {
+                Some(Boarded::Leads(reader)) => {
+                    let Some(mut missed) = missed.take() else {
+                        break;
+                    };
+                    missed.admitted.receipt.share_work(reader.leader_left());
+                    reader.begin(Box::pin(go(Arc::clone(&self.works), missed)));
+                    return match reader.opened().await {
+                        Told::Answer(answer) => Ok(Answer {
+                            stream: reader.events(),
+                            ..answer
+                        }),
+                        Told::Refused(refusal) => Err(refusal),
+                        // Who leads is told all.
+                        Told::Released => Err(internal()),
+                    };
+                }
+                Some(Boarded::Joins(reader)) => match reader.opened().await {
+                    Told::Answer(answer) => {
+                        let Some(missed) = missed.take() else { break };
+                        return join(missed, answer, reader).await;
+                    }
+                    Told::Refused(Refusal { fault, reason }) => {
+                        let Some(mut missed) = missed.take() else {
+                            break;
+                        };
+                        return Err(refuse(&mut missed.admitted.receipt, fault, reason));
+                    }
+                    Told::Released => {}
+                },
+                Some(Boarded::Alone) | None => break,
+            }
+        }
+        match missed {
+            Some(missed) => go(Arc::clone(&self.works), missed).await.outcome,
+            None => Err(internal()),
+        }
+    }
+
+    fn board(&self, missed: &Missed) -> Boarded {
+        let Missed {
+            admitted,
+            findings,
+            keeping,
+            ..
+        } = missed;
+        let Some(keeping) = keeping else {
+            return Boarded::Alone;
         };
-        let planned = plan(missed, &self.ward)?;
-        let planned = if offline::concerns(&planned) {
-            Box::pin(offline::pass(planned, &self.ward)).await?
-        } else {
-            planned
+        if admitted.context.cache != CacheWish::Use {
+            return Boarded::Alone;
+        }
+        let priority = admitted.context.priority.max(admitted.principal.priority);
+        let is_streamed = match admitted.request.delivery {
+            Delivery::Streamed { .. } => true,
+            Delivery::Whole => false,
         };
-        let planned = if planned.missed.admitted.receipt.share().is_unlimited() {
-            planned
-        } else {
-            Box::pin(quota::afford(planned)).await?
+        let key = |is_streamed| FlightKey {
+            key: keeping.key,
+            is_streamed,
         };
-        let opened = open(planned, &self.ward).await?;
-        Ok(wrap(opened, Arc::clone(&self.cache)))
+        let flights = &self.flights;
+        // Who wants all at once can as well be told it piece by piece.
+        let streamed = (!is_streamed).then(|| flights.join(key(true), findings, priority));
+        match streamed.flatten() {
+            Some(reader) => Boarded::Joins(reader),
+            None => flights.board(key(is_streamed), findings, priority),
+        }
     }
 
     /// Every name this principal may ask for.
@@ -230,7 +301,7 @@ impl Pipeline {
             .map(|backend| {
                 (
                     backend.card().name.to_string(),
-                    self.ward.health(backend.as_ref()),
+                    self.ward().health(backend.as_ref()),
                 )
             })
             .collect();
@@ -263,7 +334,7 @@ impl Pipeline {
     /// What was learnt of each model of each backend that was asked for.
     #[must_use]
     pub fn health(&self) -> Vec<ModelHealth> {
-        self.ward.views()
+        self.ward().views()
     }
 
     /// Exchanges under way.
@@ -331,27 +402,41 @@ impl Pipeline {
         self.snapshot.load_full()
     }
 
-    fn look_up(&self, scanned: Scanned) -> Looked {
+    pub(crate) fn ward(&self) -> &Arc<Ward> {
+        &self.works.ward
+    }
+}
+
+/// What work on a request needs beside the request, for as long as somebody waits for it.
+pub(crate) struct Works {
+    pub ward: Arc<Ward>,
+    pub cache: Arc<dyn CacheStore>,
+}
+
+impl Works {
+    fn find(&self, admitted: &Admitted, keeping: Option<&Keeping>) -> Option<Arc<Kept>> {
+        let keeping = keeping.filter(|_| admitted.context.cache == CacheWish::Use)?;
+        self.cache.find(&keeping.key)
+    }
+
+    fn look_up_exact(&self, scanned: Scanned) -> Looked {
         let Scanned {
             mut admitted,
             findings,
-            key,
+            keeping,
         } = scanned;
-        let hit = key
-            .as_ref()
-            .filter(|_| admitted.context.cache == CacheWish::Use)
-            .and_then(|key| self.cache.find(key));
+        let hit = self.find(&admitted, keeping.as_ref());
         let now = Instant::now();
         admitted.timings.look_up = now - admitted.since;
         admitted.since = now;
-        if let Some(reply) = hit {
+        if let Some(kept) = hit {
             return Looked::Hit(Box::new(Found {
                 admitted,
                 findings,
-                reply,
+                kept,
             }));
         }
-        if key.is_some() {
+        if keeping.is_some() {
             admitted
                 .receipt
                 .note(|record| record.cache = CacheOutcome::Missed);
@@ -359,8 +444,94 @@ impl Pipeline {
         Looked::Missed(Box::new(Missed {
             admitted,
             findings,
-            key,
+            keeping,
+            is_for_all: true,
         }))
+    }
+}
+
+/// What is left to do for a request that has no kept reply of its own.
+async fn go(works: Arc<Works>, missed: Missed) -> Flown {
+    let mut is_for_all = true;
+    let outcome = open_for(&works, missed, &mut is_for_all).await;
+    Flown {
+        outcome,
+        is_for_all,
+    }
+}
+
+async fn open_for(works: &Works, missed: Missed, is_for_all: &mut bool) -> Result<Answer, Refusal> {
+    // Kept by another's flight, perhaps, since this one looked.
+    if let Some(kept) = works.find(&missed.admitted, missed.keeping.as_ref()) {
+        return replay_hit(Found {
+            admitted: missed.admitted,
+            findings: missed.findings,
+            kept,
+        })
+        .await;
+    }
+    let planned = plan(missed, &works.ward)?;
+    let planned = if offline::concerns(&planned) {
+        Box::pin(offline::pass(planned, &works.ward)).await?
+    } else {
+        planned
+    };
+    let planned = if planned.missed.admitted.receipt.share().is_unlimited() {
+        planned
+    } else {
+        *is_for_all = false;
+        let planned = Box::pin(quota::afford(planned)).await?;
+        *is_for_all = planned.missed.is_for_all;
+        planned
+    };
+    let opened = open(planned, &works.ward).await?;
+    Ok(wrap(opened, Arc::clone(&works.cache)))
+}
+
+/// An answer that another request's work is read for.
+async fn join(mut missed: Missed, answer: Answer, reader: Reader) -> Result<Answer, Refusal> {
+    let admitted = &mut missed.admitted;
+    if let Err(exhausted) = admitted.receipt.share_mut().take_replay().await {
+        let fault = quota::fault(&exhausted);
+        return Err(refuse(&mut admitted.receipt, fault, None));
+    }
+    let now = Instant::now();
+    admitted.timings.open = now - admitted.since;
+    // Where a kept reply answers the leader, it answers all.
+    let (cache, route, reason) = match answer.cache {
+        CacheUse::Exact { .. } | CacheUse::Semantic { .. } => {
+            (answer.cache, answer.route, answer.reason)
+        }
+        CacheUse::Missed | CacheUse::Bypassed | CacheUse::Shared => (
+            CacheUse::Shared,
+            RouteLabel::CacheShared,
+            SHARED_REASON.to_owned(),
+        ),
+    };
+    let mut receipt = missed.admitted.receipt;
+    receipt.note_reuse(cache.outcome(), answer.cost);
+    receipt.note(|record| record.reason.clone_from(&reason));
+    let cost = receipt.cost();
+    let allowance = receipt.share().allowance();
+    // Values are put back by then, and they are this request's own.
+    let stream = wrap_hit(reader.events(), &Arc::default(), receipt);
+    Ok(Answer {
+        route,
+        reason,
+        model: answer.model,
+        cache,
+        timings: missed.admitted.timings,
+        cost,
+        allowance,
+        rescues: None,
+        stream,
+    })
+}
+
+fn internal() -> Refusal {
+    Refusal {
+        fault: Fault::Internal,
+        reason: None,
     }
 }
 
@@ -368,7 +539,7 @@ impl Pipeline {
 struct Found {
     admitted: Admitted,
     findings: Arc<Findings>,
-    reply: Arc<Reply>,
+    kept: Arc<Kept>,
 }
 
 enum Looked {
@@ -395,13 +566,14 @@ fn scan_here(mut admitted: Admitted) -> Result<Scanned, Refusal> {
         .receipt
         .note(|record| record.masked_count = masked_count);
     let key = cache_key(&admitted, &findings);
+    let keeping = key.map(|key| Keeping::new(key, &admitted));
     let now = Instant::now();
     admitted.timings.scan = now - admitted.since;
     admitted.since = now;
     Ok(Scanned {
         admitted,
         findings: Arc::new(findings),
-        key,
+        keeping,
     })
 }
 
@@ -431,30 +603,40 @@ async fn replay_hit(found: Found) -> Result<Answer, Refusal> {
     let Found {
         mut admitted,
         findings,
-        reply,
+        kept,
     } = found;
     if let Err(exhausted) = admitted.receipt.share_mut().take_replay().await {
         let fault = quota::fault(&exhausted);
         return Err(refuse(&mut admitted.receipt, fault, None));
     }
     let allowance = admitted.receipt.share().allowance();
+    let reply = &kept.reply;
+    let cache = CacheUse::Exact { age: age(&kept) };
+    admitted
+        .receipt
+        .note_reuse(cache.outcome(), Cost::of(kept.cost));
     admitted.receipt.note(|record| {
-        record.cache = CacheOutcome::HitExact;
         EXACT_REASON.clone_into(&mut record.reason);
         record.usage = reply.usage;
     });
     let cost = admitted.receipt.cost();
-    let stream = wrap_hit(replay(&reply), &findings, admitted.receipt);
+    let stream = wrap_hit(replay(reply), &findings, admitted.receipt);
     Ok(Answer {
         route: RouteLabel::CacheExact,
         reason: EXACT_REASON.to_owned(),
         model: reply.started.model.clone(),
+        cache,
         timings: admitted.timings,
         cost,
         allowance,
         rescues: None,
         stream,
     })
+}
+
+/// Since when it is kept; a clock that was set back makes it new.
+fn age(kept: &Kept) -> Duration {
+    kept.kept_at.elapsed().unwrap_or_default()
 }
 
 pub(crate) fn plan(mut missed: Missed, ward: &Ward) -> Result<Planned, Refusal> {

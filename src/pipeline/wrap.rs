@@ -9,28 +9,28 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use domain::{
-    BackendError, CacheKey, CacheStore, ChatEvent, ChatStream, Findings, Grammar, GrammarError,
-    Outcome, TokenLogprobs, ToolCallPart, collect,
+    BackendError, CacheStore, ChatEvent, ChatStream, Findings, Grammar, GrammarError, Outcome,
+    ToolCallPart,
 };
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use policy::Unmasker;
 
-use crate::answer::Answer;
+use crate::answer::{Answer, CacheUse};
+use crate::keep::Tee;
 use crate::receipt::Receipt;
 use crate::rescue::{Lifeline, Lost, Tried, Verdict};
 use crate::snapshot::Snapshot;
 use crate::stages::Opened;
 
 /// Turns an opened candidate into the caller's answer.
-pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
+pub(crate) fn wrap(opened: Opened, store: Arc<dyn CacheStore>) -> Answer {
     let Opened {
         snapshot,
         findings,
-        key,
+        keeping,
         lifeline,
         route,
         reason,
@@ -44,15 +44,11 @@ pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
     receipt.note_price_of_route(&snapshot);
     let cost = receipt.cost();
     let allowance = receipt.share().allowance();
-    let rules = snapshot.cache();
-    let tee = key.map(|key| Tee {
-        key,
-        cache,
-        ttl: rules.ttl,
-        events: Vec::new(),
-        bytes: 0,
-        bytes_max: rules.reply_bytes_max,
-    });
+    let cache = match receipt.is_bypassing() {
+        true => CacheUse::Bypassed,
+        false => CacheUse::Missed,
+    };
+    let tee = keeping.map(|keeping| Tee::new(keeping, store, snapshot.cache()));
     let model = head
         .iter()
         .find_map(|event| match event {
@@ -73,6 +69,7 @@ pub(crate) fn wrap(opened: Opened, cache: Arc<dyn CacheStore>) -> Answer {
         route,
         reason,
         model,
+        cache,
         timings,
         cost,
         allowance,
@@ -209,11 +206,13 @@ impl Wrapped {
         if self.grammar.finish().is_err() {
             return self.broke(BackendError::Interrupted);
         }
-        if let Some(tee) = self.tee.take() {
-            tee.keep();
-        }
+        let cost = self.receipt.as_ref().map(Receipt::cost);
         if let Some(mut receipt) = self.receipt.take() {
             receipt.note(|record| record.outcome = Outcome::Answered);
+        }
+        // The receipt has settled by now what it cost.
+        if let Some(tee) = self.tee.take() {
+            tee.keep(cost.and_then(|cost| cost.known()));
         }
     }
 
@@ -259,43 +258,6 @@ impl Stream for Wrapped {
                 Poll::Ready(Some(Err(error))) => self.broke(error),
                 Poll::Ready(None) => self.end(),
             }
-        }
-    }
-}
-
-/// A copy of the stream for the cache.
-struct Tee {
-    key: CacheKey,
-    cache: Arc<dyn CacheStore>,
-    ttl: Duration,
-    events: Vec<ChatEvent>,
-    bytes: usize,
-    bytes_max: usize,
-}
-
-impl Tee {
-    /// False once the reply is too large to keep.
-    fn take(&mut self, event: &ChatEvent) -> bool {
-        self.bytes += match event {
-            ChatEvent::Text { text, .. } | ChatEvent::Thought { text, .. } => text.len(),
-            ChatEvent::ToolCall { part, .. } => part.arguments.len(),
-            ChatEvent::Logprobs { tokens, .. } => tokens.iter().map(TokenLogprobs::bytes).sum(),
-            ChatEvent::Seal { seal, .. } => seal.data.len(),
-            ChatEvent::StopString { text, .. } => text.len(),
-            ChatEvent::Started(_)
-            | ChatEvent::Written(_)
-            | ChatEvent::ChoiceEnded { .. }
-            | ChatEvent::Usage(_) => 0,
-        };
-        self.events.push(event.clone());
-        self.bytes <= self.bytes_max
-    }
-
-    fn keep(self) {
-        let events = stream::iter(self.events.into_iter().map(Ok)).boxed();
-        // Every event is at hand, so the collection is ready at its first poll.
-        if let Some(Ok(reply)) = collect(events).now_or_never() {
-            self.cache.keep(self.key, Arc::new(reply), self.ttl);
         }
     }
 }

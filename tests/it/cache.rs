@@ -90,3 +90,48 @@ async fn what_did_not_end_well_is_not_kept() {
     let again = hedge.chat(&slow).await;
     assert_eq!((again.route(), again.is_done()), ("cloud:fake", true));
 }
+
+#[tokio::test]
+async fn requests_alike_at_once_are_one_call() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    let body = with(
+        ask("fake/bench", "[[fake tokens=20 gap-ms=20]]"),
+        json!({"stream": true}),
+    );
+    let replies = futures::future::join_all((0..20).map(|_| hedge.chat(&body))).await;
+    let told = |cache: &str| {
+        let told = replies.iter();
+        told.filter(|it| it.header("x-hedge-cache") == cache).count()
+    };
+    assert_eq!((told("miss"), told("shared")), (1, 19));
+    for reply in &replies {
+        assert!(reply.is_done());
+        assert_eq!(reply.streamed_text(), replies[0].streamed_text());
+    }
+    assert_eq!(fake.counts().asked, 1);
+    let later = hedge.chat(&body).await;
+    assert!(later.header("x-hedge-cache").starts_with("exact; age="));
+}
+
+#[tokio::test]
+async fn a_tag_that_is_none_is_refused_with_its_place() {
+    let fake = fake();
+    let hedge = Hedge::before(&fake, "").await;
+    for (tags, status) in [
+        ("spring, 2026/a:b", 200),
+        ("a,b,c,d,e,f,g,h,h", 200),
+        ("a,b,c,d,e,f,g,h,i", 400),
+        ("no spaces", 400),
+        ("'", 400),
+    ] {
+        let mut request = chat_request(&ask("fake/bench", "one"));
+        let value = http::HeaderValue::from_static(tags);
+        request.headers_mut().insert("x-hedge-cache-tags", value);
+        let reply = hedge.send(request).await;
+        assert_eq!(reply.status.as_u16(), status, "{tags}");
+        if status == 400 {
+            assert_eq!(reply.json()["error"]["param"], "x-hedge-cache-tags");
+        }
+    }
+}

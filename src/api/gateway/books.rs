@@ -268,6 +268,7 @@ mod tests {
             }),
             is_usage_counted: false,
             cost: Some(MicroUsd(500)),
+            saved: None,
             masked_count: 0,
             first_content_after: None,
             took: Duration::ZERO,

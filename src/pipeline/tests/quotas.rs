@@ -13,7 +13,7 @@ struct Counts {
 }
 
 #[derive(Clone, Default)]
-struct Purse(Arc<Counts>);
+pub(super) struct Purse(Arc<Counts>);
 
 struct Taken(Purse, Vec<(Measure, u64)>);
 
@@ -23,7 +23,7 @@ impl Purse {
         limit.amount - used.get(&limit.measure).copied().unwrap_or(0)
     }
 
-    fn settled(&self) -> Vec<Use> {
+    pub(super) fn settled(&self) -> Vec<Use> {
         std::mem::take(&mut self.0.settled.lock().unwrap())
     }
 
@@ -74,7 +74,11 @@ impl Returned for Taken {
     }
 }
 
-fn limit(measure: Measure, amount: u64) -> Limit {
+pub(super) fn purse() -> Purse {
+    Purse::default()
+}
+
+pub(super) fn limit(measure: Measure, amount: u64) -> Limit {
     Limit {
         scope: Scope::Key("k".into()),
         measure,
@@ -86,7 +90,7 @@ fn limit(measure: Measure, amount: u64) -> Limit {
 }
 
 /// A dollar for a million tokens in, ten for a million out; of `big` with `fake` alone.
-fn priced(snapshot: Snapshot) -> Snapshot {
+pub(super) fn priced(snapshot: Snapshot) -> Snapshot {
     let mut book = PriceBook::default();
     book.add(&[PriceEntry {
         provider: "fake".into(),

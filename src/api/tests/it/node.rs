@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use domain::{
     Abilities, Backend, BackendCard, BackendError, BadRequest, CacheKey, CacheStore, ChatEvent,
     ChatRequest, ChatStream, EmbedInput, Embedder, EmbedderCard, Embeddings, FinishReason, Health,
-    HealthState, KeyDigest, KeyDirectory, ModelCard, Moderation, Outbound, Principal, ReadToken,
-    RecordSink, Reply, Reranker, Scores, Started, TextPart, TextToRead, Tier, Tokenizer, Tokens,
-    Trust, Usage,
+    HealthState, Kept, KeyDigest, KeyDirectory, ModelCard, Moderation, Outbound, Principal, Purge,
+    ReadToken, RecordSink, Reranker, Scores, Started, TextPart, TextToRead, Tier, Tokenizer,
+    Tokens, Trust, Usage,
 };
 use futures::{StreamExt, stream};
 use pipeline::{CacheRules, Parts, Patience, Pipeline, Snapshot};
@@ -194,15 +194,26 @@ impl Embedder for Lengths {
 }
 
 #[derive(Default)]
-struct MapCache(Mutex<HashMap<CacheKey, Arc<Reply>>>);
+struct MapCache(Mutex<HashMap<CacheKey, Arc<Kept>>>);
 
 impl CacheStore for MapCache {
-    fn find(&self, key: &CacheKey) -> Option<Arc<Reply>> {
+    fn find(&self, key: &CacheKey) -> Option<Arc<Kept>> {
         self.0.lock().unwrap().get(key).cloned()
     }
 
-    fn keep(&self, key: CacheKey, reply: Arc<Reply>, _ttl: Duration) {
-        self.0.lock().unwrap().insert(key, reply);
+    fn keep(&self, key: CacheKey, kept: Arc<Kept>, _ttl: Duration) {
+        self.0.lock().unwrap().insert(key, kept);
+    }
+
+    fn forget(&self, key: &CacheKey) -> bool {
+        self.0.lock().unwrap().remove(key).is_some()
+    }
+
+    fn purge(&self, what: &Purge) -> u64 {
+        let mut kept = self.0.lock().unwrap();
+        let before = kept.len();
+        kept.retain(|_, kept| !what.takes_kept(kept));
+        (before - kept.len()) as u64
     }
 }
 
