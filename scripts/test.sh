@@ -56,6 +56,7 @@ step tests cargo test --workspace --no-fail-fast
 step docs env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 step deny scripts/deny.sh
 step recipe python3 models/train/test_recipe.py
+step encoder python3 models/train/encoder/test_encoder.py
 step clients tests/clients/run.sh target/debug/hedge
 step interop tests/interop/run.sh target/debug/examples/peer
 step schema tests/schema/run.sh target/debug/hedge 50
