@@ -3,12 +3,15 @@
 mod attacks;
 mod attest;
 mod bhttp;
+#[cfg(feature = "client")]
 mod client;
 mod exchange;
 mod interop;
 mod key_lists;
 mod keys;
 mod manifests;
+#[cfg(target_os = "linux")]
+mod memory;
 mod proofs;
 mod replays;
 mod shapes;
