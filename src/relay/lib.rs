@@ -21,6 +21,7 @@
 
 pub mod attest;
 pub mod bhttp;
+#[cfg(feature = "client")]
 pub mod client;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
