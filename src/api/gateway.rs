@@ -74,6 +74,8 @@ pub struct Gateway {
     repeats: Mutex<IdempotenceCache>,
     opens: Turnstile,
     enrolments: Turnstile,
+    /// Those that are being read or answered.
+    enrolling: Semaphore,
     /// Requests of one sender that are being read.
     readings: Places<Sender>,
     requests: Arc<Semaphore>,
@@ -111,6 +113,7 @@ impl Gateway {
                 per_s: enrolments / 60.0,
                 room: enrolments,
             }),
+            enrolling: Semaphore::new(limits.enrolments_max),
             readings: Places::new(
                 u32::try_from(requests_max / READINGS_SHARE)
                     .unwrap_or(1)
@@ -160,6 +163,13 @@ impl Gateway {
 
     fn repeats(&self) -> MutexGuard<'_, IdempotenceCache> {
         self.repeats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the certificate is of another key than the edge that it names. A certificate outlives the
+    /// key that it is of: without this, whoever had the name before could take the edge's connections.
+    fn is_anothers(&self, shown: &PeerCertificate) -> bool {
+        let edge = self.edges.find(&shown.edge_id);
+        edge.is_some_and(|edge| !edge.may_show(shown.ed25519.as_ref()))
     }
 
     fn has_seen(&self, digest: &EncDigest) -> bool {

@@ -33,6 +33,18 @@ impl Edge {
     pub fn is_revoked(&self) -> bool {
         self.is_revoked.load(Ordering::Relaxed)
     }
+
+    /// Whether a certificate of this Ed25519 key (`None`: of a key of another kind) may be the edge's: it
+    /// is, where it is of a key that its proofs are checked with. A shared key is in no certificate, so of
+    /// an edge that has nothing else only the name tells.
+    pub fn may_show(&self, public: Option<&[u8; 32]>) -> bool {
+        let keys = self.keys.iter().filter_map(|(_, key)| match key {
+            EdgeKey::Ed25519(key) => Some(key.as_bytes()),
+            EdgeKey::HmacSha256(_) => None,
+        });
+        let mut keys = keys.peekable();
+        keys.peek().is_none() || keys.any(|known| Some(known) == public)
+    }
 }
 
 /// What one edge may do. The default allows nothing.

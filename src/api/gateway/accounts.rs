@@ -110,11 +110,13 @@ impl Accounts {
         }
     }
 
-    pub fn spending(&self) -> Vec<Spending> {
+    /// In this month: of others nobody asks any more.
+    pub fn spending(&self, now: UnixTime) -> Vec<Spending> {
         let accounts = self.lock();
+        let month = month_of(now);
         let spent = accounts
             .iter()
-            .filter(|(_, account)| account.spent_microusd > 0);
+            .filter(|(_, account)| account.spent_microusd > 0 && account.month == month);
         let spending = spent.map(|(edge, account)| Spending {
             edge: edge.clone(),
             month: account.month.clone(),
@@ -239,8 +241,9 @@ mod tests {
         assert_eq!(admit(&accounts, NOVEMBER), Ok(()));
         accounts.charge("branch-7", 1, MicroUsd(1), NOVEMBER);
         assert_eq!(admit(&accounts, NOVEMBER), Err(Fault::BudgetSpent));
-        let kept = accounts.spending();
+        let kept = accounts.spending(NOVEMBER);
         assert_eq!(kept.len(), 1);
+        assert_eq!(accounts.spending(DECEMBER), []);
         let after = Accounts::default();
         after.restore(kept);
         assert_eq!(admit(&after, NOVEMBER), Err(Fault::BudgetSpent));

@@ -92,7 +92,7 @@ impl GatewayBooks {
 
     /// What each edge has spent this month. To be kept, now and then and at the end.
     pub fn spending(&self) -> Vec<Spending> {
-        self.accounts.spending()
+        self.accounts.spending(self.now())
     }
 
     /// What was kept of a process that ran before. To be called before the first request.

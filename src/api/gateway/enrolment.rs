@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use bytes::Bytes;
 use relay::is_name;
+use x509_parser::oid_registry::OID_SIG_ED25519;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Decides who becomes an edge, and stays one.
@@ -53,6 +54,8 @@ pub struct PeerCertificate {
     pub edge_id: String,
     /// In hexadecimal digits.
     pub serial: String,
+    /// `None` for one of a key of another kind.
+    pub ed25519: Option<[u8; 32]>,
     pub der: Bytes,
 }
 
@@ -71,8 +74,12 @@ impl PeerCertificate {
         // Of two names nobody says which counts.
         let edge_id = edges.next().filter(|_| edges.next().is_none())?.to_owned();
         let serial = certificate.raw_serial();
+        let key = certificate.public_key();
+        let is_ed25519 = key.algorithm.algorithm == OID_SIG_ED25519;
+        let ed25519 = is_ed25519.then(|| key.subject_public_key.data.as_ref().try_into().ok());
         Some(Self {
             edge_id,
+            ed25519: ed25519.flatten(),
             serial: serial.iter().map(|byte| format!("{byte:02x}")).collect(),
             der: Bytes::copy_from_slice(der),
         })

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::Gateway;
 use super::accounts::UnderWay;
+use super::enrolment::PeerCertificate;
 use super::inner::{Inner, off_time, refused, said};
 use super::opening::Opened;
 use super::outer::Peer;
@@ -77,7 +78,10 @@ impl Gateway {
         let key = edge.key(claim.key_id()).ok_or(Unproven)?;
         claim.verify(key, &self.rules.relay_id, &opened.secret)?;
         let shown = peer.certificate.as_ref();
-        let is_shown = shown.is_none_or(|shown| shown.edge_id == edge.id);
+        let is_its = |shown: &PeerCertificate| {
+            shown.edge_id == edge.id && edge.may_show(shown.ed25519.as_ref())
+        };
+        let is_shown = shown.is_none_or(is_its);
         if is_shown && !edge.is_revoked() {
             Ok(edge)
         } else {

@@ -1,7 +1,7 @@
 //! What is asked in the clear: keys, enrolment, probes, and sealed requests.
 
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +19,8 @@ use relay::limits::REQUEST_BYTES_MAX;
 use relay::shape::RequestPad;
 use relay::slim::{FRAMES_FIELD, SLIM_FRAMES};
 use relay::{Form, KEYS_MEDIA_TYPE, OuterRefusal, PROBLEM_MEDIA_TYPE, WholeResponseSealer};
-use tokio::time::Instant;
+use tokio::sync::SemaphorePermit;
+use tokio::time::{Instant, interval};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -48,6 +49,10 @@ const INCREMENTAL: HeaderName = HeaderName::from_static("incremental");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 const SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
 const SIGNATURE: HeaderName = HeaderName::from_static("signature");
+
+/// How often it is looked whether the edge that waits for an answer in one piece is known still. One
+/// that comes in chunks its connection looks after.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// An answer in one piece, in bytes. A longer one cannot be had in one piece.
 const WHOLE_BYTES_MAX: usize = 32 << 20;
@@ -170,7 +175,7 @@ impl Gateway {
         B: http_body::Body<Data = Bytes>,
     {
         let enrolment = self.enrolment.as_ref().ok_or(OuterRefusal::NotFound)?;
-        let asked = self.enrolling(peer, signs, request).await?;
+        let (asked, _seat) = self.enrolling(peer, signs, request).await?;
         Ok(enrolled(enrolment.join(asked, peer.address).await))
     }
 
@@ -180,26 +185,30 @@ impl Gateway {
     {
         let enrolment = self.enrolment.as_ref().ok_or(OuterRefusal::NotFound)?;
         let shown = peer.certificate.as_ref().ok_or(OuterRefusal::Certificate)?;
-        let asked = self.enrolling(peer, signs, request).await?;
+        let (asked, _seat) = self.enrolling(peer, signs, request).await?;
         Ok(enrolled(enrolment.renew(asked, shown).await))
     }
 
+    /// What is asked, and a seat to be kept until it is answered: whoever wants to join is nobody yet, so
+    /// the rate of each alone would bound nothing.
     async fn enrolling<B>(
         &self,
         peer: &Peer,
         signs: &Signs,
         request: Request<B>,
-    ) -> Result<Bytes, Refused>
+    ) -> Result<(Bytes, SemaphorePermit<'_>), Refused>
     where
         B: http_body::Body<Data = Bytes>,
     {
         let passed = self.enrolments.pass(self.sender(peer), Instant::now());
         passed.map_err(too_many)?;
+        let seat = self.enrolling.try_acquire();
+        let seat = seat.map_err(|_| OuterRefusal::Busy)?;
         let limits = self.rules.limits;
         let body = Paced::new(request.into_body(), limits.enrolment_bytes_max, limits)?;
         let asked = body.whole().await?;
         signs.set_unread(false);
-        Ok(asked)
+        Ok((asked, seat))
     }
 
     async fn sealed<B>(
@@ -217,8 +226,13 @@ impl Gateway {
         }
         if self.rules.requires_certificate {
             let shown = peer.certificate.as_ref();
-            let known = shown.and_then(|shown| self.edges.find(&shown.edge_id));
-            known.ok_or(OuterRefusal::Certificate)?;
+            let is_known = shown.is_some_and(|shown| {
+                let edge = self.edges.find(&shown.edge_id);
+                edge.is_some_and(|edge| edge.may_show(shown.ed25519.as_ref()))
+            });
+            if !is_known {
+                return Err(OuterRefusal::Certificate.into());
+            }
         }
         let passed = self.opens.pass(self.sender(peer), Instant::now());
         passed.map_err(too_many)?;
@@ -318,9 +332,16 @@ async fn whole(
     result: SealedResult,
     mut visit: Visit,
 ) -> Response<Body> {
-    let inner = coming.await;
-    let (head, body) = inner.response.into_parts();
-    let collected = collect(body).await;
+    let working = async {
+        let inner = coming.await;
+        let (head, body) = inner.response.into_parts();
+        (head, collect(body).await, inner.is_processed)
+    };
+    let Some((head, collected, is_processed)) = while_known(&visit, working).await else {
+        // As one that could not be sealed: there is nobody left to be told more.
+        visit.end(SealedResult::Broken);
+        return problem(OuterRefusal::Busy, BUSY_WAIT, Version::HTTP_2);
+    };
     let is_whole = collected.is_some();
     let status = if is_whole {
         head.status
@@ -329,7 +350,7 @@ async fn whole(
     };
     let content = collected.unwrap_or_default();
     let now = visit.now();
-    let fields = answer_fields(&head.headers, inner.is_processed, None, now);
+    let fields = answer_fields(&head.headers, is_processed, None, now);
     let mut plain = Zeroizing::new(Vec::with_capacity(content.len() + 4_096));
     let status = status.as_u16();
     let nothing = Fields::default();
@@ -351,6 +372,20 @@ async fn whole(
     });
     let kind = HeaderValue::from_static(Form::Whole.response_media_type());
     unstored(Body::from(sealed), kind)
+}
+
+/// `None`, and the work is dropped, once the visit's edge is known no more.
+async fn while_known<T>(visit: &Visit, working: impl Future<Output = T>) -> Option<T> {
+    let mut working = pin!(working);
+    let mut look = interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            done = &mut working => return (!visit.is_revoked()).then_some(done),
+            _ = look.tick() => if visit.is_revoked() {
+                return None;
+            },
+        }
+    }
 }
 
 /// `None` for one that broke off, or is too long.

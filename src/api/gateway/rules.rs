@@ -109,6 +109,8 @@ pub struct GatewayLimits {
     pub opens_per_s: u32,
     /// Requests to join or to renew, of one sender. Reached: 429.
     pub enrolments_per_minute: u32,
+    /// Of all senders, being read or answered. Reached: 503.
+    pub enrolments_max: usize,
     /// The body of one of those. Reached: 413.
     pub enrolment_bytes_max: u64,
     /// How long an edge may take no byte of an answer. Reached: the answer is dropped, and the work
@@ -139,6 +141,7 @@ impl Default for GatewayLimits {
             connections_per_edge_max: 4,
             opens_per_s: 4_000,
             enrolments_per_minute: 10,
+            enrolments_max: 64,
             enrolment_bytes_max: 64 << 10,
             write_stall_max: Duration::from_secs(30),
             idle_max: Duration::from_secs(120),

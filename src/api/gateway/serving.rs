@@ -179,6 +179,13 @@ impl Host {
         let trust_domain = &gateway.rules.trust_domain;
         let shown = shown.and_then(|chain| chain.first());
         let certificate = shown.and_then(|der| PeerCertificate::read(der, trust_domain));
+        if certificate
+            .as_ref()
+            .is_some_and(|it| gateway.is_anothers(it))
+        {
+            gateway.tally.count_connection_refused();
+            return Ok(());
+        }
         let place = match &certificate {
             None => None,
             Some(shown) => match self.edges.take(shown.edge_id.clone()) {

@@ -89,6 +89,17 @@ impl Edges {
         self.0.lock().unwrap().insert(id.to_owned(), Arc::new(edge));
     }
 
+    /// One that has a key of its own, and not one that it shares.
+    pub fn add_ed25519(&self, id: &str, public: &[u8; 32]) {
+        let edge = Edge {
+            id: id.to_owned(),
+            keys: vec![("k1".to_owned(), EdgeKey::ed25519(public).unwrap())],
+            policy: open_policy(),
+            is_revoked: AtomicBool::new(false),
+        };
+        self.0.lock().unwrap().insert(id.to_owned(), Arc::new(edge));
+    }
+
     pub fn revoke(&self, id: &str) {
         if let Some(edge) = self.0.lock().unwrap().remove(id) {
             edge.is_revoked.store(true, Ordering::Relaxed);
@@ -113,6 +124,8 @@ pub struct RelayRecipe {
     pub policy: EdgePolicy,
     pub tls: Option<Arc<ServerConfig>>,
     pub enrolment: Option<Arc<dyn Enrolment>>,
+    /// Where it depends on the machine.
+    pub connections_max: Option<usize>,
     pub change: fn(&mut GatewayRules),
 }
 
@@ -123,6 +136,7 @@ impl Default for RelayRecipe {
             policy: open_policy(),
             tls: None,
             enrolment: None,
+            connections_max: None,
             change: |_| {},
         }
     }
@@ -163,6 +177,9 @@ impl RelayRecipe {
             ..GatewayLimits::default()
         };
         (self.change)(&mut rules);
+        if let Some(max) = self.connections_max {
+            rules.limits.connections_max = max;
+        }
         let directory = Arc::clone(&edges) as Arc<dyn EdgeDirectory>;
         let (gateway, driver) =
             Gateway::new(built.api, rules, directory, books, self.enrolment).unwrap();

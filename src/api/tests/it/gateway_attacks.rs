@@ -160,6 +160,23 @@ async fn a_request_is_not_taken_again_later_or_elsewhere() {
     assert_eq!(again.calls_count(), 0);
 }
 
+/// Both are of one name and one identity, the request is of this minute, and its own relay has its key.
+#[tokio::test]
+async fn a_request_is_worth_nothing_at_a_second_relay() {
+    let (own, other) = (relay().await, relay().await);
+    let sealed = own.seal(&Ask::chat(HELLO)).bytes;
+    let refusals = [relay::OuterRefusal::Key, relay::OuterRefusal::Unopened].map(|it| it.body());
+    for expected in [200, 400] {
+        let raw = other.post(&sealed).await;
+        assert_eq!(raw.status, 400);
+        // By chance it has a key of the same id.
+        assert!(refusals.contains(&raw.text()), "{}", raw.text());
+        assert_eq!(own.post(&sealed).await.status, expected);
+    }
+    assert_eq!((own.calls_count(), other.calls_count()), (1, 0));
+    assert!(other.audit.entries().is_empty(), "nothing was opened");
+}
+
 #[tokio::test]
 async fn a_request_that_is_sealed_anew_under_its_old_key_is_not_done_twice() {
     let relay = relay().await;

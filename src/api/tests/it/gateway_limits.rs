@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::client::{Client, HELLO, HELLO_STREAMED};
+use crate::client::{Client, HELLO, HELLO_STREAMED, ask, post};
 use crate::gateway::{Answer, Ask, EDGE, RelayRecipe, open_policy, outer, relay};
 use crate::gateway_service::{live_relay, streaming};
 use crate::node::{Recipe, Script, end};
@@ -188,6 +188,153 @@ async fn one_address_has_so_many_connections() {
     assert!(one_more.ends().await);
     let figures = relay.gateway.figures();
     assert_eq!((figures.connections, figures.connections_refused), (8, 1));
+}
+
+/// As many files as this process may have open, by its own limit.
+fn files_max() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    soft.unwrap_or(1_024)
+}
+
+/// In bytes; nothing where the system does not say.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: Option<u64> = statm.split(' ').nth(1).and_then(|it| it.parse().ok());
+    pages.unwrap_or(0) * 4_096
+}
+
+/// 10,000, where a process may have 20,000 files: both ends are in this one, beside those of other tests.
+/// Where it may have fewer, as many as go in.
+#[tokio::test]
+async fn ten_thousand_idle_connections_are_bounded() {
+    const COUNT: usize = 10_000;
+    const OTHER_TESTS_FILES: usize = 512;
+    /// Of one connection that says nothing, in bytes.
+    const EACH_BYTES_MAX: u64 = 64 << 10;
+    const OTHER_TESTS_BYTES: u64 = 256 << 20;
+
+    let count = COUNT.min(files_max().saturating_sub(OTHER_TESTS_FILES) * 7 / 10);
+    if count < COUNT {
+        println!(
+            "with {count} connections only: {} files may be open",
+            files_max()
+        );
+    }
+    // Two ends of those that stay, and one of those that do not.
+    let kept = count * 2 / 5;
+    let mut relay = RelayRecipe {
+        change: |rules| {
+            rules.limits.connections_per_address_max = 20_000;
+            rules.limits.header_max = Duration::from_secs(600);
+        },
+        ..RelayRecipe::default()
+    };
+    relay.connections_max = Some(kept);
+    let relay = relay.start().await;
+    let before = resident();
+    let mut held = Vec::with_capacity(count);
+    for _ in 0..count {
+        held.push(Client::connect(relay.address).await);
+    }
+    let (refused, kept) = ((count - kept) as u64, kept as u64);
+    let seen = || {
+        let figures = relay.gateway.figures();
+        (figures.connections, figures.connections_refused)
+    };
+    for _ in 0..1_000_000 {
+        if seen() == (kept, refused) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(seen(), (kept, refused));
+    let grown = resident().saturating_sub(before);
+    let bound = kept * EACH_BYTES_MAX + OTHER_TESTS_BYTES;
+    assert!(grown < bound, "{grown} bytes");
+    // One that leaves makes room for one that asks.
+    assert!(Client::connect(relay.address).await.ends().await);
+    drop(held.swap_remove(0));
+    for _ in 0..1_000_000 {
+        if relay.gateway.figures().connections < kept {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(relay.ask(&Ask::chat(HELLO)).await.status, 200);
+    // And who never asks is not kept.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(601)).await;
+    for connection in &mut held {
+        assert!(connection.ends().await);
+    }
+    assert_eq!(relay.gateway.figures().connections, 0);
+}
+
+/// In pieces, and without saying beforehand how much it is.
+#[tokio::test]
+async fn a_request_without_a_length_is_bounded_as_it_comes() {
+    let relay = RelayRecipe {
+        change: |rules| rules.limits.request_bytes_max = 64 << 10,
+        ..RelayRecipe::default()
+    };
+    let relay = relay.start().await;
+    for (bytes, status) in [(60 << 10, 200), (128 << 10, 413)] {
+        let long = HELLO.replace("hi", &"x".repeat(bytes));
+        let sealed = relay.seal(&Ask::chat(long)).bytes;
+        let mut client = Client::connect(relay.address).await;
+        client
+            .send(
+                "POST /.well-known/ohttp-gateway HTTP/1.1\r\nhost: relay\r\n\
+                 content-type: message/ohttp-chunked-req\r\ntransfer-encoding: chunked\r\n\r\n",
+            )
+            .await;
+        for piece in sealed.chunks(8 << 10) {
+            let head = format!("{:x}\r\n", piece.len());
+            let chunk = [head.as_bytes(), piece, b"\r\n"].concat();
+            // Who is refused meanwhile is not listened to any more.
+            if tokio::io::AsyncWriteExt::write_all(&mut client.socket, &chunk)
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut client.socket, b"0\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, status, "{bytes} bytes");
+    }
+    assert_eq!(relay.calls_count(), 1);
+}
+
+/// Who joins is nobody yet, and may come from many addresses.
+#[tokio::test]
+async fn only_so_many_are_listened_to_who_want_to_join() {
+    let relay = RelayRecipe {
+        enrolment: Some(Arc::new(crate::gateway_tls::Echo)),
+        change: |rules| {
+            rules.limits.enrolments_max = 1;
+            rules.limits.enrolments_per_minute = 100_000;
+        },
+        ..RelayRecipe::default()
+    };
+    let relay = relay.start().await;
+    let asked = post("/relay/v1/join", "", "token");
+    let (begun, rest) = asked.split_at(asked.len() - 1);
+    let mut slow = Client::connect(relay.address).await;
+    slow.send(begun).await;
+    let mut refused = ask(relay.address, &asked).await;
+    while refused.status == 200 {
+        // The slow one has not come yet.
+        refused = ask(relay.address, &asked).await;
+    }
+    assert_eq!(refused.status, 503);
+    assert!(refused.header("retry-after").is_some());
+    slow.send(rest).await;
+    assert_eq!(slow.answer().await.text(), "token");
+    assert_eq!(ask(relay.address, &asked).await.status, 200);
 }
 
 /// What an edge does not read is not asked for either; and where it takes nothing for too long, its

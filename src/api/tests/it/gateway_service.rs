@@ -298,6 +298,91 @@ async fn a_revoked_edge_s_stream_is_cut_and_its_next_request_refused() {
     assert!(results.contains(&SealedResult::Unproven), "{results:?}");
 }
 
+/// It waited for its reply to be whole, however long its edge had been gone.
+#[tokio::test(start_paused = true)]
+async fn a_request_in_one_piece_ends_with_its_edge() {
+    let live = live_relay(RelayRecipe::default()).await;
+    let (config, aead) = live.relay.key();
+    let sealer = WholeRequestSealer::start(&config, aead, &mut rand::rng()).unwrap();
+    let plain = live.relay.plain(&Ask::chat(HELLO), &sealer.proof_secret());
+    let (sealed, _opener) = sealer.seal(&plain).unwrap();
+    let chunked = outer(&sealed);
+    let head = String::from_utf8(chunked[..chunked.len() - sealed.len()].to_vec()).unwrap();
+    let mut client = Client::connect(live.relay.address).await;
+    client.send(head.replace("chunked-req", "req")).await;
+    client.send(&sealed).await;
+    while live.relay.calls_count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    live.events.send(started()).await.unwrap();
+    live.events.send(text("a")).await.unwrap();
+    live.relay.edges.revoke(EDGE);
+    live.ended.await.unwrap_err();
+    assert_eq!(client.answer().await.status, 503);
+    let entries = live.relay.audit.wait_for(1).await;
+    assert_eq!(entries[0].result, SealedResult::Broken);
+    assert_eq!(live.relay.gateway.figures().requests, 0);
+}
+
+/// When each cell of a constant answer comes, after the first.
+async fn cell_times(cells: usize) -> Vec<Duration> {
+    let live = live_relay(RelayRecipe::default()).await;
+    let sealed = live.relay.seal(&Ask {
+        shape: Some("constant;size=512;bucket=2"),
+        ..Ask::chat(HELLO_STREAMED)
+    });
+    let mut client = Client::connect(live.relay.address).await;
+    client.send(outer(&sealed.bytes)).await;
+    let mut raw = client.head().await;
+    let mut times = Vec::new();
+    // Words come in between, at no time of their own.
+    let saying = async {
+        live.events.send(started()).await.unwrap();
+        for _ in 0..cells {
+            live.events.send(text("word ")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(17)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let reading = async {
+        for _ in 0..cells {
+            assert!(client.chunk(&mut raw).await);
+            times.push(tokio::time::Instant::now());
+        }
+    };
+    tokio::select! {
+        () = saying => {}
+        () = reading => {}
+    }
+    times.iter().map(|time| *time - times[0]).collect()
+}
+
+/// How far from its tick each cell was, at most but for one in a hundred.
+fn jitter(times: &[Duration]) -> Duration {
+    let ticks = (0u32..).map(|tick| relay::shape::TICK * tick);
+    let mut off: Vec<Duration> = times
+        .iter()
+        .zip(ticks)
+        .map(|(time, tick)| time.abs_diff(tick))
+        .collect();
+    off.sort_unstable();
+    off[off.len() * 99 / 100]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_constant_answer_keeps_its_ticks() {
+    let times = cell_times(200).await;
+    assert!(jitter(&times) < Duration::from_millis(5), "{times:?}");
+}
+
+#[tokio::test]
+#[ignore = "a measurement by the machine's own clock: cargo test -p api own_clock -- --ignored"]
+async fn a_constant_answer_keeps_its_ticks_by_the_machine_s_own_clock() {
+    let off = jitter(&cell_times(200).await);
+    println!("99 of 100 cells are within {off:?} of their tick");
+    assert!(off < Duration::from_millis(5), "{off:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn nobody_sees_when_a_constant_answer_begins() {
     let live = live_relay(RelayRecipe::default()).await;

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use api::gateway::{EnrolRefused, Enrolment, PeerCertificate, gateway_tls};
 use async_trait::async_trait;
 use bytes::Bytes;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ED25519,
+    SanType,
+};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
@@ -37,10 +40,13 @@ impl Authority {
     }
 
     fn issue(&self, name: SanType) -> Own {
+        self.issue_for(&KeyPair::generate().unwrap(), name)
+    }
+
+    fn issue_for(&self, key: &KeyPair, name: SanType) -> Own {
         let mut params = CertificateParams::default();
         params.subject_alt_names.push(name);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let certificate = params.signed_by(key, &self.0).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         (certificate.der().clone(), key)
     }
@@ -238,6 +244,49 @@ async fn only_who_shows_a_certificate_has_anything_opened() {
     assert_eq!(site.relay.calls_count(), 1);
     let entries = site.relay.audit.wait_for(2).await;
     assert!(entries.iter().all(|entry| entry.certificate.is_some()));
+}
+
+/// A certificate holds for a week, and an edge that was revoked may be added again meanwhile: what its
+/// name's former key has is another's.
+#[tokio::test]
+async fn a_certificate_is_of_its_edge_s_key_and_not_of_its_name_alone() {
+    let site = site(true).await;
+    let (former, present) = [(); 2].map(|()| ed25519()).into();
+    let own = |key: &KeyPair| {
+        let uri = format!("spiffe://{TRUST}/edge/{EDGE}");
+        site.edges
+            .issue_for(key, SanType::URI(uri.try_into().unwrap()))
+    };
+    site.relay.edges.add_ed25519(EDGE, &present.1);
+    let head = b"GET /healthz HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n";
+    assert!(site.say(Some(own(&former.0)), head).await.is_empty());
+    let figures = site.relay.gateway.figures();
+    assert_eq!((figures.connections, figures.connections_refused), (0, 1));
+    assert!(
+        site.say(Some(own(&present.0)), head)
+            .await
+            .starts_with(b"HTTP/1.1 200")
+    );
+    // While it is connected its key becomes another.
+    let stream = site.connect(Some(own(&present.0)), &[&TLS13]).await;
+    let mut stream = stream.unwrap();
+    let list = b"GET /.well-known/ohttp-gateway HTTP/1.1\r\nhost: relay\r\n\r\n";
+    stream.write_all(list).await.unwrap();
+    assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+    site.relay.edges.add_ed25519(EDGE, &former.1);
+    let sealed = site.relay.seal(&Ask::chat(HELLO)).bytes;
+    stream.write_all(&outer(&sealed)).await.unwrap();
+    let mut seen = [0; 4096];
+    let count = stream.read(&mut seen).await.unwrap();
+    assert!(seen[..count].starts_with(b"HTTP/1.1 403"));
+    assert_eq!(site.relay.calls_count(), 0);
+}
+
+/// And its public half.
+fn ed25519() -> (KeyPair, [u8; 32]) {
+    let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let public = key.public_key_raw().try_into().unwrap();
+    (key, public)
 }
 
 #[tokio::test]
