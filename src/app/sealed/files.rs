@@ -96,10 +96,18 @@ pub fn put_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// It cannot be read, is too long, or is no text.
 pub fn read(path: &Path) -> io::Result<Zeroizing<String>> {
+    read_up_to(path, FILE_BYTES_MAX)
+}
+
+/// The same for a file of another length, in bytes.
+///
+/// # Errors
+/// As above.
+fn read_up_to(path: &Path, bytes_max: u64) -> io::Result<Zeroizing<String>> {
     let file = File::open(path)?;
     let mut text = Zeroizing::new(String::new());
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
+    file.take(bytes_max + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > bytes_max {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     Ok(text)
@@ -110,7 +118,15 @@ pub fn read(path: &Path) -> io::Result<Zeroizing<String>> {
 /// # Errors
 /// As above.
 pub fn read_if_there(path: &Path) -> io::Result<Option<Zeroizing<String>>> {
-    match read(path) {
+    read_if_there_up_to(path, FILE_BYTES_MAX)
+}
+
+/// The same for a file of another length, in bytes.
+///
+/// # Errors
+/// As above.
+pub fn read_if_there_up_to(path: &Path, bytes_max: u64) -> io::Result<Option<Zeroizing<String>>> {
+    match read_up_to(path, bytes_max) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -1,13 +1,16 @@
 //! A relay's folder, which `hedge relay init` makes.
 //!
 //! ```text
-//! identity.key       who it is: signs manifests             ca.key, ca.pem         its authority
-//! identity-next.key  who it is going to be, where set       server.key, server.pem its TLS
-//! edges/NAME.toml    what an edge may do                    tokens/DIGEST          who may join
-//! edges/NAME.pub     what an edge proves itself with
+//! identity.key       who it is: signs manifests             ca.key, ca.pem  its authority
+//! identity-next.key  who it is going to be, where set       server.pem      its TLS, with the key
+//! edges/NAME.toml    what an edge may do                    tokens/DIGEST   who may join
+//! edges/NAME.pub     what an edge proves itself with        server.key      the key of an operator's own
+//! lock               held by the relay that answers
 //! ```
-//! Every file is written whole or not at all, and what is there is never made anew.
+//! Every file is written whole or not at all, and what is there is never made anew. What is renewed is one
+//! file, so that no crash leaves a certificate with another's key.
 
+use std::fs::TryLockError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,7 +18,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use rand::CryptoRng;
 use relay::manifest::{IdentityKey, IdentityPin};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 use zeroize::Zeroizing;
@@ -50,6 +54,7 @@ pub struct RelayKeys {
 #[derive(Debug)]
 pub struct ServerFiles {
     pub chain: Vec<CertificateDer<'static>>,
+    /// In PEM; other things may stand beside it.
     pub key: Zeroizing<String>,
 }
 
@@ -132,18 +137,30 @@ impl RelayFolder {
             self.put("ca.pem", &chain, Eyes::All)?;
             self.put("ca.key", &key, Eyes::Own)?;
         }
-        if !self.file("server.key").exists() {
+        if !self.has_server()? {
             self.sign_server(relay_id, names, now)?;
         }
         Ok(())
+    }
+
+    /// Whether there is a certificate of its TLS, and a key.
+    fn has_server(&self) -> anyhow::Result<bool> {
+        let path = self.file("server.pem");
+        let text = files::read_if_there(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(text.is_some_and(|text| has_key(&text) || self.file("server.key").exists()))
     }
 
     fn sign_server(&self, relay_id: &str, names: &[String], now: SystemTime) -> anyhow::Result<()> {
         let authorities = self.read("ca.pem")?;
         let authority = Authority::load(&authorities, &self.read("ca.key")?)?;
         let Issued { key, chain } = authority.sign_server(relay_id, names, &authorities, now)?;
-        self.put("server.pem", &chain, Eyes::All)?;
-        self.put("server.key", &key, Eyes::Own)
+        let both = Zeroizing::new(format!("{}{chain}", *key));
+        self.put("server.pem", &both, Eyes::Own)?;
+        // Of the one before, where it had a file of its own. It counts no more.
+        let path = self.file("server.key");
+        files::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        Ok(())
     }
 
     /// Reads it. A server's certificate that the relay's own authority signed, and of which two thirds
@@ -177,10 +194,37 @@ impl RelayFolder {
         })
     }
 
+    /// Held for as long as a relay answers from it: two of one identity would each take what the other took
+    /// before, and write over what the other counted.
+    ///
+    /// # Errors
+    /// Another process holds it, or the file cannot be made.
+    pub fn lock(&self) -> anyhow::Result<std::fs::File> {
+        let path = self.file("lock");
+        let file = std::fs::File::create(&path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another relay answers from {} already; each has a folder of its own, which `hedge relay \
+                 init --dir` makes",
+                self.0.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+
     fn server(&self) -> anyhow::Result<ServerFiles> {
+        let text = self.read("server.pem")?;
         Ok(ServerFiles {
-            chain: chain_of(&self.read("server.pem")?).context("server.pem")?,
-            key: self.read("server.key")?,
+            chain: chain_of(&text).context("server.pem")?,
+            key: if has_key(&text) {
+                text
+            } else {
+                self.read("server.key")?
+            },
         })
     }
 
@@ -366,6 +410,11 @@ impl RelayFolder {
 pub struct Invited {
     pub token: JoinToken,
     pub is_new: bool,
+}
+
+/// Whether a private key stands in a PEM file, among certificates or not.
+fn has_key(pem: &str) -> bool {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).is_ok()
 }
 
 fn identity(pem: &str) -> anyhow::Result<IdentityKey> {

@@ -1,7 +1,8 @@
 //! A relay's parts, from its folder and its configuration: what `api`'s gateway is made of.
 
+use std::fs::File;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -19,12 +20,16 @@ use tracing::{error, info};
 use super::edges::Edges;
 use super::files::{self, Eyes};
 use super::folder::{RelayFolder, RelayKeys};
-use super::registrar::{Admission, Registrar, Turned};
+use super::registrar::{Admission, Registrar, Turned, broken};
 use super::tls;
 use crate::config::GatewaySettings;
 
 /// How often the relay's own certificate is looked at, and what edges spent is written down.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// `spending.json`, in bytes: 30,000 edges that spent anything in a month, at 124 bytes each with the
+/// longest name. A longer one is not read, and that is said.
+const SPENDING_BYTES_MAX: u64 = 4 << 20;
 
 /// Everything of a relay but its listener.
 #[derive(Debug)]
@@ -43,7 +48,16 @@ pub struct Keeper {
     relay_id: String,
     folder: RelayFolder,
     tls: Option<watch::Sender<Arc<ServerConfig>>>,
-    shown: watch::Sender<Vec<CertificateDer<'static>>>,
+    in_force: Arc<Mutex<InForce>>,
+    _lock: Arc<File>,
+}
+
+/// What its TLS goes by.
+#[derive(Debug, PartialEq, Eq)]
+struct InForce {
+    chain: Vec<CertificateDer<'static>>,
+    /// That edges' certificates may be signed by.
+    authorities: Vec<CertificateDer<'static>>,
 }
 
 impl Gatehouse {
@@ -55,6 +69,7 @@ impl Gatehouse {
         now: SystemTime,
     ) -> anyhow::Result<Self> {
         let folder = RelayFolder::new(&settings.dir);
+        let lock = folder.lock()?;
         let keys = folder.open(&settings.relay_id, now)?;
         let edges = Edges::open(&folder.edges())
             .with_context(|| format!("cannot list {}", folder.edges().display()))?;
@@ -75,7 +90,16 @@ impl Gatehouse {
             shutdown_grace: grace,
             ..GatewayLimits::default()
         };
-        let shown = watch::Sender::new(keys.server.chain);
+        let keeper = Keeper {
+            relay_id: settings.relay_id.clone(),
+            folder,
+            tls: sender,
+            in_force: Arc::new(Mutex::new(InForce {
+                chain: keys.server.chain,
+                authorities: keys.authorities,
+            })),
+            _lock: Arc::new(lock),
+        };
         Ok(Self {
             rules: GatewayRules {
                 kems: settings.kems.clone(),
@@ -87,13 +111,8 @@ impl Gatehouse {
                 ..GatewayRules::new(&settings.relay_id, keys.identity, trust)
             },
             edges,
-            enrolment: Arc::new(Desk(Arc::new(registrar))),
-            keeper: Keeper {
-                relay_id: settings.relay_id.clone(),
-                folder,
-                tls: sender,
-                shown,
-            },
+            enrolment: Arc::new(Desk(Arc::new((registrar, keeper.clone())))),
+            keeper,
             tls,
         })
     }
@@ -106,8 +125,8 @@ fn tls_of(keys: &RelayKeys) -> anyhow::Result<Arc<ServerConfig>> {
 }
 
 impl Keeper {
-    /// Reads the certificate, which a replaced file or the calendar may have changed, and shows it from
-    /// the next connection on. Blocks while files are read.
+    /// Reads the certificate, which a replaced file or the calendar may have changed, and the authorities,
+    /// and goes by them from the next connection on. Blocks while files are read.
     ///
     /// # Errors
     /// It is at fault; then the one before stays.
@@ -115,20 +134,32 @@ impl Keeper {
         let Some(tls) = &self.tls else {
             return Ok(());
         };
+        // Read and put in force by one at a time, so that the youngest files are what stands in the end.
+        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = self.folder.open(&self.relay_id, now)?;
-        if *self.shown.borrow() == keys.server.chain {
+        let config = tls_of(&keys);
+        let read = InForce {
+            chain: keys.server.chain,
+            authorities: keys.authorities,
+        };
+        if *in_force == read {
             return Ok(());
         }
-        tls.send_replace(tls_of(&keys)?);
-        self.shown.send_replace(keys.server.chain);
-        info!("the relay shows another certificate from now on");
+        tls.send_replace(config?);
+        if in_force.chain != read.chain {
+            info!("the relay shows another certificate from now on");
+        }
+        if in_force.authorities != read.authorities {
+            info!("edges' certificates may be signed by other authorities from now on");
+        }
+        *in_force = read;
         Ok(())
     }
 
     /// What edges spent, as it was kept. Blocks while a file is read.
     pub fn restore(&self, books: &GatewayBooks) {
         let path = self.folder.path().join("spending.json");
-        let kept = files::read_if_there(&path).map(|text| {
+        let kept = files::read_if_there_up_to(&path, SPENDING_BYTES_MAX).map(|text| {
             text.map_or(Ok(Vec::new()), |text| {
                 serde_json::from_str::<Vec<Spending>>(&text)
             })
@@ -187,32 +218,40 @@ impl Keeper {
     }
 }
 
-/// The registrar behind the gateway's door.
+/// The registrar behind the gateway's door, and whose TLS has to trust what it signs.
 #[derive(Clone, Debug)]
-struct Desk(Arc<Registrar>);
+struct Desk(Arc<(Registrar, Keeper)>);
 
 #[async_trait]
 impl Enrolment for Desk {
     async fn join(&self, asked: Bytes, _from: IpAddr) -> Result<Bytes, EnrolRefused> {
-        self.ask(move |registrar| registrar.join(&asked, SystemTime::now()))
+        self.ask(move |registrar, now| registrar.join(&asked, now))
             .await
     }
 
     async fn renew(&self, asked: Bytes, shown: &PeerCertificate) -> Result<Bytes, EnrolRefused> {
         let edge_id = shown.edge_id.clone();
-        self.ask(move |registrar| registrar.renew(&edge_id, &asked, SystemTime::now()))
+        self.ask(move |registrar, now| registrar.renew(&edge_id, &asked, now))
             .await
     }
 }
 
 impl Desk {
-    /// On a thread that may wait for the disk, and to its end even where nobody waits for it.
+    /// On a thread that may wait for the disk, and to its end even where nobody waits for it. What is
+    /// signed with is in the files, so that is trusted first: a certificate of an authority that was put
+    /// there a moment ago would open no connection otherwise.
     async fn ask(
         &self,
-        what: impl FnOnce(&Registrar) -> Result<Admission, Turned> + Send + 'static,
+        what: impl FnOnce(&Registrar, SystemTime) -> Result<Admission, Turned> + Send + 'static,
     ) -> Result<Bytes, EnrolRefused> {
-        let registrar = Arc::clone(&self.0);
-        let asked = tokio::task::spawn_blocking(move || what(&registrar)).await;
+        let desk = Arc::clone(&self.0);
+        let asked = tokio::task::spawn_blocking(move || {
+            let (registrar, keeper) = &*desk;
+            let now = SystemTime::now();
+            keeper.renew(now).map_err(|fault| broken(&fault))?;
+            what(registrar, now)
+        });
+        let asked = asked.await;
         let admission =
             asked
                 .map_err(|_| EnrolRefused::Failed)?
@@ -226,3 +265,6 @@ impl Desk {
         Ok(Bytes::from(body))
     }
 }
+
+#[cfg(test)]
+mod tests;

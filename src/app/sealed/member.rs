@@ -153,13 +153,25 @@ impl MemberFolder {
         self.make()?;
         let before = files::read_if_there(&self.file("member.toml"))?;
         let before = before.and_then(|text| toml::from_str::<MemberFile>(&text).ok());
-        let asked = &joined.admission.relay_id;
-        if let Some(before) = before.filter(|before| before.relay_id != *asked) {
+        let asked = &joined.admission;
+        // Relays may have one name, as the one that `hedge relay init` gives. Who they are, their
+        // identities say.
+        let is_same = |before: &MemberFile| {
+            let told = [Some(&asked.identity), asked.identity_next.as_ref()];
+            let pinned = [Some(&before.identity), before.identity_next.as_ref()];
+            before.relay_id == asked.relay_id
+                && told
+                    .into_iter()
+                    .flatten()
+                    .any(|it| pinned.contains(&Some(it)))
+        };
+        if let Some(before) = before.filter(|before| !is_same(before)) {
             bail!(
-                "{} holds the membership of another relay, `{}`; remove the folder, or choose another \
-                 one with --dir",
+                "{} holds the membership of another relay, `{}` at {}; remove the folder if that is \
+                 gone, or choose another one with --dir, for which a new token is needed",
                 self.0.display(),
-                before.relay_id
+                before.relay_id,
+                before.url
             );
         }
         // Between here and the end nobody has joined, so that no two keys are mixed up.

@@ -215,7 +215,7 @@ fn turned(not: NotInvited) -> Turned {
 }
 
 /// Said once, here: the edge is told no more than that.
-fn broken(error: &anyhow::Error) -> Turned {
+pub fn broken(error: &anyhow::Error) -> Turned {
     warn!(error = format!("{error:#}"), "an edge could not be signed");
     Turned::Broken
 }

@@ -221,4 +221,4 @@ impl ServerCertVerifier for ByFingerprint {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -44,7 +44,7 @@ fn secrets_are_for_this_users_eyes() {
     relay
         .invite("edge-1", &[], now(), &mut rand::rng())
         .unwrap();
-    for name in ["identity.key", "ca.key", "server.key"] {
+    for name in ["identity.key", "ca.key", "server.pem"] {
         let mode = std::fs::metadata(relay.file(name)).unwrap().permissions();
         assert_eq!(mode.mode() & 0o777, 0o600, "{name}");
     }
@@ -121,7 +121,52 @@ fn the_relays_own_certificate_is_renewed_and_another_is_left() {
     relay.put("server.key", &issued.key, Eyes::Own).unwrap();
     let after = relay.open("relay-hq", later).unwrap();
     assert_eq!(after.server.chain, chain_of(&issued.chain).unwrap());
+    check_pair(&after);
+    relay
+        .make("relay-hq", &names, later, &mut rand::rng())
+        .unwrap();
+    let kept = relay.open("relay-hq", later).unwrap();
+    assert_eq!(kept.server.chain, after.server.chain);
     assert!(EDGE_LIFE < SERVER_LIFE);
+}
+
+fn check_pair(keys: &RelayKeys) {
+    let roots = crate::sealed::tls::roots(&keys.authorities).unwrap();
+    let chain = keys.server.chain.clone();
+    crate::sealed::tls::server(chain, &keys.server.key, roots).unwrap();
+}
+
+/// They were two files, each put in its place by itself: a crash between left a certificate with the key
+/// of the one before, and a relay that did not start.
+#[test]
+fn a_certificate_and_its_key_are_one_file() {
+    let (_keep, relay) = made();
+    check_pair(&relay.open("relay-hq", now()).unwrap());
+    assert!(!relay.file("server.key").exists());
+    // As before: two files of the relay's own, and renewed.
+    let names = ["localhost".to_owned()];
+    let authorities = relay.read("ca.pem").unwrap();
+    let authority = Authority::load(&authorities, &relay.read("ca.key").unwrap()).unwrap();
+    let old = authority
+        .sign_server("relay-hq", &names, &authorities, now())
+        .unwrap();
+    relay.put("server.pem", &old.chain, Eyes::All).unwrap();
+    relay.put("server.key", &old.key, Eyes::Own).unwrap();
+    check_pair(&relay.open("relay-hq", now()).unwrap());
+    let later = now() + SERVER_LIFE * 2 / 3 + Duration::from_secs(3600);
+    check_pair(&relay.open("relay-hq", later).unwrap());
+    assert!(!relay.file("server.key").exists());
+    // A crash before the old key was removed.
+    relay.put("server.key", &old.key, Eyes::Own).unwrap();
+    check_pair(&relay.open("relay-hq", later).unwrap());
+    // What was begun and has no key yet is begun anew.
+    relay.put("server.pem", &old.chain, Eyes::All).unwrap();
+    std::fs::remove_file(relay.file("server.key")).unwrap();
+    assert!(relay.open("relay-hq", now()).is_err());
+    relay
+        .make("relay-hq", &names, now(), &mut rand::rng())
+        .unwrap();
+    check_pair(&relay.open("relay-hq", now()).unwrap());
 }
 
 #[test]

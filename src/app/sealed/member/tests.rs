@@ -194,6 +194,29 @@ fn a_folder_is_one_relays_and_joining_again_replaces_what_it_gave() {
     assert!(world.member.open().is_ok());
 }
 
+/// Relays have the name `relay` where nobody chose one, and an edge's folder is named after it: who joined
+/// a second one lost the first.
+#[test]
+fn two_relays_of_one_name_are_two_relays() {
+    let world = joined();
+    let before = world.member.open().unwrap();
+    let mut elsewhere = self::world();
+    elsewhere.member = world.member.clone();
+    let admission = elsewhere.registrar.join(&joining(&elsewhere), now());
+    let refused = found(&elsewhere, admission.unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("another relay"), "{refused}");
+    assert_eq!(world.member.open().unwrap().facts, before.facts);
+    // The same relay under the identity that it told of before is no other.
+    world.relay.prepare_identity(&mut rand::rng()).unwrap();
+    let told = world.registrar.join(&joining(&world), now()).unwrap();
+    found(&world, told).unwrap();
+    world.relay.turn_identity().unwrap();
+    let turned = world.registrar.join(&joining(&world), now()).unwrap();
+    found(&world, turned).unwrap();
+}
+
 #[test]
 fn a_renewal_that_the_relay_did_not_sign_changes_nothing() {
     let world = joined();

@@ -46,7 +46,7 @@ impl Ends {
 }
 
 /// Both ends after their handshake, or what the first of them to refuse said.
-fn shake(
+pub fn shake(
     client: ClientConfig,
     server: &Arc<ServerConfig>,
     name: &str,
