@@ -1,5 +1,7 @@
 //! The sealed path between two processes: an edge, and its relay before a fake upstream.
 
+#[cfg(target_os = "linux")]
+mod capture;
 mod relay;
 mod tee;
 
@@ -225,6 +227,11 @@ async fn captured(settings: &str, scheme: &str) {
     assert_eq!(whole.status, StatusCode::OK, "{}", whole.text);
     drop(edge);
     let seen = tee.take().await;
+    check_hidden(&seen, PROMPT, scheme);
+}
+
+/// Of an exchange about `prompt`, nothing is in what was seen.
+fn check_hidden(seen: &[Vec<u8>], prompt: &str, scheme: &str) {
     let holds = |needle: &str| {
         let needle = needle.as_bytes();
         let mut ways = seen.iter();
@@ -236,7 +243,7 @@ async fn captured(settings: &str, scheme: &str) {
         assert!(holds("/.well-known/ohttp-gateway"), "it is the way");
     }
     for secret in [
-        PROMPT,
+        prompt,
         "zebra",
         "/v1/chat",
         "chat.completion",
@@ -249,6 +256,43 @@ async fn captured(settings: &str, scheme: &str) {
     ] {
         assert!(!holds(secret), "{secret} was seen on the way");
     }
+}
+
+/// The same of packets, as the kernel shows them.
+#[cfg(target_os = "linux")]
+async fn captured_packets(settings: &str, scheme: &str) {
+    const PROMPT: &str = "zebra-crossing-4712";
+    let fake = fake();
+    let relay = Relay::start(&fake, settings).await;
+    let port = relay.address.port();
+    let (is_well, said) = relay.joined();
+    assert!(is_well, "{said}");
+    relay.reach_by(&format!("{scheme}://localhost:{port}"));
+    let Some(capture) = self::capture::Capture::start(port) else {
+        println!("skipped: this process may not see packets; a tee on the way shows the same");
+        return;
+    };
+    let edge = relay.joined_edge("").await;
+    let reply = edge
+        .chat(&streamed(&format!("{PROMPT} [[fake tokens=40]]")))
+        .await;
+    assert!(reply.is_done(), "{}", reply.text);
+    let whole = edge.chat(&ask(MODEL, PROMPT)).await;
+    assert_eq!(whole.status, StatusCode::OK, "{}", whole.text);
+    drop(edge);
+    check_hidden(&capture.take(), PROMPT, scheme);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn no_packet_of_an_exchange_shows_anything_of_it() {
+    captured_packets("", "https").await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn no_packet_of_an_exchange_shows_anything_of_it_even_where_tls_ends_before() {
+    captured_packets("tls = false\nclient_certificates = false", "http").await;
 }
 
 #[tokio::test]
@@ -372,6 +416,12 @@ async fn both_ends_write_down_the_same_exchanges_and_nothing_that_was_said() {
             log.contains(EDGE) && log.contains("/v1/chat/completions"),
             "{log}"
         );
+    }
+    for log in [edge.log(), relay.log()] {
+        assert!(log.contains("exchange"), "{log}");
+        for secret in [canary, "cloud-key", "t0 t1"] {
+            assert!(!log.contains(secret), "{secret} in {log}");
+        }
     }
     // A line that is changed afterwards is found.
     let log = std::fs::read_to_string(&at_relay).unwrap();

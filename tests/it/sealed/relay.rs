@@ -143,16 +143,27 @@ impl Relay {
     }
 
     /// Joins as the first edge. A relay without TLS is joined with it, and then goes without: what has to
-    /// be done by hand where something in front ends TLS.
+    /// be done by hand where something in front ends TLS. Here one of the same folder's files takes its
+    /// place meanwhile, and what it let in is let in by this one.
     pub fn joined(&self) -> (bool, String) {
         let text = std::fs::read_to_string(self.path("relay.toml")).unwrap();
         if !text.contains("\ntls = false\n") {
             return self.join(&self.token, "member");
         }
         let folder = tempfile::tempdir().unwrap();
+        let (own, copy) = (self.path("relay"), folder.path().join("relay"));
+        for name in ["", "edges", "tokens"] {
+            std::fs::create_dir_all(copy.join(name)).unwrap();
+            for entry in std::fs::read_dir(own.join(name)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    let to = copy.join(name).join(path.file_name().unwrap());
+                    std::fs::copy(&path, to).unwrap();
+                }
+            }
+        }
         let with_tls = text.replace("tls = false\nclient_certificates = false\n", "");
-        // The audit log is that of the relay which runs.
-        let with_tls = format!("{with_tls}\n[audit]\nenabled = false\n");
+        let with_tls = with_tls.replace(own.to_str().unwrap(), copy.to_str().unwrap());
         std::fs::write(folder.path().join("relay.toml"), with_tls).unwrap();
         let mut child = hedge_in(folder.path())
             .arg("relay")
@@ -176,6 +187,8 @@ impl Relay {
             .unwrap();
         drop(child.kill());
         drop(child.wait());
+        let key = format!("edges/{EDGE}.pub");
+        std::fs::copy(copy.join(&key), own.join(&key)).unwrap();
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8(said).unwrap())
     }
@@ -211,6 +224,11 @@ impl Relay {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap()
     }
 
     pub async fn metrics(&self) -> String {
