@@ -32,9 +32,14 @@ def _asked(method):
         return json.load(reply)
 
 
+def seen():
+    """The requests that the cloud saw, with their headers."""
+    return _asked("GET")["requests"]
+
+
 def sent():
     """The request that the cloud saw last, as JSON."""
-    return _asked("GET")["requests"][-1]["body"]
+    return seen()[-1]["body"]
 
 
 def counts():

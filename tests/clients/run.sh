@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # run.sh [HEDGE]: clients as published against the given binary: OpenAI's and Anthropic's Python and Node
 # SDKs; Ollama's client, LangChain, LlamaIndex and Vercel's AI SDK; each with the model on this machine and
-# with clouds of two dialects; then the routing checks, and replies against OpenAI's published document.
+# with clouds of two dialects; then the routing checks, replies against OpenAI's published document, and
+# OpenAI's SDKs through an edge and its relay.
 # Versions are pinned in requirements*.txt and package-lock.json; README.md says what is checked of each.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -83,4 +84,5 @@ unset CLOUD_KEY CLOUD_URL
 
 .venv/bin/python routing.py "$hedge" "$fake_upstream" || status=1
 .venv/bin/python schema.py "$hedge" "$fake_upstream" || status=1
+.venv/bin/python sealed.py "$hedge" "$fake_upstream" || status=1
 exit "$status"
