@@ -269,7 +269,7 @@ async fn captured_packets(settings: &str, scheme: &str) {
     assert!(is_well, "{said}");
     relay.reach_by(&format!("{scheme}://localhost:{port}"));
     let Some(capture) = self::capture::Capture::start(port) else {
-        println!("skipped: this process may not see packets; a tee on the way shows the same");
+        eprintln!("skipped: this process may not see packets; a tee on the way shows the same");
         return;
     };
     let edge = relay.joined_edge("").await;
