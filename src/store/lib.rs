@@ -1,7 +1,8 @@
 //! The storage traits of `domain`, implemented for one process.
 //!
-//! Thin on purpose: exact replies and kept responses live in memory and keys come from configuration, so but for the
-//! audit log nothing here touches a disk, and nothing a network. Another family of the same traits
+//! Thin on purpose: exact replies and kept responses live in memory and keys come from configuration, so
+//! but for the audit log, what was used of limits and the replies that outlive the process nothing here
+//! touches a disk, and nothing a network. Another family of the same traits
 //! belongs beside these files and runs the same conformance checks.
 
 mod audit;
@@ -22,5 +23,8 @@ pub use audit::{
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;
 pub use quota::{Calendar, LocalQuotas, Moment, NoTimeZone, QuotaFile, Settled};
-pub use reuse::{Clock, ENTRY_OVERHEAD_BYTES, MemoryIndex, NEIGHBOURS_MAX, ReuseRules};
+pub use reuse::{
+    Clock, ENTRY_OVERHEAD_BYTES, EmbeddedIndex, MemoryIndex, NEIGHBOURS_MAX, REUSE_QUEUE_MAX,
+    ReuseFileError, ReuseRules, STATE_BYTES_MAX,
+};
 pub use static_keys::{StaticKeys, digest_key};

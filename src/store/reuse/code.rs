@@ -9,6 +9,9 @@ const UNIT: f32 = 32_000.0;
 /// A vector that is shorter says nothing about where it points.
 const LENGTH_MIN: f32 = 1e-6;
 
+/// How far a code's length may be from 1 before it was not written here.
+const LENGTH_OFF_MAX: f32 = 0.01;
+
 /// Integers that are multiplied and added at one go: the compiler makes wide instructions of a loop of
 /// a known length.
 const LANES: usize = 64;
@@ -31,6 +34,23 @@ impl Code {
             (it * scale).round() as i16
         });
         Some(Self(code.collect()))
+    }
+
+    /// Reads what [`Code::bytes`] wrote. `None` where nothing was written so.
+    pub fn read(bytes: &[u8], dimensions: usize) -> Option<Self> {
+        let (pairs, rest) = bytes.as_chunks::<2>();
+        if !rest.is_empty() || pairs.len() != dimensions {
+            return None;
+        }
+        let code: Box<[i16]> = pairs.iter().map(|it| i16::from_le_bytes(*it)).collect();
+        let square: f64 = code.iter().map(|it| f64::from(*it).powi(2)).sum();
+        let is_unit = (square.sqrt() / f64::from(UNIT) - 1.0).abs() < f64::from(LENGTH_OFF_MAX);
+        is_unit.then_some(Self(code))
+    }
+
+    /// Little-endian, two bytes a component.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|it| it.to_le_bytes()).collect()
     }
 
     /// The inside of it.
@@ -87,6 +107,18 @@ mod tests {
         ] {
             assert_eq!(Code::of(&vector), None, "{vector:?}");
         }
+    }
+
+    #[test]
+    fn bytes_that_were_not_written_here_are_no_code() {
+        let code = Code::of(&[0.6, -0.8]).unwrap();
+        let bytes = code.bytes();
+        assert_eq!(Code::read(&bytes, 2), Some(code));
+        assert_eq!(Code::read(&bytes, 3), None, "another length");
+        assert_eq!(Code::read(&bytes[..3], 2), None, "half a component");
+        assert_eq!(Code::read(&[0; 4], 2), None, "no direction");
+        assert_eq!(Code::read(&[0xff, 0x7f, 0xff, 0x7f], 2), None, "too long");
+        assert_eq!(Code::read(&[], 0), None, "nothing");
     }
 
     #[test]

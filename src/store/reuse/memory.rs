@@ -71,6 +71,19 @@ impl MemoryIndex {
         (self.clock)()
     }
 
+    pub(super) fn dimensions(&self) -> usize {
+        self.rules.dimensions
+    }
+
+    pub(super) fn has(&self, id: EntryId) -> bool {
+        self.entries.find(id).is_some()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.count() >= self.rules.entries_max
+            || self.entries.bytes() >= self.rules.bytes_max
+    }
+
     pub(super) fn count_faults(&self, count: u64) {
         self.faults.fetch_add(count, Ordering::Relaxed);
     }

@@ -1,5 +1,7 @@
 //! The contract, and what bounds do.
 
+mod embedded;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
