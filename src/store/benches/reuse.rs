@@ -23,22 +23,32 @@ const QUERIES: u64 = 2_000;
 /// Of the queries those held against a look at every entry.
 const CHECKED: usize = 200;
 const COUNTS: [u64; 2] = [1_000, 100_000];
+/// Says that two numbers are the entries and how many are in each compartment.
+const ONE: &str = "one";
 /// Entries of one compartment where there are many.
 const SMALL: u64 = 100;
 
 fn main() {
     let counts: Vec<u64> = std::env::args().filter_map(|it| it.parse().ok()).collect();
-    let counts = if counts.is_empty() {
-        COUNTS.to_vec()
-    } else {
-        counts
+    let is_one = std::env::args().any(|it| it == ONE);
+    if let (true, [count, in_each]) = (is_one, counts.as_slice()) {
+        return measure(*count, *in_each);
+    }
+    let counts = match counts.is_empty() {
+        true => COUNTS.to_vec(),
+        false => counts,
     };
     println!(
         "entries in compartments | keep p50, p99 | lookup p50, p99, max | right at 1 | RSS per 100 k"
     );
     for count in &counts {
-        measure(*count, *count);
-        measure(*count, SMALL);
+        // In a process of its own, so that none uses memory again that another gave back.
+        for in_each in [*count, SMALL] {
+            let own = std::env::current_exe().expect("this program");
+            let args = [ONE.to_owned(), count.to_string(), in_each.to_string()];
+            let ended = std::process::Command::new(own).args(args).status();
+            assert!(ended.is_ok_and(|it| it.success()), "{count} in {in_each}");
+        }
     }
     println!("\nrows | written in | bytes of file | first lookup after | all back after");
     for count in counts.iter().filter(|it| **it <= 100_000) {

@@ -48,6 +48,11 @@ impl Code {
         is_unit.then_some(Self(code))
     }
 
+    /// Out of components that a code had.
+    pub fn again(components: &[i16]) -> Self {
+        Self(components.into())
+    }
+
     /// Little-endian, two bytes a component.
     pub fn bytes(&self) -> Vec<u8> {
         self.0.iter().flat_map(|it| it.to_le_bytes()).collect()

@@ -18,7 +18,17 @@ use super::list::List;
 pub const LIST_ROWS_MAX: usize = 512;
 
 /// Rows that one search looks at, up to one list more. A compartment with no more is searched whole.
-pub const SEARCH_ROWS_MAX: usize = 8_192;
+pub const SEARCH_ROWS_MIN: usize = 8_192;
+
+/// Of larger compartments one row of so many is looked at, and no more than [`SEARCH_ROWS_MAX`].
+const SEARCH_SHARE: usize = 32;
+
+/// Rows that one search looks at in the largest compartments: two to three milliseconds.
+pub const SEARCH_ROWS_MAX: usize = 32_768;
+
+/// Lists about one that was parted of which rows may move to its halves, or from them: without that, rows
+/// stay where they were put when there were fewer middles, and a search passes them by.
+const NEIGHBOURS: usize = 16;
 
 /// Times that the two halves of a list find their middles anew.
 const ROUNDS: usize = 4;
@@ -50,6 +60,20 @@ pub struct Place {
 pub struct Parting {
     place: Place,
     middles: [Code; 2],
+}
+
+/// Rows that are nearer to the middle of another list than to that of their own.
+#[derive(Debug)]
+pub struct Moves {
+    shape: u64,
+    moves: Vec<Move>,
+}
+
+#[derive(Debug)]
+struct Move {
+    id: EntryId,
+    from: usize,
+    to: usize,
 }
 
 impl Drawer {
@@ -109,6 +133,7 @@ impl Drawer {
         let Some(list) = self.list_of(id) else {
             return false;
         };
+        // Looked for first: a list that others look through is copied before it is changed.
         if self.lists[list].row_of(id).is_none() {
             return false;
         }
@@ -155,16 +180,16 @@ impl Drawer {
 
     /// The lists to look through for neighbours of `query`, the nearest first.
     pub fn lists_near(&self, query: &Code) -> Vec<Arc<List>> {
-        if self.rows <= SEARCH_ROWS_MAX {
+        let wanted = self.rows / SEARCH_SHARE;
+        let wanted = wanted.clamp(SEARCH_ROWS_MIN, SEARCH_ROWS_MAX);
+        if self.rows <= wanted {
             return self.lists.clone();
         }
         let count = self.lists.len();
         let nearness = |list| product(query.components(), self.middle(list));
         let mut order: Vec<(i32, usize)> = (0..count).map(|it| (nearness(it), it)).collect();
-        // As many as are looked through if all were full: no need to put the others in order.
-        let (wanted, mut lists) = (SEARCH_ROWS_MAX, Vec::new());
         order.sort_unstable_by(|left, right| right.cmp(left));
-        let mut rows = 0;
+        let (mut rows, mut lists) = (0, Vec::new());
         for (_, list) in order {
             let list = &self.lists[list];
             rows += list.len();
@@ -183,11 +208,11 @@ impl Drawer {
         is_crowded.then(|| Arc::clone(list))
     }
 
-    /// Parts a list, unless the drawer has another shape by now.
-    pub fn part(&mut self, parting: &Parting) {
+    /// Parts a list, and gives the places of its halves. `None` where the drawer has another shape by now.
+    pub fn part(&mut self, parting: &Parting) -> Option<[Place; 2]> {
         let Parting { place, middles } = parting;
         if place.shape != self.shape {
-            return;
+            return None;
         }
         let list = &self.lists[place.list];
         let [one, two] = middles;
@@ -218,6 +243,75 @@ impl Drawer {
         self.homes.extend(ids.map(|id| (*id, index(added))));
         self.lists[place.list] = Arc::new(near);
         self.lists.push(Arc::new(far));
+        let shape = self.shape;
+        Some([place.list, added].map(|list| Place { list, shape }))
+    }
+
+    /// What is to move between two new lists and those about them.
+    pub fn moves_about(&self, halves: [Place; 2]) -> Moves {
+        let shape = self.shape;
+        let mut moves = Vec::new();
+        if halves.iter().any(|it| it.shape != shape) {
+            return Moves { shape, moves };
+        }
+        let halves = halves.map(|it| it.list);
+        let about = self.lists_about(halves);
+        for from in halves {
+            self.add_moves(from, &about, &mut moves);
+        }
+        for from in about {
+            self.add_moves(from, &halves, &mut moves);
+        }
+        Moves { shape, moves }
+    }
+
+    /// The lists whose middles are nearest to one of two.
+    fn lists_about(&self, halves: [usize; 2]) -> Vec<usize> {
+        let [one, two] = halves.map(|list| self.middle(list));
+        let others = (0..self.lists.len()).filter(|list| !halves.contains(list));
+        let mut about: Vec<(i32, usize)> = others
+            .map(|list| {
+                let middle = self.middle(list);
+                (product(middle, one).max(product(middle, two)), list)
+            })
+            .collect();
+        about.sort_unstable_by(|left, right| right.cmp(left));
+        about.truncate(NEIGHBOURS);
+        about.into_iter().map(|(_, list)| list).collect()
+    }
+
+    /// Rows of a list that are nearer to one of the others.
+    fn add_moves(&self, from: usize, others: &[usize], moves: &mut Vec<Move>) {
+        let list = &self.lists[from];
+        for (row, id) in list.ids().iter().enumerate() {
+            let code = list.code(row);
+            let nearness = |list: usize| product(code, self.middle(list));
+            let others = others.iter().map(|list| (nearness(*list), *list));
+            if let Some((nearest, to)) = others.max()
+                && nearest > nearness(from)
+            {
+                moves.push(Move { id: *id, from, to });
+            }
+        }
+    }
+
+    /// Moves rows, unless the drawer has another shape by now.
+    pub fn move_rows(&mut self, moves: &Moves) {
+        if moves.shape != self.shape {
+            return;
+        }
+        for Move { id, from, to } in &moves.moves {
+            // One may be gone by now; and no list is left empty.
+            let is_there = self.homes.get(id) == Some(&index(*from));
+            if !is_there || self.lists[*from].len() < 2 {
+                continue;
+            }
+            let Some((end_ms, code)) = Arc::make_mut(&mut self.lists[*from]).take(*id) else {
+                continue;
+            };
+            Arc::make_mut(&mut self.lists[*to]).put(*id, end_ms, &code);
+            self.homes.insert(*id, index(*to));
+        }
     }
 }
 
@@ -300,7 +394,9 @@ mod tests {
         let place = drawer.put(place, EntryId(id), u64::MAX, code);
         if let Some(list) = drawer.crowded(place) {
             let parting = Parting::of(place, &list).unwrap();
-            drawer.part(&parting);
+            let halves = drawer.part(&parting).unwrap();
+            let moves = drawer.moves_about(halves);
+            drawer.move_rows(&moves);
         }
     }
 
@@ -375,7 +471,7 @@ mod tests {
         let mut source = Source(11);
         let mut drawer = Drawer::new(DIMENSIONS);
         let middles: Vec<_> = (0..200).map(|_| source.vector()).collect();
-        let count = 2 * SEARCH_ROWS_MAX;
+        let count = 2 * SEARCH_ROWS_MIN;
         for id in 0..count {
             let vector = source.near(&middles[id % middles.len()], 0.6);
             put(&mut drawer, id as u64, &Code::of(&vector).unwrap());
@@ -386,7 +482,7 @@ mod tests {
             let query = source.near(&floats(&code), 0.05);
             let query = Code::of(&query).unwrap();
             let rows: usize = drawer.lists_near(&query).iter().map(|it| it.len()).sum();
-            assert!(rows <= SEARCH_ROWS_MAX + LIST_ROWS_MAX, "{rows} rows");
+            assert!(rows <= SEARCH_ROWS_MIN + LIST_ROWS_MAX, "{rows} rows");
             let mut best = Nearest::new(1);
             drawer
                 .lists

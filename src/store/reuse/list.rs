@@ -109,20 +109,19 @@ impl List {
         self.codes.extend_from_slice(code);
     }
 
-    /// Takes the row out. Gives false where there is none.
-    pub fn take(&mut self, id: EntryId) -> bool {
-        let Some(row) = self.row_of(id) else {
-            return false;
-        };
+    /// Takes the row out. Gives until when it is, and its code; `None` where there is none.
+    pub fn take(&mut self, id: EntryId) -> Option<(u64, Code)> {
+        let row = self.row_of(id)?;
+        let code = Code::again(self.code(row));
         self.ids.swap_remove(row);
-        self.ends.swap_remove(row);
+        let end_ms = self.ends.swap_remove(row);
         let last = self.codes.len() - self.dimensions;
         let place = row * self.dimensions;
         if place < last {
             self.codes.copy_within(last.., place);
         }
         self.codes.truncate(last);
-        true
+        Some((end_ms, code))
     }
 
     /// Looks at every row whose time is not over. `list` is the caller's name of this list.
@@ -192,7 +191,9 @@ mod tests {
         for at in 0..4 {
             list.put(EntryId(at as u64), 10, &code(at));
         }
-        assert!(list.take(EntryId(1)) && !list.take(EntryId(1)) && list.take(EntryId(3)));
+        assert_eq!(list.take(EntryId(1)), Some((10, code(1))));
+        assert_eq!(list.take(EntryId(1)), None);
+        assert!(list.take(EntryId(3)).is_some());
         for id in [0, 2] {
             let row = list.row_of(EntryId(id)).unwrap();
             assert_eq!(

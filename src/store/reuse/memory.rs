@@ -135,9 +135,8 @@ impl MemoryIndex {
             let place = it.put(place, id, end_ms, code);
             let crowded = it.crowded(place);
             drop(open);
-            let parting = crowded.and_then(|list| Parting::of(place, &list));
-            if let Some(parting) = parting {
-                write(&drawer).iter_mut().for_each(|it| it.part(&parting));
+            if let Some(parting) = crowded.and_then(|list| Parting::of(place, &list)) {
+                part(&drawer, &parting);
             }
             return;
         }
@@ -229,6 +228,18 @@ impl MemoryIndex {
                 count
             }
         }
+    }
+}
+
+/// Parts a list, and puts what is about it in order. What takes long is done while others look.
+fn part(drawer: &RwLock<Option<Drawer>>, parting: &Parting) {
+    let halves = write(drawer).as_mut().and_then(|it| it.part(parting));
+    let moves = halves.and_then(|halves| {
+        let open = read(drawer);
+        open.as_ref().map(|it| it.moves_about(halves))
+    });
+    if let (Some(moves), Some(it)) = (moves, write(drawer).as_mut()) {
+        it.move_rows(&moves);
     }
 }
 
