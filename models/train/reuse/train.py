@@ -1,0 +1,262 @@
+"""Fits the scorer of pairs and writes it as `policy::reuse` reads it.
+
+    python train.py DATA WORK TEXTS VECTORS OUT --binary REUSE [--head HEAD] [--jobs N]
+
+DATA is the folder of the labelled data; only its `train` parts are read, and of those only texts that
+the encoder was not trained on. WORK holds what `pairs.py` made. TEXTS and VECTORS are as the example
+`reuse` takes them, several files with commas between, and must hold the mutated texts too. REUSE is that
+example, built: it computes the figures, so that what is trained on is what is computed when serving.
+HEAD is the pair network that the encoder was trained with, as JSON.
+"""
+
+import argparse
+import collections
+import json
+import math
+import re
+import subprocess
+import zlib
+
+import lightgbm
+import numpy as np
+
+from pairs import is_withheld, lines
+
+FOLDS = 5
+PARAMETERS = {
+    "objective": "binary",
+    "num_leaves": 31,
+    "learning_rate": 0.06,
+    "min_data_in_leaf": 40,
+    "feature_fraction": 0.6,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+    "seed": 6,
+    "verbose": -1,
+    "deterministic": True,
+    "force_row_wise": True,
+}
+ROUNDS = {"encoder": 260, "lexical": 160}
+# The figures of the encoder, which come first: without them the trees go by the words alone.
+ENCODER_FIGURES = 2
+NEIGHBOURS = 4
+# How densely a cache is filled when a question comes: the nearest of fewer are farther away.
+DENSITIES = (1.0, 0.5, 0.2, 0.08)
+
+
+def vocabulary(data):
+    """Words by the sixteenths of the logarithm of texts per text that has them."""
+    counts, texts = collections.Counter(), 0
+    seen = set()
+    for row in lines(f"{data}/pairs_train.jsonl"):
+        if not row["source"].startswith("mutation"):
+            seen.update((row["query_a"].lower(), row["query_b"].lower()))
+    for row in lines(f"{data}/stream.jsonl"):
+        if row["split"] == "train":
+            seen.add(row["query"].lower())
+    for text in seen:
+        texts += 1
+        counts.update(set(re.findall(r"[a-z]+", text)))
+    words = collections.defaultdict(list)
+    for word, count in counts.items():
+        if count >= 8 and len(word) <= 24:
+            words[min(255, int(16 * math.log(texts / count)))].append(word)
+    return {str(weight): " ".join(sorted(found)) for weight, found in sorted(words.items())}
+
+
+def vectors(texts, files):
+    places, parts = {}, []
+    offset = 0
+    for text_file, vector_file in zip(texts.split(","), files.split(",")):
+        read = list(lines(text_file))
+        for place, text in enumerate(read):
+            places[text] = offset + place
+        part = np.load(vector_file).astype(np.float32)
+        parts.append(part / np.linalg.norm(part, axis=1, keepdims=True))
+        offset += len(read)
+    return places, np.concatenate(parts)
+
+
+def labelled(data, work, places, matrix):
+    """Rows of (text kept, text asked, label, source, weight)."""
+    rows = []
+    for row in lines(f"{data}/pairs_train.jsonl"):
+        source = row["source"].split(":")[0]
+        if source == "mutation":
+            continue
+        if is_withheld(row["query_a"]) and is_withheld(row["query_b"]):
+            rows.append((row["query_a"], row["query_b"], row["same_answer"], source, 1.0))
+    for row in lines(f"{work}/mutated.jsonl"):
+        if row["query_a"] in places and row["query_b"] in places:
+            rows.append((row["query_a"], row["query_b"], row["same_answer"], row["source"], 1.0))
+    stream = [r for r in lines(f"{data}/stream.jsonl") if r["split"] == "train" and is_withheld(r["query"])]
+    rng = np.random.default_rng(6)
+    pairs = {}
+    for source in sorted({r["source"] for r in stream}) + ["mixed"]:
+        part = [r for r in stream if source == "mixed" or r["source"] == source]
+        at = np.array([places[r["query"]] for r in part])
+        near = matrix[at] @ matrix[at].T
+        np.fill_diagonal(near, -2.0)
+        for density in DENSITIES:
+            for i in range(len(part)):
+                there = rng.random(len(part)) < density
+                there[i] = False
+                scores = np.where(there, near[i], -2.0)
+                count = 1 if source == "mixed" else NEIGHBOURS
+                for j in np.argpartition(-scores, count)[:count]:
+                    a, b = part[i], part[j]
+                    same = int(a["group"] == b["group"] and a["source"] == b["source"])
+                    if a["query"] != b["query"]:
+                        pairs[(b["query"], a["query"])] = (same, a["source"])
+    for (kept, asked), (same, source) in pairs.items():
+        rows.append((kept, asked, same, f"stream:{source}", 1.0))
+    return rows
+
+
+def figures(binary, rows, texts, files, scorer, work):
+    with open(f"{work}/fit.jsonl", "w") as out:
+        for kept, asked, same, source, _ in rows:
+            out.write(json.dumps({"query_a": kept, "query_b": asked, "same_answer": same, "source": source}) + "\n")
+    subprocess.run([binary, "features", texts, files, f"{work}/fit.jsonl", f"{work}/fit.f32", scorer], check=True)
+    table = np.fromfile(f"{work}/fit.f32", np.float32).reshape(len(rows), -1)
+    return table[:, :-1], table[:, -1]
+
+
+def tree(node):
+    """A tree of LightGBM's as arrays; a child below zero is the leaf `~child`."""
+    out = {"f": [], "t": [], "l": [], "r": [], "v": []}
+
+    def add(node):
+        if "leaf_value" in node:
+            out["v"].append(float(f"{node['leaf_value']:.4g}"))
+            return ~(len(out["v"]) - 1)
+        assert node["decision_type"] == "<="
+        at = len(out["f"])
+        out["f"].append(node["split_feature"])
+        out["t"].append(float(f"{node['threshold']:.7g}"))
+        out["l"].append(0)
+        out["r"].append(0)
+        out["l"][at] = add(node["left_child"])
+        out["r"][at] = add(node["right_child"])
+        return at
+
+    add(node)
+    return out
+
+
+def calibrate(raw, truth, weight):
+    """Log odds found for log odds given: pooled until they rise, each pool a little towards doubt."""
+    order = np.argsort(raw)
+    raw, truth, weight = raw[order], truth[order], weight[order]
+    # Bins are finer where it matters: near certainty.
+    edges, left = [], len(raw)
+    step = 60
+    while left > 0:
+        edges.append(left)
+        left -= int(step)
+        step = min(step * 1.15, len(raw) / 40)
+    edges.append(0)
+    edges = edges[::-1]
+    pools = []
+    for a, b in zip(edges, edges[1:]):
+        if b > a:
+            w = weight[a:b]
+            pools.append([float(np.average(raw[a:b], weights=w)), float((truth[a:b] * w).sum()), float(w.sum())])
+            while len(pools) > 1 and pools[-2][1] / pools[-2][2] >= pools[-1][1] / pools[-1][2]:
+                x, y = pools[-2], pools.pop()
+                pools[-1] = [(x[0] * x[2] + y[0] * y[2]) / (x[2] + y[2]), x[1] + y[1], x[2] + y[2]]
+    xs, ys = [], []
+    for x, right, all_ in pools:
+        p = (right + 0.3) / (all_ + 0.9)
+        if xs and x <= xs[-1]:
+            continue
+        xs.append(x)
+        ys.append(max(math.log(p / (1 - p)), ys[-1] if ys else -99))
+    return xs, ys
+
+
+def fit(name, table, truth, weight, folds, rounds, jobs):
+    table = table.copy()
+    if name == "lexical":
+        table[:, :ENCODER_FIGURES] = 0.0
+    parameters = PARAMETERS | {"num_threads": jobs}
+    raw = np.zeros(len(truth))
+    for fold in range(FOLDS):
+        rest = folds != fold
+        model = lightgbm.train(parameters, lightgbm.Dataset(table[rest], truth[rest], weight=weight[rest]), rounds)
+        raw[~rest] = model.predict(table[~rest], raw_score=True)
+    xs, ys = calibrate(raw, truth, weight)
+    model = lightgbm.train(parameters, lightgbm.Dataset(table, truth, weight=weight), rounds)
+    trees = [tree(t["tree_structure"]) for t in model.dump_model()["tree_info"]]
+    probability = 1 / (1 + np.exp(-np.interp(raw, xs, ys)))
+    judge = {
+        "trees": trees,
+        "raw": [float(f"{x:.5g}") for x in xs],
+        "calibrated": [float(f"{y:.5g}") for y in ys],
+    }
+    return judge, probability, model
+
+
+def report(name, rows, probability, truth, refused):
+    """By source: at which share of pairs served the wrong ones stay within one in a hundred pairs."""
+    print(f"{name}: out of fold")
+    by = collections.defaultdict(list)
+    for at, row in enumerate(rows):
+        by[row[3]].append(at)
+    for source, places in sorted(by.items()):
+        places = np.array(places)
+        p = np.where(refused[places], 0.0, probability[places])
+        t = truth[places]
+        order = np.argsort(-p)
+        wrong = np.cumsum(1 - t[order])
+        served = int(np.searchsorted(wrong, 0.01 * len(t), side="right"))
+        expected = (1 - probability[places])[p > 0.9].sum()
+        found = (1 - t)[p > 0.9].sum()
+        print(
+            f"  {source:22} {len(t):6} pairs, same {t.mean():.2f}, guarded {refused[places].mean():.2f}"
+            f" (of the same {refused[places][t == 1].mean() if (t == 1).any() else 0:.3f}),"
+            f" served at 1 %: {100 * served / len(t):.1f} %, beyond 0.9: {(p > 0.9).mean():.2f}, wrong {found:.0f}, expected {expected:.1f}"
+        )
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    for name in ("data", "work", "texts", "vectors", "out"):
+        arguments.add_argument(name)
+    arguments.add_argument("--binary", required=True)
+    arguments.add_argument("--head")
+    arguments.add_argument("--jobs", type=int, default=2)
+    given = arguments.parse_args()
+
+    places, matrix = vectors(given.texts, given.vectors)
+    rows = labelled(given.data, given.work, places, matrix)
+    print(len(rows), "pairs")
+    head = json.load(open(given.head)) if given.head else None
+    leaf = {"trees": [], "raw": [0.0], "calibrated": [0.0]}
+    scorer = {"vocabulary": vocabulary(given.data), "head": head, "encoder": leaf, "lexical": leaf}
+    first = f"{given.work}/first.json"
+    json.dump(scorer, open(first, "w"))
+    table, guards = figures(given.binary, rows, given.texts, given.vectors, first, given.work)
+    truth = np.array([row[2] for row in rows], float)
+    weight = np.array([row[4] for row in rows])
+    folds = np.array([zlib.crc32(row[1].lower().encode()) // 10 % FOLDS for row in rows])
+    refused = guards >= 0
+    np.savez(f"{given.work}/fit.npz", table=table, truth=truth, guards=guards, folds=folds, source=np.array([r[3] for r in rows]))
+    # What a guard refuses is never scored.
+    keep = ~refused
+    for name, rounds in ROUNDS.items():
+        judge, probability, model = fit(name, table[keep], truth[keep], weight[keep], folds[keep], rounds, given.jobs)
+        scorer[name] = judge
+        all_ = np.zeros(len(rows))
+        all_[keep] = probability
+        report(name, rows, all_, truth, refused)
+        gains = model.feature_importance("gain")
+        print("  most used:", [int(at) for at in np.argsort(-gains)[:16]])
+    with open(given.out, "w") as out:
+        json.dump(scorer, out, separators=(",", ":"))
+        out.write("\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+//! A stream of requests against an empty cache: a miss is kept, a hit is right when the two may share
+//! an answer.
+
+use domain::Evidence;
+use policy::reuse::{
+    Acceptance, AcceptanceRules, Judgement, Pair, Question, Scorer, Verdict, judge,
+};
+
+use crate::Fault;
+use crate::data::{Asked, Draws, Vectors, cosine};
+
+/// Neighbours that are judged for one lookup.
+pub const NEIGHBOURS: usize = 8;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub lookups: u32,
+    pub right: u32,
+    pub wrong: u32,
+    pub shadows: u32,
+    pub not_reusable: u32,
+}
+
+impl Tally {
+    pub fn hits_share(&self) -> f64 {
+        100.0 * f64::from(self.right + self.wrong) / f64::from(self.lookups.max(1))
+    }
+    pub fn wrong_share(&self) -> f64 {
+        100.0 * f64::from(self.wrong) / f64::from(self.lookups.max(1))
+    }
+    pub fn precision(&self) -> f64 {
+        100.0 * f64::from(self.right) / f64::from((self.right + self.wrong).max(1))
+    }
+}
+
+/// A stream, with each request's nearest earlier ones found once.
+pub struct Stream<'a> {
+    pub asked: Vec<&'a Asked>,
+    pub vectors: Vec<&'a [f32]>,
+}
+
+impl<'a> Stream<'a> {
+    pub fn new(asked: Vec<&'a Asked>, vectors: &'a Vectors) -> Result<Self, Fault> {
+        let vectors = asked
+            .iter()
+            .map(|asked| vectors.of(&asked.query))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { asked, vectors })
+    }
+
+    pub fn is_same(&self, a: usize, b: usize) -> bool {
+        self.asked[a].group == self.asked[b].group && self.asked[a].source == self.asked[b].source
+    }
+
+    /// The nearest kept ones, the nearest first.
+    pub fn nearest(&self, of: usize, kept: &[usize], count: usize) -> Vec<(usize, f32)> {
+        let mut best: Vec<(usize, f32)> = Vec::with_capacity(count + 1);
+        for &other in kept {
+            let similarity = cosine(self.vectors[of], self.vectors[other]);
+            if best.len() < count || best.last().is_some_and(|last| similarity > last.1) {
+                let at = best.partition_point(|(_, s)| *s >= similarity);
+                best.insert(at, (other, similarity));
+                best.truncate(count);
+            }
+        }
+        best
+    }
+}
+
+/// What an upper bound on hits is: every request whose group was asked before.
+pub fn oracle(stream: &Stream<'_>) -> Tally {
+    let mut seen = std::collections::HashSet::new();
+    let mut tally = Tally::default();
+    for asked in &stream.asked {
+        tally.lookups += 1;
+        tally.right += u32::from(!seen.insert((&asked.group, &asked.source)));
+    }
+    tally
+}
+
+pub fn questions<'a>(stream: &Stream<'a>) -> Vec<Question> {
+    stream
+        .asked
+        .iter()
+        .map(|asked| Question::new(&asked.query))
+        .collect()
+}
+
+/// As the pipeline goes about it.
+pub fn ours(
+    stream: &Stream<'_>,
+    questions: &[Question],
+    scorer: &Scorer,
+    max_wrong_rate: f64,
+) -> Tally {
+    let rules = AcceptanceRules {
+        max_wrong_rate,
+        ..AcceptanceRules::default()
+    };
+    let mut acceptance = Acceptance::new();
+    let mut evidence = vec![Evidence::default(); stream.asked.len()];
+    let mut draws = Draws(1);
+    let mut kept = Vec::new();
+    let mut tally = Tally::default();
+    for at in 0..stream.asked.len() {
+        tally.lookups += 1;
+        let Ok(class) = questions[at].reusable() else {
+            tally.not_reusable += 1;
+            continue;
+        };
+        let nearest = stream.nearest(at, &kept, NEIGHBOURS);
+        let best = nearest
+            .iter()
+            .map(|(other, similarity)| {
+                let pair = Pair {
+                    query: &questions[at],
+                    entry: &questions[*other],
+                    similarity: *similarity,
+                    query_vector: stream.vectors[at],
+                    entry_vector: stream.vectors[*other],
+                };
+                (*other, judge(&pair, scorer))
+            })
+            .min_by(|(x, a), (y, b)| {
+                let error = |other: usize, judgement: &Judgement| {
+                    acceptance.error(class, judgement, &evidence[other])
+                };
+                error(*x, a).total_cmp(&error(*y, b))
+            });
+        let Some((other, judgement)) = best else {
+            acceptance.found_none();
+            kept.push(at);
+            continue;
+        };
+        let is_right = stream.is_same(at, other);
+        match acceptance.decide(&rules, class, &judgement, &evidence[other], draws.next()) {
+            Verdict::Serve => {
+                tally.right += u32::from(is_right);
+                tally.wrong += u32::from(!is_right);
+                continue;
+            }
+            Verdict::Shadow => {
+                tally.shadows += 1;
+                acceptance.learn(class, &judgement, is_right);
+                let known = &mut evidence[other];
+                if is_right {
+                    known.right += 1;
+                } else {
+                    known.wrong += 1;
+                }
+            }
+            Verdict::Miss => {}
+        }
+        kept.push(at);
+    }
+    tally
+}
