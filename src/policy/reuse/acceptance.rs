@@ -64,7 +64,7 @@ const ERROR_MIN: f64 = 1.0 / 65_536.0;
 const BAND_WEIGHT: f64 = 2.0;
 
 /// How many deviations above what was found the believed ratio is.
-const CAUTION: f64 = 0.5;
+const CAUTION: f64 = 0.35;
 
 /// Evidence of a band is halved when it comes to this many expected errors, so that it follows the
 /// traffic.
@@ -73,16 +73,23 @@ const BAND_MAX: f64 = 400.0;
 /// Lookups after which what traffic offered is forgotten by half.
 const LOOKUPS_MAX: f64 = 8_192.0;
 
-/// Lookups at the beginning that are taken to have offered an error of the bound itself each: so at
-/// first only hits within the bound are served, whatever their number.
-const LOOKUPS_FIRST: f64 = 200.0;
+/// Lookups at the beginning that are taken to have spent all that was allowed them on hits with more
+/// than [`FIRST`] times the bound as their error: so at first only better ones are served, as if one
+/// lookup in that many found one.
+const LOOKUPS_FIRST: f64 = 100.0;
+const FIRST: f64 = 3.0;
 
 /// Of what the operator allows, how much is aimed at: the rest is for what the estimates do not know.
-const AIM: f64 = 0.75;
+const AIM: f64 = 0.85;
 
-/// No hit of which more than this is expected to be wrong is served, whatever the bound leaves room
-/// for.
-const ERROR_MAX: f64 = 0.2;
+/// How many deviations of a count of wrong hits must fit between what is aimed at and what is allowed: so
+/// a young cache, of whose few lookups one wrong hit is a large share, is careful.
+const DEVIATIONS: f64 = 1.0;
+
+/// No hit is served that is this many times as likely to be wrong as the bound, nor one beyond
+/// [`ERROR_MAX`], whatever the bound leaves room for.
+const ERROR_TIMES_MAX: f64 = 8.0;
+const ERROR_MAX: f64 = 0.15;
 
 /// Odds of being wrong, of an entry that nobody confirmed and of one that was: times as much.
 const COLD: f64 = 1.1;
@@ -241,7 +248,14 @@ impl Acceptance {
         let Some(band) = band(expected) else {
             return expected;
         };
-        let ratio = self.classes[class.index()][band].upper(self.all[band].ratio(1.0));
+        // What is known of the class in all bands, and of the band in all classes.
+        let bands = &self.classes[class.index()];
+        let of_class = Band {
+            expected: bands.iter().map(|band| band.expected).sum(),
+            found: bands.iter().map(|band| band.found).sum(),
+        };
+        let prior = (of_class.ratio(1.0) * self.all[band].ratio(1.0)).sqrt();
+        let ratio = bands[band].upper(prior);
         let odds = expected / (1.0 - expected) * ratio * of_entry(evidence);
         odds / (1.0 + odds)
     }
@@ -249,22 +263,33 @@ impl Acceptance {
     /// The largest error that is served now.
     #[must_use]
     pub fn threshold(&self, rules: &AcceptanceRules) -> f64 {
-        let allowed = rules.max_wrong_rate.clamp(0.0, 1.0) * AIM;
+        let bound = rules.max_wrong_rate.clamp(0.0, 1.0);
+        let error_max = (bound * ERROR_TIMES_MAX).min(ERROR_MAX);
+        let allowed = bound * AIM;
         let lookups = self.lookups + LOOKUPS_FIRST;
+        // The count whose mean and deviations come to what is allowed.
+        let count = bound * lookups;
+        let root = ((DEVIATIONS * DEVIATIONS + 4.0 * count).sqrt() - DEVIATIONS) / 2.0;
+        let may_spend = (root * root).min(allowed * lookups);
         let mut spent = 0.0;
+        let first = bin((allowed * FIRST).min(error_max));
         for bin in 0..BINS {
             let (from, until) = (bin_start(bin), bin_start(bin + 1));
-            let first = if from >= allowed { LOOKUPS_FIRST } else { 0.0 };
-            let count = self.offered[bin] + if from < allowed * 1.5 { first } else { 0.0 };
-            let most = count * (from * until).sqrt();
-            if spent + most > allowed * lookups {
+            let middle = (from * until).sqrt();
+            let at_first = if bin == first {
+                allowed * LOOKUPS_FIRST
+            } else {
+                0.0
+            };
+            let most = self.offered[bin] * middle + at_first;
+            if spent + most > may_spend {
                 // As much of the bin as there is room for.
-                let share = (allowed * lookups - spent) / most;
-                return (from + share * (until - from)).min(ERROR_MAX);
+                let share = (may_spend - spent) / most;
+                return (from + share * (until - from)).min(error_max);
             }
             spent += most;
         }
-        ERROR_MAX
+        error_max
     }
 
     fn look(&mut self, offered: Option<f64>) {

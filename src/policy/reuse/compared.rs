@@ -320,9 +320,7 @@ impl Compared {
             negation_differs: query.negations % 2 != entry.negations % 2,
             negations: [query.negations, entry.negations],
             direction_differs: direction_differs(a, b, &fa),
-            asking_differs: query.asking != entry.asking
-                && query.asking.is_some()
-                && entry.asking.is_some(),
+            asking_differs: matches!([query.pointed(), entry.pointed()], [Some(x), Some(y)] if x != y),
             kinds: [query.kind, entry.kind],
             language_differs: matches!(has_language, [Some(x), Some(y)] if x != y)
                 || (scripts[0] != scripts[1] && !scripts.contains(&Script::None)),

@@ -53,8 +53,8 @@ impl Guard {
 
 /// Words unmatched in one text from which on it says too much else, and how much of its weight they
 /// must be. A suffix that pulls a vector to a target is of this shape, whatever its similarity.
-const EXCESS_WORDS: u32 = 8;
-const EXCESS_SHARE: f32 = 0.75;
+const EXCESS_WORDS: u32 = 10;
+const EXCESS_SHARE: f32 = 0.8;
 
 /// Words in no text that the weights were counted in, on one side only: noise, or another subject.
 const STRANGERS_MAX: u32 = 3;
@@ -88,7 +88,7 @@ pub(super) fn guard(compared: &Compared) -> Option<Guard> {
             Guard::Number,
             both(c.numbers) || (is_small && either(c.numbers)),
         ),
-        (Guard::Unit, c.unit_differs || (is_small && either(c.units))),
+        (Guard::Unit, c.unit_differs),
         (Guard::Date, both(c.dates) || (is_small && either(c.dates))),
         (Guard::Name, both(c.names)),
         (Guard::Opposite, c.opposites > 0),

@@ -729,7 +729,6 @@ pub const NUMBER: &[(&str, &str)] = &[
     ("ninety", "90"),
     ("hundred", "100"),
     ("dozen", "12"),
-    ("twice", "2"),
     ("third", "3rd"),
     ("fourth", "4th"),
     ("fifth", "5th"),

@@ -188,6 +188,16 @@ impl Question {
         }
     }
 
+    /// Its words as they are compared, at most [`super::WORDS_MAX`]: for training.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.word_list().iter().map(|word| &*word.text)
+    }
+
+    /// What asks for one kind of thing only: "what", "which" and "how" stand in for others.
+    pub(super) fn pointed(&self) -> Option<u8> {
+        self.asking.filter(|asking| !matches!(asking, 0 | 1 | 6))
+    }
+
     pub(super) fn word_list(&self) -> &[Word] {
         &self.words.words
     }

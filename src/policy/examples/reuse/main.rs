@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo run --release -p policy --example reuse -- features TEXTS VECTORS PAIRS OUT [SCORER]
+//! cargo run --release -p policy --example reuse -- words TEXTS OUT
 //! cargo run --release -p policy --example reuse -- replay DATA SPLIT TEXTS VECTORS BASE_VECTORS [SCORER]
 //! ```
 //!
@@ -31,6 +32,7 @@ fn main() -> Result<(), Fault> {
         ["features", texts, vectors, pairs, out, rest @ ..] => {
             dump(texts, vectors, pairs, out, &scorer(rest)?)
         }
+        ["words", texts, out] => words(texts, out),
         ["replay", folder, split, texts, vectors, base, rest @ ..] => {
             let ours = data::Vectors::read(texts, vectors)?;
             let base = data::Vectors::read(texts, base)?;
@@ -45,6 +47,17 @@ fn scorer(rest: &[&str]) -> Result<Scorer, Fault> {
         Some(path) => Ok(Scorer::parse(&std::fs::read(path)?)?),
         None => Ok(Scorer::bundled()),
     }
+}
+
+/// One line for each text: its words as they are compared, a space between.
+fn words(texts: &str, out: &str) -> Result<(), Fault> {
+    let mut out = std::io::BufWriter::new(std::fs::File::create(out)?);
+    for text in data::rows::<String>(texts)? {
+        let question = Question::new(&text);
+        let words: Vec<&str> = question.words().collect();
+        writeln!(out, "{}", words.join(" "))?;
+    }
+    Ok(())
 }
 
 /// Rows of little-endian f32: the figures, then the place of the guard that refuses, or -1.

@@ -9,8 +9,8 @@ use policy::reuse::{
 use crate::Fault;
 use crate::data::{Asked, Draws, Vectors, cosine};
 
-/// Neighbours that are judged for one lookup.
-pub const NEIGHBOURS: usize = 8;
+/// Neighbours that are judged for one lookup, as the pipeline does.
+pub const NEIGHBOURS: usize = 4;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
@@ -37,6 +37,8 @@ impl Tally {
 pub struct Stream<'a> {
     pub asked: Vec<&'a Asked>,
     pub vectors: Vec<&'a [f32]>,
+    /// Of each request to all before it.
+    similarities: Vec<Vec<f32>>,
 }
 
 impl<'a> Stream<'a> {
@@ -44,8 +46,18 @@ impl<'a> Stream<'a> {
         let vectors = asked
             .iter()
             .map(|asked| vectors.of(&asked.query))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { asked, vectors })
+            .collect::<Result<Vec<&[f32]>, _>>()?;
+        let similarities = (0..vectors.len())
+            .map(|at| {
+                let before = vectors[..at].iter();
+                before.map(|other| cosine(vectors[at], other)).collect()
+            })
+            .collect();
+        Ok(Self {
+            asked,
+            vectors,
+            similarities,
+        })
     }
 
     pub fn is_same(&self, a: usize, b: usize) -> bool {
@@ -56,7 +68,7 @@ impl<'a> Stream<'a> {
     pub fn nearest(&self, of: usize, kept: &[usize], count: usize) -> Vec<(usize, f32)> {
         let mut best: Vec<(usize, f32)> = Vec::with_capacity(count + 1);
         for &other in kept {
-            let similarity = cosine(self.vectors[of], self.vectors[other]);
+            let similarity = self.similarities[of][other];
             if best.len() < count || best.last().is_some_and(|last| similarity > last.1) {
                 let at = best.partition_point(|(_, s)| *s >= similarity);
                 best.insert(at, (other, similarity));
@@ -86,6 +98,55 @@ pub fn questions<'a>(stream: &Stream<'a>) -> Vec<Question> {
         .collect()
 }
 
+/// The best neighbour by the scorer, and how likely it is meant.
+fn best(
+    stream: &Stream<'_>,
+    questions: &[Question],
+    scorer: &Scorer,
+    at: usize,
+    kept: &[usize],
+) -> Option<(usize, Judgement)> {
+    stream
+        .nearest(at, kept, NEIGHBOURS)
+        .into_iter()
+        .map(|(other, similarity)| {
+            let pair = Pair {
+                query: &questions[at],
+                entry: &questions[other],
+                similarity,
+                query_vector: stream.vectors[at],
+                entry_vector: stream.vectors[other],
+            };
+            (other, judge(&pair, scorer))
+        })
+        .max_by(|(_, a), (_, b)| a.probability_same.total_cmp(&b.probability_same))
+}
+
+/// By the score alone: what there is to be had with one threshold on it.
+pub fn by_score(
+    stream: &Stream<'_>,
+    questions: &[Question],
+    scorer: &Scorer,
+    at_least: f32,
+) -> Tally {
+    let mut kept = Vec::new();
+    let mut tally = Tally::default();
+    for at in 0..stream.asked.len() {
+        tally.lookups += 1;
+        if questions[at].reusable().is_err() {
+            continue;
+        }
+        let hit = best(stream, questions, scorer, at, &kept)
+            .filter(|(_, judgement)| judgement.probability_same >= at_least);
+        match hit.map(|(other, _)| stream.is_same(at, other)) {
+            Some(true) => tally.right += 1,
+            Some(false) => tally.wrong += 1,
+            None => kept.push(at),
+        }
+    }
+    tally
+}
+
 /// As the pipeline goes about it.
 pub fn ours(
     stream: &Stream<'_>,
@@ -108,25 +169,7 @@ pub fn ours(
             tally.not_reusable += 1;
             continue;
         };
-        let nearest = stream.nearest(at, &kept, NEIGHBOURS);
-        let best = nearest
-            .iter()
-            .map(|(other, similarity)| {
-                let pair = Pair {
-                    query: &questions[at],
-                    entry: &questions[*other],
-                    similarity: *similarity,
-                    query_vector: stream.vectors[at],
-                    entry_vector: stream.vectors[*other],
-                };
-                (*other, judge(&pair, scorer))
-            })
-            .min_by(|(x, a), (y, b)| {
-                let error = |other: usize, judgement: &Judgement| {
-                    acceptance.error(class, judgement, &evidence[other])
-                };
-                error(*x, a).total_cmp(&error(*y, b))
-            });
+        let best = best(stream, questions, scorer, at, &kept);
         let Some((other, judgement)) = best else {
             acceptance.found_none();
             kept.push(at);
