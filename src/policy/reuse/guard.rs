@@ -56,6 +56,10 @@ impl Guard {
 const EXCESS_WORDS: u32 = 10;
 const EXCESS_SHARE: f32 = 0.8;
 
+/// The same for a text that says all that the other says, and then more: what is added is mostly meant.
+const ADDED_WORDS: u32 = 5;
+const ADDED_SHARE: f32 = 0.5;
+
 /// Words in no text that the weights were counted in, on one side only: noise, or another subject.
 const STRANGERS_MAX: u32 = 3;
 
@@ -80,6 +84,10 @@ pub(super) fn guard(compared: &Compared) -> Option<Guard> {
             c.only.iter().any(|only| {
                 (only.content >= EXCESS_WORDS && only.share >= EXCESS_SHARE)
                     || only.strangers > STRANGERS_MAX
+            }) || [(0, 1), (1, 0)].into_iter().any(|(whole, more)| {
+                c.only[whole].content == 0
+                    && c.only[more].content >= ADDED_WORDS
+                    && c.only[more].share >= ADDED_SHARE
             }),
         ),
         (Guard::Code, both(c.code) || (is_small && either(c.code))),

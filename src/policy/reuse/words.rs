@@ -156,7 +156,7 @@ static KNOWN: LazyLock<HashMap<&'static str, Known>> = LazyLock::new(|| {
 struct Reader {
     words: Vec<Word>,
     count: usize,
-    tail: Option<blake::Tail>,
+    tail: Option<digest::Tail>,
     /// The word under way, as written.
     word: String,
     /// Bytes of it beyond what is kept, as a hash.
@@ -167,7 +167,7 @@ struct Reader {
 }
 
 /// The running digest of words beyond the bound.
-mod blake {
+mod digest {
     use sha2::{Digest, Sha256};
 
     pub struct Tail(Sha256);
@@ -279,7 +279,7 @@ impl Reader {
         }
         self.count += 1;
         if self.words.len() >= WORDS_MAX {
-            self.tail.get_or_insert_with(blake::Tail::new).add(text);
+            self.tail.get_or_insert_with(digest::Tail::new).add(text);
             return;
         }
         let mut text = text;
@@ -371,11 +371,9 @@ impl Words {
                         reader.starts_sentence = true;
                     }
                     '.' | '!' | '\n' | ':' => reader.starts_sentence = true,
-                    '"' | '\u{201c}' | '\u{201d}' | '«' | '»' => {
-                        // A doubled mark, as CSV has it, is one.
-                        if before != c {
-                            reader.quoted = !reader.quoted;
-                        }
+                    // A doubled mark, as CSV has it, is one.
+                    '"' | '\u{201c}' | '\u{201d}' | '«' | '»' if before != c => {
+                        reader.quoted = !reader.quoted;
                     }
                     '`' => reader.code = !reader.code,
                     '$' | '€' | '£' | '¥' | '₹' | '%' | '+' | '=' | '<' | '>' | '#' | '^' | '*' =>
@@ -409,7 +407,7 @@ impl Words {
         Self {
             count: reader.count - without,
             words,
-            tail: reader.tail.map_or(0, blake::Tail::finish),
+            tail: reader.tail.map_or(0, digest::Tail::finish),
             has_words,
             is_blank: text.trim().is_empty(),
             has_question_mark,
