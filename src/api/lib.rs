@@ -40,6 +40,7 @@ mod openapi;
 mod opening;
 mod probes;
 mod reading;
+mod records;
 mod request_id;
 mod rerank;
 mod responses;

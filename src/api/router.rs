@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, Uri};
 use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, MESSAGES_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
-use crate::{failing, loaded, models, ollama, openapi, probes, responses};
+use crate::{failing, loaded, models, ollama, openapi, probes, records, responses};
 
 /// Which door a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,9 @@ pub(crate) enum Door {
 /// On the admin listener alone.
 const BOARD_PATH: &str = "/admin/v1/models";
 const HEALTH_PATH: &str = "/admin/health";
+const RECORDS_PATH: &str = "/admin/v1/records";
+const SAVINGS_PATH: &str = "/admin/v1/savings";
+const OVERVIEW_PATH: &str = "/admin/v1/overview";
 pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
 pub(crate) const COUNT_PATH: &str = "/v1/messages/count_tokens";
 /// One thing by the names that Jina, Cohere, vLLM and llama-server have for it.
@@ -84,6 +87,9 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
         Door::Admin => probes
             .route("/metrics", metrics())
             .route(BOARD_PATH, get(loaded::list).fallback(only_get))
+            .route(RECORDS_PATH, get(records::latest).fallback(only_get))
+            .route(SAVINGS_PATH, get(records::savings).fallback(only_get))
+            .route(OVERVIEW_PATH, get(records::overview).fallback(only_get))
             .route(HEALTH_PATH, get(failing::health).fallback(only_get)),
     };
     router.fallback(not_found).with_state(api)
@@ -138,6 +144,9 @@ fn hint(path: &str) -> Option<&'static str> {
         ),
         "/metrics" => Some("metrics are on the admin listener"),
         BOARD_PATH => Some("models are shown on the admin listener"),
+        RECORDS_PATH | SAVINGS_PATH | OVERVIEW_PATH => {
+            Some("records are shown on the admin listener")
+        }
         HEALTH_PATH => Some("backends are shown on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),
         _ if path.starts_with(COMPLETIONS_PATH) => Some("the path is /v1/completions, no more"),

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use domain::ResponseShelf;
+use domain::{RecordShelf, ResponseShelf};
 use pipeline::Pipeline;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -34,6 +34,8 @@ pub struct Api {
     pub(crate) board: Option<Arc<dyn ModelBoard>>,
     /// `None`: no responses are kept.
     pub(crate) shelf: Option<Arc<dyn ResponseShelf>>,
+    /// `None`: no records are kept.
+    pub(crate) records: Option<Arc<dyn RecordShelf>>,
     pub(crate) ingress: IngressConfig,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) tally: Tally,
@@ -61,6 +63,7 @@ impl Api {
             scrape,
             board: None,
             shelf: None,
+            records: None,
             ingress,
             requests: Arc::new(Semaphore::new(requests_max)),
             tally: Tally::default(),
@@ -79,6 +82,13 @@ impl Api {
     #[must_use]
     pub fn with_shelf(mut self, shelf: Arc<dyn ResponseShelf>) -> Self {
         self.shelf = Some(shelf);
+        self
+    }
+
+    /// The same, showing what was kept of exchanges to the operator.
+    #[must_use]
+    pub fn with_records(mut self, records: Arc<dyn RecordShelf>) -> Self {
+        self.records = Some(records);
         self
     }
 

@@ -170,6 +170,7 @@ impl Assembly {
         .with_prices(Prices {
             book: Arc::clone(&self.config.prices),
             providers: self.config.price_providers.clone(),
+            reference: self.config.reference.as_ref().map(|it| it.price),
         })
         .with_shares(self.config.shares.clone())
         .with_retry(self.config.retry)

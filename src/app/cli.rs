@@ -80,6 +80,16 @@ It asks the admin listener, which the configuration names unless --url does.")]
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// What this node spent and saved, and how that is known
+    #[command(after_help = "Examples:
+  hedge savings
+  hedge savings --since 7d --team research
+  hedge savings --since 2026-11-01 --json
+  hedge savings --csv
+
+It reads the records that a server keeps (docs/records.md), while it runs or not. What ended less than
+a second ago may be missing. Days begin at midnight in organisation.time_zone.")]
+    Savings(SavingsArgs),
     /// Whether the audit log of what was sealed is as it was written, and both ends' agree
     Audit {
         #[command(subcommand)]
@@ -260,6 +270,28 @@ pub struct PsArgs {
     /// As the server says it, in JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SavingsArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// From when on: so many days, hours or minutes ago, or a day
+    #[arg(
+        long,
+        value_name = "30d|12h|45m|today|YYYY-MM-DD",
+        default_value = "30d"
+    )]
+    pub since: String,
+    /// Of one team
+    #[arg(long)]
+    pub team: Option<String>,
+    /// For machines; money in micro-dollars
+    #[arg(long)]
+    pub json: bool,
+    /// For tables: the total and its parts, a line each
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,7 @@ mod engine;
 mod models;
 mod ps;
 mod relay;
+mod savings;
 mod serve;
 mod version;
 
@@ -39,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => ps::ps(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Models { what, config } => models::models(what, &config),
+        Command::Savings(args) => savings::savings(&args),
         Command::Audit { what } => audit::audit(&what),
         Command::Engine { log } => engine::engine(&log),
         Command::Relay(args) => relay::relay(&args),

@@ -28,7 +28,9 @@ mod raw_providers;
 mod raw_quotas;
 mod raw_sealed;
 mod read;
+mod records;
 mod relays;
+mod savings;
 mod secret;
 mod sections;
 mod trouble;
@@ -58,6 +60,7 @@ pub use raw::RawUpstream;
 pub use raw::{ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog, Speculation};
 pub use read::read_whole;
 pub use relays::{RelaySettings, member_folder};
+pub use savings::Reference;
 pub use secret::Surroundings;
 pub use sections::{
     AdminListen, CacheSettings, IngressSettings, KeyGrant, LimitSettings, LocalSettings,
@@ -94,6 +97,8 @@ pub struct Config {
     /// `None` where this node is no relay.
     pub gateway: Option<GatewaySettings>,
     pub prices: Arc<PriceBook>,
+    /// By which savings are measured; `None` where none is named.
+    pub reference: Option<Reference>,
     pub aliases: BTreeMap<String, Vec<String>>,
     /// Aliases whose models are equals: each one's weight.
     pub shares: BTreeMap<String, Vec<u32>>,
@@ -105,6 +110,8 @@ pub struct Config {
     pub privacy: PrivacySettings,
     /// Of the audit log; `None` where none is to be kept.
     pub audit: Option<store::AuditRules>,
+    /// Of records of exchanges; `None` where none are to be kept.
+    pub records: Option<store::RecordRules>,
     pub limits: LimitSettings,
     pub rescue: RescueRules,
     pub offline: OfflineSettings,
@@ -154,6 +161,9 @@ impl Config {
         let names = names.chain(raw.relays.iter().filter_map(|it| it.name.as_deref()));
         let names: Vec<String> = names.map(str::to_owned).collect();
         let prices = prices::prices(&raw.prices, &names, findings);
+        let price_providers = upstreams::price_providers(&raw.upstreams, &providers);
+        let provider_of = |name: &str| price_providers.get(&BackendName::new(name)).cloned();
+        let reference = savings::savings(&raw.savings, &prices, provider_of, findings);
         let has_remote =
             !(raw.upstreams.is_empty() && raw.pools.is_empty() && raw.relays.is_empty());
         if local.is_none() && !has_remote {
@@ -179,6 +189,7 @@ impl Config {
         pools::warn_of_patience(&pools, limits.first_content_last, findings);
         let data_dir = data_dir(around.environment);
         let audit = audit::audit(raw, &data_dir, findings);
+        let records = records::records(raw, &data_dir, findings);
         let config = Self {
             listen,
             admin: admin?,
@@ -189,12 +200,13 @@ impl Config {
             models: Vec::new(),
             embeddings,
             rerank,
-            price_providers: upstreams::price_providers(&raw.upstreams, &providers),
+            price_providers,
             upstreams,
             pools,
             relays,
             gateway,
             prices,
+            reference,
             aliases,
             shares,
             retry,
@@ -204,6 +216,7 @@ impl Config {
             responses,
             privacy,
             audit,
+            records,
             limits,
             rescue,
             offline,
@@ -324,6 +337,31 @@ impl Loaded {
         Ok(audit::dir(&self.raw, &data_dir(environment)))
     }
 
+    /// Where records of exchanges are, and what they are read with, also where something else in the
+    /// configuration is at fault.
+    ///
+    /// # Errors
+    /// The faults, where the file could not be read or one of these is at fault.
+    pub fn record_place(
+        self,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<RecordPlace, ConfigFaults> {
+        let sections = ["records.dir", "organisation.time_zone"];
+        let is_in_doubt = |fault: &ConfigFault| {
+            let mut sections = sections.iter();
+            fault.path.is_empty() || sections.any(|it| fault.path.starts_with(it))
+        };
+        let zone = store::Calendar::named(&self.raw.organisation.time_zone);
+        match zone {
+            Ok(calendar) if !self.findings.faults.iter().any(is_in_doubt) => Ok(RecordPlace {
+                dir: records::dir(&self.raw, &data_dir(environment)),
+                calendar,
+                reference: self.raw.savings.reference_model,
+            }),
+            Ok(_) | Err(_) => Err(ConfigFaults(self.findings.faults)),
+        }
+    }
+
     /// The configuration and its warnings.
     ///
     /// # Errors
@@ -334,6 +372,15 @@ impl Loaded {
             None => Err(ConfigFaults(self.findings.faults)),
         }
     }
+}
+
+/// What records are read with.
+#[derive(Debug)]
+pub struct RecordPlace {
+    pub dir: PathBuf,
+    pub calendar: store::Calendar,
+    /// As it is written.
+    pub reference: Option<String>,
 }
 
 /// The environment, once. Values that are not UTF-8 are left out.

@@ -20,13 +20,16 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use providers::{EndpointState, Pool};
+use store::RecordFile;
 use tokio::sync::watch;
 
 use crate::fleet::Fleet;
 use crate::sealed::{Chronicle, Edges, Uplink};
 
+mod records;
 mod sealed;
 
+use records::RecordMetrics;
 use sealed::{AuditMetrics, EdgeMetrics, RelayMetrics};
 
 /// From a cached reply to a long answer by a large model on a small machine.
@@ -150,6 +153,7 @@ pub struct Metrics {
     accepted: Counter,
     models: ModelGauges,
     audit: OnceLock<AuditMetrics>,
+    records: OnceLock<RecordMetrics>,
     relay: OnceLock<RelayMetrics>,
     edge: EdgeMetrics,
     fleet: OnceLock<Arc<Fleet>>,
@@ -254,6 +258,7 @@ impl Default for Metrics {
             accepted: Counter::default(),
             models: ModelGauges::default(),
             audit: OnceLock::new(),
+            records: OnceLock::new(),
             relay: OnceLock::new(),
             edge: EdgeMetrics::default(),
             fleet: OnceLock::new(),
@@ -400,6 +405,13 @@ impl Metrics {
         let _ = self.audit.set(AuditMetrics::new(chronicle, &mut registry));
     }
 
+    /// Whose records are counted.
+    pub fn watch_records(&self, file: Arc<RecordFile>) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is one.
+        let _ = self.records.set(RecordMetrics::new(file, &mut registry));
+    }
+
     /// Whose models are shown.
     pub fn watch_models(&self, fleet: Arc<Fleet>) {
         // There is one.
@@ -437,6 +449,9 @@ impl Metrics {
         }
         if let Some(audit) = self.audit.get() {
             audit.read();
+        }
+        if let Some(records) = self.records.get() {
+            records.read();
         }
         let Some(watched) = self.watched.get() else {
             return;
@@ -869,6 +884,7 @@ mod tests {
             rescued_by: Vec::new(),
             unrescued: None,
             shares: Vec::new(),
+            counterfactual: None,
         }
     }
 

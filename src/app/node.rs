@@ -19,7 +19,7 @@ use futures::future::join_all;
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
-use store::{MokaReplies, MokaResponses, StaticKeys};
+use store::{MokaReplies, MokaResponses, RecordFile, RecordReader, StaticKeys};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,7 @@ const ENGINE: &str = "local engine";
 const EMBEDDER: &str = "embedder";
 const CHRONICLE: &str = "audit log";
 const COUNTS: &str = "keeper of limits";
+const RECORDS: &str = "keeper of records";
 const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
 const UPLINKS: &str = "relays' watch";
@@ -113,9 +114,17 @@ pub struct Node {
     counts: Arc<Counts>,
     /// Ends the keeper of limits, once nobody counts any more.
     counted: CancellationToken,
+    /// `None` where none are kept.
+    records: Option<Records>,
     relay: Option<Relaying>,
     /// Ends what has no end of its own and holds on to the pipeline, once nobody is answered any more.
     closed: CancellationToken,
+}
+
+/// What is kept of exchanges, and who reads it.
+struct Records {
+    file: Arc<RecordFile>,
+    reader: Arc<RecordReader>,
 }
 
 /// What a node that is a relay has beside.
@@ -182,6 +191,8 @@ impl Node {
         let metrics = Arc::new(Metrics::default());
         let mut sinks: Vec<Arc<dyn RecordSink>> = vec![log_sink(), Arc::clone(&metrics) as _];
         sinks.extend(books.iter().map(|books| Arc::clone(books) as _));
+        let records = open_records(config, &metrics, &mut tasks);
+        sinks.extend(records.iter().map(|it| Arc::clone(&it.file) as _));
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: encoders.put_into(assembly.snapshot(fleet.backends(), &secret), config),
             cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
@@ -200,6 +211,10 @@ impl Node {
         let scrape = Arc::clone(&metrics) as _;
         let api = Api::new(Arc::clone(&pipeline), scrape, ingress(config));
         let api = api.with_board(Arc::clone(&fleet) as _);
+        let api = match &records {
+            Some(records) => api.with_records(Arc::clone(&records.reader) as _),
+            None => api,
+        };
         let api = match &config.responses {
             Some(kept) => api.with_shelf(Arc::new(MokaResponses::new(kept.bytes_max, kept.ttl))),
             None => api,
@@ -265,6 +280,7 @@ impl Node {
             encoders,
             counts,
             counted,
+            records,
             relay,
             closed,
         })
@@ -354,6 +370,11 @@ impl Node {
                 self.uplinks.send_replace(assembly.uplinks().to_vec());
                 self.pools.send_replace(assembly.pools().to_vec());
                 self.keys.0.store(Arc::new(assembly.keys.clone()));
+                if let Some(records) = &self.records {
+                    let reference = assembly.config().reference.as_ref();
+                    let named = reference.map(|it| it.model.clone());
+                    records.reader.name_reference(named);
+                }
                 self.assembly = assembly;
                 // What was cached under other routes, aliases or privacy rules is not served again.
                 self.secret = CacheSecret::new(rand::random());
@@ -388,6 +409,13 @@ impl Node {
         if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
             warn!("what was used of limits was not written down in time");
         }
+        if let Some(records) = &self.records {
+            records.file.close();
+            let written = tasks.until_ended(&[RECORDS]);
+            if tokio::time::timeout(FINISH_MAX, written).await.is_err() {
+                warn!("records of exchanges were not written in time");
+            }
+        }
         self.chronicle.close();
         let written = tasks.until_ended(&[CHRONICLE]);
         if tokio::time::timeout(FINISH_MAX, written).await.is_err() {
@@ -421,6 +449,20 @@ fn open_chronicle(
         tasks.spawn(CHRONICLE, driver);
     }
     Ok(())
+}
+
+/// The file is opened behind it: a place that is dead keeps no node from answering.
+fn open_records(config: &Config, metrics: &Metrics, tasks: &mut TaskSet) -> Option<Records> {
+    let rules = config.records.as_ref()?;
+    let reader = RecordReader::new(&rules.dir, config.quotas.calendar.clone());
+    reader.name_reference(config.reference.as_ref().map(|it| it.model.clone()));
+    let (file, writer) = RecordFile::new(rules.clone());
+    metrics.watch_records(Arc::clone(&file));
+    tasks.spawn(RECORDS, writer.run());
+    Some(Records {
+        file,
+        reader: Arc::new(reader),
+    })
 }
 
 /// A node that has limits goes on from what was used of them.

@@ -156,6 +156,7 @@ mod tests {
             rescued_by: Vec::new(),
             unrescued: None,
             shares: Vec::new(),
+            counterfactual: None,
         };
         tracing::subscriber::with_default(subscriber, || LogSink.append(&record));
         let bytes = page.0.lock().unwrap().clone();

@@ -43,6 +43,7 @@ mod event;
 mod fault;
 mod ids;
 mod image;
+mod kept;
 mod link;
 mod lora;
 mod moderation;
@@ -79,6 +80,10 @@ pub use event::{
 pub use fault::{BadRequest, Classify, Fault};
 pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Tokens};
 pub use image::{FetchFault, FetchedImage, ImageAddresses, ImageFetcher};
+pub use kept::{
+    Hour, KEPT_TEXT_BYTES_MAX, KeptRecord, NoTime, Overview, Place, PlaceLatency, RecordFault,
+    RecordName, RecordShelf, SavedBy, Savings, Since, SpokenTime, Sum, TeamSpent,
+};
 pub use link::Link;
 pub use lora::{LoraAdapter, LoraEntry, lora};
 pub use moderation::{Moderation, ModerationRequest};
@@ -91,7 +96,8 @@ pub use quota::{
 };
 pub use reading::{ReadToken, TextPart, TextToRead, Tokenizer};
 pub use record::{
-    CacheOutcome, ExchangeRecord, HedgeOutcome, HedgeRecord, Outcome, RouteTaken, Share,
+    Basis, CacheOutcome, Counterfactual, ExchangeRecord, HedgeOutcome, HedgeRecord, Outcome,
+    RouteTaken, Share,
 };
 pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, read_head, replay, replay_events};
 pub use rerank::{RerankRequest, Reranker, Scores};

@@ -42,6 +42,42 @@ pub struct ExchangeRecord {
     pub unrescued: Option<&'static str>,
     /// What each backend had a part in, where several had: then `usage` is their sum.
     pub shares: Vec<Share>,
+    /// What it would have cost elsewhere; `None` where nobody can say.
+    pub counterfactual: Option<Counterfactual>,
+}
+
+/// What an exchange would have cost without a choice that this node made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counterfactual {
+    pub cost: MicroUsd,
+    pub basis: Basis,
+}
+
+/// How a [`Counterfactual`] was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Basis {
+    /// Its tokens at the price of the model that was asked for.
+    Asked,
+    /// No model of a price was asked for, and an upstream answered: what that cost.
+    Answered,
+    /// What a reply that is used again had cost when it was made.
+    Made,
+    /// Its tokens at the price of the operator's reference model.
+    Reference,
+}
+
+impl Basis {
+    pub const ALL: [Basis; 4] = [Basis::Asked, Basis::Answered, Basis::Made, Basis::Reference];
+
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Basis::Asked => "asked",
+            Basis::Answered => "answered",
+            Basis::Made => "made",
+            Basis::Reference => "reference",
+        }
+    }
 }
 
 /// One backend's part of a reply that several had a part in.

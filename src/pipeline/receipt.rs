@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::{
-    CacheOutcome, ChatEvent, ChatRequest, ExchangeRecord, MicroUsd, ModelAlias, Outcome, Price,
-    Principal, Quotas, RecordSink, RequestId, RouteTaken, Share, Tokens, Usage,
+    CacheOutcome, ChatEvent, ChatRequest, Counterfactual, ExchangeRecord, MicroUsd, ModelAlias,
+    Outcome, Price, Principal, Quotas, RecordSink, RequestId, RouteTaken, Share, Tokens, Usage,
 };
+use policy::{Answered, Yardstick};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
@@ -27,6 +28,8 @@ pub(crate) struct Receipt {
     saved: Option<Cost>,
     /// Set once its caller has left, where others are answered with the same work.
     has_left: Option<Arc<AtomicBool>>,
+    /// `None` for what is no chat.
+    yardstick: Option<Yardstick>,
     /// The exchange's seat, given back with the receipt.
     _seat: OwnedSemaphorePermit,
 }
@@ -63,6 +66,7 @@ impl Receipt {
             rescued_by: Vec::new(),
             unrescued: None,
             shares: Vec::new(),
+            counterfactual: None,
         };
         Self {
             record: Some(record),
@@ -72,6 +76,7 @@ impl Receipt {
             share: QuotaShare::new(quotas, Arc::clone(&principal.limits)),
             saved: None,
             has_left: None,
+            yardstick: None,
             _seat: seat,
         }
     }
@@ -107,6 +112,11 @@ impl Receipt {
     /// will say.
     pub(crate) fn share_work(&mut self, has_left: Arc<AtomicBool>) {
         self.has_left = Some(has_left);
+    }
+
+    /// Notes by what it is measured.
+    pub(crate) fn note_yardstick(&mut self, yardstick: Yardstick) {
+        self.yardstick = Some(yardstick);
     }
 
     /// Notes what is asked, in case nobody else counts it; once, however often it is called.
@@ -189,8 +199,8 @@ impl Receipt {
         let is_answered = record.route.is_some() || record.cache.is_reuse();
         if !is_upstream {
             record.cost = is_answered.then_some(MicroUsd(0));
-            // Its tokens count to limits, also where the caller left before they were told.
-            if record.route.is_some() && record.usage.is_none() && !self.share.is_unlimited() {
+            // Its tokens count, also where the caller left before they were told.
+            if record.route.is_some() && record.usage.is_none() {
                 record.usage = Some(self.meter.count());
                 record.is_usage_counted = true;
             }
@@ -205,6 +215,27 @@ impl Receipt {
             self.meter.count()
         });
         record.cost = self.meter.settle(&usage);
+    }
+
+    /// What it would have cost elsewhere, once it is settled. Nothing where nobody worked for it.
+    fn counterfactual(&self, record: &ExchangeRecord) -> Option<Counterfactual> {
+        let usage = record.usage.as_ref()?;
+        let answered = match &record.route {
+            _ if record.cache.is_reuse() => Answered::Reused(record.saved),
+            Some(first) => {
+                let mut parts = record.rescued_by.iter().chain([first]);
+                match parts.all(|route| route.is_local) {
+                    true => Answered::Free,
+                    false => Answered::Paid(record.cost),
+                }
+            }
+            None => return None,
+        };
+        let usage = match record.shares.as_slice() {
+            [] => *usage,
+            shares => as_one(shares),
+        };
+        policy::counterfactual(&self.yardstick.unwrap_or_default(), answered, &usage)
     }
 
     /// Notes that content has begun to flow.
@@ -235,6 +266,15 @@ fn close_share(meter: &mut Meter, record: &mut ExchangeRecord, reported: Option<
     }
 }
 
+/// Of a reply that several had a part in, as if one had written all of it: the prompt is read once.
+fn as_one(shares: &[Share]) -> Usage {
+    let first = shares.first().map(|share| share.usage).unwrap_or_default();
+    Usage {
+        completion_tokens: sum(shares).completion_tokens,
+        ..first
+    }
+}
+
 fn sum(shares: &[Share]) -> Usage {
     let add = |a: Tokens, b: Tokens| Tokens(a.0.saturating_add(b.0));
     let usages = shares.iter().map(|share| share.usage);
@@ -262,6 +302,7 @@ impl Drop for Receipt {
             }
             record.saved = self.saved.as_ref().and_then(Cost::known);
             self.settle(&mut record);
+            record.counterfactual = self.counterfactual(&record);
             self.share.settle(&record);
             desk.send(record);
         }

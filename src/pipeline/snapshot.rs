@@ -10,7 +10,8 @@ use crate::offline::OfflineRules;
 use crate::rescue::RescueRules;
 use domain::{Backend, BackendCard, BackendName, Embedder, ModelAlias, Price, Reranker};
 use policy::{
-    BreakerRules, CacheSecret, PriceBook, RetryRules, Roster, RosterEntry, RoutePolicy, ScanRules,
+    Asked, BreakerRules, CacheSecret, PriceBook, RetryRules, Roster, RosterEntry, RoutePolicy,
+    ScanRules, Target, Yardstick,
 };
 
 /// An embedder, and what callers may call it besides the name on its card.
@@ -45,6 +46,8 @@ pub struct Prices {
     pub book: Arc<PriceBook>,
     /// As which provider of the book an upstream charges, where that is not its own name.
     pub providers: BTreeMap<BackendName, String>,
+    /// Of the model that stands for the cloud where none was asked for.
+    pub reference: Option<Price>,
 }
 
 impl Snapshot {
@@ -152,10 +155,31 @@ impl Snapshot {
 
     /// What `model` costs with an upstream: by the upstream's own name, then by its provider's.
     pub(crate) fn price(&self, backend: &BackendName, model: &str) -> Option<Price> {
-        let Prices { book, providers } = &self.prices;
+        let Prices {
+            book, providers, ..
+        } = &self.prices;
         let own = book.find(backend.as_str(), model);
         let price = own.or_else(|| book.find(providers.get(backend)?, model));
         price.copied()
+    }
+
+    /// By what a chat that asks for `asked` is measured: the first model of its list, where an upstream
+    /// has that.
+    pub(crate) fn yardstick(&self, asked: &Asked) -> Yardstick {
+        let first = match asked {
+            Asked::Auto => None,
+            Asked::Exactly(targets) => targets.first(),
+        };
+        let price = |target: &Target| {
+            let card = self.cards.get(target.backend)?;
+            let is_free = card.is_local();
+            let price = (!is_free).then(|| self.price(&card.name, &target.model));
+            price.flatten()
+        };
+        Yardstick {
+            asked: first.and_then(price),
+            reference: self.prices.reference,
+        }
     }
 
     /// The same with models for embeddings.

@@ -6,6 +6,7 @@ mod moderation;
 mod offline;
 mod quotas;
 mod rescue;
+mod savings;
 mod sealing;
 
 use std::collections::{BTreeMap, HashMap};

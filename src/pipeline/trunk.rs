@@ -357,6 +357,7 @@ impl Pipeline {
         let asked = granted(&request, &principal, &snapshot)
             .and_then(|asked| bound_output(&mut request, &principal).map(|()| asked))
             .map_err(|fault| refuse(&mut receipt, fault, None))?;
+        receipt.note_yardstick(snapshot.yardstick(&asked));
         let now = Instant::now();
         let timings = crate::Timings {
             admit: now - began,

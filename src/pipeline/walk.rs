@@ -204,10 +204,7 @@ impl Walk {
         while let Some(at) = self.fit_from(self.next) {
             self.next = at + 1;
             let beside = self.beside(at, request.as_ref());
-            let is_paid_beside = beside.is_some_and(|(beside, _)| self.is_paid(beside));
-            if let Some(request) = request.as_ref()
-                && (self.is_paid(at) || is_paid_beside || !receipt.share().is_unlimited())
-            {
+            if let Some(request) = request.as_ref() {
                 receipt.note_prompt(request);
             }
             // Whoever leaves while it works has to pay for what it was asked.
@@ -245,11 +242,6 @@ impl Walk {
             }
         }
         Err(self.fault())
-    }
-
-    /// Whether the candidate's tokens cost something, so that they have to be known.
-    fn is_paid(&self, at: usize) -> bool {
-        !self.card_of(&self.plan.candidates[at]).is_local()
     }
 
     /// Opens this candidate and no other.

@@ -42,8 +42,9 @@ mod unmask;
 mod cache_key;
 pub mod reuse;
 
-// What it costs.
+// What it costs, and would have cost.
 mod prices;
+mod savings;
 
 mod template;
 
@@ -66,6 +67,7 @@ pub use roster::{
 pub use route::{Candidate, NAMED_RULE, Plan, SkipCause, Skipped, route};
 pub use route_file::{DEFAULT_ROUTES, LOCAL_ONLY_ROUTES, Manners, RULES_MAX, RoutePolicy};
 pub use rule_fault::RuleFault;
+pub use savings::{Answered, Yardstick, counterfactual};
 pub use scan::{
     CustomRule, DEFAULT_CLASSES, FINDINGS_MAX, ScanRuleFault, ScanRules, VALUE_BYTES_MIN,
 };

@@ -3,8 +3,10 @@
 //! # Panics
 //! All of them, where the contract is broken: they are tests.
 
+mod records;
 mod reply_index;
 
+pub use records::{check_record_shelf, record_of};
 pub use reply_index::{IndexBench, check_reply_index, entry_of};
 
 use std::sync::Arc;

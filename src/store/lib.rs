@@ -1,14 +1,15 @@
 //! The storage traits of `domain`, implemented for one process.
 //!
 //! Thin on purpose: exact replies and kept responses live in memory and keys come from configuration, so
-//! but for the audit log, what was used of limits and the replies that outlive the process nothing here
-//! touches a disk, and nothing a network. Another family of the same traits
+//! but for the audit log, what was used of limits, the replies that outlive the process and the records of
+//! exchanges nothing here touches a disk, and nothing a network. Another family of the same traits
 //! belongs beside these files and runs the same conformance checks.
 
 mod audit;
 mod moka_replies;
 mod moka_responses;
 mod quota;
+mod records;
 mod reuse;
 mod static_keys;
 
@@ -23,6 +24,10 @@ pub use audit::{
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;
 pub use quota::{Calendar, LocalQuotas, Moment, NoTimeZone, QuotaFile, Settled};
+pub use records::{
+    RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordFile, RecordReader, RecordRules,
+    RecordWriter,
+};
 pub use reuse::{
     Clock, ENTRY_OVERHEAD_BYTES, EmbeddedIndex, MemoryIndex, NEIGHBOURS_MAX, REUSE_QUEUE_MAX,
     ReuseFileError, ReuseRules, STATE_BYTES_MAX,

@@ -187,6 +187,17 @@ impl Hedge {
         status.expect("hedge ends when told to").unwrap().success()
     }
 
+    /// Another command, with the same configuration and folders.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = hedge();
+        command
+            .args([name, "--config"])
+            .arg(self.folder.path().join("hedge.toml"))
+            .env("XDG_DATA_HOME", self.folder.path())
+            .env("FAKE_KEY", "cloud-key");
+        command
+    }
+
     /// Where it keeps what is called `name`.
     pub fn data_path(&self, name: &str) -> PathBuf {
         self.folder.path().join("hedge").join(name)

@@ -27,6 +27,7 @@ mod openapi;
 mod operations;
 mod pools;
 mod prompts;
+mod records;
 mod rescue;
 mod sealed;
 mod upstream;

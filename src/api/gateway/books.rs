@@ -278,6 +278,7 @@ mod tests {
             rescued_by: Vec::new(),
             unrescued: None,
             shares: Vec::new(),
+            counterfactual: None,
         }
     }
 

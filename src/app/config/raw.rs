@@ -18,6 +18,8 @@ use super::raw_pools::RawPool;
 use super::raw_providers::{RawAuth, RawAws, RawEntra, RawQuirks};
 use super::raw_quotas::{RawLimit, RawOrganisation, RawTeam};
 use super::raw_sealed::{RawGateway, RawRelay};
+use super::records::RawRecords;
+use super::savings::RawSavings;
 use super::trouble::{RawContinues, RawOffline, RawRescue};
 
 /// The whole of `hedge.toml`. Everything has a default, so an empty file is a complete one.
@@ -50,6 +52,8 @@ pub struct RawConfig {
     pub gateway: Option<RawGateway>,
     /// Your own prices, over those that hedge knows.
     pub prices: Vec<RawPrice>,
+    pub savings: RawSavings,
+    pub records: RawRecords,
     /// Other names for models: `fast = "local"`, or a list tried in order:
     /// `smart = ["openai/gpt-5", "local"]`.
     pub aliases: BTreeMap<String, OneOrMany>,

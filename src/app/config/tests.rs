@@ -551,6 +551,8 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "upstreams",
         "pools",
         "prices",
+        "savings",
+        "records",
         "aliases",
         "balance",
         "routes",

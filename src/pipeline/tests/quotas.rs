@@ -103,6 +103,7 @@ pub(super) fn priced(snapshot: Snapshot) -> Snapshot {
     snapshot.with_prices(Prices {
         book: Arc::new(book),
         providers: BTreeMap::new(),
+        reference: None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! When a day's or a month's limit begins anew: by the clock on the wall of a time zone.
 
-use domain::Period;
+use domain::{Period, SpokenTime};
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan, Zoned};
@@ -52,6 +52,43 @@ impl Calendar {
             name: name.to_owned(),
         })?;
         Ok(Self(zone))
+    }
+
+    /// As it was named.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.0.iana_name().unwrap_or("UTC").to_owned()
+    }
+
+    /// When a day begins, in microseconds since 1970. `None` where there is no such day.
+    #[must_use]
+    pub fn day_begins_us(&self, year: i16, month: i8, day: i8) -> Option<i64> {
+        let date = jiff::civil::Date::new(year, month, day).ok()?;
+        let zoned = date.to_datetime(Time::midnight()).to_zoned(self.0.clone());
+        Some(zoned.ok()?.timestamp().as_microsecond())
+    }
+
+    /// When the day began that holds `now`, both in microseconds since 1970.
+    #[must_use]
+    pub fn today_begins_us(&self, now_us: i64) -> i64 {
+        let seconds = u64::try_from(now_us / 1_000_000).unwrap_or(0);
+        let begin = self.window(Period::Day, seconds).begin;
+        i64::try_from(begin).map_or(i64::MAX, |begin| begin.saturating_mul(1_000_000))
+    }
+
+    /// A moment in words, to the second: in UTC and here.
+    #[must_use]
+    pub fn spoken(&self, unix_us: i64) -> SpokenTime {
+        let time = Timestamp::from_microsecond(unix_us).unwrap_or(Timestamp::MAX);
+        let words = |zone: &TimeZone| {
+            let zoned = time.to_zoned(zone.clone());
+            zoned.strftime("%Y-%m-%d %H:%M:%S%:z").to_string()
+        };
+        SpokenTime {
+            unix_us,
+            utc: words(&TimeZone::UTC),
+            local: words(&self.0),
+        }
     }
 
     /// The window of `period` that holds `now`, in Unix seconds. A day on which the clocks change is an
@@ -178,6 +215,25 @@ mod tests {
             let window = calendar.window(Period::Month, now);
             assert!(window.end.is_none_or(|end| end > window.begin));
         }
+    }
+
+    #[test]
+    fn a_moment_is_said_here_and_everywhere() {
+        let lisbon = Calendar::named("Europe/Lisbon").unwrap();
+        let begins = lisbon.day_begins_us(2026, 7, 1).unwrap();
+        let spoken = lisbon.spoken(begins);
+        assert_eq!(spoken.unix_us, begins);
+        assert_eq!(spoken.utc, "2026-06-30 23:00:00+00:00");
+        assert_eq!(spoken.local, "2026-07-01 00:00:00+01:00");
+        assert_eq!(lisbon.today_begins_us(begins), begins);
+        assert_eq!(lisbon.today_begins_us(begins + 86_399_999_999), begins);
+        assert_eq!(lisbon.name(), "Europe/Lisbon");
+        assert_eq!(Calendar::utc().name(), "UTC");
+        for (year, month, day) in [(2026, 2, 29), (2026, 13, 1), (2026, 0, 1), (32_000, 1, 1)] {
+            assert_eq!(lisbon.day_begins_us(year, month, day), None);
+        }
+        // Nor does a clock that is far off break anything.
+        assert!(!lisbon.spoken(i64::MAX).utc.is_empty());
     }
 
     #[test]

@@ -1,0 +1,65 @@
+//! What became of records of exchanges.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use store::RecordFile;
+
+use super::sealed::raise;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+/// Of a node that keeps records.
+#[derive(Debug)]
+pub struct RecordMetrics {
+    file: Arc<RecordFile>,
+    records: Family<ResultLabel, Counter>,
+    queued: Gauge,
+    failing: Gauge,
+}
+
+impl RecordMetrics {
+    pub fn new(file: Arc<RecordFile>, registry: &mut Registry) -> Self {
+        let ours = Self {
+            file,
+            records: Family::default(),
+            queued: Gauge::default(),
+            failing: Gauge::default(),
+        };
+        registry.register(
+            "records",
+            "Records of exchanges: written, and dropped because the file could not be written in time",
+            ours.records.clone(),
+        );
+        registry.register(
+            "records_queued",
+            "Records of exchanges that wait to be written",
+            ours.queued.clone(),
+        );
+        registry.register(
+            "records_failing",
+            "1 while records cannot be written",
+            ours.failing.clone(),
+        );
+        ours
+    }
+
+    /// Reads the counts anew.
+    pub fn read(&self) {
+        let counts = self.file.counts();
+        let results = [("written", counts.written), ("dropped", counts.dropped)];
+        for (result, count) in results {
+            raise(&self.records.get_or_create(&ResultLabel { result }), count);
+        }
+        self.queued
+            .set(i64::try_from(counts.queued).unwrap_or(i64::MAX));
+        self.failing.set(i64::from(counts.is_failing));
+    }
+}
