@@ -38,6 +38,7 @@ mod moderations;
 mod ollama;
 mod openapi;
 mod opening;
+mod page;
 mod probes;
 mod reading;
 mod records;

@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, Uri};
 use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, MESSAGES_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
-use crate::{failing, loaded, models, ollama, openapi, probes, records, responses};
+use crate::{failing, loaded, models, ollama, openapi, page, probes, records, responses};
 
 /// Which door a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +90,9 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
             .route(RECORDS_PATH, get(records::latest).fallback(only_get))
             .route(SAVINGS_PATH, get(records::savings).fallback(only_get))
             .route(OVERVIEW_PATH, get(records::overview).fallback(only_get))
+            .route("/admin", get(page::text).fallback(only_get))
+            .route("/admin/page.css", get(page::style).fallback(only_get))
+            .route("/admin/page.js", get(page::script).fallback(only_get))
             .route(HEALTH_PATH, get(failing::health).fallback(only_get)),
     };
     router.fallback(not_found).with_state(api)
@@ -144,7 +147,7 @@ fn hint(path: &str) -> Option<&'static str> {
         ),
         "/metrics" => Some("metrics are on the admin listener"),
         BOARD_PATH => Some("models are shown on the admin listener"),
-        RECORDS_PATH | SAVINGS_PATH | OVERVIEW_PATH => {
+        RECORDS_PATH | SAVINGS_PATH | OVERVIEW_PATH | "/admin" => {
             Some("records are shown on the admin listener")
         }
         HEALTH_PATH => Some("backends are shown on the admin listener"),

@@ -371,3 +371,70 @@ async fn a_place_that_takes_no_records_keeps_nobody_from_answers() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_page_is_in_the_binary_and_the_operators_alone() {
+    let (cloud, pool) = (fake(), fake());
+    let hedge = Hedge::start(&everything(&cloud, &pool)).await;
+    for at in 0..24 {
+        let (key, body) = mixed(at);
+        hedge.send(under(key, &format!("r-{at}"), &body)).await;
+    }
+    until_written(&hedge, 24).await;
+    for (path, kind) in [
+        ("/admin", "text/html; charset=utf-8"),
+        ("/admin/page.css", "text/css; charset=utf-8"),
+        ("/admin/page.js", "text/javascript; charset=utf-8"),
+    ] {
+        let page = hedge.admin_get(path).await;
+        assert_eq!(page.status, StatusCode::OK, "{path}");
+        assert_eq!(page.header("content-type"), kind);
+        let policy = page.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        assert_eq!(
+            hedge.get(path).await.status,
+            StatusCode::NOT_FOUND,
+            "{path}"
+        );
+    }
+    // What it shows is what the records say.
+    let shown = hedge.admin_get("/admin/v1/overview").await.json();
+    let records = all_records(&hedge).await;
+    let hours = shown["hours"].as_array().unwrap();
+    assert_eq!(hours.len(), 24);
+    for place in ["cache", "local", "upstream", "nobody"] {
+        let of_hours: i64 = hours
+            .iter()
+            .map(|hour| hour["requests"][place].as_i64().unwrap())
+            .sum();
+        let of_records = records.iter().filter(|it| it["place"] == place).count();
+        assert_eq!(of_hours, of_records as i64, "{place}");
+    }
+    for latency in shown["latency"].as_array().unwrap() {
+        let mut took: Vec<i64> = records
+            .iter()
+            .filter(|it| it["place"] == latency["place"] && it["outcome"] == "answered")
+            .map(|it| it["took_us"].as_i64().unwrap())
+            .collect();
+        took.sort_unstable();
+        let rank = |percent: usize| took[(took.len() * percent).div_ceil(100) - 1];
+        assert_eq!(latency["answers"], took.len());
+        assert_eq!(latency["took_p50_us"], rank(50));
+        assert_eq!(latency["took_p95_us"], rank(95));
+    }
+    let teams = shown["teams"].as_array().unwrap();
+    let spent: i64 = teams
+        .iter()
+        .map(|it| it["spent_microusd"].as_i64().unwrap())
+        .sum();
+    let told = hedge.admin_get("/admin/v1/savings?since=30d").await.json();
+    assert_eq!(told["spent_microusd"], spent);
+    let today = hedge
+        .admin_get("/admin/v1/savings?since=today")
+        .await
+        .json();
+    assert_eq!(
+        today["since"]["local"].as_str().unwrap()[11..19],
+        *"00:00:00"
+    );
+}
