@@ -25,7 +25,7 @@ from pairs import is_withheld, lines
 FOLDS = 3
 PARAMETERS = {
     "objective": "binary",
-    "num_leaves": 31,
+    "num_leaves": 10,
     "learning_rate": 0.08,
     "min_data_in_leaf": 40,
     "feature_fraction": 0.6,
@@ -112,7 +112,9 @@ def labelled(data, work, places, matrix):
                     a, b = part[i], part[j]
                     same = int(a["group"] == b["group"] and a["source"] == b["source"])
                     if a["query"] != b["query"]:
-                        pairs[(b["query"], a["query"])] = (same, a["source"])
+                        # The figures are the same both ways: one of both, or a fold would hold what
+                        # it is tried on.
+                        pairs[tuple(sorted((b["query"], a["query"])))] = (same, a["source"])
     for (kept, asked), (same, source) in pairs.items():
         rows.append((kept, asked, same, f"stream:{source}", 1.0))
     return rows
@@ -251,9 +253,11 @@ def main():
     arguments.add_argument("--binary", required=True)
     arguments.add_argument("--head")
     arguments.add_argument("--jobs", type=int, default=1)
+    arguments.add_argument("--leaves", type=int, default=PARAMETERS["num_leaves"])
     arguments.add_argument("--half", action="store_true", help="leave half of the texts out, for tuning what comes after")
     given = arguments.parse_args()
 
+    PARAMETERS["num_leaves"] = given.leaves
     places, matrix = vectors(given.texts, given.vectors)
     rows = labelled(given.data, given.work, places, matrix)
     if given.half:

@@ -88,7 +88,7 @@ const DEVIATIONS: f64 = 1.0;
 
 /// No hit is served that is this many times as likely to be wrong as the bound, nor one beyond
 /// [`ERROR_MAX`], whatever the bound leaves room for.
-const ERROR_TIMES_MAX: f64 = 8.0;
+const ERROR_TIMES_MAX: f64 = 10.0;
 const ERROR_MAX: f64 = 0.15;
 
 /// Odds of being wrong, of an entry that nobody confirmed and of one that was: times as much.
