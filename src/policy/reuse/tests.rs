@@ -15,7 +15,7 @@ fn judged(query: &str, entry: &str, similarity: f32) -> Judgement {
         query_vector: &VECTOR,
         entry_vector: &VECTOR,
     };
-    judge(&pair, &scorer())
+    judge(&pair, scorer())
 }
 
 fn scorer() -> &'static Scorer {
