@@ -138,6 +138,39 @@ fn what_says_nothing_makes_no_difference() {
 }
 
 #[test]
+fn a_reworded_question_is_served_after_one_confirmation_with_any_encoder() {
+    let by_words = Scorer::bundled().without_encoder();
+    let entry = Question::new("What is the capital of France?");
+    let evidence = Evidence {
+        right: 1,
+        ..Evidence::default()
+    };
+    for text in [
+        "what is the capital of france",
+        "What is the capital of France ?",
+        "What's the capital of France??",
+        "Please tell me: what is the capital of France?",
+    ] {
+        let query = Question::new(text);
+        for scorer in [scorer(), &by_words] {
+            let pair = Pair {
+                query: &query,
+                entry: &entry,
+                similarity: 0.98,
+                query_vector: &VECTOR,
+                entry_vector: &VECTOR,
+            };
+            let (rules, class) = (AcceptanceRules::default(), query.class());
+            let judgement = judge(&pair, scorer);
+            assert!(
+                Acceptance::new().would_serve(&rules, class, &judgement, &evidence),
+                "{text}: {judgement:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_question_without_words_or_about_the_moment_is_not_reused() {
     for (text, why) in [
         ("", WhyNot::Empty),

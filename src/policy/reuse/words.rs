@@ -202,6 +202,16 @@ impl Reader {
         }
     }
 
+    /// Takes all the rest as it is written, but for how it is spaced and what closes it: at this length a
+    /// text is pasted, not typed anew.
+    fn skip(&mut self, rest: &str) {
+        let rest = rest.trim_matches(|c: char| !c.is_alphanumeric());
+        for word in rest.split_whitespace() {
+            self.count += 1;
+            self.tail.get_or_insert_with(digest::Tail::new).add(word);
+        }
+    }
+
     /// Ends the word under way.
     fn end(&mut self) {
         if self.word.is_empty() {
@@ -323,10 +333,14 @@ impl Words {
         let mut has_words = false;
         let mut has_question_mark = false;
         let mut scripts = [0u32; 11];
-        let mut chars = text.chars().peekable();
+        let mut chars = text.char_indices().peekable();
         let mut before = ' ';
-        while let Some(c) = chars.next() {
-            let next = chars.peek().copied().unwrap_or(' ');
+        while let Some((at, c)) = chars.next() {
+            if reader.words.len() >= WORDS_MAX && reader.word.is_empty() {
+                reader.skip(&text[at..]);
+                break;
+            }
+            let next = chars.peek().map_or(' ', |(_, next)| *next);
             let joins = match c {
                 '\'' | '\u{2019}' | '\u{2018}' | '`' => {
                     before.is_alphabetic() && next.is_alphabetic()
