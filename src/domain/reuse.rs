@@ -36,7 +36,8 @@ impl fmt::Debug for Compartment {
     }
 }
 
-/// One entry's name: drawn at random when it is made, and never used again.
+/// One entry's name: that of the request it was made for, as good as drawn at random. The same request
+/// answered anew has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EntryId(pub u64);
@@ -207,7 +208,7 @@ pub trait ReplyIndex: Send + Sync + 'static {
         count: usize,
     ) -> Vec<Neighbour>;
 
-    /// Takes an entry in, to be found soon after. Must not block: streams end here. An entry whose
+    /// Takes an entry in, in place of one with its id, to be found soon after. Must not block: streams end here. An entry whose
     /// vector is not finite, or not of the length that the index has, is left out.
     fn keep(&self, entry: Entry);
 

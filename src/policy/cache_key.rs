@@ -20,7 +20,7 @@ use sha2::Sha256;
 
 /// Begins every keyed text. Change it when the canonical form changes, so that old replies are
 /// never found under new meanings.
-const FORM: &str = "hedge exact 4";
+const FORM: &str = "hedge exact 5";
 
 /// Uninterpreted fields that cannot change a reply's content.
 const BOOKKEEPING_FIELDS: [&str; 8] = [
@@ -36,12 +36,33 @@ const BOOKKEEPING_FIELDS: [&str; 8] = [
 
 /// The secret that cache keys are made under; drawn anew at each start or read from configuration.
 #[derive(Clone)]
-pub struct CacheSecret([u8; 32]);
+pub struct CacheSecret {
+    key: [u8; 32],
+    epoch: u64,
+}
 
 impl CacheSecret {
     #[must_use]
     pub fn new(secret: [u8; 32]) -> Self {
-        Self(secret)
+        Self {
+            key: secret,
+            epoch: 0,
+        }
+    }
+
+    /// The same for another epoch: what was kept under one is not found under another.
+    #[must_use]
+    pub fn of_epoch(mut self, epoch: u64) -> Self {
+        self.epoch = epoch;
+        self
+    }
+
+    /// HMAC-SHA256 of the text that `value` is.
+    pub(crate) fn digest(&self, value: &Value) -> [u8; 32] {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
+        mac.update(value.to_string().as_bytes());
+        mac.finalize().into_bytes().into()
     }
 }
 
@@ -70,7 +91,7 @@ pub fn cache_key(
     if masked.choices > 1 || is_opaque || has_remote_part(masked) {
         return None;
     }
-    let mut text = canonical(team, masked);
+    let mut text = canonical(secret, team, masked);
     if !headers_used.is_empty() {
         text["headers"] = seen_headers(headers_used, headers);
     }
@@ -78,11 +99,7 @@ pub fn cache_key(
         text["raw"] = true.into();
     }
     text.sort_all_objects();
-    let bytes = serde_json::to_vec(&text).ok()?;
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(&secret.0).expect("HMAC takes a key of any length");
-    mac.update(&bytes);
-    Some(CacheKey(mac.finalize().into_bytes().into()))
+    Some(CacheKey(secret.digest(&text)))
 }
 
 fn has_remote_part(request: &ChatRequest) -> bool {
@@ -99,11 +116,12 @@ fn has_remote_part(request: &ChatRequest) -> bool {
         })
 }
 
-fn canonical(team: &TeamId, request: &ChatRequest) -> Value {
+pub(crate) fn canonical(secret: &CacheSecret, team: &TeamId, request: &ChatRequest) -> Value {
     let messages: Vec<Value> = request.messages.iter().map(message).collect();
     let tools: Vec<Value> = request.tools.iter().map(tool).collect();
     json!({
         "form": FORM,
+        "epoch": secret.epoch,
         "team": team.as_str(),
         "model": request.model.as_str(),
         "messages": messages,
@@ -138,7 +156,7 @@ fn seal(seal: &Seal) -> Value {
 }
 
 /// Each header as the rules see it: its first value, or none.
-fn seen_headers(used: &[String], headers: &[(String, String)]) -> Value {
+pub(crate) fn seen_headers(used: &[String], headers: &[(String, String)]) -> Value {
     let value = |used: &String| {
         let header = headers.iter().find(|(name, _)| name == used);
         json!(header.map(|(_, value)| value))

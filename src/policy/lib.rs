@@ -40,6 +40,7 @@ mod scan;
 mod unmask;
 
 mod cache_key;
+mod compartment;
 pub mod reuse;
 
 // What it costs, and would have cost.
@@ -52,6 +53,9 @@ pub use adapters::check_adapters;
 pub use balance::{Equal, conversation, name_hash, order};
 pub use breaker::{Breaker, BreakerRules, BreakerState, Pass};
 pub use cache_key::{CacheSecret, cache_key};
+pub use compartment::{
+    COMPARED_BYTES_MAX, Circumstances, Compared, Incomparable, ReuseScope, compared, writer_id,
+};
 pub use features::{Ask, MATCHED_BYTES_MAX, estimate_tokens};
 pub use latency::{PeakEwma, Quantiles};
 pub use needs::needs;
