@@ -178,6 +178,7 @@ impl Assembly {
         .with_rescue(self.config.rescue)
         .with_offline(self.offline())
         .with_images(self.images.clone())
+        .with_pace(self.config.cache.pace)
     }
 
     fn offline(&self) -> OfflineRules {

@@ -6,6 +6,7 @@ use std::{env, fs, io};
 
 /// The binary is copied around; a larger model belongs into the depot.
 const MODEL_BYTES_MAX: u64 = 8 * 1024 * 1024;
+const ENCODER_BYTES_MAX: u64 = 12 * 1024 * 1024;
 
 #[expect(
     clippy::disallowed_methods,
@@ -15,33 +16,42 @@ fn main() -> io::Result<()> {
     let here = env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?;
     let out = env::var("OUT_DIR").map_err(io::Error::other)?;
     let models = Path::new(&here).join("../../models");
-    let model = models.join("hedge-tiny.gguf");
-    let bytes = match fs::metadata(&model) {
-        Ok(metadata) if metadata.len() <= MODEL_BYTES_MAX => {
-            println!("cargo::rerun-if-changed={}", model.display());
-            format!("include_bytes!({:?})", model.canonicalize()?)
-        }
-        Ok(metadata) => {
-            println!(
-                "cargo::error=models/hedge-tiny.gguf has {} bytes; the most that is bundled is {MODEL_BYTES_MAX}",
-                metadata.len()
-            );
-            "&[]".to_owned()
-        }
-        Err(_) => {
-            println!("cargo::rerun-if-changed={}", models.display());
-            "&[]".to_owned()
-        }
-    };
+    let chat = bundled(&models, "hedge-tiny.gguf", MODEL_BYTES_MAX)?;
+    let encoder = bundled(&models, "hedge-encoder.gguf", ENCODER_BYTES_MAX)?;
     fs::write(
         Path::new(&out).join("bundled.rs"),
-        format!("/// The bundled model's file, or nothing.\npub const MODEL: &[u8] = {bytes};\n"),
+        format!(
+            "/// The bundled model's file, or nothing.\npub const MODEL: &[u8] = {chat};\n\n\
+             /// The bundled encoder's file, or nothing.\npub const ENCODER: &[u8] = {encoder};\n"
+        ),
     )?;
     let providers = Path::new(&here).join("../../providers");
     fs::write(
         Path::new(&out).join("providers.rs"),
         provider_files(&providers)?,
     )
+}
+
+/// Code that has the file's bytes; none where the checkout has no such file.
+fn bundled(models: &Path, name: &str, bytes_max: u64) -> io::Result<String> {
+    let model = models.join(name);
+    match fs::metadata(&model) {
+        Ok(metadata) if metadata.len() <= bytes_max => {
+            println!("cargo::rerun-if-changed={}", model.display());
+            Ok(format!("include_bytes!({:?})", model.canonicalize()?))
+        }
+        Ok(metadata) => {
+            println!(
+                "cargo::error=models/{name} has {} bytes; the most that is bundled is {bytes_max}",
+                metadata.len()
+            );
+            Ok("&[]".to_owned())
+        }
+        Err(_) => {
+            println!("cargo::rerun-if-changed={}", models.display());
+            Ok("&[]".to_owned())
+        }
+    }
 }
 
 /// Every file, by its name without the ending. A new one is there with the next build.

@@ -10,6 +10,7 @@
 
 mod adapters;
 mod audit;
+mod cache;
 mod catalogue;
 mod embeddings;
 mod failures;
@@ -22,6 +23,7 @@ mod pools;
 mod prices;
 mod quotas;
 mod raw;
+mod raw_cache;
 mod raw_kv;
 mod raw_pools;
 mod raw_providers;
@@ -47,6 +49,7 @@ use pipeline::RescueRules;
 use policy::{BreakerRules, PriceBook, RetryRules};
 use providers::{PoolConfig, UpstreamConfig};
 
+pub use cache::{CacheSettings, ReuseSettings};
 pub use catalogue::Catalogue;
 pub use embeddings::EncoderSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
@@ -63,8 +66,8 @@ pub use relays::{RelaySettings, member_folder};
 pub use savings::Reference;
 pub use secret::Surroundings;
 pub use sections::{
-    AdminListen, CacheSettings, IngressSettings, KeyGrant, LimitSettings, LocalSettings,
-    ModelSource, PrivacySettings, ResponseSettings, RouteFile,
+    AdminListen, IngressSettings, KeyGrant, LimitSettings, LocalSettings, ModelSource,
+    PrivacySettings, ResponseSettings, RouteFile,
 };
 pub use trouble::OfflineSettings;
 pub use upstreams::{is_loopback, upstream_fault_key};
@@ -179,7 +182,7 @@ impl Config {
         let breaker = failures::breaker(&raw.breaker, findings);
         sections::log(&raw.log, findings);
         let routes = sections::routes(&raw.routes, around, findings);
-        let cache = sections::cache(&raw.cache, findings);
+        let cache = cache::cache(raw, findings);
         let responses = sections::responses(&raw.responses, findings);
         let privacy = sections::privacy(&raw.privacy, findings);
         let limits = sections::limits(&raw.limits, findings);

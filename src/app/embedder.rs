@@ -20,17 +20,20 @@ use engine::{
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use pipeline::Snapshot;
+use pipeline::{CacheEncoder, Snapshot};
 use tracing::{error, info};
 
 use crate::config::{Config, EncoderSettings, ModelSource};
 use crate::local::{Home, LOADING_WAIT, LocalDriver, backends_dir, home, stem};
+use crate::{bundled, reuse};
 
 /// What a model makes of texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Embed,
     Rank,
+    /// Tells the cache how near two questions are; nobody else may ask it.
+    Compare,
 }
 
 impl Purpose {
@@ -38,6 +41,7 @@ impl Purpose {
         match self {
             Purpose::Embed => "embedding",
             Purpose::Rank => "ranking",
+            Purpose::Compare => "cache's",
         }
     }
 
@@ -46,6 +50,16 @@ impl Purpose {
         match self {
             Purpose::Embed => "embeddings",
             Purpose::Rank => "rerank",
+            Purpose::Compare => "cache",
+        }
+    }
+
+    /// The setting that names the model.
+    fn setting(self) -> &'static str {
+        match self {
+            Purpose::Embed => "embeddings.model",
+            Purpose::Rank => "rerank.model",
+            Purpose::Compare => "cache.encoder",
         }
     }
 
@@ -53,6 +67,7 @@ impl Purpose {
         match self {
             Purpose::Embed => config.embeddings.as_ref(),
             Purpose::Rank => config.rerank.as_ref(),
+            Purpose::Compare => Some(&config.cache.reuse.as_ref()?.encoder),
         }
     }
 }
@@ -60,29 +75,31 @@ impl Purpose {
 /// A configured model that is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum EncoderFault {
-    #[error("{section}.model")]
+    #[error("{setting}")]
     Depot {
-        section: &'static str,
+        setting: &'static str,
         #[source]
         source: DepotError,
     },
-    #[error("{section}.model: {}", path.display())]
+    #[error("{setting}: {}", path.display())]
     Gguf {
-        section: &'static str,
+        setting: &'static str,
         path: PathBuf,
         #[source]
         source: GgufFault,
     },
     #[error(
-        "{section}.model: {} is not made for {purpose}: it states no pooling of {wanted}",
+        "{setting}: {} is not made for {purpose}: it states no pooling of {wanted}",
         path.display()
     )]
     OtherPurpose {
-        section: &'static str,
+        setting: &'static str,
         path: PathBuf,
         purpose: &'static str,
         wanted: &'static str,
     },
+    #[error("the bundled encoder cannot be written to a file")]
+    Bundled(#[source] std::io::Error),
     #[error("{section}.name: `{name}` is the name of a chat model; choose another")]
     NameTaken { section: &'static str, name: String },
 }
@@ -93,6 +110,8 @@ pub struct EncoderModel {
     purpose: Purpose,
     config: EmbedderConfig,
     home: Home,
+    /// Components of a vector.
+    dimensions: usize,
 }
 
 /// Finds the configured models and checks their files. `chats` is what the chat models are called.
@@ -105,7 +124,7 @@ pub fn locate(config: &Config, chats: &[&str]) -> Result<Vec<EncoderModel>, Enco
 
 /// As [`locate`], with what is wrong with each.
 pub fn look(config: &Config, chats: &[&str]) -> Vec<Result<EncoderModel, EncoderFault>> {
-    let purposes = [Purpose::Embed, Purpose::Rank];
+    let purposes = [Purpose::Embed, Purpose::Rank, Purpose::Compare];
     let settings = purposes
         .into_iter()
         .filter_map(|purpose| Some((purpose, purpose.settings(config)?)));
@@ -120,6 +139,12 @@ pub fn look(config: &Config, chats: &[&str]) -> Vec<Result<EncoderModel, Encoder
 }
 
 impl EncoderModel {
+    /// Components of the vectors of the cache's encoder, where it is that.
+    #[must_use]
+    pub fn compares(&self) -> Option<usize> {
+        (self.purpose == Purpose::Compare).then_some(self.dimensions)
+    }
+
     /// `[embeddings]` or `[rerank]`, and the model's name.
     #[must_use]
     pub fn as_words(&self) -> String {
@@ -146,30 +171,35 @@ fn locate_one(
     settings: &EncoderSettings,
     config: &Config,
 ) -> Result<Option<EncoderModel>, EncoderFault> {
-    let section = purpose.section();
+    let setting = purpose.setting();
     let (path, name) = match &settings.source {
         ModelSource::Path(path) => (path.clone(), stem(path)),
         ModelSource::Depot(name) => (
             Depot::open(&config.depot_dir)
                 .find(name)
-                .map_err(|source| EncoderFault::Depot { section, source })?,
+                .map_err(|source| EncoderFault::Depot { setting, source })?,
             name.clone(),
+        ),
+        ModelSource::Bundled if purpose == Purpose::Compare => (
+            bundled::materialise_encoder(&config.data_dir).map_err(EncoderFault::Bundled)?,
+            "hedge-encoder".to_owned(),
         ),
         // Refused by the configuration.
         ModelSource::Bundled => return Ok(None),
     };
     let summary = gguf::inspect(&path).map_err(|source| EncoderFault::Gguf {
-        section,
+        setting,
         path: path.clone(),
         source,
     })?;
     let (wanted, purpose_words, pooling_words) = match purpose {
         Purpose::Embed => (Pooling::Vector, "embeddings", "mean, cls or last"),
         Purpose::Rank => (Pooling::Rank, "ranking", "rank"),
+        Purpose::Compare => (Pooling::Vector, "comparing", "mean, cls or last"),
     };
     if summary.pooling != Some(wanted) {
         return Err(EncoderFault::OtherPurpose {
-            section,
+            setting,
             path,
             purpose: purpose_words,
             wanted: pooling_words,
@@ -185,6 +215,7 @@ fn locate_one(
     Ok(Some(EncoderModel {
         purpose,
         config: encoder,
+        dimensions: usize::try_from(summary.shape.embedding).unwrap_or(usize::MAX),
         home: home(config, settings.isolation),
     }))
 }
@@ -207,9 +238,10 @@ async fn load(model: EncoderModel) -> Result<Loaded, LoadError> {
         purpose,
         config,
         home,
+        dimensions: _,
     } = model;
     Ok(match (purpose, home) {
-        (Purpose::Embed, Home::Process(program)) => {
+        (Purpose::Embed | Purpose::Compare, Home::Process(program)) => {
             let (embedder, driver) = RemoteEmbedder::start(config, program).await?;
             (Encoder::Embed(Arc::new(embedder)), Box::pin(driver.run()))
         }
@@ -217,7 +249,7 @@ async fn load(model: EncoderModel) -> Result<Loaded, LoadError> {
             let (reranker, driver) = RemoteReranker::start(config, program).await?;
             (Encoder::Rank(Arc::new(reranker)), Box::pin(driver.run()))
         }
-        (Purpose::Embed, Home::Thread) => {
+        (Purpose::Embed | Purpose::Compare, Home::Thread) => {
             let (embedder, driver) = aside(move || load_embedder(config)).await?;
             (Encoder::EmbedHere(Arc::new(embedder)), watched(driver))
         }
@@ -340,6 +372,8 @@ pub struct Encoders {
     loading: FuturesUnordered<BoxFuture<'static, (Purpose, Result<Loaded, LoadError>)>>,
     /// One for each configured purpose.
     present: Vec<(Purpose, Encoder)>,
+    /// The cache's, once it has loaded.
+    comparing: Option<Arc<CacheEncoder>>,
 }
 
 impl Encoders {
@@ -369,6 +403,7 @@ impl Encoders {
         Self {
             loading: loading.collect(),
             present,
+            comparing: None,
         }
     }
 
@@ -401,11 +436,20 @@ impl Encoders {
             awaited.is_given_up.store(true, Ordering::Relaxed);
             return Ok(None);
         }
+        if let (Purpose::Compare, Err(error)) = (purpose, &loaded) {
+            // A broken cache is a miss.
+            error!(%error, "there is no {} model: replies answer their own requests alone", purpose.as_label());
+            return Ok(None);
+        }
         let (encoder, driver) = loaded
             .with_context(|| format!("the {} model could not be loaded", purpose.as_label()))?;
         let ends = encoder.ends();
         let card = encoder.card();
         info!(model = %card.name, dimensions = card.dimensions, "{} model is ready", purpose.as_label());
+        if purpose == Purpose::Compare {
+            let embedder = encoder.embedder();
+            self.comparing = embedder.map(|it| Arc::new(CacheEncoder::new(it)));
+        }
         *place = encoder;
         Ok(Some(Taken { driver, ends }))
     }
@@ -420,6 +464,7 @@ impl Encoders {
         let (mut embedders, mut rerankers) = (Vec::new(), Vec::new());
         for (purpose, encoder) in &self.present {
             match (purpose, encoder.clone()) {
+                (Purpose::Compare, _) => {}
                 (_, Encoder::EmbedHere(embedder)) => {
                     embedders.push((also(*purpose), embedder as Arc<dyn Embedder>));
                 }
@@ -438,7 +483,11 @@ impl Encoders {
                 }
             }
         }
-        snapshot.with_embedders(embedders).with_rerankers(rerankers)
+        let reuse = config.cache.reuse.as_ref().zip(self.comparing.as_ref());
+        snapshot
+            .with_embedders(embedders)
+            .with_rerankers(rerankers)
+            .with_reuse(reuse.map(|(settings, encoder)| reuse::rules(settings, encoder)))
     }
 
     /// What waits ends with an error.
@@ -459,6 +508,15 @@ pub struct Taken {
 }
 
 impl Encoder {
+    /// As one that makes vectors, where it has loaded and does.
+    fn embedder(&self) -> Option<Arc<dyn Embedder>> {
+        match self {
+            Encoder::EmbedHere(embedder) => Some(Arc::clone(embedder) as _),
+            Encoder::Embed(embedder) => Some(Arc::clone(embedder) as _),
+            Encoder::RankHere(_) | Encoder::Rank(_) | Encoder::Awaited(_) => None,
+        }
+    }
+
     fn card(&self) -> &EmbedderCard {
         match self {
             Encoder::EmbedHere(embedder) => embedder.card(),

@@ -22,6 +22,7 @@ mod client;
 mod metrics;
 mod node;
 mod quotas;
+mod reuse;
 mod signals;
 mod tasks;
 mod telemetry;

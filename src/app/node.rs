@@ -32,6 +32,7 @@ use crate::fleet::{Fleet, News};
 use crate::local::Located;
 use crate::metrics::Metrics;
 use crate::quotas::Counts;
+use crate::reuse;
 use crate::sealed::{Chronicle, Edges, Gatehouse, Keeper, Uplink};
 use crate::signals::Word;
 use crate::tasks::TaskSet;
@@ -45,6 +46,7 @@ const EMBEDDER: &str = "embedder";
 const CHRONICLE: &str = "audit log";
 const COUNTS: &str = "keeper of limits";
 const RECORDS: &str = "keeper of records";
+const LEARNER: &str = "cache's learner";
 const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
 const UPLINKS: &str = "relays' watch";
@@ -184,8 +186,12 @@ impl Node {
             config.quotas.calendar.clone(),
         ));
         open_counts(&counts, config)?;
-        let secret = CacheSecret::new(rand::random());
+        let secret = CacheSecret::new(rand::random()).of_epoch(config.cache.epoch);
         let (fleet, models, news) = Fleet::new(located);
+        let mut dimensions = encoders.iter().filter_map(EncoderModel::compares);
+        let reuse = config.cache.reuse.as_ref().zip(dimensions.next());
+        let reuse = reuse.map(|(settings, dimensions)| reuse::open(settings, dimensions));
+        let (reuse, learner) = reuse.unzip();
         let encoders = Encoders::new(encoders);
         let keys = Arc::new(Keys(ArcSwap::from_pointee(assembly.keys.clone())));
         let metrics = Arc::new(Metrics::default());
@@ -196,6 +202,7 @@ impl Node {
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: encoders.put_into(assembly.snapshot(fleet.backends(), &secret), config),
             cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
+            reuse,
             keys: Arc::clone(&keys) as Arc<dyn KeyDirectory>,
             quotas: Some(Arc::clone(&counts.quotas) as Arc<dyn Quotas>),
             sinks,
@@ -223,6 +230,9 @@ impl Node {
 
         let stop = CancellationToken::new();
         tasks.spawn(RECORDER, recorder.run());
+        if let Some(learner) = learner {
+            tasks.spawn(LEARNER, learner.run());
+        }
         tasks.spawn(METRONOME, metronome());
         let counted = CancellationToken::new();
         tasks.spawn(COUNTS, Arc::clone(&counts).keep(counted.clone()));
@@ -377,7 +387,8 @@ impl Node {
                 }
                 self.assembly = assembly;
                 // What was cached under other routes, aliases or privacy rules is not served again.
-                self.secret = CacheSecret::new(rand::random());
+                let epoch = self.assembly.config().cache.epoch;
+                self.secret = CacheSecret::new(rand::random()).of_epoch(epoch);
                 self.publish();
                 self.relay.as_ref().map(Relaying::reload);
                 info!("configuration reloaded");
@@ -400,7 +411,14 @@ impl Node {
         let mut tasks = self.tasks;
         // The recorder ends when nobody can leave a record any more.
         drop((self.api, self.pipeline, self.fleet, self.encoders));
-        let rest = tasks.until_ended(&[RECORDER, ENGINE, EMBEDDER, GATEWAY_KEYS, GATEWAY_KEEPER]);
+        let rest = tasks.until_ended(&[
+            RECORDER,
+            LEARNER,
+            ENGINE,
+            EMBEDDER,
+            GATEWAY_KEYS,
+            GATEWAY_KEEPER,
+        ]);
         if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {
             warn!("not everything ended in time");
         }

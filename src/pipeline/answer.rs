@@ -9,6 +9,7 @@ use futures::{StreamExt, stream};
 use crate::cost::Cost;
 use crate::quota::Allowance;
 use crate::rescue::Rescues;
+use crate::reuse::Trace;
 
 /// A reply under way. Its first content has arrived; dropping `stream` cancels the rest.
 pub struct Answer {
@@ -26,6 +27,8 @@ pub struct Answer {
     pub allowance: Allowance,
     /// Who went on with it where it broke off; `None` where nobody would.
     pub rescues: Option<Rescues>,
+    /// What the cache did, where it had a part.
+    pub(crate) trace: Option<Box<Trace>>,
     pub stream: ChatStream,
 }
 
@@ -57,6 +60,7 @@ impl Answer {
             cost: self.cost.clone(),
             allowance: self.allowance,
             rescues: self.rescues.clone().filter(|_| is_leader),
+            trace: self.trace.clone(),
             stream: stream::empty().boxed(),
         }
     }

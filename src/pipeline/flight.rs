@@ -180,7 +180,7 @@ struct Opened {
 /// What a reader of a flight learns when it is opened.
 pub(crate) enum Told {
     /// Of the leader's answer, for whoever joined it. The stream is the reader's own.
-    Answer(Answer),
+    Answer(Box<Answer>),
     Refused(Refusal),
     /// It came to something that is the leader's alone.
     Released,
@@ -265,7 +265,9 @@ impl Flight {
                     if !opened.is_for_all && !reader.is_leader {
                         return Poll::Ready(Told::Released);
                     }
-                    return Poll::Ready(Told::Answer(opened.answer.told(reader.is_leader)));
+                    return Poll::Ready(Told::Answer(Box::new(
+                        opened.answer.told(reader.is_leader),
+                    )));
                 }
                 Stage::Refused {
                     refusal,

@@ -1,60 +1,104 @@
-//! A copy of a reply on its way out, for whoever asks the same again.
+//! A copy of a reply on its way out, for whoever asks the same again, or much the same.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use domain::{CacheKey, CacheStore, ChatEvent, Kept, MicroUsd, Reply, TokenLogprobs, collect};
+use domain::{
+    CacheKey, CacheStore, ChatEvent, Kept, MicroUsd, ModelAlias, Reply, TeamId, TokenLogprobs,
+    collect,
+};
 use futures::{FutureExt, StreamExt, stream};
+use policy::{Compared, Incomparable, writer_id};
 
-use crate::snapshot::CacheRules;
+use crate::reuse::{Planting, Reuse, Seed, Shadow};
+use crate::snapshot::Snapshot;
 use crate::stages::Admitted;
 
-/// Where a reply will be kept, and under which names it can be removed again.
+/// Where a reply will be kept, and what is known by then of others like it.
 pub(crate) struct Keeping {
     pub key: CacheKey,
-    team: domain::TeamId,
-    model: domain::ModelAlias,
+    team: TeamId,
+    model: ModelAlias,
     tags: Vec<String>,
+    /// What is compared of the request, until it was; `None` where nothing is looked for.
+    pub compared: Option<Result<Compared, Incomparable>>,
+    /// What an entry for other requests is made of.
+    pub seed: Option<Seed>,
+    /// What the reply is held against.
+    pub shadow: Option<Shadow>,
 }
 
 impl Keeping {
-    pub fn new(key: CacheKey, admitted: &Admitted) -> Self {
+    pub fn new(
+        key: CacheKey,
+        compared: Option<Result<Compared, Incomparable>>,
+        admitted: &Admitted,
+    ) -> Self {
         Self {
             key,
             team: admitted.principal.team.clone(),
             model: admitted.request.model.clone(),
             tags: admitted.context.tags.clone(),
-        }
-    }
-
-    fn kept(self, reply: Arc<Reply>, cost: Option<MicroUsd>) -> Kept {
-        Kept {
-            reply,
-            team: self.team,
-            model: self.model,
-            tags: self.tags,
-            kept_at: SystemTime::now(),
-            cost,
+            compared,
+            seed: None,
+            shadow: None,
         }
     }
 }
 
 /// Copies a stream as it goes by.
 pub(crate) struct Tee {
-    keeping: Keeping,
-    cache: Arc<dyn CacheStore>,
-    ttl: std::time::Duration,
+    key: CacheKey,
+    team: TeamId,
+    model: ModelAlias,
+    tags: Vec<String>,
+    store: Arc<dyn CacheStore>,
+    planting: Option<Planting>,
+    ttl: Duration,
     events: Vec<ChatEvent>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl Tee {
-    pub fn new(keeping: Keeping, cache: Arc<dyn CacheStore>, rules: &CacheRules) -> Self {
+    pub fn new(
+        keeping: Keeping,
+        store: Arc<dyn CacheStore>,
+        reuse: Option<&Reuse>,
+        snapshot: &Snapshot,
+    ) -> Self {
+        let rules = snapshot.cache();
+        let Keeping {
+            key,
+            team,
+            model,
+            tags,
+            compared: _,
+            seed,
+            shadow,
+        } = keeping;
+        let mut ttl = rules.ttl;
+        let mut planting = None;
+        if let (Some(reuse), Some(reusing), Some(seed)) = (reuse, snapshot.reuse(), seed) {
+            let class = seed.class.as_label();
+            ttl = reusing.ttl_by_class.get(class).copied().unwrap_or(ttl);
+            planting = Some(Planting {
+                core: Arc::clone(reuse.core()),
+                desk: reuse.desk(),
+                encoder: Arc::clone(&reusing.encoder),
+                seed,
+                shadow,
+                writer: writer_id(&rules.secret, &team),
+            });
+        }
         Self {
-            keeping,
-            cache,
-            ttl: rules.ttl,
+            key,
+            team,
+            model,
+            tags,
+            store,
+            planting,
+            ttl,
             events: Vec::new(),
             bytes: 0,
             bytes_max: rules.reply_bytes_max,
@@ -72,11 +116,22 @@ impl Tee {
     pub fn keep(self, cost: Option<MicroUsd>) {
         let events = stream::iter(self.events.into_iter().map(Ok)).boxed();
         // Every event is at hand, so the collection is ready at its first poll.
-        if let Some(Ok(reply)) = collect(events).now_or_never() {
-            let key = self.keeping.key;
-            let kept = self.keeping.kept(Arc::new(reply), cost);
-            self.cache.keep(key, Arc::new(kept), self.ttl);
+        let Some(Ok(reply)) = collect(events).now_or_never() else {
+            return;
+        };
+        let reply: Arc<Reply> = Arc::new(reply);
+        let kept = Kept {
+            reply,
+            team: self.team,
+            model: self.model,
+            tags: self.tags,
+            kept_at: SystemTime::now(),
+            cost,
+        };
+        if let Some(planting) = self.planting {
+            planting.plant(&self.key, &kept, self.ttl);
         }
+        self.store.keep(self.key, Arc::new(kept), self.ttl);
     }
 }
 

@@ -22,11 +22,13 @@ mod moderate;
 mod named;
 mod offline;
 mod open;
+mod pace;
 mod quota;
 mod reading;
 mod receipt;
 mod rerank;
 mod rescue;
+mod reuse;
 mod seam;
 mod snapshot;
 mod stages;
@@ -42,11 +44,16 @@ pub use images::{ImageLimits, ImageRules};
 pub use moderate::{Moderated, NOT_OFFERED as MODERATION_NOT_OFFERED};
 pub use named::{Named, NamedWork};
 pub use offline::OfflineRules;
+pub use pace::Pace;
 pub use quota::{Allowance, Standing};
 pub use reading::{Counted, PromptCount};
 pub use receipt::Recorder;
 pub use rerank::{Place, Ranking};
 pub use rescue::{RescueRules, Rescued, Rescues};
+pub use reuse::{
+    CacheEncoder, FeedbackTaken, Learner, Rating, Reuse, ReuseCounts, ReuseRules, Traced,
+    TracedNeighbour,
+};
 pub use snapshot::{CacheRules, NamedEmbedder, NamedReranker, Patience, Prices, Snapshot};
 pub use stages::{CacheWish, Parsed, RequestContext};
 pub use trunk::{ModelListing, Parts, Pipeline, Readiness};

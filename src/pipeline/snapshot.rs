@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::images::ImageRules;
 use crate::offline::OfflineRules;
+use crate::pace::Pace;
 use crate::rescue::RescueRules;
+use crate::reuse::ReuseRules;
 use domain::{Backend, BackendCard, BackendName, Embedder, ModelAlias, Price, Reranker};
 use policy::{
     Asked, BreakerRules, CacheSecret, PriceBook, RetryRules, Roster, RosterEntry, RoutePolicy,
@@ -38,6 +40,8 @@ pub struct Snapshot {
     rescue: RescueRules,
     offline: OfflineRules,
     images: Option<ImageRules>,
+    reuse: Option<ReuseRules>,
+    pace: Pace,
 }
 
 /// What upstreams' models cost.
@@ -81,6 +85,8 @@ impl Snapshot {
             rescue: RescueRules::default(),
             offline: OfflineRules::default(),
             images: None,
+            reuse: None,
+            pace: Pace::default(),
         }
     }
 
@@ -133,6 +139,28 @@ impl Snapshot {
 
     pub(crate) fn offline(&self) -> &OfflineRules {
         &self.offline
+    }
+
+    /// The same with replies that answer other requests. Without, none does.
+    #[must_use]
+    pub fn with_reuse(mut self, reuse: Option<ReuseRules>) -> Self {
+        self.reuse = reuse;
+        self
+    }
+
+    pub(crate) fn reuse(&self) -> Option<&ReuseRules> {
+        self.reuse.as_ref()
+    }
+
+    /// The same with another pace of kept replies.
+    #[must_use]
+    pub fn with_pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    pub(crate) fn pace(&self) -> Pace {
+        self.pace
     }
 
     /// The same with images fetched. Without, none is.

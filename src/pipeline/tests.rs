@@ -6,6 +6,7 @@ mod moderation;
 mod offline;
 mod quotas;
 mod rescue;
+mod reuse;
 mod savings;
 mod sealing;
 
@@ -308,6 +309,7 @@ fn bench_counting(
     let (pipeline, recorder) = Pipeline::new(Parts {
         snapshot,
         cache: cache.clone(),
+        reuse: None,
         keys: Arc::new(NoKeys),
         quotas,
         sinks: vec![Arc::new(Sent(sent))],

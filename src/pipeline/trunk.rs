@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use domain::{
     BackendCard, CacheOutcome, CacheStore, ChatRequest, Delivery, ExchangeRecord, Fault, Findings,
     Health, HealthState, Kept, KeyDigest, KeyDirectory, ModelAlias, Outcome, Principal, Quotas,
-    RecordSink, RequestId, Tier, Tokens, Trust, replay,
+    RecordSink, RequestId, Tier, Tokens, Trust,
 };
 use policy::Asked;
 use tokio::sync::{Semaphore, mpsc};
@@ -21,7 +21,9 @@ use crate::embed::{Work, lacks};
 use crate::flight::{Boarded, FLIGHTS_MAX, FlightKey, Flights, Flown, Reader, Told};
 use crate::keep::Keeping;
 use crate::open::open;
+use crate::pace::{Pace, told};
 use crate::receipt::{Receipt, Recorder};
+use crate::reuse::{Reuse, Sought, Trace, Traces, look_up};
 use crate::snapshot::Snapshot;
 use crate::stages::{Admitted, CacheWish, Missed, Parsed, Planned, Scanned};
 use crate::vitals::{ModelHealth, Ward};
@@ -42,6 +44,9 @@ pub(crate) const UNMASKABLE: &str =
 /// The reason given with an exact reply.
 const EXACT_REASON: &str = "exact-repeat";
 
+/// The reason given with the reply to another question that is the same.
+const SEMANTIC_REASON: &str = "same-question";
+
 /// The reason given with the reply of a request alike.
 const SHARED_REASON: &str = "same-under-way";
 
@@ -49,6 +54,8 @@ const SHARED_REASON: &str = "same-under-way";
 pub struct Parts {
     pub snapshot: Snapshot,
     pub cache: Arc<dyn CacheStore>,
+    /// What replies for other requests are remembered by; `None`: each answers its own alone.
+    pub reuse: Option<Reuse>,
     pub keys: Arc<dyn KeyDirectory>,
     /// Who keeps count of principals' limits; `None`: nobody does.
     pub quotas: Option<Arc<dyn Quotas>>,
@@ -120,6 +127,8 @@ impl Pipeline {
                     rand::random(),
                 )),
                 cache: parts.cache,
+                reuse: parts.reuse,
+                traces: Traces::default(),
             }),
             flights: Arc::default(),
             snapshot: ArcSwap::from_pointee(parts.snapshot),
@@ -163,10 +172,23 @@ impl Pipeline {
         } else {
             Box::pin(scan_aside(admitted)).await?
         };
-        match self.works.look_up_exact(scanned) {
+        let (id, team) = {
+            let admitted = &scanned.admitted;
+            let id = admitted.context.request_id.clone();
+            (id, admitted.principal.team.clone())
+        };
+        let mut answer = match self.works.look_up_exact(scanned) {
             Looked::Hit(found) => replay_hit(*found).await,
             Looked::Missed(missed) => self.fly(*missed).await,
+        }?;
+        if let Some(trace) = answer.trace.take() {
+            self.works.traces.put(&id, &team, *trace);
         }
+        Ok(answer)
+    }
+
+    pub(crate) fn works(&self) -> &Works {
+        &self.works
     }
 
     /// With whoever asks the same at the moment, or alone.
@@ -184,7 +206,7 @@ impl Pipeline {
                     return match reader.opened().await {
                         Told::Answer(answer) => Ok(Answer {
                             stream: reader.events(),
-                            ..answer
+                            ..*answer
                         }),
                         Told::Refused(refusal) => Err(refusal),
                         // Who leads is told all.
@@ -194,7 +216,7 @@ impl Pipeline {
                 Some(Boarded::Joins(reader)) => match reader.opened().await {
                     Told::Answer(answer) => {
                         let Some(missed) = missed.take() else { break };
-                        return join(missed, answer, reader).await;
+                        return join(missed, *answer, reader).await;
                     }
                     Told::Refused(Refusal { fault, reason }) => {
                         let Some(mut missed) = missed.take() else {
@@ -412,6 +434,8 @@ impl Pipeline {
 pub(crate) struct Works {
     pub ward: Arc<Ward>,
     pub cache: Arc<dyn CacheStore>,
+    pub reuse: Option<Reuse>,
+    pub traces: Traces,
 }
 
 impl Works {
@@ -431,11 +455,8 @@ impl Works {
         admitted.timings.look_up = now - admitted.since;
         admitted.since = now;
         if let Some(kept) = hit {
-            return Looked::Hit(Box::new(Found {
-                admitted,
-                findings,
-                kept,
-            }));
+            let trace = trace_of(keeping.as_ref());
+            return Looked::Hit(Box::new(Found::exact(admitted, findings, kept, trace)));
         }
         if keeping.is_some() {
             admitted
@@ -461,15 +482,33 @@ async fn go(works: Arc<Works>, missed: Missed) -> Flown {
     }
 }
 
-async fn open_for(works: &Works, missed: Missed, is_for_all: &mut bool) -> Result<Answer, Refusal> {
+async fn open_for(
+    works: &Works,
+    mut missed: Missed,
+    is_for_all: &mut bool,
+) -> Result<Answer, Refusal> {
+    let mut trace = trace_of(missed.keeping.as_ref());
     // Kept by another's flight, perhaps, since this one looked.
     if let Some(kept) = works.find(&missed.admitted, missed.keeping.as_ref()) {
-        return replay_hit(Found {
-            admitted: missed.admitted,
-            findings: missed.findings,
-            kept,
-        })
-        .await;
+        let found = Found::exact(missed.admitted, missed.findings, kept, trace);
+        return replay_hit(found).await;
+    }
+    if let (Some(reuse), Some(trace)) = (&works.reuse, &mut trace) {
+        let began = Instant::now();
+        let sought = Box::pin(look_up(reuse, &mut missed, trace)).await;
+        missed.admitted.timings.look_up += began.elapsed();
+        missed.admitted.since = Instant::now();
+        if let Sought::Hit { entry, similarity } = sought {
+            let age = age(&entry.kept);
+            let found = Found {
+                admitted: missed.admitted,
+                findings: missed.findings,
+                kept: Arc::new(entry.kept.clone()),
+                cache: CacheUse::Semantic { similarity, age },
+                trace: Some(trace.clone()),
+            };
+            return replay_hit(found).await;
+        }
     }
     let planned = plan(missed, &works.ward)?;
     let planned = if offline::concerns(&planned) {
@@ -486,7 +525,16 @@ async fn open_for(works: &Works, missed: Missed, is_for_all: &mut bool) -> Resul
         planned
     };
     let opened = open(planned, &works.ward).await?;
-    Ok(wrap(opened, Arc::clone(&works.cache)))
+    let answer = wrap(opened, Arc::clone(&works.cache), works.reuse.as_ref());
+    Ok(Answer {
+        trace: trace.map(Box::new),
+        ..answer
+    })
+}
+
+/// To be filled with what the cache does; `None` where it has no part.
+fn trace_of(keeping: Option<&Keeping>) -> Option<Trace> {
+    keeping.map(|keeping| Trace::new(keeping.key, CacheOutcome::Missed))
 }
 
 /// An answer that another request's work is read for.
@@ -525,6 +573,10 @@ async fn join(mut missed: Missed, answer: Answer, reader: Reader) -> Result<Answ
         cost,
         allowance,
         rescues: None,
+        trace: answer.trace.map(|mut trace| {
+            trace.outcome = cache.outcome();
+            trace
+        }),
         stream,
     })
 }
@@ -541,6 +593,26 @@ struct Found {
     admitted: Admitted,
     findings: Arc<Findings>,
     kept: Arc<Kept>,
+    cache: CacheUse,
+    trace: Option<Trace>,
+}
+
+impl Found {
+    fn exact(
+        admitted: Admitted,
+        findings: Arc<Findings>,
+        kept: Arc<Kept>,
+        trace: Option<Trace>,
+    ) -> Self {
+        let cache = CacheUse::Exact { age: age(&kept) };
+        Self {
+            admitted,
+            findings,
+            kept,
+            cache,
+            trace,
+        }
+    }
 }
 
 enum Looked {
@@ -566,8 +638,7 @@ fn scan_here(mut admitted: Admitted) -> Result<Scanned, Refusal> {
     admitted
         .receipt
         .note(|record| record.masked_count = masked_count);
-    let key = cache_key(&admitted, &findings);
-    let keeping = key.map(|key| Keeping::new(key, &admitted));
+    let keeping = keeping(&admitted, &findings);
     let now = Instant::now();
     admitted.timings.scan = now - admitted.since;
     admitted.since = now;
@@ -578,26 +649,39 @@ fn scan_here(mut admitted: Admitted) -> Result<Scanned, Refusal> {
     })
 }
 
-/// Where this request's reply is kept; made from what the least trusted destination would see.
-fn cache_key(admitted: &Admitted, findings: &Findings) -> Option<domain::CacheKey> {
+/// Where this request's reply is kept, and what of it is compared with others'; made from what the least
+/// trusted destination would see.
+fn keeping(admitted: &Admitted, findings: &Findings) -> Option<Keeping> {
     let rules = admitted.snapshot.cache();
     let is_raw = findings.trust_least().is_some();
     if !rules.is_enabled || is_raw || admitted.context.cache == CacheWish::Bypass {
         return None;
     }
-    let key_of = |masked: &domain::ChatRequest| {
-        policy::cache_key(
-            &rules.secret,
-            &admitted.principal.team,
-            masked,
-            admitted.snapshot.routes().headers_used(),
-            &admitted.context.headers,
-        )
-    };
     if findings.is_empty() {
-        return key_of(&admitted.request);
+        return keeping_of(&admitted.request, admitted, findings);
     }
-    key_of(&findings.masked_view(admitted.request.clone(), Trust::Public))
+    let masked = findings.masked_view(admitted.request.clone(), Trust::Public);
+    keeping_of(&masked, admitted, findings)
+}
+
+fn keeping_of(masked: &ChatRequest, admitted: &Admitted, findings: &Findings) -> Option<Keeping> {
+    let secret = &admitted.snapshot.cache().secret;
+    let team = &admitted.principal.team;
+    let headers_used = admitted.snapshot.routes().headers_used();
+    let headers = &admitted.context.headers;
+    let key = policy::cache_key(secret, team, masked, headers_used, headers)?;
+    let compared = admitted.snapshot.reuse().map(|rules| {
+        let around = policy::Circumstances {
+            team,
+            scope: rules.scope,
+            findings,
+            headers_used,
+            headers,
+            encoder: rules.encoder.name(),
+        };
+        policy::compared(secret, masked, &around)
+    });
+    Some(Keeping::new(key, compared, admitted))
 }
 
 async fn replay_hit(found: Found) -> Result<Answer, Refusal> {
@@ -605,6 +689,8 @@ async fn replay_hit(found: Found) -> Result<Answer, Refusal> {
         mut admitted,
         findings,
         kept,
+        cache,
+        trace,
     } = found;
     if let Err(exhausted) = admitted.receipt.share_mut().take_replay().await {
         let fault = quota::fault(&exhausted);
@@ -612,25 +698,38 @@ async fn replay_hit(found: Found) -> Result<Answer, Refusal> {
     }
     let allowance = admitted.receipt.share().allowance();
     let reply = &kept.reply;
-    let cache = CacheUse::Exact { age: age(&kept) };
+    let (route, reason) = match cache {
+        CacheUse::Semantic { .. } => (RouteLabel::CacheSemantic, SEMANTIC_REASON),
+        CacheUse::Exact { .. } | CacheUse::Shared | CacheUse::Missed | CacheUse::Bypassed => {
+            (RouteLabel::CacheExact, EXACT_REASON)
+        }
+    };
+    let pace = match admitted.request.delivery {
+        Delivery::Streamed { .. } => admitted.snapshot.pace(),
+        Delivery::Whole => Pace::Instant,
+    };
     admitted
         .receipt
         .note_reuse(cache.outcome(), Cost::of(kept.cost));
     admitted.receipt.note(|record| {
-        EXACT_REASON.clone_into(&mut record.reason);
+        reason.clone_into(&mut record.reason);
         record.usage = reply.usage;
     });
     let cost = admitted.receipt.cost();
-    let stream = wrap_hit(replay(reply), &findings, admitted.receipt);
+    let stream = wrap_hit(told(reply, pace), &findings, admitted.receipt);
     Ok(Answer {
-        route: RouteLabel::CacheExact,
-        reason: EXACT_REASON.to_owned(),
+        route,
+        reason: reason.to_owned(),
         model: reply.started.model.clone(),
         cache,
         timings: admitted.timings,
         cost,
         allowance,
         rescues: None,
+        trace: trace.map(|mut trace| {
+            trace.outcome = cache.outcome();
+            Box::new(trace)
+        }),
         stream,
     })
 }

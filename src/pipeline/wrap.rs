@@ -22,11 +22,12 @@ use crate::answer::{Answer, CacheUse};
 use crate::keep::Tee;
 use crate::receipt::Receipt;
 use crate::rescue::{Lifeline, Lost, Tried, Verdict};
+use crate::reuse::Reuse;
 use crate::snapshot::Snapshot;
 use crate::stages::Opened;
 
 /// Turns an opened candidate into the caller's answer.
-pub(crate) fn wrap(opened: Opened, store: Arc<dyn CacheStore>) -> Answer {
+pub(crate) fn wrap(opened: Opened, store: Arc<dyn CacheStore>, reuse: Option<&Reuse>) -> Answer {
     let Opened {
         snapshot,
         findings,
@@ -48,7 +49,7 @@ pub(crate) fn wrap(opened: Opened, store: Arc<dyn CacheStore>) -> Answer {
         true => CacheUse::Bypassed,
         false => CacheUse::Missed,
     };
-    let tee = keeping.map(|keeping| Tee::new(keeping, store, snapshot.cache()));
+    let tee = keeping.map(|keeping| Tee::new(keeping, store, reuse, &snapshot));
     let model = head
         .iter()
         .find_map(|event| match event {
@@ -74,6 +75,7 @@ pub(crate) fn wrap(opened: Opened, store: Arc<dyn CacheStore>) -> Answer {
         cost,
         allowance,
         rescues,
+        trace: None,
         stream,
     }
 }

@@ -13,6 +13,7 @@ use super::audit::RawAudit;
 use super::failures::{RawBalance, RawBreaker, RawRetry};
 use super::images::RawImages;
 use super::prices::RawPrice;
+use super::raw_cache::RawCache;
 use super::raw_kv::{FlashAttention, GpuLayers, KvType, KvUnified};
 use super::raw_pools::RawPool;
 use super::raw_providers::{RawAuth, RawAws, RawEntra, RawQuirks};
@@ -575,30 +576,6 @@ impl Default for RawRoutes {
     fn default() -> Self {
         Self {
             file: "default".into(),
-        }
-    }
-}
-
-/// Exact replies, kept in memory.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawCache {
-    pub enabled: bool,
-    /// Memory for all kept replies.
-    pub bytes_max: u64,
-    /// How long a reply is kept.
-    pub ttl_s: u64,
-    /// Replies larger than this are not kept.
-    pub reply_bytes_max: u64,
-}
-
-impl Default for RawCache {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            bytes_max: 64 * 1024 * 1024,
-            ttl_s: 3600,
-            reply_bytes_max: 256 * 1024,
         }
     }
 }

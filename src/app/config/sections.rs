@@ -17,8 +17,8 @@ use super::faults::Findings;
 use super::models::{Stay, memory_bytes_max, stay};
 use super::quotas::{self, QuotaSettings};
 use super::raw::{
-    ContextShift, Isolation, PrefixScope, RawCache, RawClasses, RawIngress, RawKey, RawLimits,
-    RawLocal, RawLog, RawPriority, RawPrivacy, RawResponses, RawRoutes, RawTrust, Speculation,
+    ContextShift, Isolation, PrefixScope, RawClasses, RawIngress, RawKey, RawLimits, RawLocal,
+    RawLog, RawPriority, RawPrivacy, RawResponses, RawRoutes, RawTrust, Speculation,
 };
 use super::raw_kv::kv;
 use super::secret::Surroundings;
@@ -114,14 +114,6 @@ pub struct RouteFile {
     /// For messages: the path, or `default`.
     pub name: String,
     pub text: String,
-}
-
-#[derive(Clone, Debug)]
-pub struct CacheSettings {
-    pub is_enabled: bool,
-    pub bytes_max: u64,
-    pub ttl: Duration,
-    pub reply_bytes_max: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -492,29 +484,6 @@ pub fn responses(raw: &RawResponses, findings: &mut Findings) -> Option<Response
 pub struct ResponseSettings {
     pub bytes_max: u64,
     pub ttl: Duration,
-}
-
-pub fn cache(raw: &RawCache, findings: &mut Findings) -> CacheSettings {
-    const MEBIBYTE: u64 = 1024 * 1024;
-    within("cache.ttl_s", raw.ttl_s, 1..=31_536_000, findings);
-    within(
-        "cache.bytes_max",
-        raw.bytes_max,
-        MEBIBYTE..=1024 * 1024 * MEBIBYTE,
-        findings,
-    );
-    within(
-        "cache.reply_bytes_max",
-        raw.reply_bytes_max,
-        1..=raw.bytes_max.max(1),
-        findings,
-    );
-    CacheSettings {
-        is_enabled: raw.enabled,
-        bytes_max: raw.bytes_max,
-        ttl: Duration::from_secs(raw.ttl_s),
-        reply_bytes_max: usize::try_from(raw.reply_bytes_max).unwrap_or(usize::MAX),
-    }
 }
 
 pub fn privacy(raw: &RawPrivacy, findings: &mut Findings) -> PrivacySettings {

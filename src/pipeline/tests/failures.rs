@@ -180,6 +180,7 @@ fn scene_with(providers: &[Arc<Provider>], manners: &str, retry: RetryRules) -> 
     let (pipeline, recorder) = Pipeline::new(Parts {
         snapshot,
         cache: Arc::new(MapCache::default()),
+        reuse: None,
         keys: Arc::new(NoKeys),
         quotas: None,
         sinks: vec![Arc::new(Sent(sent))],

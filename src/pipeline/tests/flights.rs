@@ -99,6 +99,7 @@ fn stepped(backend: &Arc<Stepped>, seats: usize) -> Bench {
     let (pipeline, recorder) = Pipeline::new(Parts {
         snapshot: priced(snapshot_of(ROUTES, vec![backend.clone()])),
         cache: bench.cache.clone(),
+        reuse: None,
         keys: Arc::new(NoKeys),
         quotas: None,
         sinks: vec![Arc::new(Sent(sent))],

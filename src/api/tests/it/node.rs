@@ -339,6 +339,7 @@ impl Recipe {
             ))
             .with_rerankers(vec![(vec!["second".into()], Arc::new(finder) as _)]),
             cache: Arc::new(MapCache::default()),
+            reuse: None,
             keys: Arc::new(OneKey(digest)),
             quotas: None,
             sinks: self.sinks,

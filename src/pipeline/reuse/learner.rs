@@ -1,0 +1,285 @@
+//! What is done once a reply has ended: it is kept for other requests, or held against the one that might
+//! have answered instead.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use domain::{
+    CacheKey, Compartment, Entry, EntryId, Evidence, FinishReason, Kept, Purge, Reply, WriterId,
+};
+use policy::Compared;
+use policy::reuse::{Class, Judgement, Pair, Question, judge};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+
+use super::encoder::cosine;
+use super::{CacheEncoder, Core, count};
+
+/// How often what was learned is saved, where something was.
+const SAVE_EVERY: Duration = Duration::from_secs(30);
+
+/// How long comparing two replies may take. Reached: nothing is learned from them.
+const COMPARE_MAX: Duration = Duration::from_secs(10);
+
+/// Replies up to this many bytes are compared as questions are, by their numbers, names and negations too:
+/// in such there is little else. Longer ones say the same thing in many ways.
+const SHORT_REPLY_BYTES: usize = 160;
+
+/// The cosine from which on two replies say the same: two answers to one question by one model are mostly
+/// above 0.9, those to questions that differ in one word below.
+const AGREE_AT: f32 = 0.9;
+
+/// The cosine from which on a question that was answered alike adds nothing beside the one that is kept.
+const DUPLICATE_AT: f32 = 0.98;
+
+/// What an entry needs of the request.
+pub(crate) struct Seed {
+    pub compartment: Compartment,
+    pub class: Class,
+    text: String,
+    vector: Arc<[f32]>,
+}
+
+impl Seed {
+    pub fn new(compared: Compared, class: Class, vector: Arc<[f32]>) -> Self {
+        Self {
+            compartment: compared.compartment,
+            class,
+            text: compared.text,
+            vector,
+        }
+    }
+}
+
+/// A neighbour that might have answered.
+pub(crate) struct Shadow {
+    pub entry: Arc<Entry>,
+    pub judgement: Judgement,
+    pub class: Class,
+}
+
+/// Two replies to be compared.
+pub(crate) struct Check {
+    pub fresh: Entry,
+    pub shadow: Shadow,
+    pub encoder: Arc<CacheEncoder>,
+    /// Whose fresh reply it is.
+    pub writer: WriterId,
+}
+
+/// What becomes of a finished reply beside the exact key.
+pub(crate) struct Planting {
+    pub core: Arc<Core>,
+    pub desk: mpsc::Sender<Check>,
+    pub encoder: Arc<CacheEncoder>,
+    pub seed: Seed,
+    pub shadow: Option<Shadow>,
+    pub writer: WriterId,
+}
+
+/// The name of the entry that is made of the reply kept under `key`: guessed by nobody without the node's
+/// secret, as the key is not.
+pub(crate) fn entry_id(key: &CacheKey) -> EntryId {
+    let mut first = [0; 8];
+    first.copy_from_slice(&key.0[..8]);
+    EntryId(u64::from_be_bytes(first))
+}
+
+impl Planting {
+    /// Called where streams end: waits for nothing.
+    pub fn plant(self, key: &CacheKey, kept: &Kept, ttl: Duration) {
+        if !is_reusable(&kept.reply) {
+            return;
+        }
+        let entry = Entry {
+            id: entry_id(key),
+            compartment: self.seed.compartment,
+            class: self.seed.class.as_label().to_owned(),
+            text: self.seed.text,
+            vector: self.seed.vector.to_vec(),
+            kept: kept.clone(),
+            expires_at: SystemTime::now() + ttl,
+            evidence: Evidence::default(),
+        };
+        let Some(shadow) = self.shadow else {
+            return self.core.index.keep(entry);
+        };
+        let check = Check {
+            fresh: entry,
+            shadow,
+            encoder: self.encoder,
+            writer: self.writer,
+        };
+        if let Err(refused) = self.desk.try_send(check) {
+            count(&self.core.counts.shadows_dropped);
+            self.core.index.keep(refused.into_inner().fresh);
+        }
+    }
+}
+
+/// Whole, in words, and of one choice.
+fn is_reusable(reply: &Reply) -> bool {
+    let [choice] = &reply.choices[..] else {
+        return false;
+    };
+    choice.reason == FinishReason::Stop
+        && choice.tool_calls.is_empty()
+        && !choice.text().trim().is_empty()
+}
+
+/// The driver that compares replies and saves what is learned. Ends when the pipeline and every exchange
+/// are gone, having saved.
+pub struct Learner {
+    core: Arc<Core>,
+    inbox: mpsc::Receiver<Check>,
+}
+
+impl Learner {
+    pub(super) fn new(core: Arc<Core>, inbox: mpsc::Receiver<Check>) -> Self {
+        Self { core, inbox }
+    }
+
+    /// Runs until nothing is left to compare.
+    pub async fn run(mut self) {
+        let mut saving = interval_at(Instant::now() + SAVE_EVERY, SAVE_EVERY);
+        saving.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut saved = self.core.acceptance().clone();
+        loop {
+            tokio::select! {
+                check = self.inbox.recv() => match check {
+                    Some(check) => self.compare(check).await,
+                    None => break,
+                },
+                _ = saving.tick() => {
+                    let now = self.core.acceptance().clone();
+                    if now != saved {
+                        self.core.save();
+                        saved = now;
+                    }
+                }
+            }
+        }
+        self.core.save();
+    }
+
+    async fn compare(&self, check: Check) {
+        let Check {
+            fresh,
+            shadow:
+                Shadow {
+                    entry,
+                    judgement,
+                    class,
+                },
+            encoder,
+            writer,
+        } = check;
+        let agreeing = self.agree(&entry.kept.reply, &fresh.kept.reply, &encoder);
+        let Ok(Some(was_right)) = timeout(COMPARE_MAX, agreeing).await else {
+            count(&self.core.counts.failed);
+            return self.core.index.keep(fresh);
+        };
+        let counts = &self.core.counts;
+        count(match was_right {
+            true => &counts.shadows_right,
+            false => &counts.shadows_wrong,
+        });
+        self.core.acceptance().learn(class, &judgement, was_right);
+        let is_others = fresh.kept.team != entry.kept.team;
+        let confirms = Some(writer).filter(|_| was_right && is_others);
+        self.core.note(entry.id, was_right, confirms).await;
+        if !was_right || judgement.similarity < DUPLICATE_AT {
+            self.core.index.keep(fresh);
+        }
+    }
+
+    /// Whether two replies say the same; `None` where that cannot be told.
+    async fn agree(&self, kept: &Reply, fresh: &Reply, encoder: &CacheEncoder) -> Option<bool> {
+        let text = |reply: &Reply| reply.choices.first().map(|choice| choice.text());
+        let (kept, fresh) = (text(kept)?, text(fresh)?);
+        if normal(&kept) == normal(&fresh) {
+            return Some(true);
+        }
+        let left = encoder.vector(&kept).await?;
+        let right = encoder.vector(&fresh).await?;
+        let similarity = cosine(&left, &right);
+        if kept.len().max(fresh.len()) <= SHORT_REPLY_BYTES {
+            let pair = Pair {
+                query: &Question::new(&fresh),
+                entry: &Question::new(&kept),
+                similarity,
+                query_vector: &right,
+                entry_vector: &left,
+            };
+            if judge(&pair, &self.core.scorer).refusal.is_some() {
+                return Some(false);
+            }
+        }
+        Some(similarity >= AGREE_AT)
+    }
+}
+
+impl std::fmt::Debug for Learner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Learner").finish_non_exhaustive()
+    }
+}
+
+/// Letters and digits in lower case, a space between words.
+fn normal(text: &str) -> String {
+    let words = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+impl Core {
+    /// Notes that an entry was right or wrong, and removes one that is wrong too often. True where it went.
+    pub async fn note(&self, id: EntryId, was_right: bool, confirms: Option<WriterId>) -> bool {
+        let Some(entry) = self.index.find(id) else {
+            return false;
+        };
+        let mut evidence = entry.evidence.clone();
+        if was_right {
+            evidence.right = evidence.right.saturating_add(1);
+        } else {
+            evidence.wrong = evidence.wrong.saturating_add(1);
+        }
+        confirms.iter().for_each(|writer| evidence.confirm(*writer));
+        if !was_right && is_condemned(&evidence) {
+            return self.index.purge(&Purge::Entry(id)).await > 0;
+        }
+        self.index.learn(id, evidence);
+        false
+    }
+}
+
+/// Wrong once where it was not yet right four times, and so on.
+fn is_condemned(evidence: &Evidence) -> bool {
+    u64::from(evidence.wrong) * 4 > u64::from(evidence.right)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_alike_by_their_words() {
+        assert_eq!(normal("It's Paris."), normal("it s  PARIS"));
+        assert_ne!(normal("Paris"), normal("Rome"));
+        assert_ne!(normal("1.5"), normal("15"));
+    }
+
+    #[test]
+    fn an_entry_goes_when_it_was_wrong_too_often() {
+        let of = |right, wrong| {
+            is_condemned(&Evidence {
+                right,
+                wrong,
+                ..Evidence::default()
+            })
+        };
+        assert!(of(0, 1) && of(3, 1) && of(7, 2));
+        assert!(!of(4, 1) && !of(8, 2) && !of(0, 0));
+    }
+}

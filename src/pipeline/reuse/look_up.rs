@@ -1,0 +1,171 @@
+//! Looking for another request's reply.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use domain::{Entry, Evidence, TeamId};
+use policy::ReuseScope;
+use policy::reuse::{Class, Judgement, Pair, Question, Verdict, judge};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::{Reuse, ReuseRules, Seed, Shadow, count};
+use crate::reuse::trace::{Near, Trace};
+use crate::stages::{CacheWish, Missed};
+
+/// Neighbours that are judged: the nearest is not always the one that is meant.
+const NEIGHBOURS: usize = 4;
+
+pub(crate) enum Sought {
+    /// This entry answers.
+    Hit { entry: Arc<Entry>, similarity: f32 },
+    /// Its reply is made, and may be kept for others.
+    Missed,
+}
+
+/// Looks for a reply that may answer, and notes in `missed` what is to be kept or learned where none may.
+pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trace) -> Sought {
+    let snapshot = Arc::clone(&missed.admitted.snapshot);
+    let Some(rules) = snapshot.reuse() else {
+        return Sought::Missed;
+    };
+    let counts = &reuse.core().counts;
+    let Some(keeping) = &mut missed.keeping else {
+        return Sought::Missed;
+    };
+    let compared = match keeping.compared.take() {
+        Some(Ok(compared)) => compared,
+        Some(Err(why)) => {
+            count(&counts.unasked);
+            trace.why_not = Some(why.as_label());
+            return Sought::Missed;
+        }
+        None => return Sought::Missed,
+    };
+    trace.compartment = Some(compared.compartment);
+    let question = Question::new(&compared.text);
+    let class = match question.reusable() {
+        Ok(class) => class,
+        Err(why) => {
+            count(&counts.unasked);
+            trace.why_not = Some(why.as_label());
+            return Sought::Missed;
+        }
+    };
+    trace.class = Some(class);
+    let began = Instant::now();
+    let until = began + rules.look_up_max;
+    let vector = timeout_at(until, rules.encoder.vector(&compared.text)).await;
+    let Some(vector) = vector.ok().flatten() else {
+        count(&counts.failed);
+        trace.why_not = Some("no_vector");
+        return Sought::Missed;
+    };
+    let seed = Seed::new(compared, class, Arc::clone(&vector));
+    let compartment = seed.compartment;
+    keeping.seed = Some(seed);
+    if missed.admitted.context.cache != CacheWish::Use {
+        return Sought::Missed;
+    }
+    let near = reuse
+        .core()
+        .index
+        .nearest(&compartment, &vector, NEIGHBOURS);
+    let Ok(near) = timeout_at(until, near).await else {
+        count(&counts.failed);
+        trace.why_not = Some("slow_index");
+        return Sought::Missed;
+    };
+    let query = (&question, &*vector);
+    let now = SystemTime::now();
+    let judged = near
+        .into_iter()
+        .filter(|it| it.entry.compartment == compartment && it.entry.expires_at > now)
+        .map(|it| {
+            let judgement = judged(reuse, query, &it.entry, it.similarity);
+            (it.entry, judgement)
+        });
+    let best = judged.max_by(|(_, a), (_, b)| a.probability_same.total_cmp(&b.probability_same));
+    let Some((entry, judgement)) = best else {
+        reuse.core().acceptance().found_none();
+        count(&counts.missed);
+        return Sought::Missed;
+    };
+    let verdict = decide(
+        reuse,
+        rules,
+        class,
+        &judgement,
+        &entry,
+        &missed.admitted.principal.team,
+    );
+    trace.nearest = Some(Near {
+        id: entry.id,
+        judgement,
+        verdict,
+    });
+    match verdict {
+        Verdict::Serve => {
+            count(&counts.served);
+            if rules.scope == ReuseScope::Shared && !rules.hit_pad.is_zero() {
+                sleep_until(began + rules.hit_pad).await;
+            }
+            let similarity = judgement.similarity;
+            Sought::Hit { entry, similarity }
+        }
+        Verdict::Shadow => {
+            count(&counts.shadowed);
+            keeping.shadow = Some(Shadow {
+                entry,
+                judgement,
+                class,
+            });
+            Sought::Missed
+        }
+        Verdict::Miss => {
+            count(&counts.missed);
+            Sought::Missed
+        }
+    }
+}
+
+fn judged(
+    reuse: &Reuse,
+    (question, vector): (&Question, &[f32]),
+    entry: &Entry,
+    similarity: f32,
+) -> Judgement {
+    let pair = Pair {
+        query: question,
+        entry: &Question::new(&entry.text),
+        similarity,
+        query_vector: vector,
+        entry_vector: &entry.vector,
+    };
+    judge(&pair, &reuse.core().scorer)
+}
+
+fn decide(
+    reuse: &Reuse,
+    rules: &ReuseRules,
+    class: Class,
+    judgement: &Judgement,
+    entry: &Entry,
+    team: &TeamId,
+) -> Verdict {
+    let draw: f64 = rand::random();
+    let evidence = &entry.evidence;
+    let mut acceptance = reuse.core().acceptance();
+    let verdict = acceptance.decide(&rules.acceptance, class, judgement, evidence, draw);
+    let may_serve =
+        !rules.is_dry && (rules.scope == ReuseScope::Team || is_open(rules, entry, team));
+    match verdict {
+        Verdict::Serve if !may_serve => Verdict::Shadow,
+        Verdict::Serve | Verdict::Shadow | Verdict::Miss => verdict,
+    }
+}
+
+/// Whether the team may be answered with the entry: its own, or one that enough teams came to.
+fn is_open(rules: &ReuseRules, entry: &Entry, team: &TeamId) -> bool {
+    let Evidence { confirmed_by, .. } = &entry.evidence;
+    entry.kept.team == *team || confirmed_by.len() + 1 >= rules.writers_min
+}
