@@ -170,6 +170,14 @@ pub(crate) fn refusal(fault: &Fault) -> Response<Body> {
     refusal_with_hint(fault, None)
 }
 
+/// What a request names is not there, where the path is.
+pub(crate) fn missing(param: &str, message: &str) -> Response<Body> {
+    let fault = BadRequest::at(param, message).with_code("not_found");
+    let mut response = refusal(&Fault::BadRequest(fault));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}
+
 /// The same, with a hint that only the place of refusal can know.
 pub(crate) fn refusal_with_hint(fault: &Fault, hint: Option<&str>) -> Response<Body> {
     let Verdict {

@@ -26,7 +26,8 @@ mod tests {
     use crate::doors::chat_paths;
     use crate::ollama;
     use crate::router::{
-        COUNT_PATH, DETOKENIZE_PATH, EMBEDDINGS_PATH, RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH,
+        COUNT_PATH, DETOKENIZE_PATH, EMBEDDINGS_PATH, FEEDBACK_PATH, RERANK_PATHS, TEMPLATE_PATH,
+        TOKENIZE_PATH,
     };
 
     fn document() -> Value {
@@ -36,7 +37,7 @@ mod tests {
     #[test]
     fn every_path_that_is_posted_to_is_in_the_document() {
         let document = document();
-        let posted = chat_paths().chain([COUNT_PATH, EMBEDDINGS_PATH]);
+        let posted = chat_paths().chain([COUNT_PATH, EMBEDDINGS_PATH, FEEDBACK_PATH]);
         let posted = posted.chain(RERANK_PATHS);
         let posted = posted.chain([TOKENIZE_PATH, DETOKENIZE_PATH, TEMPLATE_PATH]);
         let posted = posted.chain(ollama::POSTS.map(|(path, _)| path));

@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, Uri};
 use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, MESSAGES_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
-use crate::{failing, loaded, models, ollama, openapi, page, probes, records, responses};
+use crate::{failing, kept, loaded, models, ollama, openapi, page, probes, records, responses};
 
 /// Which door a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,10 @@ const HEALTH_PATH: &str = "/admin/health";
 const RECORDS_PATH: &str = "/admin/v1/records";
 const SAVINGS_PATH: &str = "/admin/v1/savings";
 const OVERVIEW_PATH: &str = "/admin/v1/overview";
+const CACHE_PATH: &str = "/admin/v1/cache";
+const PURGE_PATH: &str = "/admin/v1/cache/purge";
+const EXPLAIN_PATH: &str = "/admin/v1/cache/requests/{id}";
+pub(crate) const FEEDBACK_PATH: &str = "/v1/feedback";
 pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
 pub(crate) const COUNT_PATH: &str = "/v1/messages/count_tokens";
 /// One thing by the names that Jina, Cohere, vLLM and llama-server have for it.
@@ -45,7 +49,7 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
     let metrics = || get(probes::metrics).fallback(only_get);
     let router = match door {
         Door::Client { is_loopback } => {
-            let posted = chat_paths().chain([COUNT_PATH, EMBEDDINGS_PATH]);
+            let posted = chat_paths().chain([COUNT_PATH, EMBEDDINGS_PATH, FEEDBACK_PATH]);
             let posted = posted.chain(RERANK_PATHS).chain([MODERATIONS_PATH]);
             let posted = posted.chain([TOKENIZE_PATH, DETOKENIZE_PATH, TEMPLATE_PATH]);
             let posted = posted.chain(ollama::POSTS.map(|(path, _)| path));
@@ -93,7 +97,10 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
             .route("/admin", get(page::text).fallback(only_get))
             .route("/admin/page.css", get(page::style).fallback(only_get))
             .route("/admin/page.js", get(page::script).fallback(only_get))
-            .route(HEALTH_PATH, get(failing::health).fallback(only_get)),
+            .route(HEALTH_PATH, get(failing::health).fallback(only_get))
+            .route(CACHE_PATH, get(kept::stats).fallback(only_get))
+            .route(EXPLAIN_PATH, get(kept::explain).fallback(only_get))
+            .route(PURGE_PATH, post(kept::purge).fallback(only_post)),
     };
     router.fallback(not_found).with_state(api)
 }
@@ -151,6 +158,7 @@ fn hint(path: &str) -> Option<&'static str> {
             Some("records are shown on the admin listener")
         }
         HEALTH_PATH => Some("backends are shown on the admin listener"),
+        _ if path.starts_with(CACHE_PATH) => Some("the cache is on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),
         _ if path.starts_with(COMPLETIONS_PATH) => Some("the path is /v1/completions, no more"),
         _ if path.starts_with("/v1beta/") => Some(
@@ -162,8 +170,8 @@ fn hint(path: &str) -> Option<&'static str> {
         }
         _ if path.starts_with("/v1/") => Some(
             "this server offers POST /v1/chat/completions, POST /v1/completions, POST /v1/responses, \
-             POST /v1/messages, POST /v1/embeddings, POST /v1/moderations, POST /v1/rerank and GET \
-             /v1/models",
+             POST /v1/messages, POST /v1/embeddings, POST /v1/moderations, POST /v1/rerank, POST \
+             /v1/feedback and GET /v1/models",
         ),
         _ => None,
     }

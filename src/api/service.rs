@@ -21,11 +21,11 @@ use crate::line::Signs;
 use crate::reading::Reading;
 use crate::request_id::{self, ExchangeId, REQUEST_ID, X_REQUEST_ID};
 use crate::router::{
-    COUNT_PATH, DETOKENIZE_PATH, Door, EMBEDDINGS_PATH, MODERATIONS_PATH, RERANK_PATHS,
-    TEMPLATE_PATH, TOKENIZE_PATH, router,
+    COUNT_PATH, DETOKENIZE_PATH, Door, EMBEDDINGS_PATH, FEEDBACK_PATH, MODERATIONS_PATH,
+    RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH, router,
 };
 use crate::server::Api;
-use crate::{chat, cors, count, embeddings, moderations, ollama, reading, rerank};
+use crate::{chat, cors, count, embeddings, feedback, moderations, ollama, reading, rerank};
 
 /// What a connection holds of a request beside what answers it; a test would not see it grow.
 const DECIDING_BYTES_MAX: usize = 4096;
@@ -114,6 +114,11 @@ impl Front {
         } else if self.is_post(&request, EMBEDDINGS_PATH) {
             Box::pin(answered(&self.api, signs, request, |asked| {
                 embeddings::answer(&self.api, &id.id, asked)
+            }))
+            .await
+        } else if self.is_post(&request, FEEDBACK_PATH) {
+            Box::pin(answered(&self.api, signs, request, |asked| {
+                feedback::answer(&self.api, asked)
             }))
             .await
         } else if self.is_post(&request, MODERATIONS_PATH) {

@@ -71,6 +71,19 @@ Without a prompt it keeps asking; an empty line or Ctrl-D ends it.")]
 
 It asks the admin listener, which the configuration names unless --url does.")]
     Ps(PsArgs),
+    /// What a running server keeps for other requests, and why a request got what it got
+    #[command(after_help = "Examples:
+  hedge cache stats
+  hedge cache explain 0193b3a0-7c2e-7000-8000-0123456789ab
+                                       the id is the answer's x-request-id
+  hedge cache purge --tag spring
+  hedge cache purge --all
+
+It asks the admin listener, which the configuration names unless --url does. No text is shown.")]
+    Cache {
+        #[command(subcommand)]
+        what: CacheCommand,
+    },
     /// Look at this machine and say what is missing and what to do next
     Doctor(ConfigArgs),
     /// Fetch, list and remove model files
@@ -292,6 +305,53 @@ pub struct SavingsArgs {
     /// For tables: the total and its parts, a line each
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
+}
+
+/// How to reach a running server's operator's side.
+#[derive(Debug, Args)]
+pub struct AdminArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The server's admin listener, instead of the configuration's
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// As the server says it, in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// What is kept for other requests, and what came of looking
+    Stats(AdminArgs),
+    /// What the cache did for one of the latest requests
+    Explain {
+        /// The answer's x-request-id
+        request_id: String,
+        #[command(flatten)]
+        args: AdminArgs,
+    },
+    /// Remove kept replies: by one of tag, model and team, or all
+    Purge(PurgeArgs),
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct PurgeArgs {
+    /// Those that their requests tagged so, by x-hedge-cache-tags
+    #[arg(long)]
+    pub tag: Option<String>,
+    /// Those of requests that named this model
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Those of this team's requests
+    #[arg(long)]
+    pub team: Option<String>,
+    /// All of them
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub args: AdminArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,8 @@
 //! What each command does.
 
+mod admin;
 mod audit;
+mod cache;
 mod chat;
 mod check;
 mod doctor;
@@ -38,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config { what } => check::config(&what),
         Command::Chat(args) => chat::chat(&args),
         Command::Ps(args) => ps::ps(&args),
+        Command::Cache { what } => cache::cache(&what),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Models { what, config } => models::models(what, &config),
         Command::Savings(args) => savings::savings(&args),

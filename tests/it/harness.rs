@@ -240,6 +240,14 @@ impl Hedge {
         self.admin_get("/metrics").await.text
     }
 
+    /// To the operator's listener, in JSON.
+    pub async fn admin_post(&self, path: &str, body: &str) -> Reply {
+        let mut request = request(Method::POST, path, Bytes::from(body.to_owned()));
+        let json = http::HeaderValue::from_static("application/json");
+        request.headers_mut().insert("content-type", json);
+        open(self.admin, request).await.read().await
+    }
+
     /// From the operator's listener.
     pub async fn admin_get(&self, path: &str) -> Reply {
         let request = request(Method::GET, path, Bytes::new());

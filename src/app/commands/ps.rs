@@ -1,21 +1,15 @@
 //! `hedge ps`: the models of a running server, as a table.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use api::{DeviceView, ModelView, ModelsView};
-use reqwest::{Client, Url};
 
+use super::admin::Admin;
 use crate::cli::PsArgs;
-use crate::config::{self, AdminListen};
 use crate::fleet::mebibytes;
-use crate::{banner, client, terminal};
+use crate::terminal;
 
-/// The server answers at once or not at all.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Longest answer read: some hundred bytes for each of a few models.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 const HEADS: [&str; 12] = [
     "MODEL",
     "STATE",
@@ -36,11 +30,8 @@ const HEADS: [&str; 12] = [
 /// # Errors
 /// No server answers there, or one that shows no models.
 pub fn ps(args: &PsArgs) -> anyhow::Result<ExitCode> {
-    let url = address(args)?;
-    let client = client::build()
-        .context("cannot set up the HTTP client")?
-        .client;
-    let text = super::runtime()?.block_on(ask(&client, url))?;
+    let admin = Admin::at(args.url.as_deref(), &args.config)?;
+    let text = admin.get("/admin/v1/models")?;
     let view: ModelsView =
         serde_json::from_slice(&text).context("what answered is no hedge of this version")?;
     if args.json {
@@ -49,50 +40,6 @@ pub fn ps(args: &PsArgs) -> anyhow::Result<ExitCode> {
         terminal::say_part(table(&view));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn address(args: &PsArgs) -> anyhow::Result<Url> {
-    let base = match &args.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => {
-            let file = args.config.config.as_deref();
-            let (config, _) = config::load(file, &config::environment(), &[]).into_config()?;
-            let (AdminListen::Chosen(admin) | AdminListen::Offered(admin)) = config.admin;
-            if admin.port() == 0 {
-                bail!(
-                    "the server chose its admin port by itself; set admin.listen, or name the \
-                     address it said at its start with --url"
-                );
-            }
-            format!("http://{}", banner::reachable(admin))
-        }
-    };
-    let url = format!("{base}/admin/v1/models");
-    Url::parse(&url)
-        .with_context(|| format!("`{base}` is not an address such as http://127.0.0.1:8788"))
-}
-
-async fn ask(client: &Client, url: Url) -> anyhow::Result<Vec<u8>> {
-    let asked = url.to_string();
-    let request = client.get(url).timeout(ANSWER_MAX);
-    let mut response = request
-        .send()
-        .await
-        .with_context(|| format!("no server answers at {asked}"))?;
-    if !response.status().is_success() {
-        bail!(
-            "{asked} answered with status {}; is it the admin listener?",
-            response.status().as_u16()
-        );
-    }
-    let mut text = Vec::new();
-    while let Some(more) = response.chunk().await? {
-        if text.len() + more.len() > ANSWER_BYTES_MAX {
-            bail!("{asked} answered with more than {ANSWER_BYTES_MAX} bytes");
-        }
-        text.extend_from_slice(&more);
-    }
-    Ok(text)
 }
 
 /// Columns as wide as their widest cell, and after them why models are down.
