@@ -336,7 +336,7 @@ pub enum CacheCommand {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(id = "what", required = true, multiple = false, args = ["tag", "model", "team", "all"])]
 pub struct PurgeArgs {
     /// Those that their requests tagged so, by x-hedge-cache-tags
     #[arg(long)]

@@ -92,7 +92,9 @@ fn reuse(config: &RawConfig, findings: &mut Findings) -> Option<ReuseSettings> {
             "needs an encoder, and there is none inside this binary: set cache.encoder",
         );
     }
-    if !raw.enabled || !raw.semantic.unwrap_or(has_encoder) || !has_encoder {
+    // An encoder is a process of its own: nobody gets one who did not ask for it.
+    let is_wanted = raw.semantic.unwrap_or(source != ModelSource::Bundled);
+    if !raw.enabled || !is_wanted || !has_encoder {
         return None;
     }
     let encoder = EncoderSettings {

@@ -16,7 +16,7 @@ pub struct RawCache {
     pub ttl_s: u64,
     /// Replies larger than this are not kept.
     pub reply_bytes_max: u64,
-    /// Replies answer other questions that mean the same. Left out: where there is an encoder.
+    /// Replies answer other questions that mean the same. Left out: where an encoder is named.
     pub semantic: Option<bool>,
     /// What tells how near two questions are: a path to a GGUF file, or the name of a model that `hedge
     /// models list` shows. Left out: the one inside this binary, where it has one.

@@ -1061,3 +1061,54 @@ fn a_relay_in_the_clear_is_said() {
     let (_, warnings) = accepted(&near, &[]);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
+
+#[test]
+fn replies_are_reused_where_it_is_asked_for() {
+    let reuse = |text: &str| accepted(&format!("[cache]\n{text}"), &[]).0.cache.reuse;
+    assert!(reuse("").is_none());
+    if crate::bundled::has_encoder() {
+        let set = reuse("semantic = true").unwrap();
+        assert_eq!(set.encoder.source, ModelSource::Bundled);
+    }
+    let set = reuse("encoder = './e.gguf'").unwrap();
+    assert_eq!(set.acceptance.max_wrong_rate, 0.01);
+    assert_eq!(set.encoder.source, ModelSource::Path("./e.gguf".into()));
+    assert!(reuse("encoder = './e.gguf'\nsemantic = false").is_none());
+    assert!(reuse("encoder = './e.gguf'\nenabled = false").is_none());
+    let set = reuse(
+        "encoder = 'minilm'\ncompartment = 'shared'\nshared_writers_min = 5\n\
+         ttl_by_class_s = { fact = 60 }",
+    );
+    let set = set.unwrap();
+    assert_eq!(
+        (set.scope, set.writers_min),
+        (policy::ReuseScope::Shared, 5)
+    );
+    assert_eq!(set.ttl_by_class["fact"], Duration::from_secs(60));
+}
+
+#[test]
+fn reuse_that_cannot_be_is_refused_with_its_path() {
+    for (line, path) in [
+        ("max_wrong_rate = 1.5", "cache.max_wrong_rate: "),
+        ("max_wrong_rate = nan", "cache.max_wrong_rate: "),
+        ("shadow_rate = -0.1", "cache.shadow_rate: "),
+        ("compartment = 'everybody'", "cache.compartment: "),
+        ("shared_writers_min = 0", "cache.shared_writers_min: "),
+        ("shared_writers_min = 17", "cache.shared_writers_min: "),
+        ("replay = 'slow'", "cache.replay: "),
+        ("look_up_ms_max = 0", "cache.look_up_ms_max: "),
+        (
+            "ttl_by_class_s = { facts = 60 }",
+            "cache.ttl_by_class_s.facts: ",
+        ),
+        (
+            "ttl_by_class_s = { fact = 0 }",
+            "cache.ttl_by_class_s.fact: ",
+        ),
+        ("semantic = true\nenabled = false", "cache.semantic: "),
+    ] {
+        let found = refused(&format!("[cache]\n{line}"), &[]);
+        assert!(found[0].starts_with(path), "{line}: {found:?}");
+    }
+}
