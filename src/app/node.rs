@@ -47,6 +47,7 @@ const CHRONICLE: &str = "audit log";
 const COUNTS: &str = "keeper of limits";
 const RECORDS: &str = "keeper of records";
 const LEARNER: &str = "cache's learner";
+const ENTRIES: &str = "cache's file";
 const METRONOME: &str = "metronome";
 const POOLS: &str = "pools' watch";
 const UPLINKS: &str = "relays' watch";
@@ -186,12 +187,18 @@ impl Node {
             config.quotas.calendar.clone(),
         ));
         open_counts(&counts, config)?;
-        let secret = CacheSecret::new(rand::random()).of_epoch(config.cache.epoch);
+        let secret = reuse::secret(config);
         let (fleet, models, news) = Fleet::new(located);
-        let mut dimensions = encoders.iter().filter_map(EncoderModel::compares);
-        let reuse = config.cache.reuse.as_ref().zip(dimensions.next());
-        let reuse = reuse.map(|(settings, dimensions)| reuse::open(settings, dimensions));
-        let (reuse, learner) = reuse.unzip();
+        let dimensions = encoders.iter().find_map(EncoderModel::compares);
+        let mut reuse = None;
+        if let Some((settings, dimensions)) = config.cache.reuse.as_ref().zip(dimensions) {
+            let reusing = reuse::open(settings, dimensions).await;
+            tasks.spawn(LEARNER, reusing.learner.run());
+            if let Some(writing) = reusing.writing {
+                tasks.spawn(ENTRIES, writing);
+            }
+            reuse = Some(reusing.reuse);
+        }
         let encoders = Encoders::new(encoders);
         let keys = Arc::new(Keys(ArcSwap::from_pointee(assembly.keys.clone())));
         let metrics = Arc::new(Metrics::default());
@@ -230,9 +237,6 @@ impl Node {
 
         let stop = CancellationToken::new();
         tasks.spawn(RECORDER, recorder.run());
-        if let Some(learner) = learner {
-            tasks.spawn(LEARNER, learner.run());
-        }
         tasks.spawn(METRONOME, metronome());
         let counted = CancellationToken::new();
         tasks.spawn(COUNTS, Arc::clone(&counts).keep(counted.clone()));
@@ -387,8 +391,7 @@ impl Node {
                 }
                 self.assembly = assembly;
                 // What was cached under other routes, aliases or privacy rules is not served again.
-                let epoch = self.assembly.config().cache.epoch;
-                self.secret = CacheSecret::new(rand::random()).of_epoch(epoch);
+                self.secret = self.secret.clone().of_epoch(rand::random());
                 self.publish();
                 self.relay.as_ref().map(Relaying::reload);
                 info!("configuration reloaded");
@@ -414,6 +417,7 @@ impl Node {
         let rest = tasks.until_ended(&[
             RECORDER,
             LEARNER,
+            ENTRIES,
             ENGINE,
             EMBEDDER,
             GATEWAY_KEYS,

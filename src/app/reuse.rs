@@ -1,25 +1,67 @@
-//! What the node has to reuse replies: the index they are found in, and who learns of them.
+//! What the node has to reuse replies: the index they are found in, who learns of them, and the secret
+//! under which both are named.
 
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use depot::Sha256Digest;
+use domain::ReplyIndex;
 use pipeline::{CacheEncoder, Learner, Reuse, ReuseRules};
+use policy::CacheSecret;
 use policy::reuse::Scorer;
-use store::MemoryIndex;
+use store::{EmbeddedIndex, MemoryIndex};
+use tracing::warn;
 
 use crate::bundled;
-use crate::config::{ModelSource, ReuseSettings};
+use crate::config::{Config, ModelSource, ReuseSettings};
+use crate::sealed::{make_folder, put_new, read_if_there, Eyes};
 
-/// An index for vectors of so many components, and what learns of its entries.
-#[must_use]
-pub fn open(settings: &ReuseSettings, dimensions: usize) -> (Reuse, Learner) {
+/// The folder's file with the secret: without it nothing in the folder is found again.
+const SECRET_FILE: &str = "secret";
+
+/// What writes the index down.
+pub type Writing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What is run for as long as the node does, beside what the pipeline gets.
+pub struct Reusing {
+    pub reuse: Reuse,
+    pub learner: Learner,
+    /// `None` where nothing is written.
+    pub writing: Option<Writing>,
+}
+
+/// An index for vectors of so many components, and what learns of its entries. Where its folder cannot
+/// be had, entries are kept in memory alone, and that is said: a broken cache is a miss.
+pub async fn open(settings: &ReuseSettings, dimensions: usize) -> Reusing {
     let rules = store::ReuseRules {
         dimensions,
         entries_max: settings.entries_max,
         bytes_max: settings.bytes_max,
     };
-    let index = MemoryIndex::new(rules, Arc::new(SystemTime::now));
-    Reuse::new(Arc::new(index), scorer(settings))
+    let clock: store::Clock = Arc::new(SystemTime::now);
+    let mut writing: Option<Writing> = None;
+    let mut index: Option<Arc<dyn ReplyIndex>> = None;
+    if let Some(dir) = &settings.dir {
+        let encoder = format!("{:?}/{dimensions}", settings.encoder.source);
+        match EmbeddedIndex::open(dir, &encoder, rules, Arc::clone(&clock)).await {
+            Ok((opened, driver)) => {
+                index = Some(opened);
+                writing = Some(Box::pin(driver));
+            }
+            Err(error) => warn!(%error, "kept replies do not outlive this process"),
+        }
+    }
+    let index = index.unwrap_or_else(|| Arc::new(MemoryIndex::new(rules, clock)));
+    let (reuse, learner) = Reuse::new(index, scorer(settings));
+    Reusing {
+        reuse,
+        learner,
+        writing,
+    }
 }
 
 /// The scorer knows the vectors of the encoder it was trained with, and no others.
@@ -49,5 +91,96 @@ pub fn rules(settings: &ReuseSettings, encoder: &Arc<CacheEncoder>) -> ReuseRule
         ttl_by_class: settings.ttl_by_class.clone(),
         look_up_max: settings.look_up_max,
         hit_pad: settings.hit_pad,
+    }
+}
+
+/// The secret of keys and compartments: that of the folder where entries outlive the process, and a new
+/// one else.
+#[must_use]
+pub fn secret(config: &Config) -> CacheSecret {
+    let dir = config.cache.reuse.as_ref().and_then(|it| it.dir.as_deref());
+    let kept = dir.map(kept_secret);
+    let secret = match kept {
+        Some(Ok(secret)) => secret,
+        Some(Err(error)) => {
+            warn!(%error, "the cache's secret cannot be kept, so nothing from before is found");
+            rand::random()
+        }
+        None => rand::random(),
+    };
+    CacheSecret::new(secret).of_epoch(epoch(config))
+}
+
+fn kept_secret(dir: &Path) -> io::Result<[u8; 32]> {
+    make_folder(dir)?;
+    let path = dir.join(SECRET_FILE);
+    for _ in 0..2 {
+        if let Some(text) = read_if_there(&path)? {
+            let digits: Vec<char> = text.trim().chars().collect();
+            return unhex(&digits).ok_or_else(|| io::ErrorKind::InvalidData.into());
+        }
+        let new: [u8; 32] = rand::random();
+        let text: String = new.iter().map(|byte| format!("{byte:02x}")).collect();
+        match put_new(&path, text.as_bytes(), Eyes::Own) {
+            Ok(()) => return Ok(new),
+            // Another node was quicker: its own is read.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+fn unhex(digits: &[char]) -> Option<[u8; 32]> {
+    let mut secret = [0; 32];
+    if digits.len() != 2 * secret.len() {
+        return None;
+    }
+    for (byte, pair) in secret.iter_mut().zip(digits.chunks(2)) {
+        let text: String = pair.iter().collect();
+        *byte = u8::from_str_radix(&text, 16).ok()?;
+    }
+    Some(secret)
+}
+
+/// Another one wherever the configuration may make another answer of the same request.
+fn epoch(config: &Config) -> u64 {
+    let Config {
+        upstreams,
+        pools,
+        relays,
+        aliases,
+        shares,
+        routes,
+        privacy,
+        local,
+        models,
+        cache,
+        ..
+    } = config;
+    let routes = (&routes.name, &routes.text);
+    let said = format!(
+        "{:?}",
+        (
+            (upstreams, pools, relays, aliases, shares),
+            (routes, privacy, local, models, cache.epoch)
+        )
+    );
+    let digest = Sha256Digest::of(said.as_bytes()).to_string();
+    u64::from_str_radix(&digest[..16], 16).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_outlives_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("cache");
+        let first = kept_secret(&dir).unwrap();
+        assert_eq!(kept_secret(&dir).unwrap(), first);
+        std::fs::write(dir.join(SECRET_FILE), "not hexadecimal").unwrap();
+        assert!(kept_secret(&dir).is_err());
     }
 }

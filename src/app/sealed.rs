@@ -25,7 +25,7 @@ mod uplink;
 
 pub use chronicle::{Chronicle, unaudited};
 pub use edges::{EdgeState, Edges, list as list_edges};
-pub use files::{make_new_file, put_file};
+pub use files::{Eyes, make_folder, make_new_file, put_file, put_new, read_if_there};
 pub use folder::RelayFolder;
 pub use gatehouse::{Gatehouse, Keeper};
 pub use hardening::{has_aes, keep_memory_private, warn_without_aes};

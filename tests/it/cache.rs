@@ -370,3 +370,25 @@ async fn the_command_shows_and_removes_what_is_kept() {
     // One of them, and not none.
     assert!(!run(&["purge"]).0 && !run(&["purge", "--all", "--tag", "a"]).0);
 }
+
+#[tokio::test]
+async fn what_is_kept_for_others_outlives_the_node_where_it_has_a_folder() {
+    let (fake, folder) = (fake(), tempfile::tempdir().unwrap());
+    let dir = folder.path().join("kept");
+    let config = semantic(&folder, &format!("dir = {dir:?}"));
+    let hedge = Hedge::before(&fake, &config).await;
+    is_loaded(&hedge).await;
+    let first = hedge.chat(&ask("fake/bench", QUESTION)).await;
+    assert_eq!(first.header("x-hedge-cache"), "miss");
+    let hedge = hedge.restarted().await;
+    is_loaded(&hedge).await;
+    eventually("what was kept is back", async || {
+        let stats = hedge.admin_get("/admin/v1/cache").await.json();
+        stats["entries"] == json!(1)
+    })
+    .await;
+    let again = hedge.chat(&ask("fake/bench", SAME)).await;
+    assert_eq!(again.route(), "cache:semantic");
+    assert_eq!(again.content(), first.content());
+    assert_eq!(fake.counts().asked, 1);
+}

@@ -1,6 +1,7 @@
 //! The `cache` section.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use engine::EmbedderConfig;
@@ -45,6 +46,8 @@ pub struct ReuseSettings {
     pub ttl_by_class: BTreeMap<String, Duration>,
     pub look_up_max: Duration,
     pub hit_pad: Duration,
+    /// Where they outlive the process; `None`: nowhere.
+    pub dir: Option<PathBuf>,
     pub entries_max: u64,
     pub bytes_max: u64,
 }
@@ -126,6 +129,7 @@ fn reuse(config: &RawConfig, findings: &mut Findings) -> Option<ReuseSettings> {
         ttl_by_class,
         look_up_max: Duration::from_millis(raw.look_up_ms_max),
         hit_pad: Duration::from_millis(raw.pad_hits_ms),
+        dir: raw.dir.as_deref().map(PathBuf::from),
         entries_max: raw.entries_max,
         bytes_max: raw.entries_bytes_max,
     })

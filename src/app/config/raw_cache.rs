@@ -43,6 +43,9 @@ pub struct RawCache {
     pub replay: RawPace,
     /// How long looking for a reply to another question may take; then there is none.
     pub look_up_ms_max: u64,
+    /// A folder that is this node's alone, in which replies for other questions outlive it, with what was
+    /// learned. It holds what was asked and answered, masked. Left out: they are in memory alone.
+    pub dir: Option<String>,
     /// Replies kept for other questions.
     pub entries_max: u64,
     /// Memory for them.
@@ -84,6 +87,7 @@ impl Default for RawCache {
             epoch: 0,
             replay: RawPace::default(),
             look_up_ms_max: 50,
+            dir: None,
             entries_max: 100_000,
             entries_bytes_max: 256 * 1024 * 1024,
         }
