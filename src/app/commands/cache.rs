@@ -165,7 +165,7 @@ mod tests {
                 compartment: Some("0a0b0c0d".to_owned()),
                 neighbour: Some(NeighbourView {
                     entry: "00ff".to_owned(),
-                    similarity: 0.98765,
+                    similarity: 0.98768,
                     probability_same: 0.0,
                     guard: Some("number".to_owned()),
                     verdict: "miss".to_owned(),
