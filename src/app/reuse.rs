@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::bundled;
 use crate::config::{Config, ModelSource, ReuseSettings};
-use crate::sealed::{make_folder, put_new, read_if_there, Eyes};
+use crate::sealed::{Eyes, make_folder, put_new, read_if_there};
 
 /// The folder's file with the secret: without it nothing in the folder is found again.
 const SECRET_FILE: &str = "secret";
