@@ -91,7 +91,7 @@ fn mixed(at: usize) -> (&'static str, Value) {
         10 => ask("auto", "[[fake tokens=5]] what everybody asks of anybody"),
         _ => ask("nobody/none", &text),
     };
-    (if at % 5 == 0 { "two" } else { "one" }, body)
+    (if at.is_multiple_of(5) { "two" } else { "one" }, body)
 }
 
 fn under(key: &str, id: &str, body: &Value) -> http::Request<http_body_util::Full<bytes::Bytes>> {
