@@ -54,7 +54,7 @@ pub enum Incomparable {
     Parts,
     /// A tool was called in it.
     ToolsCalled,
-    /// A temperature above [`VARIETY_ABOVE`], or a seed: it is one of many that it wants.
+    /// A temperature above `VARIETY_ABOVE`, or a seed: it is one of many that it wants.
     Variety,
     /// It asks for log probabilities, or foretells its reply.
     Particular,
