@@ -387,10 +387,6 @@ impl Reply {
         self.header("x-hedge-route")
     }
 
-    #[cfg_attr(
-        not(feature = "llama"),
-        expect(dead_code, reason = "asked by local tests alone")
-    )]
     pub fn reason(&self) -> &str {
         self.header("x-hedge-reason")
     }
