@@ -11,6 +11,7 @@ mod moka_responses;
 mod quota;
 mod records;
 mod reuse;
+mod sqlite;
 mod static_keys;
 
 pub mod conformance;

@@ -12,6 +12,8 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Executor, query, query_scalar, raw_sql};
 use tracing::warn;
 
+use crate::sqlite::{CORRUPT, NOT_A_DATABASE, code};
+
 /// In its folder.
 pub const FILE_NAME: &str = "records.sqlite";
 
@@ -79,12 +81,7 @@ pub enum FileError {
 
 impl From<sqlx::Error> for FileError {
     fn from(error: sqlx::Error) -> Self {
-        // SQLite's result codes; the upper bits tell more.
-        const CORRUPT: i32 = 11;
-        const NOT_A_DATABASE: i32 = 26;
-        let code = error.as_database_error().and_then(|it| it.code());
-        let code = code.and_then(|code| code.parse::<i32>().ok());
-        match code.map(|code| code & 0xff) {
+        match code(&error) {
             Some(CORRUPT | NOT_A_DATABASE) => FileError::Damaged,
             Some(_) | None => FileError::Sql(error),
         }

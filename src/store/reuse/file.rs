@@ -19,6 +19,7 @@ use tracing::warn;
 
 use super::code::Code;
 use super::entries::unix_ms;
+use crate::sqlite::{BUSY, CORRUPT, ERROR, NOT_A_DATABASE, code};
 
 /// Of the form below. A file of another is set aside.
 const VERSION: i64 = 1;
@@ -36,13 +37,6 @@ const BUSY_MAX: Duration = Duration::from_secs(1);
 
 /// Pages that are given back to the disk at one go.
 const VACUUM_PAGES: &str = "PRAGMA incremental_vacuum(1024)";
-
-/// SQLite's primary result codes for a file that is not as it was written: other tables, other bytes.
-const ERROR: i32 = 1;
-const CORRUPT: i32 = 11;
-const NOT_A_DATABASE: i32 = 26;
-/// And for one that another process has.
-const BUSY: i32 = 5;
 
 /// `entry` is JSON without the vector and the evidence. The columns beside it say the same, to be
 /// selected by.
@@ -371,12 +365,6 @@ impl Row {
     pub fn id(&self) -> EntryId {
         EntryId(self.id.cast_unsigned())
     }
-}
-
-/// The primary result code of SQLite.
-fn code(error: &sqlx::Error) -> Option<i32> {
-    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
 }
 
 /// Whether the file is not as it was written, so that no other try will do.
