@@ -16,6 +16,7 @@ import copy
 import json
 import os
 import threading
+import urllib.request
 import zlib
 
 import hypothesis.internal.lambda_sources as lambda_sources
@@ -25,10 +26,15 @@ import schemathesis
 CHAT_MODEL = os.environ.get("SCHEMA_MODEL", "local")
 EMBED_MODEL = os.environ.get("SCHEMA_EMBED_MODEL", "embed-tiny")
 RANK_MODEL = os.environ.get("SCHEMA_RANK_MODEL", "rank-tiny")
+# Where chats are asked, also while the admin listener is.
+API = os.environ["SCHEMA_API"]
 OUTPUT_TOKENS_MAX = 4
 CHOICES_MAX = 2
 # Of the responses that were made last, to be asked about and gone on from.
 KEPT_MAX = 64
+# How often the request that feedback and explanations are about is made anew: of the latest 4,096 alone
+# something is remembered.
+ANSWERED_EVERY = 256
 # So that a run that is cut off leaves its counts.
 WRITE_EVERY = 250
 
@@ -49,6 +55,7 @@ lambda_sources._lambda_description = describe_or_not
 lock = threading.Lock()
 counts = collections.defaultdict(collections.Counter)
 kept = collections.deque(maxlen=KEPT_MAX)
+answered = {"id": None, "uses": 0}
 
 
 def chance(case) -> int:
@@ -63,6 +70,19 @@ def kept_id(number: int, leaves: bool = False) -> str | None:
         if leaves:
             return kept.popleft() if len(kept) > KEPT_MAX // 2 else None
         return kept[number % len(kept)] if kept else None
+
+
+def answered_id() -> str:
+    """A request that the cache had a part in."""
+    with lock:
+        if answered["uses"] % ANSWERED_EVERY == 0:
+            body = {"model": "target", "max_tokens": OUTPUT_TOKENS_MAX, "messages": [{"role": "user", "content": "hi"}]}
+            head = {"content-type": "application/json"}
+            asked = urllib.request.Request(f"{API}/v1/chat/completions", json.dumps(body).encode(), head)
+            with urllib.request.urlopen(asked, timeout=60) as reply:
+                answered["id"] = reply.headers["x-request-id"]
+        answered["uses"] += 1
+        return answered["id"]
 
 
 @schemathesis.hook
@@ -85,6 +105,8 @@ def settle_path(case, number: int) -> None:
         found = kept_id(number, leaves=case.method.upper() == "DELETE")
         if found is not None:
             case.path_parameters["id"] = found
+    elif case.path.startswith("/admin/v1/cache/requests/"):
+        case.path_parameters["id"] = answered_id()
     elif case.path.startswith("/v1beta/"):
         # A name with a slash is one segment of this path, so the one alias without is asked.
         case.path_parameters["id"] = "target"
@@ -101,6 +123,8 @@ def settle_body(path: str, body: dict, number: int) -> None:
             settle_numbers(place)
             settle_pairs(place)
     settle_tools(body)
+    if path == "/v1/feedback" and isinstance(body.get("request_id"), str):
+        body["request_id"] = answered_id()
     if isinstance(body.get("previous_response_id"), str):
         body["previous_response_id"] = kept_id(number)
     if number % 8 < 6:

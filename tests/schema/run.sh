@@ -110,7 +110,7 @@ if [ "$cases" -ge 200 ]; then phases=examples,coverage,fuzzing; fi
 schemathesis() {
     local name=$1 address=$2
     shift 2
-    SCHEMA_COUNTS=$out/$name.json SCHEMA_DOCUMENT=$scratch/openapi.json \
+    SCHEMA_COUNTS=$out/$name.json SCHEMA_DOCUMENT=$scratch/openapi.json SCHEMA_API=http://$api \
         .venv/bin/schemathesis --config-file schemathesis.toml run \
         --url "http://$address" --checks "$checks" --seed "$seed" --continue-on-failure \
         --suppress-health-check all --warnings off --workers 1 \

@@ -61,7 +61,7 @@ def write_head(path, head):
 def load(path):
     state = torch.load(path, map_location="cpu", weights_only=True)
     shape = Shape(**state["shape"])
-    model, head = Encoder(shape), Head(shape.width)
+    model, head = Encoder(shape), Head(shape.width, len(state["head"]["a.bias"]))
     model.load_state_dict(state["model"])
     head.load_state_dict(state["head"])
     return model.eval(), head.eval()

@@ -4,13 +4,16 @@
 Mutations and the split need only the standard library; the rest runs where torch and gguf are installed and is skipped
 elsewhere, and says so.
 """
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import random
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
@@ -128,6 +131,26 @@ class Network(unittest.TestCase):
         for name, x in wanted.items():
             np.testing.assert_allclose(found[name].reshape(x.shape), x, atol=0.02 * (np.abs(x).max() + 1e-6))
         self.assertEqual(words[103:], ["[MASK]", "\u2581a", "a", "\u2581b", "\u2581!"])
+
+    def test_a_file_can_be_gone_on_from(self):
+        import numpy as np
+        from network import Head, encode
+
+        import export
+        import revive
+
+        model, head = self.model(), Head(64, 3)
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [os.path.join(folder, name) for name in ("e.gguf", "head.json", "last.pt")]
+            export.write(paths[0], model, WORDS)
+            export.write_head(paths[1], head)
+            with unittest.mock.patch.object(sys, "argv", ["", "--model", paths[0], "--head", paths[1], "--out", paths[2]]):
+                with contextlib.redirect_stdout(io.StringIO()):
+                    revive.main()
+            other, other_head = export.load(paths[2])
+        rows = [[101, 104, 105, 107, 102], [101, 106, 102]]
+        self.assertGreater(float((encode(model, rows) * encode(other, rows)).sum(1).min()), 0.999)
+        np.testing.assert_allclose(other_head.a.weight.detach(), head.a.weight.detach(), atol=1e-6)
 
     def test_the_head_is_written_as_it_computes(self):
         import numpy as np
