@@ -94,6 +94,7 @@ def before_call(context, case, kwargs):
     case.path_parameters = copy.deepcopy(case.path_parameters)
     case.body = copy.deepcopy(case.body)
     settle_path(case, number)
+    settle_headers(case)
     if isinstance(case.body, dict):
         settle_body(case.path, case.body, number)
 
@@ -112,6 +113,17 @@ def settle_path(case, number: int) -> None:
         case.path_parameters["id"] = "target"
     else:
         case.path_parameters["id"] = CHAT_MODEL
+
+
+# What a header says is held against its rules before the body is: so that bodies are asked about, it goes.
+RULED_HEADERS = ("x-hedge-priority", "x-hedge-cache-tags")
+
+
+def settle_headers(case) -> None:
+    case.headers = copy.deepcopy(case.headers)
+    for name in RULED_HEADERS:
+        if case.headers and name in case.headers:
+            case.headers.pop(name)
 
 
 def settle_body(path: str, body: dict, number: int) -> None:
@@ -199,7 +211,9 @@ def settle_tools(body: dict) -> None:
             named["name"] = first["name"]
 
 
-MEDIA = ("image_url", "input_audio", "file", "image", "document", "inlineData", "fileData", "input_image", "input_file")
+# Nor is there a call before each of the results that the generator makes.
+MEDIA = ("functionResponse", "image_url", "input_audio", "file", "image", "document", "inlineData", "fileData",
+         "input_image", "input_file")
 
 
 def only_text(messages) -> None:
