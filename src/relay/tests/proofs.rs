@@ -1,6 +1,6 @@
 //! Proofs of edges: they hold for one request at one relay.
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 use proptest::prelude::*;
 use zeroize::Zeroizing;
 
@@ -17,13 +17,12 @@ fn secret(seed: u64) -> ProofSecret {
 }
 
 fn pairs() -> [(EdgeSecret, EdgeKey); 2] {
-    let signing = SigningKey::from_bytes(&[3; 32]);
-    let verifying = signing.verifying_key();
+    let public = SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes();
     let shared = Zeroizing::new(vec![4; 32]);
     [
         (
-            EdgeSecret::Ed25519(Box::new(signing)),
-            EdgeKey::Ed25519(Box::new(verifying)),
+            EdgeSecret::ed25519(&[3; 32]),
+            EdgeKey::ed25519(&public).unwrap(),
         ),
         (
             EdgeSecret::HmacSha256(shared.clone()),
@@ -76,6 +75,47 @@ fn the_proof_is_made_over_both_names_with_their_lengths() {
     let expected = crate::structured::bytes(&mac.finalize().into_bytes());
     let written = format!("id=\"branch-7\";key=\"k3\";alg=\"hmac-sha256\";proof={expected}");
     assert_eq!(proof, written);
+}
+
+/// Ed25519 knows one signature of a key over some bytes (RFC 8032, section 5.1.6).
+#[test]
+fn signatures_are_what_another_library_makes_too() {
+    let own = secret(1);
+    let [(prover, _), _] = pairs();
+    let proof = prover.prove("branch-7", "k3", "relay-1", &own).unwrap();
+    let said = [b"relay/1 edge proof\0\0\x08branch-7\0\x07relay-1", &own[..]].concat();
+    let signed = SigningKey::from_bytes(&[3; 32]).sign(&said).to_bytes();
+    assert!(proof.ends_with(&format!("proof={}", crate::structured::bytes(&signed))));
+}
+
+/// The same signature with the group's order added to its scalar, which some libraries take
+/// (RFC 8032, section 5.1.7 says not to).
+#[test]
+fn a_signature_has_one_form() {
+    const ORDER: [u8; 32] = [
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde,
+        0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+    ];
+    let own = secret(1);
+    let [(_, key), _] = pairs();
+    let said = [b"relay/1 edge proof\0\0\x01e\0\x01r", &own[..]].concat();
+    let mut signed = SigningKey::from_bytes(&[3; 32]).sign(&said).to_bytes();
+    let proof = |signed: &[u8]| {
+        let signed = crate::structured::bytes(signed);
+        format!("id=\"e\";key=\"k\";alg=\"ed25519\";proof={signed}")
+    };
+    assert_eq!(verify(&proof(&signed), &key, "r", &own), Ok(()));
+    let mut carry = 0;
+    for (byte, order) in signed[32..].iter_mut().zip(ORDER) {
+        let sum = u16::from(*byte) + u16::from(order) + carry;
+        *byte = sum.to_le_bytes()[0];
+        carry = sum >> 8;
+    }
+    assert_eq!(verify(&proof(&signed), &key, "r", &own), Err(Unproven));
+    assert_eq!(
+        verify(&proof(&signed[..63]), &key, "r", &own),
+        Err(Unproven)
+    );
 }
 
 #[test]
