@@ -73,8 +73,6 @@ pub enum FileError {
     Newer { version: i64, known: i64 },
     #[error("the records' folder or file cannot be made")]
     Unmade(#[source] io::Error),
-    #[error("a record cannot be written down")]
-    Unsayable(#[source] serde_json::Error),
     #[error("the records' file cannot be used")]
     Sql(#[source] sqlx::Error),
 }

@@ -1,12 +1,13 @@
 //! A record as a row.
 
 use domain::KeptRecord;
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Row, Sqlite, query};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite};
 
-/// All of a page in one statement: SQLite has a thread of its own, and each statement is a way there and
-/// back. What is there already stays: a page that is written again writes nothing twice.
+use super::writer::RECORD_BATCH_MAX;
+
+/// All of a batch goes in one statement: SQLite has a thread of its own, and each statement is a way there
+/// and back. What is there already stays: a batch that is written again writes nothing twice.
 const INSERT: &str = "
     INSERT OR IGNORE INTO records (
         ended_us, request_id, key, team, model_asked, place, backend, model, reason,
@@ -14,30 +15,51 @@ const INSERT: &str = "
         cache_write_tokens, reasoning_tokens, is_counted, cost_microusd,
         hedge_cost_microusd, made_microusd, counterfactual_microusd, basis, saved_by,
         masked, first_content_us, took_us, retries, failed, rescues
-    )
-    SELECT
-        value ->> 'ended_us', value ->> 'request_id', value ->> 'key', value ->> 'team',
-        value ->> 'model_asked', value ->> 'place', value ->> 'backend', value ->> 'model',
-        value ->> 'reason', value ->> 'cache', value ->> 'outcome', value ->> 'fault',
-        value ->> 'input_tokens', value ->> 'output_tokens', value ->> 'cached_tokens',
-        value ->> 'cache_write_tokens', value ->> 'reasoning_tokens', value ->> 'is_counted',
-        value ->> 'cost_microusd', value ->> 'hedge_cost_microusd', value ->> 'made_microusd',
-        value ->> 'counterfactual_microusd', value ->> 'basis', value ->> 'saved_by',
-        value ->> 'masked', value ->> 'first_content_us', value ->> 'took_us',
-        value ->> 'retries', value ->> 'failed', value ->> 'rescues'
-    FROM json_each(?1)
-";
+    ) ";
 
-/// Records as a page to insert. Its names are those of the columns.
-///
-/// # Errors
-/// None that is known: there is nothing in a record that JSON could not say.
-pub fn page(records: &[KeptRecord]) -> Result<String, serde_json::Error> {
-    serde_json::to_string(records)
-}
+const COLUMNS: usize = 30;
 
-pub fn insert(page: &str) -> Query<'_, Sqlite, SqliteArguments> {
-    query(INSERT).bind(page)
+/// Values of one statement, as SQLite is built (`SQLITE_MAX_VARIABLE_NUMBER`).
+const VALUES_MAX: usize = 32_766;
+
+const _: () = assert!(COLUMNS * RECORD_BATCH_MAX <= VALUES_MAX);
+
+/// The statement that writes `batch`, which has one record at least.
+pub fn insert(batch: &[KeptRecord]) -> QueryBuilder<Sqlite> {
+    let mut statement = QueryBuilder::new(INSERT);
+    statement.push_values(batch, |mut row, it| {
+        row.push_bind(it.ended_us)
+            .push_bind(it.request_id.clone())
+            .push_bind(it.key.clone())
+            .push_bind(it.team.clone())
+            .push_bind(it.model_asked.clone())
+            .push_bind(it.place.clone())
+            .push_bind(it.backend.clone())
+            .push_bind(it.model.clone())
+            .push_bind(it.reason.clone())
+            .push_bind(it.cache.clone())
+            .push_bind(it.outcome.clone())
+            .push_bind(it.fault.clone())
+            .push_bind(it.input_tokens)
+            .push_bind(it.output_tokens)
+            .push_bind(it.cached_tokens)
+            .push_bind(it.cache_write_tokens)
+            .push_bind(it.reasoning_tokens)
+            .push_bind(it.is_counted)
+            .push_bind(it.cost_microusd)
+            .push_bind(it.hedge_cost_microusd)
+            .push_bind(it.made_microusd)
+            .push_bind(it.counterfactual_microusd)
+            .push_bind(it.basis.clone())
+            .push_bind(it.saved_by.clone())
+            .push_bind(it.masked)
+            .push_bind(it.first_content_us)
+            .push_bind(it.took_us)
+            .push_bind(it.retries)
+            .push_bind(it.failed)
+            .push_bind(it.rescues);
+    });
+    statement
 }
 
 /// # Errors

@@ -20,8 +20,13 @@ mod kill;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A record that ended then.
-fn page(ended_us: i64) -> String {
-    super::row::page(&[KeptRecord::of(&record_of("a", "t"), ended_us)]).unwrap()
+fn record(ended_us: i64) -> KeptRecord {
+    KeptRecord::of(&record_of("a", "t"), ended_us)
+}
+
+async fn write(file: &mut SqliteConnection, batch: &[KeptRecord]) {
+    let mut statement = super::row::insert(batch);
+    file.execute(statement.build()).await.unwrap();
 }
 
 /// Not a measurement: what is waited for comes.
@@ -148,9 +153,8 @@ async fn a_batch_that_is_written_again_writes_nothing_twice() {
     let mut file = super::file::open(folder.path(), SystemTime::now())
         .await
         .unwrap();
-    let page = page(17);
     for _ in 0..2 {
-        file.execute(super::row::insert(&page)).await.unwrap();
+        write(&mut file, &[record(17)]).await;
     }
     let count: i64 = query_scalar("SELECT COUNT(*) FROM records")
         .fetch_one(&mut file)
@@ -251,8 +255,7 @@ async fn what_is_too_old_or_too_much_is_removed() {
         .await
         .unwrap();
     for hours in 1..=10 {
-        let page = page(now - hours * hour);
-        file.execute(super::row::insert(&page)).await.unwrap();
+        write(&mut file, &[record(now - hours * hour)]).await;
     }
     file.close().await.unwrap();
     for (keep, bytes_max, left) in [

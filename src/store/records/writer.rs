@@ -282,10 +282,11 @@ impl RecordWriter {
     }
 
     async fn try_write(&mut self, batch: &[KeptRecord]) -> Result<(), FileError> {
-        let page = row::page(batch).map_err(FileError::Unsayable)?;
         let connection = self.connect().await?;
-        // One statement is one transaction.
-        connection.execute(row::insert(&page)).await?;
+        // One statement is one transaction. It is as long as the batch, so that none is asked for again.
+        let mut statement = row::insert(batch);
+        let statement = statement.build().persistent(false);
+        connection.execute(statement).await?;
         Ok(())
     }
 
