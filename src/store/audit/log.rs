@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use domain::{AuditLog, SealedEntry};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::counts::{AuditCounts, Counts, Lost};
@@ -19,6 +19,10 @@ pub const QUEUE_MAX: usize = 8_192;
 
 /// Entries of one write.
 pub const BATCH_MAX: usize = 256;
+
+/// How long an entry waits for others to be written with: a write costs as much for one as for some.
+/// A process that is killed takes no more with it.
+pub const GATHER: Duration = Duration::from_millis(10);
 
 /// What was written is on the disk itself after that long at most; a power cut takes no more with it.
 pub const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -88,6 +92,7 @@ impl Driver {
                     count = self.entries.recv_many(&mut self.batch, BATCH_MAX) => is_open = count > 0,
                     () = sleep_until(sync_at), if writer.is_unsynced() => {}
                 }
+                self.gather().await;
             }
             let is_due = !is_open || synced.elapsed() >= SYNC_EVERY;
             let lost = self.counts.take_unsaid();
@@ -127,9 +132,23 @@ impl Driver {
                     if self.entries.is_closed() {
                         return self.give_up();
                     }
-                    tokio::time::sleep(RETRY_EVERY).await;
+                    sleep(RETRY_EVERY).await;
                 }
             }
+        }
+    }
+
+    /// Waits a little for more, where some came.
+    async fn gather(&mut self) {
+        if self.batch.is_empty() || self.batch.len() >= BATCH_MAX || self.entries.is_closed() {
+            return;
+        }
+        sleep(GATHER).await;
+        while self.batch.len() < BATCH_MAX {
+            let Ok(entry) = self.entries.try_recv() else {
+                return;
+            };
+            self.batch.push(entry);
         }
     }
 
