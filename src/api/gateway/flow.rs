@@ -7,6 +7,7 @@
 //! answer that breaks off in the node says so within itself, and is then ended properly; one that is
 //! ended by us, because its edge was revoked or takes nothing, is cut: its reader can tell.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
@@ -21,11 +22,17 @@ use relay::bhttp::Fields;
 use relay::shape::{self, Shape, Shaper};
 use relay::slim::{FRAMES_FIELD, SLIM_FRAMES};
 use relay::{ChunkedResponse, ResponseSealer};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::inner::{Inner, answer_fields, is_events};
 use super::visit::Visit;
 use crate::line::Signs;
+
+/// How long the head of an answer waits for the first of the answer itself.
+const HEAD_WAIT: Duration = Duration::from_millis(20);
+
+/// Pieces that are taken from the node before what is due of them goes out.
+const FEEDS_MAX: usize = 32;
 
 /// What comes out of the node, in the future or now.
 pub(super) type Coming = Pin<Box<dyn Future<Output = Inner> + Send>>;
@@ -111,6 +118,7 @@ impl Flow {
             if self.sealer.is_none() {
                 return Poll::Ready(None);
             }
+            let has_fed = self.feed_ready(cx)?;
             match self.seal_due() {
                 Err(cut) => return Poll::Ready(Some(Err(cut))),
                 Ok(true) => {
@@ -120,7 +128,7 @@ impl Flow {
                 }
                 Ok(false) => {}
             }
-            if self.shaper.room() > 0 && self.feed(cx)? {
+            if has_fed {
                 continue;
             }
             let Some(due) = self.shaper.due() else {
@@ -158,6 +166,17 @@ impl Flow {
             }
         }
         Ok(has_cell)
+    }
+
+    /// Takes what the node has ready, so that it goes out together: a short answer is then one frame, and
+    /// one write. Whether there was anything.
+    fn feed_ready(&mut self, cx: &mut Context<'_>) -> Result<bool, Cut> {
+        for taken in 0..FEEDS_MAX {
+            if self.shaper.room() == 0 || !self.feed(cx)? {
+                return Ok(taken > 0);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether anything came of the node.
@@ -315,18 +334,35 @@ impl Stands {
 }
 
 /// What the connection sends.
-pub(super) struct SealedBody(pub Arc<Stand>);
+pub(super) struct SealedBody {
+    stand: Arc<Stand>,
+    /// What came before the connection asked for it.
+    first: Option<Polled>,
+}
+
+type Polled = Option<Result<Frame<Bytes>, Cut>>;
+
+impl SealedBody {
+    /// As soon as there is something of it, so that the head goes out with that, or after a moment:
+    /// the head says nothing of the answer, but that there will be one.
+    pub async fn begun(stand: Arc<Stand>) -> Self {
+        let mut body = Self { stand, first: None };
+        let first = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        body.first = timeout(HEAD_WAIT, first).await.ok();
+        body
+    }
+}
 
 impl http_body::Body for SealedBody {
     type Data = Bytes;
     type Error = Cut;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        self.0.waker.register(cx.waker());
-        let mut held = self.0.lock();
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Polled> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(first);
+        }
+        self.stand.waker.register(cx.waker());
+        let mut held = self.stand.lock();
         held.handed_at = None;
         if held.is_over {
             return Poll::Ready(None);
@@ -354,16 +390,18 @@ impl http_body::Body for SealedBody {
         Poll::Ready(polled.map(|sealed| sealed.map(Frame::data)))
     }
 
+    /// The last frame says that it is the last: no empty one comes after it.
     fn is_end_stream(&self) -> bool {
-        let held = self.0.lock();
-        held.is_over
+        let held = self.stand.lock();
+        let is_sealed = held.flow.as_ref().is_some_and(|flow| flow.sealer.is_none());
+        (held.is_over || is_sealed) && self.first.is_none()
     }
 }
 
 impl Drop for SealedBody {
     /// The edge left, or has it all.
     fn drop(&mut self) {
-        let flow = self.0.lock().flow.take();
+        let flow = self.stand.lock().flow.take();
         drop(flow);
     }
 }

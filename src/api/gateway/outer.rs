@@ -304,18 +304,24 @@ impl Gateway {
                     result,
                     signs,
                 };
-                chunked(coming, sealing, stands, visit)
+                chunked(coming, sealing, stands, visit).await
             }
             Answering::Whole(sealer) => whole(coming, sealer, result, visit).await,
         }
     }
 }
 
-fn chunked(coming: Coming, sealing: Sealing, stands: &Stands, visit: Visit) -> Response<Body> {
+async fn chunked(
+    coming: Coming,
+    sealing: Sealing,
+    stands: &Stands,
+    visit: Visit,
+) -> Response<Body> {
     let stand = Stand::new(Flow::new(coming, sealing, visit));
     stands.add(&stand);
     let kind = HeaderValue::from_static(Form::Chunked.response_media_type());
-    let mut response = unstored(Body::new(SealedBody(stand)), kind);
+    let body = SealedBody::begun(stand).await;
+    let mut response = unstored(Body::new(body), kind);
     let headers = response.headers_mut();
     headers.insert(INCREMENTAL, HeaderValue::from_static("?1"));
     response

@@ -216,6 +216,8 @@ pub struct LiveRelay {
 }
 
 pub async fn live_relay(recipe: RelayRecipe) -> LiveRelay {
+    // As a node does at its start: else the first count of tokens would be in what is timed.
+    policy::warm_up();
     let (events, inbox) = mpsc::channel(8);
     let (ending, ended) = oneshot::channel();
     let node = Recipe {

@@ -393,6 +393,8 @@ pub struct Live {
 }
 
 pub async fn live(ingress: IngressConfig) -> Live {
+    // As a node does at its start: else the first count of tokens would be in what is timed.
+    policy::warm_up();
     let (events, inbox) = mpsc::channel(8);
     let (ending, ended) = oneshot::channel();
     let script = Script::Live(Mutex::new(Some((inbox, ending))));
