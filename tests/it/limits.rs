@@ -115,8 +115,9 @@ async fn a_budget_holds_under_a_race() {
         }
     }
     assert!(refused > 0 && answered > 20, "{refused} {answered}");
-    // What is left is less than one request's worst: 100 tokens out, and some in.
-    assert!(budget - spent < 3_300, "{spent}");
+    // What is left is less than one request's worst: 100 tokens out, and what a short prompt is taken for
+    // before anybody counted it.
+    assert!(budget - spent < 4_000, "{spent}");
 }
 
 #[cfg(feature = "llama")]
