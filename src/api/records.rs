@@ -12,7 +12,7 @@ use http::{Response, StatusCode, Uri};
 use serde::Serialize;
 use tracing::error;
 
-use crate::error::refusal;
+use crate::error::{refusal, refusal_with_hint};
 use crate::models::json;
 use crate::server::Api;
 
@@ -22,6 +22,10 @@ const RECORDS_MAX: u32 = 1_000;
 
 /// Where a request for savings does not say.
 const SINCE: Since = Since::Ago(30 * 86_400);
+
+/// Where there is no file of them.
+const NO_RECORDS: &str = "no records are kept here, or none can be written: see records.enabled \
+                          and records.dir";
 
 /// When others read.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
@@ -59,6 +63,7 @@ pub(crate) async fn overview(State(api): State<Arc<Api>>) -> Response<Body> {
 fn answer<T: Serialize>(found: Result<T, Fault>) -> Response<Body> {
     match found {
         Ok(found) => json(StatusCode::OK, &found),
+        Err(Fault::NotFound) => refusal_with_hint(&Fault::NotFound, Some(NO_RECORDS)),
         Err(fault) => refusal(&fault),
     }
 }

@@ -4,11 +4,20 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Hedge, request};
+use crate::harness::{Hedge, ask, chat_request, eventually, fake, request};
 
 /// Of the methods that OpenAPI names.
 fn method(word: &str) -> Option<Method> {
     Method::from_bytes(word.to_ascii_uppercase().as_bytes()).ok()
+}
+
+/// The value is what the document's schema of that name allows.
+fn has_shape(document: &Value, name: &str, value: &Value) {
+    let mut schema = json!({"$ref": format!("#/components/schemas/{name}")});
+    schema["components"] = document["components"].clone();
+    let shape = jsonschema::validator_for(&schema).unwrap();
+    let faults: Vec<String> = shape.iter_errors(value).map(|it| it.to_string()).collect();
+    assert_eq!(faults, [""; 0], "{name}: {value}");
 }
 
 #[tokio::test]
@@ -16,6 +25,10 @@ async fn every_operation_of_the_document_is_there() {
     let hedge = Hedge::start("").await;
     let document = hedge.get("/openapi.json").await.json();
     assert_eq!(document["openapi"], "3.1.0");
+    eventually("there is a file of records", async || {
+        hedge.admin_get("/admin/v1/savings").await.status == StatusCode::OK
+    })
+    .await;
     let mut count = 0;
     for (path, operations) in document["paths"].as_object().unwrap() {
         let is_admin = operations.get("servers").is_some();
@@ -59,25 +72,14 @@ async fn every_operation_of_the_document_is_there() {
             );
         }
     }
-    assert!(count >= 48, "{count} operations");
+    assert!(count >= 52, "{count} operations");
 }
 
 #[tokio::test]
 async fn chats_have_the_shape_that_the_document_says() {
     let hedge = Hedge::start("").await;
     let document = hedge.get("/openapi.json").await.json();
-    let shape = |name: &str| {
-        let mut schema = json!({"$ref": format!("#/components/schemas/{name}")});
-        schema["components"] = document["components"].clone();
-        jsonschema::validator_for(&schema).unwrap()
-    };
-    let check = |name: &str, value: &Value| {
-        let faults: Vec<String> = shape(name)
-            .iter_errors(value)
-            .map(|it| it.to_string())
-            .collect();
-        assert_eq!(faults, [""; 0], "{name}: {value}");
-    };
+    let check = |name: &str, value: &Value| has_shape(&document, name, value);
     let hi = json!([{"role": "user", "content": "hi"}]);
     let post = async |path: &str, body: Value| {
         let mut asked = request(Method::POST, path, Bytes::from(body.to_string()));
@@ -179,4 +181,74 @@ async fn chats_have_the_shape_that_the_document_says() {
     }
     check("Health", &hedge.admin_get("/admin/health").await.json());
     check("Board", &hedge.admin_get("/admin/v1/models").await.json());
+}
+
+#[tokio::test]
+async fn records_and_what_they_come_to_have_the_shape_that_the_document_says() {
+    let cloud = fake();
+    let config = format!(
+        "[savings]\nreference_model = 'fake/bench'
+        [[upstreams]]\nname = 'fake'\nbase_url = '{}'\nkey = 'env:FAKE_KEY'
+        models = ['bench', 'unpriced']
+        [[upstreams]]\nname = 'dead'\nbase_url = 'http://127.0.0.1:1/v1'\nmodels = ['big']
+        [aliases]\nsafe = ['dead/big', 'fake/bench']
+        [[prices]]\nupstream = 'fake'\nmodels = ['bench']\ninput = 2.0\noutput = 30.0\n",
+        cloud.base_url()
+    );
+    let hedge = Hedge::start(&config).await;
+    let document = hedge.get("/openapi.json").await.json();
+    // From the cloud, from the cache, without a price, from somebody else, from this machine, from nobody.
+    let asked = [
+        ("fake/bench", "one"),
+        ("fake/bench", "one"),
+        ("fake/unpriced", "two"),
+        ("safe", "three"),
+        ("local", "hi"),
+        ("nobody/none", "four"),
+    ];
+    for (model, text) in asked {
+        hedge.send(chat_request(&ask(model, text))).await;
+    }
+    let answer = async |path: &str| {
+        let reply = hedge.admin_get(&format!("/admin/v1/{path}")).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path}: {}", reply.text);
+        reply.json()
+    };
+    let count = format!(
+        "hedge_records_total{{result=\"written\"}} {}\n",
+        asked.len()
+    );
+    eventually("all records are written", async || {
+        hedge.metrics().await.contains(&count)
+    })
+    .await;
+    let told = answer("records").await;
+    assert_eq!(told["before"], Value::Null);
+    has_shape(&document, "Records", &told);
+    let records = told["records"].as_array().unwrap().iter();
+    let places: Vec<&str> = records.map(|it| it["place"].as_str().unwrap()).collect();
+    assert_eq!(
+        places,
+        [
+            "nobody", "local", "upstream", "upstream", "cache", "upstream"
+        ]
+    );
+    let told = answer("records?limit=2").await;
+    has_shape(&document, "Records", &told);
+    let before = told["before"].as_str().unwrap();
+    has_shape(
+        &document,
+        "Records",
+        &answer(&format!("records?before={before}")).await,
+    );
+    for path in [
+        "savings",
+        "savings?since=today&team=nobody",
+        "savings?since=2026-01-01",
+    ] {
+        has_shape(&document, "Savings", &answer(path).await);
+    }
+    let told = answer("overview").await;
+    has_shape(&document, "Overview", &told);
+    assert_eq!(told["latency"].as_array().unwrap().len(), 3);
 }

@@ -161,7 +161,7 @@ for target in ${SCHEMA_TARGETS:-local cloud admin}; do
         ;;
     admin)
         serve admin local
-        ask admin "$admin" '^/(admin/.*|healthz|readyz|metrics)$'
+        ask admin "$admin" '^/(admin(/.*)?|healthz|readyz|metrics)$'
         ;;
     esac
 done
