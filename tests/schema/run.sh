@@ -151,7 +151,7 @@ for target in ${SCHEMA_TARGETS:-local cloud admin}; do
     case $target in
     local)
         serve local local
-        SCHEMA_MODEL=local ask local "$api" '^/(?!admin/)'
+        SCHEMA_MODEL=local ask local "$api" '^/(?!admin(/|$))'
         ;;
     cloud)
         # What no model of this kind is asked for says nothing new a second time.
