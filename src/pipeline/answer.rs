@@ -23,6 +23,8 @@ pub struct Answer {
     pub timings: Timings,
     /// What it costs, once it has ended.
     pub cost: Cost,
+    /// What its reply cost when it was made, by whoever paid for it: what is spared who reads it too.
+    pub(crate) made: Cost,
     /// What is left of its caller's limits.
     pub allowance: Allowance,
     /// Who went on with it where it broke off; `None` where nobody would.
@@ -58,6 +60,7 @@ impl Answer {
             cache: self.cache,
             timings: self.timings,
             cost: self.cost.clone(),
+            made: self.made.clone(),
             allowance: self.allowance,
             rescues: self.rescues.clone().filter(|_| is_leader),
             trace: self.trace.clone(),

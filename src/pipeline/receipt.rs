@@ -199,8 +199,9 @@ impl Receipt {
         let is_answered = record.route.is_some() || record.cache.is_reuse();
         if !is_upstream {
             record.cost = is_answered.then_some(MicroUsd(0));
-            // Its tokens count, also where the caller left before they were told.
-            if record.route.is_some() && record.usage.is_none() {
+            // Its tokens count, also where the caller left before they were told, and where nobody told
+            // them to whom the reply was made for.
+            if is_answered && record.usage.is_none() {
                 record.usage = Some(self.meter.count());
                 record.is_usage_counted = true;
             }

@@ -558,8 +558,10 @@ async fn join(mut missed: Missed, answer: Answer, reader: Reader) -> Result<Answ
         ),
     };
     let mut receipt = missed.admitted.receipt;
-    receipt.note_reuse(cache.outcome(), answer.cost);
+    receipt.note_reuse(cache.outcome(), answer.made.clone());
     receipt.note(|record| record.reason.clone_from(&reason));
+    // Whether anybody counts is known at the end.
+    receipt.note_prompt(&missed.admitted.request);
     let cost = receipt.cost();
     let allowance = receipt.share().allowance();
     // Values are put back by then, and they are this request's own.
@@ -571,6 +573,7 @@ async fn join(mut missed: Missed, answer: Answer, reader: Reader) -> Result<Answ
         cache,
         timings: missed.admitted.timings,
         cost,
+        made: answer.made,
         allowance,
         rescues: None,
         trace: answer.trace.map(|mut trace| {
@@ -708,9 +711,11 @@ async fn replay_hit(found: Found) -> Result<Answer, Refusal> {
         Delivery::Streamed { .. } => admitted.snapshot.pace(),
         Delivery::Whole => Pace::Instant,
     };
-    admitted
-        .receipt
-        .note_reuse(cache.outcome(), Cost::of(kept.cost));
+    let made = Cost::of(kept.cost);
+    admitted.receipt.note_reuse(cache.outcome(), made.clone());
+    if reply.usage.is_none() {
+        admitted.receipt.note_prompt(&admitted.request);
+    }
     admitted.receipt.note(|record| {
         reason.clone_into(&mut record.reason);
         record.usage = reply.usage;
@@ -724,6 +729,7 @@ async fn replay_hit(found: Found) -> Result<Answer, Refusal> {
         cache,
         timings: admitted.timings,
         cost,
+        made,
         allowance,
         rescues: None,
         trace: trace.map(|mut trace| {

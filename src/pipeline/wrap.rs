@@ -72,6 +72,7 @@ pub(crate) fn wrap(opened: Opened, store: Arc<dyn CacheStore>, reuse: Option<&Re
         model,
         cache,
         timings,
+        made: cost.clone(),
         cost,
         allowance,
         rescues,

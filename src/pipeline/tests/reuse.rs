@@ -346,6 +346,66 @@ async fn the_same_question_in_other_words_costs_nothing() {
     assert!(rig.asks(QUESTION).await.starts_with("exact; age="));
 }
 
+/// Seen: those who read a hit along were told to have been spared what the hit cost, which is nothing.
+#[tokio::test(start_paused = true)]
+async fn who_reads_a_hit_along_is_spared_what_its_reply_cost() {
+    let mut rig = Rig::new(|it| {
+        it.scope = ReuseScope::Shared;
+        it.hit_pad = Duration::from_millis(200);
+    });
+    rig.asks(QUESTION).await;
+    rig.records.recv().await.unwrap();
+    let alike = futures::future::join_all((0..3).map(|_| rig.asks(SAME))).await;
+    assert!(alike.iter().all(|cache| is_semantic(cache)), "{alike:?}");
+    let (_, counts) = rig.pipeline.reuse_stats().unwrap();
+    assert_eq!(counts.served, 1, "they were one look-up");
+    let made = Counterfactual {
+        cost: MicroUsd(2_000),
+        basis: Basis::Made,
+    };
+    for _ in 0..3 {
+        let record = rig.records.recv().await.unwrap();
+        assert_eq!(record.cache, CacheOutcome::HitSemantic);
+        assert_eq!(record.cost, Some(MicroUsd(0)));
+        assert_eq!(record.saved, Some(MicroUsd(2_000)));
+        assert_eq!(record.counterfactual, Some(made));
+        assert_eq!(record.usage.unwrap().prompt_tokens, Tokens(1_000));
+    }
+}
+
+/// Seen: what such a reply saved when it was used again was in no figure.
+#[tokio::test(start_paused = true)]
+async fn a_reply_whose_tokens_nobody_told_is_counted_for_who_gets_it_again() {
+    let mut rig = Rig::new(|_| {});
+    rig.oracle.says.lock().unwrap().usage = None;
+    assert_eq!(rig.asks(QUESTION).await, "miss");
+    let paid = rig.records.recv().await.unwrap();
+    let (usage, cost) = (paid.usage.unwrap(), paid.cost.unwrap());
+    assert!(paid.is_usage_counted && usage.completion_tokens > Tokens(0) && cost > MicroUsd(0));
+    for (text, outcome) in [
+        (QUESTION, CacheOutcome::HitExact),
+        (SAME, CacheOutcome::HitSemantic),
+    ] {
+        rig.asks(text).await;
+        let spared = rig.records.recv().await.unwrap();
+        let counted = spared.usage.unwrap();
+        assert_eq!(
+            (spared.cache, spared.cost, spared.saved),
+            (outcome, Some(MicroUsd(0)), Some(cost))
+        );
+        assert!(spared.is_usage_counted);
+        assert_eq!(counted.completion_tokens, usage.completion_tokens);
+        let made = Basis::Made;
+        assert_eq!(
+            spared.counterfactual,
+            Some(Counterfactual { cost, basis: made })
+        );
+        if text == QUESTION {
+            assert_eq!(counted.prompt_tokens, usage.prompt_tokens);
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_question_is_not_answered_with_it() {
     let rig = Rig::new(|_| {});
