@@ -27,9 +27,11 @@ use crate::fleet::Fleet;
 use crate::sealed::{Chronicle, Edges, Uplink};
 
 mod records;
+mod reuse;
 mod sealed;
 
 use records::RecordMetrics;
+use reuse::ReuseMetrics;
 use sealed::{AuditMetrics, EdgeMetrics, RelayMetrics};
 
 /// From a cached reply to a long answer by a large model on a small machine.
@@ -159,6 +161,7 @@ pub struct Metrics {
     fleet: OnceLock<Arc<Fleet>>,
     endpoints: EndpointGauges,
     failing: FailureMetrics,
+    reuse: ReuseMetrics,
     watched: OnceLock<Watched>,
 }
 
@@ -264,6 +267,7 @@ impl Default for Metrics {
             fleet: OnceLock::new(),
             endpoints: EndpointGauges::default(),
             failing: FailureMetrics::default(),
+            reuse: ReuseMetrics::default(),
             watched: OnceLock::new(),
         };
         metrics.register();
@@ -362,6 +366,7 @@ impl Metrics {
         self.endpoints.register(&mut registry);
         self.edge.register(&mut registry);
         self.failing.register(&mut registry);
+        self.reuse.register(&mut registry);
         let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
         build.get_or_create(&BuildLabels { version }).set(1);
@@ -462,6 +467,9 @@ impl Metrics {
             return;
         };
         self.failing.read(&pipeline);
+        if let Some((stats, counts)) = pipeline.reuse_stats() {
+            self.reuse.read(&stats, &counts);
+        }
         let readiness = pipeline.readiness();
         self.ready.set(i64::from(readiness.is_ready));
         self.offline.set(i64::from(readiness.is_offline));

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use domain::{Purge, ReplyIndex, ReuseStats};
 use policy::ReuseScope;
-use policy::reuse::{Acceptance, AcceptanceRules, Scorer};
+use policy::reuse::{Acceptance, AcceptanceRules, Guard, Scorer};
 use tokio::sync::mpsc;
 
 pub use encoder::CacheEncoder;
@@ -102,6 +102,8 @@ pub(crate) struct Counts {
     pub shadows_dropped: AtomicU64,
     pub feedback_good: AtomicU64,
     pub feedback_bad: AtomicU64,
+    /// Best neighbours that a guard refused, by [`Guard::index`].
+    pub refused: [AtomicU64; Guard::ALL.len()],
 }
 
 pub(crate) fn count(counter: &AtomicU64) {
@@ -121,6 +123,16 @@ pub struct ReuseCounts {
     pub shadows_dropped: u64,
     pub feedback_good: u64,
     pub feedback_bad: u64,
+    refused: [u64; Guard::ALL.len()],
+}
+
+impl ReuseCounts {
+    /// Look-ups whose best neighbour a guard refused, by the guard's name.
+    pub fn refused_by(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Guard::ALL
+            .iter()
+            .map(|guard| (guard.as_label(), self.refused[guard.index()]))
+    }
 }
 
 impl Reuse {
@@ -164,6 +176,7 @@ impl Reuse {
             shadows_dropped: of(&counts.shadows_dropped),
             feedback_good: of(&counts.feedback_good),
             feedback_bad: of(&counts.feedback_bad),
+            refused: std::array::from_fn(|at| of(&counts.refused[at])),
         };
         (self.core.index.stats(), counts)
     }

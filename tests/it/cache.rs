@@ -158,7 +158,7 @@ fn semantic(folder: &TempDir, more: &str) -> String {
     )
 }
 
-async fn is_loaded(hedge: &Hedge) {
+pub async fn is_loaded(hedge: &Hedge) {
     eventually("the encoder is there", async || {
         hedge.log().contains("cache's model is ready")
     })
@@ -283,6 +283,19 @@ async fn the_same_question_in_other_words_is_answered_from_the_cache() {
     .await;
     assert_eq!(unknown.status.as_u16(), 404);
     assert!(unknown.text.contains("x-request-id"), "{}", unknown.text);
+    let metrics = hedge.metrics().await;
+    for line in [
+        "hedge_cache_look_ups_total{result=\"served\"} 2\n",
+        "hedge_cache_look_ups_total{result=\"failed\"} 0\n",
+        "hedge_cache_refusals_total{guard=\"name\"} 2\n",
+        "hedge_cache_shadows_total{result=\"wrong\"} 0\n",
+        "hedge_cache_feedback_total{rating=\"bad\"} 1\n",
+        "hedge_cache_feedback_total{rating=\"good\"} 0\n",
+        "hedge_cache_evictions_total 0\n",
+        "hedge_cache_faults_total 0\n",
+    ] {
+        assert!(metrics.contains(line), "{line}{metrics}");
+    }
     // And purging.
     let purged = hedge
         .admin_post("/admin/v1/cache/purge", r#"{"all": true}"#)

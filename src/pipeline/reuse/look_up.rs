@@ -84,12 +84,19 @@ pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trac
             let judgement = judged(reuse, query, &it.entry, it.similarity);
             (it.entry, judgement)
         });
-    let best = judged.max_by(|(_, a), (_, b)| a.probability_same.total_cmp(&b.probability_same));
+    // Where guards refuse all, the nearest is the one to speak of.
+    let best = judged.max_by(|(_, a), (_, b)| {
+        let by_probability = a.probability_same.total_cmp(&b.probability_same);
+        by_probability.then(a.similarity.total_cmp(&b.similarity))
+    });
     let Some((entry, judgement)) = best else {
         reuse.core().acceptance().found_none();
         count(&counts.missed);
         return Sought::Missed;
     };
+    if let Some(guard) = judgement.refusal {
+        count(&counts.refused[guard.index()]);
+    }
     let verdict = decide(
         reuse,
         rules,

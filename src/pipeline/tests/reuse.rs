@@ -407,6 +407,19 @@ async fn a_reply_whose_tokens_nobody_told_is_counted_for_who_gets_it_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_guards_that_refuse_are_counted() {
+    let rig = Rig::new(|_| {});
+    rig.asks("Is the shop open on 24 December at 5 pm?").await;
+    rig.asks("Is the shop open on 24 December at 6 pm?").await;
+    let (_, counts) = rig.pipeline.reuse_stats().unwrap();
+    let refused: Vec<_> = counts
+        .refused_by()
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    assert_eq!((refused, counts.missed), (vec![("number", 1)], 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_question_is_not_answered_with_it() {
     let rig = Rig::new(|_| {});
     rig.asks("Is the shop open on 24 December at 5 pm?").await;

@@ -29,6 +29,31 @@ pub enum Guard {
 }
 
 impl Guard {
+    /// In the order of their [`Guard::index`].
+    pub const ALL: [Guard; 15] = [
+        Guard::Vector,
+        Guard::Nothing,
+        Guard::Tail,
+        Guard::Language,
+        Guard::Excess,
+        Guard::Code,
+        Guard::Quote,
+        Guard::Number,
+        Guard::Unit,
+        Guard::Date,
+        Guard::Name,
+        Guard::Opposite,
+        Guard::Negation,
+        Guard::Direction,
+        Guard::Asking,
+    ];
+
+    /// Its place among all, from 0.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
     #[must_use]
     pub fn as_label(self) -> &'static str {
         match self {
@@ -129,4 +154,19 @@ pub(super) fn strict(compared: &Compared) -> Option<Guard> {
             .into_iter()
             .find_map(|(guard, refuses)| refuses.then_some(guard))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_guard_has_a_place_and_a_name_of_its_own() {
+        for (at, guard) in Guard::ALL.iter().enumerate() {
+            assert_eq!(guard.index(), at);
+        }
+        let mut names = Guard::ALL.map(Guard::as_label);
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+    }
 }
