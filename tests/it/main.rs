@@ -34,6 +34,8 @@ mod upstream;
 
 #[cfg(feature = "llama")]
 mod adapters;
+#[cfg(feature = "llama")]
+mod day;
 #[cfg(all(feature = "llama", target_os = "linux"))]
 mod encoders;
 #[cfg(all(feature = "llama", target_os = "linux"))]

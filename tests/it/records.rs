@@ -94,7 +94,11 @@ fn mixed(at: usize) -> (&'static str, Value) {
     (if at.is_multiple_of(5) { "two" } else { "one" }, body)
 }
 
-fn under(key: &str, id: &str, body: &Value) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+pub fn under(
+    key: &str,
+    id: &str,
+    body: &Value,
+) -> http::Request<http_body_util::Full<bytes::Bytes>> {
     let mut request = chat_request(body);
     let headers = request.headers_mut();
     let bearer = HeaderValue::from_str(&format!("Bearer {key}"));
@@ -103,7 +107,7 @@ fn under(key: &str, id: &str, body: &Value) -> http::Request<http_body_util::Ful
     request
 }
 
-async fn until_written(hedge: &Hedge, count: usize) {
+pub async fn until_written(hedge: &Hedge, count: usize) {
     let line = format!("hedge_records_total{{result=\"written\"}} {count}\n");
     eventually("all records are written", async || {
         hedge.metrics().await.contains(&line)
@@ -112,7 +116,7 @@ async fn until_written(hedge: &Hedge, count: usize) {
 }
 
 /// `hedge savings --json` and what it printed.
-fn savings(hedge: &Hedge, more: &[&str]) -> (Value, Vec<u8>) {
+pub fn savings(hedge: &Hedge, more: &[&str]) -> (Value, Vec<u8>) {
     let mut command = hedge.command("savings");
     let done = command
         .args(["--since", "1h", "--json"])
@@ -211,7 +215,7 @@ fn parts(told: &Value) -> Vec<(&str, &Value)> {
 }
 
 /// Every record there is, by pages, latest first.
-async fn all_records(hedge: &Hedge) -> Vec<Value> {
+pub async fn all_records(hedge: &Hedge) -> Vec<Value> {
     let mut records = Vec::new();
     let mut path = "/admin/v1/records?limit=1000".to_owned();
     loop {
