@@ -47,6 +47,7 @@ test)
     need python3-venv python3 -c 'import ensurepip, venv'
     need nodejs have_node
     need npm have npm
+    need chromium have "${CHROMIUM:-chromium}"
     ;;
 *)
     echo "usage: scripts/setup.sh [build|test]" >&2

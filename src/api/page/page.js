@@ -3,147 +3,278 @@
 
 const EVERY_MS = 10000;
 const PLACES = { cache: "the cache", local: "this machine or a pool", upstream: "an upstream", nobody: "nobody" };
+const SAVERS = { cache: "the cache", local: "this machine or a pool", fallback: "a fallback", upstream: "another upstream", none: "nobody answered" };
 const find = (id) => document.getElementById(id);
 const whole = (count) => count.toLocaleString("en-US");
+const NOTHING = "–";
+
+function make(name, kind, text) {
+  const made = document.createElement(name);
+  if (kind) made.className = kind;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+// Decimals with which the least of these amounts, in micro-dollars, has three digits that say something;
+// with six of them all is said.
+function decimals(amounts) {
+  const sizes = amounts.filter((micros) => micros !== null && micros !== 0).map((micros) => Math.abs(micros) / 1e6);
+  const least = Math.min(...sizes);
+  return sizes.length === 0 ? 2 : Math.min(6, Math.max(2, 2 - Math.floor(Math.log10(least))));
+}
 
 // Integers of micro-dollars; exact as far as a double is, which is nine billion dollars.
-function money(micros) {
-  const sign = micros < 0 ? "−" : "";
+function money(micros, digits = decimals([micros])) {
+  if (micros === null) return NOTHING;
+  if (micros === 0) return "$0";
   const dollars = Math.abs(micros) / 1e6;
-  const digits = dollars < 10 ? 6 : 2;
+  const sign = micros < 0 ? "−" : "";
   return sign + "$" + dollars.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-const ms = (micros) => (micros === null ? "–" : (micros / 1000).toLocaleString("en-US", { maximumFractionDigits: 1 }));
+// Three digits at least.
+function ms(micros) {
+  if (micros === null) return NOTHING;
+  const time = micros / 1000;
+  const digits = time >= 100 ? 0 : time >= 10 ? 1 : 2;
+  return time.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
 
+function size(bytes) {
+  if (bytes === null) return NOTHING;
+  const mib = bytes / 1048576;
+  return mib < 1024 ? whole(Math.ceil(mib)) + " MiB" : (mib / 1024).toFixed(1) + " GiB";
+}
+
+function per(rate) {
+  return rate === null ? NOTHING : rate.toLocaleString("en-US", { maximumFractionDigits: rate < 10 ? 1 : 0 });
+}
+
+// A bar of what is used, from 0 to 1. It is beside the numbers and never instead.
+function fill(meter, share) {
+  const used = Math.min(1, Math.max(0, share));
+  meter.firstChild.style.width = 100 * used + "%";
+  return meter;
+}
+
+function meter(share, kind) {
+  const made = make("span", "meter" + (kind ? " " + kind : ""));
+  made.append(make("i"));
+  return fill(made, share);
+}
+
+// A cell is its text, or that with what stands before it and how it is set.
 function row(cells, kind) {
-  const line = document.createElement("tr");
+  const line = make("tr", kind);
   cells.forEach((cell, at) => {
-    const { text, words } = typeof cell === "object" && cell !== null ? cell : { text: cell, words: false };
-    const box = document.createElement(at === 0 ? "th" : "td");
+    const { text, words, before } = typeof cell === "object" ? cell : { text: cell };
+    const box = make(at === 0 ? "th" : "td", words ? "words" : "");
     if (at === 0) box.scope = "row";
-    if (words) { box.className = "words"; box.title = text; }
-    box.textContent = text;
+    if (words) box.title = text;
+    if (before) box.append(before);
+    box.append(text);
     line.append(box);
   });
-  if (kind) line.className = kind;
   return line;
 }
 
-function svg(name, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
+const words = (text, before) => ({ text, before, words: true });
+const mark = (place) => make("span", "mark " + place);
+
+function put(id, rows, nothing) {
+  const table = find(id);
+  if (rows.length === 0) {
+    const line = make("tr");
+    const box = make("td", "none", nothing);
+    box.colSpan = 99;
+    line.append(box);
+    rows = [line];
+  }
+  table.replaceChildren(...rows);
 }
 
 function showSaved(today, month) {
   for (const [id, told] of [["today", today], ["month", month]]) {
-    find("saved-" + id).textContent = money(told.total.saved_microusd);
-    const compared = told.total.compared_requests + " of " + told.total.requests + " requests compared";
-    find("spent-" + id).textContent = "spent " + money(told.spent_microusd) + "; " + compared;
+    const { saved_microusd: saved, counterfactual_microusd: elsewhere, compared_requests: compared } = told.total;
+    find("saved-" + id).textContent = money(saved);
+    find("spent-" + id).textContent = id === "today"
+      ? "of " + money(elsewhere) + "; " + money(told.spent_microusd) + " spent"
+      : "of " + money(elsewhere) + " that " + whole(compared) + " of " + whole(told.total.requests)
+        + " requests would have cost elsewhere; " + money(told.spent_microusd) + " spent";
   }
+  fill(find("saved-meter"), month.total.saved_microusd / (month.total.counterfactual_microusd || 1));
+  const sums = [...month.saved_by.map(([, sum]) => sum), month.total];
+  const digits = decimals(sums.flatMap((sum) =>
+    [sum.compared_spent_microusd, sum.counterfactual_microusd, sum.saved_microusd]));
   const part = (sum, name, kind) => row([name, whole(sum.requests), whole(sum.compared_requests),
-    money(sum.compared_spent_microusd), money(sum.counterfactual_microusd), money(sum.saved_microusd)], kind);
-  const parts = month.saved_by.map(([label, sum]) => part(sum, label));
-  find("by").replaceChildren(...parts, part(month.total, "total", "total"));
-  const cached = month.saved_by.find(([label]) => label === "cache")[1].requests;
-  const answered = month.total.requests - month.saved_by.find(([label]) => label === "none")[1].requests;
-  find("cache-share").textContent = answered ? (100 * cached / answered).toFixed(1) + " %" : "–";
-  find("cache-count").textContent = whole(cached) + " of " + whole(answered) + " answers";
+    money(sum.compared_spent_microusd, digits), money(sum.counterfactual_microusd, digits), money(sum.saved_microusd, digits)], kind);
+  const parts = month.saved_by.map(([label, sum]) => part(sum, SAVERS[label] ?? label));
+  put("by", [...parts, part(month.total, "all", "total")]);
+  const of = (wanted) => month.saved_by.find(([label]) => label === wanted)[1].requests;
+  const answered = month.total.requests - of("none");
+  find("cache-share").textContent = answered ? (100 * of("cache") / answered).toFixed(1) + " %" : NOTHING;
+  find("cache-count").textContent = whole(of("cache")) + " of " + whole(answered) + " answers";
   find("method").textContent = month.method;
   find("reference").textContent = month.reference_model
     ? "The reference model is " + month.reference_model + "."
     : "No savings.reference_model is set: what this machine answered without a model of a price being asked for is not compared.";
 }
 
+// The least of 1, 2 and 5 times a power of ten that four steps of reach that far.
+function step(most) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(1, most / 4)));
+  return [1, 2, 5, 10].map((by) => by * power).find((size) => size * 4 >= most);
+}
+
 function showHours(hours) {
   const places = Object.keys(PLACES);
   find("legend").replaceChildren(...places.map((place) => {
-    const entry = document.createElement("li");
-    const mark = svg("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" });
-    mark.append(svg("rect", { width: 10, height: 10, class: place }));
-    entry.append(mark, PLACES[place]);
+    const entry = make("li");
+    entry.append(mark(place), PLACES[place]);
     return entry;
   }));
   const sum = (hour) => places.reduce((all, place) => all + hour.requests[place], 0);
-  const most = Math.max(1, ...hours.map(sum));
-  const chart = svg("svg", { viewBox: "0 0 720 176", role: "img" });
+  const most = Math.max(...hours.map(sum));
   const all = hours.reduce((before, hour) => before + sum(hour), 0);
+  const refused = hours.reduce((before, hour) => before + hour.requests.nobody, 0);
+  find("day-count").textContent = whole(all);
+  find("day-refused").textContent = whole(refused) + " of them answered by nobody";
+  const rise = step(most);
+  const top = rise * Math.max(1, Math.ceil(most / rise));
+  const chart = find("chart");
   chart.setAttribute("aria-label", whole(all) + " requests in 24 hours, at most " + whole(most) + " in one; the table below has each hour");
-  hours.forEach((hour, at) => {
-    let top = 160;
-    for (const place of places) {
-      const height = 150 * hour.requests[place] / most;
-      top -= height;
-      chart.append(svg("rect", { x: at * 30 + 3, y: top, width: 24, height, class: place }));
+  const rules = [];
+  for (let count = 0; count <= top; count += rise) {
+    const rule = make("div", "rule");
+    rule.append(make("span", "", whole(count)));
+    rule.style.bottom = "calc(1.5rem + (100% - 1.9rem) * " + count / top + ")";
+    rules.push(rule);
+  }
+  chart.replaceChildren(...rules, ...hours.map((hour, at) => {
+    const from = hour.begins.local.slice(11, 16);
+    const column = make("div", "hour");
+    const asked = places.filter((place) => hour.requests[place] > 0);
+    column.title = "From " + from + ": " + (asked.map((place) => whole(hour.requests[place]) + " " + PLACES[place]).join(", ") || "nothing");
+    for (const place of asked) {
+      const bar = make("i", place);
+      bar.style.height = "max(2px, " + 100 * hour.requests[place] / top + "%)";
+      column.append(bar);
     }
-    if (at % 6 === 0) {
-      const label = svg("text", { x: at * 30 + 3, y: 174 });
-      label.textContent = hour.begins.local.slice(11, 16);
-      chart.append(label);
-    }
-  });
-  find("chart").replaceChildren(chart);
-  const head = row(["Hour from", ...places.map((place) => PLACES[place])]);
-  const heads = [...head.children].map((cell) => {
-    const box = document.createElement("th");
+    if (at % 4 === 0) column.append(make("b", "", from));
+    return column;
+  }));
+  const head = ["Hour from", ...places.map((place) => PLACES[place]), "all"].map((name) => {
+    const box = make("th", "", name);
     box.scope = "col";
-    box.textContent = cell.textContent;
     return box;
   });
-  find("hours-head").replaceChildren(...heads);
-  find("hours").replaceChildren(...hours.map((hour) =>
-    row([hour.begins.local.slice(0, 16), ...places.map((place) => whole(hour.requests[place]))])));
+  find("hours-head").replaceChildren(...head);
+  put("hours", hours.map((hour) =>
+    row([hour.begins.local.slice(0, 16), ...places.map((place) => whole(hour.requests[place])), whole(sum(hour))])));
 }
 
 // A pool's model has the pool's name before it already.
 function answeredBy(record) {
-  if (record.place === "nobody" || record.place === "cache") return record.place;
+  if (record.place === "nobody" || record.place === "cache") return PLACES[record.place];
   const { backend, model } = record;
   return model.startsWith(backend + "/") ? model : backend + "/" + model;
 }
 
-function showRest(overview, last) {
-  find("latency").replaceChildren(...overview.latency.map((it) => row([PLACES[it.place] ?? it.place, whole(it.answers),
-    ms(it.first_content_p50_us), ms(it.first_content_p95_us), ms(it.took_p50_us), ms(it.took_p95_us)])));
-  find("teams").replaceChildren(...overview.teams.map((it) => row([it.team, whole(it.requests),
-    whole(it.input_tokens), whole(it.output_tokens), money(it.spent_microusd)])));
-  find("last").replaceChildren(...last.records.map((it) => row([
-    it.ended.local.slice(5, 19),
-    { text: it.team, words: true },
-    { text: it.model_asked, words: true },
-    { text: answeredBy(it), words: true },
-    { text: it.reason, words: true },
-    { text: it.fault ?? it.outcome, words: true },
-    it.input_tokens === null ? "–" : whole(it.input_tokens) + " + " + whole(it.output_tokens),
-    it.cost_microusd === null ? "–" : money(it.cost_microusd + it.hedge_cost_microusd),
-    ms(it.took_us) + " ms",
-  ])));
+function showOverview(overview) {
+  showHours(overview.hours);
+  put("latency", overview.latency.map((it) => row([{ text: PLACES[it.place] ?? it.place, before: mark(it.place) }, whole(it.answers),
+    ms(it.first_content_p50_us), ms(it.first_content_p95_us), ms(it.took_p50_us), ms(it.took_p95_us)])), "No answers yet.");
+  const digits = decimals(overview.teams.map((it) => it.spent_microusd));
+  put("teams", overview.teams.map((it) => row([words(it.team), whole(it.requests),
+    whole(it.input_tokens), whole(it.output_tokens), money(it.spent_microusd, digits)])), "No requests yet.");
 }
 
-async function ask(path) {
-  const answer = await fetch("/admin/v1/" + path, { cache: "no-store" });
-  if (!answer.ok) throw new Error(path.split("?")[0] + " answered with status " + answer.status);
-  return answer.json();
+function showLast(last) {
+  const spent = (it) => (it.cost_microusd === null ? null : it.cost_microusd + it.hedge_cost_microusd);
+  const digits = decimals(last.records.map(spent));
+  put("last", last.records.map((it) => row([
+    it.ended.local.slice(5, 19),
+    words(answeredBy(it), mark(it.place)),
+    words(it.reason || NOTHING),
+    words(it.model_asked),
+    words(it.team),
+    words((it.fault ?? it.outcome).replaceAll("_", " ")),
+    it.input_tokens === null ? NOTHING : whole(it.input_tokens) + " + " + whole(it.output_tokens),
+    money(spent(it), digits),
+    ms(it.took_us) + " ms",
+  ])), "No requests yet.");
+}
+
+const MOODS = { ready: "good", loaded: "good", starting: "fair", loading: "fair", unloading: "fair", down: "bad" };
+const mood = (state) => make("span", "dot " + (MOODS[state] ?? ""));
+
+// A breaker that is not closed keeps its model from being asked.
+function showHealth(health) {
+  put("health", health.backends.map((it) => {
+    const open = it.models.filter((model) => model.state !== "closed").map((model) => model.name);
+    const add = (count) => it.models.reduce((sum, model) => sum + model[count], 0);
+    let state = it.state + (it.reason ? ": " + it.reason.replaceAll("_", " ") : "");
+    if (open.length > 0) state += "; not asked: " + open.join(", ");
+    const look = it.state === "ready" && open.length > 0 ? "starting" : it.state;
+    return row([words(it.name), words(state, mood(look)), words(whole(add("in_flight"))),
+      whole(add("failures")) + " of " + whole(add("chats"))]);
+  }), "No backends.");
+}
+
+function showModels(board) {
+  find("models-section").hidden = board === null || board.models.length === 0;
+  if (board === null) return;
+  put("models", board.models.map((it) => row([
+    words(it.name),
+    words(it.state + (it.reason ? ": " + it.reason : ""), mood(it.state)),
+    words(it.slots_busy + " of " + it.slots_max, meter(it.slots_busy / (it.slots_max || 1))),
+    whole(it.queued), per(it.prompt_tokens_per_s), per(it.reply_tokens_per_s),
+    size(it.memory_bytes_resident ?? it.memory_bytes_predicted),
+  ])), "None.");
+}
+
+// What is not there is `null` where that is no fault.
+async function ask(path, { isOptional = false } = {}) {
+  const answer = await fetch("/admin/" + path, { cache: "no-store" });
+  if (answer.ok) return answer.json();
+  if (answer.status === 404 && isOptional) return null;
+  throw new Error(path.split("?")[0] + " answered with status " + answer.status);
+}
+
+async function refreshRecords() {
+  // One after another: records have few readers at once, and others look too.
+  const today = await ask("v1/savings?since=today");
+  const month = await ask("v1/savings?since=30d");
+  const overview = await ask("v1/overview");
+  const last = await ask("v1/records?limit=25");
+  showSaved(today, month);
+  showOverview(overview);
+  showLast(last);
+  find("clock").textContent = "at " + month.until.local.slice(11, 19) + ", " + month.time_zone;
+}
+
+async function refreshNow() {
+  const [health, board] = await Promise.all([ask("health"), ask("v1/models", { isOptional: true })]);
+  showHealth(health);
+  showModels(board);
 }
 
 let said = "";
-function say(words) {
-  // A screen reader hears what changed, and not the same every ten seconds.
-  if (words !== said) find("state").textContent = said = words;
+// A screen reader hears what changed, and not the same every ten seconds.
+function say(words, look) {
+  if (words === said) return;
+  find("state").textContent = said = words;
+  find("dot").className = "dot " + look;
 }
 
+let isAsking = false;
 async function refresh() {
-  try {
-    const [today, month, overview, last] = await Promise.all(
-      [ask("savings?since=today"), ask("savings?since=30d"), ask("overview"), ask("records?limit=25")]);
-    showSaved(today, month);
-    showHours(overview.hours);
-    showRest(overview, last);
-    say("Times are in " + month.time_zone + "; renewed every ten seconds");
-  } catch (error) {
-    say("Not up to date: " + error.message);
-  }
+  if (isAsking) return;
+  isAsking = true;
+  const failed = (await Promise.allSettled([refreshRecords(), refreshNow()])).filter((it) => it.status === "rejected");
+  isAsking = false;
+  if (failed.length === 0) say("Up to date", "good");
+  else say("Not up to date: " + failed.map((it) => it.reason.message).join("; "), "bad");
 }
 
 refresh();
