@@ -14,7 +14,7 @@ use anyhow::{Context, anyhow};
 use api::gateway::{Gateway, GatewayBooks};
 use api::{Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
 use arc_swap::ArcSwap;
-use domain::{AuditLog, KeyDigest, KeyDirectory, Principal, Quotas, RecordSink};
+use domain::{AuditLog, KeyDigest, KeyDirectory, Limit, Principal, Quotas, RecordSink};
 use futures::future::join_all;
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
@@ -79,6 +79,10 @@ impl KeyDirectory for Keys {
 
     fn anyone(&self) -> Principal {
         self.0.load().anyone()
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        self.0.load().limits()
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{ExchangeRecord, Kept, KeyDigest, Principal, Purge, TeamId};
+use crate::{ExchangeRecord, Kept, KeyDigest, Limit, Principal, Purge, TeamId};
 
 /// A keyed hash of the canonical masked request inside its compartment.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -144,6 +144,12 @@ pub trait KeyDirectory: Send + Sync + 'static {
     /// The caller where none is required.
     fn anyone(&self) -> Principal {
         Principal::anyone()
+    }
+
+    /// Every limit that somebody is held to, once each: everybody's first, then teams', then keys', by
+    /// their names.
+    fn limits(&self) -> Vec<Limit> {
+        self.anyone().limits.to_vec()
     }
 }
 

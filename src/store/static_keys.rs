@@ -1,9 +1,10 @@
 //! Keys from configuration.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::time::Duration;
 
-use domain::{KeyDigest, KeyDirectory, Principal};
+use domain::{KeyDigest, KeyDirectory, Limit, Principal, Scope};
 use sha2::{Digest, Sha256};
 
 /// The digest under which a key is known. The only thing to do with a key's text.
@@ -64,11 +65,49 @@ impl KeyDirectory for StaticKeys {
     fn anyone(&self) -> Principal {
         self.anyone.clone()
     }
+
+    fn limits(&self) -> Vec<Limit> {
+        let anyone = self.principals.is_empty().then_some(&self.anyone);
+        let callers = self.principals.values().chain(anyone);
+        let all: HashSet<&Limit> = callers.flat_map(|it| it.limits.iter()).collect();
+        let mut all: Vec<Limit> = all.into_iter().cloned().collect();
+        all.sort_unstable_by_key(place);
+        all
+    }
+}
+
+/// Where a limit stands among all.
+fn place(
+    limit: &Limit,
+) -> (
+    u8,
+    String,
+    &'static str,
+    Option<Duration>,
+    &'static str,
+    u64,
+) {
+    let (rank, name) = match &limit.scope {
+        Scope::Organisation => (0, String::new()),
+        Scope::Team(team) => (1, team.as_str().to_owned()),
+        Scope::Key(key) => (2, key.as_str().to_owned()),
+    };
+    let (measure, per) = (limit.measure.as_label(), limit.per.as_label());
+    (
+        rank,
+        name,
+        measure,
+        limit.per.refills_in(),
+        per,
+        limit.amount,
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use domain::KeyId;
+    use std::sync::Arc;
+
+    use domain::{KeyId, Measure, Period, TeamId, WhenSpent};
 
     use super::*;
     use crate::conformance::check_key_directory;
@@ -115,5 +154,36 @@ mod tests {
     fn debug_shows_neither_digests_nor_names() {
         let keys = StaticKeys::new([(digest_key("key-one"), principal("one"))]);
         assert_eq!(format!("{keys:?}"), "StaticKeys(1)");
+    }
+
+    #[test]
+    fn a_limit_that_many_are_held_to_is_told_once() {
+        let limit = |scope, measure| Limit {
+            scope,
+            measure,
+            amount: 5,
+            per: Period::Month,
+            burst: 5,
+            when_spent: WhenSpent::Refuse,
+        };
+        let all = [
+            limit(Scope::Organisation, Measure::Cost),
+            limit(Scope::Team(TeamId::new("a")), Measure::Cost),
+            limit(Scope::Team(TeamId::new("a")), Measure::Requests),
+            limit(Scope::Key(KeyId::new("one")), Measure::Requests),
+            limit(Scope::Key(KeyId::new("two")), Measure::Requests),
+        ];
+        let holder = |id: &str, own: usize| Principal {
+            limits: Arc::from([3, 2, 1, 0].map(|at| all[if at == 3 { own } else { at }].clone())),
+            ..principal(id)
+        };
+        let keys = [("one", 3), ("two", 4)];
+        let keys = keys.map(|(id, own)| (digest_key(id), holder(id, own)));
+        assert_eq!(StaticKeys::new(keys).limits(), all);
+        // Nobody's but the one who needs no key.
+        assert_eq!(StaticKeys::default().limits(), []);
+        let anyone = holder("", 3);
+        let limits = StaticKeys::default().with_anyone(anyone).limits();
+        assert_eq!(limits, all[..4]);
     }
 }
