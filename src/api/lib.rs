@@ -33,6 +33,7 @@ mod gate;
 pub mod gateway;
 mod ingress;
 mod kept;
+mod limits;
 mod line;
 mod loaded;
 mod models;

@@ -12,7 +12,9 @@ use http::{HeaderValue, Response, Uri};
 use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, MESSAGES_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
-use crate::{failing, kept, loaded, models, ollama, openapi, page, probes, records, responses};
+use crate::{
+    failing, kept, limits, loaded, models, ollama, openapi, page, probes, records, responses,
+};
 
 /// Which door a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,7 @@ const HEALTH_PATH: &str = "/admin/health";
 const RECORDS_PATH: &str = "/admin/v1/records";
 const SAVINGS_PATH: &str = "/admin/v1/savings";
 const OVERVIEW_PATH: &str = "/admin/v1/overview";
+const LIMITS_PATH: &str = "/admin/v1/limits";
 const CACHE_PATH: &str = "/admin/v1/cache";
 const PURGE_PATH: &str = "/admin/v1/cache/purge";
 const EXPLAIN_PATH: &str = "/admin/v1/cache/requests/{id}";
@@ -94,6 +97,7 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
             .route(RECORDS_PATH, get(records::latest).fallback(only_get))
             .route(SAVINGS_PATH, get(records::savings).fallback(only_get))
             .route(OVERVIEW_PATH, get(records::overview).fallback(only_get))
+            .route(LIMITS_PATH, get(limits::list).fallback(only_get))
             .route("/admin", get(page::text).fallback(only_get))
             .route("/admin/page.css", get(page::style).fallback(only_get))
             .route("/admin/page.js", get(page::script).fallback(only_get))
@@ -157,6 +161,7 @@ fn hint(path: &str) -> Option<&'static str> {
         RECORDS_PATH | SAVINGS_PATH | OVERVIEW_PATH | "/admin" => {
             Some("records are shown on the admin listener")
         }
+        LIMITS_PATH => Some("limits are shown on the admin listener"),
         HEALTH_PATH => Some("backends are shown on the admin listener"),
         _ if path.starts_with(CACHE_PATH) => Some("the cache is on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use domain::{
     BackendCard, CacheOutcome, CacheStore, ChatRequest, Delivery, ExchangeRecord, Fault, Findings,
-    Health, HealthState, Kept, KeyDigest, KeyDirectory, ModelAlias, Outcome, Principal, Quotas,
-    RecordSink, RequestId, Tier, Tokens, Trust,
+    Health, HealthState, Kept, KeyDigest, KeyDirectory, Left, Limit, ModelAlias, Outcome,
+    Principal, Quotas, RecordSink, RequestId, Tier, Tokens, Trust,
 };
 use policy::Asked;
 use tokio::sync::{Semaphore, mpsc};
@@ -351,6 +351,17 @@ impl Pipeline {
             is_offline,
             backends,
         }
+    }
+
+    /// Every limit that somebody is held to, and what is left of it.
+    #[must_use]
+    pub fn limits(&self) -> Vec<(Limit, Left)> {
+        let Some(quotas) = &self.quotas else {
+            return Vec::new();
+        };
+        let limits = self.keys.limits();
+        let left = quotas.left(&limits);
+        limits.into_iter().zip(left).collect()
     }
 
     /// What was learnt of each model of each backend that was asked for.

@@ -4,7 +4,7 @@ use futures::future::join_all;
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Hedge, Reply, ask, chat_request, fake, upstream, with};
+use crate::harness::{Hedge, Reply, ask, chat_request, eventually, fake, upstream, with};
 
 const PRICES: &str = "[[prices]]\nupstream = 'fake'\nmodels = ['*']\ninput = 2.0\noutput = 30.0\n";
 
@@ -173,4 +173,65 @@ async fn a_budget_goes_on_after_a_restart() {
     let kept: Value = serde_json::from_str(&hedge.kept("quotas.json")).unwrap();
     let amount = kept["accounts"][0]["amount"].as_u64().unwrap();
     assert!(amount <= 20_000 && amount > 10_000, "{amount}");
+}
+
+#[tokio::test]
+async fn the_operator_sees_what_is_left_of_every_limit() {
+    let fake = fake();
+    let keys = KEYS.replace(
+        "LIMITS",
+        "limits = [{ count = 'requests', amount = 60, per = 'hour', burst = 3 }, \
+         { count = 'concurrency', amount = 4 }]",
+    );
+    let others = "limits = [{ count = 'cost', usd = 2, per = 'month' }]\n[organisation]\n\
+                  limits = [{ count = 'tokens', amount = 1000, per = 'day' }]\n";
+    let hedge = Hedge::before(&fake, &format!("{keys}{others}{PRICES}")).await;
+    let reply = under(&hedge, "one", &short("[[fake tokens=7]] hi")).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let cost: u64 = reply.header("x-hedge-cost-microusd").parse().unwrap();
+    let tokens = reply.json()["usage"]["total_tokens"].as_u64().unwrap();
+    let path = "/admin/v1/limits";
+    let told = async || hedge.admin_get(path).await.json()["limits"].clone();
+    // What was held goes back when the record is made, which may be after the answer's end.
+    eventually("it is settled", async || told().await[0]["used"] == tokens).await;
+    let limits = told().await;
+    let seen: Vec<Value> = limits.as_array().unwrap().iter().map(figures).collect();
+    let wanted = json!([
+        [
+            "organisation",
+            null,
+            "tokens",
+            "day",
+            1000,
+            null,
+            1000 - tokens,
+            tokens
+        ],
+        [
+            "team",
+            "a",
+            "cost",
+            "month",
+            2_000_000,
+            null,
+            2_000_000 - cost,
+            cost
+        ],
+        ["key", "one", "concurrency", null, 4, null, 4, 0],
+        ["key", "one", "requests", "hour", 60, 3, 2, 1],
+    ]);
+    assert_eq!(json!(seen), wanted);
+    assert_eq!(limits[2]["whole_in_s"], Value::Null);
+    let whole_in_s = limits[3]["whole_in_s"].as_f64().unwrap();
+    assert!((0.0..=60.0).contains(&whole_in_s), "{whole_in_s}");
+    let document = hedge.get("/openapi.json").await.json();
+    crate::openapi::has_shape(&document, "Limits", &hedge.admin_get(path).await.json());
+    assert_eq!(hedge.get(path).await.status, StatusCode::NOT_FOUND);
+}
+
+fn figures(limit: &Value) -> Value {
+    let names = [
+        "scope", "name", "count", "per", "amount", "burst", "left", "used",
+    ];
+    names.iter().map(|name| limit[name].clone()).collect()
 }

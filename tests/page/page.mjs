@@ -166,6 +166,21 @@ const FIGURES = {
     }
   },
 
+  // Records were put into other days, and what was used of the month was not: it is what all of them come to.
+  async what_was_spent_of_budgets_is_what_the_records_come_to() {
+    const [shown, wanted] = await shownAndWanted((page) => cells(page, 'limits'));
+    const rows = new Map(shown.map(([whose, what, used, left]) => [`${whose}, ${what}`, [...used.split(' of '), left]]));
+    const budgets = [['everybody', 50, wanted.spent_in_all], ['team research', 2.5, wanted.spent_by_teams.research],
+      ['team support', 2, wanted.spent_by_teams.support]];
+    for (const [whose, usd, spent] of budgets) {
+      const [used, of, left] = rows.get(`${whose}, cost per month`);
+      dollars(used, spent, whose);
+      dollars(of, usd * 1e6, whose);
+      dollars(left, usd * 1e6 - spent, whose);
+    }
+    assert.deepEqual(rows.get('key trial, requests per day'), ['3', '3', '0']);
+  },
+
   async the_last_requests_are_those_of_the_records() {
     const [shown, wanted] = await shownAndWanted((page) => cells(page, 'last'));
     assert.equal(shown.length, wanted.last.length);

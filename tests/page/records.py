@@ -145,6 +145,8 @@ def figures(file, prices, zone):
         "hours": hours(rows, now),
         "latency": {place: latency(day, place) for place in PLACES},
         "teams": teams(month),
+        "spent_in_all": totals(known)["spent"],
+        "spent_by_teams": {team: sums["spent"] for team, sums in teams(known).items()},
         "last": [
             {
                 "model_asked": row["model_asked"],

@@ -205,6 +205,22 @@ function showLast(last) {
   ])), "No requests yet.");
 }
 
+// So many of them; the address beside the page has all.
+const LIMITS_MAX = 8;
+const amount = (it, count) => (it.count === "cost" ? money(count) : whole(count));
+
+function showLimits(told) {
+  const bound = (it) => it.burst ?? it.amount;
+  const share = (it) => (bound(it) === 0 ? 1 : it.used / bound(it));
+  const nearest = told.limits.toSorted((one, other) => share(other) - share(one)).slice(0, LIMITS_MAX);
+  put("limits", nearest.map((it) => {
+    const what = it.per === null ? it.count + " at once" : it.count.replaceAll("_", " ") + (it.per === "ever" ? " in all" : " per " + it.per);
+    const look = share(it) >= 1 ? "spent" : share(it) >= 0.8 ? "near" : "";
+    return row([words(it.name === null ? "everybody" : it.scope + " " + it.name), words(what),
+      words(amount(it, it.used) + " of " + amount(it, bound(it)), meter(share(it), look)), amount(it, it.left)]);
+  }), "No limits are set.");
+}
+
 const MOODS = { ready: "good", loaded: "good", starting: "fair", loading: "fair", unloading: "fair", down: "bad" };
 const mood = (state) => make("span", "dot " + (MOODS[state] ?? ""));
 
@@ -254,7 +270,8 @@ async function refreshRecords() {
 }
 
 async function refreshNow() {
-  const [health, board] = await Promise.all([ask("health"), ask("v1/models", { isOptional: true })]);
+  const [health, limits, board] = await Promise.all([ask("health"), ask("v1/limits"), ask("v1/models", { isOptional: true })]);
+  showLimits(limits);
   showHealth(health);
   showModels(board);
 }
