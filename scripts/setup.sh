@@ -25,6 +25,9 @@ have_libclang() {
 
 have_certificates() { [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -n "${SSL_CERT_FILE:-}" ]; }
 
+# Either of them will do for the limits of several replicas.
+have_redis() { have redis-server || have valkey-server; }
+
 # OpenAI's SDK asks for Node 18 or later.
 have_node() { have node && [ "$(node --version | sed 's/^v\([0-9]*\).*/\1/')" -ge 18 ]; }
 
@@ -48,6 +51,7 @@ test)
     need nodejs have_node
     need npm have npm
     need chromium have "${CHROMIUM:-chromium}"
+    need redis-server have_redis
     ;;
 *)
     echo "usage: scripts/setup.sh [build|test]" >&2

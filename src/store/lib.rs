@@ -1,9 +1,9 @@
-//! The storage traits of `domain`, implemented for one process.
+//! The storage traits of `domain`, implemented for one process, and for several where they count together.
 //!
 //! Thin on purpose: exact replies and kept responses live in memory and keys come from configuration, so
 //! but for the audit log, what was used of limits, the replies that outlive the process and the records of
-//! exchanges nothing here touches a disk, and nothing a network. Another family of the same traits
-//! belongs beside these files and runs the same conformance checks.
+//! exchanges nothing here touches a disk, and but for limits in Redis nothing a network. Another family of
+//! the same traits belongs beside these files and runs the same conformance checks.
 
 mod audit;
 mod moka_replies;
@@ -24,7 +24,10 @@ pub use audit::{
 };
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;
-pub use quota::{Calendar, LocalQuotas, Moment, NoTimeZone, QuotaFile, Settled};
+pub use quota::{
+    Calendar, LocalQuotas, Moment, NoRedisUrl, NoTimeZone, QuotaFile, Settled, SharedCounts,
+    SharedDriver, SharedQuotas, SharedRules, WhenApart,
+};
 pub use records::{
     RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordFile, RecordReader, RecordRules,
     RecordWriter,

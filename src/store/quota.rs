@@ -1,4 +1,4 @@
-//! Limits kept in this process, and their arithmetic.
+//! Limits kept in this process or, for several replicas, in Redis ([`SharedQuotas`]), and their arithmetic.
 //!
 //! | period | kept as | begins anew |
 //! | --- | --- | --- |
@@ -16,6 +16,7 @@ mod bucket;
 mod calendar;
 mod file;
 mod local;
+mod shared;
 
 #[cfg(test)]
 mod tests;
@@ -23,3 +24,4 @@ mod tests;
 pub use calendar::{Calendar, NoTimeZone};
 pub use file::QuotaFile;
 pub use local::{LocalQuotas, Moment, Settled};
+pub use shared::{NoRedisUrl, SharedCounts, SharedDriver, SharedQuotas, SharedRules, WhenApart};

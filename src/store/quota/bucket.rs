@@ -19,10 +19,19 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// How long `units` take to come back, rounded up so that no more than the rate is ever given.
-    fn time_of(self, units: u64) -> u64 {
+    /// How long `units` take to come back, in nanoseconds, rounded up so that no more than the rate is
+    /// ever given.
+    #[must_use]
+    pub fn time_of(self, units: u64) -> u64 {
         let nanos = u128::from(units) * self.period.as_nanos();
         let nanos = nanos.div_ceil(u128::from(self.amount.max(1)));
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    /// The same, rounded down: for what is put back, or the rounding could be drawn from.
+    #[must_use]
+    pub fn time_back(self, units: u64) -> u64 {
+        let nanos = u128::from(units) * self.period.as_nanos() / u128::from(self.amount.max(1));
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 
@@ -35,6 +44,14 @@ impl Rate {
 }
 
 impl Bucket {
+    /// One that is full when so many nanoseconds have passed.
+    #[must_use]
+    pub fn full_in(nanos: u64, now: u64) -> Self {
+        Self {
+            full_at: now.saturating_add(nanos),
+        }
+    }
+
     /// What may be taken at `now`.
     #[must_use]
     pub fn left(&self, rate: Rate, now: u64) -> u64 {
@@ -73,10 +90,7 @@ impl Bucket {
     /// Puts back what was taken too much, of what has not come back by itself: `until` is what taking it
     /// said. What would be more than full is full.
     pub fn put_back(&mut self, rate: Rate, units: u64, until: u64, now: u64) {
-        // Rounded up when taken; put back, rounded down, or the rounding could be drawn from.
-        let nanos = u128::from(units) * rate.period.as_nanos() / u128::from(rate.amount.max(1));
-        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
-        let nanos = nanos.min(until.saturating_sub(now));
+        let nanos = rate.time_back(units).min(until.saturating_sub(now));
         self.full_at = self.full_at.saturating_sub(nanos);
     }
 

@@ -14,11 +14,11 @@ use super::bucket::{Bucket, Rate};
 use super::calendar::{Calendar, Window};
 
 /// How soon a place among those at once may be free: replies take seconds.
-const PLACE_WAIT: Duration = Duration::from_secs(1);
+pub(super) const PLACE_WAIT: Duration = Duration::from_secs(1);
 
 /// Windows that begin no further apart are the same, in another time zone: its day began half a day
 /// earlier or later. A day's limit begins anew after that at the latest.
-const ZONES_APART: u64 = 12 * 60 * 60;
+pub(super) const ZONES_APART: u64 = 12 * 60 * 60;
 
 /// What time it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,14 +31,14 @@ pub struct Moment {
 
 /// Which count it is. Amounts are none of it: a limit that is raised goes on from what was used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Counter {
-    scope: Scope,
-    measure: Measure,
-    period: Period,
+pub(super) struct Counter {
+    pub scope: Scope,
+    pub measure: Measure,
+    pub period: Period,
 }
 
 impl Counter {
-    fn of(limit: &Limit) -> Self {
+    pub fn of(limit: &Limit) -> Self {
         Self {
             scope: limit.scope.clone(),
             measure: limit.measure,
@@ -150,6 +150,25 @@ impl LocalQuotas {
         settled.collect()
     }
 
+    /// Of each limit that refills and is not full: how long until it is, in nanoseconds.
+    pub(super) fn missing(&self) -> Vec<(Counter, u64)> {
+        let now = (self.counts.clock)();
+        let state = self.counts.lock();
+        let buckets = state.buckets.iter();
+        let missing = buckets.map(|(counter, bucket)| {
+            let nanos = bucket.full_after(now.nanos).as_nanos();
+            (counter.clone(), u64::try_from(nanos).unwrap_or(u64::MAX))
+        });
+        missing.filter(|(_, nanos)| *nanos > 0).collect()
+    }
+
+    /// Of a limit that refills: goes on from so many nanoseconds before it is full.
+    pub(super) fn begin(&self, counter: &Counter, missing: u64) {
+        let now = (self.counts.clock)();
+        let bucket = Bucket::full_in(missing, now.nanos);
+        self.counts.lock().buckets.insert(counter.clone(), bucket);
+    }
+
     /// What is held for exchanges under way, over all accounts.
     #[must_use]
     pub fn held(&self) -> u64 {
@@ -228,13 +247,13 @@ impl Counts {
 
 /// The longest of several is the last in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Wait {
+pub(super) enum Wait {
     None,
     For(Duration),
     Ever,
 }
 
-fn rate(limit: &Limit) -> Option<Rate> {
+pub(super) fn rate(limit: &Limit) -> Option<Rate> {
     if limit.measure == Measure::Concurrency {
         return None;
     }

@@ -6,6 +6,7 @@ use domain::{Exhausted, Grant, Limit, Measure, MicroUsd, Period, Quotas, Scope, 
 use futures::executor::block_on;
 
 use super::*;
+use crate::conformance::check_quotas;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -62,34 +63,13 @@ fn take(quotas: &LocalQuotas, limits: &[Limit], worst: Use) -> Result<Grant, Exh
     block_on(quotas.take(limits, worst))
 }
 
-#[test]
-fn every_limit_is_taken_from_or_none_is() {
-    let (clock, requests) = (Clock::default(), team(Measure::Requests, 5, Period::Minute));
-    let (quotas, cost) = (clock.quotas(), key(Measure::Cost, 100, Period::Day));
-    let limits = [requests, cost];
-    let first = take(&quotas, &limits, of(0, 0, 80)).unwrap();
-    assert_eq!(
-        first
-            .left
-            .iter()
-            .map(|left| left.amount)
-            .collect::<Vec<_>>(),
-        [4, 20]
-    );
-    for _ in 0..3 {
-        let refused = take(&quotas, &limits, of(0, 0, 21)).unwrap_err();
-        assert_eq!(refused.limit, limits[1]);
-        // Until midnight.
-        assert_eq!(refused.retry_after, Some(Duration::from_secs(86_400)));
-    }
-    assert_eq!(quotas.left(&limits)[0].amount, 4);
-    first.settle(of(0, 0, 30));
-    assert_eq!(quotas.left(&limits)[1].amount, 70);
-    assert_eq!(quotas.held(), 0);
+#[tokio::test]
+async fn the_contract_holds() {
+    check_quotas(&[&Clock::default().quotas()], async || {}).await;
 }
 
 #[test]
-fn of_several_limits_the_one_that_lasts_longest_is_named() {
+fn waits_are_to_the_second() {
     let clock = Clock::default();
     let quotas = clock.quotas();
     let limits = [
@@ -107,52 +87,6 @@ fn of_several_limits_the_one_that_lasts_longest_is_named() {
         (refused.limit.measure, refused.retry_after),
         (Measure::Tokens, None)
     );
-}
-
-#[test]
-fn a_grant_that_is_dropped_gives_all_back_but_its_request() {
-    let clock = Clock::default();
-    let quotas = clock.quotas();
-    let limits = [
-        key(Measure::Requests, 10, Period::Minute),
-        key(Measure::Tokens, 100, Period::Minute),
-        key(Measure::Cost, 100, Period::Ever),
-        key(Measure::Concurrency, 2, Period::Ever),
-    ];
-    drop(take(&quotas, &limits, of(50, 50, 100)).unwrap());
-    let left: Vec<u64> = quotas
-        .left(&limits)
-        .iter()
-        .map(|left| left.amount)
-        .collect();
-    assert_eq!(left, [9, 100, 100, 2]);
-}
-
-#[test]
-fn places_at_once_come_back_as_exchanges_end() {
-    let clock = Clock::default();
-    let quotas = clock.quotas();
-    let limits = [key(Measure::Concurrency, 2, Period::Ever)];
-    let first = take(&quotas, &limits, of(0, 0, 0)).unwrap();
-    let _second = take(&quotas, &limits, of(0, 0, 0)).unwrap();
-    let refused = take(&quotas, &limits, of(0, 0, 0)).unwrap_err();
-    assert_eq!(refused.retry_after, Some(Duration::from_secs(1)));
-    first.settle(of(5, 5, 5));
-    assert!(take(&quotas, &limits, of(0, 0, 0)).is_ok());
-}
-
-#[test]
-fn a_limit_that_is_changed_goes_on_from_what_was_used() {
-    let clock = Clock::default();
-    let quotas = clock.quotas();
-    let before = [key(Measure::Cost, 100, Period::Month)];
-    take(&quotas, &before, of(0, 0, 90))
-        .unwrap()
-        .settle(of(0, 0, 90));
-    let raised = [key(Measure::Cost, 1_000, Period::Month)];
-    assert_eq!(quotas.left(&raised)[0].amount, 910);
-    let lowered = [key(Measure::Cost, 50, Period::Month)];
-    assert!(take(&quotas, &lowered, of(0, 0, 1)).is_err());
 }
 
 #[test]

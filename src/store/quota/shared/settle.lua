@@ -1,0 +1,43 @@
+-- Counts what was used and gives back what was held, once for each number. KEYS[3]: the number of our
+-- last batch; from the fourth: the limits'. ARGV: our lease, the batch's number, then for each entry
+-- 'account', released, used, begin, end or 'back', nanoseconds, until (two) or 'charge', nanoseconds.
+
+if not gen or not lives(mine) then
+  return { 'lost' }
+end
+local is_new = tonumber(ARGV[2]) > tonumber(redis.call('GET', KEYS[3]) or '0')
+local reply, i = { 'settled', unix }, 3
+for k = 4, #KEYS do
+  if ARGV[i] == 'account' then
+    local found = account(KEYS[k], tonumber(ARGV[i + 3]))
+    if is_new and not found.is_later then
+      found.settled = math.min(found.settled + tonumber(ARGV[i + 2]), MOST)
+      write(found, math.max(found.mine - tonumber(ARGV[i + 1]), 0), tonumber(ARGV[i + 4]))
+    end
+    reply[#reply + 1] = found.window
+    reply[#reply + 1] = found.settled
+    reply[#reply + 1] = found.held
+    i = i + 5
+  else
+    local step, nanos = 2, missing(KEYS[k])
+    if ARGV[i] == 'back' then
+      -- Of what has not come back by itself.
+      step = 4
+      if is_new then
+        local later = lapse(tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]))
+        nanos = math.max(nanos - math.min(tonumber(ARGV[i + 1]), later), 0)
+      end
+    elseif is_new then
+      nanos = math.min(nanos + tonumber(ARGV[i + 1]), LONGEST)
+    end
+    local s, ns = fill(KEYS[k], nanos)
+    reply[#reply + 1] = nanos
+    reply[#reply + 1] = s
+    reply[#reply + 1] = ns
+    i = i + step
+  end
+end
+if is_new then
+  redis.call('SET', KEYS[3], ARGV[2], 'EX', 604800)
+end
+return reply

@@ -1,0 +1,437 @@
+//! Over a Redis that each test starts for itself. Where none is installed they say so and pass.
+
+mod server;
+
+use std::sync::atomic::AtomicI64;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use domain::{Measure, MicroUsd, Period, Scope, WhenSpent};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep};
+
+use super::*;
+use crate::conformance::check_quotas;
+use server::Server;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Some replicas over one server.
+struct Replicas {
+    server: Server,
+    all: Vec<Replica>,
+    tasks: JoinSet<()>,
+}
+
+struct Replica {
+    quotas: SharedQuotas,
+    driver: AbortHandle,
+    /// By how many seconds its clock is wrong.
+    clock: Arc<AtomicI64>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl Replicas {
+    /// `None` where there is no Redis to start.
+    async fn start(count: u32) -> Option<Self> {
+        let mut replicas = Self {
+            server: Server::start()?,
+            all: Vec::new(),
+            tasks: JoinSet::new(),
+        };
+        for _ in 0..count {
+            replicas.join(WhenApart::Share, Vec::new());
+        }
+        for replica in &replicas.all {
+            replica.shared().await;
+        }
+        Some(replicas)
+    }
+
+    fn rules(&self, when_apart: WhenApart) -> SharedRules {
+        SharedRules {
+            url: self.server.url(),
+            prefix: "test".into(),
+            replicas: NonZeroU32::new(3).unwrap(),
+            when_apart,
+            answer_max: Duration::from_secs(5),
+            lease: Duration::from_secs(2),
+            replica: format!("{}-{}", std::process::id(), self.all.len()),
+        }
+    }
+
+    fn join(&mut self, when_apart: WhenApart, settled: Vec<Settled>) {
+        let clock = Arc::new(AtomicI64::new(0));
+        let (wrong, began) = (Arc::clone(&clock), Instant::now());
+        let now = move || {
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            Moment {
+                nanos: u64::try_from(began.elapsed().as_nanos()).unwrap(),
+                unix: unix
+                    .as_secs()
+                    .saturating_add_signed(wrong.load(Ordering::SeqCst)),
+            }
+        };
+        let (quotas, driver) =
+            SharedQuotas::new(self.rules(when_apart), Calendar::utc(), now).unwrap();
+        quotas.restore(settled);
+        let (stop, stopped) = oneshot::channel();
+        let driver = self.tasks.spawn(driver.run(async move {
+            let _ = stopped.await;
+        }));
+        self.all.push(Replica {
+            quotas,
+            driver,
+            clock,
+            stop: Some(stop),
+        });
+    }
+
+    fn quotas(&self) -> Vec<&dyn Quotas> {
+        let all = self.all.iter();
+        all.map(|replica| &replica.quotas as &dyn Quotas).collect()
+    }
+
+    async fn settled(&self) {
+        for replica in &self.all {
+            replica.settled().await;
+        }
+    }
+}
+
+impl Replica {
+    async fn shared(&self) {
+        let shared = timeout(PATIENCE, self.quotas.until_shared()).await;
+        shared.expect("Redis is asked in time");
+    }
+
+    async fn apart(&self) {
+        eventually(|| self.quotas.counts().is_apart).await;
+    }
+
+    async fn settled(&self) {
+        eventually(|| self.quotas.counts().unsettled == 0).await;
+    }
+
+    async fn take(&self, limits: &[Limit], cost: i64) -> Result<Grant, Exhausted> {
+        self.quotas.take(limits, of(cost)).await
+    }
+
+    /// What is left for everybody, by Redis itself.
+    async fn left(&self, limit: &Limit) -> u64 {
+        let nothing = Use::default();
+        let taken = self.quotas.take(std::slice::from_ref(limit), nothing).await;
+        let grant = taken.unwrap();
+        let left = grant.left[0].amount;
+        grant.settle(nothing);
+        left
+    }
+
+    /// As a process that was killed.
+    fn kill(&self) {
+        self.driver.abort();
+    }
+}
+
+async fn eventually(holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("it comes to be");
+}
+
+fn of(cost: i64) -> Use {
+    Use {
+        requests: 1,
+        cost: MicroUsd(cost),
+        ..Use::default()
+    }
+}
+
+fn budget(amount: u64, per: Period) -> Limit {
+    Limit {
+        scope: Scope::Team("{a}:b".into()),
+        measure: Measure::Cost,
+        amount,
+        per,
+        burst: amount,
+        when_spent: WhenSpent::Refuse,
+    }
+}
+
+fn requests(amount: u64, per: Period, burst: u64) -> Limit {
+    Limit {
+        scope: Scope::Organisation,
+        measure: Measure::Requests,
+        amount,
+        per,
+        burst,
+        when_spent: WhenSpent::Refuse,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_holds_for_one_and_for_three() {
+    for count in [1, 3] {
+        let Some(replicas) = Replicas::start(count).await else {
+            return;
+        };
+        check_quotas(&replicas.quotas(), async || replicas.settled().await).await;
+        assert!(replicas.all.iter().all(|it| it.quotas.held() == 0));
+        let granted_apart = replicas
+            .all
+            .iter()
+            .map(|it| it.quotas.counts().granted_apart);
+        assert_eq!(granted_apart.sum::<u64>(), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_a_killed_replica_held_goes_back_when_its_lease_is_over() {
+    let Some(replicas) = Replicas::start(2).await else {
+        return;
+    };
+    let [one, two] = &replicas.all[..] else {
+        panic!("there are two");
+    };
+    let limits = [budget(100, Period::Day)];
+    let lost = one.take(&limits, 70).await.unwrap();
+    let kept = two.take(&limits, 20).await.unwrap();
+    one.kill();
+    assert!(two.take(&limits, 30).await.is_err(), "its lease holds");
+    let freed = async {
+        while two.take(&limits, 80).await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, freed).await.expect("its lease ends");
+    two.settled().await;
+    // What the other holds is still held.
+    assert_eq!(two.left(&limits[0]).await, 80);
+    kept.settle(of(20));
+    two.settled().await;
+    assert_eq!(two.left(&limits[0]).await, 80);
+    drop(lost);
+}
+
+#[tokio::test]
+async fn who_stops_waiting_leaves_nothing_held() {
+    let Some(replicas) = Replicas::start(1).await else {
+        return;
+    };
+    let one = &replicas.all[0];
+    let limits = [budget(1_000, Period::Month)];
+    for wait in 0..50 {
+        let wait = Duration::from_micros(wait * 20);
+        drop(timeout(wait, one.take(&limits, 10)).await);
+    }
+    let all_is_back = async {
+        while one.quotas.held() > 0 || one.left(&limits[0]).await < 1_000 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, all_is_back)
+        .await
+        .expect("all comes back");
+}
+
+#[tokio::test]
+async fn a_share_is_used_while_redis_is_away_and_told_when_it_is_back() {
+    let Some(mut replicas) = Replicas::start(1).await else {
+        return;
+    };
+    let limits = [
+        budget(400, Period::Ever),
+        requests(30, Period::Hour, 30),
+        Limit {
+            measure: Measure::Concurrency,
+            ..budget(9, Period::Ever)
+        },
+    ];
+    let one = &replicas.all[0];
+    let before = one.take(&limits, 100).await.unwrap();
+    replicas.server.stop();
+    let one = &replicas.all[0];
+    one.apart().await;
+    // A third of the three hundred that were left, and of the places at once.
+    assert_eq!(one.quotas.left(&limits)[0].amount, 100);
+    let more = one.take(&limits, 101).await.unwrap_err();
+    assert_eq!(more.limit, limits[0]);
+    assert!(more.retry_after.is_some(), "it may pass when Redis is back");
+    let first = one.take(&limits, 60).await.unwrap();
+    let second = one.take(&limits, 40).await.unwrap();
+    let busy = one.take(&limits, 0).await.unwrap_err();
+    assert_eq!(busy.limit, limits[2]);
+    assert!(one.take(&limits[..1], 1).await.is_err());
+    first.settle(of(50));
+    before.settle(of(70));
+    // Empty: it was not told to keep anything.
+    replicas.server.run();
+    let one = &replicas.all[0];
+    one.shared().await;
+    one.settled().await;
+    assert_eq!(one.left(&limits[0]).await, 400 - 50 - 70 - 40);
+    // Three requests, but for what an hour's rate brought back, and of which one is counted again.
+    assert_eq!(one.left(&limits[1]).await, 28);
+    second.settle(of(1));
+    one.settled().await;
+    assert_eq!(one.left(&limits[0]).await, 400 - 50 - 70 - 1);
+    let counts = one.quotas.counts();
+    assert_eq!((counts.partings, counts.generations), (1, 1));
+    assert_eq!((counts.granted_apart, counts.lost), (2, 0));
+}
+
+#[tokio::test]
+async fn nothing_of_a_budget_is_given_apart_where_that_is_the_rule() {
+    let Some(mut replicas) = Replicas::start(0).await else {
+        return;
+    };
+    replicas.join(WhenApart::Refuse, Vec::new());
+    replicas.all[0].shared().await;
+    replicas.server.stop();
+    let one = &replicas.all[0];
+    one.apart().await;
+    let refused = one.take(&[budget(400, Period::Day)], 1).await.unwrap_err();
+    assert_eq!(refused.limit, budget(400, Period::Day));
+    assert!(refused.retry_after.is_some());
+    // What costs nothing passes, and so do rates.
+    assert!(one.take(&[budget(400, Period::Day)], 0).await.is_ok());
+    let rates = [requests(30, Period::Hour, 6)];
+    assert!(one.take(&rates, 1).await.is_ok());
+    assert!(one.take(&rates, 1).await.is_ok());
+    assert!(one.take(&rates, 1).await.is_err(), "a third of the burst");
+}
+
+/// A Redis that was emptied is told what all replicas know, before any of them takes from it.
+#[tokio::test]
+async fn lost_counts_are_restored_by_those_who_remember() {
+    let Some(replicas) = Replicas::start(3).await else {
+        return;
+    };
+    let limits = [budget(1_000, Period::Month)];
+    for (at, replica) in replicas.all.iter().enumerate() {
+        let used = 100 * (i64::try_from(at).unwrap() + 1);
+        replica.take(&limits, used).await.unwrap().settle(of(used));
+        replica.settled().await;
+    }
+    let held = replicas.all[0].take(&limits, 150).await.unwrap();
+    for round in 1..3 {
+        replicas.server.ask(&["FLUSHALL"]);
+        for replica in &replicas.all {
+            eventually(|| replica.quotas.counts().generations == round).await;
+            replica.shared().await;
+        }
+        for replica in &replicas.all {
+            assert_eq!(replica.left(&limits[0]).await, 1_000 - 600 - 150);
+        }
+    }
+    held.settle(of(5));
+    replicas.settled().await;
+    assert_eq!(replicas.all[2].left(&limits[0]).await, 1_000 - 605);
+    // The script cache is another thing that may be lost.
+    replicas.server.ask(&["SCRIPT", "FLUSH"]);
+    assert_eq!(replicas.all[1].left(&limits[0]).await, 1_000 - 605);
+}
+
+#[tokio::test]
+async fn a_new_process_goes_on_from_what_was_written_down() {
+    let Some(mut replicas) = Replicas::start(1).await else {
+        return;
+    };
+    let limits = [budget(1_000, Period::Ever)];
+    let one = &mut replicas.all[0];
+    one.take(&limits, 300).await.unwrap().settle(of(250));
+    one.settled().await;
+    let written = one.quotas.settled();
+    assert_eq!(written.len(), 1);
+    assert_eq!(written[0].amount, 250);
+    assert!(one.quotas.settled().is_empty(), "nothing changed since");
+    drop(one.stop.take());
+    while replicas.tasks.join_next().await.is_some() {}
+    replicas.server.ask(&["FLUSHALL"]);
+    replicas.join(WhenApart::Share, written);
+    let two = &replicas.all[1];
+    two.shared().await;
+    assert_eq!(two.left(&limits[0]).await, 750);
+    assert_eq!(two.quotas.counts().generations, 0);
+}
+
+/// Clocks of replicas are days apart, and Redis's counts.
+#[tokio::test]
+async fn a_replica_whose_clock_is_wrong_counts_in_the_same_day() {
+    let Some(replicas) = Replicas::start(2).await else {
+        return;
+    };
+    let limits = [budget(100, Period::Day)];
+    for (days, left) in [(0, 90), (3, 80), (-40, 70), (0, 60)] {
+        let [one, two] = &replicas.all[..] else {
+            panic!("there are two");
+        };
+        one.clock.store(days * 86_400, Ordering::SeqCst);
+        let grant = one.take(&limits, 10).await.unwrap();
+        assert_eq!(grant.left[0].amount, left);
+        let whole = grant.left[0].whole_after.unwrap();
+        assert!(whole <= Duration::from_secs(86_400), "{whole:?}");
+        grant.settle(of(10));
+        one.settled().await;
+        assert_eq!(two.left(&limits[0]).await, left);
+    }
+}
+
+/// Keys of another type, or with nonsense in them, are no reason to fall over.
+#[tokio::test]
+async fn a_redis_with_nonsense_in_it_is_as_one_that_is_away() {
+    let Some(replicas) = Replicas::start(1).await else {
+        return;
+    };
+    let one = &replicas.all[0];
+    let limit = requests(3_000, Period::Hour, 30);
+    let name = "{test}:limit:organisation::requests:hour";
+    for nonsense in [["SET", name, "soon"], ["HSET", name, "a"]] {
+        replicas.server.ask(&["DEL", name]);
+        let mut words = nonsense.to_vec();
+        words.extend((nonsense[0] == "HSET").then_some("b"));
+        replicas.server.ask(&words);
+        let grant = one.take(std::slice::from_ref(&limit), 0).await.unwrap();
+        assert!(grant.left[0].amount <= 10, "by this replica's share");
+        one.apart().await;
+        replicas.server.ask(&["DEL", name]);
+        one.shared().await;
+    }
+    assert!(one.take(&[limit], 0).await.unwrap().left[0].amount >= 20);
+}
+
+#[tokio::test]
+async fn every_key_lies_in_one_slot_of_a_cluster() {
+    let Some(replicas) = Replicas::start(1).await else {
+        return;
+    };
+    let limits = [budget(100, Period::Day), requests(3_000, Period::Hour, 30)];
+    let taken = replicas.all[0].take(&limits, 10).await.unwrap();
+    taken.settle(of(10));
+    replicas.settled().await;
+    let keys = replicas.server.ask(&["KEYS", "*"]);
+    let keys: Vec<&str> = keys.lines().filter(|line| line.contains('{')).collect();
+    assert!(keys.len() >= 4, "{keys:?}");
+    assert!(keys.iter().all(|key| key.contains("{test}:")), "{keys:?}");
+}
+
+#[test]
+fn an_address_is_one_of_redis() {
+    for url in ["", "redis", "http://localhost", "redis://:pass word@"] {
+        let rules = SharedRules {
+            url: url.to_owned(),
+            prefix: "test".into(),
+            replicas: NonZeroU32::MIN,
+            when_apart: WhenApart::Share,
+            answer_max: Duration::from_secs(1),
+            lease: Duration::from_secs(1),
+            replica: "one".into(),
+        };
+        let clock = || Moment { nanos: 0, unix: 0 };
+        let made = SharedQuotas::new(rules, Calendar::utc(), clock);
+        assert!(made.is_err(), "{url}");
+    }
+}
