@@ -28,6 +28,7 @@ mod outer;
 mod posting;
 mod rules;
 mod sealing;
+mod sparing;
 mod standing;
 mod tails;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::proof::EdgeKey;
+use crate::session::Sessions;
 use crate::shape::Shape;
 
 /// The edges in force. Read for every request, so that a change counts from the next one on.
@@ -22,6 +23,8 @@ pub struct Edge {
     pub policy: EdgePolicy,
     /// Set once the edge is known no more, or with other keys: streams under way end.
     pub is_revoked: AtomicBool,
+    /// Which spare it signatures. An edge that was made anew, under another policy, has none yet.
+    pub sessions: Sessions,
 }
 
 impl Edge {

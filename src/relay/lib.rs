@@ -40,6 +40,7 @@ mod replay;
 mod ring;
 mod sealed;
 mod secret_key;
+mod session;
 mod structured;
 mod suite;
 mod time;
@@ -68,5 +69,8 @@ pub use sealed::{
     seal_whole_request,
 };
 pub use secret_key::SecretKey;
+pub use session::{
+    SESSION_FIELD, SESSION_KEEP, SESSION_YES, SESSIONS_MAX, Session, SessionId, Sessions,
+};
 pub use suite::{Aead, Ciphers, Kem, Suite};
 pub use time::UnixTime;

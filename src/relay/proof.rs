@@ -14,6 +14,7 @@ use sha2_011::Sha256;
 use zeroize::Zeroizing;
 
 use crate::sealed::{PROOF_LABEL, ProofSecret};
+use crate::session::{Session, SessionId};
 use crate::structured::{self, Parameters};
 
 /// The field that carries it.
@@ -86,6 +87,7 @@ impl EdgeKey {
 
 const ED25519: &str = "ed25519";
 const HMAC_SHA256: &str = "hmac-sha256";
+const SESSION: &str = "session";
 
 impl EdgeSecret {
     /// Of the 32 bytes that an Ed25519 key is made from (RFC 8032, section 5.1.5).
@@ -127,20 +129,49 @@ impl EdgeSecret {
             "id=\"{edge_id}\";key=\"{key_id}\";alg=\"{alg}\";proof={proof}"
         ))
     }
+
+    /// The same, by a session that was agreed under the key: without a signature.
+    ///
+    /// # Errors
+    /// Where a name is none.
+    pub fn prove_by(
+        session: &Session,
+        edge_id: &str,
+        key_id: &str,
+        relay_id: &str,
+        secret: &ProofSecret,
+    ) -> Result<String, Unproven> {
+        if ![edge_id, key_id, relay_id].into_iter().all(is_name) {
+            return Err(Unproven);
+        }
+        let proof = session.prove(edge_id, relay_id, secret).ok_or(Unproven)?;
+        let id = structured::bytes(session.id().as_bytes());
+        let proof = structured::bytes(&proof);
+        Ok(format!(
+            "id=\"{edge_id}\";key=\"{key_id}\";alg=\"{SESSION}\";session={id};proof={proof}"
+        ))
+    }
 }
 
 /// What the proof is made over: each name with its length before it, so that no two say the same.
 fn said(edge_id: &str, relay_id: &str, secret: &ProofSecret) -> Zeroizing<Vec<u8>> {
     let mut said = Vec::with_capacity(PROOF_LABEL.len() + 1 + 4 + 2 * NAME_BYTES_MAX + 32);
     said.extend_from_slice(PROOF_LABEL);
-    said.push(0);
-    for name in [edge_id, relay_id] {
-        // A name is far below 64 KiB.
-        said.extend_from_slice(&(name.len() as u16).to_be_bytes());
-        said.extend_from_slice(name.as_bytes());
-    }
+    said.extend_from_slice(&names(edge_id, relay_id));
     said.extend_from_slice(&**secret);
     Zeroizing::new(said)
+}
+
+/// What follows a label: a zero, and both names, each after its length.
+pub(crate) fn names(edge_id: &str, relay_id: &str) -> Vec<u8> {
+    let mut names = Vec::with_capacity(1 + 4 + 2 * NAME_BYTES_MAX);
+    names.push(0);
+    for name in [edge_id, relay_id] {
+        // A name is far below 64 KiB.
+        names.extend_from_slice(&(name.len() as u16).to_be_bytes());
+        names.extend_from_slice(name.as_bytes());
+    }
+    names
 }
 
 fn mac(key: &[u8], said: &[u8]) -> Result<Hmac<Sha256>, Unproven> {
@@ -158,6 +189,8 @@ pub struct EdgeClaim {
     edge_id: String,
     key_id: String,
     alg: String,
+    /// With [`SESSION`], and only then.
+    session: Option<SessionId>,
     proof: Vec<u8>,
 }
 
@@ -174,9 +207,17 @@ impl EdgeClaim {
             edge_id: text("id")?,
             key_id: text("key")?,
             alg: text("alg")?,
+            session: match read.bytes("session") {
+                None => None,
+                Some(id) => Some(SessionId::read(id).ok_or(Unproven)?),
+            },
             proof: read.bytes("proof").ok_or(Unproven)?.to_vec(),
         };
-        if is_name(&claim.edge_id) && is_name(&claim.key_id) {
+        let is_of_session = claim.alg == SESSION;
+        if is_of_session == claim.session.is_some()
+            && is_name(&claim.edge_id)
+            && is_name(&claim.key_id)
+        {
             Ok(claim)
         } else {
             Err(Unproven)
@@ -190,6 +231,32 @@ impl EdgeClaim {
 
     pub fn key_id(&self) -> &str {
         &self.key_id
+    }
+
+    /// The session that it is to be checked with, and not with a key.
+    pub fn session(&self) -> Option<SessionId> {
+        self.session
+    }
+
+    /// Whether it is a signature: only then may the request agree on a session.
+    pub fn is_signed(&self) -> bool {
+        self.alg == ED25519
+    }
+
+    /// With the session that [`session`](Self::session) names, for a request that `secret` is of.
+    ///
+    /// # Errors
+    /// Where it is no proof.
+    pub fn verify_by(
+        &self,
+        session: &Session,
+        relay_id: &str,
+        secret: &ProofSecret,
+    ) -> Result<(), Unproven> {
+        if self.session != Some(session.id()) {
+            return Err(Unproven);
+        }
+        session.verify(&self.edge_id, relay_id, secret, &self.proof)
     }
 
     /// With the key that this edge has under this name, for a request that `secret` is of.

@@ -14,6 +14,7 @@ mod manifests;
 mod memory;
 mod proofs;
 mod replays;
+mod sessions;
 mod shapes;
 mod slim;
 pub(crate) mod support;

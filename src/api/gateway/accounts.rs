@@ -184,6 +184,7 @@ mod tests {
             keys: Vec::new(),
             policy,
             is_revoked: AtomicBool::new(false),
+            sessions: relay::Sessions::default(),
         }
     }
 

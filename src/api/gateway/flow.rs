@@ -21,7 +21,7 @@ use http_body::{Body as _, Frame};
 use relay::bhttp::Fields;
 use relay::shape::{self, Shape, Shaper};
 use relay::slim::{FRAMES_FIELD, SLIM_FRAMES};
-use relay::{ChunkedResponse, ResponseSealer};
+use relay::{ChunkedResponse, ResponseSealer, SESSION_FIELD, SESSION_YES};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::inner::{Inner, answer_fields, is_events};
@@ -55,6 +55,7 @@ pub(super) struct Sealing {
     pub takes_frames: bool,
     /// What is said of it when it ends without a fault.
     pub result: SealedResult,
+    pub grants_session: bool,
     pub signs: Arc<Signs>,
 }
 
@@ -65,6 +66,7 @@ pub(super) struct Flow {
     shape: Shape,
     /// Whether the edge puts events together again from frames.
     takes_frames: bool,
+    grants_session: bool,
     shaper: Shaper,
     /// `None` once the final chunk is sealed.
     sealer: Option<ChunkedResponse>,
@@ -87,6 +89,7 @@ impl Flow {
             shape,
             takes_frames,
             result,
+            grants_session,
             signs,
         } = sealing;
         visit.note_shape(shape);
@@ -97,6 +100,7 @@ impl Flow {
             signs,
             shape,
             takes_frames,
+            grants_session,
             shaper: Shaper::new(shape, Instant::now().into_std()),
             sealer: Some(sealer),
             out,
@@ -217,6 +221,9 @@ impl Flow {
         self.visit.note_status(status);
         let now = self.visit.now();
         let mut fields = answer_fields(&head.headers, inner.is_processed, Some(self.shape), now);
+        if self.grants_session {
+            fields.push(SESSION_FIELD, SESSION_YES).map_err(|_| Cut)?;
+        }
         let kind = match (is_events(&head.headers), self.takes_frames) {
             (true, true) => shape::Body::Slim,
             (true, false) => shape::Body::Events,

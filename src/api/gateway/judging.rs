@@ -11,7 +11,7 @@ use http::StatusCode;
 use relay::shape::{SHAPE_FIELD, Shape};
 use relay::{
     DATE_WINDOW, EDGE_FIELD, Edge, EdgeClaim, EdgePolicy, IDEMPOTENCY_KEY_BYTES_MAX, ReplayRefused,
-    UnixTime, Unproven,
+    SESSION_FIELD, SESSION_YES, Session, UnixTime, Unproven,
 };
 use tokio::time::Instant;
 
@@ -30,6 +30,8 @@ pub(super) struct Judged {
     pub edge: Arc<Edge>,
     pub shape: Shape,
     pub under_way: UnderWay,
+    /// It is said in the answer.
+    pub grants_session: bool,
 }
 
 /// A request that is not, and what is said of it, sealed.
@@ -51,8 +53,9 @@ impl Gateway {
         if now.since(date).max(date.since(now)) > DATE_WINDOW {
             return Err(denied(SealedResult::OffTime, off_time()));
         }
-        let edge = self.prove(opened, peer);
-        let edge = edge.map_err(|Unproven| denied(SealedResult::Unproven, unproven()))?;
+        let proven = self.prove(opened, peer);
+        let (edge, claim) =
+            proven.map_err(|Unproven| denied(SealedResult::Unproven, unproven()))?;
         let of_edge = |denied: Box<Denied>| {
             let edge = Some(Arc::clone(&edge));
             Box::new(Denied { edge, ..*denied })
@@ -65,25 +68,50 @@ impl Gateway {
             .map_err(of_edge)?;
         self.take_key(opened, &edge, now).map_err(of_edge)?;
         Ok(Judged {
+            grants_session: self.agree(opened, &edge, &claim),
             edge,
             shape,
             under_way,
         })
     }
 
-    fn prove(&self, opened: &Opened, peer: &Peer) -> Result<Arc<Edge>, Unproven> {
+    /// Keeps a session for an edge that asks for one and has signed.
+    fn agree(&self, opened: &Opened, edge: &Edge, claim: &EdgeClaim) -> bool {
+        let asks = opened.fields.only(SESSION_FIELD) == Some(SESSION_YES.as_bytes());
+        if !asks || !claim.is_signed() {
+            return false;
+        }
+        let relay_id = &self.rules.relay_id;
+        let Some(session) = Session::agreed(&edge.id, relay_id, &opened.secret, opened.digest)
+        else {
+            return false;
+        };
+        let now = Instant::now().into_std();
+        edge.sessions.keep(session, claim.key_id(), now);
+        true
+    }
+
+    fn prove(&self, opened: &Opened, peer: &Peer) -> Result<(Arc<Edge>, EdgeClaim), Unproven> {
         let value = opened.fields.only(EDGE_FIELD).ok_or(Unproven)?;
         let claim = EdgeClaim::read(value)?;
         let edge = self.edges.find(claim.edge_id()).ok_or(Unproven)?;
         let key = edge.key(claim.key_id()).ok_or(Unproven)?;
-        claim.verify(key, &self.rules.relay_id, &opened.secret)?;
+        let relay_id = &self.rules.relay_id;
+        match claim.session() {
+            None => claim.verify(key, relay_id, &opened.secret)?,
+            Some(id) => {
+                let now = Instant::now().into_std();
+                let session = edge.sessions.find(id, claim.key_id(), now);
+                claim.verify_by(&*session.ok_or(Unproven)?, relay_id, &opened.secret)?;
+            }
+        }
         let shown = peer.certificate.as_ref();
         let is_its = |shown: &PeerCertificate| {
             shown.edge_id == edge.id && edge.may_show(shown.ed25519.as_ref())
         };
         let is_shown = shown.is_none_or(is_its);
         if is_shown && !edge.is_revoked() {
-            Ok(edge)
+            Ok((edge, claim))
         } else {
             Err(Unproven)
         }
@@ -301,6 +329,7 @@ mod tests {
             keys: Vec::new(),
             policy,
             is_revoked: std::sync::atomic::AtomicBool::new(false),
+            sessions: relay::Sessions::default(),
         };
         let limits = principal(&edge).limits;
         let seen: Vec<_> = limits

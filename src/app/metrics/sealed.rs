@@ -365,6 +365,7 @@ impl EdgeMetrics {
         for (family, cause, count) in [
             (&self.again, "key", figures.rekeyed),
             (&self.again, "clock", figures.redated),
+            (&self.again, "session", figures.resigned),
             (&self.again, "failover", figures.failovers),
             (&self.manifests, "taken", figures.manifests_taken),
             (&self.manifests, "refused", figures.manifests_refused),

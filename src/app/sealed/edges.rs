@@ -278,6 +278,7 @@ fn read(folder: &Path, id: &str) -> anyhow::Result<Option<Edge>> {
         keys: key.into_iter().collect(),
         policy,
         is_revoked: AtomicBool::new(false),
+        sessions: relay::Sessions::default(),
     }))
 }
 

@@ -21,6 +21,8 @@ pub struct ClientFigures {
     pub rekeyed: u64,
     /// Requests sealed anew because the clock was corrected.
     pub redated: u64,
+    /// Requests sealed anew because the relay did not know the session any more.
+    pub resigned: u64,
     /// Requests that went on to another member.
     pub failovers: u64,
     /// Answers that did not open, or were cut.
@@ -41,6 +43,7 @@ pub(super) struct Counts {
     pub(super) manifests_refused: AtomicU64,
     pub(super) rekeyed: AtomicU64,
     pub(super) redated: AtomicU64,
+    pub(super) resigned: AtomicU64,
     pub(super) failovers: AtomicU64,
     pub(super) broken: AtomicU64,
     pub(super) tails_left: AtomicU64,
@@ -67,6 +70,7 @@ impl Counts {
             manifests_refused: read(&self.manifests_refused),
             rekeyed: read(&self.rekeyed),
             redated: read(&self.redated),
+            resigned: read(&self.resigned),
             failovers: read(&self.failovers),
             broken: read(&self.broken),
             tails_left: read(&self.tails_left),

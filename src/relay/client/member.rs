@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::clock::Clock;
 use super::figures::Counts;
 use super::keys::{FetchFailed, Keys};
+use super::sparing::{Proving, Sparing};
 use super::standing::Standing;
 use super::{ClientFault, ClientRules, GATEWAY_PATH, MANIFEST_PATH};
 use crate::manifest::{Pins, SeenManifest};
@@ -86,6 +87,7 @@ pub(super) struct Relay {
     pub(super) key_id: String,
     pub(super) secret: Arc<EdgeSecret>,
     pub(super) keys: Keys,
+    pub(super) sparing: Sparing,
     pub(super) clock: Clock,
     standing: Mutex<Standing>,
     in_flight: AtomicUsize,
@@ -136,6 +138,7 @@ impl Relay {
             edge_id: member.edge_id,
             key_id: member.key_id,
             secret: member.secret,
+            sparing: Sparing::default(),
             clock: Clock::default(),
             standing: Mutex::new(Standing::default()),
             in_flight: AtomicUsize::new(0),
@@ -151,6 +154,14 @@ impl Relay {
     pub(super) fn seat(self: &Arc<Self>) -> Seat {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Seat(Arc::clone(self))
+    }
+
+    /// How the next request is proven. A shared key's MAC costs as little as a session's.
+    pub(super) fn proving(&self, now: Instant) -> Proving {
+        match &*self.secret {
+            EdgeSecret::Ed25519(_) => self.sparing.plan(now),
+            EdgeSecret::HmacSha256(_) => Proving::Signed { asks: false },
+        }
     }
 
     pub(super) fn in_flight(&self) -> usize {

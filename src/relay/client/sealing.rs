@@ -8,11 +8,13 @@ use rand::RngExt as _;
 use zeroize::Zeroizing;
 
 use super::keys::Usable;
+use super::sparing::Proving;
 use super::{CARRIED_FIELDS, ClientRules};
 use crate::bhttp::{Fields, InvalidMessage, RequestLine, write_request};
 use crate::limits::REQUEST_BYTES_MAX;
 use crate::proof::{EDGE_FIELD, EdgeSecret, Unproven};
 use crate::sealed::{EncDigest, RequestSealer, ResponseOpener, SealFault};
+use crate::session::{SESSION_FIELD, SESSION_YES, Session, SessionId};
 use crate::shape::SHAPE_FIELD;
 use crate::slim::{FRAMES_FIELD, SLIM_FRAMES};
 use crate::time::UnixTime;
@@ -29,6 +31,7 @@ pub(super) struct Terms<'a> {
     pub(super) edge_id: &'a str,
     pub(super) key_id: &'a str,
     pub(super) secret: &'a EdgeSecret,
+    pub(super) proving: &'a Proving,
     pub(super) relay_id: &'a str,
     pub(super) idempotency_key: &'a str,
     pub(super) date: UnixTime,
@@ -40,6 +43,17 @@ pub(super) struct Sealed {
     pub(super) opener: ResponseOpener,
     pub(super) digest: EncDigest,
     pub(super) key_id: u8,
+    pub(super) agreed: Agreed,
+}
+
+/// What of sessions a request has to do with.
+#[derive(Debug)]
+pub(super) enum Agreed {
+    Nothing,
+    /// It was asked for.
+    Asked(Session),
+    /// It was proven by it.
+    Used(SessionId),
 }
 
 /// Why a request cannot be sent sealed.
@@ -90,11 +104,34 @@ pub(super) fn seal<R: CryptoRng>(
     let mut bytes = Vec::new();
     let sealer = RequestSealer::start(&usable.config, usable.aead, rng, &mut bytes)?;
     let proof_secret = sealer.proof_secret();
-    let proof = terms
-        .secret
-        .prove(terms.edge_id, terms.key_id, terms.relay_id, &proof_secret)?;
+    let digest = sealer.digest();
+    let Terms {
+        edge_id,
+        key_id,
+        relay_id,
+        ..
+    } = terms;
+    let (proof, agreed) = match terms.proving {
+        Proving::By(session) => (
+            EdgeSecret::prove_by(session, edge_id, key_id, relay_id, &proof_secret)?,
+            Agreed::Used(session.id()),
+        ),
+        Proving::Signed { asks } => {
+            let proof = terms
+                .secret
+                .prove(edge_id, key_id, relay_id, &proof_secret)?;
+            let session = asks.then(|| Session::agreed(edge_id, relay_id, &proof_secret, digest));
+            (
+                proof,
+                session.flatten().map_or(Agreed::Nothing, Agreed::Asked),
+            )
+        }
+    };
     let line = RequestLine::new("POST", "https", AUTHORITY, &parcel.path)?;
-    let header = header(parcel, rules, terms, proof)?;
+    let mut header = header(parcel, rules, terms, proof)?;
+    if let Agreed::Asked(_) = agreed {
+        header.push(SESSION_FIELD, SESSION_YES)?;
+    }
 
     let bytes_max = usable.request_bytes_max.min(REQUEST_BYTES_MAX);
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
@@ -110,13 +147,13 @@ pub(super) fn seal<R: CryptoRng>(
     plain.resize(padded, 0);
 
     bytes.reserve(plain.len() + plain.len() / 512 + 64);
-    let digest = sealer.digest();
     let opener = sealer.finish(&plain, &mut bytes)?;
     Ok(Sealed {
         bytes,
         opener,
         digest,
         key_id: usable.config.id(),
+        agreed,
     })
 }
 

@@ -14,7 +14,7 @@ use relay::bhttp::{Fields, MessageReader, Part, RequestLine, write_request};
 use relay::manifest::{IdentityKey, IdentityPin, KeyPolicy, Pins, TrustedManifest};
 use relay::{
     Aead, EDGE_FIELD, Edge, EdgeDirectory, EdgeKey, EdgePolicy, EdgeSecret, KeyConfig,
-    RequestSealer, ResponseOpener, UnixTime,
+    RequestSealer, ResponseOpener, Session, UnixTime,
 };
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
@@ -85,6 +85,7 @@ impl Edges {
             keys: vec![("k1".to_owned(), EdgeKey::HmacSha256(shared_key(id)))],
             policy,
             is_revoked: AtomicBool::new(false),
+            sessions: relay::Sessions::default(),
         };
         self.0.lock().unwrap().insert(id.to_owned(), Arc::new(edge));
     }
@@ -96,6 +97,7 @@ impl Edges {
             keys: vec![("k1".to_owned(), EdgeKey::ed25519(public).unwrap())],
             policy: open_policy(),
             is_revoked: AtomicBool::new(false),
+            sessions: relay::Sessions::default(),
         };
         self.0.lock().unwrap().insert(id.to_owned(), Arc::new(edge));
     }
@@ -224,6 +226,16 @@ pub struct Ask {
     pub shape: Option<&'static str>,
     pub fields: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
+    pub proof: Proof,
+}
+
+/// What an edge proves itself by.
+#[derive(Clone)]
+pub enum Proof {
+    Shared,
+    /// With the key that is made of these bytes.
+    Signed([u8; 32]),
+    By(Session),
 }
 
 impl Ask {
@@ -239,6 +251,7 @@ impl Ask {
             shape: None,
             fields: vec![("content-type", "application/json".to_owned())],
             body: body.into(),
+            proof: Proof::Shared,
         }
     }
 }
@@ -247,6 +260,8 @@ impl Ask {
 pub struct Sealed {
     pub bytes: Vec<u8>,
     pub opener: ResponseOpener,
+    pub secret: relay::ProofSecret,
+    pub digest: relay::EncDigest,
 }
 
 impl Relay {
@@ -271,17 +286,30 @@ impl Relay {
         let mut rng = StdRng::seed_from_u64(rand::rng().random());
         let mut bytes = Vec::new();
         let mut sealer = RequestSealer::start(&config, aead, &mut rng, &mut bytes).unwrap();
-        let plain = self.plain(ask, &sealer.proof_secret());
+        let (secret, digest) = (sealer.proof_secret(), sealer.digest());
+        let plain = self.plain(ask, &secret);
         // Two chunks, so that there is one before the last.
         let (first, last) = plain.split_at(plain.len() / 2);
         sealer.push(first, &mut bytes).unwrap();
         let opener = sealer.finish(last, &mut bytes).unwrap();
-        Sealed { bytes, opener }
+        Sealed {
+            bytes,
+            opener,
+            secret,
+            digest,
+        }
     }
 
     pub fn plain(&self, ask: &Ask, secret: &relay::ProofSecret) -> Vec<u8> {
-        let proof = EdgeSecret::HmacSha256(shared_key(ask.edge));
-        let proof = proof.prove(ask.edge, "k1", ask.relay, secret).unwrap();
+        let proof = match &ask.proof {
+            Proof::Shared => EdgeSecret::HmacSha256(shared_key(ask.edge))
+                .prove(ask.edge, "k1", ask.relay, secret),
+            Proof::Signed(seed) => {
+                EdgeSecret::ed25519(seed).prove(ask.edge, "k1", ask.relay, secret)
+            }
+            Proof::By(session) => EdgeSecret::prove_by(session, ask.edge, "k1", ask.relay, secret),
+        };
+        let proof = proof.unwrap();
         let date = ask.date.unwrap_or(self.now()).to_http_date();
         let mut fields = Fields::default();
         fields.push(EDGE_FIELD, proof).unwrap();
@@ -311,7 +339,10 @@ impl Relay {
     }
 
     pub async fn ask(&self, ask: &Ask) -> Answer {
-        let sealed = self.seal(ask);
+        self.ask_sealed(self.seal(ask)).await
+    }
+
+    pub async fn ask_sealed(&self, sealed: Sealed) -> Answer {
         let raw = self.post(&sealed.bytes).await;
         assert_eq!(raw.status, 200, "{}", String::from_utf8_lossy(&raw.body));
         assert!(raw.is_complete);

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use domain::SealedResult;
 use relay::bhttp::{Fields, RequestLine, write_request};
-use relay::{RequestSealer, UnixTime};
+use relay::manifest::IdentityKey;
+use relay::{RequestSealer, SESSION_FIELD, Session, UnixTime};
 use tokio::task::JoinSet;
 
 use crate::client::{Client, HELLO, Raw, ask};
-use crate::gateway::{Ask, CHAT, EDGE, Relay, RelayRecipe, outer, relay};
+use crate::gateway::{Ask, CHAT, EDGE, Proof, Relay, RelayRecipe, outer, relay};
 
 /// What an answer in the clear is, but for its date.
 fn shown(raw: &Raw) -> (u16, Vec<(String, String)>, Vec<u8>) {
@@ -408,4 +409,110 @@ async fn bytes_that_are_no_request_of_ours_are_refused_by_name() {
     let figures = relay.gateway.figures();
     let refused: u64 = figures.refused.iter().map(|(_, count)| count).sum();
     assert_eq!(refused, 3);
+}
+
+/// The public half of the key that is made of these bytes.
+fn public(seed: &[u8; 32]) -> [u8; 32] {
+    *IdentityKey::from_bytes(seed).pin().as_bytes()
+}
+
+fn signed(edge: &'static str, seed: [u8; 32]) -> Ask {
+    let mut ask = Ask::chat(HELLO);
+    ask.edge = edge;
+    ask.proof = Proof::Signed(seed);
+    ask.fields.push((SESSION_FIELD, "?1".to_owned()));
+    ask
+}
+
+fn by(edge: &'static str, session: &Session) -> Ask {
+    let mut ask = Ask::chat(HELLO);
+    ask.edge = edge;
+    ask.proof = Proof::By(session.clone());
+    ask
+}
+
+/// Asks for a session, and what both ends then have of it.
+async fn agreed(relay: &Relay, ask: &Ask) -> (u16, bool, Session) {
+    let sealed = relay.seal(ask);
+    let session = Session::agreed(ask.edge, ask.relay, &sealed.secret, sealed.digest).unwrap();
+    let answer = relay.ask_sealed(sealed).await;
+    (
+        answer.status,
+        answer.field(SESSION_FIELD) == Some("?1"),
+        session,
+    )
+}
+
+#[tokio::test]
+async fn a_session_proves_an_edge_until_it_is_revoked() {
+    const SEED: [u8; 32] = [21; 32];
+    let relay = relay().await;
+    relay.edges.add_ed25519("branch-9", &public(&SEED));
+    let (status, is_granted, session) = agreed(&relay, &signed("branch-9", SEED)).await;
+    assert_eq!((status, is_granted), (200, true));
+    for _ in 0..3 {
+        let answer = relay.ask(&by("branch-9", &session)).await;
+        assert_eq!((answer.status, answer.field(SESSION_FIELD)), (200, None));
+    }
+    // The same bytes again are a replay, as ever.
+    let sealed = relay.seal(&by("branch-9", &session)).bytes;
+    let status = async |bytes: Vec<u8>| relay.post(&bytes).await.status;
+    assert_eq!(status(sealed.clone()).await, 200);
+    assert_eq!(status(sealed).await, 400);
+    // Another edge's name over it, and a session that nobody agreed.
+    relay.edges.add_ed25519("branch-8", &public(&[22; 32]));
+    let (status, _, strange) = agreed(&relay, &signed("branch-8", SEED)).await;
+    assert_eq!(status, 401, "it is not the key of that edge");
+    let unproven = (401, "unproven_edge".to_owned(), "no");
+    for ask in [
+        by("branch-8", &session),
+        by("branch-8", &strange),
+        by("branch-9", &strange),
+        by(EDGE, &session),
+    ] {
+        assert_eq!(relay.ask(&ask).await.refusal(), unproven);
+    }
+    // The edge is let in anew, under the same key: it signs again.
+    relay.edges.add_ed25519("branch-9", &public(&SEED));
+    assert_eq!(
+        relay.ask(&by("branch-9", &session)).await.refusal(),
+        unproven
+    );
+    let (status, is_granted, session) = agreed(&relay, &signed("branch-9", SEED)).await;
+    assert_eq!((status, is_granted), (200, true));
+    relay.edges.revoke("branch-9");
+    assert_eq!(
+        relay.ask(&by("branch-9", &session)).await.refusal(),
+        unproven
+    );
+}
+
+/// A session comes of a signature alone, and of a request that was taken.
+#[tokio::test]
+async fn no_other_request_agrees_on_a_session() {
+    const SEED: [u8; 32] = [21; 32];
+    let relay = relay().await;
+    relay.edges.add_ed25519("branch-9", &public(&SEED));
+    let mut shared = Ask::chat(HELLO);
+    shared.fields.push((SESSION_FIELD, "?1".to_owned()));
+    let (status, is_granted, session) = agreed(&relay, &shared).await;
+    assert_eq!((status, is_granted), (200, false));
+    assert_eq!(relay.ask(&by(EDGE, &session)).await.status, 401);
+    // A session does not renew itself.
+    let (_, _, session) = agreed(&relay, &signed("branch-9", SEED)).await;
+    let mut renewing = by("branch-9", &session);
+    renewing.fields.push((SESSION_FIELD, "?1".to_owned()));
+    let (status, is_granted, renewed) = agreed(&relay, &renewing).await;
+    assert_eq!((status, is_granted), (200, false));
+    assert_eq!(relay.ask(&by("branch-9", &renewed)).await.status, 401);
+    // Asked for where it may not ask.
+    let mut denied = signed("branch-9", SEED);
+    denied.path = "/v1/embeddings".to_owned();
+    let (status, is_granted, session) = agreed(&relay, &denied).await;
+    assert_eq!((status, is_granted), (403, false));
+    assert_eq!(relay.ask(&by("branch-9", &session)).await.status, 401);
+    // Or in other words than the field has.
+    let mut other = signed("branch-9", SEED);
+    other.fields.last_mut().unwrap().1 = "?0".to_owned();
+    assert!(!agreed(&relay, &other).await.1);
 }

@@ -72,6 +72,7 @@ async fn what_is_sealed_is_what_the_provider_needs_and_who_asks() {
             "idempotency-key",
             "relay-edge",
             "relay-shape",
+            "relay-session",
         ]
     );
     assert_eq!(call.field("relay-shape"), "cells;size=512");

@@ -18,7 +18,7 @@ use crate::slim::{FRAMES_FIELD, SLIM_FRAMES};
 use crate::{
     Ciphers, DATE_PROBLEM, EDGE_FIELD, EdgeClaim, EdgeKey, HeadReader, IdempotenceCache, Kem,
     KeyRing, OuterRefusal, PROBLEM_MEDIA_TYPE, ReplayCache, ReplayRefused, RequestOpener,
-    ResponseSealer, RingTimes, UnixTime,
+    ResponseSealer, RingTimes, SESSION_FIELD, SESSION_YES, Session, Sessions, UnixTime, Unproven,
 };
 
 pub const EDGE: &str = "branch-seven";
@@ -92,6 +92,8 @@ pub struct State {
     pub reply: Reply,
     /// The relay's clock less this machine's, in seconds.
     pub ahead: i64,
+    /// `None` where the relay is of a time that knew none.
+    pub sessions: Option<Sessions>,
     replays: ReplayCache,
     idempotence: IdempotenceCache,
     /// All bytes that came, by connection.
@@ -160,6 +162,7 @@ impl Gateway {
                 pieces: vec![b"{\"a\":".to_vec(), b"1}".to_vec()],
             },
             ahead,
+            sessions: Some(Sessions::default()),
             replays: ReplayCache::new(UnixTime(0)),
             idempotence: IdempotenceCache::new(UnixTime(0)),
             raw: Vec::new(),
@@ -361,12 +364,28 @@ impl World {
         assert_eq!((claim.edge_id(), claim.key_id()), (EDGE, "k1"));
         let public = ed25519_dalek::SigningKey::from_bytes(&SEED).verifying_key();
         let key = EdgeKey::ed25519(public.as_bytes()).unwrap();
-        claim.verify(&key, self.relay_id, &proof_secret).unwrap();
+        let at = Instant::now();
+        let proven = match claim.session() {
+            None => claim.verify(&key, self.relay_id, &proof_secret),
+            Some(id) => {
+                let sessions = state.sessions.as_ref();
+                let session = sessions.and_then(|all| all.find(id, "k1", at));
+                session.map_or(Err(Unproven), |session| {
+                    claim.verify_by(&session, self.relay_id, &proof_secret)
+                })
+            }
+        };
+        if claim.session().is_none() {
+            proven.unwrap();
+        }
+        let asks = opened.field(SESSION_FIELD) == SESSION_YES && claim.is_signed();
+        let grants = asks && state.sessions.is_some();
 
         let shape: Shape = opened.field(SHAPE_FIELD).parse().unwrap();
         let date = UnixTime::from_http_date(opened.field("date")).unwrap();
         let key = opened.field("idempotency-key").to_owned();
         let refusal = match state.replays.take(&digest, date, now) {
+            _ if proven.is_err() => Some(401),
             Err(ReplayRefused::Date { .. }) => Some(400),
             Err(refused) => panic!("{refused}"),
             Ok(()) => match fault {
@@ -393,11 +412,28 @@ impl World {
         if let Some(Fault::After(refusal)) = fault {
             return Err(*refusal);
         }
+        if grants && let Some(sessions) = &state.sessions {
+            let session = Session::agreed(EDGE, self.relay_id, &proof_secret, digest);
+            sessions.keep(session.unwrap(), "k1", at);
+        }
         let wants_slim = opened.field(FRAMES_FIELD) == SLIM_FRAMES;
-        let (cells, ends) = cells(sealer, shape, &reply, refusal.is_none(), wants_slim, now);
+        let said = Said {
+            is_processed: refusal.is_none(),
+            wants_slim,
+            grants_session: grants && refusal.is_none(),
+        };
+        let (cells, ends) = cells(sealer, shape, &reply, said, now);
         state.ends = ends;
         Ok(cells)
     }
+}
+
+/// What the answer's own fields say.
+#[derive(Clone, Copy)]
+struct Said {
+    is_processed: bool,
+    wants_slim: bool,
+    grants_session: bool,
 }
 
 /// As a shape makes them, if its ticks pass in no time, with three before the answer begins.
@@ -405,14 +441,13 @@ fn cells(
     sealer: ResponseSealer,
     shape: Shape,
     reply: &Reply,
-    is_processed: bool,
-    wants_slim: bool,
+    said: Said,
     now: UnixTime,
 ) -> (Vec<Vec<u8>>, Vec<usize>) {
     let is_events = reply.kind == "text/event-stream";
-    let is_slim = is_events && wants_slim;
+    let is_slim = is_events && said.wants_slim;
     let mut header = Fields::default();
-    let processed = if is_processed { "yes" } else { "no" };
+    let processed = if said.is_processed { "yes" } else { "no" };
     let date = now.to_http_date();
     for (name, value) in [
         ("content-type", reply.kind),
@@ -421,6 +456,9 @@ fn cells(
         (SHAPE_FIELD, &shape.to_string()),
     ] {
         header.push(name, value).unwrap();
+    }
+    if said.grants_session {
+        header.push(SESSION_FIELD, SESSION_YES).unwrap();
     }
     if is_slim {
         header.push(FRAMES_FIELD, SLIM_FRAMES).unwrap();

@@ -2,7 +2,7 @@
 
 use super::gateway::{Fault, Gateway, now, ring};
 use super::*;
-use crate::{Kem, OuterRefusal};
+use crate::{EDGE_FIELD, Kem, OuterRefusal, Sessions};
 
 #[tokio::test]
 async fn a_key_that_the_relay_has_no_more_is_fetched_anew_and_used_once() {
@@ -178,4 +178,63 @@ async fn what_the_relay_refuses_within_is_an_answer() {
     }
     assert_eq!(edge.log.results(), refusals.map(|(_, result)| result));
     assert_eq!(gateway.state().calls.len(), 0);
+}
+
+/// By what the requests that came were proven, in their order.
+fn algs(gateway: &Gateway) -> Vec<String> {
+    let opened = gateway.state().opened.clone();
+    let alg = |field: &str| field.split(';').nth(2).unwrap().to_owned();
+    opened.iter().map(|it| alg(it.field(EDGE_FIELD))).collect()
+}
+
+#[tokio::test]
+async fn one_signature_is_enough_for_a_session() {
+    let gateway = Gateway::start("relay-1").await;
+    let edge = edge(&[&gateway], ClientRules::default());
+    for at in 0..4 {
+        whole(&edge, &format!("r-{at}")).await.unwrap();
+    }
+    let [signed, session] = ["alg=\"ed25519\"", "alg=\"session\""];
+    assert_eq!(algs(&gateway), [signed, session, session, session]);
+    // The relay forgets it: nothing was done for the request, which is signed and goes on.
+    gateway.state().sessions = Some(Sessions::default());
+    whole(&edge, "r-4").await.unwrap();
+    assert_eq!(algs(&gateway)[4..], [session, signed]);
+    assert_eq!(gateway.state().calls.len(), 5);
+    let figures = edge.client.figures();
+    assert_eq!(
+        (figures.resigned, figures.failovers, figures.broken),
+        (1, 0, 0)
+    );
+    let results = edge.log.results();
+    assert_eq!(
+        results[4..],
+        [SealedResult::Unproven, SealedResult::Answered]
+    );
+}
+
+#[tokio::test]
+async fn a_relay_that_grants_no_session_has_every_request_signed() {
+    let gateway = Gateway::start("relay-1").await;
+    gateway.state().sessions = None;
+    let edge = edge(&[&gateway], ClientRules::default());
+    for at in 0..3 {
+        whole(&edge, &format!("r-{at}")).await.unwrap();
+    }
+    assert!(algs(&gateway).iter().all(|alg| alg == "alg=\"ed25519\""));
+    assert_eq!(edge.client.figures().resigned, 0);
+}
+
+/// A relay that says no again is not asked a third time.
+#[tokio::test]
+async fn what_is_not_proven_by_a_signature_either_is_refused() {
+    let gateway = Gateway::start("relay-1").await;
+    let edge = edge(&[&gateway], ClientRules::default());
+    whole(&edge, "r-1").await.unwrap();
+    for _ in 0..2 {
+        gateway.will(Fault::Undone(401));
+    }
+    let delivered = edge.client.carry(parcel("r-2", false)).await.unwrap();
+    assert_eq!(delivered.status, 401);
+    assert_eq!(gateway.state().opened.len(), 3);
 }
