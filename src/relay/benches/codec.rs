@@ -15,7 +15,7 @@ use relay::shape::{Body, Shape, Shaper};
 use relay::slim::{SlimDecoder, SlimEncoder};
 use relay::{
     Aead, ChunkedResponse, Ciphers, EdgeClaim, EdgeKey, EdgeSecret, HeadReader, Kem, KeyConfig,
-    RequestOpener, RequestSealer, ResponseOpener, SecretKey,
+    RequestOpener, RequestSealer, ResponseOpener, SecretKey, Session,
 };
 
 fn main() {
@@ -76,29 +76,58 @@ fn relay_opens_a_request(bencher: Bencher<'_, '_>, kem: Kem) {
 
 const SEED: [u8; 32] = [3; 32];
 
-#[divan::bench]
-fn edge_proves_itself(bencher: Bencher<'_, '_>) {
-    let secret = EdgeSecret::ed25519(&SEED);
-    let (_, config) = keys(Kem::X25519);
-    let mut rng = StdRng::seed_from_u64(2);
-    let sealer = RequestSealer::start(&config, Aead::Aes256Gcm, &mut rng, &mut Vec::new());
-    let own = sealer.expect("it is offered").proof_secret();
-    bencher.bench_local(|| secret.prove("branch-7", "k1", "hq", &own));
+/// Who a proof is made with.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    Signature,
+    Session,
 }
 
-#[divan::bench]
-fn relay_checks_the_proof(bencher: Bencher<'_, '_>) {
-    let public = ed25519_dalek::SigningKey::from_bytes(&SEED).verifying_key();
-    let key = EdgeKey::ed25519(public.as_bytes()).expect("it is a key");
+fn requests() -> (RequestSealer, RequestSealer) {
     let (_, config) = keys(Kem::X25519);
     let mut rng = StdRng::seed_from_u64(2);
-    let sealer = RequestSealer::start(&config, Aead::Aes256Gcm, &mut rng, &mut Vec::new());
-    let own = sealer.expect("it is offered").proof_secret();
-    let proof = EdgeSecret::ed25519(&SEED).prove("branch-7", "k1", "hq", &own);
+    let mut sealer = || {
+        let sealer = RequestSealer::start(&config, Aead::Aes256Gcm, &mut rng, &mut Vec::new());
+        sealer.expect("it is offered")
+    };
+    (sealer(), sealer())
+}
+
+fn session(agreeing: &RequestSealer) -> Session {
+    let secret = agreeing.proof_secret();
+    let session = Session::agreed("branch-7", "hq", &secret, agreeing.digest());
+    session.expect("a MAC takes any key")
+}
+
+#[divan::bench(args = [By::Signature, By::Session])]
+fn edge_proves_itself(bencher: Bencher<'_, '_>, by: By) {
+    let secret = EdgeSecret::ed25519(&SEED);
+    let (agreeing, request) = requests();
+    let (session, own) = (session(&agreeing), request.proof_secret());
+    bencher.bench_local(|| match by {
+        By::Signature => secret.prove("branch-7", "k1", "hq", &own),
+        By::Session => EdgeSecret::prove_by(&session, "branch-7", "k1", "hq", &own),
+    });
+}
+
+#[divan::bench(args = [By::Signature, By::Session])]
+fn relay_checks_the_proof(bencher: Bencher<'_, '_>, by: By) {
+    let public = ed25519_dalek::SigningKey::from_bytes(&SEED).verifying_key();
+    let key = EdgeKey::ed25519(public.as_bytes()).expect("it is a key");
+    let (agreeing, request) = requests();
+    let (session, own) = (session(&agreeing), request.proof_secret());
+    let proof = match by {
+        By::Signature => EdgeSecret::ed25519(&SEED).prove("branch-7", "k1", "hq", &own),
+        By::Session => EdgeSecret::prove_by(&session, "branch-7", "k1", "hq", &own),
+    };
     let proof = proof.expect("these are names");
     bencher.bench_local(|| {
         let claim = EdgeClaim::read(proof.as_bytes()).expect("it is a claim");
-        claim.verify(&key, "hq", &own).expect("it is its own");
+        let checked = match by {
+            By::Signature => claim.verify(&key, "hq", &own),
+            By::Session => claim.verify_by(&session, "hq", &own),
+        };
+        checked.expect("it is its own");
     });
 }
 
