@@ -13,12 +13,10 @@ use domain::{Backend, ExchangeRecord, HealthState, Outcome, RecordSink};
 use pipeline::Pipeline;
 use policy::{ANY_MODEL, BreakerState};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
 use providers::{EndpointState, Pool};
 use store::RecordFile;
 use tokio::sync::watch;
@@ -26,11 +24,17 @@ use tokio::sync::watch;
 use crate::fleet::Fleet;
 use crate::sealed::{Chronicle, Edges, Uplink};
 
+#[cfg(test)]
+mod documented;
+mod limits;
 mod records;
+mod registry;
 mod reuse;
 mod sealed;
 
+use limits::LimitGauges;
 use records::RecordMetrics;
+use registry::Registry;
 use reuse::ReuseMetrics;
 use sealed::{AuditMetrics, EdgeMetrics, RelayMetrics};
 
@@ -113,6 +117,11 @@ struct ModelLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelNameLabels {
+    model: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ModelStateLabels {
     model: String,
     state: Label,
@@ -161,6 +170,7 @@ pub struct Metrics {
     fleet: OnceLock<Arc<Fleet>>,
     endpoints: EndpointGauges,
     failing: FailureMetrics,
+    limits: LimitGauges,
     reuse: ReuseMetrics,
     watched: OnceLock<Watched>,
 }
@@ -213,6 +223,8 @@ struct ModelGauges {
     states: Family<ModelStateLabels, Gauge>,
     memory: Family<ModelLabels, Gauge>,
     requests: Family<ModelLabels, Gauge>,
+    slots: Family<ModelNameLabels, Gauge>,
+    pace: Family<ModelLabels, Gauge<f64, AtomicU64>>,
     loads: Family<ModelLabels, Counter>,
     unloads: Family<ModelLabels, Counter>,
 }
@@ -237,7 +249,7 @@ impl fmt::Debug for Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
-            registry: Mutex::new(Registry::with_prefix("hedge")),
+            registry: Mutex::new(Registry::new()),
             exchanges: Family::default(),
             faults: Family::default(),
             failures: Family::default(),
@@ -267,6 +279,7 @@ impl Default for Metrics {
             fleet: OnceLock::new(),
             endpoints: EndpointGauges::default(),
             failing: FailureMetrics::default(),
+            limits: LimitGauges::default(),
             reuse: ReuseMetrics::default(),
             watched: OnceLock::new(),
         };
@@ -366,6 +379,7 @@ impl Metrics {
         self.endpoints.register(&mut registry);
         self.edge.register(&mut registry);
         self.failing.register(&mut registry);
+        self.limits.register(&mut registry);
         self.reuse.register(&mut registry);
         let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
@@ -467,6 +481,7 @@ impl Metrics {
             return;
         };
         self.failing.read(&pipeline);
+        self.limits.read(&pipeline.limits());
         if let Some((stats, counts)) = pipeline.reuse_stats() {
             self.reuse.read(&stats, &counts);
         }
@@ -589,6 +604,16 @@ impl ModelGauges {
             self.requests.clone(),
         );
         registry.register(
+            "model_slots",
+            "Requests that a local model can compute at once",
+            self.slots.clone(),
+        );
+        registry.register(
+            "model_tokens_per_second",
+            "How fast a local model reads a prompt and writes each reply, as last measured",
+            self.pace.clone(),
+        );
+        registry.register(
             "model_loads",
             "Loads of a local model, and those that failed",
             self.loads.clone(),
@@ -604,6 +629,8 @@ impl ModelGauges {
         self.states.clear();
         self.memory.clear();
         self.requests.clear();
+        self.slots.clear();
+        self.pace.clear();
         self.loads.clear();
         self.unloads.clear();
         self.budget.set(gauge(view.memory_bytes_max));
@@ -628,6 +655,19 @@ impl ModelGauges {
                 (&self.requests, "waiting", u64::from(model.queued)),
             ] {
                 gauges.get_or_create(&labels(kind)).set(gauge(value));
+            }
+            let name = ModelNameLabels {
+                model: model.name.clone(),
+            };
+            let slots = i64::from(model.slots_max);
+            self.slots.get_or_create(&name).set(slots);
+            for (kind, pace) in [
+                ("prompt", model.prompt_tokens_per_s),
+                ("reply", model.reply_tokens_per_s),
+            ] {
+                if let Some(pace) = pace {
+                    self.pace.get_or_create(&labels(kind)).set(pace);
+                }
             }
             for (counters, kind, value) in [
                 (&self.loads, "done", model.loads),
@@ -719,10 +759,8 @@ impl Scrape for Metrics {
         // First, for what is read is cleared and counted up again: two at once would count double.
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         self.read_gauges();
-        let mut text = String::new();
-        // Without the end mark: the doors' own counters follow. Writing to a string cannot fail.
-        let _ = encode_registry(&mut text, &registry);
-        text
+        // The doors' own counters follow.
+        registry.text()
     }
 }
 

@@ -235,9 +235,11 @@ impl Hedge {
         open(self.addr, request).await.read().await
     }
 
-    /// The metrics, as Prometheus reads them.
+    /// The metrics, as Prometheus reads them. All of them are on their page.
     pub async fn metrics(&self) -> String {
-        self.admin_get("/metrics").await.text
+        let text = self.admin_get("/metrics").await.text;
+        crate::metrics::check(&text);
+        text
     }
 
     /// To the operator's listener, in JSON.

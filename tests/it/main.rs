@@ -21,6 +21,7 @@ mod cost;
 mod failures;
 mod ingress;
 mod limits;
+mod metrics;
 mod offline;
 mod ollama;
 mod openapi;

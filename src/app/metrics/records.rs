@@ -6,9 +6,9 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use store::RecordFile;
 
+use super::registry::Registry;
 use super::sealed::raise;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -10,8 +10,8 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
+use super::registry::Registry;
 use super::{Label, gauge};
 use crate::sealed::{Chronicle, Edges, Uplink};
 

@@ -233,7 +233,9 @@ impl Relay {
 
     pub async fn metrics(&self) -> String {
         let asked = request(Method::GET, "/metrics", bytes::Bytes::new());
-        open(self.admin, asked).await.read().await.text
+        let text = open(self.admin, asked).await.read().await.text;
+        crate::metrics::check(&text);
+        text
     }
 
     /// What the edge's doctor says.
