@@ -27,6 +27,7 @@ have_certificates() { [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -n "${SSL_C
 
 # Either of them will do for the limits of several replicas.
 have_redis() { have redis-server || have valkey-server; }
+have_postgres() { compgen -G "/usr/lib/postgresql/*/bin/initdb"; }
 
 # OpenAI's SDK asks for Node 18 or later.
 have_node() { have node && [ "$(node --version | sed 's/^v\([0-9]*\).*/\1/')" -ge 18 ]; }
@@ -52,6 +53,7 @@ test)
     need npm have npm
     need chromium have "${CHROMIUM:-chromium}"
     need redis-server have_redis
+    need postgresql have_postgres
     ;;
 *)
     echo "usage: scripts/setup.sh [build|test]" >&2
@@ -79,6 +81,15 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 echo "Installing system packages: ${missing[*]}"
+# Tests start a Postgres of their own; the package would set one up that goes on running.
+no_cluster=/etc/postgresql-common/createcluster.d/hedge-tests.conf
+case " ${missing[*]} " in
+*" postgresql "*)
+    "${as_root[@]}" mkdir -p "${no_cluster%/*}"
+    echo "create_main_cluster = false" | "${as_root[@]}" tee "$no_cluster" >/dev/null
+    trap '"${as_root[@]}" rm -f "$no_cluster"' EXIT
+    ;;
+esac
 "${as_root[@]}" apt-get update -qq
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends "${missing[@]}"

@@ -9,6 +9,7 @@ mod drive;
 mod failing;
 mod fake;
 mod hostile;
+mod postgres;
 mod race;
 mod soak;
 
@@ -19,6 +20,7 @@ pub use drive::{
 pub use failing::{Ledger, Pair, Survived, survive};
 pub use fake::{Behaviour, Counts, FakeConfig, FakeUpstream, Flaky, Mishap, Seen};
 pub use hostile::{Sound, Spoilt};
+pub use postgres::{POSTGRES_PASSWORD, PostgresServer};
 pub use race::{
     EngineLoad, Fairness, Heat, Lap, Place, Race, Standing, Turn, Verdict, fairness, race,
 };
