@@ -134,6 +134,13 @@ fn fault(fault: RecordFault) -> Fault {
         RecordFault::Busy => Fault::Overloaded {
             retry_after: BUSY_WAIT,
         },
+        RecordFault::Away(cause) => {
+            let root = cause.source().map(ToString::to_string);
+            error!(error = %cause, cause = root, "the database of the records cannot be reached");
+            Fault::Overloaded {
+                retry_after: BUSY_WAIT,
+            }
+        }
         RecordFault::NoSuchDay => bad("since", "there is no such day"),
         RecordFault::Unreadable(cause) => {
             let root = cause.source().map(ToString::to_string);

@@ -371,6 +371,8 @@ pub enum RecordFault {
     Busy,
     #[error("there is no such day")]
     NoSuchDay,
+    #[error("the database of the records cannot be reached; try again")]
+    Away(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("records cannot be read")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

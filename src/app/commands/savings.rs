@@ -44,7 +44,7 @@ pub fn savings(args: &SavingsArgs) -> anyhow::Result<ExitCode> {
              its configuration with --config",
             reader.path().display()
         ),
-        Err(fault @ (RecordFault::Busy | RecordFault::Unreadable(_))) => {
+        Err(fault @ (RecordFault::Busy | RecordFault::Away(_) | RecordFault::Unreadable(_))) => {
             return Err(anyhow::Error::new(fault))
                 .with_context(|| format!("cannot read {}", reader.path().display()));
         }
