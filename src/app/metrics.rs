@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use providers::{EndpointState, Pool};
-use store::RecordFile;
+use store::RecordDesk;
 use tokio::sync::watch;
 
 use crate::fleet::Fleet;
@@ -425,7 +425,7 @@ impl Metrics {
     }
 
     /// Whose records are counted.
-    pub fn watch_records(&self, file: Arc<RecordFile>) {
+    pub fn watch_records(&self, file: Arc<RecordDesk>) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         // There is one.
         let _ = self.records.set(RecordMetrics::new(file, &mut registry));

@@ -19,7 +19,7 @@ use futures::future::join_all;
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
-use store::{MokaReplies, MokaResponses, RecordFile, RecordReader, StaticKeys};
+use store::{MokaReplies, MokaResponses, RecordDesk, RecordReader, StaticKeys};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -130,7 +130,7 @@ pub struct Node {
 
 /// What is kept of exchanges, and who reads it.
 struct Records {
-    file: Arc<RecordFile>,
+    file: Arc<RecordDesk>,
     reader: Arc<RecordReader>,
 }
 
@@ -482,7 +482,7 @@ fn open_records(config: &Config, metrics: &Metrics, tasks: &mut TaskSet) -> Opti
     let rules = config.records.as_ref()?;
     let reader = RecordReader::new(&rules.dir, config.quotas.calendar.clone());
     reader.name_reference(config.reference.as_ref().map(|it| it.model.clone()));
-    let (file, writer) = RecordFile::new(rules.clone());
+    let (file, writer) = RecordDesk::new(rules.clone());
     metrics.watch_records(Arc::clone(&file));
     tasks.spawn(RECORDS, writer.run());
     Some(Records {

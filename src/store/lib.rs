@@ -1,13 +1,14 @@
-//! The storage traits of `domain`, implemented for one process, and for several where they count together.
+//! The storage traits of `domain`, implemented for one process, and some of them for several.
 //!
 //! Thin on purpose: exact replies and kept responses live in memory and keys come from configuration, so
 //! but for the audit log, what was used of limits, the replies that outlive the process and the records of
-//! exchanges nothing here touches a disk, and but for limits in Redis nothing a network. Another family of
-//! the same traits belongs beside these files and runs the same conformance checks.
+//! exchanges nothing here touches a disk. What replicas share is elsewhere: limits are counted in Redis,
+//! records go to Postgres. Both families of a trait run the same conformance checks.
 
 mod audit;
 mod moka_replies;
 mod moka_responses;
+mod postgres;
 mod quota;
 mod records;
 mod reuse;
@@ -24,13 +25,15 @@ pub use audit::{
 };
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;
+pub use postgres::{AddressFault, PostgresAddress, PostgresFault};
 pub use quota::{
     Calendar, LocalQuotas, Moment, NoRedisUrl, NoTimeZone, QuotaFile, Settled, SharedCounts,
     SharedDriver, SharedQuotas, SharedRules, WhenApart,
 };
 pub use records::{
-    RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordFile, RecordReader, RecordRules,
-    RecordWriter,
+    RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordDesk, RecordReader, RecordRules,
+    RecordWriter, RecordsState, ShiftFault, Shifted, ShiftedFile, own_records, records_state,
+    shift_records,
 };
 pub use reuse::{
     Clock, ENTRY_OVERHEAD_BYTES, EmbeddedIndex, MemoryIndex, NEIGHBOURS_MAX, REUSE_QUEUE_MAX,

@@ -1,7 +1,8 @@
-//! Records of exchanges in one SQLite file: written beside the exchanges, read by anybody.
+//! Records of exchanges in one SQLite file, or in a Postgres that replicas share: written beside the
+//! exchanges, read by anybody.
 //!
 //! ```text
-//! exchange ends ─► RecordFile ─try_send─► queue ─► RecordWriter, every quarter of a second ─► records.sqlite
+//! exchange ends ─► RecordDesk ─try_send─► queue ─► RecordWriter, every quarter of a second ─► records.sqlite
 //!                       └─ the queue is full: dropped and counted                             └─► RecordReader
 //! ```
 //! Nothing waits for the file: not an exchange, and not the recorder. What is in the queue is in the file
@@ -9,16 +10,25 @@
 //! batches and is on the disk when it ends (write-ahead log, `synchronous = FULL`), so that a crash takes
 //! what was not written yet and nothing else.
 
+mod asks;
+mod columns;
+mod desk;
 mod file;
+mod hold;
 mod overview;
+mod place;
 mod reader;
+mod reading;
 mod row;
-mod writer;
+mod shared;
 
 #[cfg(test)]
 mod tests;
 
+pub use desk::{
+    RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordDesk, RecordRules, RecordWriter,
+};
 pub use reader::RecordReader;
-pub use writer::{
-    RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordFile, RecordRules, RecordWriter,
+pub use shared::{
+    RecordsState, ShiftFault, Shifted, ShiftedFile, own_records, records_state, shift_records,
 };

@@ -42,11 +42,11 @@ pub fn savings(args: &SavingsArgs) -> anyhow::Result<ExitCode> {
         Err(RecordFault::Absent) => bail!(
             "there are no records at {}; a server keeps them unless records.enabled is false; name \
              its configuration with --config",
-            reader.path().display()
+            reader.place()
         ),
         Err(fault @ (RecordFault::Busy | RecordFault::Away(_) | RecordFault::Unreadable(_))) => {
             return Err(anyhow::Error::new(fault))
-                .with_context(|| format!("cannot read {}", reader.path().display()));
+                .with_context(|| format!("cannot read {}", reader.place()));
         }
     };
     let text = if args.json {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, Weak};
 
-use store::{RecordFile, RecordRules};
+use store::{RecordDesk, RecordRules};
 
 use super::Metrics;
 use crate::sealed::{Chronicle, Edges};
@@ -31,7 +31,7 @@ fn registered() -> BTreeMap<String, String> {
     let edges = Arc::new(Edges::open(folder.path()).unwrap());
     metrics.watch_gateway(Weak::new(), edges);
     metrics.watch_audit(Arc::new(Chronicle::default()));
-    let (records, _) = RecordFile::new(RecordRules {
+    let (records, _) = RecordDesk::new(RecordRules {
         dir: folder.path().to_owned(),
         keep: std::time::Duration::ZERO,
         bytes_max: 1,

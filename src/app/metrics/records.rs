@@ -6,7 +6,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use store::RecordFile;
+use store::RecordDesk;
 
 use super::registry::Registry;
 use super::sealed::raise;
@@ -19,14 +19,14 @@ struct ResultLabel {
 /// Of a node that keeps records.
 #[derive(Debug)]
 pub struct RecordMetrics {
-    file: Arc<RecordFile>,
+    file: Arc<RecordDesk>,
     records: Family<ResultLabel, Counter>,
     queued: Gauge,
     failing: Gauge,
 }
 
 impl RecordMetrics {
-    pub fn new(file: Arc<RecordFile>, registry: &mut Registry) -> Self {
+    pub fn new(file: Arc<RecordDesk>, registry: &mut Registry) -> Self {
         let ours = Self {
             file,
             records: Family::default(),

@@ -17,6 +17,9 @@ use crate::sqlite::{CORRUPT, NOT_A_DATABASE, code};
 /// In its folder.
 pub const FILE_NAME: &str = "records.sqlite";
 
+/// Beside it: what waits for Postgres. A file of the same kind.
+pub const WAITING_NAME: &str = "waiting.sqlite";
+
 /// What SQLite keeps beside the file while it is open, or after a crash.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 
@@ -86,31 +89,33 @@ impl From<sqlx::Error> for FileError {
     }
 }
 
-/// Opens the file in `dir` to write, made or brought forward where that is needed. A damaged one is set
+/// Opens the file called `name` in `dir` to write, made or brought forward where that is needed. A damaged one is set
 /// aside, and another begun.
-pub async fn open(dir: &Path, now: SystemTime) -> Result<SqliteConnection, FileError> {
-    make(dir).map_err(FileError::Unmade)?;
-    match open_whole(dir).await {
+pub async fn open(dir: &Path, name: &str, now: SystemTime) -> Result<SqliteConnection, FileError> {
+    make(dir, name).map_err(FileError::Unmade)?;
+    match open_whole(dir, name).await {
         Err(FileError::Damaged) => {
-            set_aside(dir, now).map_err(FileError::Unmade)?;
-            make(dir).map_err(FileError::Unmade)?;
-            open_whole(dir).await
+            let aside = set_aside(dir, name, "damaged", now).map_err(FileError::Unmade)?;
+            let aside = aside.display();
+            warn!(%aside, "the records' file is damaged; it was set aside and another begun");
+            make(dir, name).map_err(FileError::Unmade)?;
+            open_whole(dir, name).await
         }
         opened => opened,
     }
 }
 
 /// SQLite gives what it makes beside the file the file's own mode.
-fn make(dir: &Path) -> io::Result<()> {
+fn make(dir: &Path, name: &str) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
-    options.open(dir.join(FILE_NAME)).map(drop)
+    options.open(dir.join(name)).map(drop)
 }
 
-async fn open_whole(dir: &Path) -> Result<SqliteConnection, FileError> {
+async fn open_whole(dir: &Path, name: &str) -> Result<SqliteConnection, FileError> {
     let options = SqliteConnectOptions::new()
-        .filename(dir.join(FILE_NAME))
+        .filename(dir.join(name))
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
@@ -161,14 +166,25 @@ pub async fn bring_forward(
     Ok(())
 }
 
-/// Renames the file and what is beside it, so that somebody may look at it.
-fn set_aside(dir: &Path, now: SystemTime) -> io::Result<()> {
+/// What the file takes on the disk, but for pages that are free again.
+pub async fn used_bytes(connection: &mut SqliteConnection) -> Result<u64, FileError> {
+    let used: i64 = query_scalar(
+        "SELECT (page_count - freelist_count) * page_size
+         FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(u64::try_from(used).unwrap_or(0))
+}
+
+/// Renames the file and what is beside it, so that somebody may look at it. Gives its new name.
+pub fn set_aside(dir: &Path, name: &str, why: &str, now: SystemTime) -> io::Result<PathBuf> {
     let since = now.duration_since(SystemTime::UNIX_EPOCH);
     let seconds = since.unwrap_or_default().as_secs();
     let aside = |beside: &str| -> (PathBuf, PathBuf) {
-        let name = format!("{FILE_NAME}{beside}");
-        let damaged = format!("{FILE_NAME}.damaged-{seconds}{beside}");
-        (dir.join(name), dir.join(damaged))
+        let was = format!("{name}{beside}");
+        let is = format!("{name}.{why}-{seconds}{beside}");
+        (dir.join(was), dir.join(is))
     };
     for beside in BESIDE {
         let (from, to) = aside(beside);
@@ -179,6 +195,5 @@ fn set_aside(dir: &Path, now: SystemTime) -> io::Result<()> {
     }
     let (from, to) = aside("");
     std::fs::rename(from, &to)?;
-    warn!(aside = %to.display(), "the records' file is damaged; it was set aside and another begun");
-    Ok(())
+    Ok(to)
 }

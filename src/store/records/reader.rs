@@ -1,7 +1,7 @@
 //! Reads records: of a running node or of none.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -10,20 +10,22 @@ use domain::{
     Basis, KeptRecord, Overview, RecordFault, RecordName, RecordShelf, SavedBy, Savings, Since,
     Sum, TeamId,
 };
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
-use sqlx::{ConnectOptions, Connection, Row, query};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
+use super::columns::Columns;
 use super::file::FILE_NAME;
 use super::overview::overview;
-use super::row;
-use crate::Calendar;
+use super::reading::{Reading, Source, ask};
+use super::row::read;
+use crate::{Calendar, PostgresAddress};
 
 /// Each has a thread of its own. One more is refused: reading holds up nobody else, but the disk.
 const READERS_MAX: usize = 4;
 
-/// While the writer's log is put into the file.
-const BUSY_MAX: Duration = Duration::from_secs(2);
+/// For a look at all there is.
+const LOOK_MAX: Duration = Duration::from_secs(30);
 
 /// Of one page.
 const PAGE_MAX: u32 = 1_000;
@@ -37,51 +39,40 @@ const METHOD: &str = "counterfactual: the request's own tokens at the price of t
     read from a prefix cache count as such. saved = counterfactual - spent, of the requests for which \
     both are known; money is in micro-dollars.";
 
-const PAGE: &str = "
-    SELECT * FROM records WHERE (ended_us, request_id) < (?, ?)
-    ORDER BY ended_us DESC, request_id DESC LIMIT ?
-";
-
-const SUMS: &str = "
-    SELECT
-        saved_by, basis,
-        COUNT(*) AS requests,
-        COALESCE(SUM(input_tokens), 0) AS input_tokens,
-        COALESCE(SUM(output_tokens), 0) AS output_tokens,
-        SUM(COALESCE(cost_microusd, 0) + hedge_cost_microusd) AS spent,
-        SUM(saved_by IS NOT NULL AND cost_microusd IS NULL) AS unpriced,
-        SUM(cost_microusd IS NOT NULL AND counterfactual_microusd IS NOT NULL) AS compared,
-        SUM(CASE WHEN counterfactual_microusd IS NULL OR cost_microusd IS NULL THEN 0
-            ELSE cost_microusd + hedge_cost_microusd END) AS compared_spent,
-        SUM(CASE WHEN cost_microusd IS NULL THEN 0
-            ELSE COALESCE(counterfactual_microusd, 0) END) AS counterfactual
-    FROM records
-    WHERE ended_us >= ?1 AND ended_us < ?2 AND (?3 IS NULL OR team = ?3)
-    GROUP BY saved_by, basis
-";
-
-/// Looks into the file in a folder.
+/// Looks into the file in a folder, or into Postgres.
 pub struct RecordReader {
-    path: PathBuf,
+    source: Source,
     calendar: Calendar,
     reference: Mutex<Option<String>>,
     seats: Semaphore,
 }
 
 impl RecordReader {
+    /// Of this node's own records.
     #[must_use]
     pub fn new(dir: &Path, calendar: Calendar) -> Self {
+        Self::of(Source::File(dir.join(FILE_NAME)), calendar)
+    }
+
+    /// Of all replicas' records.
+    #[must_use]
+    pub fn shared(address: PostgresAddress, calendar: Calendar) -> Self {
+        Self::of(Source::Shared(address), calendar)
+    }
+
+    fn of(source: Source, calendar: Calendar) -> Self {
         Self {
-            path: dir.join(FILE_NAME),
+            source,
             calendar,
             reference: Mutex::default(),
             seats: Semaphore::new(READERS_MAX),
         }
     }
 
+    /// Where it looks, in words: the path, or host, port and database.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn place(&self) -> String {
+        self.source.to_string()
     }
 
     /// The model that is named beside the figures.
@@ -92,38 +83,28 @@ impl RecordReader {
             .unwrap_or_else(PoisonError::into_inner) = model;
     }
 
-    async fn connect(&self) -> Result<SqliteConnection, RecordFault> {
-        if !self.path.is_file() {
-            return Err(RecordFault::Absent);
-        }
-        let options = SqliteConnectOptions::new()
-            .filename(&self.path)
-            .read_only(true)
-            .create_if_missing(false)
-            .busy_timeout(BUSY_MAX)
-            .disable_statement_logging();
-        SqliteConnection::connect_with(&options)
-            .await
-            .map_err(unreadable)
+    async fn open(&self) -> Result<(SemaphorePermit<'_>, Reading), RecordFault> {
+        let seat = self.seats.try_acquire().map_err(|_| RecordFault::Busy)?;
+        Ok((seat, self.source.connect().await?))
     }
 
-    async fn rows(
+    async fn finish<T>(
         &self,
-        ask: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
-    ) -> Result<Vec<SqliteRow>, RecordFault> {
-        let _seat = self.seats.try_acquire().map_err(|_| RecordFault::Busy)?;
-        let mut connection = self.connect().await?;
-        let rows = ask.fetch_all(&mut connection).await.map_err(unreadable)?;
+        reading: Reading,
+        found: Result<Result<T, sqlx::Error>, Elapsed>,
+    ) -> Result<T, RecordFault> {
+        let found = found.map_err(|_| RecordFault::Busy)?;
+        let found = found.map_err(|error| self.source.fault(error))?;
         // It read only.
-        drop(connection.close().await);
-        Ok(rows)
+        reading.close().await;
+        Ok(found)
     }
 }
 
 impl fmt::Debug for RecordReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecordReader")
-            .field("path", &self.path)
+            .field("source", &self.source)
             .finish_non_exhaustive()
     }
 }
@@ -139,10 +120,10 @@ impl RecordShelf for RecordReader {
             Some(name) => (name.ended_us, name.request_id),
             None => (i64::MAX, String::new()),
         };
-        let ask = query(PAGE).bind(ended_us).bind(id);
-        let rows = self.rows(ask.bind(count.min(PAGE_MAX))).await?;
-        let records = rows.iter().map(row::read);
-        records.collect::<Result<_, _>>().map_err(unreadable)
+        let count = i64::from(count.min(PAGE_MAX));
+        let (_seat, mut reading) = self.open().await?;
+        let found = timeout(LOOK_MAX, page(&mut reading, ended_us, &id, count)).await;
+        self.finish(reading, found).await
     }
 
     fn spoken(&self, unix_us: i64) -> domain::SpokenTime {
@@ -163,8 +144,9 @@ impl RecordShelf for RecordReader {
                 .ok_or(RecordFault::NoSuchDay)?,
         };
         let team = team.map(|team| team.as_str().to_owned());
-        let ask = query(SUMS).bind(begin).bind(now).bind(team.clone());
-        let rows = self.rows(ask).await?;
+        let (_seat, mut reading) = self.open().await?;
+        let found = timeout(LOOK_MAX, sums(&mut reading, begin, now, team.as_deref())).await;
+        let groups = self.finish(reading, found).await?;
         let mut savings = Savings {
             since: self.calendar.spoken(begin),
             until: self.calendar.spoken(now),
@@ -180,19 +162,17 @@ impl RecordShelf for RecordReader {
             method: METHOD.to_owned(),
             ..Savings::default()
         };
-        for row in &rows {
-            add_group(&mut savings, row).map_err(unreadable)?;
+        for group in groups {
+            add_group(&mut savings, &group);
         }
         Ok(savings)
     }
 
     async fn overview(&self) -> Result<Overview, RecordFault> {
-        let _seat = self.seats.try_acquire().map_err(|_| RecordFault::Busy)?;
-        let mut connection = self.connect().await?;
         let spoken = |unix_us| self.calendar.spoken(unix_us);
-        let found = overview(&mut connection, now_us(), spoken).await;
-        drop(connection.close().await);
-        found.map_err(unreadable)
+        let (_seat, mut reading) = self.open().await?;
+        let found = timeout(LOOK_MAX, overview(&mut reading, now_us(), spoken)).await;
+        self.finish(reading, found).await
     }
 }
 
@@ -208,36 +188,69 @@ fn parts<const N: usize>(labels: [&'static str; N]) -> Vec<(String, Sum)> {
         .collect()
 }
 
-fn add_group(savings: &mut Savings, row: &SqliteRow) -> Result<(), sqlx::Error> {
-    let spent: i64 = row.try_get("spent")?;
-    let unpriced: i64 = row.try_get("unpriced")?;
-    let compared_spent: i64 = row.try_get("compared_spent")?;
-    let counterfactual: i64 = row.try_get("counterfactual")?;
-    let sum = Sum {
-        requests: row.try_get("requests")?,
-        input_tokens: row.try_get("input_tokens")?,
-        output_tokens: row.try_get("output_tokens")?,
-        compared_requests: row.try_get("compared")?,
-        compared_spent_microusd: compared_spent,
-        counterfactual_microusd: counterfactual,
-        saved_microusd: counterfactual.saturating_sub(compared_spent),
-    };
-    savings.spent_microusd = savings.spent_microusd.saturating_add(spent);
-    savings.unpriced_requests = savings.unpriced_requests.saturating_add(unpriced);
-    add(&mut savings.total, &sum);
-    for (column, parts) in [
-        ("saved_by", &mut savings.saved_by),
-        ("basis", &mut savings.basis),
+async fn page(
+    reading: &mut Reading,
+    ended_us: i64,
+    id: &str,
+    count: i64,
+) -> Result<Vec<KeptRecord>, sqlx::Error> {
+    Ok(ask!(reading, page, [ended_us, id, count], read))
+}
+
+async fn sums(
+    reading: &mut Reading,
+    begin: i64,
+    end: i64,
+    team: Option<&str>,
+) -> Result<Vec<Group>, sqlx::Error> {
+    Ok(ask!(reading, sums, [begin, end, team], group))
+}
+
+/// Records that are alike in what they save by, and how that is known.
+struct Group {
+    saved_by: Option<String>,
+    basis: Option<String>,
+    spent: i64,
+    unpriced: i64,
+    sum: Sum,
+}
+
+fn group(row: &impl Columns) -> Result<Group, sqlx::Error> {
+    let compared_spent = row.number("compared_spent")?;
+    let counterfactual = row.number("counterfactual")?;
+    Ok(Group {
+        saved_by: row.maybe_text("saved_by")?,
+        basis: row.maybe_text("basis")?,
+        spent: row.number("spent")?,
+        unpriced: row.number("unpriced")?,
+        sum: Sum {
+            requests: row.number("requests")?,
+            input_tokens: row.number("input_tokens")?,
+            output_tokens: row.number("output_tokens")?,
+            compared_requests: row.number("compared")?,
+            compared_spent_microusd: compared_spent,
+            counterfactual_microusd: counterfactual,
+            saved_microusd: counterfactual.saturating_sub(compared_spent),
+        },
+    })
+}
+
+fn add_group(savings: &mut Savings, group: &Group) {
+    let sum = &group.sum;
+    savings.spent_microusd = savings.spent_microusd.saturating_add(group.spent);
+    savings.unpriced_requests = savings.unpriced_requests.saturating_add(group.unpriced);
+    add(&mut savings.total, sum);
+    for (label, parts) in [
+        (&group.saved_by, &mut savings.saved_by),
+        (&group.basis, &mut savings.basis),
     ] {
-        let label: Option<String> = row.try_get(column)?;
         let label = label.as_deref().unwrap_or(NONE);
         match parts.iter_mut().find(|(known, _)| known == label) {
-            Some((_, part)) => add(part, &sum),
+            Some((_, part)) => add(part, sum),
             // Of a later version of this program.
-            None => parts.push((label.to_owned(), sum)),
+            None => parts.push((label.to_owned(), *sum)),
         }
     }
-    Ok(())
 }
 
 fn add(to: &mut Sum, sum: &Sum) {
@@ -253,8 +266,4 @@ fn add(to: &mut Sum, sum: &Sum) {
     for (to, more) in parts {
         *to = to.saturating_add(more);
     }
-}
-
-fn unreadable(error: sqlx::Error) -> RecordFault {
-    RecordFault::Unreadable(Box::new(error))
 }

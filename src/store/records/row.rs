@@ -1,10 +1,10 @@
 //! A record as a row.
 
 use domain::KeptRecord;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::{QueryBuilder, Sqlite};
 
-use super::writer::RECORD_BATCH_MAX;
+use super::columns::Columns;
+use super::desk::RECORD_BATCH_MAX;
 
 /// All of a batch goes in one statement: SQLite has a thread of its own, and each statement is a way there
 /// and back. What is there already stays: a batch that is written again writes nothing twice.
@@ -64,37 +64,37 @@ pub fn insert(batch: &[KeptRecord]) -> QueryBuilder<Sqlite> {
 
 /// # Errors
 /// A column is missing or of another kind.
-pub fn read(row: &SqliteRow) -> Result<KeptRecord, sqlx::Error> {
+pub fn read(row: &impl Columns) -> Result<KeptRecord, sqlx::Error> {
     Ok(KeptRecord {
-        ended_us: row.try_get("ended_us")?,
-        request_id: row.try_get("request_id")?,
-        key: row.try_get("key")?,
-        team: row.try_get("team")?,
-        model_asked: row.try_get("model_asked")?,
-        place: row.try_get("place")?,
-        backend: row.try_get("backend")?,
-        model: row.try_get("model")?,
-        reason: row.try_get("reason")?,
-        cache: row.try_get("cache")?,
-        outcome: row.try_get("outcome")?,
-        fault: row.try_get("fault")?,
-        input_tokens: row.try_get("input_tokens")?,
-        output_tokens: row.try_get("output_tokens")?,
-        cached_tokens: row.try_get("cached_tokens")?,
-        cache_write_tokens: row.try_get("cache_write_tokens")?,
-        reasoning_tokens: row.try_get("reasoning_tokens")?,
-        is_counted: row.try_get("is_counted")?,
-        cost_microusd: row.try_get("cost_microusd")?,
-        hedge_cost_microusd: row.try_get("hedge_cost_microusd")?,
-        made_microusd: row.try_get("made_microusd")?,
-        counterfactual_microusd: row.try_get("counterfactual_microusd")?,
-        basis: row.try_get("basis")?,
-        saved_by: row.try_get("saved_by")?,
-        masked: row.try_get("masked")?,
-        first_content_us: row.try_get("first_content_us")?,
-        took_us: row.try_get("took_us")?,
-        retries: row.try_get("retries")?,
-        failed: row.try_get("failed")?,
-        rescues: row.try_get("rescues")?,
+        ended_us: row.number("ended_us")?,
+        request_id: row.text("request_id")?,
+        key: row.maybe_text("key")?,
+        team: row.text("team")?,
+        model_asked: row.text("model_asked")?,
+        place: row.text("place")?,
+        backend: row.maybe_text("backend")?,
+        model: row.maybe_text("model")?,
+        reason: row.text("reason")?,
+        cache: row.text("cache")?,
+        outcome: row.text("outcome")?,
+        fault: row.maybe_text("fault")?,
+        input_tokens: row.maybe_number("input_tokens")?,
+        output_tokens: row.maybe_number("output_tokens")?,
+        cached_tokens: row.maybe_number("cached_tokens")?,
+        cache_write_tokens: row.maybe_number("cache_write_tokens")?,
+        reasoning_tokens: row.maybe_number("reasoning_tokens")?,
+        is_counted: row.flag("is_counted")?,
+        cost_microusd: row.maybe_number("cost_microusd")?,
+        hedge_cost_microusd: row.number("hedge_cost_microusd")?,
+        made_microusd: row.maybe_number("made_microusd")?,
+        counterfactual_microusd: row.maybe_number("counterfactual_microusd")?,
+        basis: row.maybe_text("basis")?,
+        saved_by: row.maybe_text("saved_by")?,
+        masked: row.number("masked")?,
+        first_content_us: row.maybe_number("first_content_us")?,
+        took_us: row.number("took_us")?,
+        retries: row.number("retries")?,
+        failed: row.number("failed")?,
+        rescues: row.number("rescues")?,
     })
 }

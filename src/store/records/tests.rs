@@ -11,10 +11,11 @@ use tokio::task::JoinSet;
 
 use super::file::{FILE_NAME, FileError, MIGRATIONS, bring_forward};
 use super::*;
-use crate::Calendar;
 use crate::conformance::{check_record_shelf, record_of};
+use crate::{Calendar, PostgresAddress};
 
 mod kill;
+mod shared;
 
 /// Longer than anything here takes on a slow machine; reaching it fails the test.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A file, and the task that writes it.
 struct Desk {
-    file: Arc<RecordFile>,
+    file: Arc<RecordDesk>,
     reader: RecordReader,
     running: JoinSet<()>,
 }
@@ -50,7 +51,7 @@ fn rules(dir: &Path) -> RecordRules {
 impl Desk {
     fn open(rules: RecordRules) -> Self {
         let reader = RecordReader::new(&rules.dir, Calendar::utc());
-        let (file, writer) = RecordFile::new(rules);
+        let (file, writer) = RecordDesk::new(rules);
         let mut running = JoinSet::new();
         running.spawn(writer.run());
         Self {
@@ -150,7 +151,7 @@ async fn what_was_appended_before_the_end_is_written() {
 #[tokio::test]
 async fn a_batch_that_is_written_again_writes_nothing_twice() {
     let folder = TempDir::new().unwrap();
-    let mut file = super::file::open(folder.path(), SystemTime::now())
+    let mut file = super::file::open(folder.path(), FILE_NAME, SystemTime::now())
         .await
         .unwrap();
     for _ in 0..2 {
@@ -251,7 +252,7 @@ async fn what_is_too_old_or_too_much_is_removed() {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = now.unwrap().as_micros() as i64;
     let hour = 3_600_000_000;
-    let mut file = super::file::open(folder.path(), SystemTime::now())
+    let mut file = super::file::open(folder.path(), FILE_NAME, SystemTime::now())
         .await
         .unwrap();
     for hours in 1..=10 {
@@ -300,7 +301,7 @@ async fn every_version_of_the_file_is_brought_forward() {
     }
     // More steps than there are today, each once.
     let folder = TempDir::new().unwrap();
-    let mut file = super::file::open(folder.path(), SystemTime::now())
+    let mut file = super::file::open(folder.path(), FILE_NAME, SystemTime::now())
         .await
         .unwrap();
     let mut more = MIGRATIONS.to_vec();

@@ -2,18 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use domain::{ExchangeRecord, KeptRecord, RecordSink};
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection, Executor, query, query_scalar, raw_sql};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
-use super::file::{self, FileError};
-use super::row;
+use super::place::FilePlace;
+use super::shared::{Mover, SharedPlace, shared};
+use crate::PostgresAddress;
 
 /// Records that wait to be written. One more is dropped and counted: some ten seconds of a busy node.
 pub const RECORD_QUEUE_MAX: usize = 16_384;
@@ -30,9 +29,6 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two looks for what is too old or too much.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
-
-/// Rows that are removed at one go, so that what comes meanwhile is written in between.
-const TIDY_ROWS: i64 = 10_000;
 
 /// Where records are kept, for how long, and how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,20 +47,27 @@ pub struct RecordCounts {
     /// They found no room in the queue, or the node ended before they could be written.
     pub dropped: u64,
     pub queued: u64,
-    /// The file could not be written when that was last tried.
+    /// They could not be written when that was last tried.
     pub is_failing: bool,
+    /// In the file beside, until Postgres takes them.
+    pub waiting: u64,
+    /// Postgres did not take them when that was last tried.
+    pub is_away: bool,
 }
 
+/// Counted by who writes, read by anybody.
 #[derive(Debug, Default)]
-struct Tally {
-    written: AtomicU64,
-    dropped: AtomicU64,
-    failing: AtomicU64,
+pub(super) struct Tally {
+    pub written: AtomicU64,
+    pub dropped: AtomicU64,
+    pub is_failing: AtomicBool,
+    pub waiting: AtomicU64,
+    pub is_away: AtomicBool,
 }
 
 /// Takes records.
 #[derive(Debug)]
-pub struct RecordFile {
+pub struct RecordDesk {
     desk: mpsc::Sender<KeptRecord>,
     /// Told when the queue fills.
     filling: Arc<Notify>,
@@ -76,29 +79,85 @@ pub struct RecordFile {
 /// The driver.
 #[derive(Debug)]
 pub struct RecordWriter {
-    rules: RecordRules,
     inbox: mpsc::Receiver<KeptRecord>,
     filling: Arc<Notify>,
     tally: Arc<Tally>,
     end: watch::Receiver<bool>,
-    connection: Option<SqliteConnection>,
+    place: Place,
+    /// Brings to Postgres what waits for it.
+    mover: Option<Mover>,
 }
 
-impl RecordFile {
-    /// What takes records, and what writes them. The file is opened by the latter.
+/// Where they are written.
+#[derive(Debug)]
+enum Place {
+    File(FilePlace),
+    Shared(SharedPlace),
+}
+
+impl Place {
+    /// So that there is something to read.
+    async fn open(&mut self) {
+        match self {
+            Place::File(file) => file.open().await,
+            Place::Shared(shared) => shared.open().await,
+        }
+    }
+
+    /// True once they are on a disk, here or there.
+    async fn write(&mut self, batch: &[KeptRecord]) -> bool {
+        match self {
+            Place::File(file) => file.write(batch).await,
+            Place::Shared(shared) => shared.write(batch).await,
+        }
+    }
+
+    /// Removes some of what is too old or too much. True where there is more.
+    async fn tidy(&mut self) -> bool {
+        match self {
+            Place::File(file) => file.tidy().await,
+            // Its mover does.
+            Place::Shared(_) => false,
+        }
+    }
+
+    async fn close(self) {
+        match self {
+            Place::File(file) => file.close().await,
+            Place::Shared(shared) => shared.close().await,
+        }
+    }
+}
+
+impl RecordDesk {
+    /// What takes records, and what writes them into a file of this node. It is opened by the latter.
     #[must_use]
     pub fn new(rules: RecordRules) -> (Arc<Self>, RecordWriter) {
+        let tally = Arc::<Tally>::default();
+        let place = Place::File(FilePlace::new(rules, Arc::clone(&tally)));
+        Self::of(place, None, tally)
+    }
+
+    /// What takes records, and what writes them into a Postgres that others write to as well. While it
+    /// takes none they wait in a file in the rules' folder.
+    #[must_use]
+    pub fn shared(rules: RecordRules, address: PostgresAddress) -> (Arc<Self>, RecordWriter) {
+        let tally = Arc::<Tally>::default();
+        let (place, mover) = shared(rules, address, Arc::clone(&tally));
+        Self::of(Place::Shared(place), Some(mover), tally)
+    }
+
+    fn of(place: Place, mover: Option<Mover>, tally: Arc<Tally>) -> (Arc<Self>, RecordWriter) {
         let (desk, inbox) = mpsc::channel(RECORD_QUEUE_MAX);
         let (end, ends) = watch::channel(false);
         let filling = Arc::new(Notify::new());
-        let tally = Arc::<Tally>::default();
         let writer = RecordWriter {
-            rules,
             inbox,
             filling: Arc::clone(&filling),
             tally: Arc::clone(&tally),
             end: ends,
-            connection: None,
+            place,
+            mover,
         };
         let sink = Self {
             desk,
@@ -116,7 +175,9 @@ impl RecordFile {
             written: self.tally.written.load(Ordering::Relaxed),
             dropped: self.tally.dropped.load(Ordering::Relaxed),
             queued: (RECORD_QUEUE_MAX - self.desk.capacity()) as u64,
-            is_failing: self.tally.failing.load(Ordering::Relaxed) > 0,
+            is_failing: self.tally.is_failing.load(Ordering::Relaxed),
+            waiting: self.tally.waiting.load(Ordering::Relaxed),
+            is_away: self.tally.is_away.load(Ordering::Relaxed),
         }
     }
 
@@ -138,7 +199,7 @@ impl RecordFile {
     }
 }
 
-impl RecordSink for RecordFile {
+impl RecordSink for RecordDesk {
     fn append(&self, record: &ExchangeRecord) {
         let kept = KeptRecord::of(record, self.moment());
         if self.desk.try_send(kept).is_err() {
@@ -153,11 +214,22 @@ impl RecordSink for RecordFile {
 impl RecordWriter {
     /// Writes until it is closed, or nobody can append any more.
     pub async fn run(mut self) {
+        let Some(mover) = self.mover.take() else {
+            return self.write_all().await;
+        };
+        tokio::select! {
+            biased;
+            () = self.write_all() => {}
+            // It never ends by itself, and may be ended at any time.
+            () = mover.run() => {}
+        }
+    }
+
+    async fn write_all(mut self) {
         let mut batch = Vec::with_capacity(RECORD_BATCH_MAX);
         let mut tidy_at = Instant::now();
         let mut dropped_before = 0;
-        // So that there is something to read.
-        drop(self.connect().await);
+        self.place.open().await;
         loop {
             let is_over = tokio::select! {
                 biased;
@@ -184,7 +256,7 @@ impl RecordWriter {
                 dropped_before = dropped;
             }
             if Instant::now() >= tidy_at {
-                let has_more = self.tidy().await;
+                let has_more = self.place.tidy().await;
                 tidy_at = Instant::now() + if has_more { Duration::ZERO } else { TIDY_EVERY };
             }
         }
@@ -210,7 +282,7 @@ impl RecordWriter {
 
     /// Tries until it is written. False where the node ends before that.
     async fn write_through(&mut self, batch: &mut Vec<KeptRecord>) -> bool {
-        while !self.write(batch).await {
+        while !self.place.write(batch).await {
             tokio::select! {
                 () = sleep(RETRY_EVERY) => {}
                 () = ended(&mut self.end) => return false,
@@ -228,7 +300,7 @@ impl RecordWriter {
             if batch.is_empty() && self.inbox.recv_many(&mut batch, room).await == 0 {
                 break;
             }
-            if !self.write(&batch).await {
+            if !self.place.write(&batch).await {
                 let lost = batch.len() + self.inbox.len();
                 self.tally.dropped.fetch_add(lost as u64, Ordering::Relaxed);
                 error!(count = lost, "records were lost: they could not be written");
@@ -236,82 +308,7 @@ impl RecordWriter {
             }
             batch.clear();
         }
-        if let Some(connection) = self.connection.take() {
-            // What it has not put into the file is in the log beside it.
-            drop(connection.close().await);
-        }
-    }
-
-    async fn write(&mut self, batch: &[KeptRecord]) -> bool {
-        let mut written = self.try_write(batch).await;
-        if matches!(written, Err(FileError::Damaged)) {
-            // It is set aside when it is opened anew.
-            self.connection = None;
-            written = self.try_write(batch).await;
-        }
-        let was_failing = self.tally.failing.load(Ordering::Relaxed) > 0;
-        match written {
-            Ok(()) => {
-                let count = batch.len() as u64;
-                self.tally.written.fetch_add(count, Ordering::Relaxed);
-                self.tally.failing.store(0, Ordering::Relaxed);
-                if was_failing {
-                    info!("records are written again");
-                }
-                true
-            }
-            Err(error) => {
-                self.connection = None;
-                self.tally.failing.store(1, Ordering::Relaxed);
-                if !was_failing {
-                    let dir = self.rules.dir.display();
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    error!(%dir, %error, cause, "records cannot be written; it is tried every second");
-                }
-                false
-            }
-        }
-    }
-
-    async fn connect(&mut self) -> Result<&mut SqliteConnection, FileError> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => file::open(&self.rules.dir, SystemTime::now()).await?,
-        };
-        Ok(self.connection.insert(connection))
-    }
-
-    async fn try_write(&mut self, batch: &[KeptRecord]) -> Result<(), FileError> {
-        let connection = self.connect().await?;
-        // One statement is one transaction. It is as long as the batch, so that none is asked for again.
-        let mut statement = row::insert(batch);
-        let statement = statement.build().persistent(false);
-        connection.execute(statement).await?;
-        Ok(())
-    }
-
-    /// Removes some of what is too old or too much. True where there is more.
-    async fn tidy(&mut self) -> bool {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.unwrap_or_default();
-        let keep = self.rules.keep;
-        let oldest = now.saturating_sub(keep).as_micros();
-        let oldest = match keep {
-            Duration::ZERO => 0,
-            _ => i64::try_from(oldest).unwrap_or(0),
-        };
-        let bytes_max = self.rules.bytes_max;
-        let Ok(connection) = self.connect().await else {
-            return false;
-        };
-        match remove_some(connection, oldest, bytes_max).await {
-            Ok(has_more) => has_more,
-            Err(error) => {
-                // A damaged file shows when it is written next.
-                warn!(%error, "old records could not be removed");
-                false
-            }
-        }
+        self.place.close().await;
     }
 }
 
@@ -319,41 +316,4 @@ impl RecordWriter {
 async fn ended(end: &mut watch::Receiver<bool>) {
     // An error is that nobody is left to tell: nobody appends either.
     drop(end.wait_for(|is_over| *is_over).await);
-}
-
-/// Removes rows that ended before `oldest`, or the oldest of a file that is too long.
-async fn remove_some(
-    connection: &mut SqliteConnection,
-    oldest: i64,
-    bytes_max: u64,
-) -> Result<bool, FileError> {
-    let used: i64 = query_scalar(
-        "SELECT (page_count - freelist_count) * page_size
-         FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    let is_too_long = u64::try_from(used).unwrap_or(0) > bytes_max;
-    let before = if is_too_long { i64::MAX } else { oldest };
-    let last: Option<i64> = query_scalar(
-        "SELECT max(ended_us) FROM (
-             SELECT ended_us FROM records WHERE ended_us < ? ORDER BY ended_us LIMIT ?
-         )",
-    )
-    .bind(before)
-    .bind(TIDY_ROWS)
-    .fetch_one(&mut *connection)
-    .await?;
-    let Some(last) = last else {
-        return Ok(false);
-    };
-    let removed = query("DELETE FROM records WHERE ended_us <= ?")
-        .bind(last)
-        .execute(&mut *connection)
-        .await?;
-    connection
-        .execute(raw_sql("PRAGMA incremental_vacuum"))
-        .await?;
-    info!(count = removed.rows_affected(), "old records were removed");
-    Ok(true)
 }

@@ -1,0 +1,190 @@
+//! Brings to Postgres what waits in the file, and finds out when Postgres is back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, query_scalar};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{info, warn};
+
+use super::waiting::Waiting;
+use super::{Common, Standing, replica, row};
+use crate::PostgresFault;
+use crate::records::file::FileError;
+use crate::records::place::{TIDY_ROWS, oldest_us};
+
+/// Between two tries while Postgres, or the file, cannot be used.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// For one batch. Beyond that the connection is taken to be dead.
+const MOVE_MAX: Duration = Duration::from_secs(30);
+
+/// Between two looks for what is too old.
+const TIDY_EVERY: Duration = Duration::from_secs(600);
+
+/// Of the database, held by the replica that removes what is too old: `hedge` in ASCII, and one.
+const TIDY_LOCK: i64 = 0x68_65_64_67_65_01;
+
+/// The driver's other half.
+#[derive(Debug)]
+pub struct Mover {
+    common: Arc<Common>,
+    waiting: Waiting,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum MoveFault {
+    #[error(transparent)]
+    Postgres(#[from] PostgresFault),
+    #[error("the file of records that wait cannot be read")]
+    File(#[from] FileError),
+    #[error("the replica's name can neither be read nor made")]
+    Replica(#[source] std::io::Error),
+}
+
+impl From<sqlx::Error> for MoveFault {
+    fn from(error: sqlx::Error) -> Self {
+        MoveFault::Postgres(error.into())
+    }
+}
+
+impl Mover {
+    pub(super) fn new(common: Arc<Common>) -> Self {
+        let rules = &common.rules;
+        Self {
+            waiting: Waiting::new(&rules.dir, rules.bytes_max),
+            common,
+        }
+    }
+
+    /// Never ends by itself. It may be dropped at any time: what was brought and not yet taken out of the
+    /// file is brought again, and changes nothing.
+    pub async fn run(mut self) {
+        let mut tidy_at = Instant::now();
+        let mut was_said = false;
+        loop {
+            let is_tidying = Instant::now() >= tidy_at;
+            match self.turn(is_tidying).await {
+                Ok(has_more) => {
+                    was_said = false;
+                    if is_tidying {
+                        let pause = if has_more { Duration::ZERO } else { TIDY_EVERY };
+                        tidy_at = Instant::now() + pause;
+                    }
+                    tokio::select! {
+                        () = self.common.waiting.notified() => {}
+                        () = sleep_until(tidy_at) => {}
+                    }
+                }
+                Err(fault) => {
+                    match &fault {
+                        MoveFault::Postgres(fault) => self.common.leave(fault),
+                        MoveFault::File(_) | MoveFault::Replica(_) if !was_said => {
+                            let cause = std::error::Error::source(&fault).map(ToString::to_string);
+                            warn!(error = %fault, cause, "records wait that cannot be brought to Postgres");
+                            was_said = true;
+                        }
+                        MoveFault::File(_) | MoveFault::Replica(_) => {}
+                    }
+                    self.waiting.drop_connection();
+                    sleep(RETRY_EVERY).await;
+                }
+            }
+        }
+    }
+
+    /// Brings all that waits. Gives whether more is too old than was removed.
+    async fn turn(&mut self, is_tidying: bool) -> Result<bool, MoveFault> {
+        let takes = *self.common.standing.borrow() == Standing::Takes;
+        if takes && !is_tidying && !self.waiting.is_there() {
+            return Ok(false);
+        }
+        let mut connection = self.common.address.open().await?;
+        self.empty(&mut connection).await?;
+        // Where nothing waited, that it can be written was seen when it was opened.
+        self.common.enter();
+        let has_more = if is_tidying {
+            let tidied = timeout(MOVE_MAX, self.tidy(&mut connection)).await;
+            tidied.map_err(|_| PostgresFault::Late)??
+        } else {
+            false
+        };
+        drop(connection.close().await);
+        Ok(has_more)
+    }
+
+    async fn empty(&mut self, connection: &mut PgConnection) -> Result<(), MoveFault> {
+        if !self.waiting.is_there() {
+            return Ok(());
+        }
+        let replica = replica::of(&self.common.rules.dir).map_err(MoveFault::Replica)?;
+        let mut moved = 0;
+        loop {
+            let batch = self.waiting.page(None).await?;
+            if batch.is_empty() {
+                break;
+            }
+            let sent = timeout(MOVE_MAX, row::insert(connection, &replica, &batch)).await;
+            sent.map_err(|_| PostgresFault::Late)??;
+            self.waiting.remove(&batch).await?;
+            let count = batch.len() as u64;
+            moved += count;
+            self.common
+                .tally
+                .written
+                .fetch_add(count, Ordering::Relaxed);
+            self.tell_waiting().await?;
+            // It took one: what comes now need not wait.
+            self.common.enter();
+        }
+        self.tell_waiting().await?;
+        if moved > 0 {
+            info!(
+                count = moved,
+                "records that waited were brought to Postgres"
+            );
+        }
+        Ok(())
+    }
+
+    async fn tell_waiting(&mut self) -> Result<(), MoveFault> {
+        let count = u64::try_from(self.waiting.count().await?).unwrap_or(0);
+        self.common.tally.waiting.store(count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes some of what is too old. One replica does at a time.
+    async fn tidy(&self, connection: &mut PgConnection) -> Result<bool, MoveFault> {
+        let oldest = oldest_us(self.common.rules.keep);
+        let mut transaction = connection.begin().await?;
+        let is_ours: bool = query_scalar("SELECT pg_try_advisory_xact_lock($1)")
+            .bind(TIDY_LOCK)
+            .persistent(false)
+            .fetch_one(&mut *transaction)
+            .await?;
+        if !is_ours {
+            return Ok(false);
+        }
+        let removed = sqlx::query(
+            "DELETE FROM hedge.records WHERE ended_us <= (
+                 SELECT MAX(ended_us) FROM (
+                     SELECT ended_us FROM hedge.records WHERE ended_us < $1
+                     ORDER BY ended_us LIMIT $2
+                 ) AS old
+             )",
+        )
+        .bind(oldest)
+        .bind(TIDY_ROWS)
+        .persistent(false)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        let count = removed.rows_affected();
+        if count > 0 {
+            info!(count, "old records were removed");
+        }
+        Ok(count > 0)
+    }
+}

@@ -1,0 +1,476 @@
+//! The same over a Postgres, which the tests start themselves and stop under way.
+
+use std::sync::OnceLock;
+
+use loadtest::{POSTGRES_PASSWORD, PostgresServer};
+
+use super::*;
+use crate::PostgresFault;
+use crate::postgres::{MIGRATIONS as STEPS, bring_forward as bring_schema_forward, version};
+use crate::records::file::WAITING_NAME;
+use crate::records::shared::{Waiting, replica, row};
+
+/// The server of all tests that do not stop it. `None` where none is installed, which was said.
+fn common() -> Option<&'static PostgresServer> {
+    static SERVER: OnceLock<Option<PostgresServer>> = OnceLock::new();
+    SERVER
+        .get_or_init(|| PostgresServer::start().unwrap())
+        .as_ref()
+}
+
+fn address(server: &PostgresServer, database: &str) -> PostgresAddress {
+    server.database(database).unwrap().parse().unwrap()
+}
+
+fn open(rules: RecordRules, address: &PostgresAddress) -> Desk {
+    let reader = RecordReader::shared(address.clone(), Calendar::utc());
+    let (file, writer) = RecordDesk::shared(rules, address.clone());
+    let mut running = JoinSet::new();
+    running.spawn(writer.run());
+    Desk {
+        file,
+        reader,
+        running,
+    }
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let held = tokio::time::timeout(PATIENCE, wait).await;
+    assert!(held.is_ok(), "never came to be: {what}");
+}
+
+/// Records and how many names they have: the same where none is there twice.
+fn kept(server: &PostgresServer, database: &str) -> (usize, usize) {
+    let sql = "SELECT COUNT(*), COUNT(DISTINCT request_id) FROM hedge.records";
+    let told = server.query(database, sql).unwrap();
+    let (rows, names) = told.split_once('|').unwrap();
+    (rows.parse().unwrap(), names.parse().unwrap())
+}
+
+fn append(desk: &Desk, name: &str, count: usize) {
+    for at in 0..count {
+        desk.file.append(&record_of(&format!("{name}-{at}"), "t"));
+    }
+}
+
+#[tokio::test]
+async fn records_in_postgres_are_kept_and_read_as_agreed() {
+    let Some(server) = common() else { return };
+    let folder = TempDir::new().unwrap();
+    let address = address(server, "agreed");
+    let reader = RecordReader::shared(address.clone(), Calendar::utc());
+    let absent = reader.latest(1, None).await;
+    assert!(matches!(absent, Err(RecordFault::Absent)), "{absent:?}");
+    let desk = open(rules(&folder.path().join("made/here")), &address);
+    let counts = std::sync::atomic::AtomicU64::new(0);
+    check_record_shelf(&*desk.file, &desk.reader, async || {
+        let done = counts.swap(13, std::sync::atomic::Ordering::Relaxed);
+        desk.until_done(done).await;
+        while desk.reader.latest(1, None).await.is_err() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    })
+    .await;
+    let counts = desk.close().await;
+    assert_eq!(
+        (counts.dropped, counts.is_away, counts.waiting),
+        (0, false, 0)
+    );
+    let names = files(&folder.path().join("made/here"));
+    assert_eq!(names, ["replica", "waiting.lock"], "nothing had to wait");
+}
+
+#[tokio::test]
+async fn a_batch_that_is_sent_again_changes_nothing_and_another_replicas_does() {
+    let Some(server) = common() else { return };
+    let address = address(server, "again");
+    let mut connection = address.open().await.unwrap();
+    let batch = [
+        KeptRecord {
+            model_asked: "of a file that somebody else\0made".to_owned(),
+            ..record(17)
+        },
+        record(18),
+    ];
+    for (replica, new) in [("a", 2), ("a", 0), ("b", 2), ("b", 0)] {
+        let inserted = row::insert(&mut connection, replica, &batch).await;
+        assert_eq!(inserted.unwrap(), new, "{replica}");
+    }
+    assert_eq!(kept(server, "again").0, 4);
+    let asked = server
+        .query(
+            "again",
+            "SELECT DISTINCT model_asked FROM hedge.records WHERE ended_us = 17",
+        )
+        .unwrap();
+    assert_eq!(asked, "of a file that somebody else\u{fffd}made");
+}
+
+#[tokio::test]
+async fn replicas_that_start_at_once_bring_the_schema_forward_once() {
+    let Some(server) = common() else { return };
+    let address = address(server, "at_once");
+    let opened = futures::future::join_all((0..12).map(|_| address.open())).await;
+    for connection in opened {
+        connection.unwrap();
+    }
+    let done = server
+        .query(
+            "at_once",
+            "SELECT COUNT(*), MAX(version) FROM hedge.migrations",
+        )
+        .unwrap();
+    assert_eq!(done, format!("{0}|{0}", STEPS.len()));
+}
+
+#[tokio::test]
+async fn every_version_of_the_schema_is_brought_forward() {
+    let Some(server) = common() else { return };
+    for known in 0..=STEPS.len() {
+        let address = address(server, &format!("version_{known}"));
+        let mut old = address.connect().await.unwrap();
+        bring_schema_forward(&mut old, &STEPS[..known])
+            .await
+            .unwrap();
+        let mut now = address.open().await.unwrap();
+        assert_eq!(version(&mut now).await.unwrap(), STEPS.len() as i64);
+    }
+    // More steps than there are today, each once, and one that fails leaves nothing.
+    let address = address(server, "version_more");
+    let mut connection = address.open().await.unwrap();
+    let mut more = STEPS.to_vec();
+    more.push("ALTER TABLE hedge.records ADD COLUMN energy_mj BIGINT;");
+    more.push("ALTER TABLE hedge.nowhere ADD COLUMN energy_mj BIGINT;");
+    let failed = bring_schema_forward(&mut connection, &more).await;
+    assert!(matches!(failed, Err(PostgresFault::Sql(_))), "{failed:?}");
+    more.pop();
+    for _ in 0..2 {
+        bring_schema_forward(&mut connection, &more).await.unwrap();
+    }
+    // Which this program then leaves alone: its records wait.
+    let folder = TempDir::new().unwrap();
+    let desk = open(rules(folder.path()), &address);
+    append(&desk, "later", 3);
+    eventually("they wait", async || desk.file.counts().waiting == 3).await;
+    let counts = desk.close().await;
+    assert!(counts.is_away && !counts.is_failing, "{counts:?}");
+    assert_eq!(kept(server, "version_more").0, 0);
+}
+
+#[tokio::test]
+async fn a_database_that_would_lose_letters_or_takes_nothing_is_not_used() {
+    let Some(server) = common() else { return };
+    let latin =
+        "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+    server.query("postgres", latin).unwrap();
+    let address: PostgresAddress = server.url("latin").parse().unwrap();
+    let refused = address.open().await.unwrap_err();
+    assert!(
+        matches!(&refused, PostgresFault::Encoding { encoding } if encoding == "LATIN1"),
+        "{refused:?}"
+    );
+    server.database("still").unwrap();
+    let still = "ALTER DATABASE still SET default_transaction_read_only = on";
+    server.query("postgres", still).unwrap();
+    let address: PostgresAddress = server.url("still").parse().unwrap();
+    let refused = address.open().await.unwrap_err();
+    assert!(matches!(refused, PostgresFault::ReadOnly), "{refused:?}");
+    let address: PostgresAddress = server
+        .url("still")
+        .replace(POSTGRES_PASSWORD, "wrong-word")
+        .parse()
+        .unwrap();
+    let refused = format!("{:?}", address.open().await.unwrap_err());
+    assert!(refused.contains("authentication"), "{refused}");
+    assert!(!refused.contains("wrong-word"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_while_postgres_is_away_is_brought_there_once() {
+    let Some(mut server) = PostgresServer::start().unwrap() else {
+        return;
+    };
+    let address = address(&server, "away");
+    let folder = TempDir::new().unwrap();
+    let desk = open(rules(folder.path()), &address);
+    append(&desk, "before", 50);
+    desk.until_done(50).await;
+    let mut sent = 50;
+    for round in 0..2 {
+        append(&desk, &format!("last-{round}"), 7);
+        server.stop();
+        append(&desk, &format!("away-{round}"), RECORD_BATCH_MAX * 2 + 7);
+        sent += RECORD_BATCH_MAX * 2 + 14;
+        eventually("they wait", async || {
+            let counts = desk.file.counts();
+            counts.is_away && counts.queued == 0 && counts.waiting > RECORD_BATCH_MAX as u64
+        })
+        .await;
+        let unread = desk.reader.latest(1, None).await;
+        assert!(matches!(unread, Err(RecordFault::Away(_))), "{unread:?}");
+        server.resume().unwrap();
+        desk.until_done(sent as u64).await;
+        eventually("none waits", async || {
+            let counts = desk.file.counts();
+            counts.waiting == 0 && !counts.is_away
+        })
+        .await;
+        append(&desk, &format!("after-{round}"), 5);
+        sent += 5;
+        desk.until_done(sent as u64).await;
+    }
+    let counts = desk.close().await;
+    assert_eq!((counts.written, counts.dropped), (sent as u64, 0));
+    assert!(!counts.is_failing);
+    assert_eq!(kept(&server, "away"), (sent, sent));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_that_hangs_holds_up_nobody() {
+    let Some(server) = PostgresServer::start().unwrap() else {
+        return;
+    };
+    let address = address(&server, "hangs");
+    let folder = TempDir::new().unwrap();
+    let desk = open(rules(folder.path()), &address);
+    append(&desk, "before", 5);
+    desk.until_done(5).await;
+    server.signal("-STOP").unwrap();
+    append(&desk, "meanwhile", 500);
+    eventually("they wait", async || desk.file.counts().waiting == 500).await;
+    server.signal("-CONT").unwrap();
+    // Whatever became of what was under way, each is there once.
+    desk.until_done(505).await;
+    let counts = desk.close().await;
+    assert_eq!((counts.written, counts.dropped), (505, 0));
+    assert_eq!(kept(&server, "hangs"), (505, 505));
+}
+
+#[tokio::test]
+async fn a_replica_that_ends_while_postgres_is_away_goes_on_from_its_file() {
+    let Some(server) = common() else { return };
+    let folder = TempDir::new().unwrap();
+    let nowhere: PostgresAddress = "postgres://hedge@127.0.0.1:1/none".parse().unwrap();
+    let desk = open(rules(folder.path()), &nowhere);
+    append(&desk, "early", RECORD_BATCH_MAX + 3);
+    let counts = desk.close().await;
+    assert_eq!((counts.dropped, counts.written), (0, 0));
+    assert_eq!(counts.waiting, RECORD_BATCH_MAX as u64 + 3);
+    // Some of it had been taken, and the answer was lost.
+    let address = address(server, "goes_on");
+    let mut connection = address.open().await.unwrap();
+    let mut waiting = Waiting::new(folder.path(), u64::MAX);
+    let batch = waiting.page(None).await.unwrap();
+    let replica = replica::of(folder.path()).unwrap();
+    let taken = row::insert(&mut connection, &replica, &batch[..400]).await;
+    assert_eq!(taken.unwrap(), 400);
+    let desk = open(rules(folder.path()), &address);
+    desk.until_done(RECORD_BATCH_MAX as u64 + 3).await;
+    append(&desk, "late", 2);
+    let counts = desk.close().await;
+    assert_eq!(counts.waiting, 0);
+    let all = RECORD_BATCH_MAX + 5;
+    assert_eq!(kept(server, "goes_on"), (all, all));
+}
+
+#[tokio::test]
+async fn without_either_place_records_wait_in_the_queue() {
+    let Some(server) = common() else { return };
+    let folder = TempDir::new().unwrap();
+    // A folder that cannot be made, and one whose file may not grow.
+    let taken = folder.path().join("taken");
+    std::fs::write(&taken, "by a file").unwrap();
+    for (database, rules) in [
+        ("no_folder", rules(&taken)),
+        (
+            "no_room",
+            RecordRules {
+                bytes_max: 1,
+                ..rules(&folder.path().join("small"))
+            },
+        ),
+    ] {
+        server.database(database).unwrap();
+        let limit = |count: i32| format!("ALTER DATABASE {database} CONNECTION LIMIT {count}");
+        // The superuser is let in all the same.
+        let plain = format!("CREATE ROLE {database} LOGIN PASSWORD 'of-{database}'");
+        server.query("postgres", &plain).unwrap();
+        let grant = format!("GRANT CREATE ON DATABASE {database} TO {database}");
+        server.query("postgres", &grant).unwrap();
+        server.query("postgres", &limit(0)).unwrap();
+        let url = server.url(database);
+        let superuser = format!("hedge:{POSTGRES_PASSWORD}@");
+        let address: PostgresAddress = url
+            .replace(&superuser, &format!("{database}:of-{database}@"))
+            .parse()
+            .unwrap();
+        let desk = open(rules, &address);
+        append(&desk, "early", 5);
+        eventually("it is said", async || desk.file.counts().is_failing).await;
+        assert!(desk.file.counts().is_away, "{database}");
+        server.query("postgres", &limit(10)).unwrap();
+        desk.until_done(5).await;
+        let counts = desk.close().await;
+        assert_eq!((counts.written, counts.dropped), (5, 0), "{database}");
+        assert!(!counts.is_failing && !counts.is_away, "{database}");
+        assert_eq!(kept(server, database), (5, 5), "{database}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_removed_from_postgres_too() {
+    let Some(server) = common() else { return };
+    let folder = TempDir::new().unwrap();
+    let address = address(server, "old");
+    let mut connection = address.open().await.unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap().as_micros() as i64;
+    let hours: Vec<_> = (1..=10)
+        .map(|it| record(now - it * 3_600_000_000))
+        .collect();
+    row::insert(&mut connection, "a", &hours).await.unwrap();
+    let desk = open(
+        RecordRules {
+            keep: Duration::from_secs(5 * 3_600 + 60),
+            ..rules(folder.path())
+        },
+        &address,
+    );
+    eventually("half is left", async || kept(server, "old").0 == 5).await;
+    desk.close().await;
+}
+
+/// A node's own file of so many records, as an embedded node leaves it.
+async fn own_file(dir: &Path, count: usize) {
+    let desk = Desk::open(rules(dir));
+    append(&desk, "own", count);
+    assert_eq!(desk.close().await.written, count as u64);
+}
+
+#[tokio::test]
+async fn what_a_node_kept_alone_is_moved_once_and_counted_on_both_sides() {
+    let Some(server) = common() else { return };
+    let folder = TempDir::new().unwrap();
+    let address = address(server, "moved");
+    let dir = folder.path();
+    let count = RECORD_BATCH_MAX * 2 + 11;
+    own_file(dir, count).await;
+    let counted = own_records(dir).await.unwrap();
+    assert_eq!(counted, (Some(count as i64), None));
+
+    // A node that runs has it.
+    let desk = Desk::open(rules(dir));
+    append(&desk, "more", 1);
+    desk.until_done(1).await;
+    let held = shift_records(dir, &address, |_, _| {}).await;
+    assert!(matches!(held, Err(ShiftFault::Held { .. })), "{held:?}");
+    desk.close().await;
+
+    let count = count + 1;
+    let mut steps = Vec::new();
+    let shifted = shift_records(dir, &address, |done, all| steps.push((done, all))).await;
+    let shifted = shifted.unwrap();
+    assert_eq!(steps.first(), Some(&(0, count as u64)));
+    assert_eq!(steps.last(), Some(&(count as u64, count as u64)));
+    let ShiftedFile::Moved {
+        records,
+        new,
+        spent_microusd,
+        aside,
+    } = &shifted[0].became
+    else {
+        panic!("{shifted:?}");
+    };
+    assert_eq!((*records, *new), (count as i64, count as u64));
+    assert_eq!(*spent_microusd, 70 * count as i64);
+    assert_eq!(kept(server, "moved"), (count, count));
+    assert_eq!(own_records(dir).await.unwrap(), (None, None));
+
+    // Again: nothing is left to move, and what was moved already changes nothing.
+    let again = shift_records(dir, &address, |_, _| {}).await.unwrap();
+    assert!(
+        again.iter().all(|it| it.became == ShiftedFile::Empty),
+        "{again:?}"
+    );
+    std::fs::rename(aside, dir.join(FILE_NAME)).unwrap();
+    let again = shift_records(dir, &address, |_, _| {}).await.unwrap();
+    assert!(
+        matches!(again[0].became, ShiftedFile::Moved { new: 0, records, .. } if records == count as i64),
+        "{again:?}"
+    );
+    assert_eq!(kept(server, "moved"), (count, count));
+    let state = records_state(&address).await.unwrap();
+    assert_eq!(
+        (state.version, state.known),
+        (STEPS.len() as i64, STEPS.len() as i64)
+    );
+    assert_eq!((state.records, state.replicas), (count as i64, 1));
+}
+
+#[tokio::test]
+async fn what_waits_is_moved_too_unless_a_node_does() {
+    let Some(server) = common() else { return };
+    let folder = TempDir::new().unwrap();
+    let address = address(server, "waits");
+    let nowhere: PostgresAddress = "postgres://hedge@127.0.0.1:1/none".parse().unwrap();
+    let desk = open(rules(folder.path()), &nowhere);
+    append(&desk, "early", 9);
+    eventually("they wait", async || desk.file.counts().waiting == 9).await;
+    let shifted = shift_records(folder.path(), &address, |_, _| {})
+        .await
+        .unwrap();
+    assert_eq!(shifted[1].became, ShiftedFile::Tended);
+    desk.close().await;
+    let shifted = shift_records(folder.path(), &address, |_, _| {})
+        .await
+        .unwrap();
+    assert!(
+        matches!(
+            shifted[1].became,
+            ShiftedFile::Moved {
+                records: 9,
+                new: 9,
+                ..
+            }
+        ),
+        "{shifted:?}"
+    );
+    assert!(!folder.path().join(WAITING_NAME).exists());
+    assert_eq!(kept(server, "waits"), (9, 9));
+}
+
+#[tokio::test]
+async fn a_difference_between_the_sides_is_said_and_nothing_is_removed() {
+    let Some(server) = common() else { return };
+    let folder = TempDir::new().unwrap();
+    let address = address(server, "differs");
+    own_file(folder.path(), 20).await;
+    let mut connection = address.open().await.unwrap();
+    let mut waiting = Waiting::called(folder.path(), FILE_NAME, u64::MAX);
+    let mut batch = waiting.page(None).await.unwrap();
+    waiting.close().await;
+    // Somebody changed a cost there.
+    batch[3].cost_microusd = Some(71);
+    let replica = replica::of(folder.path()).unwrap();
+    row::insert(&mut connection, &replica, &batch[..5])
+        .await
+        .unwrap();
+    let differs = shift_records(folder.path(), &address, |_, _| {}).await;
+    assert!(
+        matches!(
+            differs,
+            Err(ShiftFault::Differs {
+                sent: 20,
+                found: 20
+            })
+        ),
+        "{differs:?}"
+    );
+    assert_eq!(kept(server, "differs").0, 5, "its transaction was undone");
+    assert_eq!(own_records(folder.path()).await.unwrap().0, Some(20));
+}
