@@ -1,5 +1,5 @@
 //! A fake upstream that can misbehave on request, a driver that measures what a proxy adds, a race
-//! between local engines and whether they say the same, a soak, and model files spoilt on purpose.
+//! between local engines and whether they say the same, what a cache costs and spares, a soak, and model files spoilt on purpose.
 //!
 //! The upstream serves the black-box tests and `make bench`; the driver serves `make bench`. Neither
 //! knows anything of the rooms: both speak HTTP and read `/proc`, so they measure any proxy alike.
@@ -11,6 +11,7 @@ mod fake;
 mod hostile;
 mod postgres;
 mod race;
+mod reuse;
 mod soak;
 
 pub use agree::{Agree, Agreement, Likeness, agree};
@@ -24,4 +25,5 @@ pub use postgres::{POSTGRES_PASSWORD, PostgresServer};
 pub use race::{
     EngineLoad, Fairness, Heat, Lap, Place, Race, Standing, Turn, Verdict, fairness, race,
 };
+pub use reuse::{Reuse, Reused, Times, reuse};
 pub use soak::{Check, Soak, SoakReport, SoakSample, soak};

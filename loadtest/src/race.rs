@@ -12,7 +12,7 @@ mod standing;
 mod telling;
 
 pub use fairness::{Fairness, Turn, Verdict, fairness};
-pub(crate) use prompts::prose;
+pub(crate) use prompts::{WORDS, prose};
 pub use standing::{Place, Standing};
 
 use std::io;

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use loadtest::{
     Agree, Agreement, Course, EngineLoad, Fairness, Fleet, Heat, Ledger, Load, Pair, Race, Report,
-    Scenario, Soak, SoakReport, Standing, Survived, Target, Verdict, survive,
+    Reuse, Scenario, Soak, SoakReport, Standing, Survived, Target, Verdict, survive,
 };
 
 /// Measures what a proxy adds to chat requests.
@@ -74,6 +74,21 @@ enum Command {
         target: Target,
         #[command(flatten)]
         fairness: FairnessArgs,
+    },
+    /// Measure hits and misses of a cache that is already running, beside a node without one.
+    /// loadtest/reuse/run.sh starts both.
+    Reuse {
+        /// NAME,ADDR:PORT,MODEL, with a cache.
+        #[arg(long, value_parser = parse_target)]
+        cached: Target,
+        /// NAME,ADDR:PORT,MODEL, without one.
+        #[arg(long, value_parser = parse_target)]
+        bare: Target,
+        /// The cache's encoder, as the node with the cache serves it at /v1/embeddings.
+        #[arg(long)]
+        encoder: String,
+        #[arg(long, default_value_t = 1_000)]
+        questions: u32,
     },
 }
 
@@ -480,6 +495,22 @@ fn run() -> anyhow::Result<()> {
             let course = fairness.course(target);
             let verdict = runtime()?.block_on(loadtest::fairness(&course, say))?;
             publish_verdict(&verdict, &fairness.out)
+        }
+        Command::Reuse {
+            cached,
+            bare,
+            encoder,
+            questions,
+        } => {
+            let course = Reuse {
+                cached,
+                bare,
+                encoder,
+                questions,
+            };
+            let reused = runtime()?.block_on(loadtest::reuse(&course, say))?;
+            writeln!(std::io::stdout(), "{}\n{}", reused.machine, reused.table())?;
+            Ok(())
         }
     }
 }

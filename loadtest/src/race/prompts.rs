@@ -12,7 +12,7 @@ use crate::drive::Target;
 
 /// Words of the two probes that a tokenizer is measured with.
 const PROBE_WORDS: [u32; 2] = [40, 200];
-const WORDS: [&str; 32] = [
+pub(crate) const WORDS: [&str; 32] = [
     "river", "stone", "lamp", "garden", "paper", "window", "market", "winter", "candle", "bridge",
     "silver", "forest", "letter", "summer", "harbour", "table", "music", "valley", "engine",
     "morning", "copper", "island", "needle", "orange", "pocket", "rabbit", "saddle", "tunnel",
