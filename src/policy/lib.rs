@@ -38,6 +38,7 @@ mod retry;
 mod detect;
 mod scan;
 mod unmask;
+mod vocabulary;
 
 mod cache_key;
 mod compartment;

@@ -3,30 +3,23 @@
 //! Counts are of OpenAI's `o200k` vocabulary whatever model answers in the end: routing wants one
 //! yardstick, and the engine counts exactly for itself. Long text is counted by its beginning.
 
-use tiktoken_rs::{CoreBPE, cl100k_base_singleton, o200k_base_singleton};
+use crate::vocabulary::{self, CL100K};
 
 /// Text beyond this is counted in proportion to the text before it. 64 KiB take about two
 /// milliseconds; nobody routes on the last percent.
 pub const TOKENIZED_BYTES_MAX: usize = 64 * 1024;
 
-/// The tokenizer's expression backtracks over runs of one class and gives up with a panic after a
-/// million steps; slices of this size stay far below that.
-const SLICE_BYTES: usize = 4 * 1024;
-
-/// Loads the vocabulary, which takes a fraction of a second. Call it before the first exchange.
+/// Makes ready what the first count needs, which takes some milliseconds. Call it before the first
+/// exchange.
 pub fn warm_up() {
-    let _ = vocabulary();
+    let _ = count_tokens("warm");
 }
 
-fn vocabulary() -> &'static CoreBPE {
-    o200k_base_singleton()
-}
-
-/// How many tokens `text` has. Exact to [`TOKENIZED_BYTES_MAX`] but for one token in each 4 KiB.
+/// How many tokens `text` has. Exact to [`TOKENIZED_BYTES_MAX`].
 #[must_use]
 pub fn count_tokens(text: &str) -> usize {
     let head = prefix(text, TOKENIZED_BYTES_MAX);
-    let counted = count_slices(head);
+    let counted = vocabulary::count(head);
     if head.len() == text.len() || head.is_empty() {
         return counted;
     }
@@ -44,18 +37,11 @@ pub fn embed_text(model: &str, tokens: &[u32]) -> Option<String> {
     if !model.contains(CL100K_EMBEDDERS) {
         return None;
     }
-    let bytes = cl100k_base_singleton().decode_bytes(tokens).ok()?;
-    String::from_utf8(bytes).ok()
-}
-
-fn count_slices(mut text: &str) -> usize {
-    let mut count = 0;
-    while !text.is_empty() {
-        let slice = prefix(text, SLICE_BYTES);
-        count += vocabulary().count_ordinary(slice);
-        text = &text[slice.len()..];
+    let mut bytes = Vec::with_capacity(4 * tokens.len());
+    for token in tokens {
+        bytes.extend_from_slice(CL100K.token(*token)?);
     }
-    count
+    String::from_utf8(bytes).ok()
 }
 
 /// The longest prefix of at most `bytes_max` that ends between characters.
