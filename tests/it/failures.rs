@@ -40,6 +40,7 @@ async fn one_upstream_of_two_that_fails_a_third_is_hardly_noticed() {
         addr: hedge.addr,
         model: "auto".to_owned(),
         pid: None,
+        key: None,
     };
     let survived = survive(&target, &pair, 1_000, 8).await.unwrap();
     assert!(survived.is_well(), "{survived:?}");

@@ -36,7 +36,7 @@ enum Command {
     },
     /// Measure servers that are already running.
     Run {
-        /// NAME,ADDR:PORT,MODEL[,PID]; may be repeated. The first is the floor.
+        /// NAME,ADDR:PORT,MODEL[,PID[,KEY]]; may be repeated. The first is the floor.
         #[arg(long = "target", required = true, value_parser = parse_target)]
         targets: Vec<Target>,
         #[command(flatten)]
@@ -367,20 +367,19 @@ struct AgreeArgs {
 
 fn parse_target(text: &str) -> Result<Target, String> {
     let fields: Vec<&str> = text.split(',').collect();
-    let (name, addr, model, pid) = match fields.as_slice() {
-        [name, addr, model] => (name, addr, model, None),
-        [name, addr, model, pid] => {
-            let pid = pid.parse().map_err(|_| "the PID is no number")?;
-            (name, addr, model, Some(pid))
-        }
-        _ => return Err("expected NAME,ADDR:PORT,MODEL[,PID]".to_owned()),
+    let (name, addr, model, more) = match fields.as_slice() {
+        [name, addr, model, more @ ..] if more.len() <= 2 => (name, addr, model, more),
+        _ => return Err("expected NAME,ADDR:PORT,MODEL[,PID[,KEY]]".to_owned()),
     };
+    let pid = more.first().map(|pid| pid.parse());
+    let pid = pid.transpose().map_err(|_| "the PID is no number")?;
     let addr: SocketAddr = addr.parse().map_err(|_| "ADDR:PORT is no address")?;
     Ok(Target {
         name: (*name).to_owned(),
         addr,
         model: (*model).to_owned(),
         pid,
+        key: more.get(1).map(|key| (*key).to_owned()),
     })
 }
 

@@ -23,6 +23,8 @@ pub struct Target {
     pub model: String,
     /// Whose processor time and memory to charge; children are charged too.
     pub pid: Option<u32>,
+    /// The API key to ask under.
+    pub key: Option<String>,
 }
 
 impl Target {

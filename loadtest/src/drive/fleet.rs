@@ -175,6 +175,7 @@ impl Fleet {
             addr,
             model: model.to_owned(),
             pid: Some(child.id()),
+            key: None,
         });
         self.children.push(child);
         let begun = Instant::now();

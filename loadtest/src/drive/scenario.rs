@@ -145,7 +145,8 @@ async fn open_lanes(
     };
     let mut lanes = Vec::new();
     for _ in 0..count {
-        let (mut lane, drive) = Lane::connect(target.addr, body.clone()).await?;
+        let (lane, drive) = Lane::connect(target.addr, body.clone()).await?;
+        let mut lane = lane.with_key(target.key.as_deref())?;
         drives.spawn(drive);
         for _ in 0..warm_up {
             match load {
@@ -233,6 +234,7 @@ mod tests {
             addr: fake.addr(),
             model: "m".to_owned(),
             pid: Some(std::process::id()),
+            key: None,
         }
     }
 

@@ -11,6 +11,7 @@ fn target_at(name: &str, addr: std::net::SocketAddr) -> Target {
         addr,
         model: "m".to_owned(),
         pid: Some(std::process::id()),
+        key: None,
     }
 }
 

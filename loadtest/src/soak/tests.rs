@@ -29,6 +29,7 @@ async fn a_soak_tells_what_did_not_hold() {
             addr: fake.addr(),
             model: "bench".into(),
             pid: Some(std::process::id()),
+            key: None,
         },
         admin: None,
         span: Duration::from_millis(400),
