@@ -34,11 +34,10 @@ exchanges_max = 2048
 [log]
 level = "warn"
 [[prices]]
-model = "bench"
-input_usd_per_million = 1.0
-output_usd_per_million = 2.0
-source = "loadtest/books/run.sh"
-date = "2026-11-29"
+upstream = "fake"
+models = ["bench"]
+input = 1.0
+output = 2.0
 [[upstreams]]
 name = "fake"
 base_url = "http://127.0.0.1:9730/v1"

@@ -63,4 +63,4 @@ ready cached "cache's model is ready"
 ready cached "embedding model is ready"
 ready bare ' serves '
 "$bins/loadtest" reuse --cached cached,127.0.0.1:9721,fake/bench --bare bare,127.0.0.1:9722,fake/bench \
-  --encoder local/hedge-encoder --questions "$questions" 2>/dev/null
+  --encoder hedge-encoder --questions "$questions" 2>"$work/said" || { cat "$work/said" "$work"/*/log >&2; exit 1; }
