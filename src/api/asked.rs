@@ -11,9 +11,10 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use pipeline::Refusal;
 use tokio::sync::OwnedSemaphorePermit;
+use wire::user_in;
 
 use crate::chat::{
-    BUSY_WAIT, X_HEDGE_REASON, X_HEDGE_ROUTE, check_media_type, early, header_text, refused,
+    BUSY_WAIT, X_HEDGE_REASON, X_HEDGE_ROUTE, check_media_type, early, header_text, refused, tags,
 };
 use crate::line::Signs;
 use crate::server::Api;
@@ -61,6 +62,8 @@ impl Asked {
             })
         })?;
         let checked = check(&head.headers).map_err(early)?;
+        let tags = tags(&head.headers).map_err(early)?;
+        let principal = Principal { tags, ..principal };
         let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
         signs.set_unread(false);
         let asked = Self {
@@ -69,6 +72,19 @@ impl Asked {
             seat,
         };
         Ok((asked, head, checked))
+    }
+
+    /// For whom it is, where that counts: of a body that is no chat's.
+    pub async fn for_its_user(self) -> Result<Self, Refusal> {
+        let rules = &self.principal.rules;
+        if rules.each_user.is_empty() && !rules.is_user_required {
+            return Ok(self);
+        }
+        let (principal, bytes) = (self.principal, self.bytes.clone());
+        // A large body takes a while to look through.
+        let work = aside(move || principal.asking_for(user_in(&bytes)?.as_deref()));
+        let principal = work.await?;
+        Ok(Self { principal, ..self })
     }
 }
 

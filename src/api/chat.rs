@@ -10,7 +10,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use domain::{
     BadRequest, ChatRequest, Classify, Delivery, Dialect, Fault, Principal, Priority, Reply,
-    RequestId, Started, TAG_BYTES_MAX, TAGS_MAX, TeamShelf, collect,
+    RequestId, Started, TAG_BYTES_MAX, TAGS_MAX, Tag, TeamShelf, collect, is_tag,
 };
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION,
@@ -21,7 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 use wire::openai::Framing;
-use wire::{Address, Decoded, ReplyEncoder, ServerDialect};
+use wire::{Address, Decoded, ReplyEncoder, ServerDialect, user_of};
 
 use crate::asked::{Asked, json};
 use crate::error::refusal;
@@ -38,7 +38,7 @@ pub(crate) const X_HEDGE_RESCUE: HeaderName = HeaderName::from_static("x-hedge-r
 /// What the cache had to do with it: `exact`, `semantic`, `shared` or `miss`, and of a kept reply its
 /// age in seconds.
 pub(crate) const X_HEDGE_CACHE: HeaderName = HeaderName::from_static("x-hedge-cache");
-/// Words with commas between, by which the kept reply can be removed again.
+/// Words with commas between, by which the kept reply can be removed again, and which may have limits.
 const X_HEDGE_CACHE_TAGS: HeaderName = HeaderName::from_static("x-hedge-cache-tags");
 pub(crate) const X_HEDGE_REASON: HeaderName = HeaderName::from_static("x-hedge-reason");
 /// A request with `x-hedge-timing: 1` gets a `server-timing` header.
@@ -121,10 +121,9 @@ where
         } else {
             check_media_type(headers)?;
         }
-        Ok((priority(headers)?, betas(dialect, headers)?, tags(headers)?))
+        Ok((priority(headers)?, betas(dialect, headers)?))
     };
-    let (asked, head, (priority, betas, tags)) =
-        Asked::read_after(api, signs, request, check).await?;
+    let (asked, head, (priority, betas)) = Asked::read_after(api, signs, request, check).await?;
     let Asked {
         principal,
         bytes,
@@ -145,12 +144,14 @@ where
     if encoder.only_loads() {
         return Box::pin(load(api, id, &principal, &request, encoder, framing)).await;
     }
+    let user = user_of(&request);
+    let principal = user.and_then(|user| principal.asking_for(user));
+    let principal = principal.map_err(|fault| early(Fault::BadRequest(fault)))?;
     let delivery = request.delivery;
     let context = RequestContext {
         request_id: id.clone(),
         body_bytes,
         cache: cache_wish(&head.headers),
-        tags,
         headers: plain_headers(&head.headers),
         priority,
     };
@@ -392,8 +393,8 @@ fn cache_wish(headers: &HeaderMap) -> CacheWish {
     wish
 }
 
-/// Tags of the reply, where it is kept, each once.
-fn tags(headers: &HeaderMap) -> Result<Vec<String>, Fault> {
+/// Tags of the request, and of its reply where that is kept; each once.
+pub(crate) fn tags(headers: &HeaderMap) -> Result<Vec<Tag>, Fault> {
     let refused = || {
         Fault::BadRequest(BadRequest::at(
             X_HEDGE_CACHE_TAGS.as_str(),
@@ -403,29 +404,23 @@ fn tags(headers: &HeaderMap) -> Result<Vec<String>, Fault> {
             ),
         ))
     };
-    let mut tags: Vec<String> = Vec::new();
+    let mut tags: Vec<Tag> = Vec::new();
     for value in headers.get_all(X_HEDGE_CACHE_TAGS) {
         let named = value.to_str().map_err(|_| refused())?.split(',');
         for tag in named.map(str::trim).filter(|tag| !tag.is_empty()) {
             if !is_tag(tag) {
                 return Err(refused());
             }
-            if tags.iter().any(|known| known == tag) {
+            if tags.iter().any(|known| known.as_str() == tag) {
                 continue;
             }
             if tags.len() == TAGS_MAX {
                 return Err(refused());
             }
-            tags.push(tag.to_owned());
+            tags.push(Tag::new(tag));
         }
     }
     Ok(tags)
-}
-
-/// Whether replies may be tagged with this word.
-pub(crate) fn is_tag(tag: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
-    !tag.is_empty() && tag.len() <= TAG_BYTES_MAX && tag.bytes().all(is_plain)
 }
 
 fn priority(headers: &HeaderMap) -> Result<Priority, Fault> {

@@ -21,7 +21,7 @@ pub(crate) async fn answer(
         principal,
         bytes,
         seat: _seat,
-    } = asked;
+    } = asked.for_its_user().await?;
     let request = aside(move || decode_embed_request(&bytes)).await?;
     let format = request.format;
     let embedded = api.pipeline.embed(&principal, id.clone(), request).await?;

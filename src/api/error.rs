@@ -123,6 +123,17 @@ pub(crate) fn verdict(fault: &Fault) -> Verdict {
                 "this key's budget is spent; its owner can raise it",
             )
         },
+        Fault::AccountsFull { retry_after } => waiting(
+            *retry_after,
+            plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                SERVER,
+                Some("accounts_full"),
+                "each user has limits here, and this server keeps count of no more users at once; wait as \
+                 long as the `retry-after` header says, or ask its operator to raise \
+                 `limits.user_accounts_max`",
+            ),
+        ),
         Fault::Overloaded { retry_after } => waiting(
             *retry_after,
             plain(
@@ -365,6 +376,12 @@ mod tests {
                 Some("rate_limit_exceeded"),
             ),
             (Fault::BudgetSpent, 429, QUOTA, Some("insufficient_quota")),
+            (
+                Fault::AccountsFull { retry_after: wait },
+                503,
+                SERVER,
+                Some("accounts_full"),
+            ),
             (
                 Fault::Overloaded { retry_after: wait },
                 503,

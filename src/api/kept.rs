@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use domain::{BadRequest, Fault, Purge, RequestId};
+use domain::{BadRequest, Fault, Purge, RequestId, is_tag};
 use http::{HeaderMap, Response, StatusCode};
 use pipeline::Traced;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::chat::{check_media_type, is_tag};
+use crate::chat::check_media_type;
 use crate::error::{missing, refusal};
 use crate::models::json;
 use crate::server::Api;

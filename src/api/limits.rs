@@ -12,6 +12,9 @@ use serde::Serialize;
 use crate::models::json;
 use crate::server::Api;
 
+/// Users whose limits are shown, those nearest to their end.
+const USERS_MAX: usize = 100;
+
 /// What is answered. Fields are added over time, and none changes its meaning.
 #[derive(Serialize)]
 struct LimitsView {
@@ -21,10 +24,12 @@ struct LimitsView {
 /// Amounts are in the unit of what is counted; money is in micro-dollars.
 #[derive(Serialize)]
 struct LimitView {
-    /// `organisation`, `team` or `key`.
+    /// `organisation`, `team`, `key`, `user`, `tag` or `model`.
     scope: &'static str,
-    /// Of the team or key.
+    /// Of the team, key, user, tag or model; of a user without one it is empty.
     name: Option<String>,
+    /// The user's.
+    team: Option<String>,
     count: &'static str,
     /// `None` of what is under way at once.
     per: Option<&'static str>,
@@ -37,12 +42,14 @@ struct LimitView {
     used: u64,
     /// Until all of it is there again; `None` where time brings nothing back.
     whole_in_s: Option<f64>,
-    /// `refuse` or `local`.
+    /// `refuse`, `local` or `queue`.
     when_spent: &'static str,
+    /// Parts of it whose passing is told.
+    warn_at: Vec<f64>,
 }
 
 pub(crate) async fn list(State(api): State<Arc<Api>>) -> Response<Body> {
-    let limits = api.pipeline.limits();
+    let limits = api.pipeline.limits(USERS_MAX);
     let limits = limits.iter().map(|(limit, left)| view(limit, left));
     let view = LimitsView {
         limits: limits.collect(),
@@ -52,7 +59,7 @@ pub(crate) async fn list(State(api): State<Arc<Api>>) -> Response<Body> {
 
 fn view(limit: &Limit, left: &Left) -> LimitView {
     let refills = limit.per.refills_in().is_some();
-    let whole = if refills { limit.burst } else { limit.amount };
+    let whole = limit.whole();
     let is_of_time = limit.measure != Measure::Concurrency;
     LimitView {
         scope: limit.scope.as_label(),
@@ -60,6 +67,17 @@ fn view(limit: &Limit, left: &Left) -> LimitView {
             Scope::Organisation => None,
             Scope::Team(team) => Some(team.as_str().to_owned()),
             Scope::Key(key) => Some(key.as_str().to_owned()),
+            Scope::User(_, user) => Some(user.as_str().to_owned()),
+            Scope::Tag(tag) => Some(tag.as_str().to_owned()),
+            Scope::Model(model) => Some(model.as_str().to_owned()),
+        },
+        team: match &limit.scope {
+            Scope::User(team, _) => Some(team.as_str().to_owned()),
+            Scope::Organisation
+            | Scope::Team(_)
+            | Scope::Key(_)
+            | Scope::Tag(_)
+            | Scope::Model(_) => None,
         },
         count: limit.measure.as_label(),
         per: is_of_time.then_some(limit.per.as_label()),
@@ -71,6 +89,12 @@ fn view(limit: &Limit, left: &Left) -> LimitView {
         when_spent: match limit.when_spent {
             WhenSpent::Refuse => "refuse",
             WhenSpent::Free => "local",
+            WhenSpent::Queue => "queue",
         },
+        warn_at: limit
+            .warn_at
+            .iter()
+            .map(|part| f64::from(part) / 1e3)
+            .collect(),
     }
 }

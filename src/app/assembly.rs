@@ -364,8 +364,10 @@ fn report(faults: &[RuleFault], prefix: &str, findings: &mut Findings) {
 }
 
 fn keys(config: &Config) -> StaticKeys {
+    let (limits, rules) = config.quotas.of_anyone();
     let anyone = Principal {
-        limits: config.quotas.of_anyone(),
+        limits,
+        rules,
         ..Principal::anyone()
     };
     let keys = StaticKeys::new(config.keys.iter().map(|key| {
@@ -376,6 +378,8 @@ fn keys(config: &Config) -> StaticKeys {
             priority: key.priority,
             output_tokens_max: key.output_tokens_max,
             limits: Arc::clone(&key.limits),
+            rules: Arc::clone(&key.rules),
+            ..Principal::anyone()
         };
         (key.digest, principal)
     }));

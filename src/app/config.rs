@@ -13,6 +13,7 @@ mod audit;
 mod cache;
 mod catalogue;
 mod embeddings;
+mod events;
 mod failures;
 mod faults;
 mod gateway;
@@ -48,6 +49,8 @@ use domain::BackendName;
 use pipeline::RescueRules;
 use policy::{BreakerRules, PriceBook, RetryRules};
 use providers::{PoolConfig, UpstreamConfig};
+
+use crate::events::WebhookRules;
 
 pub use cache::{CacheSettings, ReuseSettings};
 pub use catalogue::Catalogue;
@@ -115,6 +118,8 @@ pub struct Config {
     pub audit: Option<store::AuditRules>,
     /// Of records of exchanges; `None` where none are to be kept.
     pub records: Option<store::RecordRules>,
+    /// `None` where no event is sent.
+    pub webhook: Option<WebhookRules>,
     pub limits: LimitSettings,
     pub rescue: RescueRules,
     pub offline: OfflineSettings,
@@ -130,8 +135,10 @@ impl Config {
     /// Whether anybody's use is limited.
     #[must_use]
     pub fn has_limits(&self) -> bool {
-        let mut keys = self.keys.iter();
-        keys.any(|key| !key.limits.is_empty()) || !self.quotas.of_anyone().is_empty()
+        let keys = self.keys.iter().map(|key| (&key.limits, &key.rules));
+        let (limits, rules) = self.quotas.of_anyone();
+        let mut all = keys.chain([(&limits, &rules)]);
+        all.any(|(limits, rules)| !limits.is_empty() || rules.has_limits())
     }
 
     /// Judges `raw`. Faults and warnings go to `findings`; `None` when there is a fault.
@@ -193,6 +200,7 @@ impl Config {
         let data_dir = data_dir(around.environment);
         let audit = audit::audit(raw, &data_dir, findings);
         let records = records::records(raw, &data_dir, findings);
+        let webhook = events::events(&raw.events, around, findings);
         let config = Self {
             listen,
             admin: admin?,
@@ -220,6 +228,7 @@ impl Config {
             privacy,
             audit,
             records,
+            webhook,
             limits,
             rescue,
             offline,

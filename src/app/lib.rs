@@ -19,6 +19,7 @@ mod memory;
 mod sealed;
 
 mod client;
+mod events;
 mod metrics;
 mod node;
 mod quotas;

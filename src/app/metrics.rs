@@ -26,12 +26,14 @@ use crate::sealed::{Chronicle, Edges, Uplink};
 
 #[cfg(test)]
 mod documented;
+mod events;
 mod limits;
 mod records;
 mod registry;
 mod reuse;
 mod sealed;
 
+pub use events::EventMetrics;
 use limits::LimitGauges;
 use records::RecordMetrics;
 use registry::Registry;
@@ -171,6 +173,7 @@ pub struct Metrics {
     endpoints: EndpointGauges,
     failing: FailureMetrics,
     limits: LimitGauges,
+    events: EventMetrics,
     reuse: ReuseMetrics,
     watched: OnceLock<Watched>,
 }
@@ -280,6 +283,7 @@ impl Default for Metrics {
             endpoints: EndpointGauges::default(),
             failing: FailureMetrics::default(),
             limits: LimitGauges::default(),
+            events: EventMetrics::default(),
             reuse: ReuseMetrics::default(),
             watched: OnceLock::new(),
         };
@@ -380,6 +384,7 @@ impl Metrics {
         self.edge.register(&mut registry);
         self.failing.register(&mut registry);
         self.limits.register(&mut registry);
+        self.events.register(&mut registry);
         self.reuse.register(&mut registry);
         let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
@@ -429,6 +434,11 @@ impl Metrics {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         // There is one.
         let _ = self.records.set(RecordMetrics::new(file, &mut registry));
+    }
+
+    /// Where events are counted.
+    pub fn events(&self) -> EventMetrics {
+        self.events.clone()
     }
 
     /// Whose models are shown.
@@ -481,7 +491,9 @@ impl Metrics {
             return;
         };
         self.failing.read(&pipeline);
-        self.limits.read(&pipeline.limits());
+        // No user is in a label.
+        self.limits.read(&pipeline.limits(0));
+        self.events.read(pipeline.queued_count());
         if let Some((stats, counts)) = pipeline.reuse_stats() {
             self.reuse.read(&stats, &counts);
         }

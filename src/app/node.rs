@@ -28,6 +28,7 @@ use tracing::{error, info, warn};
 use crate::assembly::Assembly;
 use crate::config::{AdminListen, Config, ConfigFault, ConfigFaults};
 use crate::embedder::{Arrival, EncoderModel, Encoders};
+use crate::events::Events;
 use crate::fleet::{Fleet, News};
 use crate::local::Located;
 use crate::metrics::Metrics;
@@ -44,6 +45,7 @@ const RECORDER: &str = "recorder";
 const ENGINE: &str = "local engine";
 const EMBEDDER: &str = "embedder";
 const CHRONICLE: &str = "audit log";
+const EVENTS: &str = "teller of events";
 const COUNTS: &str = "keeper of limits";
 const RECORDS: &str = "keeper of records";
 const LEARNER: &str = "cache's learner";
@@ -186,9 +188,14 @@ impl Node {
             .is_some()
             .then(|| GatewayBooks::new(Arc::clone(&audit)));
 
+        let metrics = Arc::new(Metrics::default());
+        let webhook = config.webhook.clone();
+        let (events, telling) = Events::new(webhook, transport.client(), metrics.events());
         let counts = Arc::new(Counts::new(
             &config.data_dir,
             config.quotas.calendar.clone(),
+            config.limits.user_accounts_max,
+            Arc::new(events),
         ));
         open_counts(&counts, config)?;
         let secret = reuse::secret(config);
@@ -205,7 +212,6 @@ impl Node {
         }
         let encoders = Encoders::new(encoders);
         let keys = Arc::new(Keys(ArcSwap::from_pointee(assembly.keys.clone())));
-        let metrics = Arc::new(Metrics::default());
         let mut sinks: Vec<Arc<dyn RecordSink>> = vec![log_sink(), Arc::clone(&metrics) as _];
         sinks.extend(books.iter().map(|books| Arc::clone(books) as _));
         let records = open_records(config, &metrics, &mut tasks);
@@ -216,6 +222,7 @@ impl Node {
             reuse,
             keys: Arc::clone(&keys) as Arc<dyn KeyDirectory>,
             quotas: Some(Arc::clone(&counts.quotas) as Arc<dyn Quotas>),
+            queueing: config.limits.queueing,
             sinks,
             exchanges_max: config.limits.exchanges_max,
         });
@@ -244,6 +251,9 @@ impl Node {
         tasks.spawn(METRONOME, metronome());
         let counted = CancellationToken::new();
         tasks.spawn(COUNTS, Arc::clone(&counts).keep(counted.clone()));
+        if let Some(telling) = telling {
+            tasks.spawn(EVENTS, telling.run(counted.clone()));
+        }
         tasks.spawn(POOLS, watch_pools(in_force));
         tasks.spawn(UPLINKS, tend_uplinks(sealing));
         let kept = transport.clone();
@@ -431,7 +441,7 @@ impl Node {
             warn!("not everything ended in time");
         }
         self.counted.cancel();
-        let kept = tasks.until_ended(&[COUNTS]);
+        let kept = tasks.until_ended(&[COUNTS, EVENTS]);
         if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
             warn!("what was used of limits was not written down in time");
         }

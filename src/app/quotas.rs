@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use domain::LimitWatch;
 use store::{Calendar, LocalQuotas, Moment, QuotaFile};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,12 @@ pub struct Counts {
 
 impl Counts {
     #[must_use]
-    pub fn new(data_dir: &Path, calendar: Calendar) -> Self {
+    pub fn new(
+        data_dir: &Path,
+        calendar: Calendar,
+        user_accounts_max: usize,
+        watch: Arc<dyn LimitWatch>,
+    ) -> Self {
         let began = Instant::now();
         let clock = move || Moment {
             nanos: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
@@ -34,8 +40,13 @@ impl Counts {
                 .unwrap_or_default()
                 .as_secs(),
         };
+        let quotas = LocalQuotas::new(calendar, clock);
         Self {
-            quotas: Arc::new(LocalQuotas::new(calendar, clock)),
+            quotas: Arc::new(
+                quotas
+                    .with_user_accounts_max(user_accounts_max)
+                    .with_watch(watch),
+            ),
             path: data_dir.join(FILE_NAME),
             file: Mutex::default(),
         }
@@ -108,9 +119,19 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use domain::{Limit, Measure, MicroUsd, Period, Quotas, Scope, Use, WhenSpent};
+    use domain::{
+        Limit, LimitWarning, Measure, MicroUsd, Period, Quotas, Scope, Thresholds, Use, WhenSpent,
+    };
 
     use super::*;
+
+    fn watch() -> Arc<dyn LimitWatch> {
+        struct Nobody;
+        impl LimitWatch for Nobody {
+            fn passed(&self, _: LimitWarning) {}
+        }
+        Arc::new(Nobody)
+    }
 
     #[tokio::test]
     async fn what_was_used_is_there_after_a_restart() {
@@ -123,13 +144,18 @@ mod tests {
             per: Period::Ever,
             burst: 1_000,
             when_spent: WhenSpent::Refuse,
+            warn_at: Thresholds::default(),
         }];
         for left in [1_000, 700, 400] {
-            let counts = Arc::new(Counts::new(&data_dir, Calendar::utc()));
+            let counts = Arc::new(Counts::new(&data_dir, Calendar::utc(), 10, watch()));
             counts.open().unwrap();
             assert_eq!(counts.quotas.left(&limits)[0].amount, left);
             // Another node may not count from there too.
-            assert!(Counts::new(&data_dir, Calendar::utc()).open().is_err());
+            assert!(
+                Counts::new(&data_dir, Calendar::utc(), 10, watch())
+                    .open()
+                    .is_err()
+            );
             let used = Use {
                 requests: 1,
                 cost: MicroUsd(300),
@@ -145,6 +171,10 @@ mod tests {
             assert_eq!(counts.quotas.left(&limits)[0].amount, left - 300);
         }
         std::fs::write(data_dir.join(FILE_NAME), "{").unwrap();
-        assert!(Counts::new(&data_dir, Calendar::utc()).open().is_err());
+        assert!(
+            Counts::new(&data_dir, Calendar::utc(), 10, watch())
+                .open()
+                .is_err()
+        );
     }
 }

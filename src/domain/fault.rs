@@ -34,6 +34,10 @@ pub enum Fault {
         retry_after: Duration,
     },
     BudgetSpent,
+    /// Each user has limits, and no more of them are counted at once.
+    AccountsFull {
+        retry_after: Duration,
+    },
     Overloaded {
         retry_after: Duration,
     },
@@ -95,6 +99,7 @@ impl Fault {
             Fault::NotOffered { .. } => "not_offered",
             Fault::RateLimited { .. } => "rate_limited",
             Fault::BudgetSpent => "budget_spent",
+            Fault::AccountsFull { .. } => "accounts_full",
             Fault::Overloaded { .. } => "overloaded",
             Fault::UpstreamFailed => "upstream_failed",
             Fault::UpstreamTimedOut => "upstream_timed_out",

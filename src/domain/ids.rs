@@ -56,6 +56,15 @@ name_type! {
     KeyId
 }
 name_type! {
+    /// Whom a caller asks for, as its request says: of the caller's own choice, and empty where it says
+    /// nobody.
+    UserId
+}
+name_type! {
+    /// A word that a caller puts on a request.
+    Tag
+}
+name_type! {
     /// One exchange's id, as sent in `x-request-id`.
     RequestId
 }

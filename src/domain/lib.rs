@@ -78,7 +78,7 @@ pub use event::{
     Usage, Written,
 };
 pub use fault::{BadRequest, Classify, Fault};
-pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Tokens};
+pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, Tag, TeamId, Tokens, UserId};
 pub use image::{FetchFault, FetchedImage, ImageAddresses, ImageFetcher};
 pub use kept::{
     Hour, KEPT_TEXT_BYTES_MAX, KeptRecord, NoTime, Overview, Place, PlaceLatency, RecordFault,
@@ -88,11 +88,12 @@ pub use link::Link;
 pub use lora::{LoraAdapter, LoraEntry, lora};
 pub use moderation::{Moderation, ModerationRequest};
 pub use price::{Price, Rates};
-pub use principal::{KeyDigest, Principal};
+pub use principal::{KeyDigest, Principal, USER_BYTES_MAX};
 pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
 pub use quota::{
-    Exhausted, Grant, Left, Limit, Measure, Period, Quotas, Returned, Scope, Use, WhenSpent,
+    Exhausted, Grant, Left, Limit, LimitRules, LimitWarning, LimitWatch, Measure, Period, Quotas,
+    Returned, Scope, Shortage, Thresholds, Use, WhenSpent,
 };
 pub use reading::{ReadToken, TextPart, TextToRead, Tokenizer};
 pub use record::{
@@ -104,7 +105,7 @@ pub use rerank::{RerankRequest, Reranker, Scores};
 pub use resume::Resume;
 pub use reuse::{
     Compartment, Entry, EntryId, Evidence, Kept, Neighbour, Purge, ReplyIndex, ReuseStats,
-    TAG_BYTES_MAX, TAGS_MAX, WRITERS_MAX, WriterId,
+    TAG_BYTES_MAX, TAGS_MAX, WRITERS_MAX, WriterId, is_tag,
 };
 pub use sampling::{
     Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,

@@ -3,7 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{KeyId, Limit, ModelAlias, Priority, TeamId, Tokens};
+use crate::{
+    BadRequest, KeyId, Limit, LimitRules, ModelAlias, Priority, Tag, TeamId, Tokens, UserId,
+};
+
+/// Of a user's name where users have limits: each is kept for as long as it counts. Clients that make
+/// one up of account and session have 160.
+pub const USER_BYTES_MAX: usize = 256;
 
 /// The caller of one exchange, known before the body is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +26,12 @@ pub struct Principal {
     /// What it may use, in the order in which they were written down: its own limits, its team's and
     /// everybody's.
     pub limits: Arc<[Limit]>,
+    /// What it may use beside, by what it asks for and for whom.
+    pub rules: Arc<LimitRules>,
+    /// For whom it asks; nobody until the request was read.
+    pub user: UserId,
+    /// What it says of its request; at most [`TAGS_MAX`](crate::TAGS_MAX).
+    pub tags: Vec<Tag>,
 }
 
 impl Principal {
@@ -33,7 +45,46 @@ impl Principal {
             priority: Priority::default(),
             output_tokens_max: None,
             limits: Arc::default(),
+            rules: Arc::default(),
+            user: UserId::new(""),
+            tags: Vec::new(),
         }
+    }
+
+    /// The same, as it asks for `user`.
+    ///
+    /// # Errors
+    /// Users have limits, and this is none that they can be counted by.
+    pub fn asking_for(mut self, user: Option<&str>) -> Result<Self, BadRequest> {
+        let user = user.unwrap_or_default();
+        let refused = |words: String| Err(BadRequest::at("user", words));
+        if self.rules.is_user_required && user.is_empty() {
+            return refused(
+                "this team's limits are for each of its users; say whom the request is for".into(),
+            );
+        }
+        if !self.rules.each_user.is_empty() {
+            if user.len() > USER_BYTES_MAX {
+                return refused(format!(
+                    "users have limits here, so a user's name has at most {USER_BYTES_MAX} bytes"
+                ));
+            }
+            if user.contains(char::is_control) {
+                return refused("a user's name has no control characters".into());
+            }
+            self.user = UserId::new(user);
+        }
+        Ok(self)
+    }
+
+    /// What a request for `model` is held to.
+    #[must_use]
+    pub fn limits_of(&self, model: &ModelAlias) -> Arc<[Limit]> {
+        if self.rules.is_empty() {
+            return Arc::clone(&self.limits);
+        }
+        let further = self.rules.of(&self.team, &self.user, &self.tags, model);
+        self.limits.iter().cloned().chain(further).collect()
     }
 
     #[must_use]
@@ -51,5 +102,81 @@ pub struct KeyDigest(pub [u8; 32]);
 impl fmt::Debug for KeyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyDigest")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Measure, Period, Scope, Thresholds, WhenSpent};
+
+    fn limit(scope: Scope) -> Limit {
+        Limit {
+            scope,
+            measure: Measure::Requests,
+            amount: 5,
+            per: Period::Day,
+            burst: 5,
+            when_spent: WhenSpent::Refuse,
+            warn_at: Thresholds::default(),
+        }
+    }
+
+    fn held() -> Principal {
+        let nobody = Scope::User("".into(), "".into());
+        let rules = LimitRules {
+            each_user: vec![limit(nobody)],
+            is_user_required: false,
+            tags: [("batch".into(), vec![limit(Scope::Tag("batch".into()))])].into(),
+            models: [("big".into(), vec![limit(Scope::Model("big".into()))])].into(),
+        };
+        Principal {
+            team: "a".into(),
+            limits: [limit(Scope::Organisation)].into(),
+            rules: Arc::new(rules),
+            ..Principal::anyone()
+        }
+    }
+
+    #[test]
+    fn a_request_is_held_to_what_it_is() {
+        let scopes = |principal: &Principal, model: &str| {
+            let limits = principal.limits_of(&model.into());
+            let scopes: Vec<String> = limits.iter().map(|limit| limit.scope.key()).collect();
+            scopes.join(" ")
+        };
+        let nameless = held().asking_for(None).unwrap();
+        assert_eq!(scopes(&nameless, "small"), "organisation user:1:a:");
+        let mut tagged = held().asking_for(Some("u")).unwrap();
+        tagged.tags = vec!["other".into(), "batch".into()];
+        assert_eq!(
+            scopes(&tagged, "big"),
+            "organisation user:1:a:u tag:batch model:big"
+        );
+        let free = Principal::anyone().asking_for(Some("u")).unwrap();
+        assert_eq!(scopes(&free, "big"), "");
+    }
+
+    #[test]
+    fn a_user_is_one_that_can_be_counted() {
+        let long = "u".repeat(USER_BYTES_MAX + 1);
+        for (user, is_taken) in [
+            ("u", true),
+            (&long[1..], true),
+            (&long, false),
+            ("a\nb", false),
+        ] {
+            let asking = held().asking_for(Some(user));
+            assert_eq!(asking.is_ok(), is_taken, "{user}");
+            // Nobody counts them.
+            assert!(Principal::anyone().asking_for(Some(user)).is_ok());
+        }
+        let mut strict = held();
+        Arc::make_mut(&mut strict.rules).is_user_required = true;
+        for user in [None, Some("")] {
+            let refused = strict.clone().asking_for(user).unwrap_err();
+            assert_eq!(refused.param.as_deref(), Some("user"));
+        }
+        assert!(strict.asking_for(Some("u")).is_ok());
     }
 }

@@ -1,11 +1,12 @@
 //! How much a principal may use, and who keeps count.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{KeyId, MicroUsd, TeamId};
+use crate::{KeyId, MicroUsd, ModelAlias, Tag, TeamId, UserId};
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +100,12 @@ pub enum Scope {
     Organisation,
     Team(TeamId),
     Key(KeyId),
+    /// Of whom a team's callers name as their user. The same word of another team is somebody else.
+    User(TeamId, UserId),
+    /// Of requests with this tag.
+    Tag(Tag),
+    /// Of requests that ask for a model by this name.
+    Model(ModelAlias),
 }
 
 impl Scope {
@@ -108,6 +115,30 @@ impl Scope {
             Self::Organisation => "organisation",
             Self::Team(_) => "team",
             Self::Key(_) => "key",
+            Self::User(..) => "user",
+            Self::Tag(_) => "tag",
+            Self::Model(_) => "model",
+        }
+    }
+
+    /// Of somebody whom a caller names, so that nobody knows how many there will be.
+    #[must_use]
+    pub fn is_of_user(&self) -> bool {
+        matches!(self, Self::User(..))
+    }
+
+    /// The same text for this scope wherever and whenever it is asked, and for no other one.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let label = self.as_label();
+        match self {
+            Self::Organisation => label.to_owned(),
+            Self::Team(team) => format!("{label}:{team}"),
+            Self::Key(key) => format!("{label}:{key}"),
+            // Both may have any letters: how long the first is says where the second begins.
+            Self::User(team, user) => format!("{label}:{}:{team}:{user}", team.as_str().len()),
+            Self::Tag(tag) => format!("{label}:{tag}"),
+            Self::Model(model) => format!("{label}:{model}"),
         }
     }
 }
@@ -119,6 +150,54 @@ pub enum WhenSpent {
     Refuse,
     /// What costs nothing may still answer: of limits of cost alone.
     Free,
+    /// It waits for a while: of limits that refill, and of what is under way at once.
+    Queue,
+}
+
+/// Parts of a limit, in thousandths; that what was used has passed one is told, once in a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Thresholds {
+    /// Ascending; zero where there are no more.
+    permille: [u16; Self::MAX],
+}
+
+impl Thresholds {
+    /// Of one limit.
+    pub const MAX: usize = 4;
+
+    /// `None` where there are too many, or one is nothing or more than the whole.
+    #[must_use]
+    pub fn new(permille: &[u16]) -> Option<Self> {
+        let mut sorted = [u16::MAX; Self::MAX];
+        sorted.get_mut(..permille.len())?.copy_from_slice(permille);
+        if permille.iter().any(|part| !(1..=1_000).contains(part)) {
+            return None;
+        }
+        sorted.sort_unstable();
+        let permille = sorted.map(|part| if part == u16::MAX { 0 } else { part });
+        Some(Self { permille })
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.permille == [0; Self::MAX]
+    }
+
+    /// Ascending, in thousandths.
+    pub fn iter(&self) -> impl Iterator<Item = u16> {
+        self.permille.into_iter().filter(|part| *part > 0)
+    }
+
+    /// The highest that was passed when what was used of `amount` grew from `before` to `after`.
+    #[must_use]
+    pub fn passed(&self, amount: u64, before: u64, after: u64) -> Option<u16> {
+        let is_reached = |part: u16, used: u64| {
+            u128::from(used) * 1_000 >= u128::from(amount) * u128::from(part)
+        };
+        let passed = self.iter();
+        let passed = passed.filter(|part| is_reached(*part, after) && !is_reached(*part, before));
+        passed.last()
+    }
 }
 
 /// At most `amount` of `measure` per `per`.
@@ -132,6 +211,77 @@ pub struct Limit {
     /// brings.
     pub burst: u64,
     pub when_spent: WhenSpent,
+    /// Of what begins anew with the calendar, or never.
+    pub warn_at: Thresholds,
+}
+
+impl Limit {
+    /// The same text for all limits that count the same for the same, and for no others. How much it is
+    /// has no part in it: a limit that is raised goes on from what was used.
+    #[must_use]
+    pub fn account(&self) -> String {
+        let (measure, per) = (self.measure.as_label(), self.per.as_label());
+        format!("{measure}/{per}/{}", self.scope.key())
+    }
+
+    /// What may be had at one moment: of what refills its burst.
+    #[must_use]
+    pub fn whole(&self) -> u64 {
+        match self.per.refills_in() {
+            Some(_) => self.burst,
+            None => self.amount,
+        }
+    }
+}
+
+/// Limits that depend on what is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitRules {
+    /// Of each user by itself, whoever that is: their scopes name nobody.
+    pub each_user: Vec<Limit>,
+    /// A request that names no user is refused. Else all of a team's that name none count together.
+    pub is_user_required: bool,
+    pub tags: BTreeMap<Tag, Vec<Limit>>,
+    /// By the names that callers ask for.
+    pub models: BTreeMap<ModelAlias, Vec<Limit>>,
+}
+
+impl LimitRules {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.each_user.is_empty()
+            && !self.is_user_required
+            && self.tags.is_empty()
+            && self.models.is_empty()
+    }
+
+    /// Whether there is any.
+    #[must_use]
+    pub fn has_limits(&self) -> bool {
+        !self.each_user.is_empty() || self.named().next().is_some()
+    }
+
+    /// Those that are known before anybody asks: of tags and of models.
+    pub fn named(&self) -> impl Iterator<Item = &Limit> {
+        self.tags.values().chain(self.models.values()).flatten()
+    }
+
+    /// Those of a request of `team`.
+    pub fn of<'a>(
+        &'a self,
+        team: &'a TeamId,
+        user: &'a UserId,
+        tags: &'a [Tag],
+        model: &ModelAlias,
+    ) -> impl Iterator<Item = Limit> + 'a {
+        let users = self.each_user.iter().map(|limit| Limit {
+            scope: Scope::User(team.clone(), user.clone()),
+            ..limit.clone()
+        });
+        let tagged = tags.iter().filter_map(|tag| self.tags.get(tag)).flatten();
+        let models = self.models.get(model).into_iter().flatten();
+        users.chain(tagged.chain(models).cloned())
+    }
 }
 
 /// Amounts, as asked for or as used.
@@ -174,6 +324,28 @@ pub trait Quotas: Send + Sync + 'static {
 
     /// What is left of each limit, in their order. Cheap, and of this moment.
     fn left(&self, limits: &[Limit]) -> Vec<Left>;
+
+    /// Users' limits that are counted at present, and what is left of each: those nearest to their end,
+    /// no more than `count_max`. None where nobody here knows whose there are.
+    fn users(&self, count_max: usize) -> Vec<(Limit, Left)> {
+        let _ = count_max;
+        Vec::new()
+    }
+}
+
+/// What was used of a limit has passed one of its thresholds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitWarning {
+    pub limit: Limit,
+    /// The highest that was passed at once, in thousandths.
+    pub permille: u16,
+    /// What was settled by then.
+    pub used: u64,
+}
+
+/// Is told of them, by whoever keeps count. Never waits.
+pub trait LimitWatch: Send + Sync + 'static {
+    fn passed(&self, warning: LimitWarning);
 }
 
 /// What is left of one limit.
@@ -245,4 +417,66 @@ pub struct Exhausted {
     /// When asking again can help; `None`: as far as anybody knows never, as where one request is more
     /// than the limit.
     pub retry_after: Option<Duration>,
+    pub why: Shortage,
+}
+
+/// What there is not enough of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shortage {
+    /// Of what the limit counts.
+    #[default]
+    Amount,
+    /// Of accounts: as many users as may be counted at once are, and none of them without any use.
+    Accounts,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_scopes_have_the_same_key() {
+        let scopes = [
+            Scope::Organisation,
+            Scope::Team("organisation".into()),
+            Scope::Team("a".into()),
+            Scope::Key("a".into()),
+            Scope::Tag("a".into()),
+            Scope::Model("a".into()),
+            Scope::Team("1:a:b".into()),
+            Scope::User("a".into(), "b".into()),
+            Scope::User("a".into(), "".into()),
+            Scope::User("a:b".into(), "c".into()),
+            Scope::User("a".into(), "b:c".into()),
+            Scope::User("b".into(), "b".into()),
+        ];
+        let keys: BTreeSet<String> = scopes.iter().map(Scope::key).collect();
+        assert_eq!(keys.len(), scopes.len(), "{keys:?}");
+        assert_eq!(scopes[9].key(), "user:3:a:b:c");
+        assert_eq!(scopes[2].key(), "team:a");
+    }
+
+    #[test]
+    fn a_threshold_is_passed_once_and_the_highest_is_told() {
+        let parts = Thresholds::new(&[950, 800]).unwrap();
+        assert_eq!(parts.iter().collect::<Vec<_>>(), [800, 950]);
+        for (before, after, passed) in [
+            (0, 79, None),
+            (0, 80, Some(800)),
+            (80, 94, None),
+            (79, 95, Some(950)),
+            (94, 200, Some(950)),
+            (95, 200, None),
+        ] {
+            assert_eq!(parts.passed(100, before, after), passed, "{before} {after}");
+        }
+        assert_eq!(parts.passed(u64::MAX, 0, u64::MAX), Some(950));
+        assert_eq!(Thresholds::default().passed(1, 0, 1), None);
+        assert!(Thresholds::new(&[]).unwrap().is_empty());
+        for wrong in [&[0][..], &[1_001], &[1, 2, 3, 4, 5]] {
+            assert_eq!(Thresholds::new(wrong), None);
+        }
+    }
 }

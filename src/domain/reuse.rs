@@ -79,6 +79,13 @@ pub const TAGS_MAX: usize = 8;
 /// Bytes of one tag; a request with a longer one is refused.
 pub const TAG_BYTES_MAX: usize = 64;
 
+/// Whether requests, and their replies, may be tagged with this word.
+#[must_use]
+pub fn is_tag(tag: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
+    !tag.is_empty() && tag.len() <= TAG_BYTES_MAX && tag.bytes().all(is_plain)
+}
+
 /// A kept reply that may answer other requests of its compartment.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {

@@ -146,10 +146,12 @@ pub trait KeyDirectory: Send + Sync + 'static {
         Principal::anyone()
     }
 
-    /// Every limit that somebody is held to, once each: everybody's first, then teams', then keys', by
-    /// their names.
+    /// Every limit that somebody is held to, once each: everybody's first, then teams', keys', tags' and
+    /// models', by their names. Users' are not known before they ask.
     fn limits(&self) -> Vec<Limit> {
-        self.anyone().limits.to_vec()
+        let anyone = self.anyone();
+        let limits = anyone.limits.iter().chain(anyone.rules.named());
+        limits.cloned().collect()
     }
 }
 

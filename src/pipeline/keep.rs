@@ -34,11 +34,13 @@ impl Keeping {
         compared: Option<Result<Compared, Incomparable>>,
         admitted: &Admitted,
     ) -> Self {
+        // By which the reply may be removed again.
+        let tags = admitted.principal.tags.iter();
         Self {
             key,
             team: admitted.principal.team.clone(),
             model: admitted.request.model.clone(),
-            tags: admitted.context.tags.clone(),
+            tags: tags.map(|tag| tag.as_str().to_owned()).collect(),
             compared,
             seed: None,
             shadow: None,

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{
-    ChatRequest, EmbedInput, ExchangeRecord, Exhausted, Fault, Grant, Left, Limit, Measure,
-    MicroUsd, Part, Period, Price, Quotas, RouteTaken, Tokens, Usage, Use, WhenSpent,
+    ChatRequest, EmbedInput, ExchangeRecord, Exhausted, Fault, Grant, KeyId, Left, Limit, Measure,
+    MicroUsd, Part, Price, Quotas, RouteTaken, Shortage, Tokens, Usage, Use, WhenSpent,
 };
 use policy::Candidate;
+use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Refusal;
+use crate::queue::{Lines, Place};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
 use crate::stages::Planned;
@@ -47,9 +49,26 @@ const TRIES_MAX: usize = 4;
 /// The reason of an answer that costs nothing because a budget is spent.
 pub(crate) const SPENT: &str = "budget spent";
 
+/// How soon a place among those at once may be free, as far as anybody knows.
+const PLACE_WAIT: Duration = Duration::from_secs(1);
+
+/// Between two tries of whoever's turn it is, at least, where it is told of no wait.
+const TRIES_APART: Duration = Duration::from_millis(10);
+
+/// Who keeps count of limits, and who waits for them.
+#[derive(Clone)]
+pub(crate) struct Keepers {
+    /// `None`: nobody counts.
+    pub quotas: Option<Arc<dyn Quotas>>,
+    pub lines: Arc<Lines>,
+}
+
 /// One exchange's part of its caller's limits.
 pub(crate) struct Share {
     quotas: Option<Arc<dyn Quotas>>,
+    lines: Arc<Lines>,
+    /// Whose turn it takes where it waits.
+    key: Option<KeyId>,
     limits: Arc<[Limit]>,
     grant: Option<Grant>,
     /// A kept reply's tokens were paid for by whoever asked first.
@@ -57,9 +76,11 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    pub fn new(quotas: Option<Arc<dyn Quotas>>, limits: Arc<[Limit]>) -> Self {
+    pub fn new(keepers: Keepers, key: Option<KeyId>, limits: Arc<[Limit]>) -> Self {
         Self {
-            quotas,
+            quotas: keepers.quotas,
+            lines: keepers.lines,
+            key,
             limits,
             grant: None,
             is_replayed: false,
@@ -87,10 +108,128 @@ impl Share {
         Ok(())
     }
 
+    /// The same, after a wait where the limit that is short says so.
+    pub async fn take_in_turn(&mut self, worst: Use) -> Result<(), Exhausted> {
+        let mut patience = Patience::default();
+        loop {
+            self.fall_in(&mut patience, worst).await?;
+            match self.take(worst).await {
+                Ok(()) => return Ok(()),
+                Err(exhausted) => self.wait(&mut patience, exhausted, worst).await?,
+            }
+        }
+    }
+
     /// Takes what a kept reply comes to.
     pub async fn take_replay(&mut self) -> Result<(), Exhausted> {
         self.is_replayed = true;
-        self.take(ONE_REQUEST).await
+        self.take_in_turn(ONE_REQUEST).await
+    }
+
+    /// Behind those who wait already for a limit that is waited for; returns when it may try.
+    async fn fall_in(&self, patience: &mut Patience, worst: Use) -> Result<(), Exhausted> {
+        if patience.place.is_some() || self.lines.waiting_count() == 0 || self.grant.is_some() {
+            return Ok(());
+        }
+        let mut queues = self.limits.iter();
+        let others = queues.find(|limit| {
+            let units = worst.of(limit.measure);
+            limit.when_spent == WhenSpent::Queue
+                && (1..=limit.whole()).contains(&units)
+                && self.lines.is_waited_for(&limit.account())
+        });
+        let Some(limit) = others else {
+            return Ok(());
+        };
+        let refused = || Exhausted {
+            limit: limit.clone(),
+            retry_after: self.foretold(limit, worst),
+            why: Shortage::Amount,
+        };
+        let account = limit.account();
+        patience.place = self.lines.fall_in(account, self.key.as_ref());
+        let Some(place) = &patience.place else {
+            return Err(refused());
+        };
+        let until = *patience
+            .until
+            .get_or_insert_with(|| Instant::now() + self.lines.wait_max());
+        while !place.has_its_turn() {
+            if timeout_at(until, place.rung()).await.is_err() {
+                return Err(refused());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it is worth trying again after `exhausted`, which is given back where it is not.
+    async fn wait(
+        &self,
+        patience: &mut Patience,
+        exhausted: Exhausted,
+        worst: Use,
+    ) -> Result<(), Exhausted> {
+        let Some(retry_after) = waits(&exhausted) else {
+            return Err(exhausted);
+        };
+        let now = Instant::now();
+        let until = *patience
+            .until
+            .get_or_insert_with(|| now + self.lines.wait_max());
+        // Of requests nothing ever comes back before it is foretold to.
+        let is_sure = exhausted.limit.measure == Measure::Requests;
+        if is_sure && now + retry_after > until {
+            return Err(exhausted);
+        }
+        let account = exhausted.limit.account();
+        let known = patience.place.as_ref();
+        let is_new = known.is_none_or(|place| !place.is_in_line_of(&account));
+        if is_new {
+            patience.place = None;
+            patience.place = self.lines.fall_in(account, self.key.as_ref());
+        }
+        let Some(place) = &patience.place else {
+            return Err(exhausted);
+        };
+        // What came back before it had its place, nobody rang it for.
+        if is_new && place.has_its_turn() {
+            return Ok(());
+        }
+        loop {
+            // Whoever's turn it is waits for what is foretold, others for their turn.
+            let wake_at = match place.has_its_turn() {
+                true => until.min(now + retry_after.max(TRIES_APART)),
+                false => until,
+            };
+            let is_rung = timeout_at(wake_at, place.rung()).await.is_ok();
+            if !is_rung && wake_at == until {
+                return Err(Exhausted {
+                    retry_after: self.foretold(&exhausted.limit, worst),
+                    ..exhausted
+                });
+            }
+            if place.has_its_turn() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// When `worst` would pass `limit`, if nobody else asked; `None` where it never does.
+    fn foretold(&self, limit: &Limit, worst: Use) -> Option<Duration> {
+        let units = worst.of(limit.measure);
+        if units > limit.whole() {
+            return None;
+        }
+        let left = self.quotas.as_ref()?.left(std::slice::from_ref(limit));
+        let missing = units.saturating_sub(left.first()?.amount);
+        let Some(period) = limit.per.refills_in() else {
+            return Some(PLACE_WAIT);
+        };
+        let nanos = u128::from(missing) * period.as_nanos();
+        let nanos = nanos.div_ceil(u128::from(limit.amount.max(1)));
+        Some(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ))
     }
 
     /// What of `measure` is left in the limit that has the least.
@@ -113,17 +252,40 @@ impl Share {
             return;
         };
         if self.is_replayed {
-            return grant.settle(ONE_REQUEST);
+            grant.settle(ONE_REQUEST);
+        } else {
+            grant.settle(came_to(record));
         }
-        let usage = record.usage.unwrap_or_default();
-        let loser = record.hedge.as_ref().and_then(|hedge| hedge.loser_cost);
-        let costs = record.cost.into_iter().chain(loser);
-        grant.settle(Use {
-            requests: 1,
-            input_tokens: usage.prompt_tokens.0.into(),
-            output_tokens: usage.completion_tokens.0.into(),
-            cost: costs.fold(MicroUsd(0), add),
-        });
+        let queues = self.limits.iter();
+        let queues = queues.filter(|limit| limit.when_spent == WhenSpent::Queue);
+        self.lines.ring(queues);
+    }
+}
+
+/// How long an exchange has waited, and where.
+#[derive(Default)]
+struct Patience {
+    /// When it is at its end; `None` before it began to wait.
+    until: Option<Instant>,
+    place: Option<Place>,
+}
+
+/// When it is worth trying again, where the limit is one that is waited for.
+fn waits(exhausted: &Exhausted) -> Option<Duration> {
+    let is_waited_for =
+        exhausted.limit.when_spent == WhenSpent::Queue && exhausted.why == Shortage::Amount;
+    exhausted.retry_after.filter(|_| is_waited_for)
+}
+
+fn came_to(record: &ExchangeRecord) -> Use {
+    let usage = record.usage.unwrap_or_default();
+    let loser = record.hedge.as_ref().and_then(|hedge| hedge.loser_cost);
+    let costs = record.cost.into_iter().chain(loser);
+    Use {
+        requests: 1,
+        input_tokens: usage.prompt_tokens.0.into(),
+        output_tokens: usage.completion_tokens.0.into(),
+        cost: costs.fold(MicroUsd(0), add),
     }
 }
 
@@ -176,10 +338,7 @@ impl Allowance {
                 Measure::Cost | Measure::Concurrency => continue,
             };
             // Of what refills, what may be had at one moment is what a caller runs into.
-            let whole = match limit.per {
-                Period::Second | Period::Minute | Period::Hour => limit.burst,
-                Period::Day | Period::Month | Period::Ever => limit.amount,
-            };
+            let whole = limit.whole();
             let remaining = left.amount;
             let is_nearer = |known: &Standing| {
                 let share = |part: u64, whole: u64| u128::from(part) * u128::from(whole.max(1));
@@ -280,6 +439,7 @@ pub(crate) async fn afford(mut planned: Planned) -> Result<Planned, Refusal> {
         || estimate.cost(1) > MicroUsd(0) && share.counts(&[Measure::Cost]);
     let is_unsaid = planned.missed.admitted.request.output_tokens_max.is_none();
     let mut tries = 0;
+    let mut patience = Patience::default();
     loop {
         tries += 1;
         if is_unsaid && counts_output {
@@ -287,7 +447,12 @@ pub(crate) async fn afford(mut planned: Planned) -> Result<Planned, Refusal> {
         }
         let admitted = &mut planned.missed.admitted;
         let worst = estimate.worst(admitted.request.output_tokens_max);
-        let Err(exhausted) = admitted.receipt.share_mut().take(worst).await else {
+        let share = admitted.receipt.share_mut();
+        let taken = match share.fall_in(&mut patience, worst).await {
+            Ok(()) => share.take(worst).await,
+            Err(exhausted) => Err(exhausted),
+        };
+        let Err(exhausted) = taken else {
             return Ok(planned);
         };
         let is_cost = exhausted.limit.measure == Measure::Cost;
@@ -299,6 +464,11 @@ pub(crate) async fn afford(mut planned: Planned) -> Result<Planned, Refusal> {
         if is_unsaid && counts_output && tries < TRIES_MAX && may_shrink(&planned) {
             continue;
         }
+        let share = planned.missed.admitted.receipt.share();
+        let Err(exhausted) = share.wait(&mut patience, exhausted, worst).await else {
+            tries = 0;
+            continue;
+        };
         let rule = planned.plan.rule.clone();
         let receipt = &mut planned.missed.admitted.receipt;
         return Err(refuse(receipt, fault(&exhausted), Some(rule)));
@@ -307,6 +477,11 @@ pub(crate) async fn afford(mut planned: Planned) -> Result<Planned, Refusal> {
 
 /// What the caller learns of a limit that has not enough left.
 pub(crate) fn fault(exhausted: &Exhausted) -> Fault {
+    if exhausted.why == Shortage::Accounts {
+        return Fault::AccountsFull {
+            retry_after: exhausted.retry_after.unwrap_or(PLACE_WAIT),
+        };
+    }
     match (exhausted.limit.measure, exhausted.retry_after) {
         (Measure::Cost, _) => Fault::BudgetSpent,
         (_, Some(retry_after)) => Fault::RateLimited { retry_after },
@@ -518,7 +693,7 @@ pub(crate) async fn take_for(
             worst = worst.max(cost(price, input, 0));
         }
     }
-    let taken = receipt.share_mut().take(Use {
+    let taken = receipt.share_mut().take_in_turn(Use {
         requests: 1,
         input_tokens: texts.tokens(TOKEN_BYTES),
         output_tokens: 0,

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::{
     CacheOutcome, ChatEvent, ChatRequest, Counterfactual, ExchangeRecord, MicroUsd, ModelAlias,
-    Outcome, Price, Principal, Quotas, RecordSink, RequestId, RouteTaken, Share, Tokens, Usage,
+    Outcome, Price, Principal, RecordSink, RequestId, RouteTaken, Share, Tokens, Usage,
 };
 use policy::{Answered, Yardstick};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 use crate::cost::{Cost, Meter};
-use crate::quota::Share as QuotaShare;
+use crate::quota::{Keepers, Share as QuotaShare};
 use crate::snapshot::Snapshot;
 
 /// Leaves exactly one record, on drop. Its place in the recorder's queue was taken at admission, so
@@ -41,8 +41,10 @@ impl Receipt {
         model_asked: ModelAlias,
         desk: mpsc::OwnedPermit<ExchangeRecord>,
         seat: OwnedSemaphorePermit,
-        quotas: Option<Arc<dyn Quotas>>,
+        keepers: Keepers,
     ) -> Self {
+        let limits = principal.limits_of(&model_asked);
+
         let record = ExchangeRecord {
             request_id,
             key: principal.key.clone(),
@@ -73,7 +75,7 @@ impl Receipt {
             meter: Meter::default(),
             admitted_at: Instant::now(),
             desk: Some(desk),
-            share: QuotaShare::new(quotas, Arc::clone(&principal.limits)),
+            share: QuotaShare::new(keepers, principal.key.clone(), limits),
             saved: None,
             has_left: None,
             yardstick: None,

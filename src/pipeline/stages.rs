@@ -28,8 +28,6 @@ pub struct RequestContext {
     /// Names in lower case; credentials left out. Routing rules may look at them.
     pub headers: Vec<(String, String)>,
     pub cache: CacheWish,
-    /// Words by which the kept reply may be removed again; at most [`domain::TAGS_MAX`].
-    pub tags: Vec<String>,
     /// As the request says; it goes no higher than its key may.
     pub priority: Priority,
 }

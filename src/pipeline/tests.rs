@@ -4,6 +4,7 @@ mod flights;
 mod images;
 mod moderation;
 mod offline;
+mod queue;
 mod quotas;
 mod rescue;
 mod reuse;
@@ -304,6 +305,15 @@ fn bench_counting(
     exchanges_max: usize,
     quotas: Option<Arc<dyn Quotas>>,
 ) -> Bench {
+    bench_queueing(snapshot, exchanges_max, quotas, QueueRules::default())
+}
+
+fn bench_queueing(
+    snapshot: Snapshot,
+    exchanges_max: usize,
+    quotas: Option<Arc<dyn Quotas>>,
+    queueing: QueueRules,
+) -> Bench {
     let cache = Arc::new(MapCache::default());
     let (sent, records) = mpsc::channel(64);
     let (pipeline, recorder) = Pipeline::new(Parts {
@@ -312,6 +322,7 @@ fn bench_counting(
         reuse: None,
         keys: Arc::new(NoKeys),
         quotas,
+        queueing,
         sinks: vec![Arc::new(Sent(sent))],
         exchanges_max,
     });
@@ -334,7 +345,6 @@ fn parsed(model: &str, text: &str) -> Parsed {
             body_bytes: text.len(),
             headers: vec![],
             cache: CacheWish::Use,
-            tags: Vec::new(),
             priority: domain::Priority::default(),
         },
     }

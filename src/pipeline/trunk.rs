@@ -22,6 +22,8 @@ use crate::flight::{Boarded, FLIGHTS_MAX, FlightKey, Flights, Flown, Reader, Tol
 use crate::keep::Keeping;
 use crate::open::open;
 use crate::pace::{Pace, told};
+use crate::queue::{Lines, QueueRules};
+use crate::quota::Keepers;
 use crate::receipt::{Receipt, Recorder};
 use crate::reuse::{Reuse, Sought, Trace, Traces, look_up};
 use crate::snapshot::Snapshot;
@@ -59,6 +61,8 @@ pub struct Parts {
     pub keys: Arc<dyn KeyDirectory>,
     /// Who keeps count of principals' limits; `None`: nobody does.
     pub quotas: Option<Arc<dyn Quotas>>,
+    /// How requests wait for limits that say so.
+    pub queueing: QueueRules,
     pub sinks: Vec<Arc<dyn RecordSink>>,
     /// Exchanges under way at once, and places in the recorder's queue. One more is refused as
     /// overloaded.
@@ -78,7 +82,7 @@ pub struct Pipeline {
     snapshot: ArcSwap<Snapshot>,
     works: Arc<Works>,
     keys: Arc<dyn KeyDirectory>,
-    quotas: Option<Arc<dyn Quotas>>,
+    keepers: Keepers,
     flights: Arc<Flights>,
     seats: Arc<Semaphore>,
     seats_max: usize,
@@ -133,7 +137,10 @@ impl Pipeline {
             flights: Arc::default(),
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             keys: parts.keys,
-            quotas: parts.quotas,
+            keepers: Keepers {
+                quotas: parts.quotas,
+                lines: Arc::new(Lines::new(parts.queueing)),
+            },
             seats: Arc::new(Semaphore::new(seats_max)),
             seats_max,
             was_ready: AtomicBool::new(false),
@@ -353,15 +360,23 @@ impl Pipeline {
         }
     }
 
-    /// Every limit that somebody is held to, and what is left of it.
+    /// Every limit that somebody is held to, and what is left of it; of users, those nearest to their
+    /// end, no more than `users_max`.
     #[must_use]
-    pub fn limits(&self) -> Vec<(Limit, Left)> {
-        let Some(quotas) = &self.quotas else {
+    pub fn limits(&self, users_max: usize) -> Vec<(Limit, Left)> {
+        let Some(quotas) = &self.keepers.quotas else {
             return Vec::new();
         };
         let limits = self.keys.limits();
         let left = quotas.left(&limits);
-        limits.into_iter().zip(left).collect()
+        let limits = limits.into_iter().zip(left);
+        limits.chain(quotas.users(users_max)).collect()
+    }
+
+    /// Requests that wait for a limit to have enough left for them.
+    #[must_use]
+    pub fn queued_count(&self) -> usize {
+        self.keepers.lines.waiting_count()
     }
 
     /// What was learnt of each model of each backend that was asked for.
@@ -426,9 +441,9 @@ impl Pipeline {
         // As many places as seats, but a place is free only once its record was taken.
         let desk = self.desk.clone().try_reserve_owned();
         let desk = desk.map_err(|_| overloaded())?;
-        let quotas = self.quotas.clone();
+        let keepers = self.keepers.clone();
         Ok(Receipt::new(
-            request_id, principal, model, desk, seat, quotas,
+            request_id, principal, model, desk, seat, keepers,
         ))
     }
 

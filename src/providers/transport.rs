@@ -107,7 +107,9 @@ impl Transport {
         }
     }
 
-    pub(crate) fn client(&self) -> &Client {
+    /// The client under it, for what is no request to an upstream.
+    #[must_use]
+    pub fn client(&self) -> &Client {
         &self.client
     }
 

@@ -69,7 +69,8 @@ impl KeyDirectory for StaticKeys {
     fn limits(&self) -> Vec<Limit> {
         let anyone = self.principals.is_empty().then_some(&self.anyone);
         let callers = self.principals.values().chain(anyone);
-        let all: HashSet<&Limit> = callers.flat_map(|it| it.limits.iter()).collect();
+        let all = callers.flat_map(|it| it.limits.iter().chain(it.rules.named()));
+        let all: HashSet<&Limit> = all.collect();
         let mut all: Vec<Limit> = all.into_iter().cloned().collect();
         all.sort_unstable_by_key(place);
         all
@@ -91,6 +92,9 @@ fn place(
         Scope::Organisation => (0, String::new()),
         Scope::Team(team) => (1, team.as_str().to_owned()),
         Scope::Key(key) => (2, key.as_str().to_owned()),
+        Scope::User(_, user) => (3, user.as_str().to_owned()),
+        Scope::Tag(tag) => (4, tag.as_str().to_owned()),
+        Scope::Model(model) => (5, model.as_str().to_owned()),
     };
     let (measure, per) = (limit.measure.as_label(), limit.per.as_label());
     (
@@ -107,7 +111,7 @@ fn place(
 mod tests {
     use std::sync::Arc;
 
-    use domain::{KeyId, Measure, Period, TeamId, WhenSpent};
+    use domain::{KeyId, Measure, Period, TeamId, Thresholds, WhenSpent};
 
     use super::*;
     use crate::conformance::check_key_directory;
@@ -165,6 +169,7 @@ mod tests {
             per: Period::Month,
             burst: 5,
             when_spent: WhenSpent::Refuse,
+            warn_at: Thresholds::default(),
         };
         let all = [
             limit(Scope::Organisation, Measure::Cost),

@@ -29,6 +29,7 @@ mod sse_reading;
 mod strict_json;
 mod token;
 mod unsayable;
+mod user;
 
 pub use clients::{CLIENTS, client};
 pub use halves::{
@@ -37,6 +38,7 @@ pub use halves::{
 };
 pub use sse::{SseDecoder, SseEvent, SseFault};
 pub use token::{AccessToken, decode_token};
+pub use user::{user_in, user_of};
 
 #[cfg(test)]
 mod pairs;

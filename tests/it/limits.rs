@@ -235,3 +235,168 @@ fn figures(limit: &Value) -> Value {
     ];
     names.iter().map(|name| limit[name].clone()).collect()
 }
+
+fn requests(amount: u32) -> String {
+    format!("[{{ count = 'requests', amount = {amount}, per = 'day' }}]")
+}
+
+#[tokio::test]
+async fn each_user_of_a_team_has_limits_of_its_own() {
+    let fake = fake();
+    let other = "[[keys]]\nname = 'other'\nteam = 'b'\nsecret = 'sha256:d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa'\n";
+    let keys = KEYS.replace("LIMITS", "");
+    let users = format!("[organisation]\nuser_limits = {}\n", requests(2));
+    let hedge = Hedge::before(&fake, &format!("{other}{keys}{users}")).await;
+    let of = |user: Value| with(short("hi"), json!({"user": user}));
+    for user in ["ann@x.example", "bob"] {
+        for _ in 0..2 {
+            let reply = under(&hedge, "one", &of(json!(user))).await;
+            assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        }
+        // The other key is of the same team, and its user the same.
+        let reply = under(&hedge, "two", &of(json!(user))).await;
+        assert_eq!(code(&reply), "rate_limit_exceeded");
+    }
+    // The same word of another team is somebody else.
+    let reply = under(&hedge, "other", &of(json!("ann@x.example"))).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    // Who names nobody is one more; so is another word for it.
+    for _ in 0..2 {
+        let reply = under(&hedge, "one", &short("hi")).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    }
+    let reply = under(&hedge, "one", &of(json!(""))).await;
+    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
+    let newer = with(short("hi"), json!({"safety_identifier": "ann@x.example"}));
+    let reply = under(&hedge, "one", &newer).await;
+    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
+    for wrong in [json!(5), json!("a\nb"), json!("u".repeat(257))] {
+        let reply = under(&hedge, "one", &of(wrong)).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+        assert_eq!(reply.json()["error"]["param"], "user");
+    }
+    let told = hedge.admin_get("/admin/v1/limits").await.json();
+    let document = hedge.get("/openapi.json").await.json();
+    crate::openapi::has_shape(&document, "Limits", &told);
+    let mut seen: Vec<Value> = told["limits"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|limit| json!([limit["scope"], limit["team"], limit["name"], limit["left"]]))
+        .collect();
+    seen.sort_by_key(Value::to_string);
+    let wanted = json!([
+        ["user", "a", "", 0],
+        ["user", "a", "ann@x.example", 0],
+        ["user", "a", "bob", 0],
+        ["user", "b", "ann@x.example", 1],
+    ]);
+    assert_eq!(json!(seen), wanted);
+    // Nobody's name is where it does not belong.
+    assert!(!hedge.metrics().await.contains("ann@x.example"));
+    assert!(!hedge.log().contains("ann@x.example"));
+}
+
+#[tokio::test]
+async fn a_request_says_whom_it_is_for_where_it_must_and_there_is_room_for_so_many() {
+    let fake = fake();
+    let keys = KEYS.replace("LIMITS", "");
+    let users = format!(
+        "user_required = true\nuser_limits = {}\n[limits]\nuser_accounts_max = 1\n",
+        requests(2)
+    );
+    let hedge = Hedge::before(&fake, &format!("{keys}{users}")).await;
+    let reply = under(&hedge, "one", &short("hi")).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    assert_eq!(reply.json()["error"]["param"], "user");
+    let of = |user: &str| with(short("hi"), json!({"user": user}));
+    let reply = under(&hedge, "one", &of("ann@x.example")).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let reply = under(&hedge, "one", &of("bob")).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(code(&reply), "accounts_full");
+    assert_eq!(reply.header("retry-after"), "1");
+    let reply = under(&hedge, "one", &of("ann@x.example")).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    assert_eq!(fake.counts().asked, 2);
+}
+
+#[tokio::test]
+async fn tags_and_models_have_limits_whoever_asks() {
+    let fake = fake();
+    let keys = KEYS.replace("LIMITS", "");
+    let limits = format!(
+        "[[tags]]\nname = 'batch'\nlimits = {}\n[[models]]\nname = 'quick'\nlimits = {}\n\
+         [aliases]\nquick = 'fake/bench'\n",
+        requests(1),
+        requests(1)
+    );
+    let hedge = Hedge::before(&fake, &format!("{keys}{limits}")).await;
+    let tagged = async |key: &str, tags: &str| {
+        let mut request = chat_request(&short("hi"));
+        let headers = request.headers_mut();
+        let bearer = format!("Bearer {key}");
+        headers.insert("authorization", HeaderValue::from_str(&bearer).unwrap());
+        headers.insert("cache-control", HeaderValue::from_static("no-store"));
+        headers.insert("x-hedge-cache-tags", HeaderValue::from_str(tags).unwrap());
+        hedge.send(request).await.status
+    };
+    assert_eq!(tagged("one", "spring, batch").await, StatusCode::OK);
+    assert_eq!(tagged("two", "batch").await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(tagged("two", "spring").await, StatusCode::OK);
+    let quick = with(ask("quick", "hi"), json!({"max_tokens": 100}));
+    assert_eq!(under(&hedge, "one", &quick).await.status, StatusCode::OK);
+    let reply = under(&hedge, "two", &quick).await;
+    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
+    // By another name it is not meant.
+    let reply = under(&hedge, "two", &short("hi")).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+}
+
+#[tokio::test]
+async fn requests_wait_for_a_place_where_the_limit_says_so() {
+    let fake = fake();
+    let keys = KEYS.replace("LIMITS", "");
+    let places = "limits = [{ count = 'concurrency', amount = 1, when_spent = 'queue' }]\n\
+                  [limits]\nqueue_ms_max = 60000\n";
+    let hedge = Hedge::before(&fake, &format!("{keys}{places}")).await;
+    let bodies: Vec<Value> = (0..6).map(|at| short(&format!("hi {at}"))).collect();
+    let keys = ["one", "two"].into_iter().cycle();
+    let asking = bodies.iter().zip(keys);
+    let asking = asking.map(|(body, key)| under(&hedge, key, body));
+    for reply in join_all(asking).await {
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    }
+    assert_eq!(fake.counts().asked, 6);
+    let metrics = hedge.metrics().await;
+    assert!(
+        metrics.contains("hedge_limit_queue_requests 0"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_limit_that_is_nearly_used_up_is_told() {
+    let fake = fake();
+    let keys = KEYS.replace("LIMITS", "");
+    let limits =
+        "limits = [{ count = 'requests', amount = 4, per = 'day', warn_at = [0.5, 1.0] }]\n";
+    let hedge = Hedge::before(&fake, &format!("{keys}{limits}")).await;
+    let metric = "hedge_limit_warnings_total{scope=\"team\",count=\"requests\",per=\"day\"}";
+    let told = async || {
+        let metrics = hedge.metrics().await;
+        let line = metrics.lines().find(|line| line.starts_with(metric));
+        line.map(|line| line[metric.len()..].trim().to_owned())
+    };
+    for (asked, warnings) in [(1, None), (2, Some("1")), (3, Some("1")), (4, Some("2"))] {
+        let reply = under(&hedge, "one", &short("hi")).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        eventually("it is settled", async || {
+            let metrics = hedge.metrics().await;
+            metrics.contains("hedge_exchanges_in_flight 0")
+        })
+        .await;
+        assert_eq!(told().await.as_deref(), warnings, "{asked}");
+    }
+    assert!(hedge.log().contains("limit is nearly used up"));
+}

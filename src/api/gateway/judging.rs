@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use domain::{
     Fault, KeyId, Limit, Measure, ModelAlias, Period, Principal, Priority, Scope, SealedResult,
-    TeamId, Tokens, WhenSpent,
+    TeamId, Thresholds, Tokens, WhenSpent,
 };
 use http::StatusCode;
 use relay::shape::{SHAPE_FIELD, Shape};
@@ -201,6 +201,7 @@ pub(super) fn principal(edge: &Edge) -> Principal {
         priority: Priority::default(),
         output_tokens_max: policy.output_tokens_max.map(Tokens),
         limits: limits(policy, &name),
+        ..Principal::anyone()
     }
 }
 
@@ -219,6 +220,7 @@ fn limits(policy: &EdgePolicy, name: &str) -> Arc<[Limit]> {
         per,
         burst: amount,
         when_spent: WhenSpent::Refuse,
+        warn_at: Thresholds::default(),
     });
     limits.collect()
 }

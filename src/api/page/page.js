@@ -216,7 +216,8 @@ function showLimits(told) {
   put("limits", nearest.map((it) => {
     const what = it.per === null ? it.count + " at once" : it.count.replaceAll("_", " ") + (it.per === "ever" ? " in all" : " per " + it.per);
     const look = share(it) >= 1 ? "spent" : share(it) >= 0.8 ? "near" : "";
-    return row([words(it.name === null ? "everybody" : it.scope + " " + it.name), words(what),
+    const whose = it.scope === "user" ? (it.name === "" ? "no user" : "user " + it.name) + " of " + it.team : it.scope + " " + it.name;
+    return row([words(it.name === null ? "everybody" : whose), words(what),
       words(amount(it, it.used) + " of " + amount(it, bound(it)), meter(share(it), look)), amount(it, it.left)]);
   }), "No limits are set.");
 }

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use domain::{KeyId, Limit, Measure, Period, Scope, TeamId, WhenSpent};
+use domain::{
+    KeyId, Limit, LimitRules, Measure, ModelAlias, Period, Scope, Tag, TeamId, Thresholds, UserId,
+    WhenSpent, is_tag,
+};
 use store::Calendar;
 
 use super::faults::Findings;
 use super::raw::RawConfig;
-use super::raw_quotas::{RawLimit, RawMeasure, RawPeriod, RawWhenSpent};
+use super::raw_quotas::{RawLimit, RawMeasure, RawPeriod, RawTeam, RawWhenSpent};
 
 /// Dollars of one limit. More is a slip of the decimal point.
 const USD_MAX: f64 = 1e9;
@@ -24,22 +27,53 @@ const TEAM_DEFAULT: &str = "default";
 pub struct QuotaSettings {
     pub calendar: Calendar,
     everybody: Vec<Limit>,
-    teams: BTreeMap<String, Vec<Limit>>,
+    teams: BTreeMap<String, TeamSettings>,
+    users: UserSettings,
+    tags: BTreeMap<Tag, Vec<Limit>>,
+    models: BTreeMap<ModelAlias, Vec<Limit>>,
+}
+
+#[derive(Clone, Debug)]
+struct TeamSettings {
+    limits: Vec<Limit>,
+    users: UserSettings,
+}
+
+/// What is said of each user.
+#[derive(Clone, Debug)]
+struct UserSettings {
+    limits: Vec<Limit>,
+    is_required: bool,
 }
 
 impl QuotaSettings {
     /// Of a key of `team` with limits of its own: these first.
     #[must_use]
     pub fn limits(&self, team: &TeamId, own: Vec<Limit>) -> Arc<[Limit]> {
-        let team = self.teams.get(team.as_str()).into_iter().flatten();
-        let all = own.into_iter().chain(team.cloned());
+        let team = self.teams.get(team.as_str()).into_iter();
+        let team = team.flat_map(|team| team.limits.iter().cloned());
+        let all = own.into_iter().chain(team);
         all.chain(self.everybody.iter().cloned()).collect()
+    }
+
+    /// Of requests of `team`, by what they are.
+    #[must_use]
+    pub fn rules(&self, team: &TeamId) -> Arc<LimitRules> {
+        let users = self.teams.get(team.as_str());
+        let users = users.map_or(&self.users, |team| &team.users);
+        Arc::new(LimitRules {
+            each_user: users.limits.clone(),
+            is_user_required: users.is_required,
+            tags: self.tags.clone(),
+            models: self.models.clone(),
+        })
     }
 
     /// Of callers where there are no keys.
     #[must_use]
-    pub fn of_anyone(&self) -> Arc<[Limit]> {
-        self.limits(&TeamId::new(TEAM_DEFAULT), Vec::new())
+    pub fn of_anyone(&self) -> (Arc<[Limit]>, Arc<LimitRules>) {
+        let team = TeamId::new(TEAM_DEFAULT);
+        (self.limits(&team, Vec::new()), self.rules(&team))
     }
 }
 
@@ -56,6 +90,15 @@ pub fn quotas(raw: &RawConfig, findings: &mut Findings) -> QuotaSettings {
         &Scope::Organisation,
         findings,
     );
+    let users = UserSettings {
+        limits: limits(
+            "organisation.user_limits",
+            &organisation.user_limits,
+            &any_user(),
+            findings,
+        ),
+        is_required: organisation.user_required,
+    };
     let mut teams = BTreeMap::new();
     for (at, team) in raw.teams.iter().enumerate() {
         let path = format!("teams[{at}]");
@@ -64,8 +107,11 @@ pub fn quotas(raw: &RawConfig, findings: &mut Findings) -> QuotaSettings {
             continue;
         };
         let scope = Scope::Team(TeamId::new(name));
-        let limits = limits(&format!("{path}.limits"), &team.limits, &scope, findings);
-        if teams.insert(name.to_owned(), limits).is_some() {
+        let settings = TeamSettings {
+            limits: limits(&format!("{path}.limits"), &team.limits, &scope, findings),
+            users: users_of_team(&path, team, &users, findings),
+        };
+        if teams.insert(name.to_owned(), settings).is_some() {
             let words = format!("`{name}` is the name of another team");
             findings.fault(format!("{path}.name"), words);
         }
@@ -75,11 +121,69 @@ pub fn quotas(raw: &RawConfig, findings: &mut Findings) -> QuotaSettings {
             findings.warn(format!("{path}.name"), "is the team of no key");
         }
     }
+    let mut tags = BTreeMap::new();
+    for (at, tag) in raw.tags.iter().enumerate() {
+        let path = format!("tags[{at}]");
+        let Some(name) = tag.name.as_deref().filter(|name| is_tag(name)) else {
+            let words = "is required, of letters, digits, `-`, `_`, `.`, `:` and `/`";
+            findings.fault(format!("{path}.name"), words);
+            continue;
+        };
+        let (path, scope) = (format!("{path}.limits"), Scope::Tag(Tag::new(name)));
+        let limits = limits(&path, &tag.limits, &scope, findings);
+        if tags.insert(Tag::new(name), limits).is_some() {
+            let words = format!("`{name}` is the name of another tag");
+            findings.fault(format!("tags[{at}].name"), words);
+        }
+    }
+    let mut models = BTreeMap::new();
+    for (at, model) in raw.models.iter().enumerate() {
+        let path = format!("models[{at}]");
+        let Some(name) = model.name.as_deref().filter(|name| !name.is_empty()) else {
+            findings.fault(format!("{path}.name"), "is required");
+            continue;
+        };
+        let (path, scope) = (format!("{path}.limits"), Scope::Model(name.into()));
+        let limits = limits(&path, &model.limits, &scope, findings);
+        if models.insert(ModelAlias::new(name), limits).is_some() {
+            let words = format!("`{name}` is the name of another model");
+            findings.fault(format!("models[{at}].name"), words);
+        }
+    }
     QuotaSettings {
         calendar,
         everybody,
         teams,
+        users,
+        tags,
+        models,
     }
+}
+
+/// A team's words on its users, over the organisation's: two limits that count the same would count it
+/// twice.
+fn users_of_team(
+    path: &str,
+    team: &RawTeam,
+    everybody: &UserSettings,
+    findings: &mut Findings,
+) -> UserSettings {
+    let path = format!("{path}.user_limits");
+    let mut all = limits(&path, &team.user_limits, &any_user(), findings);
+    let is_same = |a: &Limit, b: &Limit| (a.measure, a.per) == (b.measure, b.per);
+    let theirs = everybody.limits.iter();
+    let theirs = theirs.filter(|limit| !all.iter().any(|own| is_same(own, limit)));
+    let theirs: Vec<Limit> = theirs.cloned().collect();
+    all.extend(theirs);
+    UserSettings {
+        limits: all,
+        is_required: team.user_required.unwrap_or(everybody.is_required),
+    }
+}
+
+/// Who it is, a request says.
+fn any_user() -> Scope {
+    Scope::User(TeamId::new(""), UserId::new(""))
 }
 
 /// A key's own.
@@ -180,12 +284,36 @@ fn limit(path: &str, raw: &RawLimit, scope: &Scope, findings: &mut Findings) -> 
         (_, None) => amount,
     };
     let when_spent = match raw.when_spent {
-        Some(_) if !is_cost => {
-            fault("when_spent", "is for `cost` alone");
+        Some(RawWhenSpent::Refuse) | None => WhenSpent::Refuse,
+        Some(RawWhenSpent::Local) if is_cost => WhenSpent::Free,
+        Some(RawWhenSpent::Local) => {
+            fault("when_spent", "is `local` for `cost` alone");
             return None;
         }
-        Some(RawWhenSpent::Refuse) | None => WhenSpent::Refuse,
-        Some(RawWhenSpent::Local) => WhenSpent::Free,
+        Some(RawWhenSpent::Queue) if refills || measure == Measure::Concurrency => WhenSpent::Queue,
+        Some(RawWhenSpent::Queue) => {
+            let words = "is `queue` for what refills, per second, minute or hour, and for \
+                         `concurrency`";
+            fault("when_spent", words);
+            return None;
+        }
+    };
+    let has_period = !refills && measure != Measure::Concurrency;
+    if !raw.warn_at.is_empty() && !has_period {
+        fault(
+            "warn_at",
+            "is for what is counted per `day`, `month` or `ever`",
+        );
+        return None;
+    }
+    let parts = raw.warn_at.iter();
+    let parts: Vec<u16> = parts.map(|part| (part * 1e3).round() as u16).collect();
+    let Some(warn_at) = Thresholds::new(&parts) else {
+        fault(
+            "warn_at",
+            "is up to 4 parts of the amount, from 0.001 to 1.0",
+        );
+        return None;
     };
     Some(Limit {
         scope: scope.clone(),
@@ -194,6 +322,7 @@ fn limit(path: &str, raw: &RawLimit, scope: &Scope, findings: &mut Findings) -> 
         per,
         burst,
         when_spent,
+        warn_at,
     })
 }
 

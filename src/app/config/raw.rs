@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::audit::RawAudit;
+use super::events::RawEvents;
 use super::failures::{RawBalance, RawBreaker, RawRetry};
 use super::images::RawImages;
 use super::prices::RawPrice;
@@ -17,7 +18,7 @@ use super::raw_cache::RawCache;
 use super::raw_kv::{FlashAttention, GpuLayers, KvType, KvUnified};
 use super::raw_pools::RawPool;
 use super::raw_providers::{RawAuth, RawAws, RawEntra, RawQuirks};
-use super::raw_quotas::{RawLimit, RawOrganisation, RawTeam};
+use super::raw_quotas::{RawLimit, RawModel, RawOrganisation, RawTag, RawTeam};
 use super::raw_sealed::{RawGateway, RawRelay};
 use super::records::RawRecords;
 use super::savings::RawSavings;
@@ -38,6 +39,10 @@ pub struct RawConfig {
     pub teams: Vec<RawTeam>,
     /// Limits of everybody together.
     pub organisation: RawOrganisation,
+    /// Limits of requests by their tags.
+    pub tags: Vec<RawTag>,
+    /// Limits of requests by the model that they ask for.
+    pub models: Vec<RawModel>,
     pub local: RawLocal,
     pub embeddings: RawEmbeddings,
     pub rerank: RawRerank,
@@ -67,6 +72,7 @@ pub struct RawConfig {
     pub responses: RawResponses,
     pub privacy: RawPrivacy,
     pub audit: RawAudit,
+    pub events: RawEvents,
     pub limits: RawLimits,
     pub rescue: RawRescue,
     pub offline: RawOffline,
@@ -665,6 +671,13 @@ pub struct RawLimits {
     pub first_content_last_ms_max: u64,
     /// Threads for the network, and never more than half of the cores: the model wants them.
     pub network_threads_max: u32,
+    /// How long a request waits for a limit with `when_spent = "queue"`; then it is refused.
+    pub queue_ms_max: u64,
+    /// Requests that wait for one such limit; more are refused at once.
+    pub queue_max: u32,
+    /// Users whose use is counted at once, once for each of their limits. Who has used nothing makes
+    /// room; where everybody has, requests of further users are refused with a wait.
+    pub user_accounts_max: u32,
 }
 
 impl Default for RawLimits {
@@ -675,6 +688,9 @@ impl Default for RawLimits {
             first_content_remote_ms_max: 15_000,
             first_content_last_ms_max: 120_000,
             network_threads_max: 2,
+            queue_ms_max: 10_000,
+            queue_max: 64,
+            user_accounts_max: 20_000,
         }
     }
 }

@@ -22,8 +22,12 @@ pub struct RawLimit {
     /// Of what refills: how much may be used at one moment. Left out: a tenth of the amount for
     /// `requests`, all of it for tokens.
     pub burst: Option<u64>,
-    /// Of `cost`: what becomes of a request once too little is left.
+    /// What becomes of a request once too little is left. `local` is for `cost`, `queue` for what refills
+    /// and for `concurrency`. Left out: `refuse`.
     pub when_spent: Option<RawWhenSpent>,
+    /// Up to 4 parts of the amount, as `[0.8, 0.95]`: when what was used passes one, a warning is logged,
+    /// counted and sent to `events.webhook`, once in the period. For `day`, `month` and `ever`.
+    pub warn_at: Vec<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -54,10 +58,12 @@ pub enum RawPeriod {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RawWhenSpent {
-    /// 429 with `insufficient_quota`. The default.
+    /// 429, of `cost` with `insufficient_quota`. The default.
     Refuse,
     /// What costs nothing may still answer, and says so; who names a model that costs is refused.
     Local,
+    /// It waits, for `limits.queue_ms_max` at most, and is refused then.
+    Queue,
 }
 
 /// A team, which its keys name.
@@ -70,6 +76,34 @@ pub struct RawTeam {
     pub name: Option<String>,
     /// For all of its keys together.
     pub limits: Vec<RawLimit>,
+    /// For each of its users by itself, as requests name them by `user`, `safety_identifier` or
+    /// `metadata.user_id`. One that counts the same in the same time stands in for the organisation's.
+    pub user_limits: Vec<RawLimit>,
+    /// A request of the team that names no user is refused. Left out: as `organisation.user_required`.
+    pub user_required: Option<bool>,
+}
+
+/// Requests with one tag, of whichever team.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name"]))]
+pub struct RawTag {
+    /// As requests have it in `x-hedge-cache-tags`. Required.
+    pub name: Option<String>,
+    /// For all of them together.
+    pub limits: Vec<RawLimit>,
+}
+
+/// Requests for one model, of whichever team.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name"]))]
+pub struct RawModel {
+    /// As requests ask for it: an alias, `provider/model`, `local`, `auto`. Other names of the same
+    /// model are not meant. Required.
+    pub name: Option<String>,
+    /// For all of them together.
+    pub limits: Vec<RawLimit>,
 }
 
 /// Everybody whom this node answers.
@@ -78,6 +112,12 @@ pub struct RawTeam {
 pub struct RawOrganisation {
     /// For all teams together.
     pub limits: Vec<RawLimit>,
+    /// For each user of each team by itself, as requests name them by `user`, `safety_identifier` or
+    /// `metadata.user_id`. The same name of two teams is two users.
+    pub user_limits: Vec<RawLimit>,
+    /// A request that names no user is refused. Otherwise all of a team's that name none count together,
+    /// as one more user.
+    pub user_required: bool,
     /// Whose days and months limits have, as `Europe/Lisbon`.
     pub time_zone: String,
 }
@@ -86,6 +126,8 @@ impl Default for RawOrganisation {
     fn default() -> Self {
         Self {
             limits: Vec::new(),
+            user_limits: Vec::new(),
+            user_required: false,
             time_zone: "UTC".into(),
         }
     }

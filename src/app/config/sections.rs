@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{FindingClass, KeyDigest, KeyId, Limit, ModelAlias, Priority, TeamId, Tokens, Trust};
+use domain::{
+    FindingClass, KeyDigest, KeyId, Limit, LimitRules, ModelAlias, Priority, TeamId, Tokens, Trust,
+};
 
 use engine::{EngineConfig, KvConfig};
+use pipeline::QueueRules;
 
 use super::adapters::{AdapterSettings, adapters};
 use super::faults::Findings;
@@ -63,6 +66,8 @@ pub struct KeyGrant {
     pub priority: Priority,
     /// Its own, its team's and everybody's.
     pub limits: Arc<[Limit]>,
+    /// What depends on its requests.
+    pub rules: Arc<LimitRules>,
     pub output_tokens_max: Option<Tokens>,
 }
 
@@ -139,6 +144,8 @@ pub struct LimitSettings {
     pub first_content_remote: Duration,
     pub first_content_last: Duration,
     pub network_threads_max: usize,
+    pub queueing: QueueRules,
+    pub user_accounts_max: usize,
 }
 
 pub fn trust(raw: RawTrust) -> Trust {
@@ -313,6 +320,7 @@ pub fn keys(
             let own = quotas::of_key(&path, &key.limits, &name, findings);
             grants.push(KeyGrant {
                 limits: quotas.limits(&team, own),
+                rules: quotas.rules(&team),
                 output_tokens_max: key.output_tokens_max.map(Tokens),
                 name,
                 team,
@@ -550,6 +558,16 @@ pub fn limits(raw: &RawLimits, findings: &mut Findings) -> LimitSettings {
             "limits.network_threads_max",
             raw.network_threads_max,
             1..=256,
+            findings,
+        ) as usize,
+        queueing: QueueRules {
+            wait_max: wait_ms("limits.queue_ms_max", raw.queue_ms_max, findings),
+            waiting_max: within("limits.queue_max", raw.queue_max, 1..=100_000, findings) as usize,
+        },
+        user_accounts_max: within(
+            "limits.user_accounts_max",
+            raw.user_accounts_max,
+            1..=200_000,
             findings,
         ) as usize,
     }

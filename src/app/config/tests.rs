@@ -861,9 +861,141 @@ fn a_key_has_its_own_limits_its_teams_and_everybodys() {
     // Callers without a key are of the team `default`.
     let text = "[[teams]]\nname = 'default'\nlimits = [{ count = 'concurrency', amount = 1 }]";
     let (config, _) = accepted(text, &[]);
-    assert_eq!(config.quotas.of_anyone().len(), 1);
+    assert_eq!(config.quotas.of_anyone().0.len(), 1);
     assert!(config.has_limits());
     assert!(!accepted("", &[]).0.has_limits());
+}
+
+#[test]
+fn users_tags_and_models_have_limits() {
+    use domain::{Measure, WhenSpent};
+    let text = "
+        [organisation]
+        user_limits = [
+            { count = 'cost', usd = 5.0, per = 'day', warn_at = [0.95, 0.8] },
+            { count = 'requests', amount = 60, per = 'minute', when_spent = 'queue' },
+        ]
+        [[teams]]
+        name = 'default'
+        user_required = true
+        user_limits = [{ count = 'cost', usd = 1.0, per = 'day' }]
+        [[tags]]
+        name = 'batch'
+        limits = [{ count = 'concurrency', amount = 4, when_spent = 'queue' }]
+        [[models]]
+        name = 'fast'
+        limits = [{ count = 'tokens', amount = 1000, per = 'day' }]
+        [limits]
+        queue_ms_max = 500
+        queue_max = 7
+        user_accounts_max = 50";
+    let (config, _) = accepted(text, &[]);
+    assert!(config.has_limits());
+    let rules = config.quotas.rules(&"default".into());
+    assert!(rules.is_user_required);
+    // The team's own first, and of the organisation's what it says nothing of.
+    let users = rules.each_user.iter();
+    let users: Vec<_> = users.map(|it| (it.measure, it.amount)).collect();
+    assert_eq!(users, [(Measure::Cost, 1_000_000), (Measure::Requests, 60)]);
+    let others = config.quotas.rules(&"other".into());
+    assert!(!others.is_user_required);
+    assert_eq!(others.each_user[0].amount, 5_000_000);
+    let parts: Vec<u16> = others.each_user[0].warn_at.iter().collect();
+    assert_eq!(parts, [800, 950]);
+    assert_eq!(others.each_user[1].when_spent, WhenSpent::Queue);
+    let named: Vec<String> = others.named().map(|limit| limit.account()).collect();
+    assert_eq!(
+        named,
+        ["concurrency/ever/tag:batch", "tokens/day/model:fast"]
+    );
+    let queueing = config.limits.queueing;
+    assert_eq!(
+        (queueing.wait_max.as_millis(), queueing.waiting_max),
+        (500, 7)
+    );
+    assert_eq!(config.limits.user_accounts_max, 50);
+    // Only users of everybody: a node with limits all the same.
+    let text = "[organisation]\nuser_limits = [{ count = 'concurrency', amount = 1 }]";
+    assert!(accepted(text, &[]).0.has_limits());
+}
+
+#[test]
+fn events_are_sent_where_the_address_is_safe_and_the_secret_long() {
+    let around = [("SECRET", "sixteen bytes or more"), ("SHORT", "short")];
+    let (config, _) = accepted(
+        "[events]\nwebhook = 'https://ops.example/x'\nsecret = 'env:SECRET'",
+        &around,
+    );
+    assert_eq!(
+        format!("{:?}", config.webhook),
+        "Some(WebhookRules(ops.example))"
+    );
+    let (config, _) = accepted(
+        "[events]\nwebhook = 'http://127.0.0.1:9/x'\nsecret = 'env:SECRET'",
+        &around,
+    );
+    assert!(config.webhook.is_some());
+    assert!(accepted("", &[]).0.webhook.is_none());
+    for (webhook, secret, fault) in [
+        (
+            "http://ops.example/x",
+            "env:SECRET",
+            "events.webhook: is no https",
+        ),
+        (
+            "https://a:b@ops.example",
+            "env:SECRET",
+            "events.webhook: is no https",
+        ),
+        ("ops.example", "env:SECRET", "events.webhook: is no https"),
+        (
+            "https://ops.example",
+            "env:SHORT",
+            "events.secret: is shorter",
+        ),
+    ] {
+        let text = format!("[events]\nwebhook = '{webhook}'\nsecret = '{secret}'");
+        let faults = refused(&text, &around);
+        assert!(faults[0].starts_with(fault), "{webhook}: {faults:?}");
+    }
+    let faults = refused("[events]\nwebhook = 'https://ops.example'", &[]);
+    assert_eq!(
+        faults,
+        ["events.secret: is required: env:NAME or file:/path"]
+    );
+}
+
+#[test]
+fn what_names_no_tag_or_model_is_refused() {
+    for (text, fault) in [
+        ("[[tags]]", "tags[0].name: is required"),
+        ("[[tags]]\nname = 'a b'", "tags[0].name: is required"),
+        ("[[models]]", "models[0].name: is required"),
+        (
+            "[[models]]\nname = 'm'\n[[models]]\nname = 'm'",
+            "models[1].name: `m` is the name of another model",
+        ),
+        (
+            "[[tags]]\nname = 't'\nlimits = [{ count = 'requests' }]",
+            "tags[0].limits[0].per: is required",
+        ),
+        (
+            "[[teams]]\nname = 't'\nuser_limits = [{ count = 'requests' }]",
+            "teams[0].user_limits[0].per: is required",
+        ),
+        (
+            "[limits]\nqueue_max = 0",
+            "limits.queue_max: 0 is out of range",
+        ),
+        (
+            "[limits]\nuser_accounts_max = 0",
+            "limits.user_accounts_max: 0 is out of range",
+        ),
+    ] {
+        let faults = refused(text, &[]);
+        let is_said = faults.iter().any(|it| it.starts_with(fault));
+        assert!(is_said, "{text}: {faults:?}");
+    }
 }
 
 #[test]
@@ -912,7 +1044,23 @@ fn a_limit_that_makes_no_sense_is_refused_with_its_place() {
         ),
         (
             "count = 'tokens', amount = 1, per = 'day', when_spent = 'local'",
-            "when_spent: is for",
+            "when_spent: is `local` for `cost` alone",
+        ),
+        (
+            "count = 'cost', usd = 1.0, per = 'day', when_spent = 'queue'",
+            "when_spent: is `queue` for what refills",
+        ),
+        (
+            "count = 'tokens', amount = 1, per = 'hour', warn_at = [0.5]",
+            "warn_at: is for what is counted per `day`",
+        ),
+        (
+            "count = 'tokens', amount = 1, per = 'day', warn_at = [80]",
+            "warn_at: is up to 4 parts",
+        ),
+        (
+            "count = 'tokens', amount = 1, per = 'day', warn_at = [-0.5]",
+            "warn_at: is up to 4 parts",
         ),
     ] {
         let faults = limit(text);

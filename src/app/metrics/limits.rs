@@ -57,6 +57,10 @@ impl LimitGauges {
             Scope::Organisation => String::new(),
             Scope::Team(team) => team.to_string(),
             Scope::Key(key) => key.to_string(),
+            Scope::Tag(tag) => tag.to_string(),
+            Scope::Model(model) => model.to_string(),
+            // Callers choose their names, and how many there are.
+            Scope::User(..) => return,
         };
         let labels = LimitLabels {
             scope: limit.scope.as_label(),
@@ -72,16 +76,12 @@ impl LimitGauges {
                 | Measure::Cost => limit.per.as_label(),
             },
         };
-        let whole = match limit.per.refills_in() {
-            Some(_) => limit.burst,
-            None => limit.amount,
-        };
         let left = gauge(left.amount);
         let known = self.left.get(&labels).map(|known| known.get());
         if known.is_some_and(|known| known <= left) {
             return;
         }
-        self.whole.get_or_create(&labels).set(gauge(whole));
+        self.whole.get_or_create(&labels).set(gauge(limit.whole()));
         self.left.get_or_create(&labels).set(left);
     }
 }

@@ -183,6 +183,7 @@ fn scene_with(providers: &[Arc<Provider>], manners: &str, retry: RetryRules) -> 
         reuse: None,
         keys: Arc::new(NoKeys),
         quotas: None,
+        queueing: QueueRules::default(),
         sinks: vec![Arc::new(Sent(sent))],
         exchanges_max: 1_024,
     });

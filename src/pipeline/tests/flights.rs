@@ -102,6 +102,7 @@ fn stepped(backend: &Arc<Stepped>, seats: usize) -> Bench {
         reuse: None,
         keys: Arc::new(NoKeys),
         quotas: None,
+        queueing: QueueRules::default(),
         sinks: vec![Arc::new(Sent(sent))],
         exchanges_max: seats,
     });

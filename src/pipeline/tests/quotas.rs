@@ -41,6 +41,7 @@ impl Quotas for Purse {
                 return Err(Exhausted {
                     limit: limit.clone(),
                     retry_after: Some(Duration::from_secs(7)),
+                    why: Shortage::Amount,
                 });
             }
         }
@@ -86,6 +87,7 @@ pub(super) fn limit(measure: Measure, amount: u64) -> Limit {
         per: Period::Day,
         burst: amount,
         when_spent: WhenSpent::Refuse,
+        warn_at: Thresholds::default(),
     }
 }
 

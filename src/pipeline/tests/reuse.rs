@@ -271,6 +271,7 @@ impl Rig {
             reuse: Some(reuse),
             keys: Arc::new(NoKeys),
             quotas: None,
+            queueing: QueueRules::default(),
             sinks: vec![Arc::new(Sent(sent))],
             exchanges_max: 8,
         });
@@ -896,7 +897,7 @@ async fn what_the_cache_did_is_told_without_text() {
 async fn kept_replies_are_removed_by_what_they_are() {
     let rig = Rig::new(|_| {});
     let mut tagged = named("a", "red", QUESTION);
-    tagged.context.tags = vec!["spring".into()];
+    tagged.principal.tags = vec!["spring".into()];
     rig.ask(tagged).await;
     rig.ask(named("b", "blue", OTHER)).await;
     let purge = async |what| rig.pipeline.purge(&what).await;

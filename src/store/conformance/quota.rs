@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domain::{Exhausted, Grant, Limit, Measure, MicroUsd, Period, Quotas, Scope, Use, WhenSpent};
+use domain::{
+    Exhausted, Grant, Limit, Measure, MicroUsd, Period, Quotas, Scope, Thresholds, Use, WhenSpent,
+};
 use futures::future::join_all;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -20,6 +22,7 @@ fn limit(scope: Scope, measure: Measure, amount: u64, per: Period) -> Limit {
         per,
         burst: amount,
         when_spent: WhenSpent::Refuse,
+        warn_at: Thresholds::default(),
     }
 }
 

@@ -63,6 +63,12 @@ impl Account {
         self.held
     }
 
+    /// Nothing was used of it, and nothing is held.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        (self.settled, self.held, self.held_before) == (0, 0, 0)
+    }
+
     #[must_use]
     pub fn left(&self, limit: u64) -> u64 {
         limit.saturating_sub(self.settled.saturating_add(self.held))

@@ -202,6 +202,113 @@ mod tests {
     }
 
     #[test]
+    fn midnights_that_are_not_or_come_twice_make_one_day() {
+        use Period::{Day, Month};
+        // Midnight comes twice when the clocks go back from one to it: the day begins with the first.
+        check(
+            "America/Havana",
+            Day,
+            "2020-11-01T04:30:00Z",
+            "2020-11-01T04:00:00Z",
+            "2020-11-02T05:00:00Z",
+        );
+        check(
+            "America/Havana",
+            Day,
+            "2020-11-01T05:30:00Z",
+            "2020-11-01T04:00:00Z",
+            "2020-11-02T05:00:00Z",
+        );
+        // The month as well begins on that day.
+        check(
+            "America/Havana",
+            Month,
+            "2020-11-01T05:30:00Z",
+            "2020-11-01T04:00:00Z",
+            "2020-12-01T05:00:00Z",
+        );
+        // Half an hour, where clocks change by no more.
+        check(
+            "Australia/Lord_Howe",
+            Day,
+            "2026-04-04T20:00:00Z",
+            "2026-04-04T13:00:00Z",
+            "2026-04-05T13:30:00Z",
+        );
+        // A day that was left out of the calendar is nobody's.
+        check(
+            "Pacific/Apia",
+            Day,
+            "2011-12-30T09:59:59Z",
+            "2011-12-29T10:00:00Z",
+            "2011-12-30T10:00:00Z",
+        );
+        check(
+            "Pacific/Apia",
+            Day,
+            "2011-12-30T10:00:00Z",
+            "2011-12-30T10:00:00Z",
+            "2011-12-31T10:00:00Z",
+        );
+        // As early and as late as there is any.
+        check(
+            "Pacific/Kiritimati",
+            Day,
+            "2026-12-31T10:00:00Z",
+            "2026-12-31T10:00:00Z",
+            "2027-01-01T10:00:00Z",
+        );
+        check(
+            "Pacific/Kiritimati",
+            Month,
+            "2026-12-31T10:00:00Z",
+            "2026-12-31T10:00:00Z",
+            "2027-01-31T10:00:00Z",
+        );
+        check(
+            "Pacific/Pago_Pago",
+            Day,
+            "2028-03-01T10:59:59Z",
+            "2028-02-29T11:00:00Z",
+            "2028-03-01T11:00:00Z",
+        );
+    }
+
+    /// Of four years of hours, in zones of all kinds: each day and month follows the one before it without
+    /// a gap, and none has another length than days and months have.
+    #[test]
+    fn windows_follow_each_other_without_a_gap() {
+        const HOUR: u64 = 3_600;
+        for zone in [
+            "UTC",
+            "Europe/Lisbon",
+            "America/Havana",
+            "America/Sao_Paulo",
+            "Africa/Cairo",
+            "Asia/Kathmandu",
+            "Australia/Lord_Howe",
+            "Pacific/Chatham",
+        ] {
+            let calendar = Calendar::named(zone).unwrap();
+            for (period, lengths) in [
+                (Period::Day, 23 * HOUR..=25 * HOUR),
+                (Period::Month, (28 * 24 - 1) * HOUR..=(31 * 24 + 1) * HOUR),
+            ] {
+                let mut window = calendar.window(period, unix("2015-01-15T12:00:00Z"));
+                while window.begin < unix("2019-02-01T00:00:00Z") {
+                    let end = window.end.unwrap();
+                    let length = end - window.begin;
+                    assert!(lengths.contains(&length), "{zone} {window:?}");
+                    assert_eq!(calendar.window(period, end - 1), window, "{zone}");
+                    let next = calendar.window(period, end);
+                    assert_eq!(next.begin, end, "{zone} {window:?}");
+                    window = next;
+                }
+            }
+        }
+    }
+
+    #[test]
     fn other_periods_have_no_window() {
         let calendar = Calendar::utc();
         for period in [Period::Second, Period::Minute, Period::Hour, Period::Ever] {

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use domain::{Measure, Period, Scope};
@@ -14,8 +15,8 @@ use super::local::Settled;
 
 /// Of the form below.
 const VERSION: u32 = 1;
-/// A file with more is none of ours: a hundred bytes for each of as many limits as there may be keys.
-const FILE_BYTES_MAX: u64 = 64 << 20;
+/// A file with more is none of ours: each of as many accounts as there may be has some hundred bytes.
+const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// The file, and what stands in it.
 pub struct QuotaFile {
@@ -37,6 +38,9 @@ struct Page {
 #[derive(Clone, Serialize, Deserialize)]
 struct Entry {
     scope: String,
+    /// Of a user.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    team: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     name: String,
     measure: String,
@@ -102,7 +106,10 @@ impl QuotaFile {
         self.is_written = false;
         for settled in changed {
             let entry = Entry::of(settled);
-            self.accounts.insert(entry.place(), entry);
+            match settled.amount {
+                0 => self.accounts.remove(&entry.place()),
+                _ => self.accounts.insert(entry.place(), entry),
+            };
         }
         let page = Page {
             version: VERSION,
@@ -111,7 +118,13 @@ impl QuotaFile {
         let text = serde_json::to_vec(&page)?;
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let fresh = self.path.with_extension("new");
-        let mut file = File::create(&fresh)?;
+        // Users' names are in it.
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&fresh)?;
         file.write_all(&text)?;
         file.sync_all()?;
         std::fs::rename(&fresh, &self.path)?;
@@ -124,13 +137,17 @@ impl QuotaFile {
 
 impl Entry {
     fn of(settled: &Settled) -> Self {
-        let name = match &settled.scope {
-            Scope::Organisation => "",
-            Scope::Team(team) => team.as_str(),
-            Scope::Key(key) => key.as_str(),
+        let (team, name) = match &settled.scope {
+            Scope::Organisation => ("", ""),
+            Scope::Team(team) => ("", team.as_str()),
+            Scope::Key(key) => ("", key.as_str()),
+            Scope::User(team, user) => (team.as_str(), user.as_str()),
+            Scope::Tag(tag) => ("", tag.as_str()),
+            Scope::Model(model) => ("", model.as_str()),
         };
         Self {
             scope: settled.scope.as_label().to_owned(),
+            team: team.to_owned(),
             name: name.to_owned(),
             measure: settled.measure.as_label().to_owned(),
             per: settled.period.as_label().to_owned(),
@@ -140,10 +157,10 @@ impl Entry {
     }
 
     fn place(&self) -> String {
-        format!(
-            "{}\n{}\n{}\n{}",
-            self.scope, self.name, self.measure, self.per
-        )
+        // The names last: they may have any letters.
+        let (scope, measure, per) = (&self.scope, &self.measure, &self.per);
+        let (team, name) = (&self.team, &self.name);
+        format!("{scope}\n{measure}\n{per}\n{}\n{team}\n{name}", team.len())
     }
 
     /// `None` for what is not known here.
@@ -152,6 +169,9 @@ impl Entry {
             "organisation" => Scope::Organisation,
             "team" => Scope::Team(self.name.as_str().into()),
             "key" => Scope::Key(self.name.as_str().into()),
+            "user" => Scope::User(self.team.as_str().into(), self.name.as_str().into()),
+            "tag" => Scope::Tag(self.name.as_str().into()),
+            "model" => Scope::Model(self.name.as_str().into()),
             _ => return None,
         };
         let mut measures = Measure::ALL.into_iter();
@@ -221,7 +241,7 @@ mod tests {
             assert!(QuotaFile::open(&path).is_err(), "{text}");
         }
         // What a later version of this form counts is kept, and not read.
-        let text = r#"{"version":1,"accounts":[{"scope":"user","name":"u","measure":"cost","per":"day","window_begin":1,"amount":2}]}"#;
+        let text = r#"{"version":1,"accounts":[{"scope":"guild","name":"u","measure":"cost","per":"day","window_begin":1,"amount":2}]}"#;
         std::fs::write(&path, text).unwrap();
         let (mut file, found) = QuotaFile::open(&path).unwrap();
         assert!(found.is_empty());

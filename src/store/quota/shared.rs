@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Exhausted, Grant, Left, Limit, Quotas, Returned, Use};
+use domain::{Exhausted, Grant, Left, Limit, Quotas, Returned, Shortage, Use};
 use redis::Client;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -254,6 +254,7 @@ impl Quotas for SharedQuotas {
                 Wait::None => Some(Duration::ZERO),
                 Wait::Ever => None,
             },
+            why: Shortage::Amount,
         })
     }
 

@@ -867,7 +867,9 @@ impl Book {
     /// A limit that refills goes on from where it was known to be.
     fn begin_apart(&mut self, limit: &Limit, share: &Limit) {
         let (counter, now) = (Counter::of(limit), (self.clock)());
-        if self.apart.began.contains_key(&counter) {
+        // Callers choose how many users there are.
+        let is_full = limit.scope.is_of_user() && self.apart.began.len() >= KNOWN_MAX;
+        if is_full || self.apart.began.contains_key(&counter) {
             return;
         }
         let known = self.known.get(&counter);

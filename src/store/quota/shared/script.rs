@@ -6,7 +6,6 @@ use redis::{RedisError, Script, ScriptInvocation, Value};
 use super::super::bucket::Rate;
 use super::super::calendar::Window;
 use super::super::local::Counter;
-use domain::Scope;
 
 /// Times between two instants in a script are no longer than this, in nanoseconds: 52 days.
 pub const LONGEST: u64 = 1 << 52;
@@ -77,17 +76,12 @@ impl Keys {
     }
 
     pub fn counter(&self, counter: &Counter) -> String {
-        let name = match &counter.scope {
-            Scope::Organisation => "",
-            Scope::Team(team) => team.as_str(),
-            Scope::Key(key) => key.as_str(),
-        };
         format!(
-            "{}:limit:{}:{name}:{}:{}",
+            "{}:limit:{}:{}:{}",
             self.tag,
-            counter.scope.as_label(),
             counter.measure.as_label(),
-            counter.period.as_label()
+            counter.period.as_label(),
+            counter.scope.key()
         )
     }
 }

@@ -5,7 +5,7 @@ mod server;
 use std::sync::atomic::AtomicI64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use domain::{Measure, MicroUsd, Period, Scope, WhenSpent};
+use domain::{Measure, MicroUsd, Period, Scope, Thresholds, WhenSpent};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
@@ -158,6 +158,7 @@ fn budget(amount: u64, per: Period) -> Limit {
         per,
         burst: amount,
         when_spent: WhenSpent::Refuse,
+        warn_at: Thresholds::default(),
     }
 }
 
@@ -169,6 +170,7 @@ fn requests(amount: u64, per: Period, burst: u64) -> Limit {
         per,
         burst,
         when_spent: WhenSpent::Refuse,
+        warn_at: Thresholds::default(),
     }
 }
 
@@ -388,7 +390,7 @@ async fn a_redis_with_nonsense_in_it_is_as_one_that_is_away() {
     };
     let one = &replicas.all[0];
     let limit = requests(3_000, Period::Hour, 30);
-    let name = "{test}:limit:organisation::requests:hour";
+    let name = "{test}:limit:requests:hour:organisation";
     for nonsense in [["SET", name, "soon"], ["HSET", name, "a"]] {
         replicas.server.ask(&["DEL", name]);
         let mut words = nonsense.to_vec();
