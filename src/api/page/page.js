@@ -36,7 +36,7 @@ function money(micros, digits = decimals([micros])) {
 function ms(micros) {
   if (micros === null) return NOTHING;
   const time = micros / 1000;
-  const digits = time >= 100 ? 0 : time >= 10 ? 1 : 2;
+  const digits = time >= 100 ? 0 : time >= 10 ? 1 : time >= 1 ? 2 : 3;
   return time.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
