@@ -54,8 +54,7 @@ impl Asked {
         B: http_body::Body<Data = Bytes>,
     {
         let (head, body) = request.into_parts();
-        let principal =
-            auth::principal(&api.pipeline, &head.extensions, &head.headers).map_err(early)?;
+        let principal = auth::principal(api, &head.extensions, &head.headers).map_err(early)?;
         let seat = Arc::clone(&api.requests).try_acquire_owned().map_err(|_| {
             early(Fault::Overloaded {
                 retry_after: BUSY_WAIT,

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower::{Layer, ServiceExt};
 use tracing::debug;
 
+use crate::auth::{Peer, is_within, origin};
 use crate::doors::refuser;
 use crate::error::{Verdict, verdict};
 use crate::flood::Flood;
@@ -78,8 +79,16 @@ impl Host {
 
     /// Gives a connection a seat and a task, or turns it away.
     pub fn receive(&self, connections: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
-        let key = self.flood.key(peer.ip());
-        let Some(seat) = self.seats.take(key) else {
+        let address = peer.ip();
+        let is_proxy = is_within(address, &self.front.api.ingress.proxies);
+        // A proxy of the operator's has as many connections as there are, and each of its requests counts
+        // as whom it speaks for.
+        let key = self.flood.key(address);
+        let (counted, guarded) = match is_proxy {
+            true => (None, Some(AddressKey::of(address))),
+            false => (key, key),
+        };
+        let Some(seat) = self.seats.take(counted) else {
             self.front.api.tally.count_connection_refused();
             // Said if it can be said without waiting; the connection closes either way.
             let _: io::Result<usize> = stream.try_write(&self.turned_away);
@@ -91,14 +100,15 @@ impl Host {
         let line = Line::new(TokioIo::new(stream), Arc::clone(&signs), stall_max);
         let front = Arc::clone(&self.front);
         let stop = self.stop.clone();
-        match key {
+        match guarded {
             None => {
-                let service = open_service(Arc::clone(&front), signs);
+                let service = open_service(Arc::clone(&front), signs, Peer(address));
                 let connection = self.http.serve_connection(line, service);
                 connections.spawn(converse(connection, front, seat, stop));
             }
             Some(key) => {
-                let service = guarded_service(&self.flood, key, Arc::clone(&front), signs);
+                let from = (key, Peer(address));
+                let service = guarded_service(&self.flood, from, Arc::clone(&front), signs);
                 let connection = self.http.serve_connection(line, service);
                 connections.spawn(converse(connection, front, seat, stop));
             }
@@ -111,8 +121,10 @@ type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>
 fn open_service(
     front: Arc<Front>,
     signs: Arc<Signs>,
+    peer: Peer,
 ) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> + Send + use<> {
-    service_fn(move |request| {
+    service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         let (front, signs) = (Arc::clone(&front), Arc::clone(&signs));
         async move { Ok(front.answer(&signs, request).await) }
     })
@@ -121,7 +133,7 @@ fn open_service(
 /// The same behind the flood guard.
 fn guarded_service(
     flood: &Flood,
-    key: AddressKey,
+    (key, peer): (AddressKey, Peer),
     front: Arc<Front>,
     signs: Arc<Signs>,
 ) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> + Send + use<> {
@@ -135,7 +147,16 @@ fn guarded_service(
     let guarded = flood.layer().layer(answering);
     service_fn(move |mut request: Request<Incoming>| {
         let (front, guarded) = (Arc::clone(&front), guarded.clone());
+        let Peer(address) = peer;
+        let proxies = &front.api.ingress.proxies;
+        let from = origin(address, request.headers(), proxies);
+        let key = if from == address {
+            key
+        } else {
+            AddressKey::of(from)
+        };
         request.extensions_mut().insert(key);
+        request.extensions_mut().insert(peer);
         let sent_id = request.headers().get(X_REQUEST_ID).cloned();
         let refuser = refuser(request.uri().path(), request.headers());
         async move {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use domain::{BadRequest, Fault};
+use domain::{BadRequest, Fault, KeyTrouble};
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use wire::openai::ErrorBody;
@@ -58,12 +58,11 @@ pub(crate) fn verdict(fault: &Fault) -> Verdict {
             };
             Verdict { body, ..verdict }
         }
-        Fault::Unauthenticated => plain(
+        Fault::Unauthenticated(trouble) => plain(
             StatusCode::UNAUTHORIZED,
             AUTHENTICATION,
             Some("invalid_api_key"),
-            "this server needs an API key it knows; send it as `Authorization: Bearer <key>` or \
-             `x-api-key: <key>` (the SDKs' `api_key`)",
+            opens_nothing(*trouble),
         ),
         Fault::Forbidden { what } => {
             plain(StatusCode::FORBIDDEN, PERMISSION, Some("forbidden"), *what)
@@ -176,6 +175,29 @@ pub(crate) fn verdict(fault: &Fault) -> Verdict {
     }
 }
 
+fn opens_nothing(trouble: KeyTrouble) -> &'static str {
+    match trouble {
+        KeyTrouble::Unknown => {
+            "this server needs an API key it knows; send it as `Authorization: Bearer <key>` or \
+             `x-api-key: <key>` (the SDKs' `api_key`)"
+        }
+        KeyTrouble::Mistyped => {
+            "this is no whole API key: a character is wrong, missing or too many; copy it again"
+        }
+        KeyTrouble::Disabled => "this API key is disabled; its owner can enable it",
+        KeyTrouble::Expired => "this API key has expired; its owner can make another",
+        KeyTrouble::AdminToken => {
+            "this is an operator's token, which opens the admin listener alone; send an API key"
+        }
+        KeyTrouble::CallersKey => {
+            "this is a caller's API key, which opens nothing here; send an operator's token"
+        }
+        KeyTrouble::NoToken => {
+            "this is the operator's listener; send one of its tokens as `Authorization: Bearer <token>`"
+        }
+    }
+}
+
 /// The refusal as an answer. Only what every refusal needs; the service adds the request's id.
 pub(crate) fn refusal(fault: &Fault) -> Response<Body> {
     refusal_with_hint(fault, None)
@@ -184,8 +206,13 @@ pub(crate) fn refusal(fault: &Fault) -> Response<Body> {
 /// What a request names is not there, where the path is.
 pub(crate) fn missing(param: &str, message: &str) -> Response<Body> {
     let fault = BadRequest::at(param, message).with_code("not_found");
-    let mut response = refusal(&Fault::BadRequest(fault));
-    *response.status_mut() = StatusCode::NOT_FOUND;
+    with_status(StatusCode::NOT_FOUND, &Fault::BadRequest(fault))
+}
+
+/// The refusal under a status that says more of what a place alone can know.
+pub(crate) fn with_status(status: StatusCode, fault: &Fault) -> Response<Body> {
+    let mut response = refusal(fault);
+    *response.status_mut() = status;
     response
 }
 
@@ -318,7 +345,7 @@ mod tests {
                 Some("c"),
             ),
             (
-                Fault::Unauthenticated,
+                Fault::Unauthenticated(KeyTrouble::Unknown),
                 401,
                 AUTHENTICATION,
                 Some("invalid_api_key"),
@@ -439,7 +466,7 @@ mod tests {
             assert_eq!(headers.contains_key(CONNECTION), closes, "{fault:?}");
             let is_final = fault == Fault::BudgetSpent;
             assert_eq!(headers.contains_key(X_SHOULD_RETRY), is_final, "{fault:?}");
-            let challenges = fault == Fault::Unauthenticated;
+            let challenges = matches!(fault, Fault::Unauthenticated(_));
             assert_eq!(
                 headers.contains_key(WWW_AUTHENTICATE),
                 challenges,

@@ -22,8 +22,8 @@ use crate::seats::AddressKey;
 /// addresses that can finish a request in that time.
 pub(crate) const FORGET_EVERY: Duration = Duration::from_secs(20);
 
-/// Counts requests by the address the connection came from; the service puts it there. Forwarding
-/// headers are not believed.
+/// Counts requests by the address that they come from; the service puts it there. Forwarding headers are
+/// believed of the operator's proxies alone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ByAddress;
 

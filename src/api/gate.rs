@@ -1,5 +1,5 @@
 //! What a request's head must look like before anyone acts on it: one `Host` that is served here,
-//! at most one `Authorization` and `x-api-key`, and no web page calling that was not invited.
+//! at most one of each header that bears a key, no key in the address, and no web page calling that was not invited.
 //!
 //! A page anywhere on the web can make a browser send requests to this machine, and with a DNS
 //! name that is rebound to a loopback address it could read the answers too. The `Host` header
@@ -7,11 +7,11 @@
 
 use std::net::IpAddr;
 
-use domain::{BadRequest, Fault};
+use domain::{BadRequest, Fault, KEY_PREFIX, KeySecret};
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Uri};
 
-use crate::auth::X_API_KEY;
+use crate::auth::{X_API_KEY, X_GOOG_API_KEY};
 use crate::ingress::IngressConfig;
 
 /// The rules of one listener.
@@ -70,6 +70,14 @@ impl Gate {
         }
         only(headers, AUTHORIZATION, "Authorization")?;
         only(headers, X_API_KEY, "x-api-key")?;
+        only(headers, X_GOOG_API_KEY, "x-goog-api-key")?;
+        if has_key(uri) {
+            return Err(Fault::BadRequest(BadRequest {
+                param: None,
+                code: Some("key_in_address".to_owned()),
+                message: KEY_IN_ADDRESS.to_owned(),
+            }));
+        }
         let Some(origin) = only(headers, ORIGIN, "Origin")? else {
             return Ok(None);
         };
@@ -113,6 +121,26 @@ const FOREIGN_HOST: &str = "the Host header names a host that this server does n
      use localhost, or have the operator add the name to `hosts`";
 const FOREIGN_ORIGIN: &str = "web pages of this Origin may not call this server; the operator can \
      add it to `origins`";
+
+const KEY_IN_ADDRESS: &str = "the address bears an API key, and addresses end up in logs: send it in a \
+     header, and have this one rotated";
+
+/// Whether a key that hedge made stands in the address.
+fn has_key(uri: &Uri) -> bool {
+    let text = uri.path_and_query().map_or("", |it| it.as_str());
+    let mut rest = text;
+    while let Some(at) = rest.find(KEY_PREFIX) {
+        let found = &rest[at..];
+        let after = &found[KEY_PREFIX.len()..];
+        let end = after.find(|it: char| !it.is_ascii_hexdigit());
+        let word = &found[..KEY_PREFIX.len() + end.unwrap_or(after.len())];
+        if !KeySecret::is_mistyped(word.as_bytes()) {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
 
 fn malformed(name: &str, what: &str) -> Fault {
     Fault::BadRequest(BadRequest {
@@ -213,6 +241,25 @@ mod tests {
         ];
         for (host, split) in cases {
             assert_eq!(split_host(host), split, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_key_in_the_address_is_refused_and_what_looks_like_one_is_not() {
+        let key = KeySecret::of([7; 32]);
+        let key = key.expose();
+        let short = &key[..key.len() - 1];
+        for (address, has) in [
+            (format!("/v1/models?key={key}"), true),
+            (format!("/v1/{key}/models"), true),
+            (format!("/v1/models?a=hk_&b={key}&c"), true),
+            (format!("/v1/models?key={short}"), false),
+            (format!("/v1/models?key={key}0"), false),
+            ("/v1/models/hk_model".to_owned(), false),
+            ("/v1/models?key=sk-1".to_owned(), false),
+            ("/".to_owned(), false),
+        ] {
+            assert_eq!(has_key(&address.parse().unwrap()), has, "{address}");
         }
     }
 

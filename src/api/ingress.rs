@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 /// Limits and permissions of both listeners. The default suits a node that serves this machine.
 #[derive(Clone, Debug)]
 pub struct IngressConfig {
@@ -13,6 +15,9 @@ pub struct IngressConfig {
     /// Web origins that may call, as `https://app.example`, or `*` for all. A request with any
     /// other `Origin` is refused, and no CORS header is sent while this is empty.
     pub origins: Vec<String>,
+    /// Whose `X-Forwarded-For` is believed, by the flood guard and where a key may come from some networks
+    /// alone. Nobody's by default.
+    pub proxies: Vec<IpNet>,
     /// From the moment a connection waits for a request until its whole head has come; also how
     /// long an idle connection is kept. Reached: the connection is closed.
     pub header_timeout: Duration,
@@ -73,6 +78,7 @@ impl Default for IngressConfig {
         Self {
             hosts: Vec::new(),
             origins: Vec::new(),
+            proxies: Vec::new(),
             header_timeout: Duration::from_secs(10),
             header_bytes_max: 32 * 1024,
             body: BodyLimits::default(),

@@ -2,10 +2,11 @@
 //! got, and removing it; for the operator alone. Shows no text.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
-use domain::{BadRequest, Fault, Purge, RequestId, is_tag};
+use axum::extract::{Extension, Path, State};
+use domain::{AdminChange, BadRequest, Fault, Purge, RequestId, is_tag};
 use http::{HeaderMap, Response, StatusCode};
 use pipeline::Traced;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,9 @@ use serde_json::Value;
 
 use crate::chat::check_media_type;
 use crate::error::{missing, refusal};
+use crate::keys::unkept;
 use crate::models::json;
+use crate::operators::Operator;
 use crate::server::Api;
 
 /// What is said where no such request is remembered.
@@ -143,6 +146,7 @@ fn explained(traced: Traced) -> ExplainedView {
 
 pub(crate) async fn purge(
     State(api): State<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
@@ -151,10 +155,35 @@ pub(crate) async fn purge(
     }
     match meant(&body) {
         Ok(what) => {
+            let log = api.changes.as_deref();
+            if let Some(log) = log
+                && log.ready().await.is_err()
+            {
+                return unkept();
+            }
             let (exact, entries) = api.pipeline.purge(&what).await;
+            if let Some(log) = log {
+                let (id, at) = (told(&what), SystemTime::now());
+                let who = operator.0.to_string();
+                let what = "cache.purge";
+                log.note(AdminChange { at, who, what, id }).await;
+            }
             json(StatusCode::OK, &PurgedView { exact, entries })
         }
         Err(fault) => refusal(&Fault::BadRequest(fault)),
+    }
+}
+
+/// What is meant, as it is asked for.
+fn told(what: &Purge) -> String {
+    match what {
+        Purge::Tag(tag) => format!("tag {tag}"),
+        Purge::Model(model) => format!("model {}", model.as_str()),
+        Purge::Team(team) => format!("team {}", team.as_str()),
+        Purge::All => "all".to_owned(),
+        Purge::Expired => "expired".to_owned(),
+        Purge::Compartment(_) => "compartment".to_owned(),
+        Purge::Entry(_) => "entry".to_owned(),
     }
 }
 

@@ -23,6 +23,7 @@ mod chat;
 mod connection;
 mod cors;
 mod count;
+mod desk;
 mod doors;
 mod embeddings;
 mod error;
@@ -33,6 +34,7 @@ mod gate;
 pub mod gateway;
 mod ingress;
 mod kept;
+mod keys;
 mod limits;
 mod line;
 mod loaded;
@@ -41,6 +43,7 @@ mod moderations;
 mod ollama;
 mod openapi;
 mod opening;
+mod operators;
 mod page;
 mod probes;
 mod reading;
@@ -55,8 +58,13 @@ mod service;
 mod sse;
 mod tally;
 
+pub use desk::{
+    Changed, DeskFault, Expiry, KeyChange, KeyDesk, KeyMadeView, KeyState, KeyView, KeysView,
+    NAME_BYTES_MAX, Noun, Source, TeamView, TeamsView,
+};
 pub use ingress::{BodyLimits, FloodConfig, IngressConfig, LoadLimits};
 pub use kept::{CacheView, ExplainView, ExplainedView, NeighbourView, PurgedView};
 pub use loaded::{DeviceView, ModelBoard, ModelFile, ModelState, ModelView, ModelsView};
+pub use operators::{AdminToken, AdminTokens, Role};
 pub use probes::Scrape;
 pub use server::Api;

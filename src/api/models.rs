@@ -104,7 +104,7 @@ pub(crate) async fn list(
     extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let principal = match principal(&api.pipeline, &extensions, &headers) {
+    let principal = match principal(&api, &extensions, &headers) {
         Ok(principal) => principal,
         Err(fault) => return refusal(&fault),
     };
@@ -141,7 +141,7 @@ pub(crate) async fn one(
     extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let principal = match principal(&api.pipeline, &extensions, &headers) {
+    let principal = match principal(&api, &extensions, &headers) {
         Ok(principal) => principal,
         Err(fault) => return refusal(&fault),
     };

@@ -212,7 +212,7 @@ pub(crate) async fn tags(
     extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let principal = match principal(&api.pipeline, &extensions, &headers) {
+    let principal = match principal(&api, &extensions, &headers) {
         Ok(principal) => principal,
         Err(fault) => return refusal(&fault),
     };
@@ -242,7 +242,7 @@ pub(crate) async fn running_models(
     extensions: Extensions,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let principal = match principal(&api.pipeline, &extensions, &headers) {
+    let principal = match principal(&api, &extensions, &headers) {
         Ok(principal) => principal,
         Err(fault) => return refusal(&fault),
     };

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
+use domain::Fault;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
+use crate::error::refusal_with_hint;
 use crate::models::json;
 use crate::server::Api;
 
@@ -38,6 +40,8 @@ pub(crate) async fn healthz() -> Response<Body> {
     json(StatusCode::OK, &serde_json::json!({"status": "alive"}))
 }
 
+pub(crate) const METRICS_ELSEWHERE: &str = "metrics are on the admin listener";
+
 /// 200 only when a chat can be answered.
 pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
     let readiness = api.pipeline.readiness();
@@ -66,6 +70,15 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
         backends,
     };
     json(code, &ready)
+}
+
+/// On a callers' listener: for a node that this machine's user has to himself. Where callers are told
+/// apart, one does not read there what others use.
+pub(crate) async fn metrics_of_one(State(api): State<Arc<Api>>) -> Response<Body> {
+    if api.pipeline.authenticate(None).is_err() || !api.tokens.load().is_empty() {
+        return refusal_with_hint(&Fault::NotFound, Some(METRICS_ELSEWHERE));
+    }
+    metrics(State(api)).await
 }
 
 pub(crate) async fn metrics(State(api): State<Arc<Api>>) -> Response<Body> {

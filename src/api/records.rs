@@ -151,10 +151,10 @@ fn fault(fault: RecordFault) -> Fault {
 }
 
 /// The fields of a query.
-struct Asked(Vec<(String, String)>);
+pub(crate) struct Asked(Vec<(String, String)>);
 
 impl Asked {
-    fn find(&self, name: &str) -> Option<&str> {
+    pub(crate) fn find(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(known, _)| known == name)?;
         Some(&found.1)
     }
@@ -162,7 +162,7 @@ impl Asked {
 
 /// # Errors
 /// A field that is not `known`, one that is there twice, or words that are no UTF-8.
-fn read_query(uri: &Uri, known: &[&str]) -> Result<Asked, Fault> {
+pub(crate) fn read_query(uri: &Uri, known: &[&str]) -> Result<Asked, Fault> {
     let mut fields: Vec<(String, String)> = Vec::new();
     let query = uri.query().unwrap_or_default();
     for field in query.split('&').filter(|field| !field.is_empty()) {

@@ -93,7 +93,7 @@ fn answer(
     id: &str,
     say: impl FnOnce(&TeamShelf, &StoredResponse) -> Result<Vec<u8>, Fault>,
 ) -> Response<Body> {
-    let principal = match principal(&api.pipeline, extensions, headers) {
+    let principal = match principal(api, extensions, headers) {
         Ok(principal) => principal,
         Err(fault) => return refusal(&fault),
     };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{any, get, on, post};
 use domain::Fault;
 use http::header::ALLOW;
@@ -13,7 +14,7 @@ use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, MESSAGES_PATH, chat
 use crate::error::{refusal, refusal_with_hint};
 use crate::server::Api;
 use crate::{
-    failing, kept, limits, loaded, models, ollama, openapi, page, probes, records, responses,
+    failing, kept, keys, limits, loaded, models, ollama, openapi, page, probes, records, responses,
 };
 
 /// Which door a listener is.
@@ -32,6 +33,11 @@ const RECORDS_PATH: &str = "/admin/v1/records";
 const SAVINGS_PATH: &str = "/admin/v1/savings";
 const OVERVIEW_PATH: &str = "/admin/v1/overview";
 const LIMITS_PATH: &str = "/admin/v1/limits";
+const KEYS_PATH: &str = "/admin/v1/keys";
+const KEY_PATH: &str = "/admin/v1/keys/{name}";
+const ROTATE_PATH: &str = "/admin/v1/keys/{name}/rotate";
+const TEAMS_PATH: &str = "/admin/v1/teams";
+const TEAM_PATH: &str = "/admin/v1/teams/{name}";
 const CACHE_PATH: &str = "/admin/v1/cache";
 const PURGE_PATH: &str = "/admin/v1/cache/purge";
 const EXPLAIN_PATH: &str = "/admin/v1/cache/requests/{id}";
@@ -86,12 +92,13 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
                 router.route(path, on(methods, ollama::not_kept).fallback(others))
             });
             if is_loopback {
-                client.route("/metrics", metrics())
+                let metrics = get(probes::metrics_of_one).fallback(only_get);
+                client.route("/metrics", metrics)
             } else {
                 client
             }
         }
-        Door::Admin => probes
+        Door::Admin => desk(probes)
             .route("/metrics", metrics())
             .route(BOARD_PATH, get(loaded::list).fallback(only_get))
             .route(RECORDS_PATH, get(records::latest).fallback(only_get))
@@ -107,6 +114,46 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
             .route(PURGE_PATH, post(kept::purge).fallback(only_post)),
     };
     router.fallback(not_found).with_state(api)
+}
+
+/// Keys and teams.
+fn desk(router: Router<Arc<Api>>) -> Router<Arc<Api>> {
+    let desk = Router::new()
+        .route(
+            KEYS_PATH,
+            get(keys::list).post(keys::make).fallback(only_get_post),
+        )
+        .route(
+            KEY_PATH,
+            get(keys::show)
+                .patch(keys::change)
+                .delete(keys::remove)
+                .fallback(only_get_patch_delete),
+        )
+        .route(ROTATE_PATH, post(keys::rotate).fallback(only_post))
+        .route(
+            TEAMS_PATH,
+            get(keys::list_teams)
+                .post(keys::make_team)
+                .fallback(only_get_post),
+        )
+        .route(
+            TEAM_PATH,
+            get(keys::show_team)
+                .patch(keys::change_team)
+                .delete(keys::remove_team)
+                .fallback(only_get_patch_delete),
+        )
+        .layer(DefaultBodyLimit::max(keys::BODY_BYTES_MAX));
+    router.merge(desk)
+}
+
+async fn only_get_post() -> Response<Body> {
+    wrong_method("GET, HEAD, POST")
+}
+
+async fn only_get_patch_delete() -> Response<Body> {
+    wrong_method("GET, HEAD, PATCH, DELETE")
 }
 
 async fn only_get() -> Response<Body> {
@@ -156,12 +203,15 @@ fn hint(path: &str) -> Option<&'static str> {
             "of Ollama's API this server has /api/chat, /api/generate, /api/embed, /api/embeddings, \
              /api/tags, /api/show, /api/ps and /api/version",
         ),
-        "/metrics" => Some("metrics are on the admin listener"),
+        "/metrics" => Some(probes::METRICS_ELSEWHERE),
         BOARD_PATH => Some("models are shown on the admin listener"),
         RECORDS_PATH | SAVINGS_PATH | OVERVIEW_PATH | "/admin" => {
             Some("records are shown on the admin listener")
         }
         LIMITS_PATH => Some("limits are shown on the admin listener"),
+        _ if path.starts_with(KEYS_PATH) || path.starts_with(TEAMS_PATH) => {
+            Some("keys and teams are on the admin listener")
+        }
         HEALTH_PATH => Some("backends are shown on the admin listener"),
         _ if path.starts_with(CACHE_PATH) => Some("the cache is on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),

@@ -7,7 +7,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use domain::{RecordShelf, ResponseShelf};
+use arc_swap::ArcSwap;
+use domain::{ChangeLog, KeyDigest, RecordShelf, ResponseShelf};
 use pipeline::Pipeline;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -17,9 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::connection::Host;
+use crate::desk::KeyDesk;
 use crate::flood::FORGET_EVERY;
 use crate::ingress::IngressConfig;
 use crate::loaded::ModelBoard;
+use crate::operators::AdminTokens;
 use crate::probes::Scrape;
 use crate::router::Door;
 use crate::tally::Tally;
@@ -36,6 +39,11 @@ pub struct Api {
     pub(crate) shelf: Option<Arc<dyn ResponseShelf>>,
     /// `None`: no records are kept.
     pub(crate) records: Option<Arc<dyn RecordShelf>>,
+    /// `None`: keys come from the configuration alone.
+    pub(crate) desk: Option<Arc<dyn KeyDesk>>,
+    /// Where operators' changes are written down; `None`: nowhere.
+    pub(crate) changes: Option<Arc<dyn ChangeLog>>,
+    pub(crate) tokens: ArcSwap<AdminTokens>,
     pub(crate) ingress: IngressConfig,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) tally: Tally,
@@ -64,6 +72,9 @@ impl Api {
             board: None,
             shelf: None,
             records: None,
+            desk: None,
+            changes: None,
+            tokens: ArcSwap::default(),
             ingress,
             requests: Arc::new(Semaphore::new(requests_max)),
             tally: Tally::default(),
@@ -92,6 +103,30 @@ impl Api {
         self
     }
 
+    /// The same, letting the operator change keys and teams.
+    #[must_use]
+    pub fn with_desk(mut self, desk: Arc<dyn KeyDesk>) -> Self {
+        self.desk = Some(desk);
+        self
+    }
+
+    /// The same, writing down what operators change beside keys and teams.
+    #[must_use]
+    pub fn with_changes(mut self, changes: Arc<dyn ChangeLog>) -> Self {
+        self.changes = Some(changes);
+        self
+    }
+
+    /// From the next request on these open the operator's listener, and no others. Without any it is
+    /// open to all who reach it.
+    pub fn set_tokens(&self, tokens: AdminTokens) {
+        self.tokens.store(Arc::new(tokens));
+    }
+
+    pub(crate) fn is_admin_token(&self, digest: &KeyDigest) -> bool {
+        self.tokens.load().find(digest).is_some()
+    }
+
     /// Serves callers of the API until `stop`, then drains for `shutdown_grace`. Shows `/metrics`
     /// as well when the listener is bound to loopback.
     pub async fn serve_client(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
@@ -100,8 +135,7 @@ impl Api {
             .await;
     }
 
-    /// Serves the operator: probes and `/metrics`, without keys. Bind it to an address that only
-    /// the operator reaches.
+    /// Serves the operator. Without tokens, bind it to an address that only the operator reaches.
     pub async fn serve_admin(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         self.serve(listener, Door::Admin, stop).await;
     }

@@ -18,6 +18,7 @@ use crate::doors::{chat_at, refuser, restyle};
 use crate::error::refusal;
 use crate::gate::Gate;
 use crate::line::Signs;
+use crate::operators::Operator;
 use crate::reading::Reading;
 use crate::request_id::{self, ExchangeId, REQUEST_ID, X_REQUEST_ID};
 use crate::router::{
@@ -25,7 +26,9 @@ use crate::router::{
     RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH, router,
 };
 use crate::server::Api;
-use crate::{chat, cors, count, embeddings, feedback, moderations, ollama, reading, rerank};
+use crate::{
+    chat, cors, count, embeddings, feedback, moderations, ollama, operators, reading, rerank,
+};
 
 /// What a connection holds of a request beside what answers it; a test would not see it grow.
 const DECIDING_BYTES_MAX: usize = 4096;
@@ -101,6 +104,14 @@ impl Front {
             Err(fault) => return refusal(&fault),
         };
         let is_preflight = cors::is_preflight(request.method(), request.headers());
+        let mut request = request;
+        // A browser asks without a token whether its page may ask.
+        if self.door == Door::Admin && !(is_preflight && origin.is_some()) {
+            match self.operator(&request) {
+                Ok(operator) => request.extensions_mut().insert(operator),
+                Err(fault) => return operators::turn_away(&fault),
+            };
+        }
         let mut response = if is_preflight && origin.is_some() {
             cors::preflight(request.headers())
         } else if let Some((dialect, address)) = self.chat(&request) {
@@ -145,6 +156,12 @@ impl Front {
             cors::allow(&mut response, origin);
         }
         response
+    }
+
+    fn operator<B>(&self, request: &Request<B>) -> Result<Operator, Fault> {
+        let tokens = self.api.tokens.load();
+        let (pipeline, path) = (&self.api.pipeline, request.uri().path());
+        operators::admit(&tokens, pipeline, request.method(), path, request.headers())
     }
 
     fn chat<B>(&self, request: &Request<B>) -> Option<(&'static dyn ServerDialect, Address)> {

@@ -1,16 +1,15 @@
-//! Everything a configuration comes to before anything is started: compiled rules, upstreams, keys.
+//! Everything a configuration comes to before anything is started: compiled rules, upstreams.
 //! `hedge check` stops here; `hedge serve` and a reload go on.
 
 use std::sync::Arc;
 
-use domain::{AuditLog, Backend, BackendCard, Health, Principal};
+use domain::{AuditLog, Backend, BackendCard, Health};
 use pipeline::{CacheRules, ImageRules, OfflineRules, Patience, Prices, Snapshot};
 use policy::{
     CacheSecret, CustomRule, Roster, RosterEntry, RoutePolicy, RuleFault, ScanRuleFault, ScanRules,
     check_aliases, check_sealed_aliases,
 };
 use providers::{LinkState, Pool, PoolConfigError, SystemResolver, Transport, Upstream};
-use store::StaticKeys;
 
 use crate::client;
 use crate::config::{Config, ConfigFault, ConfigFaults, Findings, is_loopback, upstream_fault_key};
@@ -24,7 +23,6 @@ pub struct Assembly {
     pools: Vec<Arc<Pool>>,
     uplinks: Vec<Arc<Uplink>>,
     images: Option<ImageRules>,
-    pub keys: StaticKeys,
     link: Arc<LinkState>,
     config: Config,
     warnings: Vec<ConfigFault>,
@@ -88,7 +86,6 @@ impl Assembly {
                 pools,
                 uplinks,
                 images,
-                keys: keys(config),
                 link: Arc::clone(transport.link()),
                 config: config.clone(),
                 warnings: findings.warnings,
@@ -361,27 +358,4 @@ fn report(faults: &[RuleFault], prefix: &str, findings: &mut Findings) {
         };
         findings.fault(path, fault.message.clone());
     }
-}
-
-fn keys(config: &Config) -> StaticKeys {
-    let (limits, rules) = config.quotas.of_anyone();
-    let anyone = Principal {
-        limits,
-        rules,
-        ..Principal::anyone()
-    };
-    let keys = StaticKeys::new(config.keys.iter().map(|key| {
-        let principal = Principal {
-            key: Some(key.name.clone()),
-            team: key.team.clone(),
-            models: key.models.clone(),
-            priority: key.priority,
-            output_tokens_max: key.output_tokens_max,
-            limits: Arc::clone(&key.limits),
-            rules: Arc::clone(&key.rules),
-            ..Principal::anyone()
-        };
-        (key.digest, principal)
-    }));
-    keys.with_anyone(anyone)
 }

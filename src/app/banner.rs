@@ -11,10 +11,15 @@ use crate::node::Addresses;
 
 /// The whole text, ending in a newline.
 #[must_use]
-pub fn text(config: &Config, located: &Located, addresses: Addresses) -> String {
+pub fn text(
+    config: &Config,
+    located: &Located,
+    addresses: Addresses,
+    asks_for_keys: bool,
+) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = write_text(&mut text, config, located, addresses);
+    let _ = write_text(&mut text, config, located, addresses, asks_for_keys);
     text
 }
 
@@ -23,6 +28,7 @@ fn write_text(
     config: &Config,
     located: &Located,
     addresses: Addresses,
+    asks_for_keys: bool,
 ) -> std::fmt::Result {
     let base = addresses
         .clients
@@ -76,10 +82,11 @@ fn write_text(
     }
     writeln!(text, "  routes   {}", config.routes.name)?;
     if base.is_some() {
-        let keys = match config.keys.len() {
-            0 => "none asked for".to_owned(),
-            1 => "1 known".to_owned(),
-            more => format!("{more} known"),
+        let keys = match (asks_for_keys, config.keys.len()) {
+            (false, _) => "none asked for".to_owned(),
+            (true, 0) => "asked for; `hedge keys list` shows them".to_owned(),
+            (true, 1) => "1 known".to_owned(),
+            (true, more) => format!("{more} known"),
         };
         writeln!(text, "  keys     {keys}")?;
     }
@@ -87,7 +94,7 @@ fn write_text(
         writeln!(text, "  metrics  http://{admin}/metrics")?;
     }
     match base {
-        Some(base) => write_first_steps(text, &base, !config.keys.is_empty()),
+        Some(base) => write_first_steps(text, &base, asks_for_keys),
         None => writeln!(
             text,
             "\nAn edge joins with what this prints:\n  hedge relay edges add EDGE\n"

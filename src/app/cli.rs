@@ -84,6 +84,57 @@ It asks the admin listener, which the configuration names unless --url does. No 
         #[command(subcommand)]
         what: CacheCommand,
     },
+    /// Keys of a running server: make, list, disable, rotate and delete them
+    #[command(after_help = "Examples:
+  hedge keys create --team research --name ci --expires 30d
+  hedge keys create --team research --models auto,local --networks 10.0.0.0/8 --limit cost=25/month
+  hedge keys list --team research
+  hedge keys show ci
+  hedge keys disable ci
+  hedge keys enable ci
+  hedge keys change ci --expires never --limit requests=600/minute --limit concurrency=8
+  hedge keys rotate ci --overlap 24h   the old secret and the new one both open until then
+  hedge keys delete ci
+
+A secret is shown once, when it is made. Keys in the configuration file are listed, and changed there
+alone. It asks the admin listener, which the configuration names unless --url does, and sends the token
+in HEDGE_ADMIN_TOKEN where that is set. docs/keys.md says more.")]
+    Keys {
+        #[command(subcommand)]
+        what: KeysCommand,
+    },
+    /// Teams of a running server, which keys are of
+    #[command(after_help = "Examples:
+  hedge teams create research --limit cost=1000/month,when_spent=local
+  hedge teams list
+  hedge teams change research --limit cost=2000/month
+  hedge teams delete research
+
+What is said with --limit takes the place of all limits that the team had. A team that has keys is not
+deleted.")]
+    Teams {
+        #[command(subcommand)]
+        what: TeamsCommand,
+    },
+    /// What everybody, teams and keys may use, and what is left of it
+    #[command(after_help = "Examples:
+  hedge limits list
+  hedge limits list --json
+  hedge limits set --team research --limit cost=25/month --limit tokens=2000000/hour
+  hedge limits set --key ci --limit requests=600/minute,burst=60
+  hedge limits set --key ci            takes all its own limits away")]
+    Limits {
+        #[command(subcommand)]
+        what: LimitsCommand,
+    },
+    /// What may be spent, and what is left of it: the limits of cost
+    #[command(after_help = "Examples:
+  hedge budgets list
+  hedge budgets list --json")]
+    Budgets {
+        #[command(subcommand)]
+        what: BudgetsCommand,
+    },
     /// Look at this machine and say what is missing and what to do next
     Doctor(ConfigArgs),
     /// Fetch, list and remove model files
@@ -352,6 +403,140 @@ pub struct PurgeArgs {
     pub all: bool,
     #[command(flatten)]
     pub args: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key, and show its secret once
+    Create(KeyCreateArgs),
+    /// All keys, the configuration's too; none of their secrets
+    List {
+        /// Of this team alone
+        #[arg(long)]
+        team: Option<String>,
+        #[command(flatten)]
+        args: AdminArgs,
+    },
+    /// One key, with all that it may
+    Show(KeyArgs),
+    /// Let it open nothing from the next request on
+    Disable(KeyArgs),
+    /// Let it open again
+    Enable(KeyArgs),
+    /// Change what it may
+    Change {
+        name: String,
+        #[command(flatten)]
+        grants: GrantArgs,
+        #[command(flatten)]
+        args: AdminArgs,
+    },
+    /// Make another secret for it
+    Rotate {
+        name: String,
+        /// How long the old secret opens beside the new one, as 24h; 90 days at most
+        #[arg(long, value_name = "SPAN", default_value = "0s")]
+        overlap: String,
+        #[command(flatten)]
+        args: AdminArgs,
+    },
+    /// Take it away for good
+    Delete(KeyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct KeyCreateArgs {
+    /// A team that there is; `default` always is
+    #[arg(long)]
+    pub team: String,
+    /// What it is called in lists, logs and records. Left out: one is made up
+    #[arg(long)]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub grants: GrantArgs,
+    #[command(flatten)]
+    pub args: AdminArgs,
+}
+
+/// What a key may.
+#[derive(Debug, Args)]
+pub struct GrantArgs {
+    /// When it is over, as 30d, 12h or never
+    #[arg(long, value_name = "SPAN")]
+    pub expires: Option<String>,
+    /// The models that it may name, with commas between; `any` for all
+    #[arg(long, value_name = "MODEL", value_delimiter = ',')]
+    pub models: Vec<String>,
+    /// Where it may come from, as 10.0.0.0/8, with commas between; `any` for anywhere
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    pub networks: Vec<String>,
+    /// interactive, or batch: behind others at the local model
+    #[arg(long, value_name = "PRIORITY")]
+    pub priority: Option<String>,
+    /// The longest reply, all its choices together
+    #[arg(long, value_name = "TOKENS")]
+    pub output_tokens_max: Option<u32>,
+    /// COUNT=AMOUNT/PER, with further words of docs/limits.md after commas: cost=25/month,
+    /// requests=600/minute,burst=60, concurrency=8. Once for each
+    #[arg(long = "limit", value_name = "LIMIT")]
+    pub limits: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct KeyArgs {
+    pub name: String,
+    #[command(flatten)]
+    pub args: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TeamsCommand {
+    /// Make a team
+    Create(TeamArgs),
+    /// All teams, the configuration's too
+    List(AdminArgs),
+    /// Give it other limits
+    Change(TeamArgs),
+    /// Take it away; it must have no keys
+    Delete(KeyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TeamArgs {
+    pub name: String,
+    /// COUNT=AMOUNT/PER, as cost=1000/month; once for each
+    #[arg(long = "limit", value_name = "LIMIT")]
+    pub limits: Vec<String>,
+    #[command(flatten)]
+    pub args: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LimitsCommand {
+    /// Every limit, with what is left of it
+    List(AdminArgs),
+    /// Give a team or a key these limits, in place of those that it had
+    Set(LimitsSetArgs),
+}
+
+#[derive(Debug, Args)]
+#[group(id = "whose", required = true, multiple = false, args = ["team", "key"])]
+pub struct LimitsSetArgs {
+    #[arg(long)]
+    pub team: Option<String>,
+    #[arg(long)]
+    pub key: Option<String>,
+    /// COUNT=AMOUNT/PER, as cost=25/month; once for each
+    #[arg(long = "limit", value_name = "LIMIT")]
+    pub limits: Vec<String>,
+    #[command(flatten)]
+    pub args: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BudgetsCommand {
+    /// Every limit of cost, in dollars
+    List(AdminArgs),
 }
 
 #[derive(Debug, Subcommand)]

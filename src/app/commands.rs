@@ -7,6 +7,8 @@ mod chat;
 mod check;
 mod doctor;
 mod engine;
+mod keys;
+mod limits;
 mod models;
 mod ps;
 mod relay;
@@ -41,6 +43,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Chat(args) => chat::chat(&args),
         Command::Ps(args) => ps::ps(&args),
         Command::Cache { what } => cache::cache(&what),
+        Command::Keys { what } => keys::keys(&what),
+        Command::Teams { what } => keys::teams(&what),
+        Command::Limits { what } => limits::limits(&what),
+        Command::Budgets { what } => limits::budgets(&what),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Models { what, config } => models::models(what, &config),
         Command::Savings(args) => savings::savings(&args),

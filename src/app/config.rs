@@ -17,6 +17,7 @@ mod events;
 mod failures;
 mod faults;
 mod gateway;
+mod grants;
 mod images;
 mod models;
 mod overlay;
@@ -45,6 +46,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::AdminToken;
 use domain::BackendName;
 use pipeline::RescueRules;
 use policy::{BreakerRules, PriceBook, RetryRules};
@@ -57,6 +59,7 @@ pub use catalogue::Catalogue;
 pub use embeddings::EncoderSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
 pub use gateway::GatewaySettings;
+pub use grants::{OwnGrants, TeamGrants, of_key as key_grants, of_team as team_grants};
 pub use images::ImageSettings;
 pub use models::{ModelFile, Stay, model_schema};
 pub use overlay::Override;
@@ -87,7 +90,11 @@ pub struct Config {
     /// `None` on a relay that has no callers of its own.
     pub listen: Option<SocketAddr>,
     pub admin: AdminListen,
+    /// Of operators; without any, the admin listener is open to this machine.
+    pub admin_tokens: Vec<AdminToken>,
     pub ingress: IngressSettings,
+    /// Whether a key is asked for where none is configured.
+    pub requires_keys: bool,
     pub keys: Vec<KeyGrant>,
     pub quotas: QuotaSettings,
     pub local: Option<LocalSettings>,
@@ -149,10 +156,12 @@ impl Config {
         findings: &mut Findings,
     ) -> Option<Self> {
         let listen = listen(raw, findings);
-        let admin = sections::admin(raw.admin.listen.as_deref(), listen, findings);
+        let has_tokens = !raw.admin.tokens.is_empty();
+        let admin = sections::admin(raw.admin.listen.as_deref(), has_tokens, listen, findings);
         let ingress = sections::ingress(&raw.ingress, findings);
         let quotas = quotas::quotas(raw, findings);
         let keys = sections::keys(&raw.keys, &quotas, around, findings);
+        let admin_tokens = sections::tokens(&raw.admin.tokens, &keys, around, findings);
         if let Some(listen) = listen {
             refuse_open(raw, listen, findings);
         }
@@ -204,7 +213,9 @@ impl Config {
         let config = Self {
             listen,
             admin: admin?,
+            admin_tokens,
             ingress,
+            requires_keys: raw.ingress.require_keys,
             keys,
             quotas,
             local,
@@ -253,7 +264,7 @@ fn listen(raw: &RawConfig, findings: &mut Findings) -> Option<SocketAddr> {
 
 /// An address beyond this machine without keys spends the operator's money on anyone.
 fn refuse_open(raw: &RawConfig, listen: SocketAddr, findings: &mut Findings) {
-    if listen.ip().is_loopback() || !raw.keys.is_empty() {
+    if listen.ip().is_loopback() || !raw.keys.is_empty() || raw.ingress.require_keys {
         return;
     }
     if raw.ingress.allow_open {
@@ -266,7 +277,7 @@ fn refuse_open(raw: &RawConfig, listen: SocketAddr, findings: &mut Findings) {
             "listen",
             format!(
                 "{listen} can be reached from beyond this machine and there are no [[keys]]; add \
-                 one, or set ingress.allow_open = true if something in front checks callers"
+                 one, set ingress.require_keys = true and make some with `hedge keys create`, or set ingress.allow_open = true if something in front checks callers"
             ),
         );
     }

@@ -14,6 +14,7 @@ mod bundled;
 mod config;
 mod embedder;
 mod fleet;
+mod keys;
 mod local;
 mod memory;
 mod sealed;

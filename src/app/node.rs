@@ -12,14 +12,13 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use api::gateway::{Gateway, GatewayBooks};
-use api::{Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
-use arc_swap::ArcSwap;
-use domain::{AuditLog, KeyDigest, KeyDirectory, Limit, Principal, Quotas, RecordSink};
+use api::{AdminTokens, Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
+use domain::{AuditLog, KeyDirectory, Quotas, RecordSink};
 use futures::future::join_all;
 use pipeline::{Parts, Pipeline};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
-use store::{MokaReplies, MokaResponses, RecordDesk, RecordReader, StaticKeys};
+use store::{MokaReplies, MokaResponses, RecordDesk, RecordReader};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -30,11 +29,12 @@ use crate::config::{AdminListen, Config, ConfigFault, ConfigFaults};
 use crate::embedder::{Arrival, EncoderModel, Encoders};
 use crate::events::Events;
 use crate::fleet::{Fleet, News};
+use crate::keys::{Keys, OfFile};
 use crate::local::Located;
 use crate::metrics::Metrics;
 use crate::quotas::Counts;
 use crate::reuse;
-use crate::sealed::{Chronicle, Edges, Gatehouse, Keeper, Uplink};
+use crate::sealed::{Changes, Chronicle, Edges, Gatehouse, Keeper, Uplink};
 use crate::signals::Word;
 use crate::tasks::TaskSet;
 use crate::telemetry::log_sink;
@@ -47,6 +47,7 @@ const EMBEDDER: &str = "embedder";
 const CHRONICLE: &str = "audit log";
 const EVENTS: &str = "teller of events";
 const COUNTS: &str = "keeper of limits";
+const KEYS: &str = "keeper of keys";
 const RECORDS: &str = "keeper of records";
 const LEARNER: &str = "cache's learner";
 const ENTRIES: &str = "cache's file";
@@ -65,28 +66,6 @@ const BEAT: Duration = Duration::from_millis(50);
 const BACKLOG_MAX: u32 = 4_096;
 /// For the engine to leave its step and the recorder to write its last lines.
 const FINISH_MAX: Duration = Duration::from_secs(5);
-
-/// Keys that a reload replaces.
-#[derive(Debug, Default)]
-struct Keys(ArcSwap<StaticKeys>);
-
-impl KeyDirectory for Keys {
-    fn is_required(&self) -> bool {
-        self.0.load().is_required()
-    }
-
-    fn find(&self, digest: &KeyDigest) -> Option<Principal> {
-        self.0.load().find(digest)
-    }
-
-    fn anyone(&self) -> Principal {
-        self.0.load().anyone()
-    }
-
-    fn limits(&self) -> Vec<Limit> {
-        self.0.load().limits()
-    }
-}
 
 /// The addresses a node answers on.
 #[derive(Clone, Copy, Debug)]
@@ -166,7 +145,8 @@ impl Node {
         let chronicle = Arc::new(Chronicle::default());
         let audit: Arc<dyn AuditLog> = Arc::clone(&chronicle) as _;
         let assembly = Assembly::build(config, &located.cards(), &transport, &audit)?;
-        open_chronicle(&chronicle, config, &mut tasks)?;
+        tasks.spawn(CHRONICLE, chronicle.keep(config.audit.clone()));
+        open_chronicle(&chronicle, config)?;
         for warning in assembly.warnings() {
             warn!(%warning, "configuration");
         }
@@ -211,7 +191,14 @@ impl Node {
             reuse = Some(reusing.reuse);
         }
         let encoders = Encoders::new(encoders);
-        let keys = Arc::new(Keys(ArcSwap::from_pointee(assembly.keys.clone())));
+        let changes = Arc::new(Changes(Arc::clone(&chronicle)));
+        let (keys, keeper) = Keys::open(
+            OfFile::of(config),
+            &config.data_dir,
+            Arc::clone(&changes) as _,
+            Arc::clone(&counts),
+        )
+        .await?;
         let mut sinks: Vec<Arc<dyn RecordSink>> = vec![log_sink(), Arc::clone(&metrics) as _];
         sinks.extend(books.iter().map(|books| Arc::clone(books) as _));
         let records = open_records(config, &metrics, &mut tasks);
@@ -235,7 +222,11 @@ impl Node {
         metrics.watch_audit(Arc::clone(&chronicle));
         let scrape = Arc::clone(&metrics) as _;
         let api = Api::new(Arc::clone(&pipeline), scrape, ingress(config));
-        let api = api.with_board(Arc::clone(&fleet) as _);
+        let api = api
+            .with_board(Arc::clone(&fleet) as _)
+            .with_desk(Arc::clone(&keys) as _)
+            .with_changes(changes);
+        api.set_tokens(AdminTokens::new(config.admin_tokens.clone()));
         let api = match &records {
             Some(records) => api.with_records(Arc::clone(&records.reader) as _),
             None => api,
@@ -249,6 +240,7 @@ impl Node {
         let stop = CancellationToken::new();
         tasks.spawn(RECORDER, recorder.run());
         tasks.spawn(METRONOME, metronome());
+        tasks.spawn(KEYS, keeper.run());
         let counted = CancellationToken::new();
         tasks.spawn(COUNTS, Arc::clone(&counts).keep(counted.clone()));
         if let Some(telling) = telling {
@@ -314,6 +306,12 @@ impl Node {
         })
     }
 
+    /// Whether callers need a key.
+    #[must_use]
+    pub fn asks_for_keys(&self) -> bool {
+        self.keys.is_required()
+    }
+
     /// Serves until told to stop, then ends in order. `next` waits for the operator's next word, and
     /// `reload` reads the configuration anew.
     ///
@@ -328,7 +326,7 @@ impl Node {
             tokio::select! {
                 word = next() => match word {
                     Word::Stop => break Ok(()),
-                    Word::Reload => self.reload(reload()),
+                    Word::Reload => self.reload(reload()).await,
                 },
                 Some(ended) = self.tasks.next_ended() => {
                     break Err(anyhow!("the {} ended early", ended.name));
@@ -374,7 +372,7 @@ impl Node {
 
     /// Routes, aliases, upstreams, pools, keys, privacy and cache rules, whole or not at all. Addresses,
     /// limits and models stay as they are until the next start.
-    fn reload(&mut self, config: Result<Config, ConfigFaults>) {
+    async fn reload(&mut self, config: Result<Config, ConfigFaults>) {
         let cards = self.fleet.cards();
         let audit: Arc<dyn AuditLog> = Arc::clone(&self.chronicle) as _;
         let assembly =
@@ -387,17 +385,27 @@ impl Node {
             let config = assembly.config();
             let opened = open_counts(&self.counts, config);
             opened.map_err(|error| fault("organisation.limits", error))?;
-            let opened = open_chronicle(&self.chronicle, config, &mut self.tasks);
+            let opened = open_chronicle(&self.chronicle, config);
             opened.map_err(|error| fault("audit", error))?;
             Ok(assembly)
         });
+        let assembly = match assembly {
+            Ok(assembly) => {
+                // The last that may be refused: from here on all of it is in force.
+                let of_file = OfFile::of(assembly.config());
+                let reloaded = self.keys.reload(of_file).await;
+                reloaded.map(|()| assembly).map_err(ConfigFaults)
+            }
+            Err(faults) => Err(faults),
+        };
         match assembly {
             Ok(mut assembly) => {
                 assembly.keep_pools(&self.assembly);
                 assembly.keep_uplinks(&self.assembly);
                 self.uplinks.send_replace(assembly.uplinks().to_vec());
                 self.pools.send_replace(assembly.pools().to_vec());
-                self.keys.0.store(Arc::new(assembly.keys.clone()));
+                let tokens = assembly.config().admin_tokens.clone();
+                self.api.set_tokens(AdminTokens::new(tokens));
                 if let Some(records) = &self.records {
                     let reference = assembly.config().reference.as_ref();
                     let named = reference.map(|it| it.model.clone());
@@ -440,6 +448,11 @@ impl Node {
         if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {
             warn!("not everything ended in time");
         }
+        self.keys.close().await;
+        let kept = tasks.until_ended(&[KEYS]);
+        if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
+            warn!("the days on which keys were used were not written down in time");
+        }
         self.counted.cancel();
         let kept = tasks.until_ended(&[COUNTS, EVENTS]);
         if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
@@ -465,26 +478,18 @@ impl Node {
 }
 
 /// A node that seals or opens writes down that it did.
-fn open_chronicle(
-    chronicle: &Chronicle,
-    config: &Config,
-    tasks: &mut TaskSet,
-) -> anyhow::Result<()> {
+fn open_chronicle(chronicle: &Chronicle, config: &Config) -> anyhow::Result<()> {
     let is_sealing = config.gateway.is_some() || !config.relays.is_empty();
     let Some(rules) = config.audit.as_ref().filter(|_| is_sealing) else {
         return Ok(());
     };
-    let opened = chronicle.open(rules).with_context(|| {
+    chronicle.open().with_context(|| {
         format!(
             "cannot open the audit log in {}; set audit.dir to a folder of this node's own, or \
              audit.enabled = false to keep none",
             rules.dir.display()
         )
-    })?;
-    if let Some(driver) = opened {
-        tasks.spawn(CHRONICLE, driver);
-    }
-    Ok(())
+    })
 }
 
 /// The file is opened behind it: a place that is dead keeps no node from answering.
@@ -644,6 +649,7 @@ fn ingress(config: &Config) -> IngressConfig {
     IngressConfig {
         hosts: ours.hosts.clone(),
         origins: ours.origins.clone(),
+        proxies: ours.proxies.clone(),
         header_timeout: ours.header_timeout,
         body: BodyLimits {
             bytes_max: ours.body_bytes_max,

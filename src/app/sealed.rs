@@ -23,7 +23,7 @@ mod tls;
 mod token;
 mod uplink;
 
-pub use chronicle::{Chronicle, unaudited};
+pub use chronicle::{Changes, Chronicle, unaudited};
 pub use edges::{EdgeState, Edges, list as list_edges};
 pub use files::{Eyes, make_folder, make_new_file, put_file, put_new, read_if_there};
 pub use folder::RelayFolder;

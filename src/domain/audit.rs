@@ -1,6 +1,9 @@
-//! What is written down of what left this machine, or came to it, sealed: numbers and names, never text.
+//! What is written down of what left this machine, or came to it, sealed, and of what operators change
+//! while the node runs: numbers and names, never text and never a secret.
 
 use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
 
 use crate::MicroUsd;
 
@@ -8,6 +11,36 @@ use crate::MicroUsd;
 pub trait AuditLog: Send + Sync + 'static {
     /// Never waits. What cannot be taken is counted and said, by the log itself.
     fn append(&self, entry: SealedEntry);
+}
+
+/// Where operators' changes are written down, in the same chain.
+#[async_trait]
+pub trait ChangeLog: Send + Sync + 'static {
+    /// Returns once it can be written to. A node may keep no log: then there is nothing to open.
+    ///
+    /// # Errors
+    /// It cannot be had: nothing may be changed unseen.
+    async fn ready(&self) -> Result<(), NoLog>;
+
+    /// Returns once the entry outlives this process, or the log has said that it cannot be written.
+    async fn note(&self, change: AdminChange);
+}
+
+/// The log cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("the audit log cannot be written")]
+pub struct NoLog(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Something that an operator changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminChange {
+    pub at: SystemTime,
+    /// The token's name, or `loopback` where none is asked for.
+    pub who: String,
+    /// `key.create` and the like.
+    pub what: &'static str,
+    /// Of the key, team or whatever was changed.
+    pub id: String,
 }
 
 /// One sealed exchange, as one of its two ends saw it.

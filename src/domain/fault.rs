@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::KeyTrouble;
+
 /// Everything a caller can be told. Rooms state it; none of them words it for HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     BadRequest(BadRequest),
-    Unauthenticated,
+    /// The key that was sent opens nothing, or none was sent where one is needed (`Unknown`).
+    Unauthenticated(KeyTrouble),
     Forbidden {
         what: &'static str,
     },
@@ -88,7 +91,7 @@ impl Fault {
     pub fn as_label(&self) -> &'static str {
         match self {
             Fault::BadRequest(_) => "bad_request",
-            Fault::Unauthenticated => "unauthenticated",
+            Fault::Unauthenticated(_) => "unauthenticated",
             Fault::Forbidden { .. } => "forbidden",
             Fault::ModelNotFound { .. } => "model_not_found",
             Fault::NotFound => "not_found",

@@ -44,6 +44,7 @@ mod fault;
 mod ids;
 mod image;
 mod kept;
+mod key;
 mod link;
 mod lora;
 mod moderation;
@@ -62,7 +63,7 @@ mod sampling;
 mod store;
 mod template;
 
-pub use audit::{AuditLog, SealedEntry, SealedResult, SealedSide};
+pub use audit::{AdminChange, AuditLog, ChangeLog, NoLog, SealedEntry, SealedResult, SealedSide};
 pub use backend::{
     Abilities, Ability, Backend, BackendCard, BackendError, Health, HealthState, ModelCard, Tier,
     TimeoutPhase,
@@ -84,11 +85,12 @@ pub use kept::{
     Hour, KEPT_TEXT_BYTES_MAX, KeptRecord, NoTime, Overview, Place, PlaceLatency, RecordFault,
     RecordName, RecordShelf, SavedBy, Savings, Since, SpokenTime, Sum, TeamSpent,
 };
+pub use key::{KEY_BYTES, KEY_PREFIX, KeySecret, KeyTrouble};
 pub use link::Link;
 pub use lora::{LoraAdapter, LoraEntry, lora};
 pub use moderation::{Moderation, ModerationRequest};
 pub use price::{Price, Rates};
-pub use principal::{KeyDigest, Principal, USER_BYTES_MAX};
+pub use principal::{KeyDigest, NoNetwork, Principal, USER_BYTES_MAX, network};
 pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
 pub use quota::{

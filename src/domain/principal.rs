@@ -1,7 +1,10 @@
 //! Who asks.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use crate::{
     BadRequest, KeyId, Limit, LimitRules, ModelAlias, Priority, Tag, TeamId, Tokens, UserId,
@@ -19,6 +22,8 @@ pub struct Principal {
     pub team: TeamId,
     /// Models the key may name; `None` grants all.
     pub models: Option<Vec<ModelAlias>>,
+    /// Where it may come from; `None` is anywhere.
+    pub networks: Option<Arc<[IpNet]>>,
     /// The highest its requests may ask for.
     pub priority: Priority,
     /// Of all choices of one reply; what names no bound is bounded by it. `None` is as the model is.
@@ -42,6 +47,7 @@ impl Principal {
             key: None,
             team: TeamId::new("default"),
             models: None,
+            networks: None,
             priority: Priority::default(),
             output_tokens_max: None,
             limits: Arc::default(),
@@ -93,7 +99,47 @@ impl Principal {
             .as_ref()
             .is_none_or(|granted| granted.contains(model))
     }
+
+    /// Whether it may come from `address`. One of IPv4 that is written as one of IPv6 is what it is.
+    #[must_use]
+    pub fn may_come_from(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let networks = self.networks.as_ref();
+        networks.is_none_or(|granted| granted.iter().any(|it| it.contains(&address)))
+    }
 }
+
+/// A network as people write it: `10.0.0.0/8`, or one address.
+///
+/// # Errors
+/// It is none; or it is an address within one, and then which.
+pub fn network(text: &str) -> Result<IpNet, NoNetwork> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address.to_canonical()));
+    }
+    let network: IpNet = text.parse().map_err(|_| NoNetwork { meant: None })?;
+    let meant = network.trunc();
+    if meant != network {
+        return Err(NoNetwork { meant: Some(meant) });
+    }
+    Ok(network)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoNetwork {
+    pub meant: Option<IpNet>,
+}
+
+impl fmt::Display for NoNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.meant {
+            Some(meant) => write!(f, "is an address within a network; write {meant}"),
+            None => f.write_str("is no network such as 10.0.0.0/8, and no address"),
+        }
+    }
+}
+
+impl std::error::Error for NoNetwork {}
 
 /// SHA-256 of an API key: all that is ever kept of one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -178,5 +224,56 @@ mod tests {
             assert_eq!(refused.param.as_deref(), Some("user"));
         }
         assert!(strict.asking_for(Some("u")).is_ok());
+    }
+
+    #[test]
+    fn a_network_is_written_by_its_first_address() {
+        for (text, shown) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+        ] {
+            assert_eq!(network(text).unwrap().to_string(), shown);
+        }
+        let slip = network("10.1.2.3/8").unwrap_err();
+        assert_eq!(slip.meant, Some("10.0.0.0/8".parse().unwrap()));
+        for text in [
+            "",
+            "10/8",
+            "10.0.0.0/33",
+            "10.0.0.0/-1",
+            "ten",
+            "10.0.0.0/8 ",
+        ] {
+            assert_eq!(network(text), Err(NoNetwork { meant: None }), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_comes_from_its_networks_alone() {
+        let networks = ["10.0.0.0/8", "2001:db8::/32"].map(|text| text.parse().unwrap());
+        let granted = Principal {
+            networks: Some(Arc::from(networks)),
+            ..Principal::anyone()
+        };
+        for (address, may) in [
+            ("10.255.0.1", true),
+            ("::ffff:10.0.0.1", true),
+            ("11.0.0.1", false),
+            ("127.0.0.1", false),
+            ("2001:db8:1::1", true),
+            ("2001:db9::1", false),
+            ("::10.0.0.1", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(granted.may_come_from(address), may, "{address}");
+            assert!(Principal::anyone().may_come_from(address));
+        }
+        let nowhere = Principal {
+            networks: Some(Arc::default()),
+            ..Principal::anyone()
+        };
+        assert!(!nowhere.may_come_from("127.0.0.1".parse().unwrap()));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{ExchangeRecord, Kept, KeyDigest, Limit, Principal, Purge, TeamId};
+use crate::{ExchangeRecord, Kept, KeyDigest, KeyTrouble, Limit, Principal, Purge, TeamId};
 
 /// A keyed hash of the canonical masked request inside its compartment.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -139,7 +139,11 @@ pub trait KeyDirectory: Send + Sync + 'static {
     /// True when callers must show a key.
     fn is_required(&self) -> bool;
 
-    fn find(&self, digest: &KeyDigest) -> Option<Principal>;
+    /// Who holds the key.
+    ///
+    /// # Errors
+    /// Why nobody does.
+    fn find(&self, digest: &KeyDigest) -> Result<Principal, KeyTrouble>;
 
     /// The caller where none is required.
     fn anyone(&self) -> Principal {

@@ -235,8 +235,8 @@ impl KeyDirectory for NoKeys {
         false
     }
 
-    fn find(&self, _digest: &KeyDigest) -> Option<Principal> {
-        None
+    fn find(&self, _digest: &KeyDigest) -> Result<Principal, KeyTrouble> {
+        Err(KeyTrouble::Unknown)
     }
 }
 

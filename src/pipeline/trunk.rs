@@ -8,8 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use domain::{
     BackendCard, CacheOutcome, CacheStore, ChatRequest, Delivery, ExchangeRecord, Fault, Findings,
-    Health, HealthState, Kept, KeyDigest, KeyDirectory, Left, Limit, ModelAlias, Outcome,
-    Principal, Quotas, RecordSink, RequestId, Tier, Tokens, Trust,
+    Health, HealthState, Kept, KeyDigest, KeyDirectory, KeyTrouble, Left, Limit, ModelAlias,
+    Outcome, Principal, Quotas, RecordSink, RequestId, Tier, Tokens, Trust,
 };
 use policy::Asked;
 use tokio::sync::{Semaphore, mpsc};
@@ -161,10 +161,12 @@ impl Pipeline {
     /// # Errors
     /// `Unauthenticated` when the node asks for keys and this is none of them.
     pub fn authenticate(&self, key: Option<&KeyDigest>) -> Result<Principal, Fault> {
-        match key.and_then(|digest| self.keys.find(digest)) {
-            Some(principal) => Ok(principal),
-            None if self.keys.is_required() => Err(Fault::Unauthenticated),
-            None => Ok(self.keys.anyone()),
+        let found = key.map_or(Err(KeyTrouble::Unknown), |digest| self.keys.find(digest));
+        match found {
+            Ok(principal) => Ok(principal),
+            // Clients send some key where none is needed.
+            Err(KeyTrouble::Unknown) if !self.keys.is_required() => Ok(self.keys.anyone()),
+            Err(trouble) => Err(Fault::Unauthenticated(trouble)),
         }
     }
 

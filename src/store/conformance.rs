@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use domain::{
-    CacheKey, CacheStore, FinishReason, Kept, KeyDigest, KeyDirectory, Purge, Reply, ReplyChoice,
-    ReplyPiece, ResponseShelf, Started, StoredItem, StoredResponse, TeamId,
+    CacheKey, CacheStore, FinishReason, Kept, KeyDigest, KeyDirectory, KeyTrouble, Purge, Reply,
+    ReplyChoice, ReplyPiece, ResponseShelf, Started, StoredItem, StoredResponse, TeamId,
 };
 
 /// A reply of one choice that says `text`.
@@ -125,9 +125,36 @@ pub fn check_cache_store(store: &dyn CacheStore) {
 pub fn check_key_directory(keys: &dyn KeyDirectory, known: &KeyDigest, unknown: &KeyDigest) {
     assert!(keys.is_required(), "a directory with keys requires one");
     let found = keys.find(known);
-    assert!(found.is_some(), "a known key is found");
+    assert!(found.is_ok(), "a known key is found");
     assert_eq!(found, keys.find(known), "looking twice finds the same");
-    assert_eq!(keys.find(unknown), None, "an unknown key is not found");
+    let nobody = Err(KeyTrouble::Unknown);
+    assert_eq!(keys.find(unknown), nobody, "an unknown key is not found");
+}
+
+/// The contract of a [`KeyDirectory`] whose keys end: `expiring` opens until `until_s`, `disabled` never.
+/// `set_clock` sets its clock, in Unix seconds.
+///
+/// # Panics
+/// Where it is broken.
+pub fn check_key_directory_over_time(
+    keys: &dyn KeyDirectory,
+    expiring: &KeyDigest,
+    disabled: &KeyDigest,
+    until_s: u64,
+    set_clock: impl Fn(u64),
+) {
+    for now_s in [0, until_s - 1] {
+        set_clock(now_s);
+        assert!(keys.find(expiring).is_ok(), "it opens until its end");
+        let refused = Err(KeyTrouble::Disabled);
+        assert_eq!(keys.find(disabled), refused, "a disabled key opens nothing");
+    }
+    for now_s in [until_s, u64::MAX] {
+        set_clock(now_s);
+        let refused = Err(KeyTrouble::Expired);
+        assert_eq!(keys.find(expiring), refused, "and nothing from then on");
+    }
+    assert!(keys.is_required(), "keys that are over are keys");
 }
 
 /// A response of one input item that says `text`.

@@ -1,11 +1,13 @@
 //! The storage traits of `domain`, implemented for one process, and some of them for several.
 //!
-//! Thin on purpose: exact replies and kept responses live in memory and keys come from configuration, so
-//! but for the audit log, what was used of limits, the replies that outlive the process and the records of
-//! exchanges nothing here touches a disk. What replicas share is elsewhere: limits are counted in Redis,
-//! records go to Postgres. Both families of a trait run the same conformance checks.
+//! Thin on purpose: exact replies, kept responses and keys live in memory and are found there, so but for
+//! the audit log, keys that are made while the node runs, what was used of limits, the replies that outlive
+//! the process and the records of exchanges nothing here touches a disk. What replicas share is elsewhere:
+//! limits are counted in Redis, records go to Postgres. Both families of a trait run the same conformance
+//! checks.
 
 mod audit;
+mod keys;
 mod moka_replies;
 mod moka_responses;
 mod postgres;
@@ -22,6 +24,10 @@ pub use audit::{
     BREACHES_MAX, Breach, BreachKind, Comparison, DIFFERENCES_MAX, Difference, ENTRIES_MAX,
     LINE_BYTES_MAX, QUEUE_MAX, RETRY_EVERY, Reconciled, SKEW_MAX, SYNC_EVERY, TEXT_BYTES_MAX,
     TEXTS_MAX, TooMuch, Verifier, audit_files,
+};
+pub use keys::{
+    Held, KeptKey, KeptTeam, KeyFile, KeyFileError, KeyRing, KeyTag, Rows, TagSecret, UnixClock,
+    UsedDay,
 };
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;

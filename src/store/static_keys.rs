@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use domain::{KeyDigest, KeyDirectory, Limit, Principal, Scope};
+use domain::{KeyDigest, KeyDirectory, KeyTrouble, Limit, Principal, Scope};
 use sha2::{Digest, Sha256};
 
 /// The digest under which a key is known. The only thing to do with a key's text.
@@ -45,6 +45,10 @@ impl StaticKeys {
         }
     }
 
+    pub(crate) fn principals(&self) -> impl Iterator<Item = &Principal> {
+        self.principals.values()
+    }
+
     /// With `anyone` as the caller where there are no keys.
     #[must_use]
     pub fn with_anyone(mut self, anyone: Principal) -> Self {
@@ -58,8 +62,9 @@ impl KeyDirectory for StaticKeys {
         !self.principals.is_empty()
     }
 
-    fn find(&self, digest: &KeyDigest) -> Option<Principal> {
-        self.principals.get(digest).cloned()
+    fn find(&self, digest: &KeyDigest) -> Result<Principal, KeyTrouble> {
+        let found = self.principals.get(digest).cloned();
+        found.ok_or(KeyTrouble::Unknown)
     }
 
     fn anyone(&self) -> Principal {
@@ -68,13 +73,17 @@ impl KeyDirectory for StaticKeys {
 
     fn limits(&self) -> Vec<Limit> {
         let anyone = self.principals.is_empty().then_some(&self.anyone);
-        let callers = self.principals.values().chain(anyone);
-        let all = callers.flat_map(|it| it.limits.iter().chain(it.rules.named()));
-        let all: HashSet<&Limit> = all.collect();
-        let mut all: Vec<Limit> = all.into_iter().cloned().collect();
-        all.sort_unstable_by_key(place);
-        all
+        each_once(self.principals.values().chain(anyone))
     }
+}
+
+/// The limits that these are held to, once each and in order.
+pub(crate) fn each_once<'a>(callers: impl Iterator<Item = &'a Principal>) -> Vec<Limit> {
+    let all = callers.flat_map(|it| it.limits.iter().chain(it.rules.named()));
+    let all: HashSet<&Limit> = all.collect();
+    let mut all: Vec<Limit> = all.into_iter().cloned().collect();
+    all.sort_unstable_by_key(place);
+    all
 }
 
 /// Where a limit stands among all.
@@ -134,7 +143,7 @@ mod tests {
     fn without_keys_none_is_required() {
         let keys = StaticKeys::default();
         assert!(!keys.is_required());
-        assert_eq!(keys.find(&digest_key("")), None);
+        assert_eq!(keys.find(&digest_key("")), Err(KeyTrouble::Unknown));
     }
 
     #[test]
@@ -142,7 +151,7 @@ mod tests {
         let names = ["a", "b", "c"];
         let keys = StaticKeys::new(names.map(|name| (digest_key(name), principal(name))));
         for name in names {
-            assert_eq!(keys.find(&digest_key(name)), Some(principal(name)));
+            assert_eq!(keys.find(&digest_key(name)), Ok(principal(name)));
         }
     }
 

@@ -44,6 +44,7 @@ VARIANTS = {
         "env": [{"name": "HEDGE_LOG__FORMAT", "value": "json"}],
         "hosts": ["llm.example"],
         "autoscaling": {"enabled": True, "exchangesInFlight": 64},
+        "admin": {"tokenSecret": "hedge-admin", "role": "operator"},
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "networkPolicy": {"clients": [{"podSelector": {}}]},
         "podLabels": {"team": "platform"},
@@ -77,12 +78,14 @@ REFUSED = {
     "a secret without its key": {"secretEnv": [{"name": "A", "secretName": "s"}]},
     "a size that is none": {"data": {"sizeLimit": "4 gigabytes"}},
     "a host with a scheme": {"hosts": ["https://llm.example"]},
+    "a role that there is not": {"admin": {"role": "root"}},
     "privileges": {"securityContext": {"privileged": True}},
 }
 
 CONTRADICTORY = {
     "one disk for many": {"data": {"existingClaim": "hedge-data"}},
     "fewer at most than at least": {"autoscaling": {"enabled": True, "minReplicas": 9, "maxReplicas": 2}},
+    "metrics that nobody reaches": {"serviceMonitor": {"enabled": True}},
     "nothing to scale by": {"autoscaling": {"enabled": True, "cpuPercent": 0, "queueDepth": 0}},
 }
 
@@ -223,6 +226,15 @@ class Chart(unittest.TestCase):
                 [HEDGE, "check", "--config", file], env=environment, capture_output=True, text=True, timeout=60
             )
             self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
+            # With a token others than the pod reach the operator's side; without one that is refused.
+            token = rendered({"config": KEYED, "secretEnv": PROVIDERS, "admin": {"tokenSecret": "hedge-admin"}})
+            reached = {**environment, **variables(token)}
+            self.assertEqual(reached["HEDGE_ADMIN__LISTEN"], "0.0.0.0:8788")
+            for given, code in [(reached, 0), ({**reached, "HEDGE_ADMIN__TOKENS": "[]"}, 1)]:
+                checked = subprocess.run(
+                    [HEDGE, "check", "--config", file], env=given, capture_output=True, text=True, timeout=60
+                )
+                self.assertEqual(checked.returncode, code, checked.stdout + checked.stderr)
             # The same without keys is refused, as NOTES.txt says.
             file.write_text("[local]\nenabled = false\n")
             open_to_all = subprocess.run(

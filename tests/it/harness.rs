@@ -92,6 +92,17 @@ impl Hedge {
         hedge
     }
 
+    /// Kills it, with no time for anything, and starts it again over the same files.
+    pub async fn killed(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let fresh = tempfile::tempdir().unwrap();
+        let folder = std::mem::replace(&mut self.folder, fresh);
+        let hedge = Self::launch_in(folder);
+        hedge.until_ready().await;
+        hedge
+    }
+
     fn launch_in(folder: TempDir) -> Self {
         let file = folder.path().join("hedge.toml");
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
@@ -198,6 +209,16 @@ impl Hedge {
         command
     }
 
+    /// The configuration that it runs with.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.path().join("hedge.toml")
+    }
+
+    /// Its `XDG_DATA_HOME`.
+    pub fn data_home(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Where it keeps what is called `name`.
     pub fn data_path(&self, name: &str) -> PathBuf {
         self.folder.path().join("hedge").join(name)
@@ -244,7 +265,12 @@ impl Hedge {
 
     /// To the operator's listener, in JSON.
     pub async fn admin_post(&self, path: &str, body: &str) -> Reply {
-        let mut request = request(Method::POST, path, Bytes::from(body.to_owned()));
+        self.admin_send(Method::POST, path, body).await
+    }
+
+    /// The same by any method.
+    pub async fn admin_send(&self, method: Method, path: &str, body: &str) -> Reply {
+        let mut request = request(method, path, Bytes::from(body.to_owned()));
         let json = http::HeaderValue::from_static("application/json");
         request.headers_mut().insert("content-type", json);
         open(self.admin, request).await.read().await

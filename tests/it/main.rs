@@ -20,6 +20,7 @@ mod command_line;
 mod cost;
 mod failures;
 mod ingress;
+mod keys;
 mod limits;
 mod metrics;
 mod offline;
@@ -31,6 +32,7 @@ mod prompts;
 mod records;
 mod rescue;
 mod sealed;
+mod tenants;
 mod upstream;
 
 #[cfg(feature = "llama")]

@@ -198,6 +198,7 @@ pub(super) fn principal(edge: &Edge) -> Principal {
         key: Some(KeyId::new(&name)),
         team: TeamId::new(&name),
         models: (!grants_any).then(|| models.collect()),
+        networks: None,
         priority: Priority::default(),
         output_tokens_max: policy.output_tokens_max.map(Tokens),
         limits: limits(policy, &name),

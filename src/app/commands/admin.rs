@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
+use serde_json::Value;
 
 use crate::cli::ConfigArgs;
 use crate::config::{self, AdminListen};
@@ -14,10 +15,15 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Longest answer read: some hundred bytes for each of a few models.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
+/// The operator's token; a flag would stand in the shell's history and in the list of processes.
+const TOKEN_VARIABLE: &str = "HEDGE_ADMIN_TOKEN";
+
 /// A running server, as its operator reaches it.
 pub struct Admin {
     base: String,
     client: Client,
+    /// Where the server asks for one.
+    token: Option<String>,
 }
 
 impl Admin {
@@ -33,7 +39,13 @@ impl Admin {
         let client = client::build()
             .context("cannot set up the HTTP client")?
             .client;
-        Ok(Self { base, client })
+        let token = config::environment().remove(TOKEN_VARIABLE);
+        let token = token.filter(|token| !token.is_empty());
+        Ok(Self {
+            base,
+            client,
+            token,
+        })
     }
 
     fn url(&self, path: &str) -> anyhow::Result<Url> {
@@ -45,16 +57,48 @@ impl Admin {
     /// # Errors
     /// No server answers there, or it does with an error.
     pub fn get(&self, path: &str) -> anyhow::Result<Vec<u8>> {
-        let url = self.url(path)?;
-        run(&url, self.client.get(url.clone()))
+        self.send(Method::GET, path, None)
     }
 
     /// # Errors
     /// As of [`Admin::get`].
-    pub fn post(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<Vec<u8>> {
-        let url = self.url(path)?;
-        run(&url, self.client.post(url.clone()).json(body))
+    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Vec<u8>> {
+        self.send(Method::POST, path, Some(body))
     }
+
+    /// # Errors
+    /// As of [`Admin::get`].
+    pub fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Vec<u8>> {
+        self.send(Method::PATCH, path, Some(body))
+    }
+
+    /// # Errors
+    /// As of [`Admin::get`].
+    pub fn delete(&self, path: &str) -> anyhow::Result<()> {
+        self.send(Method::DELETE, path, None).map(drop)
+    }
+
+    fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Vec<u8>> {
+        let url = self.url(path)?;
+        let mut request = self.client.request(method, url.clone());
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        run(&url, request)
+    }
+}
+
+/// As a part of a path.
+pub fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    let escape = |byte: u8| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
 }
 
 fn configured(args: &ConfigArgs) -> anyhow::Result<String> {
@@ -88,10 +132,15 @@ async fn ask(url: &Url, request: RequestBuilder) -> anyhow::Result<Vec<u8>> {
         }
         text.extend_from_slice(&more);
     }
-    if status == StatusCode::NOT_FOUND
-        && let Some(why) = said(&text)
-    {
-        bail!("{why}");
+    let is_told = status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE;
+    if is_told && let Some(why) = said(&text) {
+        let hint = match status {
+            StatusCode::UNAUTHORIZED => {
+                format!(" (this command sends the one in {TOKEN_VARIABLE})")
+            }
+            _ => String::new(),
+        };
+        bail!("{why}{hint}");
     }
     if !status.is_success() {
         bail!(
@@ -104,6 +153,10 @@ async fn ask(url: &Url, request: RequestBuilder) -> anyhow::Result<Vec<u8>> {
 
 /// What an error's body says.
 fn said(text: &[u8]) -> Option<String> {
-    let body: serde_json::Value = serde_json::from_slice(text).ok()?;
-    Some(body["error"]["message"].as_str()?.to_owned())
+    let body: Value = serde_json::from_slice(text).ok()?;
+    let message = body["error"]["message"].as_str()?;
+    Some(match body["error"]["param"].as_str() {
+        Some(param) if !message.contains(param) => format!("{param}: {message}"),
+        _ => message.to_owned(),
+    })
 }

@@ -212,6 +212,9 @@ fn report_text(report: &AuditReport) -> String {
 
 fn line(report: &AuditReport) -> String {
     let mut text = format!("{} entries in {} files", report.entries, report.files);
+    if report.changes > 0 {
+        text += &format!(", {} changes by operators", report.changes);
+    }
     if let (Some(first), Some(last)) = (report.first_ms, report.last_ms) {
         text += &format!(", {} to {}", clock(first), clock(last));
     }
@@ -240,6 +243,7 @@ fn report_json(report: &AuditReport) -> Value {
         "files": report.files,
         "lines": report.lines,
         "entries": report.entries,
+        "changes": report.changes,
         "starts": report.starts,
         "gaps": report.gaps,
         "lost": report.lost,
@@ -269,7 +273,7 @@ fn visible(text: &str) -> String {
 
 /// RFC 3339, in UTC, to the second. Days since 1970 are made a date by counting from 1 March, so that
 /// the day which only some years have comes last.
-fn clock(at_ms: u64) -> String {
+pub fn clock(at_ms: u64) -> String {
     let seconds = at_ms / 1_000;
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
     // From 1 March of the year 0; 400 years have 146,097 days.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::admin::Admin;
+use super::admin::{Admin, escaped};
 use crate::cli::{AdminArgs, CacheCommand, PurgeArgs};
 use crate::terminal;
 
@@ -66,16 +66,6 @@ fn show<T: DeserializeOwned + Serialize>(
         terminal::say_part(words(&view));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// As a part of a path.
-fn escaped(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    let escape = |byte: u8| match plain(byte) {
-        true => char::from(byte).to_string(),
-        false => format!("%{byte:02X}"),
-    };
-    text.bytes().map(escape).collect()
 }
 
 fn stats(view: &CacheView) -> String {

@@ -183,6 +183,11 @@ fn announce(config: &Config, located: &Located, node: &Node) {
         "listening"
     );
     if config.log.format == LogFormat::Human {
-        terminal::say_part(banner::text(config, located, node.addresses));
+        terminal::say_part(banner::text(
+            config,
+            located,
+            node.addresses,
+            node.asks_for_keys(),
+        ));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use toml::{Table, Value};
 
 /// Variables that the program reads and that are no configuration keys.
-const RESERVED: &[&str] = &["CONFIG", "URL", "API_KEY", "MODEL"];
+const RESERVED: &[&str] = &["ADMIN_TOKEN", "CONFIG", "URL", "API_KEY", "MODEL"];
 /// Steps deeper than any key there is.
 const DEPTH_MAX: usize = 8;
 /// Entries one list may be given by number.

@@ -10,6 +10,7 @@ use domain::{
 use store::Calendar;
 
 use super::faults::Findings;
+use super::grants::TeamGrants;
 use super::raw::RawConfig;
 use super::raw_quotas::{RawLimit, RawMeasure, RawPeriod, RawTeam, RawWhenSpent};
 
@@ -31,6 +32,8 @@ pub struct QuotaSettings {
     users: UserSettings,
     tags: BTreeMap<Tag, Vec<Limit>>,
     models: BTreeMap<ModelAlias, Vec<Limit>>,
+    /// Teams as they were written.
+    written: BTreeMap<String, RawTeam>,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +72,22 @@ impl QuotaSettings {
         })
     }
 
+    /// Teams of the file, by name, as they were written.
+    pub fn written(&self) -> impl Iterator<Item = (&str, &RawTeam)> {
+        let written = self.written.iter();
+        written.map(|(name, team)| (name.as_str(), team))
+    }
+
+    /// The same with a further team.
+    pub fn add_team(&mut self, name: &str, words: &TeamGrants) {
+        let users = words.user_limits.clone();
+        let settings = TeamSettings {
+            limits: words.limits.clone(),
+            users: over(users, words.user_required, &self.users),
+        };
+        self.teams.insert(name.to_owned(), settings);
+    }
+
     /// Of callers where there are no keys.
     #[must_use]
     pub fn of_anyone(&self) -> (Arc<[Limit]>, Arc<LimitRules>) {
@@ -99,7 +118,7 @@ pub fn quotas(raw: &RawConfig, findings: &mut Findings) -> QuotaSettings {
         ),
         is_required: organisation.user_required,
     };
-    let mut teams = BTreeMap::new();
+    let (mut teams, mut written) = (BTreeMap::new(), BTreeMap::new());
     for (at, team) in raw.teams.iter().enumerate() {
         let path = format!("teams[{at}]");
         let Some(name) = team.name.as_deref().filter(|name| !name.is_empty()) else {
@@ -107,6 +126,7 @@ pub fn quotas(raw: &RawConfig, findings: &mut Findings) -> QuotaSettings {
             continue;
         };
         let scope = Scope::Team(TeamId::new(name));
+        written.insert(name.to_owned(), team.clone());
         let settings = TeamSettings {
             limits: limits(&format!("{path}.limits"), &team.limits, &scope, findings),
             users: users_of_team(&path, team, &users, findings),
@@ -157,6 +177,7 @@ pub fn quotas(raw: &RawConfig, findings: &mut Findings) -> QuotaSettings {
         users,
         tags,
         models,
+        written,
     }
 }
 
@@ -169,7 +190,17 @@ fn users_of_team(
     findings: &mut Findings,
 ) -> UserSettings {
     let path = format!("{path}.user_limits");
-    let mut all = limits(&path, &team.user_limits, &any_user(), findings);
+    let all = of_users(&path, &team.user_limits, findings);
+    over(all, team.user_required, everybody)
+}
+
+/// What is said of each user of a team.
+pub fn of_users(path: &str, raw: &[RawLimit], findings: &mut Findings) -> Vec<Limit> {
+    limits(path, raw, &any_user(), findings)
+}
+
+fn over(all: Vec<Limit>, is_required: Option<bool>, everybody: &UserSettings) -> UserSettings {
+    let mut all = all;
     let is_same = |a: &Limit, b: &Limit| (a.measure, a.per) == (b.measure, b.per);
     let theirs = everybody.limits.iter();
     let theirs = theirs.filter(|limit| !all.iter().any(|own| is_same(own, limit)));
@@ -177,7 +208,7 @@ fn users_of_team(
     all.extend(theirs);
     UserSettings {
         limits: all,
-        is_required: team.user_required.unwrap_or(everybody.is_required),
+        is_required: is_required.unwrap_or(everybody.is_required),
     }
 }
 
@@ -194,6 +225,11 @@ pub fn of_key(path: &str, raw: &[RawLimit], key: &KeyId, findings: &mut Findings
         &Scope::Key(key.clone()),
         findings,
     )
+}
+
+/// The limits of one holder.
+pub fn judge(path: &str, raw: &[RawLimit], scope: &Scope, findings: &mut Findings) -> Vec<Limit> {
+    limits(path, raw, scope, findings)
 }
 
 fn limits(path: &str, raw: &[RawLimit], scope: &Scope, findings: &mut Findings) -> Vec<Limit> {

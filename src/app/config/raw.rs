@@ -89,6 +89,34 @@ pub struct RawAdmin {
     /// `ADDR:PORT`. Left out: `127.0.0.1:8788` beside the default client address, `127.0.0.1:8789` at a
     /// relay, otherwise any free port of this machine.
     pub listen: Option<String>,
+    /// Who may use it. With none, everybody on this machine; an address beyond it needs some.
+    pub tokens: Vec<RawAdminToken>,
+}
+
+/// An operator's token for the admin listener.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name", "secret"]))]
+pub struct RawAdminToken {
+    /// Who holds it, for the audit log. Required.
+    pub name: Option<String>,
+    /// What it lets do.
+    pub role: RawRole,
+    /// `env:NAME`, `file:/path`, or `sha256:HEX`. Required.
+    pub secret: Option<SecretText>,
+}
+
+/// Each lets do what the one before does, and more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RawRole {
+    /// Look: metrics, records, keys without their secrets. The default.
+    #[default]
+    Viewer,
+    /// Change keys, teams and limits, and remove what is cached.
+    Operator,
+    /// All that there is.
+    Owner,
 }
 
 /// What is accepted from the network before a request is read.
@@ -103,6 +131,13 @@ pub struct RawIngress {
     /// Serve addresses beyond this machine without any key. Anyone who reaches the port can then
     /// spend your upstreams' money.
     pub allow_open: bool,
+    /// Ask for a key even where none is configured: for a node whose keys are all made while it runs.
+    /// Once one was made, keys are asked for anyway.
+    pub require_keys: bool,
+    /// Networks of proxies in front, as `10.0.0.0/8`, whose `X-Forwarded-For` says where a request comes
+    /// from: for the bound on requests of one address, and for keys that may come from some networks alone.
+    /// Nobody else's is believed.
+    pub proxies: Vec<String>,
     /// Largest request body.
     pub body_bytes_max: u64,
     /// Open connections; more are refused at once.
@@ -125,6 +160,8 @@ impl Default for RawIngress {
             hosts: Vec::new(),
             origins: Vec::new(),
             allow_open: false,
+            require_keys: false,
+            proxies: Vec::new(),
             body_bytes_max: 4 * 1024 * 1024,
             connections_max: 4096,
             connections_per_address_max: 256,
@@ -151,6 +188,8 @@ pub struct RawKey {
     pub secret: Option<SecretText>,
     /// Models the key may name; all when left out.
     pub models: Option<Vec<String>>,
+    /// Networks that it may come from, as `10.0.0.0/8` or one address; any when left out.
+    pub networks: Option<Vec<String>>,
     /// `batch`: all its requests wait for the local model behind interactive ones.
     pub priority: RawPriority,
     /// How much may be used under the key, within what its team may.

@@ -12,18 +12,22 @@ use domain::{
     FindingClass, KeyDigest, KeyId, Limit, LimitRules, ModelAlias, Priority, TeamId, Tokens, Trust,
 };
 
+use api::{AdminToken, Role};
 use engine::{EngineConfig, KvConfig};
+use ipnet::IpNet;
 use pipeline::QueueRules;
 
 use super::adapters::{AdapterSettings, adapters};
 use super::faults::Findings;
+use super::grants;
 use super::models::{Stay, memory_bytes_max, stay};
 use super::quotas::{self, QuotaSettings};
 use super::raw::{
-    ContextShift, Isolation, PrefixScope, RawClasses, RawIngress, RawKey, RawLimits, RawLocal,
-    RawLog, RawPriority, RawPrivacy, RawResponses, RawRoutes, RawTrust, Speculation,
+    ContextShift, Isolation, PrefixScope, RawAdminToken, RawClasses, RawIngress, RawKey, RawLimits,
+    RawLocal, RawLog, RawPrivacy, RawResponses, RawRole, RawRoutes, RawTrust, Speculation,
 };
 use super::raw_kv::kv;
+use super::raw_quotas::RawLimit;
 use super::secret::Surroundings;
 
 /// Names that callers use for something else than an upstream.
@@ -32,6 +36,8 @@ pub const RESERVED_NAMES: &[&str] = &["auto", "local", "cloud", "cache"];
 const TOKENS_MAX: u32 = 16 * 1024 * 1024;
 /// Of connections and of requests.
 const CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
+/// Each is compared with what is sent.
+const ADMIN_TOKENS_MAX: usize = 64;
 /// A day; longer waits are mistakes.
 const WAIT_MS_MAX: u64 = 24 * 3600 * 1000;
 
@@ -48,6 +54,7 @@ pub enum AdminListen {
 pub struct IngressSettings {
     pub hosts: Vec<String>,
     pub origins: Vec<String>,
+    pub proxies: Vec<IpNet>,
     pub body_bytes_max: u64,
     pub connections_max: usize,
     pub connections_per_address_max: u32,
@@ -69,6 +76,9 @@ pub struct KeyGrant {
     /// What depends on its requests.
     pub rules: Arc<LimitRules>,
     pub output_tokens_max: Option<Tokens>,
+    pub networks: Option<Arc<[IpNet]>>,
+    /// Its own limits, as they were written.
+    pub written: Vec<RawLimit>,
 }
 
 #[derive(Clone, Debug)]
@@ -199,9 +209,11 @@ pub fn address(path: &str, text: &str, findings: &mut Findings) -> Option<Socket
     parsed
 }
 
-/// The admin address: as written, or one that cannot clash with the clients' one.
+/// The admin address: as written, or one that cannot clash with the clients' one. Beyond this machine it
+/// is for those who have a token.
 pub fn admin(
     raw: Option<&str>,
+    has_tokens: bool,
     listen: Option<SocketAddr>,
     findings: &mut Findings,
 ) -> Option<AdminListen> {
@@ -221,13 +233,69 @@ pub fn admin(
             "is the same address as `listen`; metrics have a listener of their own",
         );
     }
-    if !address.ip().is_loopback() {
-        findings.warn(
+    if !address.ip().is_loopback() && !has_tokens {
+        findings.fault(
             "admin.listen",
-            "metrics and administration are reachable from beyond this machine",
+            format!(
+                "{address} can be reached from beyond this machine, and there are no admin.tokens; add \
+                 one, or listen on 127.0.0.1"
+            ),
         );
     }
     Some(AdminListen::Chosen(address))
+}
+
+/// Operators' tokens, none of which is a caller's key.
+pub fn tokens(
+    raw: &[RawAdminToken],
+    keys: &[KeyGrant],
+    around: &Surroundings<'_>,
+    findings: &mut Findings,
+) -> Vec<AdminToken> {
+    if raw.len() > ADMIN_TOKENS_MAX {
+        let words = format!("has more than {ADMIN_TOKENS_MAX} tokens");
+        findings.fault("admin.tokens", words);
+    }
+    let mut tokens: Vec<AdminToken> = Vec::new();
+    for (at, token) in raw.iter().enumerate() {
+        let path = format!("admin.tokens[{at}]");
+        let name = token.name.as_deref().unwrap_or_default();
+        if name.is_empty() || name.len() > 64 || name.contains(char::is_control) {
+            let words = "is required: who holds the token, in at most 64 bytes";
+            findings.fault(format!("{path}.name"), words);
+        } else if tokens.iter().any(|known| *known.name == *name) {
+            let words = format!("`{name}` is the name of another token");
+            findings.fault(format!("{path}.name"), words);
+        }
+        let Some(secret) = &token.secret else {
+            let words = "is required: env:NAME, file:/path or sha256:HEX";
+            findings.fault(format!("{path}.secret"), words);
+            continue;
+        };
+        let path = format!("{path}.secret");
+        let Some(digest) = around.key_digest(&path, secret, findings) else {
+            continue;
+        };
+        if keys.iter().any(|key| key.digest == digest) {
+            findings.fault(
+                &path,
+                "is the secret of a key; callers and operators share none",
+            );
+        }
+        if tokens.iter().any(|known| known.digest == digest) {
+            findings.fault(&path, "is the secret of another token");
+        }
+        tokens.push(AdminToken {
+            name: name.into(),
+            role: match token.role {
+                RawRole::Viewer => Role::Viewer,
+                RawRole::Operator => Role::Operator,
+                RawRole::Owner => Role::Owner,
+            },
+            digest,
+        });
+    }
+    tokens
 }
 
 pub fn ingress(raw: &RawIngress, findings: &mut Findings) -> IngressSettings {
@@ -249,7 +317,10 @@ pub fn ingress(raw: &RawIngress, findings: &mut Findings) -> IngressSettings {
             );
         }
     }
+    let proxies = (!raw.proxies.is_empty()).then_some(raw.proxies.as_slice());
+    let proxies = grants::networks("ingress.proxies", proxies, findings);
     IngressSettings {
+        proxies: proxies.map(|it| it.to_vec()).unwrap_or_default(),
         hosts: raw.hosts.clone(),
         origins: raw.origins.clone(),
         body_bytes_max: within(
@@ -322,17 +393,17 @@ pub fn keys(
                 limits: quotas.limits(&team, own),
                 rules: quotas.rules(&team),
                 output_tokens_max: key.output_tokens_max.map(Tokens),
+                networks: grants::networks(
+                    &format!("{path}.networks"),
+                    key.networks.as_deref(),
+                    findings,
+                ),
+                written: key.limits.clone(),
                 name,
                 team,
                 digest,
-                models: key
-                    .models
-                    .as_ref()
-                    .map(|models| models.iter().map(ModelAlias::new).collect()),
-                priority: match key.priority {
-                    RawPriority::Interactive => Priority::Interactive,
-                    RawPriority::Batch => Priority::Batch,
-                },
+                models: grants::models(&format!("{path}.models"), key.models.as_deref(), findings),
+                priority: grants::priority(key.priority),
             });
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use domain::SealedEntry;
+use domain::{AdminChange, SealedEntry};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -27,6 +27,8 @@ pub(super) enum Kind {
     /// A process went on with the chain.
     Start,
     Entry,
+    /// An operator changed something.
+    Change,
     /// `lost` entries are missing here.
     Gap,
 }
@@ -90,6 +92,12 @@ pub(super) struct Rest {
     pub cost_microusd: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 impl Rest {
@@ -113,6 +121,15 @@ impl Rest {
             took_us: Some(microseconds(entry.took)),
             cost_microusd: entry.cost.map(|cost| cost.0),
             result: Some(entry.result.as_label().to_owned()),
+            ..Self::default()
+        }
+    }
+
+    pub fn of_change(change: &AdminChange) -> Self {
+        Self {
+            who: Some(cut(&change.who)),
+            what: Some(change.what.to_owned()),
+            id: Some(cut(&change.id)),
             ..Self::default()
         }
     }

@@ -5,14 +5,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use domain::{AuditLog, SealedEntry};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use domain::{AdminChange, AuditLog, SealedEntry};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::counts::{AuditCounts, Counts, Lost};
 use super::line::milliseconds;
-use super::writer::{AuditRules, Writer};
+use super::writer::{AuditRules, Entry, Writer};
 
 /// Entries that wait for the disk. One more is counted, and a line says so later.
 pub const QUEUE_MAX: usize = 8_192;
@@ -27,13 +27,16 @@ pub const GATHER: Duration = Duration::from_millis(10);
 /// What was written is on the disk itself after that long at most; a power cut takes no more with it.
 pub const SYNC_EVERY: Duration = Duration::from_secs(1);
 
+/// How long an operator waits for the entry of a change.
+const CHANGE_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// Between tries of a disk that fails. Entries wait in the queue meanwhile.
 pub const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// A log in files. Dropped, its driver writes what was appended, and ends.
 #[derive(Debug)]
 pub struct AuditFile {
-    queue: mpsc::Sender<SealedEntry>,
+    queue: mpsc::Sender<Entry>,
     counts: Arc<Counts>,
 }
 
@@ -62,21 +65,32 @@ impl AuditFile {
     pub fn counts(&self) -> AuditCounts {
         self.counts.now()
     }
+
+    /// Returns once it is written and outlives this process. False where there was no room in the queue,
+    /// which is counted, or the disk did not answer for `CHANGE_WAIT_MAX`: then it waits with the others.
+    pub async fn note(&self, change: AdminChange) -> bool {
+        let (done, written) = oneshot::channel();
+        if self.queue.try_send(Entry::Change(change, done)).is_err() {
+            self.counts.lose(milliseconds(SystemTime::now()));
+            return false;
+        }
+        matches!(timeout(CHANGE_WAIT_MAX, written).await, Ok(Ok(())))
+    }
 }
 
 impl AuditLog for AuditFile {
     fn append(&self, entry: SealedEntry) {
-        if self.queue.try_send(entry).is_err() {
+        if self.queue.try_send(Entry::Sealed(Box::new(entry))).is_err() {
             self.counts.lose(milliseconds(SystemTime::now()));
         }
     }
 }
 
 struct Driver {
-    entries: mpsc::Receiver<SealedEntry>,
+    entries: mpsc::Receiver<Entry>,
     counts: Arc<Counts>,
     /// Taken from the queue, and not written yet.
-    batch: Vec<SealedEntry>,
+    batch: Vec<Entry>,
     is_failing: bool,
 }
 
@@ -117,6 +131,7 @@ impl Driver {
             let done = match written {
                 Ok(()) => {
                     self.wrote(batch.len(), lost);
+                    batch.into_iter().for_each(Entry::done);
                     on_disk
                 }
                 Err(error) => {

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use domain::{AuditLog as _, MicroUsd, SealedEntry, SealedResult, SealedSide};
+use domain::{AdminChange, AuditLog as _, MicroUsd, SealedEntry, SealedResult, SealedSide};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use super::counts::Lost;
 use super::line::{Kind, Line};
-use super::writer::Writer;
+use super::writer::{Entry, Writer};
 use super::*;
 
 fn folder() -> TempDir {
@@ -50,6 +51,11 @@ fn entry(side: SealedSide, number: u64) -> SealedEntry {
         cost: Some(MicroUsd(12)),
         result: SealedResult::Answered,
     }
+}
+
+fn sealed(count: u64) -> Vec<Entry> {
+    let entries = entries(count).into_iter();
+    entries.map(|it| Entry::Sealed(Box::new(it))).collect()
 }
 
 fn entries(count: u64) -> Vec<SealedEntry> {
@@ -93,12 +99,12 @@ fn of_text(bytes: &[u8], head: Option<&str>) -> AuditReport {
 fn log() -> (Vec<u8>, String) {
     let dir = folder();
     let mut writer = Writer::open(rules(dir.path())).unwrap();
-    writer.write(&entries(5), NONE).unwrap();
+    writer.write(&sealed(5), NONE).unwrap();
     let lost = Lost {
         count: 3,
         since_ms: 7,
     };
-    writer.write(&entries(1), lost).unwrap();
+    writer.write(&sealed(1), lost).unwrap();
     let bytes = fs::read(&files(dir.path())[0]).unwrap();
     let report = of_text(&bytes, None);
     assert_eq!((report.breach_count, report.lines), (0, 8));
@@ -135,7 +141,7 @@ const VECTOR: &str = "f864fc5052865d1aaeda140362f9fb01cea230aef09ecd16e71bbd066a
 fn a_log_that_nobody_changed_is_whole() {
     let dir = folder();
     let mut writer = Writer::open(rules(dir.path())).unwrap();
-    writer.write(&entries(3), NONE).unwrap();
+    writer.write(&sealed(3), NONE).unwrap();
     let report = verified(dir.path(), None);
     assert_eq!(report.breaches, []);
     assert_eq!((report.files, report.lines, report.entries), (1, 4, 3));
@@ -247,7 +253,7 @@ fn a_log_goes_on_over_files_and_restarts() {
     for _ in 0..3 {
         let mut writer = Writer::open(small.clone()).unwrap();
         for _ in 0..4 {
-            writer.write(&entries(2), NONE).unwrap();
+            writer.write(&sealed(2), NONE).unwrap();
         }
     }
     let report = verified(dir.path(), None);
@@ -287,7 +293,7 @@ fn files_and_folder_are_this_user_s_alone_and_the_oldest_go() {
     };
     let mut writer = Writer::open(few).unwrap();
     for _ in 0..6 {
-        writer.write(&entries(1), NONE).unwrap();
+        writer.write(&sealed(1), NONE).unwrap();
     }
     let files = files(dir.path());
     let names: Vec<_> = files.iter().map(|it| it.file_name().unwrap()).collect();
@@ -347,7 +353,7 @@ fn recovers_from_every_cut(dir: &Path, from: usize) {
         let end = bytes[..cut].iter().rposition(|it| *it == b'\n');
         let torn = cut - end.map_or(0, |at| at + 1);
         let mut writer = Writer::open(rules(copy.path())).unwrap();
-        writer.write(&entries(1), NONE).unwrap();
+        writer.write(&sealed(1), NONE).unwrap();
         let report = verified(copy.path(), None);
         assert_eq!(report.breaches, [], "{cut}");
         // One line says that it goes on, one is the entry.
@@ -368,9 +374,9 @@ fn recovers_from_every_cut(dir: &Path, from: usize) {
 fn a_crash_at_every_byte_of_the_last_write_is_recovered_from() {
     let dir = folder();
     let mut writer = Writer::open(rules(dir.path())).unwrap();
-    writer.write(&entries(2), NONE).unwrap();
+    writer.write(&sealed(2), NONE).unwrap();
     let written = fs::metadata(&files(dir.path())[0]).unwrap().len();
-    writer.write(&entries(3), NONE).unwrap();
+    writer.write(&sealed(3), NONE).unwrap();
     recovers_from_every_cut(dir.path(), written as usize);
 }
 
@@ -385,7 +391,7 @@ fn a_crash_at_every_byte_of_a_file_s_first_line_is_recovered_from() {
         ..rules(dir.path())
     };
     let mut writer = Writer::open(small).unwrap();
-    writer.write(&entries(1), NONE).unwrap();
+    writer.write(&sealed(1), NONE).unwrap();
     assert_eq!(files(dir.path()).len(), 2);
     recovers_from_every_cut(dir.path(), 0);
 }
@@ -394,7 +400,7 @@ fn a_crash_at_every_byte_of_a_file_s_first_line_is_recovered_from() {
 fn a_broken_last_line_is_left_as_it_is_and_a_new_chain_begins_which_is_a_breach() {
     let dir = folder();
     let mut writer = Writer::open(rules(dir.path())).unwrap();
-    writer.write(&entries(2), NONE).unwrap();
+    writer.write(&sealed(2), NONE).unwrap();
     drop(writer);
     let path = files(dir.path()).pop().unwrap();
     let mut bytes = fs::read(&path).unwrap();
@@ -402,7 +408,7 @@ fn a_broken_last_line_is_left_as_it_is_and_a_new_chain_begins_which_is_a_breach(
     bytes[end] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let mut writer = Writer::open(rules(dir.path())).unwrap();
-    writer.write(&entries(1), NONE).unwrap();
+    writer.write(&sealed(1), NONE).unwrap();
     assert_eq!(fs::read(&path).unwrap(), bytes);
     let report = verified(dir.path(), None);
     let kinds: Vec<BreachKind> = report.breaches.iter().map(|it| it.kind).collect();
@@ -510,6 +516,7 @@ fn names_are_cut_and_no_line_is_too_long() {
         shape: Some(long),
         ..entry(SealedSide::Relay, 1)
     };
+    let hostile = Entry::Sealed(Box::new(hostile));
     writer.write(&[hostile], NONE).unwrap();
     let report = verified(dir.path(), None);
     assert_eq!((report.breach_count, report.entries), (0, 1));
@@ -539,7 +546,9 @@ fn reconciled(edge: &[SealedEntry], relay: &[SealedEntry]) -> Reconciled {
     for (side, entries) in [(SealedSide::Edge, edge), (SealedSide::Relay, relay)] {
         let dir = folder();
         let mut writer = Writer::open(rules(dir.path())).unwrap();
-        writer.write(entries, NONE).unwrap();
+        let entries = entries.iter().cloned();
+        let entries: Vec<Entry> = entries.map(|it| Entry::Sealed(Box::new(it))).collect();
+        writer.write(&entries, NONE).unwrap();
         let mut verifier = Verifier::new(None);
         for path in files(dir.path()) {
             let reader = Cursor::new(fs::read(path).unwrap());
@@ -647,7 +656,7 @@ fn entries_of_the_other_side_are_passed_over() {
 fn nothing_but_the_entry_s_members_is_in_a_line() {
     let dir = folder();
     let mut writer = Writer::open(rules(dir.path())).unwrap();
-    writer.write(&entries(1), NONE).unwrap();
+    writer.write(&sealed(1), NONE).unwrap();
     let text = fs::read_to_string(&files(dir.path())[0]).unwrap();
     let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     let members: Vec<&String> = line.as_object().unwrap().keys().collect();
@@ -677,4 +686,39 @@ fn nothing_but_the_entry_s_members_is_in_a_line() {
             "hash"
         ]
     );
+}
+
+#[tokio::test]
+async fn a_change_is_in_the_chain_when_it_was_noted() {
+    let dir = folder();
+    let (log, driver) = AuditFile::open(rules(dir.path())).unwrap();
+    let mut driving = JoinSet::new();
+    driving.spawn(driver);
+    let change = AdminChange {
+        at: at(7),
+        who: "loopback".to_owned(),
+        what: "key.create",
+        id: "ci".to_owned(),
+    };
+    log.append(entry(SealedSide::Edge, 1));
+    assert!(log.note(change).await);
+    // Written already, with nothing told to end.
+    let files = audit_files(&rules(dir.path()).dir).unwrap();
+    let text = fs::read_to_string(&files[0].1).unwrap();
+    let line = text.lines().last().unwrap();
+    let said = ",\"kind\":\"change\",\"at_ms\":1800000007000,\"who\":\"loopback\",\
+                \"what\":\"key.create\",\"id\":\"ci\",\"hash\":\"";
+    assert!(line.contains(said), "{line}");
+    drop(log);
+    driving.join_next().await.unwrap().unwrap();
+    let mut verifier = Verifier::new(None);
+    let text = fs::read(&files[0].1).unwrap();
+    let name = files[0].0.to_string();
+    let mut each = 0;
+    verifier
+        .read(&name, Cursor::new(text), |_| each += 1)
+        .unwrap();
+    let report = verifier.finish();
+    assert_eq!((report.entries, report.changes, each), (1, 1, 1));
+    assert_eq!(report.breaches, []);
 }

@@ -28,6 +28,8 @@ pub struct AuditReport {
     /// Whole ones, right or not.
     pub lines: u64,
     pub entries: u64,
+    /// Of operators.
+    pub changes: u64,
     /// How often a process went on with the chain.
     pub starts: u64,
     /// Lines that say that entries are missing, and how many all of them say.
@@ -191,6 +193,7 @@ impl Verifier {
                 report.gaps += 1;
                 report.lost = report.lost.saturating_add(line.rest.lost.unwrap_or(0));
             }
+            Kind::Change => report.changes += 1,
             Kind::Entry => {
                 report.entries += 1;
                 let (first, last) = (report.first_ms, report.last_ms);

@@ -6,7 +6,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use domain::SealedEntry;
+use domain::{AdminChange, SealedEntry};
+use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use super::chain::{AuditFileName, Head, Last, audit_files, tail};
@@ -25,6 +26,24 @@ pub struct AuditRules {
     pub file_bytes_max: u64,
     /// The oldest beyond that many are removed. `None`: none is.
     pub keep_files: Option<u64>,
+}
+
+/// What waits to be written.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Sealed(Box<SealedEntry>),
+    /// And who waits for it.
+    Change(AdminChange, oneshot::Sender<()>),
+}
+
+impl Entry {
+    /// It is written.
+    pub fn done(self) {
+        if let Self::Change(_, waiting) = self {
+            // Who asked may have left.
+            let _: Result<(), ()> = waiting.send(());
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -159,7 +178,7 @@ impl Writer {
     }
 
     /// All of it or nothing: after an error the same may be written again.
-    pub fn write(&mut self, entries: &[SealedEntry], lost: Lost) -> io::Result<()> {
+    pub fn write(&mut self, entries: &[Entry], lost: Lost) -> io::Result<()> {
         if self.bytes >= self.rules.file_bytes_max {
             self.turn()?;
         }
@@ -171,9 +190,10 @@ impl Writer {
             };
             (Kind::Gap, milliseconds(SystemTime::now()), rest)
         });
-        let entries = entries
-            .iter()
-            .map(|it| (Kind::Entry, milliseconds(it.at), Rest::of(it)));
+        let entries = entries.iter().map(|entry| match entry {
+            Entry::Sealed(it) => (Kind::Entry, milliseconds(it.at), Rest::of(it)),
+            Entry::Change(it, _) => (Kind::Change, milliseconds(it.at), Rest::of_change(it)),
+        });
         let lines: Vec<_> = gap.into_iter().chain(entries).collect();
         self.append(&lines)
     }

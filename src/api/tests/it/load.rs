@@ -216,3 +216,46 @@ async fn a_flood_is_429_in_openais_words() {
             >= 1
     );
 }
+
+#[tokio::test]
+async fn behind_a_proxy_each_is_counted_as_whom_it_speaks_for() {
+    let one = NonZeroU32::new(1).unwrap();
+    let flood = FloodConfig {
+        per_second: one,
+        burst: one,
+        // This machine's own are not counted, but for the proxy's.
+        guards_loopback: false,
+    };
+    let ingress = IngressConfig {
+        flood,
+        proxies: vec!["127.0.0.0/8".parse().unwrap()],
+        ..IngressConfig::default()
+    };
+    let node = Recipe {
+        ingress,
+        ..Recipe::default()
+    }
+    .start()
+    .await;
+    let ask_for = async |forwarded: &str| {
+        let request = format!(
+            "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-forwarded-for: {forwarded}\r\n\r\n"
+        );
+        ask(node.client, &request).await.status
+    };
+    let mut flooding = 0;
+    for at in 0..100 {
+        // Whoever comes for the first time is not refused for what another did, and what he writes
+        // himself does not make him another.
+        let forged = format!("198.51.100.{at}, 192.0.2.1");
+        flooding += u32::from(ask_for(&forged).await == 429);
+        assert_eq!(ask_for(&format!("203.0.113.{at}")).await, 200, "{at}");
+        if flooding > 0 && at > 3 {
+            break;
+        }
+    }
+    assert!(
+        flooding > 0,
+        "a hundred in a row of one address are a flood"
+    );
+}

@@ -11,12 +11,12 @@ use async_trait::async_trait;
 use domain::{
     Abilities, Backend, BackendCard, BackendError, BadRequest, CacheKey, CacheStore, ChatEvent,
     ChatRequest, ChatStream, EmbedInput, Embedder, EmbedderCard, Embeddings, FinishReason, Health,
-    HealthState, Kept, KeyDigest, KeyDirectory, ModelCard, Moderation, Outbound, Principal, Purge,
-    ReadToken, RecordSink, Reranker, Scores, Started, TextPart, TextToRead, Tier, Tokenizer,
-    Tokens, Trust, Usage,
+    HealthState, Kept, KeyDigest, KeyDirectory, KeyTrouble, ModelCard, Moderation, Outbound,
+    Principal, Purge, ReadToken, RecordSink, Reranker, Scores, Started, TextPart, TextToRead, Tier,
+    Tokenizer, Tokens, Trust, Usage,
 };
 use futures::{StreamExt, stream};
-use pipeline::{CacheRules, Parts, Patience, Pipeline, Snapshot};
+use pipeline::{CacheRules, Parts, Patience, Pipeline, QueueRules, Snapshot};
 use policy::{CacheSecret, RoutePolicy, ScanRules};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -225,8 +225,9 @@ impl KeyDirectory for OneKey {
         self.0.is_some()
     }
 
-    fn find(&self, digest: &KeyDigest) -> Option<Principal> {
-        (self.0 == Some(*digest)).then(Principal::anyone)
+    fn find(&self, digest: &KeyDigest) -> Result<Principal, KeyTrouble> {
+        let is_known = self.0 == Some(*digest);
+        is_known.then(Principal::anyone).ok_or(KeyTrouble::Unknown)
     }
 }
 
@@ -342,6 +343,7 @@ impl Recipe {
             reuse: None,
             keys: Arc::new(OneKey(digest)),
             quotas: None,
+            queueing: QueueRules::default(),
             sinks: self.sinks,
             exchanges_max: 512,
         });

@@ -1,0 +1,398 @@
+//! The file: who may read it, what stands in it, and when it is on the disk.
+//!
+//! One process has it open at a time, for another would go on with keys that this one took away.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Executor, Row, query, query_scalar, raw_sql};
+
+use super::secret::{KeyTag, TagSecret};
+use crate::sqlite::{CORRUPT, NOT_A_DATABASE, code};
+
+/// In their folder.
+const FILE_NAME: &str = "keys.sqlite";
+const SECRET_NAME: &str = "keys.secret";
+const LOCK_NAME: &str = "keys.lock";
+
+/// Somebody may be looking at it with SQLite's own tool.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+
+/// Facts by name.
+const PROOF: &str = "proof";
+const MADE: &str = "made";
+
+/// Each brings a file forward by one version, in one transaction. The first makes a new one. What was
+/// released is never changed. `grants` and `limits` are JSON, in the configuration's words.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE teams (
+        name TEXT PRIMARY KEY,
+        made_s INTEGER NOT NULL,
+        limits TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE keys (
+        name TEXT PRIMARY KEY,
+        team TEXT NOT NULL,
+        made_s INTEGER NOT NULL,
+        until_s INTEGER,
+        is_enabled INTEGER NOT NULL,
+        grants TEXT NOT NULL,
+        tag BLOB NOT NULL,
+        tag_before BLOB,
+        before_until_s INTEGER,
+        used_day INTEGER
+    ) STRICT, WITHOUT ROWID;
+"];
+
+const PUT_KEY: &str = "
+    INSERT INTO keys VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+    ON CONFLICT (name) DO UPDATE SET
+        team = ?2, made_s = ?3, until_s = ?4, is_enabled = ?5, grants = ?6, tag = ?7, tag_before = ?8,
+        before_until_s = ?9, used_day = ?10
+";
+const PUT_TEAM: &str = "
+    INSERT INTO teams VALUES (?1, ?2, ?3)
+    ON CONFLICT (name) DO UPDATE SET made_s = ?2, limits = ?3
+";
+const PUT_FACT: &str = "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING";
+
+/// A key that was made here, as it is kept.
+#[derive(Clone, Debug)]
+pub struct KeptKey {
+    pub name: String,
+    pub team: String,
+    /// Unix seconds, as the others.
+    pub made_s: u64,
+    /// From then on it opens nothing.
+    pub until_s: Option<u64>,
+    pub is_enabled: bool,
+    pub grants: String,
+    pub tag: KeyTag,
+    /// Of the key that this one took the place of, and until when that one still opens.
+    pub before: Option<(KeyTag, u64)>,
+    /// In days since 1970.
+    pub used_day: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub struct KeptTeam {
+    pub name: String,
+    pub made_s: u64,
+    pub limits: String,
+}
+
+/// All that stands in the file.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    pub keys: Vec<KeptKey>,
+    pub teams: Vec<KeptTeam>,
+    /// Whether a key was ever made, and may have been deleted since.
+    pub has_made: bool,
+}
+
+/// Why the file cannot be had, or not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    #[error("another process has the keys' file")]
+    Taken,
+    #[error("the keys' folder or a file in it cannot be made or read")]
+    Folder(#[source] io::Error),
+    #[error("the secret that the keys are hashed with cannot be read")]
+    NoSecret(#[source] io::Error),
+    #[error("the secret beside the keys' file is not the one that they are hashed with")]
+    OtherSecret,
+    #[error("the keys' file is damaged")]
+    Damaged,
+    #[error("the keys' file is of version {version}, and this program knows {known} at most")]
+    Newer { version: i64, known: i64 },
+    #[error("the keys' file cannot be used")]
+    Sql(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for KeyFileError {
+    fn from(error: sqlx::Error) -> Self {
+        match code(&error) {
+            Some(CORRUPT | NOT_A_DATABASE) => Self::Damaged,
+            Some(_) | None => Self::Sql(error),
+        }
+    }
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct KeyFile {
+    connection: SqliteConnection,
+    secret: TagSecret,
+    _lock: File,
+}
+
+impl KeyFile {
+    /// Whether there is one in `dir`.
+    #[must_use]
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(FILE_NAME).is_file()
+    }
+
+    #[must_use]
+    pub fn path(dir: &Path) -> PathBuf {
+        dir.join(FILE_NAME)
+    }
+
+    /// Opens the file in `dir`, made where there is none, with `fresh` for a secret then.
+    ///
+    /// # Errors
+    /// It cannot be had. One that is damaged, or has lost its secret, is no new beginning: all keys would
+    /// be gone.
+    pub async fn open(dir: &Path, fresh: [u8; 32]) -> Result<Self, KeyFileError> {
+        let lock = make(dir)?;
+        let path = dir.join(SECRET_NAME);
+        let is_new = !path.exists() && !Self::is_in(dir);
+        if is_new {
+            let written = TagSecret::new(fresh).write_new(&path);
+            written.map_err(KeyFileError::Folder)?;
+        }
+        let secret = TagSecret::read(&path).map_err(KeyFileError::NoSecret)?;
+        own_file(&dir.join(FILE_NAME)).map_err(KeyFileError::Folder)?;
+        let options = SqliteConnectOptions::new()
+            .filename(dir.join(FILE_NAME))
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("secure_delete", "ON")
+            .busy_timeout(BUSY_MAX)
+            .disable_statement_logging();
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let found: String = query_scalar("PRAGMA quick_check(1)")
+            .fetch_one(&mut connection)
+            .await?;
+        if found != "ok" {
+            return Err(KeyFileError::Damaged);
+        }
+        bring_forward(&mut connection).await?;
+        let mut file = Self {
+            connection,
+            secret,
+            _lock: lock,
+        };
+        file.prove().await?;
+        Ok(file)
+    }
+
+    #[must_use]
+    pub fn secret(&self) -> &TagSecret {
+        &self.secret
+    }
+
+    /// Whether the secret is the one that was there when the file was made.
+    async fn prove(&mut self) -> Result<(), KeyFileError> {
+        let own = self.secret.proof();
+        self.put_fact(PROOF, &own.0).await?;
+        let kept: Vec<u8> = query_scalar("SELECT value FROM facts WHERE name = ?")
+            .bind(PROOF)
+            .fetch_one(&mut self.connection)
+            .await?;
+        let kept = <[u8; 32]>::try_from(kept).map_err(|_| KeyFileError::Damaged)?;
+        match own.is(&KeyTag(kept)) {
+            true => Ok(()),
+            false => Err(KeyFileError::OtherSecret),
+        }
+    }
+
+    async fn put_fact(&mut self, name: &str, value: &[u8]) -> Result<(), KeyFileError> {
+        let put = query(PUT_FACT).bind(name).bind(value);
+        put.execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// The file cannot be read, or holds what was not written here.
+    pub async fn load(&mut self) -> Result<Rows, KeyFileError> {
+        let keys = query("SELECT * FROM keys ORDER BY name")
+            .fetch_all(&mut self.connection)
+            .await?;
+        let teams = query("SELECT * FROM teams ORDER BY name")
+            .fetch_all(&mut self.connection)
+            .await?;
+        let made: i64 = query_scalar("SELECT COUNT(*) FROM facts WHERE name = ?")
+            .bind(MADE)
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(Rows {
+            keys: keys.iter().map(key).collect::<Result<_, _>>()?,
+            teams: teams.iter().map(team).collect::<Result<_, _>>()?,
+            has_made: made > 0,
+        })
+    }
+
+    /// Puts the key in, or in place of the one of its name. On the disk when this returns.
+    ///
+    /// # Errors
+    /// The disk's. Whether it is in is known when the file was opened anew.
+    pub async fn put_key(&mut self, key: &KeptKey) -> Result<(), KeyFileError> {
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        let made = query(PUT_FACT).bind(MADE).bind([1_u8].as_slice());
+        made.execute(&mut *transaction).await?;
+        let before = key.before.as_ref();
+        let put = query(PUT_KEY)
+            .bind(&key.name)
+            .bind(&key.team)
+            .bind(signed(key.made_s))
+            .bind(key.until_s.map(signed))
+            .bind(key.is_enabled)
+            .bind(&key.grants)
+            .bind(key.tag.0.as_slice())
+            .bind(before.map(|(tag, _)| tag.0.as_slice()))
+            .bind(before.map(|(_, until)| signed(*until)))
+            .bind(key.used_day);
+        put.execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// As of [`KeyFile::put_key`].
+    pub async fn remove_key(&mut self, name: &str) -> Result<(), KeyFileError> {
+        let remove = query("DELETE FROM keys WHERE name = ?").bind(name);
+        remove.execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// As of [`KeyFile::put_key`].
+    pub async fn put_team(&mut self, team: &KeptTeam) -> Result<(), KeyFileError> {
+        let put = query(PUT_TEAM)
+            .bind(&team.name)
+            .bind(signed(team.made_s))
+            .bind(&team.limits);
+        put.execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// As of [`KeyFile::put_key`].
+    pub async fn remove_team(&mut self, name: &str) -> Result<(), KeyFileError> {
+        let remove = query("DELETE FROM teams WHERE name = ?").bind(name);
+        remove.execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// Writes on which day keys were last used.
+    ///
+    /// # Errors
+    /// As of [`KeyFile::put_key`].
+    pub async fn put_days(&mut self, days: &[(String, u32)]) -> Result<(), KeyFileError> {
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        for (name, day) in days {
+            let put = query("UPDATE keys SET used_day = ? WHERE name = ?");
+            put.bind(day).bind(name).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// As a later version of this program leaves it.
+    #[cfg(test)]
+    pub(super) async fn set_version(&mut self, version: i64) {
+        let set = format!("PRAGMA user_version = {version}");
+        let set = query(sqlx::AssertSqlSafe(set));
+        set.execute(&mut self.connection).await.unwrap();
+    }
+
+    /// Ends it in order. What a crash leaves in the log beside the file is as good.
+    pub async fn close(self) {
+        drop(self.connection.close().await);
+    }
+}
+
+/// The folder, and the lock in it.
+fn make(dir: &Path) -> Result<File, KeyFileError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(KeyFileError::Folder)?;
+    let lock = own_file(&dir.join(LOCK_NAME)).map_err(KeyFileError::Folder)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(KeyFileError::Taken),
+        Err(TryLockError::Error(error)) => Err(KeyFileError::Folder(error)),
+    }
+}
+
+/// SQLite gives what it makes beside the file the file's own mode.
+fn own_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Makes the file one of the last version. Nobody else has it.
+async fn bring_forward(connection: &mut SqliteConnection) -> Result<(), KeyFileError> {
+    let version: i64 = query_scalar("PRAGMA user_version")
+        .fetch_one(&mut *connection)
+        .await?;
+    let known = MIGRATIONS.len() as i64;
+    let missing = usize::try_from(version).ok();
+    let missing = missing.and_then(|version| MIGRATIONS.get(version..));
+    let Some(missing) = missing else {
+        return Err(KeyFileError::Newer { version, known });
+    };
+    for (after, migration) in (version + 1..).zip(missing) {
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        transaction.execute(raw_sql(*migration)).await?;
+        let after = format!("PRAGMA user_version = {after}");
+        transaction
+            .execute(query(sqlx::AssertSqlSafe(after)))
+            .await?;
+        transaction.commit().await?;
+    }
+    Ok(())
+}
+
+fn key(row: &SqliteRow) -> Result<KeptKey, KeyFileError> {
+    let before: Option<Vec<u8>> = row.try_get("tag_before")?;
+    let before_until: Option<i64> = row.try_get("before_until_s")?;
+    let before = match before.zip(before_until) {
+        Some((bytes, until)) => Some((tag(bytes)?, unsigned(until))),
+        None => None,
+    };
+    let until: Option<i64> = row.try_get("until_s")?;
+    Ok(KeptKey {
+        name: row.try_get("name")?,
+        team: row.try_get("team")?,
+        made_s: unsigned(row.try_get("made_s")?),
+        until_s: until.map(unsigned),
+        is_enabled: row.try_get("is_enabled")?,
+        grants: row.try_get("grants")?,
+        tag: tag(row.try_get("tag")?)?,
+        before,
+        used_day: row.try_get("used_day")?,
+    })
+}
+
+fn team(row: &SqliteRow) -> Result<KeptTeam, KeyFileError> {
+    Ok(KeptTeam {
+        name: row.try_get("name")?,
+        made_s: unsigned(row.try_get("made_s")?),
+        limits: row.try_get("limits")?,
+    })
+}
+
+fn tag(bytes: Vec<u8>) -> Result<KeyTag, KeyFileError> {
+    let bytes = <[u8; 32]>::try_from(bytes).map_err(|_| KeyFileError::Damaged)?;
+    Ok(KeyTag(bytes))
+}
+
+fn signed(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+/// A time before 1970 is long over, as 1970 is.
+fn unsigned(seconds: i64) -> u64 {
+    u64::try_from(seconds).unwrap_or(0)
+}
