@@ -13,9 +13,11 @@ written beside it at once: schemathesis itself tells of it at its end, which a l
 import atexit
 import collections
 import copy
+import itertools
 import json
 import os
 import threading
+import time
 import urllib.request
 import zlib
 
@@ -28,6 +30,11 @@ EMBED_MODEL = os.environ.get("SCHEMA_EMBED_MODEL", "embed-tiny")
 RANK_MODEL = os.environ.get("SCHEMA_RANK_MODEL", "rank-tiny")
 # Where chats are asked, also while the admin listener is.
 API = os.environ["SCHEMA_API"]
+ADMIN = os.environ.get("SCHEMA_ADMIN", "")
+KEY = os.environ.get("SCHEMA_KEY", "")
+# Keys and teams that this process made, to be asked about: so many of each, so that none ever finds the node full.
+NAMES_MAX = 16
+NAMED = ("/admin/v1/keys", "/admin/v1/teams")
 OUTPUT_TOKENS_MAX = 4
 CHOICES_MAX = 2
 # Of the responses that were made last, to be asked about and gone on from.
@@ -56,6 +63,8 @@ lock = threading.Lock()
 counts = collections.defaultdict(collections.Counter)
 kept = collections.deque(maxlen=KEPT_MAX)
 answered = {"id": None, "uses": 0}
+made = collections.defaultdict(list)
+numbers = itertools.count()
 
 
 def chance(case) -> int:
@@ -77,12 +86,33 @@ def answered_id() -> str:
     with lock:
         if answered["uses"] % ANSWERED_EVERY == 0:
             body = {"model": "target", "max_tokens": OUTPUT_TOKENS_MAX, "messages": [{"role": "user", "content": "hi"}]}
-            head = {"content-type": "application/json"}
+            head = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
             asked = urllib.request.Request(f"{API}/v1/chat/completions", json.dumps(body).encode(), head)
             with urllib.request.urlopen(asked, timeout=60) as reply:
                 answered["id"] = reply.headers["x-request-id"]
         answered["uses"] += 1
         return answered["id"]
+
+
+def made_name(place: str, leaves: bool) -> str:
+    """A key or team that there is. One that is to be deleted is not asked for again."""
+    with lock:
+        names = made[place]
+        if len(names) < NAMES_MAX or leaves:
+            name = fresh_name()
+            body = {"name": name} | ({"team": "default"} if place.endswith("keys") else {})
+            head = {"content-type": "application/json"}
+            urllib.request.urlopen(
+                urllib.request.Request(ADMIN + place, json.dumps(body).encode(), head), timeout=60
+            ).close()
+            if leaves:
+                return name
+            names.append(name)
+        return names[len(names) // 2]
+
+
+def fresh_name() -> str:
+    return f"n-{os.getpid()}-{next(numbers)}"
 
 
 @schemathesis.hook
@@ -95,8 +125,37 @@ def before_call(context, case, kwargs):
     case.body = copy.deepcopy(case.body)
     settle_path(case, number)
     settle_headers(case)
-    if isinstance(case.body, dict):
+    if case.path.startswith(NAMED):
+        settle_named(case, number)
+    elif isinstance(case.body, dict):
         settle_body(case.path, case.body, number)
+
+
+def settle_named(case, number: int) -> None:
+    """Keys and teams: one that there is, and words that could be somebody's."""
+    place = next(place for place in NAMED if case.path.startswith(place))
+    if isinstance(case.path_parameters, dict) and "name" in case.path_parameters:
+        case.path_parameters["name"] = made_name(place, leaves=case.method.upper() == "DELETE")
+    body = case.body
+    if not isinstance(body, dict) or number % 8 == 1:
+        return
+    if case.path == place and "name" in body:
+        # As many as are made, so many are taken away at once.
+        body["name"] = fresh_name()
+    if "team" in body:
+        body["team"] = "default"
+    if body.get("networks") is not None and "networks" in body:
+        body["networks"] = ["10.0.0.0/8"]
+    for name in ("limits", "user_limits"):
+        if body.get(name):
+            body[name] = [{"count": "requests", "amount": 5 + number % 100, "per": "day"}]
+    if "expires_in" in body:
+        body.pop("expires_at", None)
+        body["expires_in"] = "30d"
+    elif body.get("expires_at") is not None and "expires_at" in body:
+        body["expires_at"] = int(time.time()) + 3600
+    if "overlap" in body:
+        body["overlap"] = "0s"
 
 
 def settle_path(case, number: int) -> None:
@@ -250,6 +309,8 @@ def after_call(context, case, response):
         count = sum(by.total() for by in counts.values())
     if count % WRITE_EVERY == 0:
         write_counts()
+    if case.path in NAMED and response.status_code == 201:
+        take_away(case.path, response)
     if case.path == "/v1/responses" and response.status_code == 200:
         try:
             made = response.json()
@@ -258,6 +319,14 @@ def after_call(context, case, response):
         if isinstance(made, dict) and made.get("store") is True:
             with lock:
                 kept.append(made["id"])
+
+
+def take_away(place: str, response) -> None:
+    """What a case made goes again, so that a long run does not find the node full."""
+    told = response.json()
+    name = told["key"]["name"] if "key" in told else told["name"]
+    path = f"{ADMIN}{place}/{name}"
+    urllib.request.urlopen(urllib.request.Request(path, method="DELETE"), timeout=60).close()
 
 
 @schemathesis.hook

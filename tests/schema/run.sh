@@ -54,7 +54,7 @@ PY
 exec 3< <(exec "$fake_upstream" --listen 127.0.0.1:0 --key cloud-key --model bench --forget)
 children+=($!)
 read -r cloud <&3
-export CLOUD_KEY=cloud-key
+export CLOUD_KEY=cloud-key SCHEMA_KEY=schema-key
 export XDG_DATA_HOME=$scratch
 
 # URL: what is there, as long as it is a good answer.
@@ -83,6 +83,14 @@ base_url = "http://$cloud/v1"
 key = "env:CLOUD_KEY"
 models = ["bench"]
 TOML
+    # Keys that are made over the admin listener have callers asked for one; so there is one from the start.
+    if [ "$1" = admin ]; then
+        cat >>"$scratch/$1.toml" <<TOML
+[[keys]]
+name = "of-the-file"
+secret = "sha256:$(printf %s "$SCHEMA_KEY" | sha256sum | cut -d ' ' -f 1)"
+TOML
+    fi
     "$hedge" serve --config "$scratch/$1.toml" >"$scratch/$1.out" 2>"$out/$1.log" &
     children+=($!)
     for _ in $(seq 600); do
@@ -111,6 +119,7 @@ schemathesis() {
     local name=$1 address=$2
     shift 2
     SCHEMA_COUNTS=$out/$name.json SCHEMA_DOCUMENT=$scratch/openapi.json SCHEMA_API=http://$api \
+        SCHEMA_ADMIN=http://$admin \
         .venv/bin/schemathesis --config-file schemathesis.toml run \
         --url "http://$address" --checks "$checks" --seed "$seed" --continue-on-failure \
         --suppress-health-check all --warnings off --workers 1 \
