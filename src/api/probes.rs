@@ -24,6 +24,9 @@ struct Ready<'a> {
     status: &'static str,
     /// `offline` while no public upstream can be reached.
     link: &'static str,
+    /// Where records are those of all replicas: `shared`, or `waiting` while their database is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records: Option<&'static str>,
     backends: Vec<BackendState<'a>>,
 }
 
@@ -64,9 +67,11 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
     } else {
         "online"
     };
+    let is_waiting = api.records.as_ref().and_then(|it| it.is_waiting());
     let ready = Ready {
         status,
         link,
+        records: is_waiting.map(|is_waiting| if is_waiting { "waiting" } else { "shared" }),
         backends,
     };
     json(code, &ready)

@@ -37,6 +37,7 @@ mod relays;
 mod savings;
 mod secret;
 mod sections;
+mod shared;
 mod trouble;
 mod upstreams;
 
@@ -51,6 +52,7 @@ use domain::BackendName;
 use pipeline::RescueRules;
 use policy::{BreakerRules, PriceBook, RetryRules};
 use providers::{PoolConfig, UpstreamConfig};
+use store::PostgresAddress;
 
 use crate::events::WebhookRules;
 
@@ -75,6 +77,7 @@ pub use sections::{
     AdminListen, IngressSettings, KeyGrant, LimitSettings, LocalSettings, ModelSource,
     PrivacySettings, ResponseSettings, RouteFile,
 };
+pub use shared::StoreSettings;
 pub use trouble::OfflineSettings;
 pub use upstreams::{is_loopback, upstream_fault_key};
 
@@ -127,6 +130,7 @@ pub struct Config {
     pub records: Option<store::RecordRules>,
     /// `None` where no event is sent.
     pub webhook: Option<WebhookRules>,
+    pub store: StoreSettings,
     pub limits: LimitSettings,
     pub rescue: RescueRules,
     pub offline: OfflineSettings,
@@ -210,6 +214,7 @@ impl Config {
         let audit = audit::audit(raw, &data_dir, findings);
         let records = records::records(raw, &data_dir, findings);
         let webhook = events::events(&raw.events, around, findings);
+        let store = shared::store(raw, around, findings);
         let config = Self {
             listen,
             admin: admin?,
@@ -240,6 +245,7 @@ impl Config {
             audit,
             records,
             webhook,
+            store,
             limits,
             rescue,
             offline,
@@ -369,7 +375,7 @@ impl Loaded {
         self,
         environment: &BTreeMap<String, String>,
     ) -> Result<RecordPlace, ConfigFaults> {
-        let sections = ["records.dir", "organisation.time_zone"];
+        let sections = ["records.dir", "organisation.time_zone", "store.postgres"];
         let is_in_doubt = |fault: &ConfigFault| {
             let mut sections = sections.iter();
             fault.path.is_empty() || sections.any(|it| fault.path.starts_with(it))
@@ -378,11 +384,21 @@ impl Loaded {
         match zone {
             Ok(calendar) if !self.findings.faults.iter().any(is_in_doubt) => Ok(RecordPlace {
                 dir: records::dir(&self.raw, &data_dir(environment)),
+                postgres: self.postgres(environment),
                 calendar,
                 reference: self.raw.savings.reference_model,
             }),
             Ok(_) | Err(_) => Err(ConfigFaults(self.findings.faults)),
         }
+    }
+
+    /// Judged already: its faults are among the findings.
+    fn postgres(&self, environment: &BTreeMap<String, String>) -> Option<PostgresAddress> {
+        let around = Surroundings {
+            environment,
+            read_file: &read_file,
+        };
+        shared::postgres(&self.raw, &around, &mut Findings::default())
     }
 
     /// The configuration and its warnings.
@@ -401,6 +417,8 @@ impl Loaded {
 #[derive(Debug)]
 pub struct RecordPlace {
     pub dir: PathBuf,
+    /// Where they go instead, when replicas share them.
+    pub postgres: Option<PostgresAddress>,
     pub calendar: store::Calendar,
     /// As it is written.
     pub reference: Option<String>,

@@ -430,10 +430,12 @@ impl Metrics {
     }
 
     /// Whose records are counted.
-    pub fn watch_records(&self, file: Arc<RecordDesk>) {
+    pub fn watch_records(&self, desk: Arc<RecordDesk>, is_shared: bool) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         // There is one.
-        let _ = self.records.set(RecordMetrics::new(file, &mut registry));
+        let _ = self
+            .records
+            .set(RecordMetrics::new(desk, is_shared, &mut registry));
     }
 
     /// Where events are counted.

@@ -111,7 +111,7 @@ pub struct Node {
 
 /// What is kept of exchanges, and who reads it.
 struct Records {
-    file: Arc<RecordDesk>,
+    desk: Arc<RecordDesk>,
     reader: Arc<RecordReader>,
 }
 
@@ -202,7 +202,7 @@ impl Node {
         let mut sinks: Vec<Arc<dyn RecordSink>> = vec![log_sink(), Arc::clone(&metrics) as _];
         sinks.extend(books.iter().map(|books| Arc::clone(books) as _));
         let records = open_records(config, &metrics, &mut tasks);
-        sinks.extend(records.iter().map(|it| Arc::clone(&it.file) as _));
+        sinks.extend(records.iter().map(|it| Arc::clone(&it.desk) as _));
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: encoders.put_into(assembly.snapshot(fleet.backends(), &secret), config),
             cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
@@ -459,7 +459,7 @@ impl Node {
             warn!("what was used of limits was not written down in time");
         }
         if let Some(records) = &self.records {
-            records.file.close();
+            records.desk.close();
             let written = tasks.until_ended(&[RECORDS]);
             if tokio::time::timeout(FINISH_MAX, written).await.is_err() {
                 warn!("records of exchanges were not written in time");
@@ -492,16 +492,26 @@ fn open_chronicle(chronicle: &Chronicle, config: &Config) -> anyhow::Result<()> 
     })
 }
 
-/// The file is opened behind it: a place that is dead keeps no node from answering.
+/// File or Postgres are opened behind it: a place that is dead keeps no node from answering.
 fn open_records(config: &Config, metrics: &Metrics, tasks: &mut TaskSet) -> Option<Records> {
     let rules = config.records.as_ref()?;
-    let reader = RecordReader::new(&rules.dir, config.quotas.calendar.clone());
+    let calendar = config.quotas.calendar.clone();
+    let (reader, (desk, writer)) = match &config.store.postgres {
+        Some(address) => (
+            RecordReader::shared(address.clone(), calendar),
+            RecordDesk::shared(rules.clone(), address.clone()),
+        ),
+        None => (
+            RecordReader::new(&rules.dir, calendar),
+            RecordDesk::new(rules.clone()),
+        ),
+    };
     reader.name_reference(config.reference.as_ref().map(|it| it.model.clone()));
-    let (file, writer) = RecordDesk::new(rules.clone());
-    metrics.watch_records(Arc::clone(&file));
+    let reader = reader.beside(Arc::clone(&desk));
+    metrics.watch_records(Arc::clone(&desk), config.store.postgres.is_some());
     tasks.spawn(RECORDS, writer.run());
     Some(Records {
-        file,
+        desk,
         reader: Arc::new(reader),
     })
 }

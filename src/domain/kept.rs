@@ -394,6 +394,12 @@ pub trait RecordShelf: Send + Sync + 'static {
     async fn savings(&self, since: Since, team: Option<TeamId>) -> Result<Savings, RecordFault>;
 
     async fn overview(&self) -> Result<Overview, RecordFault>;
+
+    /// Whether this node's latest records wait for a database that it shares with others. `None` where it
+    /// shares none.
+    fn is_waiting(&self) -> Option<bool> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::raw_quotas::{RawLimit, RawModel, RawOrganisation, RawTag, RawTeam};
 use super::raw_sealed::{RawGateway, RawRelay};
 use super::records::RawRecords;
 use super::savings::RawSavings;
+use super::shared::RawStore;
 use super::trouble::{RawContinues, RawOffline, RawRescue};
 
 /// The whole of `hedge.toml`. Everything has a default, so an empty file is a complete one.
@@ -60,6 +61,7 @@ pub struct RawConfig {
     pub prices: Vec<RawPrice>,
     pub savings: RawSavings,
     pub records: RawRecords,
+    pub store: RawStore,
     /// Other names for models: `fast = "local"`, or a list tried in order:
     /// `smart = ["openai/gpt-5", "local"]`.
     pub aliases: BTreeMap<String, OneOrMany>,

@@ -36,7 +36,7 @@ fn registered() -> BTreeMap<String, String> {
         keep: std::time::Duration::ZERO,
         bytes_max: 1,
     });
-    metrics.watch_records(records);
+    metrics.watch_records(records, true);
     let registry = metrics.registry.lock();
     let registry = registry.unwrap_or_else(PoisonError::into_inner);
     let listed = registry.listed().iter();

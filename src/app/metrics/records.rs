@@ -19,23 +19,35 @@ struct ResultLabel {
 /// Of a node that keeps records.
 #[derive(Debug)]
 pub struct RecordMetrics {
-    file: Arc<RecordDesk>,
+    desk: Arc<RecordDesk>,
     records: Family<ResultLabel, Counter>,
     queued: Gauge,
     failing: Gauge,
+    waiting: Gauge,
+    away: Family<StoreLabel, Gauge>,
 }
 
+/// A server that replicas share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreLabel {
+    store: &'static str,
+}
+
+const POSTGRES: StoreLabel = StoreLabel { store: "postgres" };
+
 impl RecordMetrics {
-    pub fn new(file: Arc<RecordDesk>, registry: &mut Registry) -> Self {
+    pub fn new(desk: Arc<RecordDesk>, is_shared: bool, registry: &mut Registry) -> Self {
         let ours = Self {
-            file,
+            desk,
             records: Family::default(),
             queued: Gauge::default(),
             failing: Gauge::default(),
+            waiting: Gauge::default(),
+            away: Family::default(),
         };
         registry.register(
             "records",
-            "Records of exchanges: written, and dropped because the file could not be written in time",
+            "Records of exchanges: written, and dropped because they could not be written in time",
             ours.records.clone(),
         );
         registry.register(
@@ -48,12 +60,24 @@ impl RecordMetrics {
             "1 while records cannot be written",
             ours.failing.clone(),
         );
+        if is_shared {
+            registry.register(
+                "records_waiting",
+                "Records of exchanges in the file beside, until Postgres takes them",
+                ours.waiting.clone(),
+            );
+            registry.register(
+                "store_failing",
+                "1 while what replicas share cannot be reached",
+                ours.away.clone(),
+            );
+        }
         ours
     }
 
     /// Reads the counts anew.
     pub fn read(&self) {
-        let counts = self.file.counts();
+        let counts = self.desk.counts();
         let results = [("written", counts.written), ("dropped", counts.dropped)];
         for (result, count) in results {
             raise(&self.records.get_or_create(&ResultLabel { result }), count);
@@ -61,5 +85,10 @@ impl RecordMetrics {
         self.queued
             .set(i64::try_from(counts.queued).unwrap_or(i64::MAX));
         self.failing.set(i64::from(counts.is_failing));
+        self.waiting
+            .set(i64::try_from(counts.waiting).unwrap_or(i64::MAX));
+        self.away
+            .get_or_create(&POSTGRES)
+            .set(i64::from(counts.is_away));
     }
 }

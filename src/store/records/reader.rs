@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::columns::Columns;
+use super::desk::RecordDesk;
 use super::file::FILE_NAME;
 use super::overview::overview;
 use super::reading::{Reading, Source, ask};
@@ -45,6 +46,7 @@ pub struct RecordReader {
     calendar: Calendar,
     reference: Mutex<Option<String>>,
     seats: Semaphore,
+    desk: OnceLock<Arc<RecordDesk>>,
 }
 
 impl RecordReader {
@@ -66,7 +68,16 @@ impl RecordReader {
             calendar,
             reference: Mutex::default(),
             seats: Semaphore::new(READERS_MAX),
+            desk: OnceLock::new(),
         }
+    }
+
+    /// Whose records are read here, so that it can be said whether they wait.
+    #[must_use]
+    pub fn beside(self, desk: Arc<RecordDesk>) -> Self {
+        // There is one.
+        let _ = self.desk.set(desk);
+        self
     }
 
     /// Where it looks, in words: the path, or host, port and database.
@@ -124,6 +135,13 @@ impl RecordShelf for RecordReader {
         let (_seat, mut reading) = self.open().await?;
         let found = timeout(LOOK_MAX, page(&mut reading, ended_us, &id, count)).await;
         self.finish(reading, found).await
+    }
+
+    fn is_waiting(&self) -> Option<bool> {
+        match self.source {
+            Source::File(_) => None,
+            Source::Shared(_) => Some(self.desk.get()?.counts().is_away),
+        }
     }
 
     fn spoken(&self, unix_us: i64) -> domain::SpokenTime {

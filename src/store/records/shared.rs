@@ -4,9 +4,9 @@
 //! queue ─► SharedPlace ─ Postgres takes them ─────────────────────► hedge.records
 //!               └─ it does not, or not in time ─► waiting.sqlite ─ Mover ─┘
 //! ```
-//! A batch that Postgres does not take within three quarters of a second goes into a file beside, and so
-//! does each after it, until the mover has brought one of them there: then batches go straight again.
-//! Nobody waits for the mover, and it is as patient as is needed.
+//! A batch that Postgres does not take within three quarters of a second goes into a file beside. Where it
+//! was refused, or three were late, so does each after it, until the mover has brought one of them there:
+//! then batches go straight again. Nobody waits for the mover, and it is as patient as is needed.
 //!
 //! Whether a batch was taken whose answer was lost nobody knows, so it is sent again. A record's name, its
 //! end's moment, its id and its replica, is written once: what is there already stays.

@@ -19,6 +19,10 @@ use crate::records::hold::Hold;
 /// second, which is what a crash may lose.
 const DIRECT_MAX: Duration = Duration::from_millis(750);
 
+/// Batches in a row that Postgres did not take in time, until it counts as away. One that is late is brought
+/// by the mover, and nobody need know.
+const LATE_MAX: u32 = 3;
+
 /// What the first batch waits to learn whether Postgres is there.
 const KNOWN_MAX: Duration = Duration::from_secs(1);
 
@@ -29,6 +33,7 @@ pub struct SharedPlace {
     hold: Option<Hold>,
     connection: Option<PgConnection>,
     waiting: Waiting,
+    late: u32,
 }
 
 impl SharedPlace {
@@ -39,6 +44,7 @@ impl SharedPlace {
             replica: None,
             hold: None,
             connection: None,
+            late: 0,
             common,
         }
     }
@@ -78,11 +84,17 @@ impl SharedPlace {
             match sent.unwrap_or(Err(PostgresFault::Late)) {
                 Ok(()) => {
                     tally.written.fetch_add(count, Ordering::Relaxed);
+                    self.late = 0;
                     self.works();
                     return true;
                 }
+                Err(PostgresFault::Late) if self.late + 1 < LATE_MAX => {
+                    self.connection = None;
+                    self.late += 1;
+                }
                 Err(fault) => {
                     self.connection = None;
+                    self.late = 0;
                     self.common.leave(&fault);
                 }
             }

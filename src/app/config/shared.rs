@@ -1,0 +1,125 @@
+//! What replicas share: raw, and judged.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use store::PostgresAddress;
+
+use super::faults::Findings;
+use super::raw::{RawConfig, SecretText};
+use super::secret::Surroundings;
+
+/// Servers that several nodes share, so that they are one to whoever looks. Without them a node keeps
+/// everything itself, and nothing has to be installed. Read at the start.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawStore {
+    /// Where records of exchanges go: `postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full`,
+    /// or `env:NAME` or `file:/path` that hold it. While it is down they wait in `records.dir`. See
+    /// docs/records.md.
+    pub postgres: Option<SecretText>,
+}
+
+/// What is shared, and through what.
+#[derive(Clone, Debug, Default)]
+pub struct StoreSettings {
+    /// `None` where records are this node's alone.
+    pub postgres: Option<PostgresAddress>,
+}
+
+pub fn store(raw: &RawConfig, around: &Surroundings<'_>, findings: &mut Findings) -> StoreSettings {
+    StoreSettings {
+        postgres: postgres(raw, around, findings),
+    }
+}
+
+/// `None` where none is named, or there is a fault.
+pub fn postgres(
+    raw: &RawConfig,
+    around: &Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<PostgresAddress> {
+    const PATH: &str = "store.postgres";
+    let written = raw.store.postgres.as_ref()?;
+    let is_url = written.0.contains("://") && !written.0.starts_with("file:");
+    let text = if is_url && !PostgresAddress::has_password(&written.0) {
+        // There is no secret in it.
+        written.0.clone()
+    } else {
+        around.secret(PATH, written, findings)?.expose().to_owned()
+    };
+    let address = match text.trim().parse::<PostgresAddress>() {
+        Ok(address) => address,
+        Err(fault) => {
+            findings.fault(PATH, fault.to_string());
+            return None;
+        }
+    };
+    if !raw.records.enabled {
+        findings.warn(PATH, "nothing goes there, since records.enabled is false");
+    }
+    if address.is_exposed() {
+        findings.warn(
+            PATH,
+            format!(
+                "who answers at {address} is not checked, and what is sent may be read on the way; add \
+                 ?sslmode=verify-full, and &sslrootcert=/path where its certificate is of your own \
+                 authority"
+            ),
+        );
+    }
+    Some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn judged(written: &str) -> (Option<String>, Findings) {
+        let mut raw = RawConfig::default();
+        raw.store.postgres = Some(SecretText(written.to_owned()));
+        let environment = [
+            (
+                "PLACE",
+                "postgres://hedge:s3cret@db.example/hedge?sslmode=verify-full",
+            ),
+            ("BROKEN", "postgres://hedge:s3cret@db.example"),
+        ];
+        let environment: BTreeMap<String, String> = environment
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let around = Surroundings {
+            environment: &environment,
+            read_file: &|_| Err(std::io::ErrorKind::NotFound.into()),
+        };
+        let mut findings = Findings::default();
+        let found = postgres(&raw, &around, &mut findings);
+        (found.map(|it| format!("{it:?}")), findings)
+    }
+
+    #[test]
+    fn an_address_is_found_and_its_password_never_shown() {
+        for (written, is_found, faults, warnings) in [
+            ("env:PLACE", true, 0, 0),
+            ("postgres://hedge@localhost/hedge", true, 0, 0),
+            // Exposed; and with a password in the file.
+            ("postgres://hedge@db.example/hedge", true, 0, 1),
+            ("postgres://hedge:s3cret@db.example/hedge", true, 0, 2),
+            ("env:NOWHERE", false, 1, 0),
+            ("file:/nowhere", false, 1, 0),
+            ("env:BROKEN", false, 1, 0),
+            ("mysql://hedge:s3cret@db.example/hedge", false, 1, 1),
+            ("s3cret", false, 1, 1),
+        ] {
+            let (found, findings) = judged(written);
+            assert_eq!(found.is_some(), is_found, "{written}");
+            assert_eq!(findings.faults.len(), faults, "{written}: {findings:?}");
+            assert_eq!(findings.warnings.len(), warnings, "{written}: {findings:?}");
+            let all = format!("{found:?} {findings:?}");
+            assert!(!all.contains("s3cret"), "{all}");
+            let mut said = findings.faults.iter().chain(&findings.warnings);
+            assert!(said.all(|it| it.path == "store.postgres"));
+        }
+    }
+}
