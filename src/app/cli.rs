@@ -154,6 +154,21 @@ deleted.")]
 It reads the records that a server keeps (docs/records.md), while it runs or not. What ended less than
 a second ago may be missing. Days begin at midnight in organisation.time_zone.")]
     Savings(SavingsArgs),
+    /// What is kept where, and how it comes to where replicas share it
+    #[command(after_help = "Examples:
+  hedge store status
+  hedge store status --json
+  hedge store migrate
+
+With postgres under [store], the records of all replicas are in one database (docs/records.md).
+`migrate` moves there what this node kept before, counts it on both sides, and renames the file. It may
+be interrupted, and run again: what is there already is not doubled.")]
+    Store {
+        #[command(subcommand)]
+        what: StoreCommand,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
     /// Whether the audit log of what was sealed is as it was written, and both ends' agree
     Audit {
         #[command(subcommand)]
@@ -356,6 +371,18 @@ pub struct SavingsArgs {
     /// For tables: the total and its parts, a line each
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Move this node's own records into the Postgres that replicas share
+    Migrate,
+    /// Which family keeps records, its versions, and how many there are
+    Status {
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// How to reach a running server's operator's side.

@@ -14,6 +14,7 @@ mod ps;
 mod relay;
 mod savings;
 mod serve;
+mod store;
 mod version;
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Models { what, config } => models::models(what, &config),
         Command::Savings(args) => savings::savings(&args),
+        Command::Store { what, config } => store::store(&what, &config),
         Command::Audit { what } => audit::audit(&what),
         Command::Engine { log } => engine::engine(&log),
         Command::Relay(args) => relay::relay(&args),
@@ -69,6 +71,21 @@ fn chain(error: &anyhow::Error) -> String {
             text.push_str(": ");
             text.push_str(&cause);
         }
+    }
+    text
+}
+
+/// The same of any error.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
     }
     text
 }

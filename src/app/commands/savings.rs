@@ -32,7 +32,10 @@ pub fn savings(args: &SavingsArgs) -> anyhow::Result<ExitCode> {
     let environment = config::environment();
     let file = args.config.config.as_deref();
     let place = config::load(file, &environment, &[]).record_place(&environment)?;
-    let reader = RecordReader::new(&place.dir, place.calendar);
+    let reader = match place.postgres {
+        Some(address) => RecordReader::shared(address, place.calendar),
+        None => RecordReader::new(&place.dir, place.calendar),
+    };
     reader.name_reference(place.reference);
     let team = args.team.as_deref().map(TeamId::new);
     let found = super::runtime()?.block_on(reader.savings(since, team));
@@ -173,7 +176,7 @@ fn table(rows: &[[String; HEADS.len()]]) -> String {
 }
 
 /// To the micro-dollar.
-fn dollars(micros: i64) -> String {
+pub(super) fn dollars(micros: i64) -> String {
     let sign = if micros < 0 { "-" } else { "" };
     let micros = micros.unsigned_abs();
     format!("{sign}${}.{:06}", micros / 1_000_000, micros % 1_000_000)
