@@ -41,10 +41,6 @@ pub fn root() -> &'static Path {
 }
 
 /// Sends the signal called `name`, as in `-KILL`.
-#[cfg_attr(
-    not(feature = "llama"),
-    expect(dead_code, reason = "asked by local tests alone")
-)]
 pub fn signal(pid: u32, name: &str) {
     let pid = pid.to_string();
     let sent = Command::new("kill").args([name, &pid]).status().unwrap();
@@ -101,6 +97,12 @@ impl Hedge {
         let hedge = Self::launch_in(folder);
         hedge.until_ready().await;
         hedge
+    }
+
+    /// Writes another configuration, which it reads when it is started again.
+    pub fn configure(&self, config: &str) {
+        let file = self.folder.path().join("hedge.toml");
+        std::fs::write(file, format!("{BASE}{config}")).unwrap();
     }
 
     fn launch_in(folder: TempDir) -> Self {

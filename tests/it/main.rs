@@ -28,6 +28,7 @@ mod ollama;
 mod openapi;
 mod operations;
 mod pools;
+mod postgres;
 mod prompts;
 mod records;
 mod rescue;
