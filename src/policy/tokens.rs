@@ -5,8 +5,8 @@
 
 use crate::vocabulary::{self, CL100K};
 
-/// Text beyond this is counted in proportion to the text before it. 64 KiB take about two
-/// milliseconds; nobody routes on the last percent.
+/// Text beyond this is counted in proportion to the text before it. 64 KiB of prose
+/// take about two milliseconds; nobody routes on the last percent.
 pub const TOKENIZED_BYTES_MAX: usize = 64 * 1024;
 
 /// Makes ready what the first count needs, which takes some milliseconds. Call it before the first

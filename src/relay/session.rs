@@ -28,7 +28,7 @@ pub const SESSION_FIELD: &str = "relay-session";
 /// A boolean of RFC 9651.
 pub const SESSION_YES: &str = "?1";
 
-/// How long a session counts, from the request on that it was agreed in.
+/// How long a session counts, from the answer on that granted it.
 pub const SESSION_KEEP: Duration = Duration::from_secs(600);
 
 /// Sessions of one edge at once, as of so many processes with its key. Beyond, the oldest goes.
@@ -142,6 +142,13 @@ struct Kept {
     since: Instant,
 }
 
+fn forget_old(all: &mut VecDeque<Kept>, now: Instant) {
+    let is_over = |kept: &Kept| now.saturating_duration_since(kept.since) >= SESSION_KEEP;
+    while all.front().is_some_and(is_over) {
+        all.pop_front();
+    }
+}
+
 impl Sessions {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Kept>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -149,6 +156,7 @@ impl Sessions {
 
     pub fn keep(&self, session: Session, key_id: &str, now: Instant) {
         let mut all = self.lock();
+        forget_old(&mut all, now);
         while all.len() >= SESSIONS_MAX {
             all.pop_front();
         }
@@ -161,10 +169,7 @@ impl Sessions {
 
     pub fn find(&self, id: SessionId, key_id: &str, now: Instant) -> Option<Arc<Session>> {
         let mut all = self.lock();
-        let is_over = |kept: &Kept| now.saturating_duration_since(kept.since) >= SESSION_KEEP;
-        while all.front().is_some_and(is_over) {
-            all.pop_front();
-        }
+        forget_old(&mut all, now);
         // The youngest is most likely the one.
         let found = all.iter().rev().find(|kept| kept.session.id == id)?;
         (found.key_id == key_id).then(|| Arc::clone(&found.session))

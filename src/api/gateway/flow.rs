@@ -25,6 +25,7 @@ use relay::{ChunkedResponse, ResponseSealer, SESSION_FIELD, SESSION_YES};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::inner::{Inner, answer_fields, is_events};
+use super::judging::Grant;
 use super::visit::Visit;
 use crate::line::Signs;
 
@@ -55,7 +56,7 @@ pub(super) struct Sealing {
     pub takes_frames: bool,
     /// What is said of it when it ends without a fault.
     pub result: SealedResult,
-    pub grants_session: bool,
+    pub grant: Option<Grant>,
     pub signs: Arc<Signs>,
 }
 
@@ -66,7 +67,8 @@ pub(super) struct Flow {
     shape: Shape,
     /// Whether the edge puts events together again from frames.
     takes_frames: bool,
-    grants_session: bool,
+    /// Until it is told.
+    grant: Option<Grant>,
     shaper: Shaper,
     /// `None` once the final chunk is sealed.
     sealer: Option<ChunkedResponse>,
@@ -89,7 +91,7 @@ impl Flow {
             shape,
             takes_frames,
             result,
-            grants_session,
+            grant,
             signs,
         } = sealing;
         visit.note_shape(shape);
@@ -100,7 +102,7 @@ impl Flow {
             signs,
             shape,
             takes_frames,
-            grants_session,
+            grant,
             shaper: Shaper::new(shape, Instant::now().into_std()),
             sealer: Some(sealer),
             out,
@@ -221,8 +223,11 @@ impl Flow {
         self.visit.note_status(status);
         let now = self.visit.now();
         let mut fields = answer_fields(&head.headers, inner.is_processed, Some(self.shape), now);
-        if self.grants_session {
-            fields.push(SESSION_FIELD, SESSION_YES).map_err(|_| Cut)?;
+        // What was never told takes no other session's place.
+        if let Some(grant) = self.grant.take()
+            && fields.push(SESSION_FIELD, SESSION_YES).is_ok()
+        {
+            grant.keep();
         }
         let kind = match (is_events(&head.headers), self.takes_frames) {
             (true, true) => shape::Body::Slim,

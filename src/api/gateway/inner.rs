@@ -190,7 +190,8 @@ pub(super) fn answer_fields(
         let _ = fields.push(name, value.into_bytes());
     }
     for (name, value) in headers {
-        if !KEPT_BACK.contains(&name.as_str()) {
+        let is_own = name.as_str().starts_with("relay-");
+        if !is_own && !KEPT_BACK.contains(&name.as_str()) {
             // What does not fit is left out; none of it is needed to read the body but the type.
             let _ = fields.push(name.as_str(), value.as_bytes());
         }

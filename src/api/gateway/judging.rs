@@ -30,8 +30,22 @@ pub(super) struct Judged {
     pub edge: Arc<Edge>,
     pub shape: Shape,
     pub under_way: UnderWay,
-    /// It is said in the answer.
-    pub grants_session: bool,
+    /// What the answer grants, where it is sealed in chunks.
+    pub grant: Option<Grant>,
+}
+
+/// A session that an edge asked for and may have: from when it is told of it on.
+pub(super) struct Grant {
+    edge: Arc<Edge>,
+    key_id: String,
+    session: Session,
+}
+
+impl Grant {
+    pub fn keep(self) {
+        let now = Instant::now().into_std();
+        self.edge.sessions.keep(self.session, &self.key_id, now);
+    }
 }
 
 /// A request that is not, and what is said of it, sealed.
@@ -68,27 +82,26 @@ impl Gateway {
             .map_err(of_edge)?;
         self.take_key(opened, &edge, now).map_err(of_edge)?;
         Ok(Judged {
-            grants_session: self.agree(opened, &edge, &claim),
+            grant: self.grant(opened, &edge, &claim),
             edge,
             shape,
             under_way,
         })
     }
 
-    /// Keeps a session for an edge that asks for one and has signed.
-    fn agree(&self, opened: &Opened, edge: &Edge, claim: &EdgeClaim) -> bool {
+    /// For an edge that asks for one and has signed.
+    fn grant(&self, opened: &Opened, edge: &Arc<Edge>, claim: &EdgeClaim) -> Option<Grant> {
         let asks = opened.fields.only(SESSION_FIELD) == Some(SESSION_YES.as_bytes());
         if !asks || !claim.is_signed() {
-            return false;
+            return None;
         }
         let relay_id = &self.rules.relay_id;
-        let Some(session) = Session::agreed(&edge.id, relay_id, &opened.secret, opened.digest)
-        else {
-            return false;
-        };
-        let now = Instant::now().into_std();
-        edge.sessions.keep(session, claim.key_id(), now);
-        true
+        let session = Session::agreed(&edge.id, relay_id, &opened.secret, opened.digest)?;
+        Some(Grant {
+            edge: Arc::clone(edge),
+            key_id: claim.key_id().to_owned(),
+            session,
+        })
     }
 
     fn prove(&self, opened: &Opened, peer: &Peer) -> Result<(Arc<Edge>, EdgeClaim), Unproven> {

@@ -262,11 +262,11 @@ impl Gateway {
     ) -> Response<Body> {
         let signs = Arc::new(Signs::default());
         let takes_frames = opened.fields.only(FRAMES_FIELD) == Some(SLIM_FRAMES.as_bytes());
-        let mut grants_session = false;
+        let mut grant = None;
         let (coming, shape, result, answering) = match self.judge(&opened, peer) {
             Ok(judged) => {
                 let principal = principal(&judged.edge);
-                grants_session = judged.grants_session;
+                grant = judged.grant;
                 visit.admit(judged.edge, judged.under_way);
                 let answering = opened.answering;
                 let asked = request(
@@ -304,7 +304,7 @@ impl Gateway {
                     shape,
                     takes_frames,
                     result,
-                    grants_session,
+                    grant,
                     signs,
                 };
                 chunked(coming, sealing, stands, visit).await

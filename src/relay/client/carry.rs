@@ -140,7 +140,8 @@ impl Client {
             };
             let fetches = usable.attempts;
             let sealed_at = Instant::now();
-            let proving = if has_resigned {
+            // Where the keys are others, so are the sessions.
+            let proving = if has_resigned || has_rekeyed {
                 Proving::Signed { asks: false }
             } else {
                 relay.proving(sealed_at)

@@ -80,7 +80,7 @@ impl Sparing {
             .as_ref()
             .is_some_and(|(held, _)| held.id() == id)
         {
-            *held = Held::default();
+            held.session = None;
         }
     }
 }
@@ -149,6 +149,12 @@ mod tests {
         sparing.forget(session(2).id());
         assert!(is_by(&sparing.plan(now), 1));
         sparing.forget(session(1).id());
-        assert!(matches!(sparing.plan(now), Proving::Signed { asks: true }));
+        // However often it is forgotten, it is asked for once a second.
+        assert!(matches!(sparing.plan(now), Proving::Signed { asks: false }));
+        let later = now + ASK_EVERY;
+        assert!(matches!(
+            sparing.plan(later),
+            Proving::Signed { asks: true }
+        ));
     }
 }
