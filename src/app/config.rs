@@ -38,6 +38,7 @@ mod savings;
 mod secret;
 mod sections;
 mod shared;
+mod telemetry;
 mod trouble;
 mod upstreams;
 
@@ -78,6 +79,7 @@ pub use sections::{
     PrivacySettings, ResponseSettings, RouteFile,
 };
 pub use shared::StoreSettings;
+pub use telemetry::TelemetrySettings;
 pub use trouble::OfflineSettings;
 pub use upstreams::{is_loopback, upstream_fault_key};
 
@@ -138,6 +140,8 @@ pub struct Config {
     pub images: Option<ImageSettings>,
     pub shutdown_grace: Duration,
     pub log: RawLog,
+    /// `None` where nothing is sent to a collector.
+    pub telemetry: Option<TelemetrySettings>,
     pub data_dir: PathBuf,
     pub depot_dir: PathBuf,
 }
@@ -215,6 +219,7 @@ impl Config {
         let records = records::records(raw, &data_dir, findings);
         let webhook = events::events(&raw.events, around, findings);
         let store = shared::store(raw, around, findings);
+        let telemetry = telemetry::telemetry(raw, &price_providers, around, findings);
         let config = Self {
             listen,
             admin: admin?,
@@ -252,6 +257,7 @@ impl Config {
             images,
             shutdown_grace: Duration::from_secs(raw.shutdown.grace_s),
             log: raw.log.clone(),
+            telemetry,
             depot_dir: depot_dir(raw, around.environment),
             data_dir,
         };

@@ -23,6 +23,7 @@ mod client;
 mod events;
 mod metrics;
 mod node;
+mod otel;
 mod quotas;
 mod reuse;
 mod signals;

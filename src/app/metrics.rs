@@ -22,6 +22,7 @@ use store::RecordDesk;
 use tokio::sync::watch;
 
 use crate::fleet::Fleet;
+use crate::otel::SpanCounts;
 use crate::sealed::{Chronicle, Edges, Uplink};
 
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod records;
 mod registry;
 mod reuse;
 mod sealed;
+mod spans;
 
 pub use events::EventMetrics;
 use limits::LimitGauges;
@@ -39,6 +41,7 @@ use records::RecordMetrics;
 use registry::Registry;
 use reuse::ReuseMetrics;
 use sealed::{AuditMetrics, EdgeMetrics, RelayMetrics};
+use spans::SpanMetrics;
 
 /// From a cached reply to a long answer by a large model on a small machine.
 const SECONDS: [f64; 15] = [
@@ -167,6 +170,7 @@ pub struct Metrics {
     models: ModelGauges,
     audit: OnceLock<AuditMetrics>,
     records: OnceLock<RecordMetrics>,
+    spans: OnceLock<SpanMetrics>,
     relay: OnceLock<RelayMetrics>,
     edge: EdgeMetrics,
     fleet: OnceLock<Arc<Fleet>>,
@@ -277,6 +281,7 @@ impl Default for Metrics {
             models: ModelGauges::default(),
             audit: OnceLock::new(),
             records: OnceLock::new(),
+            spans: OnceLock::new(),
             relay: OnceLock::new(),
             edge: EdgeMetrics::default(),
             fleet: OnceLock::new(),
@@ -443,6 +448,13 @@ impl Metrics {
         self.events.clone()
     }
 
+    /// Whose spans are counted.
+    pub fn watch_spans(&self, counts: Arc<SpanCounts>) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is one.
+        let _ = self.spans.set(SpanMetrics::new(counts, &mut registry));
+    }
+
     /// Whose models are shown.
     pub fn watch_models(&self, fleet: Arc<Fleet>) {
         // There is one.
@@ -483,6 +495,9 @@ impl Metrics {
         }
         if let Some(records) = self.records.get() {
             records.read();
+        }
+        if let Some(spans) = self.spans.get() {
+            spans.read();
         }
         let Some(watched) = self.watched.get() else {
             return;
@@ -887,7 +902,8 @@ impl Metrics {
     }
 }
 
-fn route(record: &ExchangeRecord) -> Label {
+/// Who answered: `local`, `cloud`, `cache` or `none`.
+pub fn route(record: &ExchangeRecord) -> Label {
     match (&record.route, record.cache) {
         (_, cache) if cache.is_reuse() => "cache",
         (Some(route), _) if route.is_local => "local",
@@ -945,6 +961,7 @@ mod tests {
             unrescued: None,
             shares: Vec::new(),
             counterfactual: None,
+            trace: None,
         }
     }
 

@@ -15,7 +15,7 @@ use api::gateway::{Gateway, GatewayBooks};
 use api::{AdminTokens, Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
 use domain::{AuditLog, KeyDirectory, Quotas, RecordSink};
 use futures::future::join_all;
-use pipeline::{Parts, Pipeline};
+use pipeline::{Parts, Pipeline, Tracer};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
 use store::{MokaReplies, MokaResponses, RecordDesk, RecordReader};
@@ -32,6 +32,7 @@ use crate::fleet::{Fleet, News};
 use crate::keys::{Keys, OfFile};
 use crate::local::Located;
 use crate::metrics::Metrics;
+use crate::otel::Otel;
 use crate::quotas::Counts;
 use crate::reuse;
 use crate::sealed::{Changes, Chronicle, Edges, Gatehouse, Keeper, Uplink};
@@ -49,6 +50,7 @@ const EVENTS: &str = "teller of events";
 const COUNTS: &str = "keeper of limits";
 const KEYS: &str = "keeper of keys";
 const RECORDS: &str = "keeper of records";
+const TELEMETRY: &str = "telemetry";
 const LEARNER: &str = "cache's learner";
 const ENTRIES: &str = "cache's file";
 const METRONOME: &str = "metronome";
@@ -104,6 +106,8 @@ pub struct Node {
     counted: CancellationToken,
     /// `None` where none are kept.
     records: Option<Records>,
+    /// Ends what sends telemetry, once there is no more of it.
+    measured: CancellationToken,
     relay: Option<Relaying>,
     /// Ends what has no end of its own and holds on to the pipeline, once nobody is answered any more.
     closed: CancellationToken,
@@ -203,6 +207,8 @@ impl Node {
         sinks.extend(books.iter().map(|books| Arc::clone(books) as _));
         let records = open_records(config, &metrics, &mut tasks);
         sinks.extend(records.iter().map(|it| Arc::clone(&it.desk) as _));
+        let measured = CancellationToken::new();
+        sinks.extend(open_telemetry(config, &metrics, &mut tasks, &measured)?);
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: encoders.put_into(assembly.snapshot(fleet.backends(), &secret), config),
             cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
@@ -213,6 +219,10 @@ impl Node {
             sinks,
             exchanges_max: config.limits.exchanges_max,
         });
+        let pipeline = match &config.telemetry {
+            Some(settings) => pipeline.traced_by(Tracer::new(settings.sample)),
+            None => pipeline,
+        };
         let pipeline = Arc::new(pipeline);
         let (pools, in_force) = watch::channel(assembly.pools().to_vec());
         let (uplinks, sealing) = watch::channel(assembly.uplinks().to_vec());
@@ -301,6 +311,7 @@ impl Node {
             counts,
             counted,
             records,
+            measured,
             relay,
             closed,
         })
@@ -448,6 +459,11 @@ impl Node {
         if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {
             warn!("not everything ended in time");
         }
+        self.measured.cancel();
+        let sent = tasks.until_ended(&[TELEMETRY]);
+        if tokio::time::timeout(FINISH_MAX, sent).await.is_err() {
+            warn!("telemetry was not sent in time");
+        }
         self.keys.close().await;
         let kept = tasks.until_ended(&[KEYS]);
         if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
@@ -514,6 +530,23 @@ fn open_records(config: &Config, metrics: &Metrics, tasks: &mut TaskSet) -> Opti
         desk,
         reader: Arc::new(reader),
     })
+}
+
+/// What sends spans and measures; `None` where nobody is told of any.
+fn open_telemetry(
+    config: &Config,
+    metrics: &Metrics,
+    tasks: &mut TaskSet,
+    measured: &CancellationToken,
+) -> anyhow::Result<Option<Arc<dyn RecordSink>>> {
+    let Some(settings) = &config.telemetry else {
+        return Ok(None);
+    };
+    let http = crate::client::build().context("cannot set up the HTTP client for telemetry")?;
+    let (otel, exporter) = Otel::new(settings, http.client);
+    metrics.watch_spans(otel.counts());
+    tasks.spawn(TELEMETRY, exporter.run(measured.clone()));
+    Ok(Some(Arc::new(otel)))
 }
 
 /// A node that has limits goes on from what was used of them.

@@ -157,6 +157,7 @@ mod tests {
             unrescued: None,
             shares: Vec::new(),
             counterfactual: None,
+            trace: None,
         };
         tracing::subscriber::with_default(subscriber, || LogSink.append(&record));
         let bytes = page.0.lock().unwrap().clone();

@@ -62,6 +62,7 @@ mod reuse;
 mod sampling;
 mod store;
 mod template;
+mod trace;
 
 pub use audit::{AdminChange, AuditLog, ChangeLog, NoLog, SealedEntry, SealedResult, SealedSide};
 pub use backend::{
@@ -118,4 +119,7 @@ pub use store::{
 };
 pub use template::{
     ChatTemplate, ImagePlace, Prompt, PromptPiece, TemplateCompiler, TemplateError, TemplateSource,
+};
+pub use trace::{
+    SpanId, StageTimes, TRACE_STATE_BYTES_MAX, TraceContext, TraceId, TraceParent, Traced,
 };

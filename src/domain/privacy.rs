@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
-use crate::{ChatRequest, Priority, RequestId, TeamId};
+use crate::{ChatRequest, Priority, RequestId, TeamId, TraceContext};
 
 /// How far a destination is trusted, least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -186,6 +186,7 @@ pub struct Outbound {
     priority: Priority,
     body_bytes: usize,
     is_resuming: bool,
+    trace: Option<Arc<TraceContext>>,
     /// Shared, so that a copy for another thread costs nothing.
     request: Arc<ChatRequest>,
 }
@@ -207,6 +208,7 @@ impl Outbound {
             priority: Priority::default(),
             body_bytes: 0,
             is_resuming: false,
+            trace: None,
             request: Arc::new(findings.masked_view(request, trust)),
         }
     }
@@ -236,6 +238,19 @@ impl Outbound {
     pub fn resuming(mut self) -> Self {
         self.is_resuming = true;
         self
+    }
+
+    /// Says of which trace it is.
+    #[must_use]
+    pub fn in_trace(mut self, trace: Option<Arc<TraceContext>>) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// `None` where nobody traces it.
+    #[must_use]
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_deref()
     }
 
     /// True when the destination is to go on with the last message, by [`crate::Resume::Exact`] or

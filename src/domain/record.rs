@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Usage};
+use crate::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Traced, Usage};
 
 /// One finished exchange, however it ended.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct ExchangeRecord {
     pub shares: Vec<Share>,
     /// What it would have cost elsewhere; `None` where nobody can say.
     pub counterfactual: Option<Counterfactual>,
+    /// What spans are made of; `None` where nobody exports any. It is not kept.
+    pub trace: Option<Box<Traced>>,
 }
 
 /// What an exchange would have cost without a choice that this node made.

@@ -33,6 +33,7 @@ mod reuse;
 mod seam;
 mod snapshot;
 mod stages;
+mod trace;
 mod trunk;
 mod vitals;
 mod walk;
@@ -58,6 +59,7 @@ pub use reuse::{
 };
 pub use snapshot::{CacheRules, NamedEmbedder, NamedReranker, Patience, Prices, Snapshot};
 pub use stages::{CacheWish, Parsed, RequestContext};
+pub use trace::Tracer;
 pub use trunk::{ModelListing, Parts, Pipeline, Readiness};
 pub use vitals::{ModelHealth, Percentiles};
 

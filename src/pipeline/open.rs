@@ -32,6 +32,7 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
         team: admitted.principal.team.clone(),
         priority: admitted.context.priority.max(admitted.principal.priority),
         body_bytes: admitted.context.body_bytes,
+        trace: admitted.receipt.trace(),
     };
     let snapshot = Arc::clone(&admitted.snapshot);
     let ward = Arc::clone(ward);
@@ -47,6 +48,8 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
         Ok(begun) => begun,
         Err(fault) => {
             let rule = walk.rule().to_owned();
+            admitted.timings.open = began.elapsed();
+            admitted.receipt.note_times(admitted.timings);
             admitted.receipt.note(|record| {
                 record.reason.clone_from(&rule);
                 record.outcome = Outcome::Refused(fault.as_label());
@@ -58,6 +61,7 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
         }
     };
     admitted.timings.open = began.elapsed();
+    admitted.receipt.note_times(admitted.timings);
     let reason = walk.reason(&begun);
     let card = walk.card(&begun);
     admitted.receipt.note(|record| {

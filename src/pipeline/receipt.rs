@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::{
     CacheOutcome, ChatEvent, ChatRequest, Counterfactual, ExchangeRecord, MicroUsd, ModelAlias,
-    Outcome, Price, Principal, RecordSink, RequestId, RouteTaken, Share, Tokens, Usage,
+    Outcome, Price, Principal, RecordSink, RequestId, RouteTaken, Share, Tokens, TraceContext,
+    Traced, Usage,
 };
 use policy::{Answered, Yardstick};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
+use crate::answer::Timings;
 use crate::cost::{Cost, Meter};
 use crate::quota::{Keepers, Share as QuotaShare};
 use crate::snapshot::Snapshot;
@@ -69,6 +71,7 @@ impl Receipt {
             unrescued: None,
             shares: Vec::new(),
             counterfactual: None,
+            trace: None,
         };
         Self {
             record: Some(record),
@@ -121,6 +124,25 @@ impl Receipt {
         self.yardstick = Some(yardstick);
     }
 
+    /// Notes which trace it is of.
+    pub(crate) fn note_trace(&mut self, traced: Box<Traced>) {
+        self.note(|record| record.trace = Some(traced));
+    }
+
+    /// `None` where nobody traces it.
+    pub(crate) fn trace(&self) -> Option<Arc<TraceContext>> {
+        let traced = self.record.as_ref()?.trace.as_ref()?;
+        Some(Arc::clone(&traced.context))
+    }
+
+    /// Notes how long its stages took, where somebody is told.
+    pub(crate) fn note_times(&mut self, timings: Timings) {
+        let record = self.record.as_mut();
+        if let Some(traced) = record.and_then(|record| record.trace.as_mut()) {
+            traced.times = timings.into();
+        }
+    }
+
     /// Notes what is asked, in case nobody else counts it; once, however often it is called.
     pub(crate) fn note_prompt(&mut self, request: &ChatRequest) {
         if !self.meter.has_read() {
@@ -133,6 +155,14 @@ impl Receipt {
         if let ChatEvent::Usage(usage) = event {
             let usage = *usage;
             self.note(|record| record.usage = Some(usage));
+        }
+        if let ChatEvent::ChoiceEnded { reason, .. } = event
+            && let Some(traced) = self
+                .record
+                .as_mut()
+                .and_then(|record| record.trace.as_mut())
+        {
+            traced.finished.push(*reason);
         }
         self.meter.hear(event);
     }

@@ -28,6 +28,7 @@ use crate::receipt::{Receipt, Recorder};
 use crate::reuse::{Reuse, Sought, Trace, Traces, look_up};
 use crate::snapshot::Snapshot;
 use crate::stages::{Admitted, CacheWish, Missed, Parsed, Planned, Scanned};
+use crate::trace::Tracer;
 use crate::vitals::{ModelHealth, Ward};
 use crate::wrap::{wrap, wrap_hit};
 use crate::{offline, quota};
@@ -89,6 +90,8 @@ pub struct Pipeline {
     /// Whether it ever was; what then begins anew takes no traffic away.
     was_ready: AtomicBool,
     desk: mpsc::Sender<ExchangeRecord>,
+    /// `None` where nobody is told of traces.
+    tracer: Option<Tracer>,
 }
 
 impl fmt::Debug for Pipeline {
@@ -145,8 +148,16 @@ impl Pipeline {
             seats_max,
             was_ready: AtomicBool::new(false),
             desk,
+            tracer: None,
         };
         (pipeline, Recorder::new(inbox, parts.sinks))
+    }
+
+    /// The same, with what traces need noted of each exchange.
+    #[must_use]
+    pub fn traced_by(mut self, tracer: Tracer) -> Self {
+        self.tracer = Some(tracer);
+        self
     }
 
     /// Replaces the snapshot. Exchanges under way keep theirs.
@@ -403,6 +414,9 @@ impl Pipeline {
         } = parsed;
         let id = context.request_id.clone();
         let mut receipt = self.receive(id, &principal, request.model.clone())?;
+        if let Some(tracer) = self.tracer {
+            receipt.note_trace(tracer.begin(&context.headers, &request, &mut rand::rng()));
+        }
         let snapshot = self.snapshot.load_full();
         let asked = granted(&request, &principal, &snapshot)
             .and_then(|asked| bound_output(&mut request, &principal).map(|()| asked))
@@ -574,6 +588,7 @@ async fn join(mut missed: Missed, answer: Answer, reader: Reader) -> Result<Answ
     }
     let now = Instant::now();
     admitted.timings.open = now - admitted.since;
+    admitted.receipt.note_times(admitted.timings);
     // Where a kept reply answers the leader, it answers all.
     let (cache, route, reason) = match answer.cache {
         CacheUse::Exact { .. } | CacheUse::Semantic { .. } => {
@@ -741,6 +756,7 @@ async fn replay_hit(found: Found) -> Result<Answer, Refusal> {
     };
     let made = Cost::of(kept.cost);
     admitted.receipt.note_reuse(cache.outcome(), made.clone());
+    admitted.receipt.note_times(admitted.timings);
     if reply.usage.is_none() {
         admitted.receipt.note_prompt(&admitted.request);
     }

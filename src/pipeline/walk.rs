@@ -16,7 +16,7 @@ use std::time::Duration;
 use domain::{
     BackendCard, BackendError, ChatEvent, ChatRequest, ChatStream, Classify, Fault, Findings,
     HedgeOutcome, HedgeRecord, MicroUsd, Outbound, Priority, RequestId, Resume, RouteTaken, TeamId,
-    Tokens,
+    Tokens, TraceContext,
 };
 use policy::{ANY_MODEL, Candidate, Equal, Plan, Roster, conversation, name_hash, order};
 use tokio::sync::OnceCell;
@@ -42,6 +42,8 @@ pub(crate) struct Caller {
     pub priority: Priority,
     /// Of the body the request came in.
     pub body_bytes: usize,
+    /// `None` where nobody traces it.
+    pub trace: Option<Arc<TraceContext>>,
 }
 
 /// A candidate that answers: `head` is everything up to its first content, `rest` what follows.
@@ -433,6 +435,7 @@ impl Walk {
         Ok(Ok(sealed
             .of_body_bytes(body_bytes)
             .for_team(self.caller.team.clone())
+            .in_trace(self.caller.trace.clone())
             .with_priority(self.caller.priority)))
     }
 

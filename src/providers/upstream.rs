@@ -44,6 +44,8 @@ const CONNECT_BACKOFF: Duration = Duration::from_millis(40);
 const ENCODE_INLINE_BYTES_MAX: usize = 64 * 1024;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// One upstream over HTTP.
@@ -245,6 +247,9 @@ impl Upstream {
             .body(Body::wrap(body));
         if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
             request = request.header(REQUEST_ID, id);
+        }
+        for (name, value) in trace_headers(call) {
+            request = request.header(name, value);
         }
         if let Some((name, betas)) = self.betas(call) {
             request = request.header(name, betas);
@@ -517,8 +522,23 @@ impl Road {
         if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
             request.headers_mut().insert(REQUEST_ID, id);
         }
+        request.headers_mut().extend(trace_headers(call));
         request
     }
+}
+
+/// Of the trace that the call is of, where somebody traces it. What is sealed to a relay goes without: the
+/// relay is told who asks by nothing but the edge's proof.
+fn trace_headers(call: &Outbound) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+    let parent = call.trace().and_then(|trace| {
+        let value = HeaderValue::try_from(trace.for_call()).ok()?;
+        Some((TRACE_PARENT, value))
+    });
+    let state = call.trace().and_then(|trace| {
+        let value = HeaderValue::from_str(trace.state.as_deref()?).ok()?;
+        Some((TRACE_STATE, value))
+    });
+    parent.into_iter().chain(state)
 }
 
 /// How one try to send ended without a response, by what to do next.

@@ -33,6 +33,7 @@ mod prompts;
 mod records;
 mod rescue;
 mod sealed;
+mod telemetry;
 mod tenants;
 mod upstream;
 

@@ -279,6 +279,7 @@ mod tests {
             unrescued: None,
             shares: Vec::new(),
             counterfactual: None,
+            trace: None,
         }
     }
 

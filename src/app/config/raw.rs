@@ -23,6 +23,7 @@ use super::raw_sealed::{RawGateway, RawRelay};
 use super::records::RawRecords;
 use super::savings::RawSavings;
 use super::shared::RawStore;
+use super::telemetry::RawTelemetry;
 use super::trouble::{RawContinues, RawOffline, RawRescue};
 
 /// The whole of `hedge.toml`. Everything has a default, so an empty file is a complete one.
@@ -81,6 +82,7 @@ pub struct RawConfig {
     pub images: RawImages,
     pub shutdown: RawShutdown,
     pub log: RawLog,
+    pub telemetry: RawTelemetry,
     pub depot: RawDepot,
 }
 

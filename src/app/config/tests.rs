@@ -567,6 +567,7 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "images",
         "shutdown",
         "log",
+        "telemetry",
         "depot",
     ] {
         assert!(sections.contains_key(section), "{section}");

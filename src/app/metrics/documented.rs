@@ -37,6 +37,7 @@ fn registered() -> BTreeMap<String, String> {
         bytes_max: 1,
     });
     metrics.watch_records(records, true);
+    metrics.watch_spans(Arc::default());
     let registry = metrics.registry.lock();
     let registry = registry.unwrap_or_else(PoisonError::into_inner);
     let listed = registry.listed().iter();

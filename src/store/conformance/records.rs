@@ -41,6 +41,7 @@ pub fn record_of(id: &str, team: &str) -> ExchangeRecord {
         rescued_by: Vec::new(),
         unrescued: None,
         shares: Vec::new(),
+        trace: None,
         counterfactual: Some(Counterfactual {
             cost,
             basis: Basis::Asked,
