@@ -139,6 +139,8 @@ pub struct Config {
     /// `None` where none is fetched.
     pub images: Option<ImageSettings>,
     pub shutdown_grace: Duration,
+    /// Files that are read anew when they change. Empty where none are looked at.
+    pub watched: Vec<PathBuf>,
     pub log: RawLog,
     /// `None` where nothing is sent to a collector.
     pub telemetry: Option<TelemetrySettings>,
@@ -256,6 +258,7 @@ impl Config {
             offline,
             images,
             shutdown_grace: Duration::from_secs(raw.shutdown.grace_s),
+            watched: watched(raw),
             log: raw.log.clone(),
             telemetry,
             depot_dir: depot_dir(raw, around.environment),
@@ -293,6 +296,17 @@ fn refuse_open(raw: &RawConfig, listen: SocketAddr, findings: &mut Findings) {
             ),
         );
     }
+}
+
+/// What the configuration names and is made of. A key of an upstream is none: it is read anew where it is used.
+fn watched(raw: &RawConfig) -> Vec<PathBuf> {
+    if !raw.reload.watch {
+        return Vec::new();
+    }
+    let keys = raw.keys.iter().filter_map(|key| key.secret.as_ref());
+    let keys = keys.filter_map(|secret| secret.0.strip_prefix("file:"));
+    let rules = Some(raw.routes.file.as_str()).filter(|name| builtin_routes(name).is_none());
+    rules.into_iter().chain(keys).map(PathBuf::from).collect()
 }
 
 /// The rules that come with the binary.
@@ -484,7 +498,12 @@ fn load_file(
     let config = Config::judge(&raw, &around, &mut findings);
     let models = models::load(&raw, &depot_dir(&raw, environment), &mut findings);
     let config = config.filter(|_| findings.faults.is_empty());
-    let config = config.map(|config| Config { models, ..config });
+    let config = config.map(|mut config| {
+        if raw.reload.watch {
+            config.watched.extend(file.clone());
+        }
+        Config { models, ..config }
+    });
     Loaded {
         file,
         raw,

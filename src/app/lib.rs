@@ -25,6 +25,7 @@ mod metrics;
 mod node;
 mod otel;
 mod quotas;
+mod reload;
 mod reuse;
 mod signals;
 mod tasks;

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub enum Word {
     /// SIGINT or SIGTERM.
     Stop,
-    /// SIGHUP.
+    /// SIGHUP, or a file of the configuration has changed.
     Reload,
 }
 

@@ -31,6 +31,7 @@ mod pools;
 mod postgres;
 mod prompts;
 mod records;
+mod reload;
 mod rescue;
 mod sealed;
 mod telemetry;

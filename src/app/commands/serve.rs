@@ -1,5 +1,6 @@
 //! `hedge serve`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -14,7 +15,8 @@ use crate::cli::ServeArgs;
 use crate::config::{self, Config, ConfigFault, Isolation, LogFormat, Override};
 use crate::local::Located;
 use crate::node::Node;
-use crate::signals::Signals;
+use crate::reload::Watch;
+use crate::signals::{Signals, Word};
 use crate::{banner, client, embedder, local, sealed, telemetry, terminal};
 
 /// For blocking work that nobody waits for any more, such as a model still loading.
@@ -156,7 +158,22 @@ async fn run(
     let encoders = embedder::locate(config, &located.names())?;
     let node = Node::start(config, &located, encoders, http.transport()).await?;
     announce(config, &located, &node);
-    node.run(async || signals.next().await, reload).await
+    let (mut watch, files) = (Watch::default(), RefCell::new(config.watched.clone()));
+    let next = async || {
+        tokio::select! {
+            word = signals.next() => word,
+            () = watch.changed(|| files.borrow().clone()) => Word::Reload,
+        }
+    };
+    // What is looked at is what the configuration in force is made of.
+    let reload = || {
+        let reloaded = reload();
+        if let Ok(config) = &reloaded {
+            files.borrow_mut().clone_from(&config.watched);
+        }
+        reloaded
+    };
+    node.run(next, reload).await
 }
 
 /// Found, and those for the start with room for all of them.

@@ -81,6 +81,7 @@ pub struct RawConfig {
     pub offline: RawOffline,
     pub images: RawImages,
     pub shutdown: RawShutdown,
+    pub reload: RawReload,
     pub log: RawLog,
     pub telemetry: RawTelemetry,
     pub depot: RawDepot,
@@ -749,6 +750,21 @@ pub struct RawShutdown {
 impl Default for RawShutdown {
     fn default() -> Self {
         Self { grace_s: 30 }
+    }
+}
+
+/// How a running node takes over another configuration.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawReload {
+    /// Look at the file, the rules and the files of `[[keys]]` once a second, and read all of it anew when one
+    /// changes, as SIGHUP does. Read at the start.
+    pub watch: bool,
+}
+
+impl Default for RawReload {
+    fn default() -> Self {
+        Self { watch: true }
     }
 }
 

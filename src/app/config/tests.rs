@@ -566,6 +566,7 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "offline",
         "images",
         "shutdown",
+        "reload",
         "log",
         "telemetry",
         "depot",
