@@ -146,7 +146,7 @@ impl Measured {
             max: sum.most,
         });
         let data_points: Vec<_> = points.collect();
-        (!data_points.is_empty()).then(|| Metric {
+        (!data_points.is_empty()).then_some(Metric {
             name: self.name,
             unit: self.unit,
             description: self.description,

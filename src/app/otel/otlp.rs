@@ -69,6 +69,7 @@ pub struct KeyValue {
     pub value: Value,
 }
 
+#[expect(clippy::enum_variant_names, reason = "they are the protocol's names")]
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Value {
