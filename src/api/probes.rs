@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use domain::Fault;
+use domain::{Fault, Reach};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
@@ -27,6 +27,9 @@ struct Ready<'a> {
     /// Where records are those of all replicas: `shared`, or `waiting` while their database is down.
     #[serde(skip_serializing_if = "Option::is_none")]
     records: Option<&'static str>,
+    /// With whom limits are counted, where that is with other replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<&'static str>,
     backends: Vec<BackendState<'a>>,
 }
 
@@ -68,10 +71,15 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
         "online"
     };
     let is_waiting = api.records.as_ref().and_then(|it| it.is_waiting());
+    let limits = match readiness.reach {
+        Reach::Alone => None,
+        Reach::Shared | Reach::Apart => Some(readiness.reach.as_label()),
+    };
     let ready = Ready {
         status,
         link,
         records: is_waiting.map(|is_waiting| if is_waiting { "waiting" } else { "shared" }),
+        limits,
         backends,
     };
     json(code, &ready)

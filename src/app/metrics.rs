@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use providers::{EndpointState, Pool};
-use store::RecordDesk;
+use store::{RecordDesk, SharedQuotas};
 use tokio::sync::watch;
 
 use crate::fleet::Fleet;
@@ -33,6 +33,7 @@ mod records;
 mod registry;
 mod reuse;
 mod sealed;
+mod shared;
 mod spans;
 
 pub use events::EventMetrics;
@@ -41,6 +42,7 @@ use records::RecordMetrics;
 use registry::Registry;
 use reuse::ReuseMetrics;
 use sealed::{AuditMetrics, EdgeMetrics, RelayMetrics};
+use shared::SharedMetrics;
 use spans::SpanMetrics;
 
 /// From a cached reply to a long answer by a large model on a small machine.
@@ -171,6 +173,7 @@ pub struct Metrics {
     audit: OnceLock<AuditMetrics>,
     records: OnceLock<RecordMetrics>,
     spans: OnceLock<SpanMetrics>,
+    shared: OnceLock<SharedMetrics>,
     relay: OnceLock<RelayMetrics>,
     edge: EdgeMetrics,
     fleet: OnceLock<Arc<Fleet>>,
@@ -282,6 +285,7 @@ impl Default for Metrics {
             audit: OnceLock::new(),
             records: OnceLock::new(),
             spans: OnceLock::new(),
+            shared: OnceLock::new(),
             relay: OnceLock::new(),
             edge: EdgeMetrics::default(),
             fleet: OnceLock::new(),
@@ -455,6 +459,13 @@ impl Metrics {
         let _ = self.spans.set(SpanMetrics::new(counts, &mut registry));
     }
 
+    /// Who counts limits with other replicas.
+    pub fn watch_shared(&self, quotas: Arc<SharedQuotas>) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is one.
+        let _ = self.shared.set(SharedMetrics::new(quotas, &mut registry));
+    }
+
     /// Whose models are shown.
     pub fn watch_models(&self, fleet: Arc<Fleet>) {
         // There is one.
@@ -492,6 +503,9 @@ impl Metrics {
         }
         if let Some(audit) = self.audit.get() {
             audit.read();
+        }
+        if let Some(shared) = self.shared.get() {
+            shared.read();
         }
         if let Some(records) = self.records.get() {
             records.read();

@@ -13,12 +13,12 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use api::gateway::{Gateway, GatewayBooks};
 use api::{AdminTokens, Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
-use domain::{AuditLog, KeyDirectory, Quotas, RecordSink};
+use domain::{AuditLog, KeyDirectory, Limit, LimitWatch, Quotas, RecordSink};
 use futures::future::join_all;
 use pipeline::{Parts, Pipeline, Tracer};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
-use store::{MokaReplies, MokaResponses, RecordDesk, RecordReader};
+use store::{MokaReplies, MokaResponses, RecordDesk, RecordReader, SharedQuotas};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,7 @@ const CHRONICLE: &str = "audit log";
 const EVENTS: &str = "teller of events";
 const COUNTS: &str = "keeper of limits";
 const KEYS: &str = "keeper of keys";
+const SHARED: &str = "counter of shared limits";
 const RECORDS: &str = "keeper of records";
 const TELEMETRY: &str = "telemetry";
 const LEARNER: &str = "cache's learner";
@@ -66,6 +67,8 @@ const GATEWAY_KEEPER: &str = "relay's keeper";
 const BEAT: Duration = Duration::from_millis(50);
 /// Connections that wait to be accepted. The system may set a lower bound (`net.core.somaxconn`).
 const BACKLOG_MAX: u32 = 4_096;
+/// For a Redis that began anew replicas wait a second for each other.
+const SHARED_MAX: Duration = Duration::from_secs(3);
 /// For the engine to leave its step and the recorder to write its last lines.
 const FINISH_MAX: Duration = Duration::from_secs(5);
 
@@ -175,13 +178,8 @@ impl Node {
         let metrics = Arc::new(Metrics::default());
         let webhook = config.webhook.clone();
         let (events, telling) = Events::new(webhook, transport.client(), metrics.events());
-        let counts = Arc::new(Counts::new(
-            &config.data_dir,
-            config.quotas.calendar.clone(),
-            config.limits.user_accounts_max,
-            Arc::new(events),
-        ));
-        open_counts(&counts, config)?;
+        let counted = CancellationToken::new();
+        let counts = start_counts(config, Arc::new(events), &mut tasks, &counted)?;
         let secret = reuse::secret(config);
         let (fleet, models, news) = Fleet::new(located);
         let dimensions = encoders.iter().find_map(EncoderModel::compares);
@@ -214,7 +212,7 @@ impl Node {
             cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
             reuse,
             keys: Arc::clone(&keys) as Arc<dyn KeyDirectory>,
-            quotas: Some(Arc::clone(&counts.quotas) as Arc<dyn Quotas>),
+            quotas: Some(counts.quotas()),
             queueing: config.limits.queueing,
             sinks,
             exchanges_max: config.limits.exchanges_max,
@@ -251,7 +249,6 @@ impl Node {
         tasks.spawn(RECORDER, recorder.run());
         tasks.spawn(METRONOME, metronome());
         tasks.spawn(KEYS, keeper.run());
-        let counted = CancellationToken::new();
         tasks.spawn(COUNTS, Arc::clone(&counts).keep(counted.clone()));
         if let Some(telling) = telling {
             tasks.spawn(EVENTS, telling.run(counted.clone()));
@@ -263,6 +260,10 @@ impl Node {
         if config.offline.is_enabled {
             let (link, rules) = (Arc::clone(transport.link()), config.offline.rules);
             tasks.spawn(LINK, async move { link.watch(rules, &TcpKnock).await });
+        }
+        if let Some(quotas) = counts.with_others() {
+            metrics.watch_shared(Arc::clone(quotas));
+            await_others(quotas, &keys.limits()).await;
         }
         if let Some(clients) = clients {
             let serving = Arc::clone(&api).serve_client(clients, stop.clone());
@@ -470,7 +471,7 @@ impl Node {
             warn!("the days on which keys were used were not written down in time");
         }
         self.counted.cancel();
-        let kept = tasks.until_ended(&[COUNTS, EVENTS]);
+        let kept = tasks.until_ended(&[COUNTS, SHARED, EVENTS]);
         if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
             warn!("what was used of limits was not written down in time");
         }
@@ -547,6 +548,40 @@ fn open_telemetry(
     metrics.watch_spans(otel.counts());
     tasks.spawn(TELEMETRY, exporter.run(measured.clone()));
     Ok(Some(Arc::new(otel)))
+}
+
+/// What counts what is used, and what it goes on from.
+fn start_counts(
+    config: &Config,
+    watch: Arc<dyn LimitWatch>,
+    tasks: &mut TaskSet,
+    counted: &CancellationToken,
+) -> anyhow::Result<Arc<Counts>> {
+    let (data_dir, calendar) = (&config.data_dir, config.quotas.calendar.clone());
+    let Some(redis) = &config.store.redis else {
+        let users_max = config.limits.user_accounts_max;
+        let counts = Arc::new(Counts::new(data_dir, calendar, users_max, watch));
+        open_counts(&counts, config)?;
+        return Ok(counts);
+    };
+    let (counts, driver) =
+        Counts::shared(data_dir, calendar, redis, watch).context("store.redis")?;
+    open_counts(&counts, config)?;
+    let counted = counted.clone();
+    tasks.spawn(SHARED, driver.run(async move { counted.cancelled().await }));
+    Ok(Arc::new(counts))
+}
+
+/// Waits until limits are counted with the other replicas, for as long as that takes at most where all is
+/// well. One that cannot ask them yet is no reason not to serve.
+async fn await_others(quotas: &SharedQuotas, limits: &[Limit]) {
+    if tokio::time::timeout(SHARED_MAX, quotas.until_shared())
+        .await
+        .is_ok()
+    {
+        // Whoever asks what is left gets an answer of theirs.
+        quotas.left(limits);
+    }
 }
 
 /// A node that has limits goes on from what was used of them.

@@ -1,15 +1,21 @@
-//! Limits of a running node: counted in memory, and what was settled written down every second.
+//! Limits of a running node: counted in memory or with other replicas, and what was settled written down
+//! every second.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use domain::LimitWatch;
-use store::{Calendar, LocalQuotas, Moment, QuotaFile};
+use domain::{LimitWatch, Quotas};
+use store::{
+    Calendar, LocalQuotas, Moment, NoRedisUrl, QuotaFile, Settled, SharedDriver, SharedQuotas,
+    SharedRules,
+};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
+
+use crate::config::RedisSettings;
 
 /// In the data folder.
 const FILE_NAME: &str = "quotas.json";
@@ -19,12 +25,47 @@ const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// The counts, and the file that they go on from. A node without limits has no file.
 #[derive(Debug)]
 pub struct Counts {
-    pub quotas: Arc<LocalQuotas>,
+    counting: Counting,
     path: PathBuf,
     file: Mutex<Option<QuotaFile>>,
 }
 
+/// Who counts.
+#[derive(Debug)]
+enum Counting {
+    Local(Arc<LocalQuotas>),
+    Shared(Arc<SharedQuotas>),
+}
+
+impl Counting {
+    fn restore(&self, settled: Vec<Settled>) {
+        match self {
+            Self::Local(quotas) => quotas.restore(settled),
+            Self::Shared(quotas) => quotas.restore(settled),
+        }
+    }
+
+    fn settled(&self) -> Vec<Settled> {
+        match self {
+            Self::Local(quotas) => quotas.settled(),
+            Self::Shared(quotas) => quotas.settled(),
+        }
+    }
+}
+
+fn clock() -> impl Fn() -> Moment {
+    let began = Instant::now();
+    move || Moment {
+        nanos: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        unix: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs(),
+    }
+}
+
 impl Counts {
+    /// Of a node that counts for itself.
     #[must_use]
     pub fn new(
         data_dir: &Path,
@@ -32,23 +73,61 @@ impl Counts {
         user_accounts_max: usize,
         watch: Arc<dyn LimitWatch>,
     ) -> Self {
-        let began = Instant::now();
-        let clock = move || Moment {
-            nanos: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            unix: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
+        let quotas = LocalQuotas::new(calendar, clock())
+            .with_user_accounts_max(user_accounts_max)
+            .with_watch(watch);
+        Self::counting(data_dir, Counting::Local(Arc::new(quotas)))
+    }
+
+    /// Of one that counts with others, and the driver that it needs for that.
+    ///
+    /// # Errors
+    /// The address of Redis is none.
+    pub fn shared(
+        data_dir: &Path,
+        calendar: Calendar,
+        redis: &RedisSettings,
+        watch: Arc<dyn LimitWatch>,
+    ) -> Result<(Self, SharedDriver), NoRedisUrl> {
+        let rules = SharedRules {
+            url: redis.url.expose().to_owned(),
+            prefix: redis.prefix.clone(),
+            replicas: redis.replicas,
+            when_apart: redis.when_apart,
+            answer_max: redis.answer_max,
+            lease: redis.lease,
+            replica: format!("{:032x}", rand::random::<u128>()),
         };
-        let quotas = LocalQuotas::new(calendar, clock);
+        let (quotas, driver) = SharedQuotas::new(rules, calendar, clock())?;
+        let counts = Self::counting(
+            data_dir,
+            Counting::Shared(Arc::new(quotas.with_watch(watch))),
+        );
+        Ok((counts, driver))
+    }
+
+    fn counting(data_dir: &Path, counting: Counting) -> Self {
         Self {
-            quotas: Arc::new(
-                quotas
-                    .with_user_accounts_max(user_accounts_max)
-                    .with_watch(watch),
-            ),
+            counting,
             path: data_dir.join(FILE_NAME),
             file: Mutex::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn quotas(&self) -> Arc<dyn Quotas> {
+        match &self.counting {
+            Counting::Local(quotas) => Arc::clone(quotas) as _,
+            Counting::Shared(quotas) => Arc::clone(quotas) as _,
+        }
+    }
+
+    /// `None` where this node counts for itself.
+    #[must_use]
+    pub fn with_others(&self) -> Option<&Arc<SharedQuotas>> {
+        match &self.counting {
+            Counting::Local(_) => None,
+            Counting::Shared(quotas) => Some(quotas),
         }
     }
 
@@ -60,7 +139,7 @@ impl Counts {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
             let (opened, settled) = QuotaFile::open(&self.path)?;
-            self.quotas.restore(settled);
+            self.counting.restore(settled);
             *file = Some(opened);
         }
         Ok(())
@@ -75,7 +154,7 @@ impl Counts {
     fn write(&self) -> io::Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *file {
-            Some(file) => file.write(&self.quotas.settled()),
+            Some(file) => file.write(&self.counting.settled()),
             None => Ok(()),
         }
     }
@@ -120,7 +199,7 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use domain::{
-        Limit, LimitWarning, Measure, MicroUsd, Period, Quotas, Scope, Thresholds, Use, WhenSpent,
+        Limit, LimitWarning, Measure, MicroUsd, Period, Scope, Thresholds, Use, WhenSpent,
     };
 
     use super::*;
@@ -149,7 +228,7 @@ mod tests {
         for left in [1_000, 700, 400] {
             let counts = Arc::new(Counts::new(&data_dir, Calendar::utc(), 10, watch()));
             counts.open().unwrap();
-            assert_eq!(counts.quotas.left(&limits)[0].amount, left);
+            assert_eq!(counts.quotas().left(&limits)[0].amount, left);
             // Another node may not count from there too.
             assert!(
                 Counts::new(&data_dir, Calendar::utc(), 10, watch())
@@ -161,14 +240,14 @@ mod tests {
                 cost: MicroUsd(300),
                 ..Use::default()
             };
-            let grant = counts.quotas.take(&limits, used).await.unwrap();
+            let grant = counts.quotas().take(&limits, used).await.unwrap();
             grant.settle(used);
             let stop = CancellationToken::new();
             stop.cancel();
             Arc::clone(&counts).keep(stop).await;
             // Opened once is opened.
             counts.open().unwrap();
-            assert_eq!(counts.quotas.left(&limits)[0].amount, left - 300);
+            assert_eq!(counts.quotas().left(&limits)[0].amount, left - 300);
         }
         std::fs::write(data_dir.join(FILE_NAME), "{").unwrap();
         assert!(

@@ -96,7 +96,7 @@ pub use priority::Priority;
 pub use privacy::{Finding, FindingClass, Findings, Outbound, Trust};
 pub use quota::{
     Exhausted, Grant, Left, Limit, LimitRules, LimitWarning, LimitWatch, Measure, Period, Quotas,
-    Returned, Scope, Shortage, Thresholds, Use, WhenSpent,
+    Reach, Returned, Scope, Shortage, Thresholds, Use, WhenSpent,
 };
 pub use reading::{ReadToken, TextPart, TextToRead, Tokenizer};
 pub use record::{

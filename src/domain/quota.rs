@@ -325,6 +325,11 @@ pub trait Quotas: Send + Sync + 'static {
     /// What is left of each limit, in their order. Cheap, and of this moment.
     fn left(&self, limits: &[Limit]) -> Vec<Left>;
 
+    /// With whom it counts at present.
+    fn reach(&self) -> Reach {
+        Reach::Alone
+    }
+
     /// Users' limits that are counted at present, and what is left of each: those nearest to their end,
     /// no more than `count_max`. None where nobody here knows whose there are.
     fn users(&self, count_max: usize) -> Vec<(Limit, Left)> {
@@ -346,6 +351,28 @@ pub struct LimitWarning {
 /// Is told of them, by whoever keeps count. Never waits.
 pub trait LimitWatch: Send + Sync + 'static {
     fn passed(&self, warning: LimitWarning);
+}
+
+/// With whom somebody counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// For itself.
+    Alone,
+    /// With other replicas.
+    Shared,
+    /// With others, whom it cannot ask at present: by its own share.
+    Apart,
+}
+
+impl Reach {
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Shared => "shared",
+            Self::Apart => "apart",
+        }
+    }
 }
 
 /// What is left of one limit.

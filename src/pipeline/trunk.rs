@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use domain::{
     BackendCard, CacheOutcome, CacheStore, ChatRequest, Delivery, ExchangeRecord, Fault, Findings,
     Health, HealthState, Kept, KeyDigest, KeyDirectory, KeyTrouble, Left, Limit, ModelAlias,
-    Outcome, Principal, Quotas, RecordSink, RequestId, Tier, Tokens, Trust,
+    Outcome, Principal, Quotas, Reach, RecordSink, RequestId, Tier, Tokens, Trust,
 };
 use policy::Asked;
 use tokio::sync::{Semaphore, mpsc};
@@ -116,6 +116,8 @@ pub struct Readiness {
     pub is_ready: bool,
     /// No public upstream can be reached.
     pub is_offline: bool,
+    /// With whom limits are counted.
+    pub reach: Reach,
     pub backends: Vec<(String, Health)>,
 }
 
@@ -366,9 +368,11 @@ impl Pipeline {
         if is_ready {
             self.was_ready.store(true, Ordering::Relaxed);
         }
+        let reach = self.keepers.quotas.as_ref().map(|quotas| quotas.reach());
         Readiness {
             is_ready,
             is_offline,
+            reach: reach.unwrap_or(Reach::Alone),
             backends,
         }
     }

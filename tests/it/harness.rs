@@ -355,26 +355,32 @@ pub fn chat_request(body: &Value) -> Request<Full<Bytes>> {
 }
 
 /// Sends on a connection of its own. Dropping what comes back closes that connection.
-pub async fn open(addr: SocketAddr, mut request: Request<Full<Bytes>>) -> Streamed {
+pub async fn open(addr: SocketAddr, request: Request<Full<Bytes>>) -> Streamed {
+    try_open(addr, request).await.unwrap()
+}
+
+/// The same to somebody who may be gone.
+pub async fn try_open(
+    addr: SocketAddr,
+    mut request: Request<Full<Bytes>>,
+) -> Result<Streamed, Box<dyn std::error::Error>> {
     let host = http::HeaderValue::from_str(&addr.to_string()).unwrap();
     request.headers_mut().entry(HOST).or_insert(host);
-    let stream = TcpStream::connect(addr).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
+    let stream = TcpStream::connect(addr).await?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await?;
     let mut drive = JoinSet::new();
     drive.spawn(async move { drop(connection.await) });
     let reply = tokio::time::timeout(PATIENCE, sender.send_request(request))
         .await
-        .expect("an answer begins in time")
-        .unwrap();
+        .expect("an answer begins in time")?;
     let (head, body) = reply.into_parts();
-    Streamed {
+    Ok(Streamed {
         status: head.status,
         headers: head.headers,
         body,
         _drive: drive,
-    }
+    })
 }
 
 /// An answer whose body is still unread.

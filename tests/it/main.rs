@@ -32,6 +32,7 @@ mod postgres;
 mod prompts;
 mod records;
 mod reload;
+mod replicas;
 mod rescue;
 mod sealed;
 mod telemetry;

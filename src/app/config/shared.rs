@@ -6,17 +6,46 @@ use store::PostgresAddress;
 
 use super::faults::Findings;
 use super::raw::{RawConfig, SecretText};
+use super::redis::{self, RawWhenDown, RedisSettings};
 use super::secret::Surroundings;
 
 /// Servers that several nodes share, so that they are one to whoever looks. Without them a node keeps
 /// everything itself, and nothing has to be installed. Read at the start.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawStore {
     /// Where records of exchanges go: `postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full`,
     /// or `env:NAME` or `file:/path` that hold it. While it is down they wait in `records.dir`. See
     /// docs/records.md.
     pub postgres: Option<SecretText>,
+    /// Redis or Valkey, where limits are counted: `redis://HOST:6379`, `rediss://` with TLS, `unix://`,
+    /// or `env:NAME` or `file:/path` that hold it. While it is down each replica goes on by its share.
+    /// See docs/limits.md.
+    pub redis: Option<SecretText>,
+    /// What its keys begin with. Replicas that count together have the same.
+    pub prefix: String,
+    /// How many replicas count together.
+    pub replicas: u32,
+    /// What becomes of limits per day, per month and for ever while it is down.
+    pub limits_when_down: RawWhenDown,
+    /// How long a request waits for it. Then it counts as down.
+    pub answer_ms_max: u64,
+    /// How long what a replica holds stays held after that was last heard of.
+    pub lease_s: u64,
+}
+
+impl Default for RawStore {
+    fn default() -> Self {
+        Self {
+            postgres: None,
+            redis: None,
+            prefix: "hedge".into(),
+            replicas: 1,
+            limits_when_down: RawWhenDown::Share,
+            answer_ms_max: 100,
+            lease_s: 30,
+        }
+    }
 }
 
 /// What is shared, and through what.
@@ -24,11 +53,14 @@ pub struct RawStore {
 pub struct StoreSettings {
     /// `None` where records are this node's alone.
     pub postgres: Option<PostgresAddress>,
+    /// `None` where this node counts limits for itself.
+    pub redis: Option<RedisSettings>,
 }
 
 pub fn store(raw: &RawConfig, around: &Surroundings<'_>, findings: &mut Findings) -> StoreSettings {
     StoreSettings {
         postgres: postgres(raw, around, findings),
+        redis: redis::redis(raw, around, findings),
     }
 }
 

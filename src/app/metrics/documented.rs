@@ -2,9 +2,11 @@
 //! what nodes at work show.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
-use store::{RecordDesk, RecordRules};
+use store::{Calendar, Moment, RecordDesk, RecordRules, SharedQuotas, SharedRules, WhenApart};
 
 use super::Metrics;
 use crate::sealed::{Chronicle, Edges};
@@ -24,6 +26,21 @@ fn on_the_page() -> BTreeMap<String, String> {
     rows.filter(|(name, _)| !name.starts_with(DOORS)).collect()
 }
 
+fn shared() -> Arc<SharedQuotas> {
+    let rules = SharedRules {
+        url: "redis://127.0.0.1".into(),
+        prefix: "hedge".into(),
+        replicas: NonZeroU32::MIN,
+        when_apart: WhenApart::Share,
+        answer_max: Duration::ZERO,
+        lease: Duration::ZERO,
+        replica: "one".into(),
+    };
+    let clock = || Moment { nanos: 0, unix: 0 };
+    let (quotas, _) = SharedQuotas::new(rules, Calendar::utc(), clock).unwrap();
+    Arc::new(quotas)
+}
+
 /// Of a node that is everything that a node can be.
 fn registered() -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -33,11 +50,12 @@ fn registered() -> BTreeMap<String, String> {
     metrics.watch_audit(Arc::new(Chronicle::default()));
     let (records, _) = RecordDesk::new(RecordRules {
         dir: folder.path().to_owned(),
-        keep: std::time::Duration::ZERO,
+        keep: Duration::ZERO,
         bytes_max: 1,
     });
     metrics.watch_records(records, true);
     metrics.watch_spans(Arc::default());
+    metrics.watch_shared(shared());
     let registry = metrics.registry.lock();
     let registry = registry.unwrap_or_else(PoisonError::into_inner);
     let listed = registry.listed().iter();

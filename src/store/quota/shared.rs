@@ -26,11 +26,13 @@ mod tests;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Exhausted, Grant, Left, Limit, Quotas, Returned, Shortage, Use};
+use domain::{
+    Exhausted, Grant, Left, Limit, LimitWarning, LimitWatch, Quotas, Reach, Returned, Shortage, Use,
+};
 use redis::Client;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -63,6 +65,14 @@ pub struct SharedRules {
     pub lease: Duration,
     /// A name that no other process ever had.
     pub replica: String,
+}
+
+impl SharedRules {
+    /// # Errors
+    /// `url` is no address of Redis.
+    pub fn judge(url: &str) -> Result<(), NoRedisUrl> {
+        Client::open(url).map(drop).map_err(|_| NoRedisUrl)
+    }
 }
 
 /// The address of Redis cannot be read.
@@ -105,6 +115,8 @@ struct Desk {
     /// An answer did not come in time.
     trouble: Notify,
     is_shared: watch::Sender<bool>,
+    /// Is told of thresholds that were passed.
+    watch: OnceLock<Arc<dyn LimitWatch>>,
     tally: Tally,
 }
 
@@ -134,6 +146,7 @@ impl SharedQuotas {
             look: Notify::new(),
             trouble: Notify::new(),
             is_shared: watch::Sender::new(false),
+            watch: OnceLock::new(),
             tally: Tally::default(),
         });
         let (asks, inbox) = mpsc::channel(ASKS_MAX);
@@ -143,6 +156,14 @@ impl SharedQuotas {
             answer_max: rules.answer_max,
         };
         Ok((quotas, SharedDriver::new(desk, inbox, client, rules)))
+    }
+
+    /// Tells `watch` when this replica brings what was used past a part of a limit. Once.
+    #[must_use]
+    pub fn with_watch(self, watch: Arc<dyn LimitWatch>) -> Self {
+        // There is one.
+        let _ = self.desk.watch.set(watch);
+        self
     }
 
     /// Waits until Redis is asked.
@@ -189,7 +210,11 @@ impl SharedQuotas {
     async fn ask(&self, link: u64, wants: Vec<Want>) -> Option<Result<Grant, Refused>> {
         let (answer, answered) = oneshot::channel();
         let asking = async {
-            let ask = Ask { wants, answer };
+            let ask = Ask {
+                wants,
+                turns: 0,
+                answer,
+            };
             self.asks.send(ask).await.ok()?;
             answered.await.ok()
         };
@@ -235,7 +260,8 @@ impl Quotas for SharedQuotas {
         let mut answer = None;
         for _ in 0..TRIES_MAX {
             let asked = {
-                let book = self.desk.book();
+                let mut book = self.desk.book();
+                book.watch(limits);
                 book.link().map(|link| (link, book.wants(limits, worst)))
             };
             let Some((link, wants)) = asked else {
@@ -258,6 +284,13 @@ impl Quotas for SharedQuotas {
         })
     }
 
+    fn reach(&self) -> Reach {
+        match self.desk.book().link() {
+            Some(_) => Reach::Shared,
+            None => Reach::Apart,
+        }
+    }
+
     /// As Redis was last heard of, a second ago at most where somebody asks again and again.
     fn left(&self, limits: &[Limit]) -> Vec<Left> {
         let (left, is_unseen) = self.desk.book().left(limits);
@@ -272,6 +305,12 @@ impl Desk {
     fn book(&self) -> MutexGuard<'_, Book> {
         // Whoever panicked holding it was at arithmetic, which leaves no half of anything.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn warn(&self, warnings: Vec<LimitWarning>) {
+        if let Some(watch) = self.watch.get() {
+            warnings.into_iter().for_each(|it| watch.passed(it));
+        }
     }
 
     /// From now on this replica is on its own, unless it went on over another link meanwhile.

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Exhausted, Grant, Left, Limit, Measure, Period, Quotas, Use};
+use domain::{Exhausted, Grant, Left, Limit, LimitWarning, Measure, Period, Quotas, Use};
 use futures::FutureExt;
 
 use super::super::bucket::{Bucket, Rate};
@@ -145,6 +145,8 @@ pub struct Book {
     batches: u64,
     known: HashMap<Counter, Known>,
     changed: HashSet<Counter>,
+    /// Limits with thresholds, as they were last taken from.
+    watched: HashMap<Counter, Limit>,
     generation: Option<String>,
     /// Seconds by which Redis's wall clock is ahead of ours.
     skew: i64,
@@ -177,6 +179,7 @@ impl Book {
             batches: 0,
             known: HashMap::new(),
             changed: HashSet::new(),
+            watched: HashMap::new(),
             generation: None,
             skew: 0,
             lost: 0,
@@ -201,6 +204,27 @@ impl Book {
     pub fn held(&self) -> u64 {
         let held = self.held.values().map(|held| held.units);
         held.fold(0, u64::saturating_add)
+    }
+
+    /// Remembers whose thresholds may be passed.
+    pub fn watch(&mut self, limits: &[Limit]) {
+        for limit in limits.iter().filter(|limit| !limit.warn_at.is_empty()) {
+            let counter = Counter::of(limit);
+            if self.watched.len() < KNOWN_MAX || self.watched.contains_key(&counter) {
+                self.watched.insert(counter, limit.clone());
+            }
+        }
+    }
+
+    fn warning(&self, counter: &Counter, used: u64, settled: u64) -> Option<LimitWarning> {
+        let limit = self.watched.get(counter)?;
+        let before = settled.saturating_sub(used);
+        let permille = limit.warn_at.passed(limit.amount, before, settled)?;
+        Some(LimitWarning {
+            limit: limit.clone(),
+            permille,
+            used: settled,
+        })
     }
 
     /// What is to be asked for `worst`.
@@ -511,6 +535,8 @@ impl Book {
                 } => {
                     let used = used.of(counter.measure);
                     match until {
+                        // Alone it is counted by what this replica has of its own.
+                        None if self.link.is_none() => {}
                         _ if used > *units => {
                             let charge = self.charges.entry(counter.clone()).or_default();
                             *charge = charge.saturating_add(rate.time_of(used - units));
@@ -596,22 +622,23 @@ impl Book {
         self.sent.clone()
     }
 
-    /// The batch that was sent was counted, and this is how its limits stand.
-    pub fn counted(&mut self, seen: &[Seen]) {
+    /// The batch that was sent was counted, and this is how its limits stand: which thresholds it passed.
+    pub fn counted(&mut self, seen: &[Seen]) -> Vec<LimitWarning> {
         let now = (self.clock)();
         let Some(batch) = self.sent.take() else {
-            return;
+            return Vec::new();
         };
+        let mut warnings = Vec::new();
         let mut seen = seen.iter();
         for entry in batch.entries {
             let seen = seen.next();
-            let (counter, window, released) = match entry {
+            let (counter, window, released, used) = match entry {
                 Entry::Account {
                     counter,
                     window,
                     released,
-                    ..
-                } => (counter, window, released),
+                    used,
+                } => (counter, window, released, used),
                 Entry::Back { counter, .. } | Entry::Charge { counter, .. } => {
                     if let Some(seen) = seen {
                         self.learn(&counter, *seen, now);
@@ -619,10 +646,17 @@ impl Book {
                     continue;
                 }
             };
-            if let Some(seen @ Seen::Account { window_begin, .. }) = seen
+            if let Some(
+                seen @ Seen::Account {
+                    window_begin,
+                    settled,
+                    ..
+                },
+            ) = seen
                 && *window_begin == window.begin
             {
                 self.learn(&counter, *seen, now);
+                warnings.extend(self.warning(&counter, used, *settled));
             }
             let place = Place {
                 counter,
@@ -635,6 +669,7 @@ impl Book {
                 }
             }
         }
+        warnings
     }
 
     /// The shared counts greet us again: which generation they are, and which batch they counted last.
@@ -642,7 +677,7 @@ impl Book {
     pub fn greeted(&mut self, generation: &str, batch: u64, unix: u64) -> bool {
         self.note_time(unix);
         if self.sent.as_ref().is_some_and(|sent| sent.number <= batch) {
-            self.counted(&[]);
+            drop(self.counted(&[]));
         }
         self.untold.extend(self.held.keys().cloned());
         let before = self.generation.replace(generation.to_owned());

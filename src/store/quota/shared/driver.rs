@@ -27,8 +27,14 @@ const ASKED_MAX: usize = 1_024;
 /// Between two attempts to reach Redis.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 
-/// For a connection, and for each answer that nobody waits for.
+/// For a connection, and for each answer that nobody waits for; as long as a take waits where that is longer.
 const CALL_MAX: Duration = Duration::from_secs(1);
+
+/// For all that comes before the first take of a connection. Each step of it has its own time-out.
+const LINK_MAX: Duration = Duration::from_secs(10);
+
+/// How often a take is asked anew in other windows of the calendar: around midnight once.
+const TURNS_MAX: u8 = 2;
 
 /// How often a lease is renewed, and how often it is looked how limits stand.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
@@ -44,6 +50,8 @@ const FINISH_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Ask {
     pub wants: Vec<Want>,
+    /// How often it was asked in other windows.
+    pub turns: u8,
     pub answer: oneshot::Sender<Result<Grant, Refused>>,
 }
 
@@ -51,6 +59,9 @@ pub struct Ask {
 pub struct SharedDriver {
     desk: Arc<Desk>,
     asks: mpsc::Receiver<Ask>,
+    /// As configured.
+    home: Client,
+    /// The node of a cluster that has our keys, or the same.
     client: Client,
     rules: SharedRules,
     scripts: Arc<Scripts>,
@@ -82,6 +93,7 @@ impl SharedDriver {
         Self {
             desk,
             asks,
+            home: client.clone(),
             client,
             rules,
             scripts: Arc::default(),
@@ -97,7 +109,7 @@ impl SharedDriver {
         let mut is_said = false;
         loop {
             let linking = async {
-                match timeout(CALL_MAX + GATHER, self.link()).await {
+                match timeout(LINK_MAX.max(self.rules.answer_max), self.link()).await {
                     Ok(linked) => linked,
                     Err(_) => Err(Broken::TimedOut),
                 }
@@ -122,7 +134,10 @@ impl SharedDriver {
                         }
                     }
                 }
-                Err(broken) => broken,
+                Err(broken) => {
+                    self.follow(&broken);
+                    broken
+                }
             };
             // Whoever still waits goes on alone.
             while self.asks.try_recv().is_ok() {}
@@ -130,9 +145,6 @@ impl SharedDriver {
                 let replicas = self.rules.replicas;
                 warn!(error = %broken, replicas, "limits are counted apart: the shared counts cannot be asked");
                 is_said = true;
-            }
-            if matches!(broken, Broken::Lost) {
-                continue;
             }
             tokio::select! {
                 biased;
@@ -144,9 +156,10 @@ impl SharedDriver {
 
     /// Connects, greets, and says what this replica holds and knows.
     async fn link(&mut self) -> Result<Link, Broken> {
+        let call_max = CALL_MAX.max(self.rules.answer_max);
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CALL_MAX))
-            .set_response_timeout(Some(CALL_MAX));
+            .set_connection_timeout(Some(call_max))
+            .set_response_timeout(Some(call_max));
         let connecting = self
             .client
             .get_multiplexed_async_connection_with_config(&config);
@@ -161,13 +174,7 @@ impl SharedDriver {
             lease,
             lease_micros: u64::try_from(self.rules.lease.as_micros()).unwrap_or(u64::MAX),
         };
-        let welcome = match caller.hello(&self.scripts, &last).await {
-            Ok(welcome) => welcome,
-            Err(broken) => {
-                self.follow(&broken);
-                return Err(broken);
-            }
-        };
+        let welcome = caller.hello(&self.scripts, &last).await?;
         let is_other = self
             .desk
             .book()
@@ -203,21 +210,19 @@ impl SharedDriver {
         }
     }
 
-    /// The node of a cluster that has our keys may be another one.
+    /// The node of a cluster that has our keys may be another one. One that cannot be reached is asked for
+    /// anew where we were told to begin.
     fn follow(&mut self, broken: &Broken) {
+        self.client = self.moved(broken).unwrap_or_else(|| self.home.clone());
+    }
+
+    fn moved(&self, broken: &Broken) -> Option<Client> {
         let Broken::Redis(error) = broken else {
-            return;
+            return None;
         };
-        let Some((node, _)) = error.redirect_node() else {
-            return;
-        };
-        let Some((host, port)) = node.rsplit_once(':') else {
-            return;
-        };
-        let Ok(port) = port.parse() else {
-            return;
-        };
-        let known = self.client.get_connection_info().clone();
+        let (host, port) = error.redirect_node()?.0.rsplit_once(':')?;
+        let port = port.parse().ok()?;
+        let known = self.home.get_connection_info().clone();
         let addr = match known.addr() {
             ConnectionAddr::TcpTls {
                 insecure,
@@ -231,9 +236,7 @@ impl SharedDriver {
             },
             _ => ConnectionAddr::Tcp(host.to_owned(), port),
         };
-        if let Ok(client) = Client::open(known.set_addr(addr)) {
-            self.client = client;
-        }
+        Client::open(known.set_addr(addr)).ok()
     }
 
     async fn serve(
@@ -309,13 +312,25 @@ impl SharedDriver {
         asked: &FuturesUnordered<BoxFuture<'static, Answered>>,
     ) -> Result<(), Broken> {
         let reply = answer?;
-        let Ask { mut wants, answer } = ask;
+        let Ask {
+            mut wants,
+            turns,
+            answer,
+        } = ask;
         let mut book = self.desk.book();
         if reply.word == "window" {
+            if turns == TURNS_MAX {
+                return Err(Broken::Odd);
+            }
             // Midnight, or a clock that is another: asked anew, while the one who asks waits.
             book.turn(&mut wants, reply.unix);
             drop(book);
-            asked.push(self.ask(link, Ask { wants, answer }));
+            let ask = Ask {
+                wants,
+                turns: turns + 1,
+                answer,
+            };
+            asked.push(self.ask(link, ask));
             return Ok(());
         }
         let are_accounts = wants.iter().map(is_account);
@@ -349,7 +364,8 @@ impl SharedDriver {
                 .await?;
             let entries = batch.entries.iter();
             let seen = reply.seen(entries.map(|it| matches!(it, Entry::Account { .. })))?;
-            desk.book().counted(&seen);
+            let warnings = desk.book().counted(&seen);
+            desk.warn(warnings);
             Ok(())
         };
         Some(telling.boxed())

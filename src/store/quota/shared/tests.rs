@@ -1,5 +1,6 @@
 //! Over a Redis that each test starts for itself. Where none is installed they say so and pass.
 
+mod book;
 mod server;
 
 use std::sync::atomic::AtomicI64;
@@ -34,8 +35,12 @@ struct Replica {
 impl Replicas {
     /// `None` where there is no Redis to start.
     async fn start(count: u32) -> Option<Self> {
+        Some(Self::over(Server::start()?, count).await)
+    }
+
+    async fn over(server: Server, count: u32) -> Self {
         let mut replicas = Self {
-            server: Server::start()?,
+            server,
             all: Vec::new(),
             tasks: JoinSet::new(),
         };
@@ -45,7 +50,7 @@ impl Replicas {
         for replica in &replicas.all {
             replica.shared().await;
         }
-        Some(replicas)
+        replicas
     }
 
     fn rules(&self, when_apart: WhenApart) -> SharedRules {
@@ -337,6 +342,36 @@ async fn lost_counts_are_restored_by_those_who_remember() {
     assert_eq!(replicas.all[1].left(&limits[0]).await, 1_000 - 605);
 }
 
+/// A Redis that wrote down what it had, and was killed while it was asked.
+#[tokio::test]
+async fn a_restart_of_redis_counts_everything_once() {
+    let Some(server) = Server::start_lasting() else {
+        return;
+    };
+    let mut replicas = Replicas::over(server, 1).await;
+    let limits = [budget(1_000_000, Period::Month)];
+    let mut used = 0;
+    for _ in 0..3 {
+        for _ in 0..20 {
+            let grant = replicas.all[0].take(&limits, 100).await.unwrap();
+            grant.settle(of(7));
+            used += 7;
+        }
+        replicas.server.stop();
+        let one = &replicas.all[0];
+        one.apart().await;
+        one.take(&limits, 100).await.unwrap().settle(of(7));
+        used += 7;
+        replicas.server.run();
+        let one = &replicas.all[0];
+        one.shared().await;
+        one.settled().await;
+        assert_eq!(one.left(&limits[0]).await, 1_000_000 - used);
+        one.settled().await;
+        assert_eq!(one.quotas.held(), 0);
+    }
+}
+
 #[tokio::test]
 async fn a_new_process_goes_on_from_what_was_written_down() {
     let Some(mut replicas) = Replicas::start(1).await else {
@@ -418,6 +453,20 @@ async fn every_key_lies_in_one_slot_of_a_cluster() {
     let keys: Vec<&str> = keys.lines().filter(|line| line.contains('{')).collect();
     assert!(keys.len() >= 4, "{keys:?}");
     assert!(keys.iter().all(|key| key.contains("{test}:")), "{keys:?}");
+}
+
+#[tokio::test]
+async fn the_node_of_a_cluster_that_has_the_keys_is_found() {
+    let (Some(first), Some(second)) = (Server::start_node(), Server::start_node()) else {
+        return;
+    };
+    first.meet(&second);
+    let replicas = Replicas::over(first, 2).await;
+    let limits = [budget(100, Period::Day), requests(3_000, Period::Hour, 30)];
+    let taken = replicas.all[0].take(&limits, 10).await.unwrap();
+    assert_eq!(replicas.all[1].left(&limits[0]).await, 90);
+    drop(taken);
+    assert!(second.ask(&["KEYS", "*"]).contains("{test}:state"));
 }
 
 #[test]

@@ -13,23 +13,39 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Server {
     port: u16,
     folder: TempDir,
+    /// Of a cluster.
+    bus_port: Option<u16>,
+    /// It finds again what it had, where it is stopped.
+    is_lasting: bool,
     child: Option<Child>,
 }
 
 impl Server {
-    /// `None` where neither is installed, which is said.
+    /// One that keeps what it has in memory. `None` where neither is installed, which is said.
     pub fn start() -> Option<Self> {
+        Self::begin(false, false)
+    }
+
+    /// One that writes down what it has.
+    pub fn start_lasting() -> Option<Self> {
+        Self::begin(true, false)
+    }
+
+    /// One that is a node of a cluster.
+    pub fn start_node() -> Option<Self> {
+        Self::begin(false, true)
+    }
+
+    fn begin(is_lasting: bool, is_node: bool) -> Option<Self> {
         let Some(_) = program() else {
             eprintln!("skipped: neither redis-server nor valkey-server is installed");
             return None;
         };
-        // It is free now, and nobody takes it who was not given it.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
         let mut server = Self {
-            port,
+            port: free_port(),
+            bus_port: is_node.then(free_port),
             folder: tempfile::tempdir().unwrap(),
+            is_lasting,
             child: None,
         };
         server.run();
@@ -40,12 +56,32 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Begins, with nothing of what was before.
+    /// Makes a cluster of two nodes, of which the other one has all keys.
+    pub fn meet(&self, other: &Self) {
+        other.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        let (port, bus) = (other.port.to_string(), other.bus_port.unwrap().to_string());
+        self.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+        let began = Instant::now();
+        while !self.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
+            assert!(began.elapsed() < PATIENCE, "they meet");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Begins, or begins again.
     pub fn run(&mut self) {
+        let appends = if self.is_lasting { "yes" } else { "no" };
         let child = Command::new(program().unwrap())
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .args(["--save", "", "--appendonly", appends, "--dir"])
             .arg(self.folder.path())
+            .args(self.bus_port.iter().flat_map(|port| {
+                let words = ["--cluster-enabled", "yes", "--cluster-port"];
+                words
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain([port.to_string()])
+            }))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -86,6 +122,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// It is free now, and nobody takes it who was not given it.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 fn program() -> Option<&'static str> {

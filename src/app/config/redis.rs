@@ -1,0 +1,217 @@
+//! Where limits are counted with other replicas: judged.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use providers::Secret;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use store::{SharedRules, WhenApart};
+
+use super::faults::Findings;
+use super::raw::RawConfig;
+use super::secret::Surroundings;
+use super::sections::within;
+
+/// Bytes of `store.prefix`, which stands in every key.
+const PREFIX_BYTES_MAX: usize = 64;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RawWhenDown {
+    /// A replica may use its share of what was last known to be left.
+    #[default]
+    Share,
+    /// Nothing may be used of them.
+    Refuse,
+}
+
+/// Where limits are counted together.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    pub url: Secret,
+    pub prefix: String,
+    pub replicas: NonZeroU32,
+    pub when_apart: WhenApart,
+    pub answer_max: Duration,
+    pub lease: Duration,
+}
+
+/// `None` where none is named, or there is a fault.
+pub fn redis(
+    raw: &RawConfig,
+    around: &Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<RedisSettings> {
+    const PATH: &str = "store.redis";
+    let raw = &raw.store;
+    let replicas = within("store.replicas", raw.replicas, 1..=1_000, findings);
+    let answer_ms = within(
+        "store.answer_ms_max",
+        raw.answer_ms_max,
+        10..=10_000,
+        findings,
+    );
+    let lease_s = within("store.lease_s", raw.lease_s, 3..=600, findings);
+    let is_named = |letter: char| letter.is_ascii_alphanumeric() || "-_.:".contains(letter);
+    let prefix = &raw.prefix;
+    if prefix.is_empty() || prefix.len() > PREFIX_BYTES_MAX || !prefix.chars().all(is_named) {
+        findings.fault(
+            "store.prefix",
+            format!("must be 1 to {PREFIX_BYTES_MAX} letters, digits or any of `-_.:`"),
+        );
+    }
+    let written = raw.redis.as_ref()?;
+    let is_url = written.0.contains("://") && !written.0.starts_with("file:");
+    let url = if is_url && !written.0.contains('@') {
+        // There is no secret in it.
+        Secret::new(written.0.trim())
+    } else {
+        around.secret(PATH, written, findings)?
+    };
+    if let Err(fault) = SharedRules::judge(url.expose()) {
+        findings.fault(PATH, fault.to_string());
+        return None;
+    }
+    if replicas == 1 {
+        findings.warn(
+            "store.replicas",
+            "is 1: while Redis is down each replica takes all that is left of limits for itself",
+        );
+    }
+    Some(RedisSettings {
+        url,
+        prefix: prefix.clone(),
+        replicas: NonZeroU32::new(replicas)?,
+        when_apart: match raw.limits_when_down {
+            RawWhenDown::Share => WhenApart::Share,
+            RawWhenDown::Refuse => WhenApart::Refuse,
+        },
+        answer_max: Duration::from_millis(answer_ms),
+        lease: Duration::from_secs(lease_s),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::raw::SecretText;
+    use super::super::shared::RawStore;
+    use super::*;
+
+    fn judged(store: RawStore) -> (Option<RedisSettings>, Findings) {
+        let raw = RawConfig {
+            store,
+            ..RawConfig::default()
+        };
+        let environment = [
+            ("PLACE", "rediss://hedge:s3cret@cache.example:6380/1"),
+            ("BROKEN", "http://hedge:s3cret@cache.example"),
+        ];
+        let environment: BTreeMap<String, String> = environment
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let around = Surroundings {
+            environment: &environment,
+            read_file: &|_| Err(std::io::ErrorKind::NotFound.into()),
+        };
+        let mut findings = Findings::default();
+        (redis(&raw, &around, &mut findings), findings)
+    }
+
+    #[test]
+    fn a_redis_is_found_and_its_password_never_shown() {
+        for (written, is_found, faults, warnings) in [
+            ("env:PLACE", true, 0, 0),
+            ("redis://localhost", true, 0, 0),
+            ("unix:///run/redis/redis.sock", true, 0, 0),
+            ("redis://:s3cret@localhost", true, 0, 1),
+            ("env:NOWHERE", false, 1, 0),
+            ("file:/nowhere", false, 1, 0),
+            ("env:BROKEN", false, 1, 0),
+            ("http://localhost", false, 1, 0),
+            ("s3cret", false, 1, 1),
+        ] {
+            let (found, findings) = judged(RawStore {
+                redis: Some(SecretText(written.to_owned())),
+                replicas: 3,
+                ..RawStore::default()
+            });
+            assert_eq!(found.is_some(), is_found, "{written}");
+            assert_eq!(findings.faults.len(), faults, "{written}: {findings:?}");
+            assert_eq!(findings.warnings.len(), warnings, "{written}: {findings:?}");
+            let all = format!("{found:?} {findings:?}");
+            assert!(!all.contains("s3cret"), "{all}");
+            let mut said = findings.faults.iter().chain(&findings.warnings);
+            assert!(said.all(|it| it.path == "store.redis"));
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_a_fault_with_its_place() {
+        let plain = RawStore::default;
+        for (store, path) in [
+            (
+                RawStore {
+                    replicas: 0,
+                    ..plain()
+                },
+                "store.replicas",
+            ),
+            (
+                RawStore {
+                    replicas: 1_001,
+                    ..plain()
+                },
+                "store.replicas",
+            ),
+            (
+                RawStore {
+                    answer_ms_max: 9,
+                    ..plain()
+                },
+                "store.answer_ms_max",
+            ),
+            (
+                RawStore {
+                    lease_s: 2,
+                    ..plain()
+                },
+                "store.lease_s",
+            ),
+            (
+                RawStore {
+                    prefix: String::new(),
+                    ..plain()
+                },
+                "store.prefix",
+            ),
+            (
+                RawStore {
+                    prefix: "a{b}".into(),
+                    ..plain()
+                },
+                "store.prefix",
+            ),
+            (
+                RawStore {
+                    prefix: "a\r\nb".into(),
+                    ..plain()
+                },
+                "store.prefix",
+            ),
+            (
+                RawStore {
+                    prefix: "a".repeat(65),
+                    ..plain()
+                },
+                "store.prefix",
+            ),
+        ] {
+            let (_, findings) = judged(store);
+            let paths: Vec<&str> = findings.faults.iter().map(|it| it.path.as_str()).collect();
+            assert_eq!(paths, [path]);
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Three replicas that count limits together in Redis. Where neither Redis nor Valkey is installed these
+//! say so and pass.
+
+#[path = "../../src/store/quota/shared/tests/server.rs"]
+#[expect(dead_code, reason = "clusters are for the tests of the store alone")]
+mod server;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use http::{HeaderValue, StatusCode};
+use loadtest::FakeUpstream;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Hedge, ask, chat_request, eventually, fake, signal, try_open, upstream, with,
+};
+use server::Server;
+
+/// Requests of a race. With `HEDGE_TEST_RACE=20000` as many as that.
+const RACE: usize = 1_500;
+const RACE_WANTED: &str = "HEDGE_TEST_RACE";
+const TOGETHER: usize = 64;
+
+/// How long rates are watched, in seconds. With `HEDGE_TEST_RATE=60` as long as that.
+const RATE: usize = 5;
+const RATE_WANTED: &str = "HEDGE_TEST_RATE";
+
+const PRICES: &str = "[[prices]]\nupstream = 'fake'\nmodels = ['*']\ninput = 2.0\noutput = 30.0\n";
+
+/// What one request is taken for, in micro-dollars: a hundred tokens out, what a short prompt may come to,
+/// and somebody else who may go on with it.
+const WORST: u64 = 4_500;
+
+fn wanted(name: &str, otherwise: usize) -> usize {
+    let text = std::env::var_os(name).and_then(|it| it.into_string().ok());
+    text.map_or(otherwise, |it| it.parse().unwrap())
+}
+
+struct Replicas {
+    server: Server,
+    fake: FakeUpstream,
+    nodes: Vec<Hedge>,
+    asked: AtomicUsize,
+}
+
+/// What a request came to.
+struct Told {
+    status: StatusCode,
+    cost: u64,
+}
+
+impl Replicas {
+    /// Three over `server`, with limits for everybody. Times are far beyond what a busy machine takes: who
+    /// believes that Redis is away uses a share.
+    async fn start(server: Server, lease_s: u32, limits: &str) -> Self {
+        let fake = fake();
+        let config = format!(
+            "[local]\nenabled = false\n[offline]\nenabled = false\n\
+             [organisation]\nlimits = [{limits}]\n\
+             [store]\nredis = '{}'\nreplicas = 3\nlease_s = {lease_s}\nanswer_ms_max = 10000\n{}",
+            server.url(),
+            upstream(&fake, PRICES)
+        );
+        // Launching holds this thread up: nobody should be asked meanwhile.
+        let nodes: Vec<Hedge> = (0..3).map(|_| Hedge::launch(&config)).collect();
+        for node in &nodes {
+            node.until_ready().await;
+        }
+        let replicas = Self {
+            server,
+            fake,
+            nodes,
+            asked: AtomicUsize::new(0),
+        };
+        replicas.until(0..3, "shared").await;
+        replicas
+    }
+
+    /// Waits until replicas say so of their limits.
+    async fn until(&self, which: std::ops::Range<usize>, reach: &str) {
+        for node in &self.nodes[which] {
+            eventually(reach, async || {
+                node.get("/readyz").await.json()["limits"] == reach
+            })
+            .await;
+        }
+    }
+
+    /// Asks one replica after the other for something that was not asked before. `None`: it is gone.
+    async fn ask(&self) -> Option<Told> {
+        let at = self.asked.fetch_add(1, Ordering::Relaxed);
+        let text = format!("[[fake tokens={}]] {at}", 1 + at * 7 % 90);
+        let body = with(ask("fake/bench", &text), json!({"max_tokens": 100}));
+        let mut request = chat_request(&body);
+        let headers = request.headers_mut();
+        headers.insert("x-hedge-cost", HeaderValue::from_static("1"));
+        headers.insert("cache-control", HeaderValue::from_static("no-store"));
+        let node = &self.nodes[at % self.nodes.len()];
+        let streamed = try_open(node.addr, request).await.ok()?;
+        let reply = streamed.read().await;
+        Some(Told {
+            status: reply.status,
+            cost: reply.header("x-hedge-cost-microusd").parse().unwrap_or(0),
+        })
+    }
+
+    /// So many at once, again and again, as long as there is something to ask for.
+    async fn race(&self, count: usize, each: impl Fn(Option<Told>)) {
+        let rest = AtomicUsize::new(count);
+        let take = || {
+            let less = |rest: usize| rest.checked_sub(1);
+            rest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+        };
+        let racing = (0..TOGETHER).map(async |_| {
+            while take().is_ok() {
+                each(self.ask().await);
+            }
+        });
+        join_all(racing).await;
+    }
+
+    /// What Redis has of accounts: settled, and held.
+    fn ledger(&self) -> (u64, u64) {
+        let (mut settled, mut held) = (0, 0);
+        let keys = self.server.ask(&["KEYS", "*:cost*"]);
+        for key in keys.lines().filter(|line| line.contains('{')) {
+            let fields = self.server.ask(&["HGETALL", key]);
+            let fields: Vec<&str> = fields
+                .lines()
+                .filter(|line| !line.starts_with(['*', '$', '+']))
+                .collect();
+            for pair in fields.chunks(2) {
+                match pair {
+                    ["settled", units] => settled += units.parse::<u64>().unwrap(),
+                    [name, units] if name.starts_with("held:") => {
+                        held += units.parse::<u64>().unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        }
+        (settled, held)
+    }
+
+    /// What the records of a replica come to.
+    async fn recorded(&self, at: usize) -> u64 {
+        let savings = self.nodes[at].admin_get("/admin/v1/savings").await.json();
+        savings["spent_microusd"].as_u64().unwrap()
+    }
+}
+
+/// Of the only limit, as a replica tells it.
+async fn used(node: &Hedge) -> Value {
+    let limits = node.admin_get("/admin/v1/limits").await.json();
+    limits["limits"][0]["used"].clone()
+}
+
+#[tokio::test]
+async fn a_budget_holds_under_a_race_on_three_replicas() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let budget = 30_000;
+    let limits = "{ count = 'cost', usd = 0.03, per = 'month' }";
+    let replicas = Replicas::start(server, 60, limits).await;
+    let [spent, answered, refused] = [const { AtomicU64::new(0) }; 3];
+    let race = wanted(RACE_WANTED, RACE);
+    let each = |told: Option<Told>| match told.expect("all replicas live") {
+        Told { status, cost } if status == StatusCode::OK => {
+            assert!(cost > 0);
+            answered.fetch_add(1, Ordering::Relaxed);
+            let spent = spent.fetch_add(cost, Ordering::Relaxed) + cost;
+            assert!(spent <= budget, "{spent}");
+        }
+        Told { status, .. } => {
+            assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+            refused.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    replicas.race(race, each).await;
+    let mut spent = spent.into_inner();
+    let (answered, refused) = (answered.into_inner(), refused.into_inner());
+    assert_eq!(answered + refused, race as u64);
+    assert!(answered > 10 && refused > 0, "{answered} {refused}");
+    // One after the other, until nothing more passes.
+    eventually("nothing is held", async || replicas.ledger() == (spent, 0)).await;
+    while let Some(told) = replicas.ask().await
+        && told.status == StatusCode::OK
+    {
+        spent += told.cost;
+        eventually("it is settled", async || replicas.ledger() == (spent, 0)).await;
+    }
+    assert!(spent <= budget && budget - spent < WORST, "{spent}");
+    eventually("nothing is held", async || replicas.ledger() == (spent, 0)).await;
+    for node in &replicas.nodes {
+        eventually("all see what was used", async || used(node).await == spent).await;
+        let metrics = node.metrics().await;
+        let parted = "hedge_shared_limits_partings_total 0";
+        assert!(metrics.contains(parted), "{metrics}");
+    }
+    eventually("the records say the same", async || {
+        let mut recorded = 0;
+        for at in 0..3 {
+            recorded += replicas.recorded(at).await;
+        }
+        recorded == spent
+    })
+    .await;
+    assert!(replicas.fake.counts().asked as u64 >= answered);
+}
+
+#[tokio::test]
+async fn what_a_killed_replica_held_is_there_again_after_its_lease() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let budget = 60_000;
+    let limits = "{ count = 'cost', usd = 0.06, per = 'month' }";
+    let replicas = Replicas::start(server, 8, limits).await;
+    let spent = AtomicU64::new(0);
+    let (answered, is_killed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let each = |told: Option<Told>| {
+        let Some(told) = told else {
+            assert!(is_killed.load(Ordering::Relaxed), "two replicas live");
+            return;
+        };
+        if told.status != StatusCode::OK {
+            // Of the one that dies what was under way breaks off.
+            assert!(!told.status.is_server_error(), "{}", told.status);
+            return;
+        }
+        spent.fetch_add(told.cost, Ordering::Relaxed);
+        if answered.fetch_add(1, Ordering::Relaxed) == 20 {
+            is_killed.store(true, Ordering::Relaxed);
+            signal(replicas.nodes[2].pid(), "-KILL");
+        }
+    };
+    let race = wanted(RACE_WANTED, RACE) / 3;
+    replicas.race(race, each).await;
+    assert!(is_killed.load(Ordering::Relaxed));
+    // Nobody takes from it any more: it goes back by the others' asking.
+    eventually("nothing is held", async || {
+        replicas.ask().await;
+        replicas.ledger().1 == 0
+    })
+    .await;
+    // All that is left can be had.
+    let is_spent = async || {
+        let told = replicas.ask().await;
+        told.is_some_and(|told| told.status == StatusCode::TOO_MANY_REQUESTS)
+    };
+    eventually("it is spent", is_spent).await;
+    eventually("nothing is held", async || replicas.ledger().1 == 0).await;
+    let (settled, _) = replicas.ledger();
+    assert!(settled <= budget && budget - settled < WORST, "{settled}");
+}
+
+/// In no stretch of time do more pass than what it brings and one burst, and all that it brings do.
+#[tokio::test]
+async fn a_rate_holds_on_three_replicas() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    // So slow that asking for more than it is no question of the machine.
+    let (rate, burst) = (10, 10);
+    let limits =
+        format!("{{ count = 'requests', amount = {rate}, per = 'second', burst = {burst} }}");
+    let replicas = Replicas::start(server, 60, &limits).await;
+    let watched = Duration::from_secs(wanted(RATE_WANTED, RATE) as u64);
+    let began = Instant::now();
+    let asking = (0..24).map(async |_| {
+        let mut passed = Vec::new();
+        while began.elapsed() < watched {
+            let sent = began.elapsed();
+            match replicas.ask().await.expect("all replicas live").status {
+                StatusCode::OK => passed.push((sent, began.elapsed())),
+                StatusCode::TOO_MANY_REQUESTS => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                other => panic!("{other}"),
+            }
+        }
+        passed
+    });
+    let mut passed: Vec<_> = join_all(asking).await.into_iter().flatten().collect();
+    passed.sort_unstable();
+    let brought = rate * watched.as_secs();
+    assert!(
+        passed.len() as u64 * 100 >= brought * 99,
+        "{} of {brought}",
+        passed.len()
+    );
+    for (index, (from, _)) in passed.iter().enumerate() {
+        // Each passed at some moment between the two of it.
+        let mut until: Vec<_> = passed[index..].iter().map(|(_, until)| *until).collect();
+        until.sort_unstable();
+        for (count, until) in until.into_iter().enumerate() {
+            let time = until.saturating_sub(*from).as_secs_f64();
+            let most = time * rate as f64 + burst as f64;
+            assert!((count + 1) as f64 <= most + 1e-6, "{count} in {time} s");
+        }
+    }
+}
+
+#[tokio::test]
+async fn redis_may_go_and_come_back_under_load() {
+    let Some(server) = Server::start_lasting() else {
+        return;
+    };
+    let limits = "{ count = 'cost', usd = 3, per = 'month' }, \
+                  { count = 'requests', amount = 36000000, per = 'hour', burst = 3000 }";
+    let mut replicas = Replicas::start(server, 60, limits).await;
+    let spent = AtomicU64::new(0);
+    let each = |told: Option<Told>| {
+        let told = told.expect("all replicas live");
+        assert_eq!(told.status, StatusCode::OK);
+        spent.fetch_add(told.cost, Ordering::Relaxed);
+    };
+    replicas.race(150, each).await;
+    for _ in 0..2 {
+        replicas.server.stop();
+        replicas.until(0..3, "apart").await;
+        replicas.race(150, each).await;
+        let metrics = replicas.nodes[0].metrics().await;
+        assert!(metrics.contains("hedge_shared_limits_apart 1"), "{metrics}");
+        replicas.server.run();
+        // While it comes back, too.
+        futures::join!(replicas.until(0..3, "shared"), replicas.race(150, each));
+        let spent = spent.load(Ordering::Relaxed);
+        eventually("all is settled", async || replicas.ledger() == (spent, 0)).await;
+        for node in &replicas.nodes {
+            eventually("all see what was used", async || used(node).await == spent).await;
+        }
+    }
+    let log = replicas.nodes[0].log();
+    assert!(log.contains("limits are counted apart"), "{log}");
+    assert!(log.contains("limits are counted with the other replicas'"));
+    let metrics = replicas.nodes[0].metrics().await;
+    assert!(
+        metrics.contains("hedge_shared_limits_partings_total 2"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("hedge_shared_limits_lost_total 0"));
+    assert!(metrics.contains("hedge_shared_limits_unsettled 0"));
+}
