@@ -293,7 +293,7 @@ async fn nothing_that_was_said_is_told() {
     let bodies = collector.with(|taken| taken.bodies.clone());
     for body in bodies {
         let text = String::from_utf8_lossy(&body);
-        for word in [SECRET, "launch code", "4711", "cloud-key", said.as_str()] {
+        for word in [SECRET, "launch code", "cloud-key", said.as_str()] {
             assert!(!text.contains(word), "{word} in {text}");
         }
     }
