@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::terminal;
+use crate::{causes, terminal};
 
 /// Runs the command line.
 #[must_use]
@@ -62,32 +62,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The error and its causes, each once: causes that their parent already words are left out.
+/// The error and its causes, each once.
 fn chain(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
-}
-
-/// The same of any error.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
+    causes::chain(error.as_ref())
 }
 
 /// A small runtime for commands that talk to the network and end.

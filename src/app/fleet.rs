@@ -385,7 +385,7 @@ impl Fleet {
 
     fn failed(&self, at: usize, error: LoadError) {
         let is_final = matches!(error, LoadError::Quarantined { .. });
-        let words = chain(&error);
+        let words = crate::causes::chain(&error);
         error!(
             model = self.name(at),
             error = words,
@@ -484,21 +484,6 @@ async fn until(at: Option<Instant>) {
 fn ends(engine: &LocalEngine) -> u64 {
     let ends = engine.ends();
     ends.map_or(0, |ends| ends.load(Ordering::Relaxed))
-}
-
-/// The error and its causes, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 async fn load(model: LocalModel) -> Loaded {

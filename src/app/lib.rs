@@ -11,6 +11,7 @@ mod commands;
 mod adapters;
 mod assembly;
 mod bundled;
+mod causes;
 mod config;
 mod embedder;
 mod fleet;

@@ -133,7 +133,7 @@ fn status(place: &RecordPlace, is_json: bool) -> anyhow::Result<ExitCode> {
             }),
             Err(fault) => json!({
                 "address": address.to_string(),
-                "error": super::chain_of(fault),
+                "error": crate::causes::chain(fault),
             }),
         });
         serde_json::to_string_pretty(&json!({
@@ -182,7 +182,12 @@ fn counted(records: Option<i64>) -> String {
 fn in_postgres(state: &Result<RecordsState, store::PostgresFault>) -> Vec<String> {
     let state = match state {
         Ok(state) => state,
-        Err(fault) => return vec![format!("  it cannot be asked: {}", super::chain_of(fault))],
+        Err(fault) => {
+            return vec![format!(
+                "  it cannot be asked: {}",
+                crate::causes::chain(fault)
+            )];
+        }
     };
     let schema = match state.version {
         0 => "none yet; the first node makes it".to_owned(),

@@ -117,7 +117,7 @@ impl Keeper {
     async fn change(&mut self, who: String, change: KeyChange) -> Result<Changed, DeskFault> {
         if let Err(error) = self.changes.ready().await {
             error!(
-                error = chain(&error),
+                error = crate::causes::chain(&error),
                 "keys and teams stay as they are: the audit log cannot be had"
             );
             return Err(DeskFault::Unkept);
@@ -423,7 +423,7 @@ impl Keeper {
 
     fn unkept(&self, error: &KeyFileError) -> DeskFault {
         let path = KeyFile::path(&self.dir);
-        let (path, error) = (path.display(), chain(error));
+        let (path, error) = (path.display(), crate::causes::chain(error));
         error!(%path, error, "keys and teams stay as they are: their file cannot be written");
         DeskFault::Unkept
     }
@@ -445,7 +445,7 @@ impl Keeper {
         }
         if let Err(error) = file.put_days(&days).await {
             warn!(
-                error = chain(&error),
+                error = crate::causes::chain(&error),
                 "the days on which keys were used cannot be written down"
             );
             return;
@@ -510,16 +510,4 @@ fn first(faults: Vec<ConfigFault>) -> DeskFault {
         Some(ConfigFault { path, message }) => DeskFault::Bad { path, message },
         None => DeskFault::Unkept,
     }
-}
-
-/// The error and what led to it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(more) = cause {
-        text.push_str(": ");
-        text.push_str(&more.to_string());
-        cause = more.source();
-    }
-    text
 }
