@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use domain::{ExchangeRecord, KeptRecord, RecordSink};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, warn};
 
 use super::place::FilePlace;
@@ -26,6 +26,9 @@ const GATHER: Duration = Duration::from_millis(250);
 
 /// After a write that failed.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// How long who reads waits for the file of a node that only just starts.
+const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Between two looks for what is too old or too much.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
@@ -74,6 +77,7 @@ pub struct RecordDesk {
     tally: Arc<Tally>,
     last_us: AtomicI64,
     end: watch::Sender<bool>,
+    opened: watch::Receiver<bool>,
 }
 
 /// The driver.
@@ -83,6 +87,8 @@ pub struct RecordWriter {
     filling: Arc<Notify>,
     tally: Arc<Tally>,
     end: watch::Receiver<bool>,
+    /// Told once the file was opened, or could not be.
+    opened: watch::Sender<bool>,
     place: Place,
     /// Brings to Postgres what waits for it.
     mover: Option<Mover>,
@@ -150,12 +156,14 @@ impl RecordDesk {
     fn of(place: Place, mover: Option<Mover>, tally: Arc<Tally>) -> (Arc<Self>, RecordWriter) {
         let (desk, inbox) = mpsc::channel(RECORD_QUEUE_MAX);
         let (end, ends) = watch::channel(false);
+        let (opens, opened) = watch::channel(false);
         let filling = Arc::new(Notify::new());
         let writer = RecordWriter {
             inbox,
             filling: Arc::clone(&filling),
             tally: Arc::clone(&tally),
             end: ends,
+            opened: opens,
             place,
             mover,
         };
@@ -165,6 +173,7 @@ impl RecordDesk {
             tally,
             last_us: AtomicI64::new(0),
             end,
+            opened,
         };
         (Arc::new(sink), writer)
     }
@@ -184,6 +193,13 @@ impl RecordDesk {
     /// Ends the driver, once all that was appended is written or cannot be.
     pub fn close(&self) {
         self.end.send_replace(true);
+    }
+
+    /// Returns once the writer opened its file, or tried to: before that there is nothing to read.
+    pub(super) async fn until_opened(&self) {
+        let mut opened = self.opened.clone();
+        // After the wait, or where there is no writer any more, reading finds what there is.
+        let _ = timeout(OPEN_WAIT_MAX, opened.wait_for(|is_open| *is_open)).await;
     }
 
     /// Now, and never twice in a row the same: callers may give one id to two requests.
@@ -230,6 +246,7 @@ impl RecordWriter {
         let mut tidy_at = Instant::now();
         let mut dropped_before = 0;
         self.place.open().await;
+        self.opened.send_replace(true);
         loop {
             let is_over = tokio::select! {
                 biased;

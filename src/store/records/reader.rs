@@ -72,7 +72,8 @@ impl RecordReader {
         }
     }
 
-    /// Whose records are read here, so that it can be said whether they wait.
+    /// Whose records are read here, so that it can be said whether they wait, and that a node's first
+    /// reader finds the file.
     #[must_use]
     pub fn beside(self, desk: Arc<RecordDesk>) -> Self {
         // There is one.
@@ -96,6 +97,9 @@ impl RecordReader {
 
     async fn open(&self) -> Result<(SemaphorePermit<'_>, Reading), RecordFault> {
         let seat = self.seats.try_acquire().map_err(|_| RecordFault::Busy)?;
+        if let Some(desk) = self.desk.get() {
+            desk.until_opened().await;
+        }
         Ok((seat, self.source.connect().await?))
     }
 

@@ -335,6 +335,27 @@ async fn who_reads_finds_nothing_where_nothing_is_kept() {
 }
 
 #[tokio::test]
+async fn who_reads_at_once_waits_for_the_file() {
+    let folder = TempDir::new().unwrap();
+    let reader = RecordReader::new(folder.path(), Calendar::utc());
+    let (desk, writer) = RecordDesk::new(rules(folder.path()));
+    let reader = reader.beside(Arc::clone(&desk));
+    let looking = async {
+        let found = reader.latest(1, None).await.unwrap();
+        assert!(found.is_empty());
+        desk.close();
+    };
+    // Who writes begins after who reads.
+    tokio::join!(looking, writer.run());
+
+    // Where there is no writer any more, what it left is read.
+    let (desk, writer) = RecordDesk::new(rules(folder.path()));
+    drop(writer);
+    let reader = RecordReader::new(folder.path(), Calendar::utc()).beside(desk);
+    assert!(reader.latest(1, None).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn reading_while_it_is_written_holds_up_neither() {
     let folder = TempDir::new().unwrap();
     let desk = Desk::open(rules(folder.path()));
