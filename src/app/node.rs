@@ -18,7 +18,7 @@ use futures::future::join_all;
 use pipeline::{Parts, Pipeline, Tracer};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
-use store::{MokaReplies, MokaResponses, RecordDesk, RecordReader, SharedQuotas};
+use store::{MokaReplies, MokaResponses, Outbox, RecordDesk, RecordReader, SharedQuotas};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -179,7 +179,14 @@ impl Node {
         let webhook = config.webhook.clone();
         let (events, telling) = Events::new(webhook, transport.client(), metrics.events());
         let counted = CancellationToken::new();
-        let counts = start_counts(config, Arc::new(events), &mut tasks, &counted)?;
+        let outbox = has_outbox(config).then(Arc::<Outbox>::default);
+        let counts = start_counts(
+            config,
+            Arc::new(events),
+            outbox.clone(),
+            &mut tasks,
+            &counted,
+        )?;
         let secret = reuse::secret(config);
         let (fleet, models, news) = Fleet::new(located);
         let dimensions = encoders.iter().find_map(EncoderModel::compares);
@@ -203,7 +210,7 @@ impl Node {
         .await?;
         let mut sinks: Vec<Arc<dyn RecordSink>> = vec![log_sink(), Arc::clone(&metrics) as _];
         sinks.extend(books.iter().map(|books| Arc::clone(books) as _));
-        let records = open_records(config, &metrics, &mut tasks);
+        let records = open_records(config, outbox, &metrics, &mut tasks);
         sinks.extend(records.iter().map(|it| Arc::clone(&it.desk) as _));
         let measured = CancellationToken::new();
         sinks.extend(open_telemetry(config, &metrics, &mut tasks, &measured)?);
@@ -510,13 +517,18 @@ fn open_chronicle(chronicle: &Chronicle, config: &Config) -> anyhow::Result<()> 
 }
 
 /// File or Postgres are opened behind it: a place that is dead keeps no node from answering.
-fn open_records(config: &Config, metrics: &Metrics, tasks: &mut TaskSet) -> Option<Records> {
+fn open_records(
+    config: &Config,
+    outbox: Option<Arc<Outbox>>,
+    metrics: &Metrics,
+    tasks: &mut TaskSet,
+) -> Option<Records> {
     let rules = config.records.as_ref()?;
     let calendar = config.quotas.calendar.clone();
     let (reader, (desk, writer)) = match &config.store.postgres {
         Some(address) => (
             RecordReader::shared(address.clone(), calendar),
-            RecordDesk::shared(rules.clone(), address.clone()),
+            RecordDesk::shared(rules.clone(), address.clone(), outbox),
         ),
         None => (
             RecordReader::new(&rules.dir, calendar),
@@ -554,6 +566,7 @@ fn open_telemetry(
 fn start_counts(
     config: &Config,
     watch: Arc<dyn LimitWatch>,
+    outbox: Option<Arc<Outbox>>,
     tasks: &mut TaskSet,
     counted: &CancellationToken,
 ) -> anyhow::Result<Arc<Counts>> {
@@ -565,11 +578,17 @@ fn start_counts(
         return Ok(counts);
     };
     let (counts, driver) =
-        Counts::shared(data_dir, calendar, redis, watch).context("store.redis")?;
+        Counts::shared(data_dir, calendar, redis, watch, outbox).context("store.redis")?;
     open_counts(&counts, config)?;
     let counted = counted.clone();
     tasks.spawn(SHARED, driver.run(async move { counted.cancelled().await }));
     Ok(Arc::new(counts))
+}
+
+/// Costs are counted in one place and records go to another, so each that is counted there keeps its record.
+fn has_outbox(config: &Config) -> bool {
+    let store = &config.store;
+    config.records.is_some() && store.redis.is_some() && store.postgres.is_some()
 }
 
 /// Waits until limits are counted with the other replicas, for as long as that takes at most where all is

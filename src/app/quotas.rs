@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use domain::{LimitWatch, Quotas};
 use store::{
-    Calendar, LocalQuotas, Moment, NoRedisUrl, QuotaFile, Settled, SharedDriver, SharedQuotas,
-    SharedRules,
+    Calendar, LocalQuotas, Moment, NoRedisUrl, Outbox, QuotaFile, Settled, SharedDriver,
+    SharedQuotas, SharedRules,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -79,7 +79,8 @@ impl Counts {
         Self::counting(data_dir, Counting::Local(Arc::new(quotas)))
     }
 
-    /// Of one that counts with others, and the driver that it needs for that.
+    /// Of one that counts with others, and the driver that it needs for that. Records of what is counted are
+    /// left in the outbox, where there is one.
     ///
     /// # Errors
     /// The address of Redis is none.
@@ -88,6 +89,7 @@ impl Counts {
         calendar: Calendar,
         redis: &RedisSettings,
         watch: Arc<dyn LimitWatch>,
+        outbox: Option<Arc<Outbox>>,
     ) -> Result<(Self, SharedDriver), NoRedisUrl> {
         let rules = SharedRules {
             url: redis.url.expose().to_owned(),
@@ -99,10 +101,12 @@ impl Counts {
             replica: format!("{:032x}", rand::random::<u128>()),
         };
         let (quotas, driver) = SharedQuotas::new(rules, calendar, clock())?;
-        let counts = Self::counting(
-            data_dir,
-            Counting::Shared(Arc::new(quotas.with_watch(watch))),
-        );
+        let quotas = match outbox {
+            Some(outbox) => quotas.with_outbox(outbox),
+            None => quotas,
+        };
+        let quotas = Arc::new(quotas.with_watch(watch));
+        let counts = Self::counting(data_dir, Counting::Shared(quotas));
         Ok((counts, driver))
     }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -97,6 +99,7 @@ impl SavedBy {
 
 /// An exchange as it is kept. Money is in micro-dollars, times are in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct KeptRecord {
     /// When it ended: since 1970, UTC. With `request_id`, which callers may choose, it is the record's
     /// name.
@@ -146,6 +149,26 @@ pub struct KeptRecord {
     pub failed: i64,
     /// Times that somebody else went on with the reply.
     pub rescues: i64,
+}
+
+/// The last one that was given.
+static MOMENT_US: AtomicI64 = AtomicI64::new(0);
+
+/// Now, in microseconds since 1970, and never twice in a row the same: callers may give one id to two
+/// requests.
+#[must_use]
+pub fn moment_us() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = i64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(i64::MAX);
+    // A clock that was set back counts from there.
+    let next = |last: i64| match (0..1_000_000).contains(&(last - now)) {
+        true => last + 1,
+        false => now,
+    };
+    let last = MOMENT_US.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(next(last))
+    });
+    next(last.unwrap_or_else(|last| last))
 }
 
 impl KeptRecord {

@@ -84,7 +84,7 @@ pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, Tag, TeamId, 
 pub use image::{FetchFault, FetchedImage, ImageAddresses, ImageFetcher};
 pub use kept::{
     Hour, KEPT_TEXT_BYTES_MAX, KeptRecord, NoTime, Overview, Place, PlaceLatency, RecordFault,
-    RecordName, RecordShelf, SavedBy, Savings, Since, SpokenTime, Sum, TeamSpent,
+    RecordName, RecordShelf, SavedBy, Savings, Since, SpokenTime, Sum, TeamSpent, moment_us,
 };
 pub use key::{KEY_BYTES, KEY_PREFIX, KeySecret, KeyTrouble};
 pub use link::Link;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{KeyId, MicroUsd, ModelAlias, Tag, TeamId, UserId};
+use crate::{ExchangeRecord, KeyId, MicroUsd, ModelAlias, Tag, TeamId, UserId};
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -393,6 +393,12 @@ pub struct Grant {
 /// Takes a grant back. Never waits, never fails.
 pub trait Returned: Send + Sync {
     fn settle(&self, used: Use);
+
+    /// The same, of an exchange whose record is `record`: who counts elsewhere may leave it there.
+    fn settle_with(&self, used: Use, record: &ExchangeRecord) {
+        let _ = record;
+        self.settle(used);
+    }
 }
 
 impl Grant {
@@ -416,6 +422,13 @@ impl Grant {
     pub fn settle(mut self, used: Use) {
         if let Some(returned) = self.returned.take() {
             returned.settle(used);
+        }
+    }
+
+    /// The same, of an exchange with this record.
+    pub fn settle_with(mut self, used: Use, record: &ExchangeRecord) {
+        if let Some(returned) = self.returned.take() {
+            returned.settle_with(used, record);
         }
     }
 }

@@ -7,6 +7,8 @@ use crate::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Traced,
 /// One finished exchange, however it ended.
 #[derive(Clone, Debug)]
 pub struct ExchangeRecord {
+    /// When it ended, in microseconds since 1970: [`crate::moment_us`]. Zero until it has.
+    pub ended_us: i64,
     pub request_id: RequestId,
     pub key: Option<KeyId>,
     pub team: TeamId,

@@ -252,9 +252,9 @@ impl Share {
             return;
         };
         if self.is_replayed {
-            grant.settle(ONE_REQUEST);
+            grant.settle_with(ONE_REQUEST, record);
         } else {
-            grant.settle(came_to(record));
+            grant.settle_with(came_to(record), record);
         }
         let queues = self.limits.iter();
         let queues = queues.filter(|limit| limit.when_spent == WhenSpent::Queue);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use domain::{
     CacheOutcome, ChatEvent, ChatRequest, Counterfactual, ExchangeRecord, MicroUsd, ModelAlias,
     Outcome, Price, Principal, RecordSink, RequestId, RouteTaken, Share, Tokens, TraceContext,
-    Traced, Usage,
+    Traced, Usage, moment_us,
 };
 use policy::{Answered, Yardstick};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -48,6 +48,7 @@ impl Receipt {
         let limits = principal.limits_of(&model_asked);
 
         let record = ExchangeRecord {
+            ended_us: 0,
             request_id,
             key: principal.key.clone(),
             team: principal.team.clone(),
@@ -336,6 +337,7 @@ impl Drop for Receipt {
             record.saved = self.saved.as_ref().and_then(Cost::known);
             self.settle(&mut record);
             record.counterfactual = self.counterfactual(&record);
+            record.ended_us = moment_us();
             self.share.settle(&record);
             desk.send(record);
         }

@@ -10,6 +10,7 @@ mod audit;
 mod keys;
 mod moka_replies;
 mod moka_responses;
+mod outbox;
 mod postgres;
 mod quota;
 mod records;
@@ -31,6 +32,7 @@ pub use keys::{
 };
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;
+pub use outbox::Outbox;
 pub use postgres::{AddressFault, PostgresAddress, PostgresFault};
 pub use quota::{
     Calendar, LocalQuotas, Moment, NoRedisUrl, NoTimeZone, QuotaFile, Settled, SharedCounts,

@@ -5,13 +5,15 @@
 #[expect(dead_code, reason = "clusters are for the tests of the store alone")]
 mod server;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use http::{HeaderValue, StatusCode};
-use loadtest::FakeUpstream;
+use loadtest::{FakeUpstream, PostgresServer};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::harness::{
     Hedge, ask, chat_request, eventually, fake, signal, try_open, upstream, with,
@@ -22,6 +24,12 @@ use server::Server;
 const RACE: usize = 1_500;
 const RACE_WANTED: &str = "HEDGE_TEST_RACE";
 const TOGETHER: usize = 64;
+
+/// Replicas that are killed. With `HEDGE_TEST_REPLICA_KILLS=20` so many.
+const KILLS: usize = 4;
+const KILLS_WANTED: &str = "HEDGE_TEST_REPLICA_KILLS";
+
+const DATABASE: &str = "hedge";
 
 /// How long rates are watched, in seconds. With `HEDGE_TEST_RATE=60` as long as that.
 const RATE: usize = 5;
@@ -36,6 +44,11 @@ const WORST: u64 = 4_500;
 fn wanted(name: &str, otherwise: usize) -> usize {
     let text = std::env::var_os(name).and_then(|it| it.into_string().ok());
     text.map_or(otherwise, |it| it.parse().unwrap())
+}
+
+/// Another number each time.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 struct Replicas {
@@ -55,11 +68,22 @@ impl Replicas {
     /// Three over `server`, with limits for everybody. Times are far beyond what a busy machine takes: who
     /// believes that Redis is away uses a share.
     async fn start(server: Server, lease_s: u32, limits: &str) -> Self {
+        Self::start_with(server, lease_s, limits, ["", ""]).await
+    }
+
+    /// The same with more of `[store]`, and more tables.
+    async fn start_with(
+        server: Server,
+        lease_s: u32,
+        limits: &str,
+        [store, tables]: [&str; 2],
+    ) -> Self {
         let fake = fake();
         let config = format!(
             "[local]\nenabled = false\n[offline]\nenabled = false\n\
              [organisation]\nlimits = [{limits}]\n\
-             [store]\nredis = '{}'\nreplicas = 3\nlease_s = {lease_s}\nanswer_ms_max = 10000\n{}",
+             [store]\nredis = '{}'\nreplicas = 3\nlease_s = {lease_s}\nanswer_ms_max = 10000\n\
+             {store}\n{tables}\n{}",
             server.url(),
             upstream(&fake, PRICES)
         );
@@ -90,9 +114,13 @@ impl Replicas {
 
     /// Asks one replica after the other for something that was not asked before. `None`: it is gone.
     async fn ask(&self) -> Option<Told> {
+        self.ask_for("fake/bench").await
+    }
+
+    async fn ask_for(&self, model: &str) -> Option<Told> {
         let at = self.asked.fetch_add(1, Ordering::Relaxed);
         let text = format!("[[fake tokens={}]] {at}", 1 + at * 7 % 90);
-        let body = with(ask("fake/bench", &text), json!({"max_tokens": 100}));
+        let body = with(ask(model, &text), json!({"max_tokens": 100}));
         let mut request = chat_request(&body);
         let headers = request.headers_mut();
         headers.insert("x-hedge-cost", HeaderValue::from_static("1"));
@@ -108,6 +136,10 @@ impl Replicas {
 
     /// So many at once, again and again, as long as there is something to ask for.
     async fn race(&self, count: usize, each: impl Fn(Option<Told>)) {
+        self.race_for("fake/bench", count, each).await;
+    }
+
+    async fn race_for(&self, model: &str, count: usize, each: impl Fn(Option<Told>)) {
         let rest = AtomicUsize::new(count);
         let take = || {
             let less = |rest: usize| rest.checked_sub(1);
@@ -115,7 +147,7 @@ impl Replicas {
         };
         let racing = (0..TOGETHER).map(async |_| {
             while take().is_ok() {
-                each(self.ask().await);
+                each(self.ask_for(model).await);
             }
         });
         join_all(racing).await;
@@ -123,8 +155,17 @@ impl Replicas {
 
     /// What Redis has of accounts: settled, and held.
     fn ledger(&self) -> (u64, u64) {
+        self.accounts("*:cost*")
+    }
+
+    /// Settled in the budget of a model.
+    fn settled_of(&self, model: &str) -> u64 {
+        self.accounts(&format!("*:cost:*:model:{model}")).0
+    }
+
+    fn accounts(&self, which: &str) -> (u64, u64) {
         let (mut settled, mut held) = (0, 0);
-        let keys = self.server.ask(&["KEYS", "*:cost*"]);
+        let keys = self.server.ask(&["KEYS", which]);
         for key in keys.lines().filter(|line| line.contains('{')) {
             let fields = self.server.ask(&["HGETALL", key]);
             let fields: Vec<&str> = fields
@@ -255,6 +296,101 @@ async fn what_a_killed_replica_held_is_there_again_after_its_lease() {
     eventually("nothing is held", async || replicas.ledger().1 == 0).await;
     let (settled, _) = replicas.ledger();
     assert!(settled <= budget && budget - settled < WORST, "{settled}");
+}
+
+/// Each round has a budget of its own, so that money flows whenever one dies.
+#[tokio::test]
+async fn what_replicas_counted_and_what_they_recorded_is_one_whoever_was_killed() {
+    let (Some(server), Some(postgres)) = (Server::start(), PostgresServer::start().unwrap()) else {
+        return;
+    };
+    let store = format!("postgres = '{}'", postgres.database(DATABASE).unwrap());
+    let rounds = wanted(KILLS_WANTED, KILLS);
+    let race = wanted(RACE_WANTED, RACE) / rounds;
+    let budget = 40_000;
+    let models = (0..rounds).map(|round| {
+        format!(
+            "[[models]]\nname = 'round-{round}'\n\
+             limits = [{{ count = 'cost', usd = 0.04, per = 'month' }}]\n"
+        )
+    });
+    let aliases = (0..rounds).map(|round| format!("round-{round} = 'fake/bench'\n"));
+    let tables = format!(
+        "{}[aliases]\n{}",
+        models.collect::<String>(),
+        aliases.collect::<String>()
+    );
+    let limits = "{ count = 'requests', amount = 1000000, per = 'ever' }";
+    let mut replicas = Replicas::start_with(server, 6, limits, [&store, &tables]).await;
+    let mut answered_in_all = 0;
+    for round in 0..rounds {
+        let model = format!("round-{round}");
+        let victim = (random() % 3) as usize;
+        // Of about thirty that the budget pays for.
+        let (dies_at, waits) = (random() % 24, Duration::from_millis(random() % 300));
+        let (answered, is_killed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let due = Notify::new();
+        let each = |told: Option<Told>| {
+            let Some(told) = told else {
+                assert!(is_killed.load(Ordering::Relaxed), "two replicas live");
+                return;
+            };
+            // Of the one that dies what was under way breaks off.
+            assert!(!told.status.is_server_error(), "{}", told.status);
+            if told.status == StatusCode::OK && answered.fetch_add(1, Ordering::Relaxed) == dies_at
+            {
+                due.notify_one();
+            }
+        };
+        let killing = async {
+            due.notified().await;
+            tokio::time::sleep(waits).await;
+            is_killed.store(true, Ordering::Relaxed);
+            signal(replicas.nodes[victim].pid(), "-KILL");
+        };
+        futures::join!(replicas.race_for(&model, race, each), killing);
+        answered_in_all += answered.into_inner();
+        let killed = replicas.nodes.remove(victim);
+        replicas.nodes.insert(victim, killed.killed().await);
+        replicas.until(victim..victim + 1, "shared").await;
+    }
+    eventually("nothing is held", async || {
+        replicas.ask_for("round-0").await;
+        replicas.ledger().1 == 0
+    })
+    .await;
+    // What was given back can be had: all of each budget.
+    for round in 0..rounds {
+        let model = format!("round-{round}");
+        let is_spent = async || {
+            let told = replicas.ask_for(&model).await;
+            told.is_some_and(|told| told.status == StatusCode::TOO_MANY_REQUESTS)
+        };
+        eventually("it is spent", is_spent).await;
+        eventually("nothing is held", async || replicas.ledger().1 == 0).await;
+        let settled = replicas.settled_of(&model);
+        assert!(
+            settled <= budget && budget - settled < WORST,
+            "{model}: {settled}"
+        );
+    }
+    let (settled, _) = replicas.ledger();
+    eventually("no record waits to be written", async || {
+        replicas
+            .server
+            .ask(&["HLEN", "{hedge}:records"])
+            .starts_with(":0\r")
+    })
+    .await;
+    let sums = "SELECT COUNT(*) - COUNT(DISTINCT (replica, ended_us, request_id)), \
+                SUM(cost_microusd + hedge_cost_microusd), COUNT(DISTINCT replica) \
+                FROM hedge.records";
+    let told = postgres.query(DATABASE, sums).unwrap();
+    assert_eq!(
+        told,
+        format!("0|{settled}|3"),
+        "of {answered_in_all} answers"
+    );
 }
 
 /// In no stretch of time do more pass than what it brings and one burst, and all that it brings do.

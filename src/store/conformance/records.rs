@@ -12,6 +12,7 @@ use domain::{
 pub fn record_of(id: &str, team: &str) -> ExchangeRecord {
     let cost = MicroUsd(70);
     ExchangeRecord {
+        ended_us: 0,
         request_id: id.into(),
         key: Some("laptop".into()),
         team: team.into(),

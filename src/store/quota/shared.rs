@@ -31,7 +31,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Exhausted, Grant, Left, Limit, LimitWarning, LimitWatch, Quotas, Reach, Returned, Shortage, Use,
+    ExchangeRecord, Exhausted, Grant, Left, Limit, LimitWarning, LimitWatch, Quotas, Reach,
+    Returned, Shortage, Use,
 };
 use redis::Client;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -39,6 +40,7 @@ use tokio::time::timeout;
 
 use super::calendar::Calendar;
 use super::local::{Moment, Settled, Wait};
+use crate::outbox::{Noted, Outbox, is_open};
 use book::{Book, Part, Refused};
 use driver::{ASKS_MAX, Ask};
 use script::Want;
@@ -117,6 +119,8 @@ struct Desk {
     is_shared: watch::Sender<bool>,
     /// Is told of thresholds that were passed.
     watch: OnceLock<Arc<dyn LimitWatch>>,
+    /// Where records go with what they cost.
+    outbox: OnceLock<Arc<Outbox>>,
     tally: Tally,
 }
 
@@ -147,6 +151,7 @@ impl SharedQuotas {
             trouble: Notify::new(),
             is_shared: watch::Sender::new(false),
             watch: OnceLock::new(),
+            outbox: OnceLock::new(),
             tally: Tally::default(),
         });
         let (asks, inbox) = mpsc::channel(ASKS_MAX);
@@ -163,6 +168,14 @@ impl SharedQuotas {
     pub fn with_watch(self, watch: Arc<dyn LimitWatch>) -> Self {
         // There is one.
         let _ = self.desk.watch.set(watch);
+        self
+    }
+
+    /// Leaves records with Redis until they are on a disk.
+    #[must_use]
+    pub fn with_outbox(self, outbox: Arc<Outbox>) -> Self {
+        // There is one.
+        let _ = self.desk.outbox.set(outbox);
         self
     }
 
@@ -307,6 +320,10 @@ impl Desk {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn outbox(&self) -> Option<&Arc<Outbox>> {
+        is_open(self.outbox.get())
+    }
+
     fn warn(&self, warnings: Vec<LimitWarning>) {
         if let Some(watch) = self.watch.get() {
             warnings.into_iter().for_each(|it| watch.passed(it));
@@ -320,6 +337,9 @@ impl Desk {
 
     fn part_in(&self, book: &mut Book, link: u64) {
         if book.part(link) {
+            if let Some(outbox) = self.outbox() {
+                outbox.told(book.forget_noted());
+            }
             self.tally.partings.fetch_add(1, Ordering::Relaxed);
             self.is_shared.send_replace(false);
             self.trouble.notify_one();
@@ -344,15 +364,32 @@ struct Taken {
     apart: Mutex<Option<Grant>>,
 }
 
-impl Returned for Taken {
-    fn settle(&self, used: Use) {
+impl Taken {
+    fn give_back(&self, used: Use, noted: Option<(&Outbox, Noted)>) {
         let apart = self.apart.lock();
         let apart = apart.unwrap_or_else(PoisonError::into_inner).take();
         if let Some(grant) = apart {
             grant.settle(used);
         }
-        self.desk.book().settle(&self.parts, used);
+        let mut book = self.desk.book();
+        book.settle(&self.parts, used);
+        if let Some((outbox, noted)) = noted {
+            book.note_record(noted, |waiting| outbox.count(waiting));
+        }
+        drop(book);
         self.desk.unsettled.notify_one();
+    }
+}
+
+impl Returned for Taken {
+    fn settle(&self, used: Use) {
+        self.give_back(used, None);
+    }
+
+    fn settle_with(&self, used: Use, record: &ExchangeRecord) {
+        let outbox = self.desk.outbox();
+        let noted = outbox.and_then(|outbox| Some((&**outbox, outbox.note(record)?)));
+        self.give_back(used, noted);
     }
 }
 

@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use domain::{ExchangeRecord, KeptRecord, RecordSink};
+use domain::{ExchangeRecord, KeptRecord, RecordSink, moment_us};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, warn};
 
 use super::place::FilePlace;
 use super::shared::{Mover, SharedPlace, shared};
-use crate::PostgresAddress;
+use crate::{Outbox, PostgresAddress};
 
 /// Records that wait to be written. One more is dropped and counted: some ten seconds of a busy node.
 pub const RECORD_QUEUE_MAX: usize = 16_384;
@@ -75,7 +75,6 @@ pub struct RecordDesk {
     /// Told when the queue fills.
     filling: Arc<Notify>,
     tally: Arc<Tally>,
-    last_us: AtomicI64,
     end: watch::Sender<bool>,
     opened: watch::Receiver<bool>,
 }
@@ -145,11 +144,16 @@ impl RecordDesk {
     }
 
     /// What takes records, and what writes them into a Postgres that others write to as well. While it
-    /// takes none they wait in a file in the rules' folder.
+    /// takes none they wait in a file in the rules' folder. Through `outbox` costs that are counted elsewhere
+    /// have their records, whoever dies.
     #[must_use]
-    pub fn shared(rules: RecordRules, address: PostgresAddress) -> (Arc<Self>, RecordWriter) {
+    pub fn shared(
+        rules: RecordRules,
+        address: PostgresAddress,
+        outbox: Option<Arc<Outbox>>,
+    ) -> (Arc<Self>, RecordWriter) {
         let tally = Arc::<Tally>::default();
-        let (place, mover) = shared(rules, address, Arc::clone(&tally));
+        let (place, mover) = shared(rules, address, outbox, Arc::clone(&tally));
         Self::of(Place::Shared(place), Some(mover), tally)
     }
 
@@ -171,7 +175,6 @@ impl RecordDesk {
             desk,
             filling,
             tally,
-            last_us: AtomicI64::new(0),
             end,
             opened,
         };
@@ -201,23 +204,15 @@ impl RecordDesk {
         // After the wait, or where there is no writer any more, reading finds what there is.
         let _ = timeout(OPEN_WAIT_MAX, opened.wait_for(|is_open| *is_open)).await;
     }
-
-    /// Now, and never twice in a row the same: callers may give one id to two requests.
-    fn moment(&self) -> i64 {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = i64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(i64::MAX);
-        let last = self.last_us.load(Ordering::Relaxed);
-        // A clock that was set back counts from there.
-        let is_close = (0..1_000_000).contains(&(last - now));
-        let moment = if is_close { last + 1 } else { now };
-        self.last_us.store(moment, Ordering::Relaxed);
-        moment
-    }
 }
 
 impl RecordSink for RecordDesk {
     fn append(&self, record: &ExchangeRecord) {
-        let kept = KeptRecord::of(record, self.moment());
+        let ended_us = match record.ended_us {
+            0 => moment_us(),
+            ended_us => ended_us,
+        };
+        let kept = KeptRecord::of(record, ended_us);
         if self.desk.try_send(kept).is_err() {
             self.tally.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -32,7 +32,7 @@ pub use shift::{
 pub(super) use waiting::Waiting;
 
 use super::desk::{RecordRules, Tally};
-use crate::PostgresAddress;
+use crate::{Outbox, PostgresAddress};
 
 /// How Postgres was found last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ enum Standing {
 struct Common {
     rules: RecordRules,
     address: PostgresAddress,
+    /// Records whose costs are counted elsewhere.
+    outbox: Option<Arc<Outbox>>,
     tally: Arc<Tally>,
     standing: watch::Sender<Standing>,
     /// Told when something was put into the file.
@@ -58,12 +60,14 @@ struct Common {
 pub fn shared(
     rules: RecordRules,
     address: PostgresAddress,
+    outbox: Option<Arc<Outbox>>,
     tally: Arc<Tally>,
 ) -> (SharedPlace, Mover) {
     let (standing, _) = watch::channel(Standing::Unknown);
     let common = Arc::new(Common {
         rules,
         address,
+        outbox,
         tally,
         standing,
         waiting: Notify::new(),

@@ -14,6 +14,7 @@ use super::super::bucket::{Bucket, Rate};
 use super::super::calendar::{Calendar, Window};
 use super::super::local::{Counter, LocalQuotas, Moment, PLACE_WAIT, Settled, Wait, rate};
 use super::script::{Entry, Kind, Seen, Stated, Want};
+use crate::outbox::Noted;
 
 /// Of one batch, and of one look. A script of so many takes well under a millisecond.
 pub const BATCH_MAX: usize = 128;
@@ -100,6 +101,8 @@ pub enum Part {
 pub struct Batch {
     pub number: u64,
     pub entries: Vec<Entry>,
+    /// Records of exchanges whose costs are in it.
+    pub records: Vec<Noted>,
 }
 
 /// This replica on its own.
@@ -141,6 +144,8 @@ pub struct Book {
     unsettled: HashMap<Place, Delta>,
     backs: VecDeque<Entry>,
     charges: HashMap<Counter, u64>,
+    /// Records of exchanges that wait to be told.
+    noted: Vec<Noted>,
     sent: Option<Batch>,
     batches: u64,
     known: HashMap<Counter, Known>,
@@ -175,6 +180,7 @@ impl Book {
             unsettled: HashMap::new(),
             backs: VecDeque::new(),
             charges: HashMap::new(),
+            noted: Vec::new(),
             sent: None,
             batches: 0,
             known: HashMap::new(),
@@ -553,6 +559,28 @@ impl Book {
         }
     }
 
+    /// Remembers a record to be told with what its exchange used, where `has_room` for so many.
+    pub fn note_record(&mut self, record: Noted, has_room: impl FnOnce(usize) -> bool) {
+        if self.link.is_some() && has_room(self.noted.len()) {
+            self.noted.push(record);
+        }
+    }
+
+    /// Records of the batch that was sent.
+    pub fn sent_records(&self) -> usize {
+        self.sent.as_ref().map_or(0, |sent| sent.records.len())
+    }
+
+    /// Records that are not told any more: what was used is told later, and their replica lives.
+    pub fn forget_noted(&mut self) -> usize {
+        let noted = std::mem::take(&mut self.noted).len();
+        let sent = self
+            .sent
+            .as_mut()
+            .map(|sent| std::mem::take(&mut sent.records));
+        noted + sent.map_or(0, |records| records.len())
+    }
+
     fn settle_held(&mut self, counter: &Counter, window: Window, units: u64, used: u64) {
         if units == 0 && used == 0 {
             return;
@@ -610,13 +638,19 @@ impl Book {
                     entries.push(Entry::Charge { counter, nanos });
                 }
             }
-            if entries.is_empty() {
+            // Each goes with the last of what its exchange used.
+            let records = match self.unsettled.is_empty() {
+                true => std::mem::take(&mut self.noted),
+                false => Vec::new(),
+            };
+            if entries.is_empty() && records.is_empty() {
                 return None;
             }
             self.batches += 1;
             self.sent = Some(Batch {
                 number: self.batches,
                 entries,
+                records,
             });
         }
         self.sent.clone()

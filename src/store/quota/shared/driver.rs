@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use super::book::{BATCH_MAX, Refused};
 use super::script::{Broken, Caller, Entry, Keys, Kind, Reply, Scripts, Want};
 use super::{Desk, SharedRules};
+use crate::outbox::Outbox;
 
 /// Takes that wait to be asked; more wait for these, as long as an answer may take.
 pub const ASKS_MAX: usize = 1_024;
@@ -45,6 +46,9 @@ const GATHER: Duration = Duration::from_secs(1);
 
 /// For what is yet to be settled when the node ends.
 const FINISH_MAX: Duration = Duration::from_secs(2);
+
+/// Names of records that are removed in one call.
+const WRITTEN_BATCH_MAX: usize = 1_000;
 
 /// Somebody wants to take.
 #[derive(Debug)]
@@ -359,12 +363,17 @@ impl SharedDriver {
         let (scripts, mut caller) = (Arc::clone(&self.scripts), caller.clone());
         let desk = Arc::clone(&self.desk);
         let telling = async move {
-            let reply = caller
-                .settle(&scripts, batch.number, &batch.entries)
-                .await?;
+            let reply = caller.settle(&scripts, &batch).await?;
             let entries = batch.entries.iter();
             let seen = reply.seen(entries.map(|it| matches!(it, Entry::Account { .. })))?;
-            let warnings = desk.book().counted(&seen);
+            let (warnings, told) = {
+                let mut book = desk.book();
+                let told = book.sent_records();
+                (book.counted(&seen), told)
+            };
+            if let Some(outbox) = desk.outbox() {
+                outbox.told(told);
+            }
             desk.warn(warnings);
             Ok(())
         };
@@ -379,6 +388,9 @@ impl SharedDriver {
             if renews {
                 let reply = caller.renew(&scripts).await?;
                 desk.book().note_time(reply.unix);
+                if let Some(outbox) = desk.outbox() {
+                    tend(outbox, &scripts, &mut caller).await?;
+                }
             }
             let wants = desk.book().looks();
             for wants in wants.chunks(BATCH_MAX) {
@@ -422,6 +434,19 @@ impl SharedDriver {
             );
         }
     }
+}
+
+/// Removes from Redis what is on a disk by now, and looks for what a replica that died left there.
+async fn tend(outbox: &Outbox, scripts: &Scripts, caller: &mut Caller) -> Result<(), Broken> {
+    loop {
+        let written = outbox.take_written(WRITTEN_BATCH_MAX);
+        if written.is_empty() {
+            break;
+        }
+        caller.forget(&written).await?;
+    }
+    outbox.find(caller.orphans(scripts).await?);
+    Ok(())
 }
 
 fn is_account(want: &Want) -> bool {

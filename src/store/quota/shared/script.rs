@@ -6,11 +6,15 @@ use redis::{RedisError, Script, ScriptInvocation, Value};
 use super::super::bucket::Rate;
 use super::super::calendar::Window;
 use super::super::local::Counter;
+use super::book::Batch;
 
 /// Times between two instants in a script are no longer than this, in nanoseconds: 52 days.
 pub const LONGEST: u64 = 1 << 52;
 /// Amounts in a script are no more than this: a double holds them exactly.
 pub const MOST: u64 = 1 << 53;
+
+/// Records of replicas that died, of one look.
+const ORPHANS_MAX: usize = 100;
 
 /// Why the shared counts could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +38,7 @@ pub struct Scripts {
     pub hello: Script,
     pub restate: Script,
     pub renew: Script,
+    pub orphans: Script,
 }
 
 impl Default for Scripts {
@@ -45,6 +50,7 @@ impl Default for Scripts {
             hello: script(include_str!("hello.lua")),
             restate: script(include_str!("restate.lua")),
             renew: script(include_str!("renew.lua")),
+            orphans: script(include_str!("orphans.lua")),
         }
     }
 }
@@ -73,6 +79,14 @@ impl Keys {
     /// Where the number of a replica's last batch is.
     pub fn batch(&self, replica: &str) -> String {
         format!("{}:batch:{replica}", self.tag)
+    }
+
+    /// Records that are on no disk yet, by name, and when they came.
+    pub fn records(&self) -> [String; 2] {
+        [
+            format!("{}:records", self.tag),
+            format!("{}:records:at", self.tag),
+        ]
     }
 
     pub fn counter(&self, counter: &Counter) -> String {
@@ -206,16 +220,19 @@ impl Caller {
         reply(call.invoke_async(&mut self.connection).await?)
     }
 
-    pub async fn settle(
-        &mut self,
-        scripts: &Scripts,
-        number: u64,
-        entries: &[Entry],
-    ) -> Result<Reply, Broken> {
+    pub async fn settle(&mut self, scripts: &Scripts, batch: &Batch) -> Result<Reply, Broken> {
         let mut call = self.call(&scripts.settle);
-        call.key(self.keys.batch(&self.replica));
-        call.arg(&self.lease).arg(number);
-        for entry in entries {
+        let [records, at] = self.keys.records();
+        call.key(self.keys.batch(&self.replica))
+            .key(records)
+            .key(at);
+        call.arg(&self.lease)
+            .arg(batch.number)
+            .arg(batch.records.len());
+        for record in &batch.records {
+            call.arg(&record.name).arg(&record.text);
+        }
+        for entry in &batch.entries {
             match entry {
                 Entry::Account {
                     counter,
@@ -268,6 +285,32 @@ impl Caller {
         let mut call = self.call(&scripts.renew);
         call.arg(&self.lease).arg(self.lease_micros);
         reply(call.invoke_async(&mut self.connection).await?)
+    }
+
+    /// Removes records that are on a disk.
+    pub async fn forget(&mut self, names: &[String]) -> Result<(), Broken> {
+        let [records, at] = self.keys.records();
+        let mut both = redis::pipe();
+        both.hdel(records, names).ignore();
+        both.zrem(at, names).ignore();
+        let () = both.query_async(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// Records that came longer than a lease ago, by name: some of them.
+    pub async fn orphans(&mut self, scripts: &Scripts) -> Result<Vec<(String, String)>, Broken> {
+        let mut call = self.call(&scripts.orphans);
+        let [records, at] = self.keys.records();
+        call.key(records).key(at);
+        call.arg(&self.lease)
+            .arg(self.lease_micros)
+            .arg(ORPHANS_MAX);
+        let (_, values) = parts(call.invoke_async(&mut self.connection).await?)?;
+        let texts: Vec<String> = values.map(word).collect::<Result<_, _>>()?;
+        let pairs = texts.chunks_exact(2);
+        Ok(pairs
+            .map(|pair| (pair[0].clone(), pair[1].clone()))
+            .collect())
     }
 
     /// Begins this lease in place of `last`.

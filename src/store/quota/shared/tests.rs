@@ -3,16 +3,17 @@
 mod book;
 mod server;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicI64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use domain::{Measure, MicroUsd, Period, Scope, Thresholds, WhenSpent};
+use domain::{KeptRecord, Measure, MicroUsd, Period, Scope, Thresholds, WhenSpent};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::conformance::check_quotas;
+use crate::conformance::{check_quotas, record_of};
 use server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +27,7 @@ struct Replicas {
 
 struct Replica {
     quotas: SharedQuotas,
+    outbox: Arc<Outbox>,
     driver: AbortHandle,
     /// By how many seconds its clock is wrong.
     clock: Arc<AtomicI64>,
@@ -80,6 +82,9 @@ impl Replicas {
         let (quotas, driver) =
             SharedQuotas::new(self.rules(when_apart), Calendar::utc(), now).unwrap();
         quotas.restore(settled);
+        let outbox = Arc::<Outbox>::default();
+        outbox.open(&self.all.len().to_string());
+        let quotas = quotas.with_outbox(Arc::clone(&outbox));
         let (stop, stopped) = oneshot::channel();
         let driver = self.tasks.spawn(driver.run(async move {
             let _ = stopped.await;
@@ -87,6 +92,7 @@ impl Replicas {
         self.all.push(Replica {
             quotas,
             driver,
+            outbox,
             clock,
             stop: Some(stop),
         });
@@ -221,6 +227,72 @@ async fn what_a_killed_replica_held_goes_back_when_its_lease_is_over() {
     two.settled().await;
     assert_eq!(two.left(&limits[0]).await, 80);
     drop(lost);
+}
+
+#[tokio::test]
+async fn what_a_killed_replica_settled_has_its_record() {
+    let Some(replicas) = Replicas::start(2).await else {
+        return;
+    };
+    let [one, two] = &replicas.all[..] else {
+        panic!("there are two");
+    };
+    let limits = [budget(100, Period::Day)];
+    let ended = |id: &str| ExchangeRecord {
+        ended_us: domain::moment_us(),
+        ..record_of(id, "t")
+    };
+    let exchange = async |id: &str| {
+        let grant = one.take(&limits, 30).await.unwrap();
+        let record = ended(id);
+        grant.settle_with(of(20), &record);
+        one.settled().await;
+        KeptRecord::of(&record, record.ended_us)
+    };
+    let written = exchange("written").await;
+    one.outbox.until_told().await;
+    one.outbox.written("0", &[written]);
+    let is_removed = || {
+        replicas
+            .server
+            .ask(&["HLEN", "{test}:records"])
+            .starts_with(":0\r")
+    };
+    eventually(is_removed).await;
+    // Who gives a grant back without a record leaves none.
+    drop(one.take(&limits, 30).await.unwrap());
+    let lost = exchange("lost").await;
+    one.kill();
+    // What is no record harms nobody.
+    for command in [
+        ["HSET", "{test}:records", "0:1:x", "x"],
+        ["ZADD", "{test}:records:at", "1", "0:1:x"],
+        ["ZADD", "{test}:records:at", "1", "0:2:gone"],
+    ] {
+        replicas.server.ask(&command);
+    }
+    let mut damaged = Vec::new();
+    let mut found = BTreeMap::new();
+    let finding = async {
+        while found.is_empty() {
+            two.outbox.until_found().await;
+            let (orphans, unread) = two.outbox.take_found();
+            found = orphans;
+            damaged.extend(unread);
+        }
+    };
+    timeout(PATIENCE, finding).await.expect("it is found");
+    assert_eq!(
+        found,
+        BTreeMap::from([("0".to_owned(), vec![lost.clone()])])
+    );
+    assert!(damaged.contains(&"0:1:x".to_owned()), "{damaged:?}");
+    assert_eq!(two.left(&limits[0]).await, 60);
+    // Until it is on a disk it is found again.
+    two.outbox.until_found().await;
+    two.outbox.written("0", &[lost]);
+    two.outbox.give_up(damaged);
+    eventually(is_removed).await;
 }
 
 #[tokio::test]

@@ -11,9 +11,9 @@ use tracing::{info, warn};
 
 use super::waiting::Waiting;
 use super::{Common, Standing, replica, row};
-use crate::PostgresFault;
 use crate::records::file::FileError;
 use crate::records::place::{TIDY_ROWS, oldest_us};
+use crate::{Outbox, PostgresFault};
 
 /// Between two tries while Postgres, or the file, cannot be used.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -75,6 +75,7 @@ impl Mover {
                     }
                     tokio::select! {
                         () = self.common.waiting.notified() => {}
+                        () = self.until_found() => {}
                         () = sleep_until(tidy_at) => {}
                     }
                 }
@@ -98,13 +99,18 @@ impl Mover {
     /// Brings all that waits. Gives whether more is too old than was removed.
     async fn turn(&mut self, is_tidying: bool) -> Result<bool, MoveFault> {
         let takes = *self.common.standing.borrow() == Standing::Takes;
-        if takes && !is_tidying && !self.waiting.is_there() {
+        let outbox = self.common.outbox.clone();
+        let has_orphans = outbox.as_ref().is_some_and(|outbox| outbox.has_found());
+        if takes && !is_tidying && !has_orphans && !self.waiting.is_there() {
             return Ok(false);
         }
         let mut connection = self.common.address.open().await?;
         self.empty(&mut connection).await?;
         // Where nothing waited, that it can be written was seen when it was opened.
         self.common.enter();
+        if let Some(outbox) = outbox {
+            adopt(&outbox, &mut connection).await?;
+        }
         let has_more = if is_tidying {
             let tidied = timeout(MOVE_MAX, self.tidy(&mut connection)).await;
             tidied.map_err(|_| PostgresFault::Late)??
@@ -113,6 +119,13 @@ impl Mover {
         };
         drop(connection.close().await);
         Ok(has_more)
+    }
+
+    async fn until_found(&self) {
+        match &self.common.outbox {
+            Some(outbox) => outbox.until_found().await,
+            None => std::future::pending().await,
+        }
     }
 
     async fn empty(&mut self, connection: &mut PgConnection) -> Result<(), MoveFault> {
@@ -187,4 +200,29 @@ impl Mover {
         }
         Ok(count > 0)
     }
+}
+
+/// Brings records that replicas which died had not brought. Where that fails they are found again.
+async fn adopt(outbox: &Outbox, connection: &mut PgConnection) -> Result<(), PostgresFault> {
+    let (orphans, damaged) = outbox.take_found();
+    if !damaged.is_empty() {
+        let count = damaged.len();
+        warn!(
+            count,
+            "records of other replicas that Redis kept cannot be read, and are lost"
+        );
+        outbox.give_up(damaged);
+    }
+    for (replica, records) in orphans {
+        let sent = timeout(MOVE_MAX, row::insert(connection, &replica, &records)).await;
+        let count = sent.map_err(|_| PostgresFault::Late)??;
+        outbox.written(&replica, &records);
+        if count > 0 {
+            info!(
+                replica,
+                count, "records of a replica that died were brought to Postgres"
+            );
+        }
+    }
+    Ok(())
 }

@@ -70,13 +70,29 @@ impl SharedPlace {
                 let dir = dir.display();
                 warn!(%dir, %error, "records have no folder to wait in while Postgres takes none");
             }
-            self.replica = Some(own.unwrap_or_else(|_| replica::fresh()));
+            let own = own.unwrap_or_else(|_| replica::fresh());
+            if let Some(outbox) = &self.common.outbox {
+                outbox.open(&own);
+            }
+            self.replica = Some(own);
         }
         self.replica.clone().unwrap_or_default()
     }
 
     /// True once they are in Postgres or in the file.
     pub async fn write(&mut self, batch: &[KeptRecord]) -> bool {
+        let Some(outbox) = self.common.outbox.clone() else {
+            return self.put(batch).await;
+        };
+        outbox.until_told().await;
+        let is_written = self.put(batch).await;
+        if is_written && let Some(replica) = &self.replica {
+            outbox.written(replica, batch);
+        }
+        is_written
+    }
+
+    async fn put(&mut self, batch: &[KeptRecord]) -> bool {
         let tally = Arc::clone(&self.common.tally);
         let count = batch.len() as u64;
         if *self.common.standing.borrow() == Standing::Takes {

@@ -24,7 +24,7 @@ fn address(server: &PostgresServer, database: &str) -> PostgresAddress {
 
 fn open(rules: RecordRules, address: &PostgresAddress) -> Desk {
     let reader = RecordReader::shared(address.clone(), Calendar::utc());
-    let (file, writer) = RecordDesk::shared(rules, address.clone());
+    let (file, writer) = RecordDesk::shared(rules, address.clone(), None);
     let mut running = JoinSet::new();
     running.spawn(writer.run());
     Desk {
