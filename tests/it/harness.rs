@@ -24,6 +24,18 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Settings of every node: free ports, and no metrics of one test in another's.
 const BASE: &str = "listen = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
 
+/// How long Redis or Postgres is away, beyond what it takes to be noticed. With `HEDGE_TEST_AWAY=30` so many
+/// seconds.
+pub fn away() -> Duration {
+    Duration::from_secs(wanted("HEDGE_TEST_AWAY", 0) as u64)
+}
+
+/// How much of something a test has: as the variable `name` says, where there is one.
+pub fn wanted(name: &str, otherwise: usize) -> usize {
+    let text = std::env::var_os(name).and_then(|it| it.into_string().ok());
+    text.map_or(otherwise, |it| it.parse().unwrap())
+}
+
 /// The command, with nothing of the developer's own settings but the model to test with.
 pub fn hedge() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hedge"));

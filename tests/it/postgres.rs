@@ -11,7 +11,7 @@ use http::StatusCode;
 use loadtest::{POSTGRES_PASSWORD, PostgresServer};
 use serde_json::{Value, json};
 
-use crate::harness::{Hedge, ask, eventually, fake, signal, upstream, with};
+use crate::harness::{Hedge, ask, away, eventually, fake, signal, upstream, wanted, with};
 use crate::records::{savings, under, until_written};
 
 /// Requests of a test. With `HEDGE_TEST_SHARED=5000` as many as that.
@@ -24,11 +24,6 @@ const REPLICAS: usize = 3;
 const TOGETHER: usize = 12;
 
 const DATABASE: &str = "hedge";
-
-fn wanted() -> usize {
-    let text = std::env::var_os(ASKED_WANTED).and_then(|it| it.into_string().ok());
-    text.map_or(ASKED, |it| it.parse().unwrap())
-}
 
 fn postgres() -> Option<PostgresServer> {
     let server = PostgresServer::start().unwrap()?;
@@ -179,7 +174,7 @@ async fn what_three_replicas_keep_is_one_and_is_what_their_callers_saw() {
     let Some(server) = postgres() else { return };
     let fake = fake();
     let hedges = replicas(&server, &fake).await;
-    let count = wanted();
+    let count = wanted(ASKED_WANTED, ASKED);
     let asking = (0..count).map(|at| exchange(&hedges[at % REPLICAS], "r", at));
     let seen: Vec<Seen> = stream::iter(asking).buffered(TOGETHER).collect().await;
     // The same again, which costs nothing: what is reused is each replica's own.
@@ -348,6 +343,7 @@ async fn a_postgres_that_ends_and_begins_under_load_costs_no_answer_and_no_recor
                     page.text
                 );
             }
+            tokio::time::sleep(away()).await;
             server.resume().unwrap();
             until_all_is_brought(&hedges).await;
         }

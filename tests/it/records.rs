@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode};
 use loadtest::FakeUpstream;
 use serde_json::{Value, json};
 
-use crate::harness::{Hedge, ask, chat_request, eventually, fake, root, with};
+use crate::harness::{Hedge, ask, chat_request, eventually, fake, root, wanted, with};
 
 /// Requests that are replayed and recomputed. With `HEDGE_TEST_REPLAY=10000` as many as that.
 const REPLAYED: usize = 300;
@@ -24,11 +24,6 @@ const TOGETHER: usize = 16;
 
 /// What a client's leaving may take to be settled.
 const SETTLED_MAX_US: i64 = 1_000_000;
-
-fn wanted(name: &str, otherwise: usize) -> usize {
-    let text = std::env::var_os(name).and_then(|it| it.into_string().ok());
-    text.map_or(otherwise, |it| it.parse().unwrap())
-}
 
 fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::harness::{
-    Hedge, ask, chat_request, eventually, fake, signal, try_open, upstream, with,
+    Hedge, ask, away, chat_request, eventually, fake, signal, try_open, upstream, wanted, with,
 };
 use server::Server;
 
@@ -40,11 +40,6 @@ const PRICES: &str = "[[prices]]\nupstream = 'fake'\nmodels = ['*']\ninput = 2.0
 /// What one request is taken for, in micro-dollars: a hundred tokens out, what a short prompt may come to,
 /// and somebody else who may go on with it.
 const WORST: u64 = 4_500;
-
-fn wanted(name: &str, otherwise: usize) -> usize {
-    let text = std::env::var_os(name).and_then(|it| it.into_string().ok());
-    text.map_or(otherwise, |it| it.parse().unwrap())
-}
 
 /// Another number each time.
 fn random() -> u64 {
@@ -445,7 +440,7 @@ async fn redis_may_go_and_come_back_under_load() {
     let Some(server) = Server::start_lasting() else {
         return;
     };
-    let limits = "{ count = 'cost', usd = 3, per = 'month' }, \
+    let limits = "{ count = 'cost', usd = 900, per = 'month' }, \
                   { count = 'requests', amount = 36000000, per = 'hour', burst = 3000 }";
     let mut replicas = Replicas::start(server, 60, limits).await;
     let spent = AtomicU64::new(0);
@@ -458,7 +453,11 @@ async fn redis_may_go_and_come_back_under_load() {
     for _ in 0..2 {
         replicas.server.stop();
         replicas.until(0..3, "apart").await;
+        let gone = Instant::now();
         replicas.race(150, each).await;
+        while gone.elapsed() < away() {
+            replicas.race(150, each).await;
+        }
         let metrics = replicas.nodes[0].metrics().await;
         assert!(metrics.contains("hedge_shared_limits_apart 1"), "{metrics}");
         replicas.server.run();
