@@ -32,6 +32,11 @@ pub trait KeyDesk: Send + Sync + 'static {
     /// # Errors
     /// It may not be, or cannot be kept.
     async fn change(&self, who: &str, change: KeyChange) -> Result<Changed, DeskFault>;
+
+    /// Whether what replicas share cannot be asked; `None` where this node keeps its keys itself.
+    fn is_apart(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// When a key is over.
@@ -103,6 +108,9 @@ pub enum DeskFault {
     /// It stands in the configuration file.
     #[error("the {0} stands in the configuration file")]
     OfFile(Noun),
+    /// Another replica made it, and it does not go with this one.
+    #[error("the {0} of another replica does not go with the configuration here")]
+    LeftOut(Noun),
     #[error("the team has {0} keys")]
     TeamInUse(usize),
     #[error("the secret before the last one still opens")]
@@ -112,6 +120,9 @@ pub enum DeskFault {
     /// Nothing could be written down; the log of the node says why.
     #[error("nothing can be kept")]
     Unkept,
+    /// What replicas share did not take it.
+    #[error("what replicas share cannot be changed")]
+    Away,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

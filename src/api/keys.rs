@@ -97,6 +97,13 @@ fn refused(fault: &DeskFault) -> Response<Body> {
                  serve` takes what changed on SIGHUP"
             ),
         ),
+        DeskFault::LeftOut(noun) => conflict(
+            "name",
+            format!(
+                "there is a {noun} of this name that another replica made, and it does not go with the \
+                 configuration here; change it there, or give all replicas the same keys and teams"
+            ),
+        ),
         DeskFault::TeamInUse(count) => conflict(
             "name",
             format!("{count} keys are of this team; delete them first"),
@@ -112,16 +119,29 @@ fn refused(fault: &DeskFault) -> Response<Body> {
             format!("there are {max} {noun}s, and no more may be; delete one first"),
         ),
         DeskFault::Unkept => unkept(),
+        DeskFault::Away => away(),
     }
 }
 
 /// What cannot be written down is not done.
 pub(crate) fn unkept() -> Response<Body> {
+    not_kept("nothing is changed, for it cannot be written down; the server's log says why")
+}
+
+/// Neither is what other replicas would not hear of.
+fn away() -> Response<Body> {
+    not_kept(
+        "keys and teams cannot be changed, for the Postgres that replicas share did not take it; those \
+         known go on opening. Try again once `/readyz` says `\"keys\": \"shared\"`, and look first \
+         whether the change is in the list: an answer of Postgres may have been lost",
+    )
+}
+
+fn not_kept(message: &str) -> Response<Body> {
     let fault = BadRequest {
         param: None,
         code: Some("not_kept".to_owned()),
-        message: "nothing is changed, for it cannot be written down; the server's log says why"
-            .to_owned(),
+        message: message.to_owned(),
     };
     with_status(StatusCode::SERVICE_UNAVAILABLE, &Fault::BadRequest(fault))
 }

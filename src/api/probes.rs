@@ -30,6 +30,10 @@ struct Ready<'a> {
     /// With whom limits are counted, where that is with other replicas.
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<&'static str>,
+    /// Where keys that are made at run time are those of all replicas: `shared`, or `apart` while their
+    /// database cannot be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<&'static str>,
     backends: Vec<BackendState<'a>>,
 }
 
@@ -71,6 +75,7 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
         "online"
     };
     let is_waiting = api.records.as_ref().and_then(|it| it.is_waiting());
+    let is_apart = api.desk.as_ref().and_then(|it| it.is_apart());
     let limits = match readiness.reach {
         Reach::Alone => None,
         Reach::Shared | Reach::Apart => Some(readiness.reach.as_label()),
@@ -80,6 +85,7 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
         link,
         records: is_waiting.map(|is_waiting| if is_waiting { "waiting" } else { "shared" }),
         limits,
+        keys: is_apart.map(|is_apart| if is_apart { "apart" } else { "shared" }),
         backends,
     };
     json(code, &ready)
