@@ -5,32 +5,45 @@
 //! a request ─► Keys::find ─► the ring in force; no lock, no query
 //! ```
 //! The keeper is a task of the node: a change that was begun is ended, whoever asked for it may leave. The
-//! file is made with the first change; a node whose keys all stand in the configuration has none.
+//! file is made with the first change; a node whose keys all stand in the configuration has none. Where
+//! replicas share a Postgres the rows are there, and what others change comes in between ([`place`]).
 
 mod keeper;
+mod place;
 mod standing;
+mod taking;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use api::{Changed, DeskFault, KeyChange, KeyDesk, KeyView, TeamView};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use domain::{ChangeLog, KeyDigest, KeyDirectory, KeyTrouble, Limit, Principal};
-use store::{KeyFile, UnixClock};
+use futures::future::{BoxFuture, FutureExt};
+use store::{KeyCopy, KeyFile, KeyPlace, Rows, SharedKeyRules, SharedKeys, UnixClock};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tracing::{error, warn};
 
 use crate::config::{Config, ConfigFault, KeyGrant, QuotaSettings};
 use crate::quotas::Counts;
 pub use keeper::Keeper;
 use keeper::Order;
+pub use place::SharedKeysState;
+use place::{Place, Shared};
 use standing::{Book, Standing};
 
 /// In the data folder.
 const FOLDER: &str = "keys";
+/// In that one: what replicas share, as it was last heard.
+const COPY: &str = "shared";
+/// How long a start waits to hear what replicas share.
+const HEARD_MAX: Duration = Duration::from_secs(3);
 /// Changes that wait for the one before them. One more is refused.
 const ORDERS_MAX: usize = 64;
 
@@ -63,6 +76,21 @@ pub struct Keys {
     standing: Arc<ArcSwap<Standing>>,
     clock: UnixClock,
     orders: mpsc::Sender<Order>,
+    /// `None` where this node keeps its keys itself.
+    shared: Option<Box<dyn Fn() -> SharedKeysState + Send + Sync>>,
+}
+
+/// What is to be run: the keeper, and who hears of other replicas' changes.
+pub struct Drivers {
+    pub keeper: Keeper,
+    /// `None` where this node keeps its keys itself.
+    pub follower: Option<BoxFuture<'static, ()>>,
+}
+
+impl fmt::Debug for Drivers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Drivers")
+    }
 }
 
 impl fmt::Debug for Keys {
@@ -72,37 +100,36 @@ impl fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// With what was made before, where there is any, and what changes it: to be run.
+    /// With what was made before, where there is any, and what changes it: to be run. `shared` is where
+    /// replicas have their keys.
     ///
     /// # Errors
     /// What was made before cannot be read, or does not go with the configuration.
     pub async fn open(
         of_file: OfFile,
         data_dir: &Path,
+        shared: Option<SharedKeyRules>,
         changes: Arc<dyn ChangeLog>,
         counts: Arc<Counts>,
-    ) -> anyhow::Result<(Arc<Self>, Keeper)> {
-        Self::with_clock(of_file, data_dir, changes, counts, Arc::new(now_s)).await
+    ) -> anyhow::Result<(Arc<Self>, Drivers)> {
+        let clock = Arc::new(now_s);
+        Self::with_clock(of_file, data_dir, shared, changes, counts, clock).await
     }
 
     async fn with_clock(
         of_file: OfFile,
         data_dir: &Path,
+        shared: Option<SharedKeyRules>,
         changes: Arc<dyn ChangeLog>,
         counts: Arc<Counts>,
         clock: UnixClock,
-    ) -> anyhow::Result<(Arc<Self>, Keeper)> {
-        let dir = data_dir.join(FOLDER);
-        let (mut book, mut file) = (Book::new(of_file), None);
-        if KeyFile::is_in(&dir) {
-            let mut found = KeyFile::open(&dir, rand::random())
-                .await
-                .with_context(|| hint(&dir))?;
-            let rows = found.load().await.with_context(|| hint(&dir))?;
-            book.take(rows, found.secret().clone())
-                .map_err(crate::config::ConfigFaults)?;
-            file = Some(found);
-        }
+    ) -> anyhow::Result<(Arc<Self>, Drivers)> {
+        let dir = folder(data_dir);
+        let mut book = Book::new(of_file);
+        let opened = match shared {
+            Some(rules) => open_shared(&dir, rules, &mut book).await?,
+            None => open_own(dir, &mut book).await?,
+        };
         let standing = book.stand(&clock).map_err(crate::config::ConfigFaults)?;
         if book.has_limits() {
             counts
@@ -115,18 +142,26 @@ impl Keys {
             standing: Arc::clone(&standing),
             clock: Arc::clone(&clock),
             orders,
+            shared: opened.state,
         };
         let keeper = Keeper {
             standing,
             clock,
             inbox,
             book,
-            file,
-            dir,
+            place: opened.place,
+            generation: opened.generation,
             changes,
             counts,
         };
-        Ok((Arc::new(keys), keeper))
+        let follower = opened.follower;
+        Ok((Arc::new(keys), Drivers { keeper, follower }))
+    }
+
+    /// `None` where this node keeps its keys itself.
+    #[must_use]
+    pub fn shared(&self) -> Option<SharedKeysState> {
+        self.shared.as_ref().map(|state| state())
     }
 
     /// Goes on with what another configuration says, whole or not at all.
@@ -203,6 +238,130 @@ impl KeyDesk for Keys {
         self.orders.try_send(order).map_err(|_| DeskFault::Unkept)?;
         answer.await.map_err(|_| DeskFault::Unkept)?
     }
+
+    fn is_apart(&self) -> Option<bool> {
+        self.shared().map(|state| state.counts.is_apart)
+    }
+}
+
+/// A place, and what is to be known and run beside it.
+struct OpenedPlace {
+    place: Place,
+    generation: Option<u64>,
+    state: Option<Box<dyn Fn() -> SharedKeysState + Send + Sync>>,
+    follower: Option<BoxFuture<'static, ()>>,
+}
+
+async fn open_own(dir: PathBuf, book: &mut Book) -> anyhow::Result<OpenedPlace> {
+    let copy = KeyCopy::new(dir.join(COPY)).load().await;
+    // A node does not stand open because its keys are elsewhere.
+    let is_without = matches!(&copy, Ok(None)) || matches!(&copy, Ok(Some(it)) if !it.has_made);
+    if !is_without {
+        bail!(
+            "this node's keys are in a Postgres that replicas share, and the configuration names none; set \
+             postgres under [store] again, or move {} away to go on without those keys",
+            dir.join(COPY).display()
+        );
+    }
+    let (mut file, mut generation) = (None, None);
+    if KeyFile::is_in(&dir) {
+        let opened = KeyFile::open(&dir, rand::random()).await;
+        let mut opened = opened.with_context(|| hint(&dir))?;
+        let rows = opened.load().await.with_context(|| hint(&dir))?;
+        generation = Some(rows.generation);
+        book.take(rows).map_err(crate::config::ConfigFaults)?;
+        file = Some(opened);
+    }
+    Ok(OpenedPlace {
+        place: Place::Own { dir, file },
+        generation,
+        state: None,
+        follower: None,
+    })
+}
+
+/// Goes on from what Postgres has, or where that is away from what it was last heard to have.
+async fn open_shared(
+    dir: &Path,
+    rules: SharedKeyRules,
+    book: &mut Book,
+) -> anyhow::Result<OpenedPlace> {
+    if KeyFile::is_in(dir) {
+        bail!(
+            "keys that were made on this node are in {}, and the configuration names a Postgres for them; \
+             move them there with `hedge store migrate`, or move that file away to go on without them",
+            KeyFile::path(dir).display()
+        );
+    }
+    let postgres = rules.postgres.clone();
+    let copy_dir = dir.join(COPY);
+    let mut copy = KeyCopy::new(copy_dir.clone());
+    let known = match copy.load().await {
+        Ok(known) => known,
+        Err(fault) if matches!(&fault, store::KeyFault::File(store::KeyFileError::Taken)) => {
+            return Err(anyhow::Error::new(fault).context(hint(&copy_dir)));
+        }
+        Err(fault) => {
+            let (dir, error) = (copy_dir.display(), crate::causes::chain(&fault));
+            warn!(%dir, error, "what was last heard of keys cannot be read; Postgres is asked for it");
+            None
+        }
+    };
+    let (keys, follower) = SharedKeys::new(rules, known.as_ref()).context("store.redis")?;
+    let mut follower = follower.run().boxed();
+    let mut heard = keys.heard();
+    let first = async {
+        tokio::select! {
+            () = &mut follower => {}
+            heard = heard.wait_for(|it| it.is_away.is_some()) => drop(heard),
+        }
+    };
+    // One that does not answer is away, for now.
+    drop(timeout(HEARD_MAX, first).await);
+    let rows = heard.borrow().rows.clone().filter(|it| keys.takes(it));
+    let rows: Option<Rows> = rows.map(|it| (*it.rows).clone());
+    let generation = rows.as_ref().map(|rows| rows.generation);
+    if let Some(rows) = &rows {
+        let kept = copy.keep(rows).await;
+        kept.with_context(|| hint(&copy_dir))?;
+    }
+    book.is_unheard = true;
+    match rows.or(known) {
+        // What is in words of a later version is said by whoever hears it next.
+        Some(rows) => book.take_most(rows),
+        None => error!(
+            %postgres,
+            "which keys replicas have was never heard here: until Postgres answers only those of the \
+             configuration open"
+        ),
+    }
+    let left_out = Arc::new(AtomicU64::new(0));
+    let shared = Shared {
+        heard,
+        copy,
+        left_out: Arc::clone(&left_out),
+        is_to_learn: true,
+        keys,
+    };
+    let counts = shared.keys.watcher();
+    let state = move || SharedKeysState {
+        counts: counts(),
+        left_out: left_out.load(Ordering::Relaxed),
+    };
+    // It is learned as any other, and so is told what does not go with the configuration.
+    shared.keys.forget();
+    Ok(OpenedPlace {
+        place: Place::Shared(Box::new(shared)),
+        generation,
+        state: Some(Box::new(state)),
+        follower: Some(follower),
+    })
+}
+
+/// Where a node that shares none keeps its keys.
+#[must_use]
+pub fn folder(data_dir: &Path) -> PathBuf {
+    data_dir.join(FOLDER)
 }
 
 fn now_s() -> u64 {

@@ -28,6 +28,7 @@ use crate::sealed::{Chronicle, Edges, Uplink};
 #[cfg(test)]
 mod documented;
 mod events;
+mod keys;
 mod limits;
 mod records;
 mod registry;
@@ -37,6 +38,7 @@ mod shared;
 mod spans;
 
 pub use events::EventMetrics;
+use keys::{KeyMetrics, KeysNow};
 use limits::LimitGauges;
 use records::RecordMetrics;
 use registry::Registry;
@@ -174,6 +176,7 @@ pub struct Metrics {
     records: OnceLock<RecordMetrics>,
     spans: OnceLock<SpanMetrics>,
     shared: OnceLock<SharedMetrics>,
+    keys: OnceLock<KeyMetrics>,
     relay: OnceLock<RelayMetrics>,
     edge: EdgeMetrics,
     fleet: OnceLock<Arc<Fleet>>,
@@ -286,6 +289,7 @@ impl Default for Metrics {
             records: OnceLock::new(),
             spans: OnceLock::new(),
             shared: OnceLock::new(),
+            keys: OnceLock::new(),
             relay: OnceLock::new(),
             edge: EdgeMetrics::default(),
             fleet: OnceLock::new(),
@@ -466,6 +470,13 @@ impl Metrics {
         let _ = self.shared.set(SharedMetrics::new(quotas, &mut registry));
     }
 
+    /// How keys stand that replicas share.
+    pub fn watch_keys(&self, now: KeysNow) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is one.
+        let _ = self.keys.set(KeyMetrics::new(now, &mut registry));
+    }
+
     /// Whose models are shown.
     pub fn watch_models(&self, fleet: Arc<Fleet>) {
         // There is one.
@@ -506,6 +517,9 @@ impl Metrics {
         }
         if let Some(shared) = self.shared.get() {
             shared.read();
+        }
+        if let Some(keys) = self.keys.get() {
+            keys.read();
         }
         if let Some(records) = self.records.get() {
             records.read();

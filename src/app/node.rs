@@ -18,7 +18,9 @@ use futures::future::join_all;
 use pipeline::{Parts, Pipeline, Tracer};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
-use store::{MokaReplies, MokaResponses, Outbox, RecordDesk, RecordReader, SharedQuotas};
+use store::{
+    MokaReplies, MokaResponses, Outbox, RecordDesk, RecordReader, SharedKeyRules, SharedQuotas,
+};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +51,7 @@ const CHRONICLE: &str = "audit log";
 const EVENTS: &str = "teller of events";
 const COUNTS: &str = "keeper of limits";
 const KEYS: &str = "keeper of keys";
+const KEYS_OF_OTHERS: &str = "follower of others' keys";
 const SHARED: &str = "counter of shared limits";
 const RECORDS: &str = "keeper of records";
 const TELEMETRY: &str = "telemetry";
@@ -201,9 +204,10 @@ impl Node {
         }
         let encoders = Encoders::new(encoders);
         let changes = Arc::new(Changes(Arc::clone(&chronicle)));
-        let (keys, keeper) = Keys::open(
+        let (keys, keeping) = Keys::open(
             OfFile::of(config),
             &config.data_dir,
+            shared_keys(config),
             Arc::clone(&changes) as _,
             Arc::clone(&counts),
         )
@@ -255,7 +259,12 @@ impl Node {
         let stop = CancellationToken::new();
         tasks.spawn(RECORDER, recorder.run());
         tasks.spawn(METRONOME, metronome());
-        tasks.spawn(KEYS, keeper.run());
+        tasks.spawn(KEYS, keeping.keeper.run());
+        if let Some(follower) = keeping.follower {
+            tasks.spawn(KEYS_OF_OTHERS, until(&counted, follower));
+            let keys = Arc::clone(&keys);
+            metrics.watch_keys(Arc::new(move || keys.shared().unwrap_or_default()));
+        }
         tasks.spawn(COUNTS, Arc::clone(&counts).keep(counted.clone()));
         if let Some(telling) = telling {
             tasks.spawn(EVENTS, telling.run(counted.clone()));
@@ -478,7 +487,7 @@ impl Node {
             warn!("the days on which keys were used were not written down in time");
         }
         self.counted.cancel();
-        let kept = tasks.until_ended(&[COUNTS, SHARED, EVENTS]);
+        let kept = tasks.until_ended(&[COUNTS, SHARED, EVENTS, KEYS_OF_OTHERS]);
         if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
             warn!("what was used of limits was not written down in time");
         }
@@ -513,6 +522,16 @@ fn open_chronicle(chronicle: &Chronicle, config: &Config) -> anyhow::Result<()> 
              audit.enabled = false to keep none",
             rules.dir.display()
         )
+    })
+}
+
+/// Where keys are that replicas share; `None` where this node keeps its own.
+fn shared_keys(config: &Config) -> Option<SharedKeyRules> {
+    let redis = config.store.redis.as_ref();
+    Some(SharedKeyRules {
+        postgres: config.store.postgres.clone()?,
+        redis: redis.map(|it| (it.url.expose().to_owned(), it.prefix.clone())),
+        fresh: rand::random(),
     })
 }
 

@@ -3,10 +3,12 @@
 //! # Panics
 //! All of them, where the contract is broken: they are tests.
 
+mod keys;
 mod quota;
 mod records;
 mod reply_index;
 
+pub use keys::{check_key_place, kept_key_of};
 pub use quota::check_quotas;
 pub use records::{check_record_shelf, record_of};
 pub use reply_index::{IndexBench, check_reply_index, entry_of};

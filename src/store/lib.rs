@@ -3,7 +3,7 @@
 //! Thin on purpose: exact replies, kept responses and keys live in memory and are found there, so but for
 //! the audit log, keys that are made while the node runs, what was used of limits, the replies that outlive
 //! the process and the records of exchanges nothing here touches a disk. What replicas share is elsewhere:
-//! limits are counted in Redis, records go to Postgres. Both families of a trait run the same conformance
+//! limits are counted in Redis, records and keys go to Postgres. Both families of a trait run the same conformance
 //! checks.
 
 mod audit;
@@ -27,8 +27,10 @@ pub use audit::{
     TEXTS_MAX, TooMuch, Verifier, audit_files,
 };
 pub use keys::{
-    Held, KeptKey, KeptTeam, KeyFile, KeyFileError, KeyRing, KeyTag, Rows, TagSecret, UnixClock,
-    UsedDay,
+    Held, KEYS_POLL_EVERY, KeptKey, KeptTeam, KeyCopy, KeyFault, KeyFile, KeyFileError,
+    KeyFollower, KeyPlace, KeyRing, KeyRow, KeyShift, KeyTag, KeysHeard, Rows, SharedKeyCounts,
+    SharedKeyRules, SharedKeys, ShiftedKeys, StampedRows, TagSecret, UnixClock, UsedDay,
+    shift_keys,
 };
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;

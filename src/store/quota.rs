@@ -24,4 +24,6 @@ mod tests;
 pub use calendar::{Calendar, NoTimeZone};
 pub use file::QuotaFile;
 pub use local::{LocalQuotas, Moment, Settled};
+#[cfg(test)]
+pub(crate) use shared::tests::server::Server as RedisServer;
 pub use shared::{NoRedisUrl, SharedCounts, SharedDriver, SharedQuotas, SharedRules, WhenApart};

@@ -14,11 +14,12 @@ use super::secret::Surroundings;
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawStore {
-    /// Where records of exchanges go: `postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full`,
-    /// or `env:NAME` or `file:/path` that hold it. While it is down they wait in `records.dir`. See
-    /// docs/records.md.
+    /// Where records of exchanges go, and keys and teams are that are made at run time:
+    /// `postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full`, or `env:NAME` or `file:/path` that
+    /// hold it. While it is down records wait in `records.dir`, and keys stay as they were. See
+    /// docs/records.md and docs/keys.md.
     pub postgres: Option<SecretText>,
-    /// Redis or Valkey, where limits are counted: `redis://HOST:6379`, `rediss://` with TLS, `unix://`,
+    /// Redis or Valkey, where limits are counted and changes of keys are told: `redis://HOST:6379`, `rediss://` with TLS, `unix://`,
     /// or `env:NAME` or `file:/path` that hold it. While it is down each replica goes on by its share.
     /// See docs/limits.md.
     pub redis: Option<SecretText>,
@@ -51,7 +52,7 @@ impl Default for RawStore {
 /// What is shared, and through what.
 #[derive(Clone, Debug, Default)]
 pub struct StoreSettings {
-    /// `None` where records are this node's alone.
+    /// `None` where records and keys are this node's alone.
     pub postgres: Option<PostgresAddress>,
     /// `None` where this node counts limits for itself.
     pub redis: Option<RedisSettings>,

@@ -1,6 +1,6 @@
 //! Whoever changes keys and teams: one at a time, whole, written before it is in force.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,11 +8,15 @@ use api::{Changed, DeskFault, Expiry, KeyChange, KeyMadeView, Noun};
 use arc_swap::ArcSwap;
 use domain::{AdminChange, ChangeLog, KEY_BYTES, KeySecret};
 use serde_json::{Map, Value};
-use store::{KeptKey, KeptTeam, KeyFile, KeyFileError, UnixClock, digest_key};
+use store::{
+    KeptKey, KeptTeam, KeyFault, KeyFile, KeyFileError, KeyPlace, KeyRow, Rows, UnixClock,
+    digest_key,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, warn};
 
+use super::place::Place;
 use super::standing::{Book, MadeKey, MadeTeam, Standing};
 use super::{KEYS_MAX, OfFile, TEAMS_MAX};
 use crate::config::ConfigFault;
@@ -40,9 +44,9 @@ pub struct Keeper {
     pub(super) clock: UnixClock,
     pub(super) inbox: mpsc::Receiver<Order>,
     pub(super) book: Book,
-    /// `None` before the first change, and after one that failed.
-    pub(super) file: Option<KeyFile>,
-    pub(super) dir: PathBuf,
+    pub(super) place: Place,
+    /// Of what the book has; `None` where the place was not read yet.
+    pub(super) generation: Option<u64>,
     pub(super) changes: Arc<dyn ChangeLog>,
     pub(super) counts: Arc<Counts>,
 }
@@ -52,16 +56,8 @@ struct Step {
     what: &'static str,
     id: String,
     book: Book,
-    row: Row,
+    row: KeyRow,
     outcome: Outcome,
-}
-
-/// What is to be written.
-enum Row {
-    PutKey(Arc<MadeKey>),
-    RemoveKey(String),
-    PutTeam(Arc<MadeTeam>),
-    RemoveTeam(String),
 }
 
 /// What is answered, once it is in force.
@@ -84,6 +80,10 @@ impl Keeper {
                     self.write_days().await;
                     continue;
                 }
+                () = self.place.news() => {
+                    self.hear().await;
+                    continue;
+                }
             };
             match order {
                 Some(Order::Change { who, change, done }) => {
@@ -98,9 +98,7 @@ impl Keeper {
             }
         }
         self.write_days().await;
-        if let Some(file) = self.file.take() {
-            file.close().await;
-        }
+        self.place.close().await;
     }
 
     async fn reload(&mut self, of_file: OfFile) -> Result<(), Vec<ConfigFault>> {
@@ -111,6 +109,11 @@ impl Keeper {
         let standing = stand(&book, &self.clock).await?;
         self.book = book;
         self.standing.store(Arc::new(standing));
+        if let Place::Shared(shared) = &mut self.place {
+            // What was left out may go with it now.
+            shared.is_to_learn = true;
+            shared.keys.forget();
+        }
         Ok(())
     }
 
@@ -123,18 +126,126 @@ impl Keeper {
             return Err(DeskFault::Unkept);
         }
         self.open().await?;
+        self.begin().await?;
+        let made = self.make(change).await;
+        let Ok((what, id, outcome)) = made else {
+            if let Some(place) = self.place.keys() {
+                place.abandon().await;
+            }
+            return made.map(|_| Changed::Removed);
+        };
+        let at = SystemTime::now();
+        let noted = AdminChange {
+            at,
+            who,
+            what,
+            id: id.clone(),
+        };
+        self.changes.note(noted).await;
+        Ok(self.outcome(&id, outcome))
+    }
+
+    /// Takes the turn, and goes on from what others did before.
+    async fn begin(&mut self) -> Result<(), DeskFault> {
+        let Some(place) = self.place.keys() else {
+            return Err(DeskFault::Unkept);
+        };
+        match place.begin(self.generation).await {
+            Ok(None) => Ok(()),
+            Ok(Some(rows)) => {
+                if self.learn(&rows).await {
+                    return Ok(());
+                }
+                if let Some(place) = self.place.keys() {
+                    place.abandon().await;
+                }
+                Err(DeskFault::Unkept)
+            }
+            Err(fault) => Err(self.place.failed(&fault)),
+        }
+    }
+
+    /// Judges it, writes it, and has it in force.
+    async fn make(
+        &mut self,
+        change: KeyChange,
+    ) -> Result<(&'static str, String, Outcome), DeskFault> {
         let step = self.step(change, (self.clock)())?;
         let standing = stand(&step.book, &self.clock).await.map_err(first)?;
         if step.book.has_limits() {
             self.open_counts().await?;
         }
-        self.write(&step.row).await?;
+        let Some(place) = self.place.keys() else {
+            return Err(DeskFault::Unkept);
+        };
+        match place.commit(&step.row).await {
+            Ok(generation) => self.generation = Some(generation),
+            Err(fault) => return Err(self.place.failed(&fault)),
+        }
         self.book = step.book;
         self.standing.store(Arc::new(standing));
-        let (id, what) = (step.id.clone(), step.what);
-        let at = SystemTime::now();
-        self.changes.note(AdminChange { at, who, what, id }).await;
-        Ok(self.outcome(&step.id, step.outcome))
+        if let Place::Shared(shared) = &mut self.place {
+            shared.keep_row(&step.row).await;
+        }
+        Ok((step.what, step.id, step.outcome))
+    }
+
+    /// What other replicas did.
+    async fn hear(&mut self) {
+        let Place::Shared(shared) = &mut self.place else {
+            return;
+        };
+        let heard = shared.heard.borrow_and_update().rows.clone();
+        let Some(heard) = heard.filter(|it| shared.keys.takes(it)) else {
+            return;
+        };
+        let is_known = self.generation == Some(heard.rows.generation);
+        match is_known && !shared.is_to_learn {
+            true => self.book.take_days(&heard.rows),
+            false => {
+                // Why it could not was said.
+                self.learn(&heard.rows).await;
+            }
+        }
+    }
+
+    /// Puts what replicas share in force here, but for what does not go with the configuration. Gives
+    /// whether it is.
+    async fn learn(&mut self, rows: &Rows) -> bool {
+        let (mut book, news) = (self.book.clone(), rows.clone());
+        let clock = Arc::clone(&self.clock);
+        // Aside, as a change of this node's own is.
+        let learned = tokio::task::spawn_blocking(move || {
+            book.take_what_goes(news);
+            let standing = book.stand(&clock)?;
+            Ok::<_, Vec<ConfigFault>>((book, standing))
+        });
+        let learned = learned.await.unwrap_or_else(|_| Err(ending()));
+        let (book, standing) = match learned {
+            Ok(learned) => learned,
+            Err(faults) => {
+                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                let faults = faults.join("; ");
+                error!(
+                    faults,
+                    "keys stay as they were: those of other replicas cannot be taken"
+                );
+                return false;
+            }
+        };
+        if book.has_limits() {
+            // That a key was taken away must be in force all the same; why was said.
+            drop(self.open_counts().await);
+        }
+        self.book = book;
+        self.standing.store(Arc::new(standing));
+        self.generation = Some(rows.generation);
+        if let Place::Shared(shared) = &mut self.place {
+            shared.is_to_learn = false;
+            shared.leave_out(&self.book.left_out);
+            shared.keep(rows).await;
+        }
+        true
     }
 
     fn outcome(&self, name: &str, outcome: Outcome) -> Changed {
@@ -190,7 +301,7 @@ impl Keeper {
                     what: "key.delete",
                     id: name.clone(),
                     book,
-                    row: Row::RemoveKey(name),
+                    row: KeyRow::RemoveKey(name),
                     outcome: Outcome::Removed,
                 })
             }
@@ -198,7 +309,11 @@ impl Keeper {
                 if self.book.has_team(&name) {
                     return Err(DeskFault::Taken(Noun::Team));
                 }
-                if self.book.teams.len() >= TEAMS_MAX {
+                let left_out = &self.book.left_out.teams;
+                if left_out.contains(&name) {
+                    return Err(DeskFault::LeftOut(Noun::Team));
+                }
+                if self.book.teams.len() + left_out.len() >= TEAMS_MAX {
                     let (noun, max) = (Noun::Team, TEAMS_MAX);
                     return Err(DeskFault::Full { noun, max });
                 }
@@ -222,7 +337,7 @@ impl Keeper {
                     what: "team.delete",
                     id: name.clone(),
                     book,
-                    row: Row::RemoveTeam(name),
+                    row: KeyRow::RemoveTeam(name),
                     outcome: Outcome::Removed,
                 })
             }
@@ -239,12 +354,16 @@ impl Keeper {
     ) -> Result<Step, DeskFault> {
         let is_taken =
             |name: &str| self.book.keys.contains_key(name) || self.book.is_key_of_file(name);
+        let left_out = &self.book.left_out.keys;
         let name = match name {
             Some(name) if is_taken(&name) => return Err(DeskFault::Taken(Noun::Key)),
+            Some(name) if left_out.contains_key(&name) => {
+                return Err(DeskFault::LeftOut(Noun::Key));
+            }
             Some(name) => name,
             None => loop {
                 let name = format!("key-{:08x}", rand::random::<u32>());
-                if !is_taken(&name) {
+                if !is_taken(&name) && !left_out.contains_key(&name) {
                     break name;
                 }
             },
@@ -258,7 +377,7 @@ impl Keeper {
                         .to_owned(),
             });
         }
-        if self.book.keys.len() >= KEYS_MAX {
+        if self.book.keys.len() + left_out.len() >= KEYS_MAX {
             let (noun, max) = (Noun::Key, KEYS_MAX);
             return Err(DeskFault::Full { noun, max });
         }
@@ -309,14 +428,15 @@ impl Keeper {
         let day = book.days.entry(kept.name.clone()).or_default();
         kept.used_day = day.day();
         let id = kept.name.clone();
+        let row = KeyRow::PutKey(kept.clone());
         let key = Arc::new(MadeKey::of(kept, words).map_err(first)?);
-        book.keys.insert(id.clone(), Arc::clone(&key));
+        book.keys.insert(id.clone(), key);
         book.has_made = true;
         Ok(Step {
             what,
             id,
             book,
-            row: Row::PutKey(key),
+            row,
             outcome,
         })
     }
@@ -333,14 +453,15 @@ impl Keeper {
             name: name.clone(),
             made_s,
         };
+        let row = KeyRow::PutTeam(kept.clone());
         let team = Arc::new(MadeTeam::of(kept, words).map_err(first)?);
         let mut book = self.book.clone();
-        book.teams.insert(name.clone(), Arc::clone(&team));
+        book.teams.insert(name.clone(), team);
         Ok(Step {
             what,
             id: name,
             book,
-            row: Row::PutTeam(team),
+            row,
             outcome: Outcome::Team,
         })
     }
@@ -349,6 +470,9 @@ impl Keeper {
         match self.book.keys.get(name) {
             Some(key) => Ok(key),
             None if self.book.is_key_of_file(name) => Err(DeskFault::OfFile(Noun::Key)),
+            None if self.book.left_out.keys.contains_key(name) => {
+                Err(DeskFault::LeftOut(Noun::Key))
+            }
             None => Err(DeskFault::Absent(Noun::Key)),
         }
     }
@@ -357,6 +481,7 @@ impl Keeper {
         match self.book.teams.get(name) {
             Some(team) => Ok(team),
             None if self.book.is_team_of_file(name) => Err(DeskFault::OfFile(Noun::Team)),
+            None if self.book.left_out.teams.contains(name) => Err(DeskFault::LeftOut(Noun::Team)),
             None => Err(DeskFault::Absent(Noun::Team)),
         }
     }
@@ -367,28 +492,32 @@ impl Keeper {
         hashing.map(|it| it.tag(&digest)).ok_or(DeskFault::Unkept)
     }
 
-    /// Opens the file, where it is not open, and goes on from what stands in it.
+    /// Opens the file, where there is one and it is not open, and goes on from what stands in it.
     async fn open(&mut self) -> Result<(), DeskFault> {
-        if self.file.is_some() {
+        let Place::Own { dir, file: None } = &self.place else {
             return Ok(());
-        }
-        let opened = self.try_open().await;
-        opened.map_err(|error| self.unkept(&error))
+        };
+        let dir = dir.clone();
+        let opened = self.try_open(&dir).await;
+        opened.map_err(|fault| self.place.failed(&fault))
     }
 
-    async fn try_open(&mut self) -> Result<(), KeyFileError> {
-        let mut file = KeyFile::open(&self.dir, rand::random()).await?;
-        let rows = file.load().await?;
+    async fn try_open(&mut self, dir: &Path) -> Result<(), KeyFault> {
+        let mut opened = KeyFile::open(dir, rand::random()).await?;
+        let rows = opened.load().await?;
+        let generation = rows.generation;
         let mut book = self.book.clone();
-        let taken = book.take(rows, file.secret().clone());
-        let standing = match taken {
+        let standing = match book.take(rows) {
             Ok(()) => stand(&book, &self.clock).await,
             Err(faults) => Err(faults),
         };
         let standing = standing.map_err(|_| KeyFileError::Damaged)?;
         self.book = book;
         self.standing.store(Arc::new(standing));
-        self.file = Some(file);
+        self.generation = Some(generation);
+        if let Place::Own { file, .. } = &mut self.place {
+            *file = Some(opened);
+        }
         Ok(())
     }
 
@@ -403,38 +532,13 @@ impl Keeper {
         })
     }
 
-    async fn write(&mut self, row: &Row) -> Result<(), DeskFault> {
-        let Some(file) = &mut self.file else {
-            return Err(DeskFault::Unkept);
-        };
-        let written = match row {
-            Row::PutKey(key) => file.put_key(&key.kept).await,
-            Row::RemoveKey(name) => file.remove_key(name).await,
-            Row::PutTeam(team) => file.put_team(&team.kept).await,
-            Row::RemoveTeam(name) => file.remove_team(name).await,
-        };
-        if let Err(error) = written {
-            // Whether it was written shows when it is opened again.
-            self.file = None;
-            return Err(self.unkept(&error));
-        }
-        Ok(())
-    }
-
-    fn unkept(&self, error: &KeyFileError) -> DeskFault {
-        let path = KeyFile::path(&self.dir);
-        let (path, error) = (path.display(), crate::causes::chain(error));
-        error!(%path, error, "keys and teams stay as they are: their file cannot be written");
-        DeskFault::Unkept
-    }
-
     /// Those that changed since they were last written.
     async fn write_days(&mut self) {
-        let Some(file) = &mut self.file else {
+        let Some(place) = self.place.keys() else {
             return;
         };
         let mut days = Vec::new();
-        for (name, key) in &mut self.book.keys {
+        for (name, key) in &self.book.keys {
             let day = self.book.days.get(name).and_then(|used| used.day());
             if let Some(day) = day.filter(|day| Some(*day) != key.kept.used_day) {
                 days.push((name.clone(), day));
@@ -443,25 +547,20 @@ impl Keeper {
         if days.is_empty() {
             return;
         }
-        if let Err(error) = file.put_days(&days).await {
-            warn!(
-                error = crate::causes::chain(&error),
-                "the days on which keys were used cannot be written down"
-            );
-            return;
+        match place.put_days(&days).await {
+            Ok(()) => {}
+            // That was said.
+            Err(KeyFault::Away) => return,
+            Err(error) => {
+                warn!(
+                    error = crate::causes::chain(&error),
+                    "the days on which keys were used cannot be written down"
+                );
+                return;
+            }
         }
         for (name, day) in days {
-            if let Some(key) = self.book.keys.get_mut(&name) {
-                let kept = KeptKey {
-                    used_day: Some(day),
-                    ..key.kept.clone()
-                };
-                *key = Arc::new(MadeKey {
-                    kept,
-                    words: key.words.clone(),
-                    own: key.own.clone(),
-                });
-            }
+            self.book.note_day(&name, day);
         }
     }
 }
@@ -470,11 +569,13 @@ impl Keeper {
 async fn stand(book: &Book, clock: &UnixClock) -> Result<Standing, Vec<ConfigFault>> {
     let (book, clock) = (book.clone(), Arc::clone(clock));
     let standing = tokio::task::spawn_blocking(move || book.stand(&clock)).await;
-    standing.unwrap_or_else(|_| {
-        let message = "the node is ending".to_owned();
-        let path = String::new();
-        Err(vec![ConfigFault { path, message }])
-    })
+    standing.unwrap_or_else(|_| Err(ending()))
+}
+
+fn ending() -> Vec<ConfigFault> {
+    let message = "the node is ending".to_owned();
+    let path = String::new();
+    vec![ConfigFault { path, message }]
 }
 
 fn fresh_secret() -> KeySecret {

@@ -10,10 +10,11 @@ use domain::{KeyId, Limit, Principal, Priority, TeamId};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use store::{
-    Calendar, Held, KeptKey, KeptTeam, KeyRing, Rows, StaticKeys, TagSecret, UnixClock, UsedDay,
+    Calendar, Held, KeptKey, KeptTeam, KeyRing, StaticKeys, TagSecret, UnixClock, UsedDay,
 };
 
 use super::OfFile;
+use super::taking::LeftOut;
 use crate::config::{ConfigFault, KeyGrant, OwnGrants, TeamGrants, key_grants, team_grants};
 
 const DAY_US: i64 = 86_400_000_000;
@@ -45,7 +46,11 @@ pub struct Book {
     pub keys: BTreeMap<String, Arc<MadeKey>>,
     pub teams: BTreeMap<String, Arc<MadeTeam>>,
     pub has_made: bool,
+    /// What replicas share was never heard of: whoever it is that asks, there may be keys.
+    pub is_unheard: bool,
     pub secret: Option<TagSecret>,
+    /// What other replicas made that does not go with this one.
+    pub left_out: LeftOut,
     /// By the names of keys. Outlive rings.
     pub days: HashMap<String, Arc<UsedDay>>,
 }
@@ -57,48 +62,11 @@ impl Book {
             keys: BTreeMap::new(),
             teams: BTreeMap::new(),
             has_made: false,
+            is_unheard: false,
             secret: None,
+            left_out: LeftOut::default(),
             days: HashMap::new(),
         }
-    }
-
-    /// Puts what stands in the file in place of what was here.
-    pub fn take(&mut self, rows: Rows, secret: TagSecret) -> Result<(), Vec<ConfigFault>> {
-        let mut faults = Vec::new();
-        let mut said = |noun: &str, name: &str, found: Vec<ConfigFault>| {
-            faults.extend(found.into_iter().map(|fault| ConfigFault {
-                path: format!("{noun} `{name}`, made while the node ran: {}", fault.path),
-                message: fault.message,
-            }));
-        };
-        let (mut keys, mut teams) = (BTreeMap::new(), BTreeMap::new());
-        for kept in rows.keys {
-            let name = kept.name.clone();
-            match words(&kept.grants).and_then(|it| MadeKey::of(kept, it)) {
-                Ok(key) => drop(keys.insert(name, Arc::new(key))),
-                Err(found) => said("key", &name, found),
-            }
-        }
-        for kept in rows.teams {
-            let name = kept.name.clone();
-            match words(&kept.limits).and_then(|it| MadeTeam::of(kept, it)) {
-                Ok(team) => drop(teams.insert(name, Arc::new(team))),
-                Err(found) => said("team", &name, found),
-            }
-        }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let days = std::mem::take(&mut self.days);
-        for (name, key) in &keys {
-            let known = days.get(name).cloned();
-            let day = || Arc::new(UsedDay::new(key.kept.used_day));
-            self.days.insert(name.clone(), known.unwrap_or_else(day));
-        }
-        (self.keys, self.teams) = (keys, teams);
-        self.has_made |= rows.has_made;
-        self.secret = Some(secret);
-        Ok(())
     }
 
     pub fn has_limits(&self) -> bool {
@@ -130,7 +98,9 @@ impl Book {
     pub fn keys_of_team(&self, name: &str) -> usize {
         let made = self.keys.values().filter(|key| key.kept.team == name);
         let of_file = self.of_file.keys.iter();
-        made.count() + of_file.filter(|key| key.team.as_str() == name).count()
+        let left_out = self.left_out.keys.values().filter(|team| *team == name);
+        let of_file = of_file.filter(|key| key.team.as_str() == name);
+        made.count() + of_file.count() + left_out.count()
     }
 
     /// What is in force from here on.
@@ -174,7 +144,7 @@ impl Book {
         });
         let of_file = StaticKeys::new(of_file).with_anyone(anyone);
         let mut ring = KeyRing::new(of_file, Arc::clone(clock));
-        if self.has_made || self.of_file.requires_keys {
+        if self.has_made || self.is_unheard || self.of_file.requires_keys {
             ring = ring.requiring();
         }
         let mut keys: BTreeMap<String, Shown> = BTreeMap::new();
@@ -338,7 +308,7 @@ impl MadeTeam {
     }
 }
 
-fn words(text: &str) -> Result<Map<String, Value>, Vec<ConfigFault>> {
+pub(super) fn words(text: &str) -> Result<Map<String, Value>, Vec<ConfigFault>> {
     serde_json::from_str(text).map_err(|error| {
         let (path, message) = (String::new(), error.to_string());
         vec![ConfigFault { path, message }]

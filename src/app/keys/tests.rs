@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::{Expiry, KeyState};
 use domain::{AdminChange, LimitWarning, LimitWatch, NoLog};
 use serde_json::{Map, Value, json};
-use store::{Calendar, digest_key};
+use store::{Calendar, KeptKey, KeptTeam, TagSecret, digest_key};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -81,9 +81,9 @@ impl Bench {
         let at = Arc::clone(&self.at);
         let clock: UnixClock = Arc::new(move || at.load(Ordering::Relaxed));
         let (log, dir) = (Arc::clone(&self.log), self.folder.path());
-        let opened = Keys::with_clock(of_file(toml), dir, log, counts, clock).await;
-        let (keys, keeper) = opened?;
-        self.tasks.spawn(keeper.run());
+        let opened = Keys::with_clock(of_file(toml), dir, None, log, counts, clock).await;
+        let (keys, drivers) = opened?;
+        self.tasks.spawn(drivers.keeper.run());
         Ok(keys)
     }
 
@@ -252,6 +252,112 @@ async fn a_node_that_asks_for_keys_asks_before_there_are_any() {
     assert!(keys.is_required());
     assert!(keys.keys("", 10).is_empty());
     assert_eq!(keys.teams("", 10).len(), 1);
+}
+
+/// What two replicas share: `rows` of keys `name`, team and grants.
+fn rows_of(keys: &[(&str, &str, &str)], teams: &[(&str, &str)]) -> Rows {
+    let secret = TagSecret::new([1; 32]);
+    let keys = keys.iter().map(|(name, team, grants)| KeptKey {
+        name: (*name).to_owned(),
+        team: (*team).to_owned(),
+        made_s: NOW_S,
+        until_s: None,
+        is_enabled: true,
+        grants: (*grants).to_owned(),
+        tag: secret.tag(&digest_key(name)),
+        before: None,
+        used_day: None,
+    });
+    let teams = teams.iter().map(|(name, limits)| KeptTeam {
+        name: (*name).to_owned(),
+        made_s: NOW_S,
+        limits: (*limits).to_owned(),
+    });
+    Rows {
+        generation: 1,
+        keys: keys.collect(),
+        teams: teams.collect(),
+        has_made: true,
+        secret,
+    }
+}
+
+#[test]
+fn of_what_replicas_share_goes_what_is_known_and_what_the_file_does_not_have() {
+    let file = format!(
+        "[[keys]]\nname = 'twice'\nteam = 'of-file'\nsecret = 'sha256:{}'\n[[teams]]\nname = 'double'\n",
+        "0".repeat(64)
+    );
+    let odd = r#"{"of_a_later_version": 1}"#;
+    let keys = [
+        ("goes", "red", "{}"),
+        ("twice", "red", "{}"),
+        ("of.double", "double", "{}"),
+        ("of.nobody", "gone", "{}"),
+        ("of.odd", "odd", "{}"),
+        ("later", "red", odd),
+        ("broken", "red", "{"),
+        ("of.the.file", "of-file", "{}"),
+    ];
+    let teams = [("red", "{}"), ("double", "{}"), ("odd", odd)];
+    let mut book = Book::new(of_file(&file));
+    book.is_unheard = true;
+    book.take_what_goes(rows_of(&keys, &teams));
+    let wanted = "team `double`, team `odd`, key `broken`, key `later`, key `of.double`, \
+                  key `of.nobody`, key `of.odd`, key `twice`";
+    assert_eq!(book.left_out.names(), wanted);
+    // Of `red`: `goes`, and three that do not go.
+    assert_eq!(book.keys_of_team("red"), 4);
+    let clock: UnixClock = Arc::new(|| NOW_S);
+    let standing = book.stand(&clock).unwrap();
+    for (name, _, _) in keys {
+        let goes = ["goes", "of.the.file"].contains(&name);
+        assert_eq!(
+            standing.ring.find(&digest_key(name)).is_ok(),
+            goes,
+            "{name}"
+        );
+    }
+    // The same at the start: what the file has too is refused there.
+    let mut strict = Book::new(of_file(&file));
+    strict.take_most(rows_of(&keys, &teams));
+    let faults = strict.stand(&clock).err().unwrap();
+    let said: Vec<&str> = faults.iter().map(|it| it.message.as_str()).collect();
+    assert_eq!(faults.len(), 3, "{said:?}");
+}
+
+#[test]
+fn days_of_use_come_from_elsewhere_and_end_with_their_key() {
+    let clock: UnixClock = Arc::new(|| NOW_S);
+    let mut book = Book::new(of_file(""));
+    let rows = |day: Option<u32>, made_s: u64| {
+        let mut rows = rows_of(&[("k", "default", "{}")], &[]);
+        (rows.keys[0].used_day, rows.keys[0].made_s) = (day, made_s);
+        rows
+    };
+    let shown = |book: &Book| {
+        let standing = book.stand(&clock).unwrap();
+        standing.key("k", NOW_S).unwrap().last_used
+    };
+    book.take_what_goes(rows(None, NOW_S));
+    assert_eq!(shown(&book), None);
+    let standing = book.stand(&clock).unwrap();
+    for (day, wanted) in [
+        (20_000, "2024-10-04"),
+        (19_999, "2024-10-04"),
+        (20_001, "2024-10-05"),
+    ] {
+        book.take_days(&rows(Some(day), NOW_S));
+        assert_eq!(shown(&book).as_deref(), Some(wanted));
+    }
+    // In the ring in force too, which is not another one for it.
+    let last = standing.key("k", NOW_S).unwrap().last_used;
+    assert_eq!(last.as_deref(), Some("2024-10-05"));
+    // The same through all rows, and no day where it was deleted and made again.
+    book.take_what_goes(rows(Some(20_002), NOW_S));
+    assert_eq!(shown(&book).as_deref(), Some("2024-10-06"));
+    book.take_what_goes(rows(None, NOW_S + 1));
+    assert_eq!(shown(&book), None);
 }
 
 #[tokio::test]

@@ -56,6 +56,7 @@ fn registered() -> BTreeMap<String, String> {
     metrics.watch_records(records, true);
     metrics.watch_spans(Arc::default());
     metrics.watch_shared(shared());
+    metrics.watch_keys(Arc::new(Default::default));
     let registry = metrics.registry.lock();
     let registry = registry.unwrap_or_else(PoisonError::into_inner);
     let listed = registry.listed().iter();

@@ -2,17 +2,20 @@
 //!
 //! One process has it open at a time, for another would go on with keys that this one took away.
 
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection, Executor, Row, query, query_scalar, raw_sql};
 
+use super::kept::{KeptKey, KeptTeam, KeyFault, KeyPlace, KeyRow, Rows, signed, unsigned};
 use super::secret::{KeyTag, TagSecret};
 use crate::sqlite::{CORRUPT, NOT_A_DATABASE, code};
 
@@ -63,40 +66,6 @@ const PUT_TEAM: &str = "
 ";
 const PUT_FACT: &str = "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING";
 
-/// A key that was made here, as it is kept.
-#[derive(Clone, Debug)]
-pub struct KeptKey {
-    pub name: String,
-    pub team: String,
-    /// Unix seconds, as the others.
-    pub made_s: u64,
-    /// From then on it opens nothing.
-    pub until_s: Option<u64>,
-    pub is_enabled: bool,
-    pub grants: String,
-    pub tag: KeyTag,
-    /// Of the key that this one took the place of, and until when that one still opens.
-    pub before: Option<(KeyTag, u64)>,
-    /// In days since 1970.
-    pub used_day: Option<u32>,
-}
-
-#[derive(Clone, Debug)]
-pub struct KeptTeam {
-    pub name: String,
-    pub made_s: u64,
-    pub limits: String,
-}
-
-/// All that stands in the file.
-#[derive(Clone, Debug, Default)]
-pub struct Rows {
-    pub keys: Vec<KeptKey>,
-    pub teams: Vec<KeptTeam>,
-    /// Whether a key was ever made, and may have been deleted since.
-    pub has_made: bool,
-}
-
 /// Why the file cannot be had, or not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
@@ -130,6 +99,8 @@ impl From<sqlx::Error> for KeyFileError {
 pub struct KeyFile {
     connection: SqliteConnection,
     secret: TagSecret,
+    /// Nobody else changes the file, so that counting from the opening on is enough.
+    generation: u64,
     _lock: File,
 }
 
@@ -178,6 +149,7 @@ impl KeyFile {
         let mut file = Self {
             connection,
             secret,
+            generation: 0,
             _lock: lock,
         };
         file.prove().await?;
@@ -210,9 +182,46 @@ impl KeyFile {
         Ok(())
     }
 
+    /// Puts all of `rows` in place of what stands there, whole or not at all. What is the same is left:
+    /// of thousands one alone is other, as a rule.
+    ///
     /// # Errors
-    /// The file cannot be read, or holds what was not written here.
-    pub async fn load(&mut self) -> Result<Rows, KeyFileError> {
+    /// The disk's, or the tags are of another secret.
+    pub(super) async fn replace(&mut self, rows: &Rows) -> Result<(), KeyFileError> {
+        if !self.secret.is(&rows.secret) {
+            return Err(KeyFileError::OtherSecret);
+        }
+        let there = self.read().await?;
+        let keys: HashMap<&str, &KeptKey> = by_name(&there.keys, |key| &key.name);
+        let teams: HashMap<&str, &KeptTeam> = by_name(&there.teams, |team| &team.name);
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        if rows.has_made {
+            note_made(&mut transaction).await?;
+        }
+        let stay = by_name(&rows.keys, |key| &key.name);
+        for name in keys.keys().filter(|name| !stay.contains_key(*name)) {
+            remove_key(&mut transaction, name).await?;
+        }
+        let stay = by_name(&rows.teams, |team| &team.name);
+        for name in teams.keys().filter(|name| !stay.contains_key(*name)) {
+            remove_team(&mut transaction, name).await?;
+        }
+        for key in &rows.keys {
+            if !keys.get(key.name.as_str()).is_some_and(|it| it.is(key)) {
+                put_key(&mut transaction, key).await?;
+            }
+        }
+        for team in &rows.teams {
+            if teams.get(team.name.as_str()) != Some(&team) {
+                put_team(&mut transaction, team).await?;
+            }
+        }
+        transaction.commit().await?;
+        self.generation += 1;
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<Rows, KeyFileError> {
         let keys = query("SELECT * FROM keys ORDER BY name")
             .fetch_all(&mut self.connection)
             .await?;
@@ -224,72 +233,36 @@ impl KeyFile {
             .fetch_one(&mut self.connection)
             .await?;
         Ok(Rows {
+            generation: self.generation,
+            secret: self.secret.clone(),
             keys: keys.iter().map(key).collect::<Result<_, _>>()?,
             teams: teams.iter().map(team).collect::<Result<_, _>>()?,
             has_made: made > 0,
         })
     }
 
-    /// Puts the key in, or in place of the one of its name. On the disk when this returns.
-    ///
-    /// # Errors
-    /// The disk's. Whether it is in is known when the file was opened anew.
-    pub async fn put_key(&mut self, key: &KeptKey) -> Result<(), KeyFileError> {
+    async fn write(&mut self, row: &KeyRow) -> Result<(), KeyFileError> {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-        let made = query(PUT_FACT).bind(MADE).bind([1_u8].as_slice());
-        made.execute(&mut *transaction).await?;
-        let before = key.before.as_ref();
-        let put = query(PUT_KEY)
-            .bind(&key.name)
-            .bind(&key.team)
-            .bind(signed(key.made_s))
-            .bind(key.until_s.map(signed))
-            .bind(key.is_enabled)
-            .bind(&key.grants)
-            .bind(key.tag.0.as_slice())
-            .bind(before.map(|(tag, _)| tag.0.as_slice()))
-            .bind(before.map(|(_, until)| signed(*until)))
-            .bind(key.used_day);
-        put.execute(&mut *transaction).await?;
+        match row {
+            KeyRow::PutKey(key) => {
+                note_made(&mut transaction).await?;
+                put_key(&mut transaction, key).await?;
+            }
+            KeyRow::RemoveKey(name) => remove_key(&mut transaction, name).await?,
+            KeyRow::PutTeam(team) => put_team(&mut transaction, team).await?,
+            KeyRow::RemoveTeam(name) => remove_team(&mut transaction, name).await?,
+        }
         transaction.commit().await?;
+        self.generation += 1;
         Ok(())
     }
 
-    /// # Errors
-    /// As of [`KeyFile::put_key`].
-    pub async fn remove_key(&mut self, name: &str) -> Result<(), KeyFileError> {
-        let remove = query("DELETE FROM keys WHERE name = ?").bind(name);
-        remove.execute(&mut self.connection).await?;
-        Ok(())
-    }
-
-    /// # Errors
-    /// As of [`KeyFile::put_key`].
-    pub async fn put_team(&mut self, team: &KeptTeam) -> Result<(), KeyFileError> {
-        let put = query(PUT_TEAM)
-            .bind(&team.name)
-            .bind(signed(team.made_s))
-            .bind(&team.limits);
-        put.execute(&mut self.connection).await?;
-        Ok(())
-    }
-
-    /// # Errors
-    /// As of [`KeyFile::put_key`].
-    pub async fn remove_team(&mut self, name: &str) -> Result<(), KeyFileError> {
-        let remove = query("DELETE FROM teams WHERE name = ?").bind(name);
-        remove.execute(&mut self.connection).await?;
-        Ok(())
-    }
-
-    /// Writes on which day keys were last used.
-    ///
-    /// # Errors
-    /// As of [`KeyFile::put_key`].
-    pub async fn put_days(&mut self, days: &[(String, u32)]) -> Result<(), KeyFileError> {
+    async fn write_days(&mut self, days: &[(String, u32)]) -> Result<(), KeyFileError> {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         for (name, day) in days {
-            let put = query("UPDATE keys SET used_day = ? WHERE name = ?");
+            let put = query(
+                "UPDATE keys SET used_day = ?1 WHERE name = ?2 AND COALESCE(used_day, 0) < ?1",
+            );
             put.bind(day).bind(name).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
@@ -304,10 +277,104 @@ impl KeyFile {
         set.execute(&mut self.connection).await.unwrap();
     }
 
+    /// Ends it, and gives its files other names under which nobody looks for them.
+    ///
+    /// # Errors
+    /// The disk's. Its rows were set aside first, so that there is no file any more if its secret was not.
+    pub(super) async fn set_aside(self, dir: &Path, why: &str) -> Result<PathBuf, KeyFileError> {
+        // It takes its log beside with it.
+        drop(self.connection.close().await);
+        let aside = dir.join(format!("{FILE_NAME}.{why}"));
+        for (from, to) in [
+            (dir.join(FILE_NAME), aside.clone()),
+            (
+                dir.join(SECRET_NAME),
+                dir.join(format!("{SECRET_NAME}.{why}")),
+            ),
+        ] {
+            std::fs::rename(from, to).map_err(KeyFileError::Folder)?;
+        }
+        Ok(aside)
+    }
+
     /// Ends it in order. What a crash leaves in the log beside the file is as good.
     pub async fn close(self) {
         drop(self.connection.close().await);
     }
+}
+
+/// One process has the file, so that a turn is taken and given back by nobody but it.
+#[async_trait]
+impl KeyPlace for KeyFile {
+    async fn begin(&mut self, known: Option<u64>) -> Result<Option<Rows>, KeyFault> {
+        match known == Some(self.generation) {
+            true => Ok(None),
+            false => Ok(Some(self.read().await?)),
+        }
+    }
+
+    async fn commit(&mut self, row: &KeyRow) -> Result<u64, KeyFault> {
+        self.write(row).await?;
+        Ok(self.generation)
+    }
+
+    async fn abandon(&mut self) {}
+
+    async fn load(&mut self) -> Result<Rows, KeyFault> {
+        Ok(self.read().await?)
+    }
+
+    async fn put_days(&mut self, days: &[(String, u32)]) -> Result<(), KeyFault> {
+        Ok(self.write_days(days).await?)
+    }
+}
+
+fn by_name<T>(rows: &[T], name: impl Fn(&T) -> &str) -> HashMap<&str, &T> {
+    rows.iter().map(|row| (name(row), row)).collect()
+}
+
+async fn remove_key(connection: &mut SqliteConnection, name: &str) -> Result<(), KeyFileError> {
+    let remove = query("DELETE FROM keys WHERE name = ?").bind(name);
+    remove.execute(connection).await?;
+    Ok(())
+}
+
+async fn remove_team(connection: &mut SqliteConnection, name: &str) -> Result<(), KeyFileError> {
+    let remove = query("DELETE FROM teams WHERE name = ?").bind(name);
+    remove.execute(connection).await?;
+    Ok(())
+}
+
+async fn note_made(connection: &mut SqliteConnection) -> Result<(), KeyFileError> {
+    let made = query(PUT_FACT).bind(MADE).bind([1_u8].as_slice());
+    made.execute(connection).await?;
+    Ok(())
+}
+
+async fn put_key(connection: &mut SqliteConnection, key: &KeptKey) -> Result<(), KeyFileError> {
+    let before = key.before.as_ref();
+    let put = query(PUT_KEY)
+        .bind(&key.name)
+        .bind(&key.team)
+        .bind(signed(key.made_s))
+        .bind(key.until_s.map(signed))
+        .bind(key.is_enabled)
+        .bind(&key.grants)
+        .bind(key.tag.0.as_slice())
+        .bind(before.map(|(tag, _)| tag.0.as_slice()))
+        .bind(before.map(|(_, until)| signed(*until)))
+        .bind(key.used_day);
+    put.execute(connection).await?;
+    Ok(())
+}
+
+async fn put_team(connection: &mut SqliteConnection, team: &KeptTeam) -> Result<(), KeyFileError> {
+    let put = query(PUT_TEAM)
+        .bind(&team.name)
+        .bind(signed(team.made_s))
+        .bind(&team.limits);
+    put.execute(connection).await?;
+    Ok(())
 }
 
 /// The folder, and the lock in it.
@@ -386,13 +453,4 @@ fn team(row: &SqliteRow) -> Result<KeptTeam, KeyFileError> {
 fn tag(bytes: Vec<u8>) -> Result<KeyTag, KeyFileError> {
     let bytes = <[u8; 32]>::try_from(bytes).map_err(|_| KeyFileError::Damaged)?;
     Ok(KeyTag(bytes))
-}
-
-fn signed(seconds: u64) -> i64 {
-    i64::try_from(seconds).unwrap_or(i64::MAX)
-}
-
-/// A time before 1970 is long over, as 1970 is.
-fn unsigned(seconds: i64) -> u64 {
-    u64::try_from(seconds).unwrap_or(0)
 }

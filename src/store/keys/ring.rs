@@ -31,6 +31,11 @@ impl UsedDay {
         Some(self.0.load(Ordering::Relaxed)).filter(|day| *day > 0)
     }
 
+    /// To a day that is known from elsewhere. It never goes back.
+    pub fn raise(&self, day: u32) {
+        self.0.fetch_max(day, Ordering::Relaxed);
+    }
+
     fn note(&self, now_s: u64) {
         let day = u32::try_from(now_s / DAY_S).unwrap_or(u32::MAX);
         // Written once a day and not with each request: others read it.

@@ -89,6 +89,16 @@ impl TagSecret {
         self.hash(&digest.0)
     }
 
+    /// Whether both are one.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+
+    pub(super) fn bytes(&self) -> [u8; SECRET_BYTES] {
+        self.0
+    }
+
     /// What tells this secret from another.
     pub(super) fn proof(&self) -> KeyTag {
         self.hash(PROOF_TEXT)

@@ -1,3 +1,5 @@
+mod shared;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +11,9 @@ use domain::{
 };
 
 use super::*;
-use crate::conformance::{check_key_directory, check_key_directory_over_time};
+use crate::conformance::{
+    check_key_directory, check_key_directory_over_time, check_key_place, kept_key_of,
+};
 use crate::{StaticKeys, digest_key};
 
 const DAY_S: u64 = 86_400;
@@ -134,20 +138,6 @@ fn all_limits_are_told_once() {
     assert_eq!(scopes, [Scope::Organisation, key("a"), key("b"), key("c")]);
 }
 
-fn kept(secret: &TagSecret, name: &str) -> KeptKey {
-    KeptKey {
-        name: name.to_owned(),
-        team: "red".to_owned(),
-        made_s: 1_800_000_000,
-        until_s: None,
-        is_enabled: true,
-        grants: "{}".to_owned(),
-        tag: secret.tag(&digest_key(name)),
-        before: None,
-        used_day: None,
-    }
-}
-
 async fn open(dir: &Path) -> Result<KeyFile, KeyFileError> {
     KeyFile::open(dir, [7; 32]).await
 }
@@ -157,58 +147,46 @@ fn told(rows: &Rows) -> String {
     format!("{rows:?}")
 }
 
+async fn put(place: &mut impl KeyPlace, name: &str) {
+    let rows = place.load().await.unwrap();
+    place.begin(Some(rows.generation)).await.unwrap();
+    let key = kept_key_of(&rows, name);
+    place.commit(&KeyRow::PutKey(key)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_keeps_the_contract_of_a_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = open(folder.path()).await.unwrap();
+    check_key_place(&mut file).await;
+}
+
 #[tokio::test]
 async fn what_was_put_in_is_there_when_the_process_was_not_told_to_end() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("made/keys");
     assert!(!KeyFile::is_in(&dir));
     let mut file = open(&dir).await.unwrap();
-    assert!(!file.load().await.unwrap().has_made);
-    let secret = file.secret().clone();
-    let first = KeptKey {
-        until_s: Some(u64::MAX),
-        before: Some((secret.tag(&digest_key("old")), 1_900_000_000)),
-        used_day: Some(20_000),
-        ..kept(&secret, "a'; DROP TABLE keys; --")
-    };
-    file.put_key(&first).await.unwrap();
-    file.put_key(&kept(&secret, "b")).await.unwrap();
-    let other = KeptKey {
-        is_enabled: false,
-        ..kept(&secret, "b")
-    };
-    file.put_key(&other).await.unwrap();
-    let team = KeptTeam {
-        name: "red".to_owned(),
-        made_s: 1,
-        limits: "[]".to_owned(),
-    };
-    file.put_team(&team).await.unwrap();
-    file.put_days(&[("b".to_owned(), 20_001), ("none".to_owned(), 1)])
-        .await
-        .unwrap();
+    for name in ["a", "b"] {
+        put(&mut file, name).await;
+    }
+    let days = [("b".to_owned(), 20_001)];
+    file.put_days(&days).await.unwrap();
     let rows = file.load().await.unwrap();
-    assert_eq!((rows.keys.len(), rows.teams.len()), (2, 1));
-    assert_eq!(rows.keys[0].until_s, Some(i64::MAX as u64));
-    assert!(rows.keys[0].tag.is(&first.tag));
-    let (before, until) = rows.keys[0].before.unwrap();
-    assert!(before.is(&secret.tag(&digest_key("old"))) && until == 1_900_000_000);
-    assert_eq!(rows.keys[1].used_day, Some(20_001));
-    assert!(!rows.keys[1].is_enabled && rows.has_made);
     // As a process that was killed leaves it.
     drop(file);
     let mut file = open(&dir).await.unwrap();
-    assert_eq!(told(&file.load().await.unwrap()), told(&rows));
-    let again = file.secret().tag(&digest_key("b"));
-    assert!(again.is(&rows.keys[1].tag), "the secret is the same");
-    for name in ["b", "a'; DROP TABLE keys; --"] {
-        file.remove_key(name).await.unwrap();
-    }
-    file.remove_team("red").await.unwrap();
+    let again = file.load().await.unwrap();
+    assert_eq!(
+        told(&again),
+        told(&Rows {
+            generation: 0,
+            ..rows.clone()
+        })
+    );
+    let tag = file.secret().tag(&digest_key("b"));
+    assert!(tag.is(&rows.keys[1].tag), "the secret is the same");
     file.close().await;
-    let rows = open(&dir).await.unwrap().load().await.unwrap();
-    assert!(rows.keys.is_empty() && rows.teams.is_empty());
-    assert!(rows.has_made, "a key that is gone was there once");
     for entry in std::fs::read_dir(&dir).unwrap() {
         let entry = entry.unwrap();
         let mode = entry.metadata().unwrap().permissions().mode();
@@ -216,6 +194,68 @@ async fn what_was_put_in_is_there_when_the_process_was_not_told_to_end() {
     }
     let mode = std::fs::metadata(&dir).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn a_copy_is_what_it_was_given_last_and_is_made_anew_where_it_is_of_no_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("shared");
+    let mut copy = KeyCopy::new(dir.clone());
+    assert!(copy.load().await.unwrap().is_none());
+    let rows = |secret: u8, names: &[&str]| {
+        let empty = Rows {
+            generation: 9,
+            secret: TagSecret::new([secret; 32]),
+            keys: Vec::new(),
+            teams: Vec::new(),
+            has_made: true,
+        };
+        let keys = names.iter().map(|name| kept_key_of(&empty, name));
+        Rows {
+            keys: keys.collect(),
+            ..empty
+        }
+    };
+    // Before it was ever given anything, a change alone makes none.
+    let one = KeyRow::RemoveKey("a".to_owned());
+    copy.write(&one).await.unwrap();
+    assert!(!dir.exists());
+    copy.keep(&rows(1, &["a", "b", "c"])).await.unwrap();
+    let mut fewer = rows(1, &["a", "b"]);
+    fewer.keys[1].until_s = Some(5);
+    fewer.teams.push(KeptTeam {
+        name: "red".to_owned(),
+        made_s: 1,
+        limits: "{}".to_owned(),
+    });
+    copy.keep(&fewer).await.unwrap();
+    copy.write(&one).await.unwrap();
+    let other = KeyCopy::new(dir.clone()).keep(&rows(1, &[])).await;
+    assert!(matches!(other, Err(KeyFileError::Taken)), "{other:?}");
+    copy.close().await;
+    let names =
+        |rows: &Rows| -> Vec<String> { rows.keys.iter().map(|key| key.name.clone()).collect() };
+    let mut copy = KeyCopy::new(dir.clone());
+    let found = copy.load().await.unwrap().unwrap();
+    assert_eq!(
+        (names(&found), found.has_made),
+        (vec!["b".to_owned()], true)
+    );
+    assert_eq!((found.keys[0].until_s, found.teams), (Some(5), fewer.teams));
+    // Keys of another beginning, and then over a damaged one.
+    copy.keep(&rows(2, &["c"])).await.unwrap();
+    copy.close().await;
+    std::fs::write(KeyFile::path(&dir), [b'x'; 8192]).unwrap();
+    let mut copy = KeyCopy::new(dir.clone());
+    assert!(copy.load().await.is_err());
+    copy.keep(&rows(2, &["d"])).await.unwrap();
+    copy.close().await;
+    let found = KeyCopy::new(dir).load().await.unwrap().unwrap();
+    assert_eq!(
+        (names(&found), found.teams.len()),
+        (vec!["d".to_owned()], 0)
+    );
+    assert!(found.secret.is(&TagSecret::new([2; 32])));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use super::PostgresFault;
 
 /// Each brings the schema forward by one version, all that are missing in one transaction. What was
 /// released is never changed.
-pub const MIGRATIONS: [&str; 1] = [
+pub const MIGRATIONS: [&str; 2] = [
     // Names of records are compared byte by byte, as SQLite does.
     r#"
     CREATE TABLE hedge.records (
@@ -47,6 +47,33 @@ pub const MIGRATIONS: [&str; 1] = [
         failed BIGINT NOT NULL,
         rescues BIGINT NOT NULL,
         PRIMARY KEY (ended_us, request_id, replica)
+    );
+    "#,
+    // Keys and teams that are made while nodes run. `grants` and `limits` are JSON, in the configuration's
+    // words. `key_state` has one row.
+    r#"
+    CREATE TABLE hedge.key_state (
+        is_only BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (is_only),
+        generation BIGINT NOT NULL,
+        has_made BOOLEAN NOT NULL,
+        secret BYTEA NOT NULL
+    );
+    CREATE TABLE hedge.teams (
+        name TEXT COLLATE "C" PRIMARY KEY,
+        made_s BIGINT NOT NULL,
+        limits TEXT NOT NULL
+    );
+    CREATE TABLE hedge.keys (
+        name TEXT COLLATE "C" PRIMARY KEY,
+        team TEXT COLLATE "C" NOT NULL,
+        made_s BIGINT NOT NULL,
+        until_s BIGINT,
+        is_enabled BOOLEAN NOT NULL,
+        grants TEXT NOT NULL,
+        tag BYTEA NOT NULL,
+        tag_before BYTEA,
+        before_until_s BIGINT,
+        used_day BIGINT
     );
     "#,
 ];

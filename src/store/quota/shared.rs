@@ -21,7 +21,7 @@ mod book;
 mod driver;
 mod script;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fmt;
 use std::num::NonZeroU32;

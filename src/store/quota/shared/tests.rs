@@ -1,7 +1,7 @@
 //! Over a Redis that each test starts for itself. Where none is installed they say so and pass.
 
 mod book;
-mod server;
+pub mod server;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicI64;
