@@ -375,9 +375,9 @@ pub struct SavingsArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
-    /// Move this node's own records into the Postgres that replicas share
+    /// Move this node's own records and keys into the Postgres that replicas share
     Migrate,
-    /// Which family keeps records, its versions, and how many there are
+    /// Which family keeps records and keys, its versions, and how many there are
     Status {
         /// For machines
         #[arg(long)]

@@ -406,6 +406,7 @@ impl Loaded {
         match zone {
             Ok(calendar) if !self.findings.faults.iter().any(is_in_doubt) => Ok(RecordPlace {
                 dir: records::dir(&self.raw, &data_dir(environment)),
+                data_dir: data_dir(environment),
                 postgres: self.postgres(environment),
                 calendar,
                 reference: self.raw.savings.reference_model,
@@ -439,6 +440,8 @@ impl Loaded {
 #[derive(Debug)]
 pub struct RecordPlace {
     pub dir: PathBuf,
+    /// Where else this node keeps things.
+    pub data_dir: PathBuf,
     /// Where they go instead, when replicas share them.
     pub postgres: Option<PostgresAddress>,
     pub calendar: store::Calendar,

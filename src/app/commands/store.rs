@@ -1,22 +1,23 @@
 //! `hedge store`: what is kept where, and how it comes to where replicas share it.
 
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use store::{
-    PostgresAddress, RecordsState, ShiftFault, Shifted, ShiftedFile, own_records, records_state,
-    shift_records,
+    KeyFile, KeyShift, PostgresAddress, RecordsState, ShiftFault, Shifted, ShiftedFile,
+    ShiftedKeys, own_records, records_state, shift_keys, shift_records,
 };
 
 use super::savings::dollars;
 use crate::cli::{ConfigArgs, StoreCommand};
 use crate::config::RecordPlace;
-use crate::{config, terminal};
+use crate::{config, keys, terminal};
 
-/// Moves records to where replicas share them, or says what is where.
+/// Moves records and keys to where replicas share them, or says what is where.
 ///
 /// # Errors
 /// Postgres or a file cannot be used, or a node still writes to the file.
@@ -37,7 +38,7 @@ fn place(args: &ConfigArgs) -> anyhow::Result<RecordPlace> {
 fn migrate(place: &RecordPlace) -> anyhow::Result<ExitCode> {
     let Some(address) = &place.postgres else {
         bail!(
-            "there is nowhere to move records to; set postgres under [store] to the database that the \
+            "there is nowhere to move records and keys to; set postgres under [store] to the database that the \
              replicas share (docs/records.md), and run this again"
         );
     };
@@ -58,7 +59,49 @@ fn migrate(place: &RecordPlace) -> anyhow::Result<ExitCode> {
     for shifted in moved? {
         terminal::say(told(&shifted, address));
     }
+    let dir = keys::folder(&place.data_dir);
+    let moment = SystemTime::now().duration_since(UNIX_EPOCH);
+    let moment_s = moment.unwrap_or_default().as_secs();
+    let moved = super::runtime()?.block_on(shift_keys(&dir, address, moment_s));
+    let moved = moved.map_err(|fault| keys_in_words(fault, address))?;
+    terminal::say(keys_told(&moved, &dir, address));
     Ok(ExitCode::SUCCESS)
+}
+
+fn keys_in_words(fault: KeyShift, address: &PostgresAddress) -> anyhow::Error {
+    let next = match &fault {
+        KeyShift::Held { .. } => "stop it, and run this again".to_owned(),
+        KeyShift::OtherBeginning { .. } => format!(
+            "make those keys anew (`hedge keys create` at any node that shares {address}), and move that \
+             file away"
+        ),
+        KeyShift::Differs { .. } | KeyShift::Postgres(_) | KeyShift::Rows(_) => {
+            format!("no key was moved to {address}; run this again once it answers")
+        }
+        KeyShift::File { .. } => "run this as the user that the node runs as".to_owned(),
+    };
+    anyhow::Error::new(fault).context(next)
+}
+
+fn keys_told(moved: &ShiftedKeys, dir: &Path, address: &PostgresAddress) -> String {
+    let file = KeyFile::path(dir);
+    let file = file.display();
+    match moved {
+        ShiftedKeys::Empty => format!("{file}: nothing to move"),
+        ShiftedKeys::Moved {
+            keys,
+            teams,
+            is_again,
+            aside,
+        } => {
+            let aside = aside.display();
+            let what = match is_again {
+                true => format!("its {keys} keys and {teams} teams were moved to {address} before"),
+                false => format!("{keys} keys and {teams} teams are at {address}, by count"),
+            };
+            format!("{file}: {what}. The file is now {aside} and is not read any more")
+        }
+    }
 }
 
 /// Hidden where standard error is no terminal.
@@ -121,6 +164,7 @@ fn status(place: &RecordPlace, is_json: bool) -> anyhow::Result<ExitCode> {
         .as_ref()
         .map(|address| (address, runtime.block_on(records_state(address))));
     let is_well = !matches!(&found, Some((_, Err(_))));
+    let has_own_keys = KeyFile::is_in(&keys::folder(&place.data_dir));
     let text = if is_json {
         let postgres = found.as_ref().map(|(address, state)| match state {
             Ok(state) => json!({
@@ -130,6 +174,8 @@ fn status(place: &RecordPlace, is_json: bool) -> anyhow::Result<ExitCode> {
                 "schema_known": state.known,
                 "records": state.records,
                 "replicas": state.replicas,
+                "keys": state.keys,
+                "teams": state.teams,
             }),
             Err(fault) => json!({
                 "address": address.to_string(),
@@ -141,6 +187,7 @@ fn status(place: &RecordPlace, is_json: bool) -> anyhow::Result<ExitCode> {
             "dir": place.dir,
             "own_records": kept,
             "waiting_records": waiting,
+            "has_own_keys": has_own_keys,
             "postgres": postgres,
         }))?
     } else {
@@ -151,8 +198,14 @@ fn status(place: &RecordPlace, is_json: bool) -> anyhow::Result<ExitCode> {
             lines.push(format!("  waiting for Postgres: {}", counted(waiting)));
             lines.push(format!("  Postgres: {address}"));
             lines.extend(in_postgres(state));
-            if kept.is_some_and(|count| count > 0) {
-                lines.push("next: hedge store migrate, which moves its own file there".to_owned());
+            if has_own_keys {
+                lines.push("  keys made here: in a file of its own".to_owned());
+            }
+            if kept.is_some_and(|count| count > 0) || has_own_keys {
+                lines.push(
+                    "next: hedge store migrate, which moves what it has of its own there"
+                        .to_owned(),
+                );
             }
         }
         lines.join("\n")
@@ -206,6 +259,10 @@ fn in_postgres(state: &Result<RecordsState, store::PostgresFault>) -> Vec<String
         format!(
             "  records: {} of {} replicas",
             state.records, state.replicas
+        ),
+        format!(
+            "  made at run time: {} keys, {} teams",
+            state.keys, state.teams
         ),
     ]
 }

@@ -21,6 +21,9 @@ use crate::{PostgresAddress, PostgresFault};
 /// For one batch.
 const BATCH_MAX: Duration = Duration::from_secs(60);
 
+/// The first version of the schema that has keys.
+const SINCE_KEYS: i64 = 2;
+
 /// What became of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shifted {
@@ -191,6 +194,9 @@ pub struct RecordsState {
     pub records: i64,
     /// Whose records there are.
     pub replicas: i64,
+    /// That were made while nodes ran.
+    pub keys: i64,
+    pub teams: i64,
 }
 
 /// What Postgres has. Changes nothing there.
@@ -208,6 +214,12 @@ pub async fn records_state(address: &PostgresAddress) -> Result<RecordsState, Po
     if state.version > 0 {
         let ask = query_as("SELECT COUNT(*), COUNT(DISTINCT replica) FROM hedge.records");
         (state.records, state.replicas) = ask.fetch_one(&mut connection).await?;
+    }
+    if state.version >= SINCE_KEYS {
+        let ask = query_as(
+            "SELECT (SELECT COUNT(*) FROM hedge.keys), (SELECT COUNT(*) FROM hedge.teams)",
+        );
+        (state.keys, state.teams) = ask.fetch_one(&mut connection).await?;
     }
     drop(connection.close().await);
     Ok(state)
