@@ -38,26 +38,26 @@ fn chat_of(key: &str) -> Request<Full<Bytes>> {
     request
 }
 
-async fn status_of(hedge: &Hedge, key: &str) -> StatusCode {
+pub async fn status_of(hedge: &Hedge, key: &str) -> StatusCode {
     hedge.send(chat_of(key)).await.status
 }
 
-async fn post(hedge: &Hedge, path: &str, body: Value) -> Reply {
+pub async fn post(hedge: &Hedge, path: &str, body: Value) -> Reply {
     hedge.admin_post(path, &body.to_string()).await
 }
 
-async fn patch(hedge: &Hedge, path: &str, body: Value) -> Reply {
+pub async fn patch(hedge: &Hedge, path: &str, body: Value) -> Reply {
     hedge
         .admin_send(Method::PATCH, path, &body.to_string())
         .await
 }
 
-async fn delete(hedge: &Hedge, path: &str) -> Reply {
+pub async fn delete(hedge: &Hedge, path: &str) -> Reply {
     hedge.admin_send(Method::DELETE, path, "").await
 }
 
 /// A key of the team `default`, and its secret.
-async fn make(hedge: &Hedge, name: &str, more: Value) -> String {
+pub async fn make(hedge: &Hedge, name: &str, more: Value) -> String {
     let body = with(json!({"team": "default", "name": name}), more);
     let made = post(hedge, "/admin/v1/keys", body).await;
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
@@ -65,7 +65,7 @@ async fn make(hedge: &Hedge, name: &str, more: Value) -> String {
     made.json()["secret"].as_str().unwrap().to_owned()
 }
 
-fn said(reply: &Reply) -> (u16, String, String) {
+pub fn said(reply: &Reply) -> (u16, String, String) {
     let error = reply.json()["error"].clone();
     let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
     (reply.status.as_u16(), text("param"), text("message"))

@@ -35,6 +35,7 @@ mod reload;
 mod replicas;
 mod rescue;
 mod sealed;
+mod shared_keys;
 mod telemetry;
 mod tenants;
 mod upstream;

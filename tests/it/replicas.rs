@@ -3,7 +3,7 @@
 
 #[path = "../../src/store/quota/shared/tests/server.rs"]
 #[expect(dead_code, reason = "clusters are for the tests of the store alone")]
-mod server;
+pub mod server;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
