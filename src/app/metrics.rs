@@ -953,6 +953,7 @@ mod tests {
             request_id: "r".into(),
             key: None,
             team: "t".into(),
+            ended_us: 0,
             model_asked: "auto".into(),
             route: Some(RouteTaken {
                 backend: if is_local { "local" } else { "cloudy" }.into(),

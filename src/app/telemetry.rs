@@ -138,6 +138,7 @@ mod tests {
             request_id: "r".into(),
             key: None,
             team: "t".into(),
+            ended_us: 0,
             model_asked: "secret\nINFO exchange forged".into(),
             route,
             reason: String::new(),

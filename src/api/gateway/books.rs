@@ -256,6 +256,7 @@ mod tests {
             request_id: RequestId::new(id),
             key: Some(KeyId::new("edge:branch-7")),
             team: TeamId::new("edge:branch-7"),
+            ended_us: 0,
             model_asked: ModelAlias::new("auto"),
             route: None,
             reason: String::new(),

@@ -15,6 +15,7 @@ fn record(model: &str) -> ExchangeRecord {
         request_id: "r".into(),
         key: Some("web".into()),
         team: "shop".into(),
+        ended_us: 0,
         model_asked: "smart".into(),
         route: Some(RouteTaken {
             backend: "cloudy".into(),
