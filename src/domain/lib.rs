@@ -33,6 +33,8 @@
 //! | edge, relay | the two ends of the sealed path: who seals requests, and who opens them and asks providers |
 //! | seal | a provider's own token that vouches for a thought or a call, opaque to everybody else |
 //! | adapter | small matrices (LoRA) that change what a model of this machine says |
+//! | subject | whose data is meant, when it is to be handed out or removed: a user or a tag |
+//! | mark | stands for a user's name or a tag where the word is not to be kept |
 
 mod audit;
 mod backend;
@@ -61,6 +63,7 @@ mod resume;
 mod reuse;
 mod sampling;
 mod store;
+mod subject;
 mod template;
 mod trace;
 
@@ -116,6 +119,10 @@ pub use sampling::{
 pub use store::{
     CacheKey, CacheStore, KeyDirectory, RecordSink, ResponseShelf, StoredItem, StoredResponse,
     TeamShelf,
+};
+pub use subject::{
+    CountedUse, CountsAway, Mark, Marker, Marks, NoMark, RecordRights, RecordsErased, Subject,
+    UserCounts, Who,
 };
 pub use template::{
     ChatTemplate, ImagePlace, Prompt, PromptPiece, TemplateCompiler, TemplateError, TemplateSource,
