@@ -37,8 +37,8 @@ pub use moka_responses::MokaResponses;
 pub use outbox::Outbox;
 pub use postgres::{AddressFault, PostgresAddress, PostgresFault};
 pub use quota::{
-    Calendar, LocalQuotas, Moment, NoRedisUrl, NoTimeZone, QuotaFile, Settled, SharedCounts,
-    SharedDriver, SharedQuotas, SharedRules, WhenApart,
+    Calendar, ForgetFault, LocalQuotas, Moment, NoRedisUrl, NoTimeZone, QuotaFile, Settled,
+    SharedCounts, SharedDriver, SharedQuotas, SharedRules, WhenApart,
 };
 pub use records::{
     RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordDesk, RecordReader, RecordRules,

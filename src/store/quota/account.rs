@@ -69,6 +69,11 @@ impl Account {
         (self.settled, self.held, self.held_before) == (0, 0, 0)
     }
 
+    /// What was used is forgotten. What is held stays held.
+    pub fn forget(&mut self) {
+        self.settled = 0;
+    }
+
     #[must_use]
     pub fn left(&self, limit: u64) -> u64 {
         limit.saturating_sub(self.settled.saturating_add(self.held))

@@ -8,13 +8,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use domain::{Measure, Period, Scope};
+use domain::{Measure, Period, Scope, TeamId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::local::Settled;
 
 /// Of the form below.
 const VERSION: u32 = 1;
+/// As [`Scope::as_label`] calls a user.
+const USER: &str = "user";
 /// A file with more is none of ours: each of as many accounts as there may be has some hundred bytes.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
@@ -95,6 +97,19 @@ impl QuotaFile {
         Ok((file, settled))
     }
 
+    /// Forgets what was written of a user, also what nobody counts any more: it is gone with the next write.
+    /// Gives how many accounts it was.
+    pub fn forget(&mut self, team: Option<&TeamId>, user: &UserId) -> u64 {
+        let before = self.accounts.len();
+        self.accounts.retain(|_, entry| {
+            let is_theirs = entry.scope == USER && entry.name == user.as_str();
+            !is_theirs || team.is_some_and(|team| entry.team != team.as_str())
+        });
+        let gone = before - self.accounts.len();
+        self.is_written &= gone == 0;
+        gone as u64
+    }
+
     /// Writes what changed over what was.
     ///
     /// # Errors
@@ -169,7 +184,7 @@ impl Entry {
             "organisation" => Scope::Organisation,
             "team" => Scope::Team(self.name.as_str().into()),
             "key" => Scope::Key(self.name.as_str().into()),
-            "user" => Scope::User(self.team.as_str().into(), self.name.as_str().into()),
+            USER => Scope::User(self.team.as_str().into(), self.name.as_str().into()),
             "tag" => Scope::Tag(self.name.as_str().into()),
             "model" => Scope::Model(self.name.as_str().into()),
             _ => return None,
@@ -252,5 +267,28 @@ mod tests {
                 .unwrap()
                 .contains(r#""name":"u""#)
         );
+    }
+
+    #[test]
+    fn a_user_who_is_forgotten_stands_in_the_file_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("quotas.json");
+        let (mut file, _) = QuotaFile::open(&path).unwrap();
+        let user = |team: &str, name: &str| Scope::User(team.into(), name.into());
+        let all = [
+            settled(user("red", "anna"), 1),
+            settled(user("blue", "anna"), 2),
+            settled(user("red", "ben"), 3),
+            settled(Scope::Key("anna".into()), 4),
+        ];
+        file.write(&all).unwrap();
+        assert_eq!(file.forget(None, &"ann".into()), 0);
+        assert_eq!(file.forget(Some(&"red".into()), &"anna".into()), 1);
+        assert_eq!(file.forget(None, &"anna".into()), 1);
+        file.write(&[]).unwrap();
+        drop(file);
+        let (_, mut found) = QuotaFile::open(&path).unwrap();
+        found.sort_by_key(|settled| settled.amount);
+        assert_eq!(found, all[2..]);
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{
-    Exhausted, Grant, Left, Limit, LimitWarning, LimitWatch, Measure, Period, Quotas, Returned,
-    Scope, Shortage, Use,
+    CountedUse, Exhausted, Grant, Left, Limit, LimitWarning, LimitWatch, Measure, Period, Quotas,
+    Returned, Scope, Shortage, TeamId, Use, UserId,
 };
 
 use super::account::{Account, Held};
@@ -62,6 +62,18 @@ impl Counter {
 
     fn is_of_user(&self) -> bool {
         self.scope.is_of_user()
+    }
+
+    /// Whether it is of that user, of one team or of any.
+    pub fn is_of(&self, team: Option<&TeamId>, user: &UserId) -> bool {
+        match &self.scope {
+            Scope::User(of, who) => who == user && team.is_none_or(|team| team == of),
+            Scope::Organisation
+            | Scope::Team(_)
+            | Scope::Key(_)
+            | Scope::Tag(_)
+            | Scope::Model(_) => false,
+        }
     }
 }
 
@@ -238,6 +250,59 @@ impl LocalQuotas {
         state.buckets.insert(counter.clone(), bucket);
     }
 
+    /// What is counted of a user: no more than `count_max`. Of limits that refill it is told only that they
+    /// are counted.
+    #[must_use]
+    pub fn used_by(
+        &self,
+        team: Option<&TeamId>,
+        user: &UserId,
+        count_max: usize,
+    ) -> Vec<CountedUse> {
+        let state = self.counts.lock();
+        let theirs = state.users.keys().filter(|it| it.is_of(team, user));
+        let theirs = theirs.map(|counter| {
+            let account = state.accounts.get(counter);
+            counted(counter, account.map_or(0, Account::settled))
+        });
+        let mut theirs: Vec<CountedUse> = theirs.flatten().collect();
+        theirs.sort_unstable_by(|one, other| by_name(one).cmp(&by_name(other)));
+        theirs.truncate(count_max);
+        theirs
+    }
+
+    /// Forgets what was counted of a user. What is held for exchanges under way stays until they end. Gives
+    /// how many counts it was.
+    pub fn forget(&self, team: Option<&TeamId>, user: &UserId) -> u64 {
+        let mut state = self.counts.lock();
+        let State {
+            buckets,
+            accounts,
+            users,
+            changed,
+            ..
+        } = &mut *state;
+        let mut count = 0;
+        users.retain(|counter, _| {
+            if !counter.is_of(team, user) {
+                return true;
+            }
+            count += 1;
+            buckets.remove(counter);
+            let Some(account) = accounts.get_mut(counter) else {
+                return false;
+            };
+            changed.insert(counter.clone());
+            account.forget();
+            if account.is_idle() {
+                accounts.remove(counter);
+                return false;
+            }
+            true
+        });
+        count
+    }
+
     /// What is held for exchanges under way, over all accounts.
     #[must_use]
     pub fn held(&self) -> u64 {
@@ -412,6 +477,23 @@ impl Windows {
             Period::Second | Period::Minute | Period::Hour | Period::Ever => Window::EVER,
         }
     }
+}
+
+/// As it is told; `None` of what is no user's.
+pub(super) fn counted(counter: &Counter, used: u64) -> Option<CountedUse> {
+    let Scope::User(team, _) = &counter.scope else {
+        return None;
+    };
+    Some(CountedUse {
+        team: team.clone(),
+        measure: counter.measure.as_label(),
+        per: counter.period.as_label(),
+        used,
+    })
+}
+
+pub(super) fn by_name(of: &CountedUse) -> (&str, &str, &str) {
+    (of.team.as_str(), of.measure, of.per)
 }
 
 /// The longest of several is the last in this order.

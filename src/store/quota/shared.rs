@@ -19,6 +19,7 @@
 
 mod book;
 mod driver;
+mod forget;
 mod script;
 #[cfg(test)]
 pub(super) mod tests;
@@ -43,10 +44,11 @@ use super::local::{Moment, Settled, Wait};
 use crate::outbox::{Noted, Outbox, is_open};
 use book::{Book, Part, Refused};
 use driver::{ASKS_MAX, Ask};
-use script::Want;
+use script::{Keys, Want};
 
 pub use book::WhenApart;
 pub use driver::SharedDriver;
+pub use forget::ForgetFault;
 
 /// How often a take is asked anew because the connection broke under it.
 const TRIES_MAX: usize = 2;
@@ -105,6 +107,8 @@ pub struct SharedQuotas {
     desk: Arc<Desk>,
     asks: mpsc::Sender<Ask>,
     answer_max: Duration,
+    client: Client,
+    keys: Keys,
 }
 
 /// What the askers and the driver have in common.
@@ -159,6 +163,8 @@ impl SharedQuotas {
             desk: Arc::clone(&desk),
             asks,
             answer_max: rules.answer_max,
+            client: client.clone(),
+            keys: Keys::new(&rules.prefix),
         };
         Ok((quotas, SharedDriver::new(desk, inbox, client, rules)))
     }

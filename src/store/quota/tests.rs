@@ -438,3 +438,67 @@ fn what_refills_does_not_know_the_wall_clock() {
     nanos.fetch_add(2 * SECOND, Ordering::SeqCst);
     assert_eq!(quotas.left(&limits)[0].amount, 2);
 }
+
+#[test]
+fn a_user_who_is_forgotten_begins_anew_and_nobody_else_does() {
+    let clock = Clock::default();
+    let quotas = clock.quotas();
+    let user = |team: &str, user: &str, measure, per| {
+        limit(
+            Scope::User(team.into(), user.into()),
+            measure,
+            100,
+            per,
+            100,
+        )
+    };
+    let limits = [
+        user("red", "anna", Measure::Cost, Period::Month),
+        user("red", "anna", Measure::Requests, Period::Minute),
+        user("blue", "anna", Measure::Cost, Period::Month),
+        user("red", "ben", Measure::Cost, Period::Month),
+        limit(
+            Scope::Tag("anna".into()),
+            Measure::Cost,
+            100,
+            Period::Month,
+            100,
+        ),
+        team(Measure::Cost, 100, Period::Month),
+    ];
+    take(&quotas, &limits, of(0, 0, 10))
+        .unwrap()
+        .settle(of(0, 0, 10));
+    let under_way = take(&quotas, &limits[..1], of(0, 0, 40)).unwrap();
+    let anna = domain::UserId::new("anna");
+    let red = domain::TeamId::new("red");
+    let used = quotas.used_by(None, &anna, 9);
+    assert_eq!(
+        used.iter().map(|it| it.used).collect::<Vec<_>>(),
+        [10, 10, 0]
+    );
+    assert_eq!(quotas.used_by(None, &anna, 1).len(), 1);
+    drop(quotas.settled());
+    assert_eq!(quotas.forget(None, &"ann".into()), 0);
+    assert_eq!(quotas.forget(Some(&red), &anna), 2);
+    let left = |quotas: &LocalQuotas| {
+        let left = quotas.left(&limits).into_iter();
+        left.map(|left| left.amount).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        left(&quotas),
+        [60, 100, 90, 90, 90, 90],
+        "what is held is held"
+    );
+    let written = quotas.settled();
+    assert_eq!(written.len(), 1);
+    assert_eq!(
+        (&written[0].scope, written[0].amount),
+        (&limits[0].scope, 0)
+    );
+    under_way.settle(of(0, 0, 5));
+    assert_eq!(left(&quotas)[0], 95);
+    assert_eq!(quotas.forget(None, &anna), 2);
+    assert_eq!(left(&quotas), [100, 100, 100, 90, 90, 90]);
+    assert!(quotas.used_by(None, &anna, 9).is_empty());
+}

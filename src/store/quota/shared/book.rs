@@ -7,12 +7,17 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Exhausted, Grant, Left, Limit, LimitWarning, Measure, Period, Quotas, Use};
+use domain::{
+    CountedUse, Exhausted, Grant, Left, Limit, LimitWarning, Measure, Period, Quotas, TeamId, Use,
+    UserId,
+};
 use futures::FutureExt;
 
 use super::super::bucket::{Bucket, Rate};
 use super::super::calendar::{Calendar, Window};
-use super::super::local::{Counter, LocalQuotas, Moment, PLACE_WAIT, Settled, Wait, rate};
+use super::super::local::{
+    Counter, LocalQuotas, Moment, PLACE_WAIT, Settled, Wait, by_name, counted, rate,
+};
 use super::script::{Entry, Kind, Seen, Stated, Want};
 use crate::outbox::Noted;
 
@@ -1034,6 +1039,47 @@ impl Book {
             })
         });
         settled.collect()
+    }
+
+    /// What is known of a user: no more than `count_max`.
+    pub fn used_by(
+        &self,
+        team: Option<&TeamId>,
+        user: &UserId,
+        count_max: usize,
+    ) -> Vec<CountedUse> {
+        let theirs = self.known.iter();
+        let theirs = theirs.filter(|(counter, _)| counter.is_of(team, user));
+        let theirs = theirs.filter_map(|(counter, known)| match known.seen {
+            Some(Seen::Account { settled, .. }) => counted(counter, settled),
+            Some(Seen::Refills { .. }) | None => counted(counter, 0),
+        });
+        let mut theirs: Vec<CountedUse> = theirs.collect();
+        theirs.sort_unstable_by(|one, other| by_name(one).cmp(&by_name(other)));
+        theirs.truncate(count_max);
+        theirs
+    }
+
+    /// Forgets what a user used, here; what of it waits to be told is not told any more. What is held stays
+    /// held. False while some of it is on its way.
+    pub fn forget(&mut self, team: Option<&TeamId>, user: &UserId) -> bool {
+        let is_theirs = |counter: &Counter| counter.is_of(team, user);
+        let theirs = self.known.keys().filter(|counter| is_theirs(counter));
+        let theirs: Vec<Counter> = theirs.cloned().collect();
+        self.changed.extend(theirs);
+        self.known.retain(|counter, _| !is_theirs(counter));
+        self.watched.retain(|counter, _| !is_theirs(counter));
+        self.charges.retain(|counter, _| !is_theirs(counter));
+        self.backs.retain(|entry| !is_theirs(entry.counter()));
+        for (place, delta) in &mut self.unsettled {
+            if is_theirs(&place.counter) {
+                delta.used = 0;
+            }
+        }
+        self.apart.quotas.forget(team, user);
+        self.apart.began.retain(|counter, _| !is_theirs(counter));
+        let sent = self.sent.iter().flat_map(|batch| &batch.entries);
+        !sent.map(Entry::counter).any(is_theirs)
     }
 
     /// What was used here and is not counted there.

@@ -1,5 +1,6 @@
 //! What is asked of Redis, and what it answers: the scripts beside this file, their keys and arguments.
 
+use domain::{TeamId, UserId};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Script, ScriptInvocation, Value};
 
@@ -98,6 +99,34 @@ impl Keys {
             counter.scope.key()
         )
     }
+
+    /// A pattern that all keys of users have, in Redis's words, and perhaps others.
+    pub fn of_users(&self) -> String {
+        let mut pattern = String::new();
+        for letter in self.tag.chars() {
+            if "*?[]^\\".contains(letter) {
+                pattern.push('\\');
+            }
+            pattern.push(letter);
+        }
+        pattern + ":limit:*:user:*"
+    }
+
+    /// Whether `key` is where something of that user is counted, of one team or of any.
+    pub fn is_of_user(&self, key: &str, team: Option<&TeamId>, user: &UserId) -> bool {
+        let read = || {
+            let rest = key.strip_prefix(&self.tag)?.strip_prefix(":limit:")?;
+            let (_measure, rest) = rest.split_once(':')?;
+            let (_period, rest) = rest.split_once(':')?;
+            // As `Scope::key` writes it.
+            let (length, rest) = rest.strip_prefix("user:")?.split_once(':')?;
+            let (of, rest) = rest.split_at_checked(length.parse().ok()?)?;
+            Some((of, rest.strip_prefix(':')?))
+        };
+        read().is_some_and(|(of, who)| {
+            who == user.as_str() && team.is_none_or(|team| team.as_str() == of)
+        })
+    }
 }
 
 /// What is wanted of one limit.
@@ -148,6 +177,16 @@ pub enum Entry {
         counter: Counter,
         nanos: u64,
     },
+}
+
+impl Entry {
+    pub fn counter(&self) -> &Counter {
+        match self {
+            Entry::Account { counter, .. }
+            | Entry::Back { counter, .. }
+            | Entry::Charge { counter, .. } => counter,
+        }
+    }
 }
 
 /// One account as this replica knows it.
@@ -425,4 +464,38 @@ fn welcome(value: Value) -> Result<Welcome, Broken> {
         was_empty: number(next()?)? == 1,
         batch: number(next()?)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{Measure, Period, Scope};
+
+    use super::*;
+
+    #[test]
+    fn a_user_is_known_by_his_key_whatever_his_name_is() {
+        let keys = Keys::new("a*");
+        assert_eq!(keys.of_users(), "{a\\*}:limit:*:user:*");
+        let (team, user) = (TeamId::new("r:e"), UserId::new("user:1:b:*"));
+        let key = |team: &TeamId, user: &UserId| {
+            keys.counter(&Counter {
+                scope: Scope::User(team.clone(), user.clone()),
+                measure: Measure::Cost,
+                period: Period::Day,
+            })
+        };
+        let own = key(&team, &user);
+        assert!(keys.is_of_user(&own, None, &user));
+        assert!(keys.is_of_user(&own, Some(&team), &user));
+        assert!(!keys.is_of_user(&own, Some(&"r".into()), &user));
+        assert!(!keys.is_of_user(&own, None, &"b:*".into()));
+        assert!(!keys.is_of_user(
+            &key(&"r".into(), &"e:user:1:b:*".into()),
+            Some(&team),
+            &user
+        ));
+        for odd in ["", "{a*}:limit:", "{a*}:limit:x:y:user:9:a:b", "{a*}:state"] {
+            assert!(!keys.is_of_user(odd, None, &"b".into()), "{odd}");
+        }
+    }
 }

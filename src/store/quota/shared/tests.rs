@@ -558,3 +558,76 @@ fn an_address_is_one_of_redis() {
         assert!(made.is_err(), "{url}");
     }
 }
+
+fn of_user(team: &str, user: &str, measure: Measure, per: Period) -> Limit {
+    Limit {
+        scope: Scope::User(team.into(), user.into()),
+        measure,
+        ..budget(1_000, per)
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_is_forgotten_is_named_nowhere_and_nobody_else_is_touched() {
+    let Some(replicas) = Replicas::start(2).await else {
+        return;
+    };
+    let (one, two) = (&replicas.all[0], &replicas.all[1]);
+    let name = "an*na:[x]?";
+    let cost = |team, user| of_user(team, user, Measure::Cost, Period::Month);
+    let all = [
+        cost("red", name),
+        of_user("red", name, Measure::Requests, Period::Minute),
+        cost("b:lue", name),
+        cost("red", "an*na:[x]"),
+        cost("red", "anna"),
+        budget(1_000, Period::Month),
+    ];
+    for replica in [one, two] {
+        replica.take(&all, 10).await.unwrap().settle(of(10));
+    }
+    replicas.settled().await;
+    // One is under way while it is forgotten.
+    let under_way = one.take(&all[..1], 50).await.unwrap();
+    let user = domain::UserId::new(name);
+    let red = domain::TeamId::new("red");
+    let used = one.quotas.used_by(Some(&red), &user, 9);
+    assert_eq!(used.len(), 2, "{used:?}");
+    assert_eq!(used[0].used, 20, "of both replicas");
+    assert_eq!(one.quotas.forget(None, &"nobody".into()).await.unwrap(), 0);
+    assert_eq!(one.quotas.forget(None, &"*".into()).await.unwrap(), 0);
+    assert_eq!(one.quotas.forget(Some(&red), &user).await.unwrap(), 2);
+    assert_eq!(
+        one.quotas.forget(None, &user).await.unwrap(),
+        2,
+        "of the other team, and what is held"
+    );
+    two.quotas.forget(None, &user).await.unwrap();
+    assert_eq!(one.left(&all[0]).await, 950, "what is held is");
+    under_way.settle(of(7));
+    replicas.settled().await;
+    assert_eq!(one.left(&all[0]).await, 993);
+    assert_eq!(one.quotas.forget(None, &user).await.unwrap(), 1);
+    for replica in [one, two] {
+        assert!(replica.quotas.used_by(None, &user, 9).is_empty());
+        let settled = replica.quotas.settled().into_iter();
+        let mut theirs = settled.filter(|it| it.scope == all[0].scope);
+        assert!(theirs.all(|it| it.amount == 0));
+    }
+    let client = Client::open(replicas.server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("*")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert!(!keys.iter().any(|key| key.ends_with(name)), "{keys:?}");
+    for (limit, left) in [
+        (&all[3], 980),
+        (&all[4], 980),
+        (&all[5], 980),
+        (&all[2], 1_000),
+    ] {
+        assert_eq!(two.left(limit).await, left, "{limit:?}");
+    }
+}
