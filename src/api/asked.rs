@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use pipeline::Refusal;
 use tokio::sync::OwnedSemaphorePermit;
-use wire::user_in;
+use wire::{may_name_user, user_in};
 
 use crate::chat::{
     BUSY_WAIT, X_HEDGE_REASON, X_HEDGE_ROUTE, check_media_type, early, header_text, refused, tags,
@@ -62,7 +62,7 @@ impl Asked {
         })?;
         let checked = check(&head.headers).map_err(early)?;
         let tags = tags(&head.headers).map_err(early)?;
-        let principal = Principal { tags, ..principal };
+        let principal = api.mark_tags(Principal { tags, ..principal });
         let bytes = body::read(body, &api.ingress.body).await.map_err(early)?;
         signs.set_unread(false);
         let asked = Self {
@@ -73,15 +73,25 @@ impl Asked {
         Ok((asked, head, checked))
     }
 
-    /// For whom it is, where that counts: of a body that is no chat's.
-    pub async fn for_its_user(self) -> Result<Self, Refusal> {
+    /// For whom it is, where it says so or that counts: of a body that is no chat's.
+    pub async fn for_its_user(self, api: &Arc<Api>) -> Result<Self, Refusal> {
         let rules = &self.principal.rules;
-        if rules.each_user.is_empty() && !rules.is_user_required {
+        let counts = !rules.each_user.is_empty() || rules.is_user_required;
+        let names_one = may_name_user(&self.bytes);
+        if !counts && !names_one {
             return Ok(self);
         }
-        let (principal, bytes) = (self.principal, self.bytes.clone());
+        let (principal, bytes, api) = (self.principal, self.bytes.clone(), Arc::clone(api));
         // A large body takes a while to look through.
-        let work = aside(move || principal.asking_for(user_in(&bytes)?.as_deref()));
+        let work = aside(move || {
+            let user = match user_in(&bytes) {
+                // Whoever decodes it may have nothing against it.
+                Err(_) if !counts => None,
+                user => user?,
+            };
+            let principal = principal.asking_for(user.as_deref())?;
+            Ok(api.mark_user(principal, user.as_deref()))
+        });
         let principal = work.await?;
         Ok(Self { principal, ..self })
     }

@@ -145,7 +145,10 @@ where
         return Box::pin(load(api, id, &principal, &request, encoder, framing)).await;
     }
     let user = user_of(&request);
-    let principal = user.and_then(|user| principal.asking_for(user));
+    let principal = user.and_then(|user| {
+        let principal = principal.asking_for(user)?;
+        Ok(api.mark_user(principal, user))
+    });
     let principal = principal.map_err(|fault| early(Fault::BadRequest(fault)))?;
     let delivery = request.delivery;
     let context = RequestContext {

@@ -21,7 +21,7 @@ pub(crate) async fn answer(
         principal,
         bytes,
         seat: _seat,
-    } = asked.for_its_user().await?;
+    } = asked.for_its_user(api).await?;
     let request = aside(move || decode_embed_request(&bytes)).await?;
     let format = request.format;
     let embedded = api.pipeline.embed(&principal, id.clone(), request).await?;

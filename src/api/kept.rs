@@ -184,6 +184,8 @@ fn told(what: &Purge) -> String {
         Purge::Expired => "expired".to_owned(),
         Purge::Compartment(_) => "compartment".to_owned(),
         Purge::Entry(_) => "entry".to_owned(),
+        // Who it is stands nowhere.
+        Purge::Subject(..) => "somebody".to_owned(),
     }
 }
 

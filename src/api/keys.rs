@@ -67,7 +67,7 @@ impl From<DeskFault> for Refused {
     }
 }
 
-fn answered(answer: Answer) -> Response<Body> {
+pub(crate) fn answered(answer: Answer) -> Response<Body> {
     match answer {
         Ok(response) => response,
         Err(Refused::Fault(Fault::NotFound)) => refusal_with_hint(&Fault::NotFound, Some(NO_DESK)),
@@ -322,7 +322,7 @@ fn count(asked: &Asked) -> Result<usize, Fault> {
 }
 
 /// The body, which is an object.
-fn fields(headers: &HeaderMap, sent: Sent) -> Result<Map<String, Value>, Refused> {
+pub(crate) fn fields(headers: &HeaderMap, sent: Sent) -> Result<Map<String, Value>, Refused> {
     check_media_type(headers)?;
     let bytes = sent.map_err(|_| Fault::TooLarge {
         bytes_max: BODY_BYTES_MAX as u64,

@@ -51,6 +51,7 @@ mod records;
 mod request_id;
 mod rerank;
 mod responses;
+mod rights;
 mod router;
 mod seats;
 mod server;
@@ -67,4 +68,5 @@ pub use kept::{CacheView, ExplainView, ExplainedView, NeighbourView, PurgedView}
 pub use loaded::{DeviceView, ModelBoard, ModelFile, ModelState, ModelView, ModelsView};
 pub use operators::{AdminToken, AdminTokens, Role};
 pub use probes::Scrape;
+pub use rights::{ErasedView, ExportView, Rights};
 pub use server::Api;

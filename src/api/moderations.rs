@@ -36,7 +36,7 @@ async fn moderate(api: &Arc<Api>, id: &RequestId, asked: Asked) -> Result<Respon
         principal,
         bytes,
         seat: _seat,
-    } = asked.for_its_user().await?;
+    } = asked.for_its_user(api).await?;
     let request = aside(move || decode_moderation_request(&bytes)).await?;
     let moderated = api.pipeline.moderate(&principal, id.clone(), request);
     let moderated = moderated.await?;

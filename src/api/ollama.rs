@@ -103,7 +103,7 @@ async fn embed(
     post: Post,
     began: Instant,
 ) -> Result<Response<Body>, Refusal> {
-    let asked = asked.for_its_user().await?;
+    let asked = asked.for_its_user(api).await?;
     let (principal, bytes) = (asked.principal, asked.bytes);
     let decode = match post {
         Post::Embeddings => decode_embeddings,

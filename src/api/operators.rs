@@ -15,6 +15,7 @@ use subtle::ConstantTimeEq;
 
 use crate::auth::{digest, key};
 use crate::error::refusal;
+use crate::rights::ERASE_PATH;
 
 /// In whose name things are changed where no token is asked for.
 const LOOPBACK: &str = "loopback";
@@ -25,14 +26,17 @@ const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 const MAY_NOT: &str = "this token's role is `viewer`, which may look and change nothing; send one whose \
                        role is `operator`";
 
+const NOT_OWNER: &str = "removing what is somebody's takes a token whose role is `owner`, and this one's is \
+                         less";
+
 /// What a token lets do, each more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Looks.
     Viewer,
-    /// Changes keys, teams and limits, and removes what is cached.
+    /// Changes keys, teams and limits, removes what is cached, and sees what is kept of somebody.
     Operator,
-    /// All that there is.
+    /// All that there is: removes what is kept of somebody, too.
     Owner,
 }
 
@@ -91,8 +95,10 @@ pub(crate) fn admit(
 ) -> Result<Operator, Fault> {
     let sent = sent(headers).map(|sent| digest(&sent));
     if let Some(token) = sent.and_then(|digest| tokens.find(&digest)) {
-        return match token.role >= needed(method) {
+        let needed = needed(method, path);
+        return match token.role >= needed {
             true => Ok(Operator(Arc::clone(&token.name))),
+            false if needed == Role::Owner => Err(Fault::Forbidden { what: NOT_OWNER }),
             false => Err(Fault::Forbidden { what: MAY_NOT }),
         };
     }
@@ -115,9 +121,11 @@ pub(crate) fn turn_away(fault: &Fault) -> Response<Body> {
     response
 }
 
-fn needed(method: &Method) -> Role {
+/// A path is routed as it is written here, and in no other way.
+fn needed(method: &Method, path: &str) -> Role {
     match *method {
         Method::GET | Method::HEAD => Role::Viewer,
+        _ if path == ERASE_PATH => Role::Owner,
         _ => Role::Operator,
     }
 }
@@ -149,6 +157,7 @@ fn sent(headers: &HeaderMap) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rights::EXPORT_PATH;
 
     #[test]
     fn a_token_comes_as_a_bearer_s_or_as_a_password() {
@@ -175,9 +184,11 @@ mod tests {
     fn each_role_may_what_the_one_before_may() {
         assert!(Role::Owner > Role::Operator && Role::Operator > Role::Viewer);
         for method in [Method::POST, Method::PATCH, Method::DELETE, Method::PUT] {
-            assert_eq!(needed(&method), Role::Operator);
+            assert_eq!(needed(&method, "/admin/v1/keys"), Role::Operator);
         }
-        assert_eq!(needed(&Method::GET), Role::Viewer);
+        assert_eq!(needed(&Method::GET, "/admin/v1/keys"), Role::Viewer);
+        assert_eq!(needed(&Method::POST, EXPORT_PATH), Role::Operator);
+        assert_eq!(needed(&Method::POST, ERASE_PATH), Role::Owner);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use domain::{
 };
 use http::{Response, StatusCode, Uri};
 use serde::Serialize;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::error::{refusal, refusal_with_hint};
 use crate::models::json;
@@ -54,7 +54,7 @@ pub(crate) async fn savings(State(api): State<Arc<Api>>, uri: Uri) -> Response<B
 
 pub(crate) async fn overview(State(api): State<Arc<Api>>) -> Response<Body> {
     let found = match &api.records {
-        Some(shelf) => shelf.overview().await.map_err(fault),
+        Some(shelf) => shelf.overview().await.map_err(record_fault),
         None => Err(Fault::NotFound),
     };
     answer(found)
@@ -89,7 +89,7 @@ async fn latest_of(api: &Api, uri: &Uri) -> Result<Page, Fault> {
         }
     };
     let shelf = api.records.as_ref().ok_or(Fault::NotFound)?;
-    let found = shelf.latest(limit, before).await.map_err(fault)?;
+    let found = shelf.latest(limit, before).await.map_err(record_fault)?;
     // A page that is not full is the last one.
     let is_full = found.len() == limit as usize;
     let last = found.last().filter(|_| is_full);
@@ -121,16 +121,23 @@ async fn savings_of(api: &Api, uri: &Uri) -> Result<domain::Savings, Fault> {
     };
     let team = asked.find("team").map(TeamId::new);
     let shelf = api.records.as_ref().ok_or(Fault::NotFound)?;
-    shelf.savings(since, team).await.map_err(fault)
+    shelf.savings(since, team).await.map_err(record_fault)
 }
 
 fn bad(path: &str, words: impl Into<String>) -> Fault {
     Fault::BadRequest(BadRequest::at(path, words.into()))
 }
 
-fn fault(fault: RecordFault) -> Fault {
+/// What is said of records that cannot be read.
+pub(crate) fn record_fault(fault: RecordFault) -> Fault {
     match fault {
         RecordFault::Absent => Fault::NotFound,
+        RecordFault::Unwritten => {
+            warn!("records wait to be written, and were neither handed out nor erased");
+            Fault::Overloaded {
+                retry_after: BUSY_WAIT,
+            }
+        }
         RecordFault::Busy => Fault::Overloaded {
             retry_after: BUSY_WAIT,
         },

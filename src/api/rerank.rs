@@ -21,7 +21,7 @@ pub(crate) async fn answer(
         principal,
         bytes,
         seat: _seat,
-    } = asked.for_its_user().await?;
+    } = asked.for_its_user(api).await?;
     let request = aside(move || decode_rerank(&bytes)).await?;
     let ranking = api.pipeline.rerank(&principal, id.clone(), request).await?;
     let (route, reason) = (ranking.route.to_string(), ranking.reason);

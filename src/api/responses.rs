@@ -17,7 +17,8 @@ use crate::server::Api;
 /// What `principal` may see of what is kept; `None` where nothing is.
 pub(crate) fn team_shelf(api: &Api, principal: &Principal) -> Option<TeamShelf> {
     let shelf = api.shelf.as_ref()?;
-    Some(TeamShelf::new(Arc::clone(shelf), principal.team.clone()))
+    let own = TeamShelf::new(Arc::clone(shelf), principal.team.clone());
+    Some(own.tagged(principal.tags.clone()))
 }
 
 /// What follows the `?`, in order, or that it makes no sense.

@@ -12,9 +12,11 @@ use http::{HeaderValue, Response, Uri};
 
 use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, MESSAGES_PATH, chat_at, chat_paths};
 use crate::error::{refusal, refusal_with_hint};
+use crate::rights::{ERASE_PATH, EXPORT_PATH};
 use crate::server::Api;
 use crate::{
     failing, kept, keys, limits, loaded, models, ollama, openapi, page, probes, records, responses,
+    rights,
 };
 
 /// Which door a listener is.
@@ -111,7 +113,8 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
             .route(HEALTH_PATH, get(failing::health).fallback(only_get))
             .route(CACHE_PATH, get(kept::stats).fallback(only_get))
             .route(EXPLAIN_PATH, get(kept::explain).fallback(only_get))
-            .route(PURGE_PATH, post(kept::purge).fallback(only_post)),
+            .route(PURGE_PATH, post(kept::purge).fallback(only_post))
+            .merge(somebodys()),
     };
     router.fallback(not_found).with_state(api)
 }
@@ -146,6 +149,14 @@ fn desk(router: Router<Arc<Api>>) -> Router<Arc<Api>> {
         )
         .layer(DefaultBodyLimit::max(keys::BODY_BYTES_MAX));
     router.merge(desk)
+}
+
+/// What is kept that is somebody's.
+fn somebodys() -> Router<Arc<Api>> {
+    Router::new()
+        .route(EXPORT_PATH, post(rights::export).fallback(only_post))
+        .route(ERASE_PATH, post(rights::erase).fallback(only_post))
+        .layer(DefaultBodyLimit::max(keys::BODY_BYTES_MAX))
 }
 
 async fn only_get_post() -> Response<Body> {
@@ -213,6 +224,9 @@ fn hint(path: &str) -> Option<&'static str> {
             Some("keys and teams are on the admin listener")
         }
         HEALTH_PATH => Some("backends are shown on the admin listener"),
+        EXPORT_PATH | ERASE_PATH => {
+            Some("what is somebody's is handed out and removed on the admin listener")
+        }
         _ if path.starts_with(CACHE_PATH) => Some("the cache is on the admin listener"),
         _ if path.starts_with(CHAT_PATH) => Some("the path is /v1/chat/completions, no more"),
         _ if path.starts_with(COMPLETIONS_PATH) => Some("the path is /v1/completions, no more"),

@@ -24,6 +24,7 @@ use crate::ingress::IngressConfig;
 use crate::loaded::ModelBoard;
 use crate::operators::AdminTokens;
 use crate::probes::Scrape;
+use crate::rights::Rights;
 use crate::router::Door;
 use crate::tally::Tally;
 
@@ -43,6 +44,8 @@ pub struct Api {
     pub(crate) desk: Option<Arc<dyn KeyDesk>>,
     /// Where operators' changes are written down; `None`: nowhere.
     pub(crate) changes: Option<Arc<dyn ChangeLog>>,
+    /// `None`: nothing is found or removed by whose it is.
+    pub(crate) rights: Option<Rights>,
     pub(crate) tokens: ArcSwap<AdminTokens>,
     pub(crate) ingress: IngressConfig,
     pub(crate) requests: Arc<Semaphore>,
@@ -74,6 +77,7 @@ impl Api {
             records: None,
             desk: None,
             changes: None,
+            rights: None,
             tokens: ArcSwap::default(),
             ingress,
             requests: Arc::new(Semaphore::new(requests_max)),
@@ -114,6 +118,13 @@ impl Api {
     #[must_use]
     pub fn with_changes(mut self, changes: Arc<dyn ChangeLog>) -> Self {
         self.changes = Some(changes);
+        self
+    }
+
+    /// The same, handing out and removing what is somebody's.
+    #[must_use]
+    pub fn with_rights(mut self, rights: Rights) -> Self {
+        self.rights = Some(rights);
         self
     }
 

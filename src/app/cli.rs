@@ -103,6 +103,22 @@ in HEDGE_ADMIN_TOKEN where that is set. docs/keys.md says more.")]
         #[command(subcommand)]
         what: KeysCommand,
     },
+    /// What a running server keeps of somebody: hand it out, or remove it
+    #[command(after_help = "Examples:
+  hedge data export --user anna@example.com --json > anna.json
+  hedge data export --user anna@example.com --team research
+  hedge data export --tag customer:17
+  hedge data erase --user anna@example.com --yes
+  hedge data erase --tag customer:17
+
+A user is whom requests name by `user`, `safety_identifier` or `metadata.user_id`, letter by letter; a tag
+is one of x-hedge-cache-tags. What was spent and saved stays as it was. Erasing takes a token whose role is
+`owner`. It asks the admin listener, which the configuration names unless --url does, and sends the token
+in HEDGE_ADMIN_TOKEN where that is set. docs/data.md says what is found where.")]
+    Data {
+        #[command(subcommand)]
+        what: DataCommand,
+    },
     /// Teams of a running server, which keys are of
     #[command(after_help = "Examples:
   hedge teams create research --limit cost=1000/month,when_spent=local
@@ -411,6 +427,36 @@ pub enum CacheCommand {
     },
     /// Remove kept replies: by one of tag, model and team, or all
     Purge(PurgeArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// All of it, one JSON object a line
+    Export(SubjectArgs),
+    /// Remove all of it; records stay as nobody's, with their numbers
+    Erase {
+        /// Without asking again
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        subject: SubjectArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(id = "who", required = true, multiple = false, args = ["user", "tag"])]
+pub struct SubjectArgs {
+    /// Whom requests name as their user
+    #[arg(long)]
+    pub user: Option<String>,
+    /// What has this tag
+    #[arg(long)]
+    pub tag: Option<String>,
+    /// Of this team alone
+    #[arg(long)]
+    pub team: Option<String>,
+    #[command(flatten)]
+    pub args: AdminArgs,
 }
 
 #[derive(Debug, Args)]

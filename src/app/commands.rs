@@ -5,6 +5,7 @@ mod audit;
 mod cache;
 mod chat;
 mod check;
+mod data;
 mod doctor;
 mod engine;
 mod keys;
@@ -44,6 +45,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Chat(args) => chat::chat(&args),
         Command::Ps(args) => ps::ps(&args),
         Command::Cache { what } => cache::cache(&what),
+        Command::Data { what } => data::data(&what),
         Command::Keys { what } => keys::keys(&what),
         Command::Teams { what } => keys::teams(&what),
         Command::Limits { what } => limits::limits(&what),

@@ -954,6 +954,7 @@ mod tests {
             key: None,
             team: "t".into(),
             ended_us: 0,
+            marks: domain::Marks::default(),
             model_asked: "auto".into(),
             route: Some(RouteTaken {
                 backend: if is_local { "local" } else { "cloudy" }.into(),

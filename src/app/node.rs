@@ -12,14 +12,15 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use api::gateway::{Gateway, GatewayBooks};
-use api::{AdminTokens, Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits};
-use domain::{AuditLog, KeyDirectory, Limit, LimitWatch, Quotas, RecordSink};
+use api::{AdminTokens, Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits, Rights};
+use domain::{AuditLog, KeyDirectory, Limit, LimitWatch, Marker, Quotas, RecordRights, RecordSink};
 use futures::future::join_all;
 use pipeline::{Parts, Pipeline, Tracer};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
 use store::{
-    MokaReplies, MokaResponses, Outbox, RecordDesk, RecordReader, SharedKeyRules, SharedQuotas,
+    MokaReplies, MokaResponses, Outbox, RecordDesk, RecordEraser, RecordReader, SharedKeyRules,
+    SharedQuotas, SubjectSecret,
 };
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
@@ -35,7 +36,7 @@ use crate::keys::{Keys, OfFile};
 use crate::local::Located;
 use crate::metrics::Metrics;
 use crate::otel::Otel;
-use crate::quotas::Counts;
+use crate::quotas::{CountedUsers, Counts};
 use crate::reuse;
 use crate::sealed::{Changes, Chronicle, Edges, Gatehouse, Keeper, Uplink};
 use crate::signals::Word;
@@ -246,6 +247,7 @@ impl Node {
             .with_desk(Arc::clone(&keys) as _)
             .with_changes(changes);
         api.set_tokens(AdminTokens::new(config.admin_tokens.clone()));
+        let api = api.with_rights(rights(config, records.as_ref(), &counts));
         let api = match &records {
             Some(records) => api.with_records(Arc::clone(&records.reader) as _),
             None => api,
@@ -562,6 +564,40 @@ fn open_records(
         desk,
         reader: Arc::new(reader),
     })
+}
+
+/// What finds and removes what is somebody's.
+fn rights(config: &Config, records: Option<&Records>, counts: &Arc<Counts>) -> Rights {
+    let reuse = config.cache.reuse.as_ref();
+    let folder = config.records.as_ref().map(|rules| rules.dir.as_path());
+    let folder = folder.or_else(|| reuse?.dir.as_deref());
+    let (secret, is_marking) = match folder.map(SubjectSecret::open) {
+        // What is marked does not outlive the process either.
+        None => (SubjectSecret::fresh(), true),
+        Some(Ok(secret)) => (secret, true),
+        Some(Err(error)) => {
+            let folder = folder.map(|it| it.display().to_string());
+            warn!(folder, %error, "the secret in subjects.key can be neither read nor made; records and \
+                replies that are kept from now on do not say whose they are, and are not found by it");
+            (SubjectSecret::fresh(), false)
+        }
+    };
+    let eraser = records
+        .zip(config.records.as_ref())
+        .map(|(records, rules)| {
+            let (desk, dir, secret) = (Arc::clone(&records.desk), &rules.dir, secret.clone());
+            let eraser = match &config.store.postgres {
+                Some(address) => RecordEraser::shared(desk, dir, address.clone(), secret),
+                None => RecordEraser::new(desk, dir, secret),
+            };
+            Arc::new(eraser) as Arc<dyn RecordRights>
+        });
+    Rights {
+        marker: Arc::new(secret) as Arc<dyn Marker>,
+        records: eraser,
+        counts: Arc::new(CountedUsers(Arc::clone(counts))),
+        is_marking,
+    }
 }
 
 /// What sends spans and measures; `None` where nobody is told of any.

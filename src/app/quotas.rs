@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use domain::{LimitWatch, Quotas};
+use async_trait::async_trait;
+use domain::{CountedUse, CountsAway, LimitWatch, Quotas, TeamId, UserCounts, UserId};
 use store::{
     Calendar, LocalQuotas, Moment, NoRedisUrl, Outbox, QuotaFile, Settled, SharedDriver,
     SharedQuotas, SharedRules,
@@ -163,6 +164,23 @@ impl Counts {
         }
     }
 
+    /// Forgets what was written down of a user, in a file that nobody goes on from as well. Gives how many
+    /// accounts it was.
+    fn forget_written(&self, team: Option<&TeamId>, user: &UserId) -> io::Result<u64> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = self.counting.settled();
+        if let Some(file) = &mut *file {
+            let gone = file.forget(team, user);
+            return file.write(&changed).map(|()| gone);
+        }
+        if !self.path.is_file() {
+            return Ok(0);
+        }
+        let (mut file, _) = QuotaFile::open(&self.path)?;
+        let gone = file.forget(team, user);
+        file.write(&[]).map(|()| gone)
+    }
+
     /// Writes what changed until `stop`, and once after it. A disk that fails is said once, tried again
     /// every second, and said again when it works.
     pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
@@ -197,6 +215,41 @@ impl Counts {
                 return;
             }
         }
+    }
+}
+
+/// Finds and forgets users' counts.
+#[derive(Debug)]
+pub struct CountedUsers(pub Arc<Counts>);
+
+fn away(error: impl std::error::Error + Send + Sync + 'static) -> CountsAway {
+    CountsAway(Box::new(error))
+}
+
+#[async_trait]
+impl UserCounts for CountedUsers {
+    async fn of(
+        &self,
+        team: Option<&TeamId>,
+        user: &UserId,
+        count_max: usize,
+    ) -> Result<Vec<CountedUse>, CountsAway> {
+        Ok(match &self.0.counting {
+            Counting::Local(quotas) => quotas.used_by(team, user, count_max),
+            Counting::Shared(quotas) => quotas.used_by(team, user, count_max),
+        })
+    }
+
+    async fn forget(&self, team: Option<&TeamId>, user: &UserId) -> Result<u64, CountsAway> {
+        let counted = match &self.0.counting {
+            Counting::Local(quotas) => quotas.forget(team, user),
+            Counting::Shared(quotas) => quotas.forget(team, user).await.map_err(away)?,
+        };
+        let (counts, team, user) = (Arc::clone(&self.0), team.cloned(), user.clone());
+        let writing =
+            tokio::task::spawn_blocking(move || counts.forget_written(team.as_ref(), &user));
+        let written = writing.await.map_err(away)?.map_err(away)?;
+        Ok(counted.max(written))
     }
 }
 

@@ -139,6 +139,7 @@ mod tests {
             key: None,
             team: "t".into(),
             ended_us: 0,
+            marks: domain::Marks::default(),
             model_asked: "secret\nINFO exchange forged".into(),
             route,
             reason: String::new(),

@@ -149,6 +149,9 @@ pub struct KeptRecord {
     pub failed: i64,
     /// Times that somebody else went on with the reply.
     pub rescues: i64,
+    /// Whose it is: [`crate::Marks::as_text`]. Shown to nobody.
+    #[serde(skip)]
+    pub marks: Option<String>,
 }
 
 /// The last one that was given.
@@ -217,6 +220,7 @@ impl KeptRecord {
             retries: record.retries_count.into(),
             failed: count(record.failed_candidates.len()),
             rescues: count(record.rescued_by.len()),
+            marks: record.marks.as_text(),
         }
     }
 }
@@ -392,6 +396,8 @@ pub enum RecordFault {
     Absent,
     #[error("others are reading the records; try again")]
     Busy,
+    #[error("records wait to be written; try again")]
+    Unwritten,
     #[error("there is no such day")]
     NoSuchDay,
     #[error("the database of the records cannot be reached; try again")]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::{
-    BadRequest, KeyId, Limit, LimitRules, ModelAlias, Priority, Tag, TeamId, Tokens, UserId,
+    BadRequest, KeyId, Limit, LimitRules, Marks, ModelAlias, Priority, Tag, TeamId, Tokens, UserId,
 };
 
 /// Of a user's name where users have limits: each is kept for as long as it counts. Clients that make
@@ -37,6 +37,8 @@ pub struct Principal {
     pub user: UserId,
     /// What it says of its request; at most [`TAGS_MAX`](crate::TAGS_MAX).
     pub tags: Vec<Tag>,
+    /// What is kept of user and tags instead of them.
+    pub marks: Marks,
 }
 
 impl Principal {
@@ -54,6 +56,7 @@ impl Principal {
             rules: Arc::default(),
             user: UserId::new(""),
             tags: Vec::new(),
+            marks: Marks::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, TeamId, Traced, Usage};
+use crate::{BackendName, KeyId, Marks, MicroUsd, ModelAlias, RequestId, TeamId, Traced, Usage};
 
 /// One finished exchange, however it ended.
 #[derive(Clone, Debug)]
@@ -12,6 +12,8 @@ pub struct ExchangeRecord {
     pub request_id: RequestId,
     pub key: Option<KeyId>,
     pub team: TeamId,
+    /// Of its user and its tags, whose words are not kept.
+    pub marks: Marks,
     pub model_asked: ModelAlias,
     pub route: Option<RouteTaken>,
     /// The rule that decided, or the empty string when none did.

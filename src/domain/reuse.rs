@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{MicroUsd, ModelAlias, Reply, TeamId};
+use crate::{Mark, MicroUsd, ModelAlias, Reply, Subject, TeamId, Who};
 
 /// A keyed digest of everything of a request that must be the same before two texts are compared at
 /// all: whose it is, the model's name, system prompt, earlier turns, tools, format, sampling, headers
@@ -59,6 +59,9 @@ pub struct Kept {
     pub model: ModelAlias,
     /// Words of the caller's by which it may be removed; at most [`TAGS_MAX`].
     pub tags: Vec<String>,
+    /// Of the user whose request it was made for, where one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Mark>,
     pub kept_at: SystemTime,
     /// What it cost when it was made; `None` where no price was known.
     pub cost: Option<MicroUsd>,
@@ -158,6 +161,8 @@ pub enum Purge {
     Team(TeamId),
     Compartment(Compartment),
     Entry(EntryId),
+    /// What was made for somebody: with the mark of whoever it is.
+    Subject(Subject, Mark),
 }
 
 impl Purge {
@@ -169,6 +174,13 @@ impl Purge {
             Purge::Tag(tag) => kept.tags.contains(tag),
             Purge::Model(model) => kept.model == *model,
             Purge::Team(team) => kept.team == *team,
+            Purge::Subject(subject, mark) => {
+                subject.is_of(&kept.team)
+                    && match &subject.who {
+                        Who::User(_) => kept.user == Some(*mark),
+                        Who::Tag(tag) => kept.tags.iter().any(|it| it == tag.as_str()),
+                    }
+            }
             Purge::Expired | Purge::Compartment(_) | Purge::Entry(_) => false,
         }
     }
@@ -180,7 +192,7 @@ impl Purge {
             Purge::Expired => entry.expires_at <= now,
             Purge::Compartment(compartment) => entry.compartment == *compartment,
             Purge::Entry(id) => entry.id == *id,
-            Purge::All | Purge::Tag(_) | Purge::Model(_) | Purge::Team(_) => {
+            Purge::All | Purge::Tag(_) | Purge::Model(_) | Purge::Team(_) | Purge::Subject(..) => {
                 self.takes_kept(&entry.kept)
             }
         }
@@ -224,6 +236,10 @@ pub trait ReplyIndex: Send + Sync + 'static {
 
     fn find(&self, id: EntryId) -> Option<Arc<Entry>>;
 
+    /// Those that a purge would take, by their ids in ascending order, after one of them: no more than
+    /// `count`. Not for a request's path.
+    fn meant(&self, what: &Purge, after: Option<EntryId>, count: usize) -> Vec<Arc<Entry>>;
+
     /// Removes what is meant, before it returns. Gives how many entries went.
     async fn purge(&self, what: &Purge) -> u64;
 
@@ -264,6 +280,7 @@ mod tests {
                 team: "red".into(),
                 model: "auto".into(),
                 tags: vec!["spring".into()],
+                user: Some(Mark([7; Mark::BYTES])),
                 kept_at: SystemTime::UNIX_EPOCH,
                 cost: None,
             },
@@ -275,6 +292,12 @@ mod tests {
     #[test]
     fn a_purge_takes_what_it_names_and_nothing_else() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let of = |who, team: Option<&str>, mark| {
+            let team = team.map(TeamId::new);
+            Purge::Subject(Subject { who, team }, Mark([mark; Mark::BYTES]))
+        };
+        let of_user = |team, mark| of(Who::User("anna".into()), team, mark);
+        let of_tag = |team, tag: &str| of(Who::Tag(tag.into()), team, 7);
         let cases = [
             (Purge::All, true),
             (Purge::Tag("spring".into()), true),
@@ -288,6 +311,13 @@ mod tests {
             (Purge::Entry(EntryId(7)), true),
             (Purge::Entry(EntryId(8)), false),
             (Purge::Expired, false),
+            (of_user(None, 7), true),
+            (of_user(Some("red"), 7), true),
+            (of_user(Some("blue"), 7), false),
+            (of_user(None, 8), false),
+            (of_tag(None, "spring"), true),
+            (of_tag(Some("blue"), "spring"), false),
+            (of_tag(None, "spr"), false),
         ];
         for (purge, takes) in cases {
             assert_eq!(purge.takes(&entry(), at(59)), takes, "{purge:?}");

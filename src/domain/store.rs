@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{ExchangeRecord, Kept, KeyDigest, KeyTrouble, Limit, Principal, Purge, TeamId};
+use crate::{
+    ExchangeRecord, Kept, KeyDigest, KeyTrouble, Limit, Principal, Purge, Subject, Tag, TeamId,
+    UserId, Who,
+};
 
 /// A keyed hash of the canonical masked request inside its compartment.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CacheKey(pub [u8; 32]);
 
 impl fmt::Debug for CacheKey {
@@ -31,6 +34,15 @@ pub trait CacheStore: Send + Sync + 'static {
     /// Removes what is meant, before it returns; replies have no compartment and no id to be meant by.
     /// Gives how many went. Not for a request's path: it may look at every reply.
     fn purge(&self, what: &Purge) -> u64;
+
+    /// Those that a purge would take, by their keys in ascending order, after one of them: no more than
+    /// `count`. As little for a request's path.
+    fn meant(
+        &self,
+        what: &Purge,
+        after: Option<CacheKey>,
+        count: usize,
+    ) -> Vec<(CacheKey, Arc<Kept>)>;
 }
 
 /// A response that its caller wanted kept, in the JSON of OpenAI's responses dialect. Raw text: what
@@ -48,6 +60,9 @@ pub struct StoredResponse {
     pub output: Vec<StoredItem>,
     /// False where the reply broke off: nothing can go on from it.
     pub is_whole: bool,
+    /// For whom it was made; empty where nobody was named.
+    pub user: UserId,
+    pub tags: Vec<Tag>,
 }
 
 /// One item of a stored response.
@@ -67,7 +82,21 @@ impl StoredResponse {
         let items = self.input.iter().chain(&self.output);
         let items = items.map(|item| item.id.len() + item.json.len() + ITEM_BYTES);
         let previous = self.previous.as_ref().map_or(0, String::len);
-        self.id.len() + previous + self.head.len() + items.sum::<usize>()
+        let names = self.tags.iter().map(|tag| tag.as_str().len() + ITEM_BYTES);
+        let names = self.user.as_str().len() + names.sum::<usize>();
+        self.id.len() + previous + self.head.len() + items.sum::<usize>() + names
+    }
+}
+
+impl StoredResponse {
+    /// Whether `subject` is whose it is, as a response of `team`.
+    #[must_use]
+    pub fn is_of(&self, subject: &Subject, team: &TeamId) -> bool {
+        subject.is_of(team)
+            && match &subject.who {
+                Who::User(user) => self.user == *user,
+                Who::Tag(tag) => self.tags.contains(tag),
+            }
     }
 }
 
@@ -97,6 +126,18 @@ pub trait ResponseShelf: Send + Sync + 'static {
 
     /// Forgets the response; false when there was none.
     fn remove(&self, team: &TeamId, id: &str) -> bool;
+
+    /// Somebody's, by team and id in ascending order, after one of them: no more than `count`. Not for a
+    /// request's path: it may look at all of them.
+    fn of_subject(
+        &self,
+        subject: &Subject,
+        after: Option<(TeamId, String)>,
+        count: usize,
+    ) -> Vec<(TeamId, Arc<StoredResponse>)>;
+
+    /// Forgets somebody's, before it returns. Gives how many went. As little for a request's path.
+    fn forget(&self, subject: &Subject) -> u64;
 }
 
 /// One team's part of a shelf.
@@ -104,16 +145,30 @@ pub trait ResponseShelf: Send + Sync + 'static {
 pub struct TeamShelf {
     shelf: Arc<dyn ResponseShelf>,
     team: TeamId,
+    /// Of the request that it is shown to.
+    tags: Vec<Tag>,
 }
 
 impl TeamShelf {
     #[must_use]
     pub fn new(shelf: Arc<dyn ResponseShelf>, team: TeamId) -> Self {
-        Self { shelf, team }
+        Self {
+            shelf,
+            team,
+            tags: Vec::new(),
+        }
+    }
+
+    /// The same, for a request with these tags.
+    #[must_use]
+    pub fn tagged(self, tags: Vec<Tag>) -> Self {
+        Self { tags, ..self }
     }
 
     pub fn keep(&self, response: StoredResponse) {
-        self.shelf.keep(&self.team, response);
+        let tags = self.tags.clone();
+        self.shelf
+            .keep(&self.team, StoredResponse { tags, ..response });
     }
 
     #[must_use]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use domain::{
-    CacheKey, CacheStore, ChatEvent, Kept, MicroUsd, ModelAlias, Reply, TeamId, TokenLogprobs,
-    collect,
+    CacheKey, CacheStore, ChatEvent, Kept, Mark, MicroUsd, ModelAlias, Reply, TeamId,
+    TokenLogprobs, collect,
 };
 use futures::{FutureExt, StreamExt, stream};
 use policy::{Compared, Incomparable, writer_id};
@@ -20,6 +20,7 @@ pub(crate) struct Keeping {
     team: TeamId,
     model: ModelAlias,
     tags: Vec<String>,
+    user: Option<Mark>,
     /// What is compared of the request, until it was; `None` where nothing is looked for.
     pub compared: Option<Result<Compared, Incomparable>>,
     /// What an entry for other requests is made of.
@@ -41,6 +42,7 @@ impl Keeping {
             team: admitted.principal.team.clone(),
             model: admitted.request.model.clone(),
             tags: tags.map(|tag| tag.as_str().to_owned()).collect(),
+            user: admitted.principal.marks.user,
             compared,
             seed: None,
             shadow: None,
@@ -54,6 +56,7 @@ pub(crate) struct Tee {
     team: TeamId,
     model: ModelAlias,
     tags: Vec<String>,
+    user: Option<Mark>,
     store: Arc<dyn CacheStore>,
     planting: Option<Planting>,
     ttl: Duration,
@@ -75,6 +78,7 @@ impl Tee {
             team,
             model,
             tags,
+            user,
             compared: _,
             seed,
             shadow,
@@ -98,6 +102,7 @@ impl Tee {
             team,
             model,
             tags,
+            user,
             store,
             planting,
             ttl,
@@ -127,6 +132,7 @@ impl Tee {
             team: self.team,
             model: self.model,
             tags: self.tags,
+            user: self.user,
             kept_at: SystemTime::now(),
             cost,
         };

@@ -52,6 +52,7 @@ impl Receipt {
             request_id,
             key: principal.key.clone(),
             team: principal.team.clone(),
+            marks: principal.marks.clone(),
             model_asked,
             route: None,
             reason: String::new(),

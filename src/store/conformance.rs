@@ -17,8 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use domain::{
-    CacheKey, CacheStore, FinishReason, Kept, KeyDigest, KeyDirectory, KeyTrouble, Purge, Reply,
-    ReplyChoice, ReplyPiece, ResponseShelf, Started, StoredItem, StoredResponse, TeamId,
+    CacheKey, CacheStore, FinishReason, Kept, KeyDigest, KeyDirectory, KeyTrouble, Mark, Purge,
+    Reply, ReplyChoice, ReplyPiece, ResponseShelf, Started, StoredItem, StoredResponse, Subject,
+    TeamId, UserId, Who,
 };
 
 /// A reply of one choice that says `text`.
@@ -51,6 +52,7 @@ pub fn kept_of(text: &str) -> Kept {
         team: "team".into(),
         model: "model".into(),
         tags: Vec::new(),
+        user: None,
         kept_at: SystemTime::UNIX_EPOCH,
         cost: None,
     }
@@ -116,8 +118,44 @@ pub fn check_cache_store(store: &dyn CacheStore) {
     assert!(store.find(&one).is_none() && store.find(&two).is_some());
     assert_eq!(store.purge(&Purge::Team("red".into())), 0);
     assert_eq!(store.purge(&Purge::Model("model".into())), 1);
+    check_replies_of_somebody(store);
     store.keep(one, Arc::new(kept_of("last")), long);
     assert_eq!(store.purge(&Purge::All), 1, "all that there is goes");
+}
+
+/// Somebody's, in pieces and in order, and no one else's.
+fn check_replies_of_somebody(store: &dyn CacheStore) {
+    let (anna, ben) = (Mark([1; Mark::BYTES]), Mark([2; Mark::BYTES]));
+    let user = |team: Option<&str>, mark| {
+        let who = Who::User("unread".into());
+        let team = team.map(TeamId::new);
+        Purge::Subject(Subject { who, team }, mark)
+    };
+    let of = [(anna, "red"), (ben, "red"), (anna, "red"), (anna, "blue")];
+    for (at, (mark, team)) in (1..).zip(of) {
+        let kept = Kept {
+            user: Some(mark),
+            team: team.into(),
+            ..kept_of("theirs")
+        };
+        store.keep(
+            CacheKey([at; 32]),
+            Arc::new(kept),
+            Duration::from_secs(3600),
+        );
+    }
+    let keys = |what: &Purge, after, count| {
+        let found = store.meant(what, after, count).into_iter();
+        found.map(|(key, _)| key.0[0]).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&user(None, anna), None, 9), [1, 3, 4]);
+    assert_eq!(keys(&user(None, anna), None, 2), [1, 3]);
+    assert_eq!(keys(&user(None, anna), Some(CacheKey([3; 32])), 2), [4]);
+    assert_eq!(keys(&user(Some("red"), anna), None, 9), [1, 3]);
+    assert_eq!(store.purge(&user(Some("red"), anna)), 2);
+    assert_eq!(store.purge(&user(None, anna)), 1, "the other team's");
+    assert_eq!(store.purge(&user(None, anna)), 0);
+    assert_eq!(store.purge(&user(None, ben)), 1, "nobody else's went");
 }
 
 /// The contract of a [`KeyDirectory`] that knows `known` and not `unknown`.
@@ -172,6 +210,8 @@ pub fn response_of(id: &str, text: &str) -> StoredResponse {
         }],
         output: Vec::new(),
         is_whole: true,
+        user: UserId::new(""),
+        tags: Vec::new(),
     }
 }
 
@@ -222,4 +262,44 @@ pub fn check_response_shelf(shelf: &dyn ResponseShelf) {
     assert!(shelf.find(&ours, "a").is_none(), "and is gone at once");
     assert!(!shelf.remove(&ours, "a"), "once");
     assert!(shelf.find(&theirs, "a").is_some(), "the other team's stays");
+    check_responses_of_somebody(shelf);
+}
+
+/// Somebody's, in pieces and in order, and no one else's.
+fn check_responses_of_somebody(shelf: &dyn ResponseShelf) {
+    let (red, blue) = (TeamId::new("red"), TeamId::new("blue"));
+    for (id, team, user, tag) in [
+        ("a", &red, "anna", "spring"),
+        ("b", &red, "ben", "spring"),
+        ("c", &red, "anna", "summer"),
+        ("a", &blue, "anna", "spring"),
+    ] {
+        let response = StoredResponse {
+            user: user.into(),
+            tags: vec![tag.into()],
+            ..response_of(id, "text")
+        };
+        shelf.keep(team, response);
+    }
+    let of = |who, team: Option<&TeamId>| Subject {
+        who,
+        team: team.cloned(),
+    };
+    let anna = |team| of(Who::User("anna".into()), team);
+    let spring = |team| of(Who::Tag("spring".into()), team);
+    let found = |subject: &Subject, after: Option<(TeamId, String)>, count| {
+        let found = shelf.of_subject(subject, after, count).into_iter();
+        let names = found.map(|(team, it)| format!("{team}/{}", it.id));
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(found(&anna(None), None, 9), ["blue/a", "red/a", "red/c"]);
+    assert_eq!(found(&anna(None), None, 1), ["blue/a"]);
+    let after = Some((blue.clone(), "a".to_owned()));
+    assert_eq!(found(&anna(None), after, 9), ["red/a", "red/c"]);
+    assert_eq!(found(&spring(Some(&red)), None, 9), ["red/a", "red/b"]);
+    assert_eq!(found(&of(Who::User("ann".into()), None), None, 9).len(), 0);
+    assert_eq!(shelf.forget(&anna(Some(&red))), 2);
+    assert_eq!(shelf.forget(&anna(Some(&red))), 0);
+    assert_eq!(shelf.forget(&spring(None)), 2);
+    assert!(shelf.find(&red, "b").is_none() && shelf.find(&blue, "a").is_none());
 }

@@ -17,6 +17,7 @@ mod records;
 mod reuse;
 mod sqlite;
 mod static_keys;
+mod subjects;
 
 pub mod conformance;
 
@@ -41,12 +42,13 @@ pub use quota::{
     SharedCounts, SharedDriver, SharedQuotas, SharedRules, WhenApart,
 };
 pub use records::{
-    RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordDesk, RecordReader, RecordRules,
-    RecordWriter, RecordsState, ShiftFault, Shifted, ShiftedFile, own_records, records_state,
-    shift_records,
+    RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordDesk, RecordEraser, RecordReader,
+    RecordRules, RecordWriter, RecordsState, ShiftFault, Shifted, ShiftedFile, own_records,
+    records_state, shift_records,
 };
 pub use reuse::{
     Clock, ENTRY_OVERHEAD_BYTES, EmbeddedIndex, MemoryIndex, NEIGHBOURS_MAX, REUSE_QUEUE_MAX,
     ReuseFileError, ReuseRules, STATE_BYTES_MAX,
 };
 pub use static_keys::{StaticKeys, digest_key};
+pub use subjects::SubjectSecret;

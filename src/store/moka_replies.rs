@@ -107,6 +107,21 @@ impl CacheStore for MokaReplies {
         self.cache.remove(key).is_some()
     }
 
+    fn meant(
+        &self,
+        what: &Purge,
+        after: Option<CacheKey>,
+        count: usize,
+    ) -> Vec<(CacheKey, Arc<Kept>)> {
+        let meant = self.cache.iter().filter(|(key, entry)| {
+            after.is_none_or(|after| **key > after) && what.takes_kept(&entry.kept)
+        });
+        let mut meant: Vec<_> = meant.map(|(key, entry)| (*key, entry.kept)).collect();
+        meant.sort_unstable_by_key(|(key, _)| *key);
+        meant.truncate(count);
+        meant
+    }
+
     fn purge(&self, what: &Purge) -> u64 {
         let meant = self.cache.iter();
         let meant = meant.filter(|(_, entry)| what.takes_kept(&entry.kept));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{ResponseShelf, StoredResponse, TeamId};
+use domain::{ResponseShelf, StoredResponse, Subject, TeamId};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
@@ -70,6 +70,35 @@ impl ResponseShelf for MokaResponses {
 
     fn remove(&self, team: &TeamId, id: &str) -> bool {
         self.cache.remove(&(team.clone(), Arc::from(id))).is_some()
+    }
+
+    fn of_subject(
+        &self,
+        subject: &Subject,
+        after: Option<(TeamId, String)>,
+        count: usize,
+    ) -> Vec<(TeamId, Arc<StoredResponse>)> {
+        let after = after.map(|(team, id)| (team, Arc::from(id)));
+        let theirs = self.cache.iter().filter(|(key, response)| {
+            after.as_ref().is_none_or(|after| **key > *after) && response.is_of(subject, &key.0)
+        });
+        let mut theirs: Vec<_> = theirs.collect();
+        theirs.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        theirs.truncate(count);
+        let theirs = theirs.into_iter();
+        theirs
+            .map(|(key, response)| (key.0.clone(), response))
+            .collect()
+    }
+
+    fn forget(&self, subject: &Subject) -> u64 {
+        let theirs = self.cache.iter();
+        let theirs = theirs.filter(|(key, response)| response.is_of(subject, &key.0));
+        let keys: Vec<_> = theirs.map(|(key, _)| key).collect();
+        let gone = keys
+            .iter()
+            .filter(|key| self.cache.remove(&***key).is_some());
+        gone.count() as u64
     }
 }
 

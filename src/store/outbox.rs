@@ -40,6 +40,9 @@ pub struct Orphan {
     /// Whose record it is.
     pub replica: String,
     pub record: KeptRecord,
+    /// Of the record, which shows them to nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marks: Option<String>,
 }
 
 /// What the one that counts and the one that writes have in common.
@@ -87,6 +90,7 @@ impl Outbox {
         let orphan = Orphan {
             replica: replica.clone(),
             record: KeptRecord::of(record, record.ended_us),
+            marks: record.marks.as_text(),
         };
         Some(Noted {
             name: name(replica, &orphan.record),
@@ -159,7 +163,13 @@ impl Outbox {
         let mut damaged = Vec::new();
         for (name, text) in found {
             match serde_json::from_str::<Orphan>(&text) {
-                Ok(Orphan { replica, record }) => orphans.entry(replica).or_default().push(record),
+                Ok(orphan) => {
+                    let record = KeptRecord {
+                        marks: orphan.marks,
+                        ..orphan.record
+                    };
+                    orphans.entry(orphan.replica).or_default().push(record);
+                }
                 Err(_) => damaged.push(name),
             }
         }
@@ -204,7 +214,14 @@ mod tests {
         assert_eq!(outbox.note(&ended("a", 7)), None, "it has no name");
         outbox.open("one");
         assert_eq!(outbox.note(&ended("a", 0)), None, "nor has this record");
-        let noted = outbox.note(&ended("a", 7)).unwrap();
+        let marked = ExchangeRecord {
+            marks: domain::Marks {
+                user: Some(domain::Mark([7; domain::Mark::BYTES])),
+                tags: Vec::new(),
+            },
+            ..ended("a", 7)
+        };
+        let noted = outbox.note(&marked).unwrap();
         assert_eq!(noted.name, "one:7:a");
 
         let other = Outbox::default();
@@ -212,7 +229,8 @@ mod tests {
         other.find(vec![(noted.name, noted.text), damaged]);
         assert!(other.has_found());
         let (orphans, damaged) = other.take_found();
-        let record = KeptRecord::of(&ended("a", 7), 7);
+        let record = KeptRecord::of(&marked, 7);
+        assert!(record.marks.is_some());
         assert_eq!(orphans, BTreeMap::from([("one".to_owned(), vec![record])]));
         assert_eq!(damaged, ["two:8:b"]);
         assert!(!other.has_found());

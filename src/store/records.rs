@@ -19,6 +19,7 @@ mod overview;
 mod place;
 mod reader;
 mod reading;
+mod rights;
 mod row;
 mod shared;
 
@@ -29,6 +30,7 @@ pub use desk::{
     RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordDesk, RecordRules, RecordWriter,
 };
 pub use reader::RecordReader;
+pub use rights::RecordEraser;
 pub use shared::{
     RecordsState, ShiftFault, Shifted, ShiftedFile, own_records, records_state, shift_records,
 };

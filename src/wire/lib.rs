@@ -38,7 +38,7 @@ pub use halves::{
 };
 pub use sse::{SseDecoder, SseEvent, SseFault};
 pub use token::{AccessToken, decode_token};
-pub use user::{user_in, user_of};
+pub use user::{may_name_user, user_in, user_of};
 
 #[cfg(test)]
 mod pairs;

@@ -52,6 +52,12 @@ pub fn user_in(body: &[u8]) -> Result<Option<String>, BadRequest> {
     }
 }
 
+/// Whether it is worth the while to look for one in `body`: most name nobody, and may be long.
+#[must_use]
+pub fn may_name_user(body: &[u8]) -> bool {
+    memchr::memmem::find(body, br#""user""#).is_some()
+}
+
 fn text<'a>(fields: &'a Extra, path: &Path<'_>, name: &str) -> Result<Option<&'a str>, BadRequest> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
@@ -127,5 +133,7 @@ mod tests {
         assert_eq!(user_in(b"[5"), Ok(None));
         assert_eq!(user_in(b"[5]"), Ok(None));
         assert!(user_in(br#"{"user": 5}"#).is_err());
+        assert!(may_name_user(br#"{"input": ["a"], "user" : "u"}"#));
+        assert!(!may_name_user(br#"{"input": ["the user"]}"#));
     }
 }

@@ -18,6 +18,7 @@ mod bad_input;
 mod cache;
 mod command_line;
 mod cost;
+mod data;
 mod failures;
 mod ingress;
 mod keys;

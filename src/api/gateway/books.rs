@@ -257,6 +257,7 @@ mod tests {
             key: Some(KeyId::new("edge:branch-7")),
             team: TeamId::new("edge:branch-7"),
             ended_us: 0,
+            marks: domain::Marks::default(),
             model_asked: ModelAlias::new("auto"),
             route: None,
             reason: String::new(),

@@ -10,10 +10,23 @@ use crate::cli::ConfigArgs;
 use crate::config::{self, AdminListen};
 use crate::{banner, client};
 
-/// The server answers at once or not at all.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Longest answer read: some hundred bytes for each of a few models.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// How long an answer may take and be.
+struct Bounds {
+    answer_max: Duration,
+    bytes_max: usize,
+}
+
+/// The server answers at once or not at all, with some hundred bytes for each of a few models.
+const PROMPT: Bounds = Bounds {
+    answer_max: Duration::from_secs(5),
+    bytes_max: 1024 * 1024,
+};
+
+/// It may look through all records, or write them anew; and one response may have some megabytes.
+const PATIENT: Bounds = Bounds {
+    answer_max: Duration::from_secs(900),
+    bytes_max: 64 * 1024 * 1024,
+};
 
 /// The operator's token; a flag would stand in the shell's history and in the list of processes.
 const TOKEN_VARIABLE: &str = "HEDGE_ADMIN_TOKEN";
@@ -66,6 +79,15 @@ impl Admin {
         self.send(Method::POST, path, Some(body))
     }
 
+    /// As [`Admin::post`], of what may take long and be much.
+    ///
+    /// # Errors
+    /// As of [`Admin::get`].
+    pub fn post_patiently(&self, path: &str, body: &Value) -> anyhow::Result<Vec<u8>> {
+        let request = self.request(Method::POST, path, Some(body))?;
+        run(&self.url(path)?, request, &PATIENT)
+    }
+
     /// # Errors
     /// As of [`Admin::get`].
     pub fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Vec<u8>> {
@@ -79,15 +101,24 @@ impl Admin {
     }
 
     fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Vec<u8>> {
-        let url = self.url(path)?;
-        let mut request = self.client.request(method, url.clone());
+        let request = self.request(method, path, body)?;
+        run(&self.url(path)?, request, &PROMPT)
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<RequestBuilder> {
+        let mut request = self.client.request(method, self.url(path)?);
         if let Some(body) = body {
             request = request.json(body);
         }
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        run(&url, request)
+        Ok(request)
     }
 }
 
@@ -114,21 +145,21 @@ fn configured(args: &ConfigArgs) -> anyhow::Result<String> {
     Ok(format!("http://{}", banner::reachable(admin)))
 }
 
-fn run(url: &Url, request: RequestBuilder) -> anyhow::Result<Vec<u8>> {
-    super::runtime()?.block_on(ask(url, request))
+fn run(url: &Url, request: RequestBuilder, bounds: &Bounds) -> anyhow::Result<Vec<u8>> {
+    super::runtime()?.block_on(ask(url, request, bounds))
 }
 
-async fn ask(url: &Url, request: RequestBuilder) -> anyhow::Result<Vec<u8>> {
+async fn ask(url: &Url, request: RequestBuilder, bounds: &Bounds) -> anyhow::Result<Vec<u8>> {
     let mut response = request
-        .timeout(ANSWER_MAX)
+        .timeout(bounds.answer_max)
         .send()
         .await
         .with_context(|| format!("no server answers at {url}"))?;
     let status = response.status();
     let mut text = Vec::new();
     while let Some(more) = response.chunk().await? {
-        if text.len() + more.len() > ANSWER_BYTES_MAX {
-            bail!("{url} answered with more than {ANSWER_BYTES_MAX} bytes");
+        if text.len() + more.len() > bounds.bytes_max {
+            bail!("{url} answered with more than {} bytes", bounds.bytes_max);
         }
         text.extend_from_slice(&more);
     }

@@ -47,7 +47,12 @@ pub fn savings(args: &SavingsArgs) -> anyhow::Result<ExitCode> {
              its configuration with --config",
             reader.place()
         ),
-        Err(fault @ (RecordFault::Busy | RecordFault::Away(_) | RecordFault::Unreadable(_))) => {
+        Err(
+            fault @ (RecordFault::Busy
+            | RecordFault::Unwritten
+            | RecordFault::Away(_)
+            | RecordFault::Unreadable(_)),
+        ) => {
             return Err(anyhow::Error::new(fault))
                 .with_context(|| format!("cannot read {}", reader.place()));
         }

@@ -16,6 +16,7 @@ fn record(model: &str) -> ExchangeRecord {
         key: Some("web".into()),
         team: "shop".into(),
         ended_us: 0,
+        marks: domain::Marks::default(),
         model_asked: "smart".into(),
         route: Some(RouteTaken {
             backend: "cloudy".into(),

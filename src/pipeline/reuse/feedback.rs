@@ -1,6 +1,8 @@
 //! What a caller says an answer was worth.
 
-use domain::{CacheOutcome, Purge, RequestId, TeamId};
+use std::sync::Arc;
+
+use domain::{CacheKey, CacheOutcome, Entry, EntryId, Kept, Purge, RequestId, TeamId};
 
 use super::learner::entry_id;
 use super::{Traced, count};
@@ -101,7 +103,7 @@ impl Pipeline {
     /// Removes kept replies. Gives how many went of exact ones, and of those for other requests.
     pub async fn purge(&self, what: &Purge) -> (u64, u64) {
         let works = self.works();
-        let cache = std::sync::Arc::clone(&works.cache);
+        let cache = Arc::clone(&works.cache);
         let meant = what.clone();
         let exact = tokio::task::spawn_blocking(move || cache.purge(&meant)).await;
         let others = match &works.reuse {
@@ -109,6 +111,28 @@ impl Pipeline {
             None => 0,
         };
         (exact.unwrap_or(0), others)
+    }
+
+    /// What a purge would take of exact replies, in order and after one of them: no more than `count`.
+    pub async fn kept(
+        &self,
+        what: &Purge,
+        after: Option<CacheKey>,
+        count: usize,
+    ) -> Vec<(CacheKey, Arc<Kept>)> {
+        let cache = Arc::clone(&self.works().cache);
+        let meant = what.clone();
+        let found = tokio::task::spawn_blocking(move || cache.meant(&meant, after, count));
+        found.await.unwrap_or_default()
+    }
+
+    /// The same of those for other requests.
+    #[must_use]
+    pub fn entries(&self, what: &Purge, after: Option<EntryId>, count: usize) -> Vec<Arc<Entry>> {
+        match &self.works().reuse {
+            Some(reuse) => reuse.core().index.meant(what, after, count),
+            None => Vec::new(),
+        }
     }
 
     /// What is kept for other requests, and what came of looking; `None` where nothing is.

@@ -157,6 +157,17 @@ impl ReplyIndex for Row {
         (before - entries.len()) as u64
     }
 
+    fn meant(&self, what: &Purge, after: Option<EntryId>, count: usize) -> Vec<Arc<Entry>> {
+        let entries = self.entries.lock().unwrap();
+        let meant = entries.iter().filter(|entry| {
+            after.is_none_or(|after| entry.id > after) && what.takes(entry, SystemTime::now())
+        });
+        let mut meant: Vec<_> = meant.cloned().collect();
+        meant.sort_unstable_by_key(|entry| entry.id);
+        meant.truncate(count);
+        meant
+    }
+
     fn stats(&self) -> ReuseStats {
         ReuseStats {
             entries: self.entries.lock().unwrap().len() as u64,

@@ -127,6 +127,7 @@ fn entry(id: u64, in_each: u64) -> Entry {
             team: "team".into(),
             model: "auto".into(),
             tags: Vec::new(),
+            user: None,
             kept_at: now,
             cost: None,
         },

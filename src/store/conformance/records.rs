@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use domain::{
-    Basis, CacheOutcome, Counterfactual, ExchangeRecord, KeptRecord, MicroUsd, Outcome, RecordName,
-    RecordShelf, RecordSink, RouteTaken, SavedBy, Since, Sum, Tokens, Usage,
+    Basis, CacheOutcome, Counterfactual, ExchangeRecord, KeptRecord, Marks, MicroUsd, Outcome,
+    RecordName, RecordShelf, RecordSink, RouteTaken, SavedBy, Since, Sum, Tokens, Usage,
 };
 
 /// An upstream's answer to `team`: a thousand tokens in and a hundred out, for 70 micro-dollars.
@@ -16,6 +16,7 @@ pub fn record_of(id: &str, team: &str) -> ExchangeRecord {
         request_id: id.into(),
         key: Some("laptop".into()),
         team: team.into(),
+        marks: Marks::default(),
         model_asked: "cloud/big".into(),
         route: Some(RouteTaken {
             backend: "cloud".into(),

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use domain::{
-    Compartment, Entry, EntryId, Evidence, Kept, MicroUsd, Neighbour, Purge, ReplyIndex, WriterId,
+    Compartment, Entry, EntryId, Evidence, Kept, Mark, MicroUsd, Neighbour, Purge, ReplyIndex,
+    Subject, TeamId, Who, WriterId,
 };
 use futures::future::join_all;
 
@@ -50,6 +51,7 @@ pub fn entry_of(bench: &dyn IndexBench, id: u64, angle: f32) -> Entry {
             team: "ours".into(),
             model: "auto".into(),
             tags: vec!["spring".to_owned()],
+            user: None,
             kept_at: bench.now(),
             cost: Some(MicroUsd(12)),
         },
@@ -245,38 +247,71 @@ async fn forgets_in_time(bench: &dyn IndexBench) {
 }
 
 async fn purges_what_is_meant(bench: &dyn IndexBench) {
-    let cases: [(Purge, &[u64]); 8] = [
-        (Purge::Tag("summer".to_owned()), &[1]),
+    let of = |who, team: Option<&str>, mark| {
+        let team = team.map(TeamId::new);
+        Purge::Subject(Subject { who, team }, Mark([mark; Mark::BYTES]))
+    };
+    let user = |team, mark| of(Who::User("unread".into()), team, mark);
+    let tag = |team, tag: &str| of(Who::Tag(tag.into()), team, 0);
+    let cases: [(Purge, &[u64]); 14] = [
+        (Purge::Tag("summer".to_owned()), &[1, 7]),
         (Purge::Tag("summ%".to_owned()), &[]),
         (Purge::Model("other".into()), &[2]),
-        (Purge::Team("theirs".into()), &[3]),
+        (Purge::Team("theirs".into()), &[3, 7]),
         (Purge::Compartment(Compartment([2; 32])), &[4]),
         (Purge::Entry(EntryId(5)), &[5]),
         (Purge::Expired, &[]),
-        (Purge::All, &[0, 1, 2, 3, 4, 5]),
+        (user(None, 6), &[6, 7]),
+        (user(Some("theirs"), 6), &[7]),
+        (user(Some("ours"), 5), &[]),
+        (tag(None, "summer"), &[1, 7]),
+        (tag(Some("ours"), "summer"), &[1]),
+        (tag(None, "summ%"), &[]),
+        (Purge::All, &[0, 1, 2, 3, 4, 5, 6, 7]),
     ];
     for (purge, goes) in cases {
         empty(bench).await;
-        for id in 0..6 {
+        for id in 0..8 {
             let mut entry = entry_of(bench, id, 0.0);
             match id {
                 1 => entry.kept.tags.push("summer".to_owned()),
                 2 => entry.kept.model = "other".into(),
                 3 => entry.kept.team = "theirs".into(),
                 4 => entry.compartment = Compartment([2; 32]),
+                6 => entry.kept.user = Some(Mark([6; Mark::BYTES])),
+                7 => {
+                    entry.kept.tags.push("summer".to_owned());
+                    entry.kept.team = "theirs".into();
+                    entry.kept.user = Some(Mark([6; Mark::BYTES]));
+                }
                 _ => {}
             }
             bench.index().keep(entry);
         }
         bench.settle().await;
+        if !matches!(purge, Purge::Compartment(_) | Purge::Entry(_)) {
+            let meant = |after, count| {
+                let found = bench.index().meant(&purge, after, count).into_iter();
+                found.map(|entry| entry.id.0).collect::<Vec<_>>()
+            };
+            assert_eq!(meant(None, 9), goes, "{purge:?}");
+            let first = goes.iter().take(1).copied();
+            assert_eq!(meant(None, 1), first.collect::<Vec<_>>(), "{purge:?}");
+            let rest = goes.iter().filter(|id| **id > 1).copied();
+            assert_eq!(
+                meant(Some(EntryId(1)), 9),
+                rest.collect::<Vec<_>>(),
+                "{purge:?}"
+            );
+        }
         let count = bench.index().purge(&purge).await;
         assert_eq!(count, goes.len() as u64, "{purge:?}");
         let mut left = ids_near(bench, 1, 0.0, 10).await;
         left.extend(ids_near(bench, 2, 0.0, 10).await);
         left.sort_unstable();
-        let expected: Vec<u64> = (0..6).filter(|id| !goes.contains(id)).collect();
+        let expected: Vec<u64> = (0..8).filter(|id| !goes.contains(id)).collect();
         assert_eq!(left, expected, "{purge:?}");
-        for id in 0..6 {
+        for id in 0..8 {
             let is_there = bench.index().find(EntryId(id)).is_some();
             assert_eq!(is_there, expected.contains(&id), "{purge:?}, by name {id}");
         }

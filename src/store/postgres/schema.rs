@@ -11,7 +11,7 @@ use super::PostgresFault;
 
 /// Each brings the schema forward by one version, all that are missing in one transaction. What was
 /// released is never changed.
-pub const MIGRATIONS: [&str; 2] = [
+pub const MIGRATIONS: [&str; 3] = [
     // Names of records are compared byte by byte, as SQLite does.
     r#"
     CREATE TABLE hedge.records (
@@ -75,6 +75,18 @@ pub const MIGRATIONS: [&str; 2] = [
         before_until_s BIGINT,
         used_day BIGINT
     );
+    "#,
+    // Whose a record is, by marks; the secrets that they are made with, of each replica; and whether
+    // somebody's erasing has yet to write the table anew.
+    r#"
+    ALTER TABLE hedge.records ADD COLUMN marks TEXT COLLATE "C";
+    CREATE TABLE hedge.subject_keys (
+        replica TEXT COLLATE "C" NOT NULL,
+        key BYTEA NOT NULL,
+        made_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+        PRIMARY KEY (replica, key)
+    );
+    CREATE TABLE hedge.scrub (owed BOOLEAN PRIMARY KEY);
     "#,
 ];
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, warn};
 
 use super::place::FilePlace;
-use super::shared::{Mover, SharedPlace, shared};
+use super::shared::{Common, Mover, SharedPlace, shared};
 use crate::{Outbox, PostgresAddress};
 
 /// Records that wait to be written. One more is dropped and counted: some ten seconds of a busy node.
@@ -29,6 +29,9 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// How long who reads waits for the file of a node that only just starts.
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long who erases waits for what is in the queue.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// Between two looks for what is too old or too much.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
@@ -77,6 +80,11 @@ pub struct RecordDesk {
     tally: Arc<Tally>,
     end: watch::Sender<bool>,
     opened: watch::Receiver<bool>,
+    /// Taken into the queue, and of these out of it and on a disk.
+    sent: AtomicU64,
+    settled: watch::Receiver<u64>,
+    /// Where they are shared.
+    common: Option<Arc<Common>>,
 }
 
 /// The driver.
@@ -88,6 +96,7 @@ pub struct RecordWriter {
     end: watch::Receiver<bool>,
     /// Told once the file was opened, or could not be.
     opened: watch::Sender<bool>,
+    settled: watch::Sender<u64>,
     place: Place,
     /// Brings to Postgres what waits for it.
     mover: Option<Mover>,
@@ -140,7 +149,7 @@ impl RecordDesk {
     pub fn new(rules: RecordRules) -> (Arc<Self>, RecordWriter) {
         let tally = Arc::<Tally>::default();
         let place = Place::File(FilePlace::new(rules, Arc::clone(&tally)));
-        Self::of(place, None, tally)
+        Self::of(place, None, None, tally)
     }
 
     /// What takes records, and what writes them into a Postgres that others write to as well. While it
@@ -154,13 +163,20 @@ impl RecordDesk {
     ) -> (Arc<Self>, RecordWriter) {
         let tally = Arc::<Tally>::default();
         let (place, mover) = shared(rules, address, outbox, Arc::clone(&tally));
-        Self::of(Place::Shared(place), Some(mover), tally)
+        let common = Some(place.common());
+        Self::of(Place::Shared(place), Some(mover), common, tally)
     }
 
-    fn of(place: Place, mover: Option<Mover>, tally: Arc<Tally>) -> (Arc<Self>, RecordWriter) {
+    fn of(
+        place: Place,
+        mover: Option<Mover>,
+        common: Option<Arc<Common>>,
+        tally: Arc<Tally>,
+    ) -> (Arc<Self>, RecordWriter) {
         let (desk, inbox) = mpsc::channel(RECORD_QUEUE_MAX);
         let (end, ends) = watch::channel(false);
         let (opens, opened) = watch::channel(false);
+        let (settles, settled) = watch::channel(0);
         let filling = Arc::new(Notify::new());
         let writer = RecordWriter {
             inbox,
@@ -168,6 +184,7 @@ impl RecordDesk {
             tally: Arc::clone(&tally),
             end: ends,
             opened: opens,
+            settled: settles,
             place,
             mover,
         };
@@ -177,6 +194,9 @@ impl RecordDesk {
             tally,
             end,
             opened,
+            sent: AtomicU64::new(0),
+            settled,
+            common,
         };
         (Arc::new(sink), writer)
     }
@@ -204,6 +224,20 @@ impl RecordDesk {
         // After the wait, or where there is no writer any more, reading finds what there is.
         let _ = timeout(OPEN_WAIT_MAX, opened.wait_for(|is_open| *is_open)).await;
     }
+
+    /// Returns once all that was appended before is on a disk, here or there. False where that does not come
+    /// to pass.
+    pub(super) async fn until_settled(&self) -> bool {
+        let sent = self.sent.load(Ordering::Acquire);
+        let mut settled = self.settled.clone();
+        let settling = settled.wait_for(|count| *count >= sent);
+        matches!(timeout(SETTLE_MAX, settling).await, Ok(Ok(_)))
+    }
+
+    /// What is shared with others, where something is.
+    pub(super) fn common(&self) -> Option<&Arc<Common>> {
+        self.common.as_ref()
+    }
 }
 
 impl RecordSink for RecordDesk {
@@ -213,8 +247,9 @@ impl RecordSink for RecordDesk {
             ended_us => ended_us,
         };
         let kept = KeptRecord::of(record, ended_us);
-        if self.desk.try_send(kept).is_err() {
-            self.tally.dropped.fetch_add(1, Ordering::Relaxed);
+        match self.desk.try_send(kept) {
+            Ok(()) => drop(self.sent.fetch_add(1, Ordering::Release)),
+            Err(_) => drop(self.tally.dropped.fetch_add(1, Ordering::Relaxed)),
         }
         if self.desk.capacity() < RECORD_QUEUE_MAX - RECORD_BATCH_MAX {
             self.filling.notify_one();
@@ -300,8 +335,13 @@ impl RecordWriter {
                 () = ended(&mut self.end) => return false,
             }
         }
+        self.settle(batch.len());
         batch.clear();
         true
+    }
+
+    fn settle(&self, count: usize) {
+        self.settled.send_modify(|it| *it += count as u64);
     }
 
     /// Writes what there is, each batch once.
@@ -318,6 +358,7 @@ impl RecordWriter {
                 error!(count = lost, "records were lost: they could not be written");
                 break;
             }
+            self.settle(batch.len());
             batch.clear();
         }
         self.place.close().await;

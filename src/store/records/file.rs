@@ -31,7 +31,8 @@ const LOG_BYTES_KEPT: &str = "8388608";
 
 /// Each brings a file forward by one version, in one transaction. The first makes a new one. What was
 /// released is never changed.
-pub const MIGRATIONS: [&str; 1] = ["
+pub const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE records (
         ended_us INTEGER NOT NULL,
         request_id TEXT NOT NULL,
@@ -65,7 +66,13 @@ pub const MIGRATIONS: [&str; 1] = ["
         rescues INTEGER NOT NULL,
         PRIMARY KEY (ended_us, request_id)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    // Whose it is, by marks, and whether somebody's erasing has yet to write the file anew.
+    "
+    ALTER TABLE records ADD COLUMN marks TEXT;
+    CREATE TABLE scrub (owed INTEGER PRIMARY KEY) STRICT;
+",
+];
 
 /// Why the file cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -113,13 +120,16 @@ fn make(dir: &Path, name: &str) -> io::Result<()> {
     options.open(dir.join(name)).map(drop)
 }
 
-async fn open_whole(dir: &Path, name: &str) -> Result<SqliteConnection, FileError> {
+/// The same of a file that is there, whole.
+pub async fn open_whole(dir: &Path, name: &str) -> Result<SqliteConnection, FileError> {
     let options = SqliteConnectOptions::new()
         .filename(dir.join(name))
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("journal_size_limit", LOG_BYTES_KEPT)
+        // What is removed is overwritten.
+        .pragma("secure_delete", "ON")
         .busy_timeout(BUSY_MAX)
         .disable_statement_logging();
     let mut connection = SqliteConnection::connect_with(&options).await?;

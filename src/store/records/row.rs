@@ -14,10 +14,10 @@ const INSERT: &str = "
         cache, outcome, fault, input_tokens, output_tokens, cached_tokens,
         cache_write_tokens, reasoning_tokens, is_counted, cost_microusd,
         hedge_cost_microusd, made_microusd, counterfactual_microusd, basis, saved_by,
-        masked, first_content_us, took_us, retries, failed, rescues
+        masked, first_content_us, took_us, retries, failed, rescues, marks
     ) ";
 
-const COLUMNS: usize = 30;
+const COLUMNS: usize = 31;
 
 /// Values of one statement, as SQLite is built (`SQLITE_MAX_VARIABLE_NUMBER`).
 const VALUES_MAX: usize = 32_766;
@@ -57,7 +57,8 @@ pub fn insert(batch: &[KeptRecord]) -> QueryBuilder<Sqlite> {
             .push_bind(it.took_us)
             .push_bind(it.retries)
             .push_bind(it.failed)
-            .push_bind(it.rescues);
+            .push_bind(it.rescues)
+            .push_bind(it.marks.clone());
     });
     statement
 }
@@ -96,5 +97,6 @@ pub fn read(row: &impl Columns) -> Result<KeptRecord, sqlx::Error> {
         retries: row.number("retries")?,
         failed: row.number("failed")?,
         rescues: row.number("rescues")?,
+        marks: row.maybe_text("marks")?,
     })
 }

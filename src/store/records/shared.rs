@@ -11,6 +11,7 @@
 //! Whether a batch was taken whose answer was lost nobody knows, so it is sent again. A record's name, its
 //! end's moment, its id and its replica, is written once: what is there already stays.
 
+mod marks;
 mod mover;
 mod place;
 pub(super) mod replica;
@@ -20,7 +21,7 @@ mod waiting;
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 pub use mover::Mover;
 pub use place::SharedPlace;
@@ -34,6 +35,8 @@ pub(super) use waiting::Waiting;
 use super::desk::{RecordRules, Tally};
 use crate::{Outbox, PostgresAddress};
 
+pub(super) use marks::{KnownSecrets, register, word};
+
 /// How Postgres was found last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -45,7 +48,7 @@ enum Standing {
 
 /// What both halves know.
 #[derive(Debug)]
-struct Common {
+pub struct Common {
     rules: RecordRules,
     address: PostgresAddress,
     /// Records whose costs are counted elsewhere.
@@ -54,6 +57,15 @@ struct Common {
     standing: watch::Sender<Standing>,
     /// Told when something was put into the file.
     waiting: Notify,
+    /// Held by who brings a batch from the file to Postgres, and by who changes what is in both.
+    moving: Mutex<()>,
+}
+
+impl Common {
+    /// As long as it is held nothing goes from the file to Postgres.
+    pub(super) async fn hold_still(&self) -> MutexGuard<'_, ()> {
+        self.moving.lock().await
+    }
 }
 
 /// Both halves.
@@ -71,6 +83,7 @@ pub fn shared(
         tally,
         standing,
         waiting: Notify::new(),
+        moving: Mutex::default(),
     });
     (SharedPlace::new(Arc::clone(&common)), Mover::new(common))
 }

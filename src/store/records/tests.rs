@@ -15,6 +15,7 @@ use crate::conformance::{check_record_shelf, record_of};
 use crate::{Calendar, PostgresAddress};
 
 mod kill;
+mod rights;
 mod shared;
 
 /// Longer than anything here takes on a slow machine; reaching it fails the test.

@@ -148,6 +148,10 @@ impl ReplyIndex for EmbeddedIndex {
         self.memory.find(id)
     }
 
+    fn meant(&self, what: &Purge, after: Option<EntryId>, count: usize) -> Vec<Arc<Entry>> {
+        self.memory.meant(what, after, count)
+    }
+
     async fn purge(&self, what: &Purge) -> u64 {
         let count = self.memory.purge(what).await;
         let (done, waits) = oneshot::channel();

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use domain::{Compartment, Entry, EntryId, Evidence, Purge};
+use domain::{Compartment, Entry, EntryId, Evidence, Purge, Subject, TeamId, Who};
 use sqlx::sqlite::{
     SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode,
     SqliteSynchronous,
@@ -288,6 +288,31 @@ impl RowFile {
             Purge::Team(team) => {
                 sqlx::query("DELETE FROM entries WHERE team = ?").bind(team.as_str())
             }
+            // No column says whose it is: the file's form is older.
+            Purge::Subject(
+                Subject {
+                    who: Who::User(_),
+                    team,
+                },
+                mark,
+            ) => sqlx::query(
+                "DELETE FROM entries WHERE (?1 IS NULL OR team = ?1) \
+                 AND json_extract(CAST(entry AS TEXT), '$.kept.user') = ?2",
+            )
+            .bind(team.as_ref().map(TeamId::as_str))
+            .bind(mark.to_string()),
+            Purge::Subject(
+                Subject {
+                    who: Who::Tag(tag),
+                    team,
+                },
+                _,
+            ) => sqlx::query(
+                "DELETE FROM entries WHERE (?1 IS NULL OR team = ?1) \
+                 AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?2)",
+            )
+            .bind(team.as_ref().map(TeamId::as_str))
+            .bind(tag.as_str()),
             Purge::Compartment(compartment) => {
                 sqlx::query("DELETE FROM entries WHERE compartment = ?").bind(&compartment.0[..])
             }

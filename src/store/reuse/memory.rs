@@ -219,7 +219,12 @@ impl MemoryIndex {
                 let ids = drawer.and_then(|it| read(&it).as_ref().map(Drawer::ids));
                 remove(ids.unwrap_or_default())
             }
-            Purge::All | Purge::Expired | Purge::Tag(_) | Purge::Model(_) | Purge::Team(_) => {
+            Purge::All
+            | Purge::Expired
+            | Purge::Tag(_)
+            | Purge::Model(_)
+            | Purge::Team(_)
+            | Purge::Subject(..) => {
                 let mut count = 0;
                 for shard in 0..SHARDS {
                     count += remove(self.entries.matching(shard, |it| what.takes(it, now)));
@@ -316,6 +321,20 @@ impl ReplyIndex for MemoryIndex {
         let drawer = self.drawer(&entry.compartment)?;
         let code = read(&drawer).as_ref()?.code_of(id)?;
         Some(self.whole(&entry, &code))
+    }
+
+    fn meant(&self, what: &Purge, after: Option<EntryId>, count: usize) -> Vec<Arc<Entry>> {
+        let now = self.now();
+        let is_after = |entry: &Entry| after.is_none_or(|after| entry.id > after);
+        let shards = 0..SHARDS;
+        let ids = shards.flat_map(|shard| {
+            self.entries
+                .matching(shard, |it| is_after(it) && what.takes(it, now))
+        });
+        let mut ids: Vec<EntryId> = ids.collect();
+        ids.sort_unstable();
+        let found = ids.into_iter().filter_map(|id| self.entries.find(id));
+        found.take(count).collect()
     }
 
     async fn purge(&self, what: &Purge) -> u64 {

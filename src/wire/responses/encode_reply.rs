@@ -1,7 +1,7 @@
 //! Encodes a reply, as a server: the whole response object, or its stream of events.
 
 use bytes::BytesMut;
-use domain::{ChatEvent, Reply, StoredItem, StoredResponse, TeamShelf};
+use domain::{ChatEvent, Reply, StoredItem, StoredResponse, TeamShelf, UserId};
 use serde_json::{Map, Value, json};
 
 use super::event_sink::EventSink;
@@ -81,6 +81,13 @@ impl Echo {
             fields: repeated,
             previous: None,
         }
+    }
+
+    /// For whom it is, as [`crate::user_of`] reads it.
+    fn user(&self) -> UserId {
+        let names = ["safety_identifier", "user"].into_iter();
+        let mut given = names.filter_map(|name| self.fields.get(name)?.as_str());
+        UserId::new(given.next().unwrap_or_default())
     }
 
     fn thought_form(&self) -> ThoughtForm {
@@ -198,6 +205,9 @@ impl Encoder {
                 input: stored_input(&self.framing.id, input),
                 output,
                 is_whole,
+                user: self.echo.user(),
+                // The shelf knows them.
+                tags: Vec::new(),
             });
         }
         object

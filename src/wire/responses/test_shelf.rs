@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use domain::{ResponseShelf, StoredResponse, TeamId, TeamShelf};
+use domain::{ResponseShelf, StoredResponse, Subject, TeamId, TeamShelf};
 
 #[derive(Clone, Default)]
 pub(super) struct TestShelf(pub Arc<Mutex<HashMap<String, Arc<StoredResponse>>>>);
@@ -20,6 +20,19 @@ impl ResponseShelf for TestShelf {
 
     fn remove(&self, _: &TeamId, id: &str) -> bool {
         self.0.lock().unwrap().remove(id).is_some()
+    }
+
+    fn of_subject(
+        &self,
+        _: &Subject,
+        _: Option<(TeamId, String)>,
+        _: usize,
+    ) -> Vec<(TeamId, Arc<StoredResponse>)> {
+        Vec::new()
+    }
+
+    fn forget(&self, _: &Subject) -> u64 {
+        0
     }
 }
 

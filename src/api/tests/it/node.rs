@@ -215,6 +215,22 @@ impl CacheStore for MapCache {
         kept.retain(|_, kept| !what.takes_kept(kept));
         (before - kept.len()) as u64
     }
+
+    fn meant(
+        &self,
+        what: &Purge,
+        after: Option<CacheKey>,
+        count: usize,
+    ) -> Vec<(CacheKey, Arc<Kept>)> {
+        let kept = self.0.lock().unwrap();
+        let meant = kept
+            .iter()
+            .filter(|(key, kept)| after.is_none_or(|after| **key > after) && what.takes_kept(kept));
+        let mut meant: Vec<_> = meant.map(|(key, kept)| (*key, Arc::clone(kept))).collect();
+        meant.sort_unstable_by_key(|(key, _)| *key);
+        meant.truncate(count);
+        meant
+    }
 }
 
 /// Knows one key, if any.

@@ -1,18 +1,21 @@
 //! Brings to Postgres what waits in the file, and finds out when Postgres is back.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use domain::KeptRecord;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, query_scalar};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::waiting::Waiting;
-use super::{Common, Standing, replica, row};
+use super::{Common, KnownSecrets, Standing, marks, replica, row};
 use crate::records::file::FileError;
 use crate::records::place::{TIDY_ROWS, oldest_us};
+use crate::subjects::SubjectSecret;
 use crate::{Outbox, PostgresFault};
 
 /// Between two tries while Postgres, or the file, cannot be used.
@@ -105,11 +108,12 @@ impl Mover {
             return Ok(false);
         }
         let mut connection = self.common.address.open().await?;
+        marks::register(&mut connection, &self.common.rules.dir).await?;
         self.empty(&mut connection).await?;
         // Where nothing waited, that it can be written was seen when it was opened.
         self.common.enter();
         if let Some(outbox) = outbox {
-            adopt(&outbox, &mut connection).await?;
+            adopt(&outbox, &mut connection, &self.common.rules.dir).await?;
         }
         let has_more = if is_tidying {
             let tidied = timeout(MOVE_MAX, self.tidy(&mut connection)).await;
@@ -133,13 +137,17 @@ impl Mover {
             return Ok(());
         }
         let replica = replica::of(&self.common.rules.dir).map_err(MoveFault::Replica)?;
+        let common = Arc::clone(&self.common);
         let mut moved = 0;
         loop {
+            let _moving = common.moving.lock().await;
             let batch = self.waiting.page(None).await?;
             if batch.is_empty() {
                 break;
             }
-            let sent = timeout(MOVE_MAX, row::insert(connection, &replica, &batch)).await;
+            let secret = SubjectSecret::find(&common.rules.dir).ok().flatten();
+            let sending = bring(connection, secret.as_ref(), &replica, &batch);
+            let sent = timeout(MOVE_MAX, sending).await;
             sent.map_err(|_| PostgresFault::Late)??;
             self.waiting.remove(&batch).await?;
             let count = batch.len() as u64;
@@ -203,7 +211,11 @@ impl Mover {
 }
 
 /// Brings records that replicas which died had not brought. Where that fails they are found again.
-async fn adopt(outbox: &Outbox, connection: &mut PgConnection) -> Result<(), PostgresFault> {
+async fn adopt(
+    outbox: &Outbox,
+    connection: &mut PgConnection,
+    dir: &Path,
+) -> Result<(), PostgresFault> {
     let (orphans, damaged) = outbox.take_found();
     if !damaged.is_empty() {
         let count = damaged.len();
@@ -213,8 +225,17 @@ async fn adopt(outbox: &Outbox, connection: &mut PgConnection) -> Result<(), Pos
         );
         outbox.give_up(damaged);
     }
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    let own = SubjectSecret::find(dir).ok().flatten();
+    let secrets = match &own {
+        Some(own) => Some(KnownSecrets::read(connection, own).await?),
+        None => None,
+    };
     for (replica, records) in orphans {
-        let sent = timeout(MOVE_MAX, row::insert(connection, &replica, &records)).await;
+        let secret = secrets.as_ref().map(|secrets| secrets.of(&replica));
+        let sent = timeout(MOVE_MAX, bring(connection, secret, &replica, &records)).await;
         let count = sent.map_err(|_| PostgresFault::Late)??;
         outbox.written(&replica, &records);
         if count > 0 {
@@ -225,4 +246,23 @@ async fn adopt(outbox: &Outbox, connection: &mut PgConnection) -> Result<(), Pos
         }
     }
     Ok(())
+}
+
+/// Writes what may be there already, also as nobody's: somebody may have been erased since it was sent
+/// first, and `secret` is what its replica marks with.
+async fn bring(
+    connection: &mut PgConnection,
+    secret: Option<&SubjectSecret>,
+    replica: &str,
+    batch: &[KeptRecord],
+) -> Result<u64, sqlx::Error> {
+    let is_marked = batch.iter().any(|record| record.marks.is_some());
+    let Some(secret) = secret.filter(|_| is_marked) else {
+        return row::insert(connection, replica, batch).await;
+    };
+    let batch = marks::without_erased(connection, secret, replica, batch).await?;
+    match batch.is_empty() {
+        true => Ok(0),
+        false => row::insert(connection, replica, &batch).await,
+    }
 }

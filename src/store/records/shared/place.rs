@@ -49,6 +49,10 @@ impl SharedPlace {
         }
     }
 
+    pub fn common(&self) -> Arc<Common> {
+        Arc::clone(&self.common)
+    }
+
     /// Waits a little until it is known whether Postgres is there.
     pub async fn open(&mut self) {
         self.own_folder();

@@ -9,9 +9,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection, query_as, query_scalar};
 use tokio::time::timeout;
 
-use super::replica;
 use super::row::{self, Weight};
 use super::waiting::Waiting;
+use super::{marks, replica};
 use crate::postgres::{MIGRATIONS, server_version, version};
 use crate::records::file::{self, FILE_NAME, FileError, WAITING_NAME};
 use crate::records::hold::Hold;
@@ -90,6 +90,7 @@ pub async fn shift_records(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<Shifted>, ShiftFault> {
     let mut connection = address.open().await?;
+    marks::register(&mut connection, dir).await?;
     let mut shifted = Vec::new();
     for name in [FILE_NAME, WAITING_NAME] {
         let became = shift_file(dir, name, &mut connection, &mut progress).await?;

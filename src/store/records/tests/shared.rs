@@ -474,3 +474,124 @@ async fn a_difference_between_the_sides_is_said_and_nothing_is_removed() {
     assert_eq!(kept(server, "differs").0, 5, "its transaction was undone");
     assert_eq!(own_records(folder.path()).await.unwrap().0, Some(20));
 }
+
+/// How often `needle` is in the table's file.
+fn count_in_table(server: &PostgresServer, database: &str, needle: &str) -> u64 {
+    server.query(database, "CHECKPOINT").unwrap();
+    let sql = format!(
+        "SELECT (octet_length(file) - octet_length(replace(encode(file, 'escape'), '{needle}', '')::bytea))
+             / octet_length('{needle}')
+         FROM (SELECT convert_to(encode(pg_read_binary_file(pg_relation_filepath('hedge.records')),
+             'escape'), 'UTF8') AS file) AS it"
+    );
+    server.query(database, &sql).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_names_somebody_is_gone_from_postgres_and_every_sum_stays() {
+    let Some(server) = common() else { return };
+    let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let address = address(server, "erased");
+    let (own, others) = (
+        rights::secret(),
+        crate::SubjectSecret::open(two.path()).unwrap(),
+    );
+    std::fs::write(one.path().join("subjects.key"), [7; 32]).unwrap();
+    std::fs::set_permissions(
+        one.path().join("subjects.key"),
+        PermissionsExt::from_mode(0o600),
+    )
+    .unwrap();
+    let first = open(rules(one.path()), &address);
+    let second = open(rules(two.path()), &address);
+    for _ in 0..5 {
+        rights::append_for(&first.file, "anna", "red", &[], 100);
+        rights::append_for(&first.file, "ben", "red", &[], 100);
+    }
+    // Each replica marks with a secret of its own.
+    for at in 0..50 {
+        let mut record = record_of(&format!("anna/two-{at}"), "red");
+        record.marks.user = Some(domain::Marker::mark(
+            &others,
+            &domain::Who::User("anna".into()),
+        ));
+        second.file.append(&record);
+    }
+    first.until_done(1_000).await;
+    second.until_done(50).await;
+    let eraser = RecordEraser::shared(Arc::clone(&first.file), one.path(), address.clone(), own);
+    let anna = rights::user("anna", None);
+    let found = domain::RecordRights::of(&eraser, &anna, 1_000, None).await;
+    assert_eq!(found.unwrap().len(), 550);
+    let before = rights::sums(&first.reader).await;
+    let word = rights::word(&anna);
+    assert!(count_in_table(server, "erased", "anna/") >= 550);
+    assert!(count_in_table(server, "erased", &word) >= 500);
+
+    for name in ["' OR 1=1 --", "%", "}", "{\"a\"}"] {
+        let erased = domain::RecordRights::erase(&eraser, &rights::user(name, None)).await;
+        assert_eq!(erased.unwrap().records, 0, "{name}");
+    }
+    let erased = domain::RecordRights::erase(&eraser, &anna).await.unwrap();
+    assert_eq!((erased.records, erased.is_rewritten), (550, true));
+    assert_eq!(count_in_table(server, "erased", "anna"), 0);
+    assert_eq!(count_in_table(server, "erased", &word), 0);
+    assert_eq!(rights::sums(&first.reader).await, before);
+    let ben = domain::RecordRights::of(&eraser, &rights::user("ben", None), 1_000, None).await;
+    assert_eq!(ben.unwrap().len(), 500);
+    assert_eq!(kept(server, "erased").0, 1_050);
+    first.close().await;
+    second.close().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_there_and_waits_as_well_is_the_same_once_it_is_nobodys() {
+    let Some(server) = common() else { return };
+    let folder = TempDir::new().unwrap();
+    let dir = folder.path();
+    let address = address(server, "erased_twice");
+    std::fs::write(dir.join("subjects.key"), [7; 32]).unwrap();
+    std::fs::set_permissions(dir.join("subjects.key"), PermissionsExt::from_mode(0o600)).unwrap();
+    let word = rights::word(&rights::user("anna", None));
+    let batch: Vec<KeptRecord> = (0..10)
+        .map(|at| KeptRecord {
+            marks: Some(word.clone()),
+            ..record(at)
+        })
+        .collect();
+    let mut connection = address.open().await.unwrap();
+    let own = replica::of(dir).unwrap();
+    row::insert(&mut connection, &own, &batch).await.unwrap();
+    let mut waiting = Waiting::new(dir, u64::MAX);
+    waiting.append(&batch).await.unwrap();
+    // Nobody brings it meanwhile.
+    let (desk, writer) = RecordDesk::shared(rules(dir), address.clone(), None);
+    let eraser = RecordEraser::shared(Arc::clone(&desk), dir, address.clone(), rights::secret());
+    drop(writer);
+    let anna = rights::user("anna", None);
+    let erased = domain::RecordRights::erase(&eraser, &anna).await.unwrap();
+    assert_eq!(erased.records, 20, "ten of each");
+    let page = waiting.page(None).await.unwrap();
+    assert_eq!(page.len(), 10);
+    row::insert(&mut connection, &own, &page).await.unwrap();
+    assert_eq!(kept(server, "erased_twice").0, 10);
+    // Nor does what somebody has who was not asked, under the names that it had before.
+    let again = TempDir::new().unwrap();
+    for name in ["subjects.key", "replica"] {
+        std::fs::copy(dir.join(name), again.path().join(name)).unwrap();
+    }
+    let mut late = Waiting::new(again.path(), u64::MAX);
+    let new = KeptRecord {
+        marks: Some(word),
+        ..record(99)
+    };
+    late.append(&batch).await.unwrap();
+    late.append(&[new]).await.unwrap();
+    let desk = open(rules(again.path()), &address);
+    eventually("all that waited is brought", async || {
+        late.count().await.unwrap() == 0
+    })
+    .await;
+    assert_eq!(kept(server, "erased_twice").0, 11);
+    desk.close().await;
+}

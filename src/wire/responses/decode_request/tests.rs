@@ -124,6 +124,8 @@ fn kept(id: &str, previous: Option<&str>) -> StoredResponse {
         input: vec![item(format!("msg_{stem}i00"), asked)],
         output: vec![item(format!("msg_{stem}00"), said)],
         is_whole: true,
+        user: "".into(),
+        tags: Vec::new(),
     }
 }
 
