@@ -32,6 +32,8 @@
 //! | carrier | takes requests to an upstream by another way than a connection to it |
 //! | edge, relay | the two ends of the sealed path: who seals requests, and who opens them and asks providers |
 //! | seal | a provider's own token that vouches for a thought or a call, opaque to everybody else |
+//! | attempt | one sign-in of a person that is not over yet |
+//! | identity | who an identity provider says that a person is |
 //! | adapter | small matrices (LoRA) that change what a model of this machine says |
 //! | subject | whose data is meant, when it is to be handed out or removed: a user or a tag |
 //! | mark | stands for a user's name or a tag where the word is not to be kept |
@@ -62,6 +64,7 @@ mod rerank;
 mod resume;
 mod reuse;
 mod sampling;
+mod sign_in;
 mod store;
 mod subject;
 mod template;
@@ -116,6 +119,7 @@ pub use reuse::{
 pub use sampling::{
     Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,
 };
+pub use sign_in::{Attempt, AuthorizationResponse, Identity, IdentityProvider, SignInFault};
 pub use store::{
     CacheKey, CacheStore, KeyDirectory, RecordSink, ResponseShelf, StoredItem, StoredResponse,
     TeamShelf,
