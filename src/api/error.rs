@@ -195,6 +195,10 @@ fn opens_nothing(trouble: KeyTrouble) -> &'static str {
         KeyTrouble::NoToken => {
             "this is the operator's listener; send one of its tokens as `Authorization: Bearer <token>`"
         }
+        KeyTrouble::SignedOut => {
+            "this is the operator's listener; sign in at /admin, or send one of its tokens as \
+             `Authorization: Bearer <token>`"
+        }
     }
 }
 
@@ -216,19 +220,42 @@ pub(crate) fn with_status(status: StatusCode, fault: &Fault) -> Response<Body> {
     response
 }
 
+/// One that a single place knows, in its own words.
+pub(crate) fn refusal_in_words(
+    status: StatusCode,
+    code: &str,
+    words: &str,
+    retry_after: Option<Duration>,
+) -> Response<Body> {
+    let kind = match status.as_u16() {
+        500.. => SERVER,
+        403 => PERMISSION,
+        _ => INVALID_REQUEST,
+    };
+    write(Verdict {
+        retry_after,
+        ..plain(status, kind, Some(code), words)
+    })
+}
+
 /// The same, with a hint that only the place of refusal can know.
 pub(crate) fn refusal_with_hint(fault: &Fault, hint: Option<&str>) -> Response<Body> {
+    let mut verdict = verdict(fault);
+    if let Some(hint) = hint {
+        verdict.body.message.push_str("; ");
+        verdict.body.message.push_str(hint);
+    }
+    write(verdict)
+}
+
+fn write(verdict: Verdict) -> Response<Body> {
     let Verdict {
         status,
-        mut body,
+        body,
         retry_after,
         closes,
         is_final,
-    } = verdict(fault);
-    if let Some(hint) = hint {
-        body.message.push_str("; ");
-        body.message.push_str(hint);
-    }
+    } = verdict;
     let mut response = Response::new(Body::from(body.to_json()));
     *response.status_mut() = status;
     response.extensions_mut().insert(Said(body));

@@ -32,6 +32,32 @@ struct HostName {
     port: Option<u16>,
 }
 
+/// The one place by which browsers know the operator's listener, where it has one: it is served and may
+/// call, whatever a proxy makes of `Host`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Home {
+    origin: String,
+    /// As a browser writes it into `Host`.
+    host: String,
+}
+
+impl Home {
+    pub fn of(origin: &str) -> Self {
+        let origin = origin.to_ascii_lowercase();
+        let (_scheme, host) = origin.split_once("://").unwrap_or_default();
+        let host = host.to_owned();
+        Self { origin, host }
+    }
+
+    pub fn is_origin(&self, origin: &str) -> bool {
+        self.origin.eq_ignore_ascii_case(origin)
+    }
+
+    fn is_host(&self, host: &str) -> bool {
+        self.host.eq_ignore_ascii_case(host)
+    }
+}
+
 impl Gate {
     /// `is_loopback` says whether the listener is bound to a loopback address.
     pub fn new(config: &IngressConfig, is_loopback: bool) -> Self {
@@ -58,14 +84,20 @@ impl Gate {
     ///
     /// # Errors
     /// `BadRequest` for a head that must not occur, `Forbidden` for a host or origin not served.
-    pub fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<HeaderValue>, Fault> {
+    pub fn check(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        home: Option<&Home>,
+    ) -> Result<Option<HeaderValue>, Fault> {
         let host = only(headers, HOST, "Host")?.ok_or_else(|| malformed("Host", "is missing"))?;
         let host_text = host.to_str().unwrap_or_default();
         // An absolute request target overrules `Host` (RFC 9112, section 3.2.2); both must be ours.
         let target = uri
             .authority()
             .map_or(host_text, |authority| authority.as_str());
-        if !(self.serves(host_text) && self.serves(target)) {
+        let serves = |host| self.serves(host) || home.is_some_and(|home| home.is_host(host));
+        if !(serves(host_text) && serves(target)) {
             return Err(Fault::Forbidden { what: FOREIGN_HOST });
         }
         only(headers, AUTHORIZATION, "Authorization")?;
@@ -81,6 +113,9 @@ impl Gate {
         let Some(origin) = only(headers, ORIGIN, "Origin")? else {
             return Ok(None);
         };
+        if home.is_some_and(|home| home.is_origin(origin.to_str().unwrap_or_default())) {
+            return Ok(None);
+        }
         self.check_origin(origin, host_text)
     }
 
@@ -264,6 +299,36 @@ mod tests {
     }
 
     #[test]
+    fn the_home_of_browsers_is_served_under_its_own_name_alone() {
+        let home = Home::of("https://hedge.example:8443");
+        let check = |host: &'static str, origin: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static(host));
+            headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            gate(true).check(&Uri::from_static("/"), &headers, Some(&home))
+        };
+        for (host, origin, passes) in [
+            ("hedge.example:8443", "https://hedge.example:8443", true),
+            ("127.0.0.1:8788", "https://hedge.example:8443", true),
+            ("127.0.0.1:8788", "http://127.0.0.1:8788", true),
+            ("hedge.example", "https://hedge.example:8443", false),
+            ("evil.example", "https://hedge.example:8443", false),
+            ("hedge.example:8443", "https://hedge.example", false),
+            ("hedge.example:8443", "https://evil.example", false),
+            ("hedge.example:8443", "null", false),
+        ] {
+            assert_eq!(check(host, origin).is_ok(), passes, "{host} {origin}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("hedge.example:8443"));
+        assert!(
+            gate(true)
+                .check(&Uri::from_static("/"), &headers, None)
+                .is_err()
+        );
+    }
+
+    #[test]
     fn a_star_serves_every_name_and_every_page() {
         let config = IngressConfig {
             hosts: vec!["*".into()],
@@ -273,7 +338,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_static("any.example"));
         headers.insert(ORIGIN, HeaderValue::from_static("https://page.example"));
-        let invited = Gate::new(&config, true).check(&Uri::from_static("/"), &headers);
+        let invited = Gate::new(&config, true).check(&Uri::from_static("/"), &headers, None);
         assert_eq!(
             invited,
             Ok(Some(HeaderValue::from_static("https://page.example")))

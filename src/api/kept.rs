@@ -164,7 +164,7 @@ pub(crate) async fn purge(
             let (exact, entries) = api.pipeline.purge(&what).await;
             if let Some(log) = log {
                 let (id, at) = (told(&what), SystemTime::now());
-                let who = operator.0.to_string();
+                let who = operator.name.to_string();
                 let what = "cache.purge";
                 log.note(AdminChange { at, who, what, id }).await;
             }

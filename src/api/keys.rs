@@ -275,7 +275,7 @@ async fn done(
     change: Result<KeyChange, Refused>,
     status: StatusCode,
 ) -> Answer {
-    let changed = desk(api)?.change(&operator.0, change?).await?;
+    let changed = desk(api)?.change(&operator.name, change?).await?;
     Ok(match changed {
         Changed::Secret(made) => {
             let mut response = json(status, &made);

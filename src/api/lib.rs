@@ -56,6 +56,7 @@ mod router;
 mod seats;
 mod server;
 mod service;
+mod sign_in;
 mod sse;
 mod tally;
 
@@ -70,3 +71,4 @@ pub use operators::{AdminToken, AdminTokens, Role};
 pub use probes::Scrape;
 pub use rights::{ErasedView, ExportView, Rights};
 pub use server::Api;
+pub use sign_in::{NamedBy, RoleGrant, RoleHolder, SessionRules, SignIn, SignInRules};

@@ -1,35 +1,51 @@
-//! Who may use the operator's listener: everybody who reaches it where there are no tokens, and it is on
-//! loopback then; else who shows one, and does no more than its role lets him.
+//! Who may use the operator's listener: everybody who reaches it where there are neither tokens nor sign-in,
+//! and it is on loopback then; else who shows a token or is signed in, and does no more than his role lets him.
 
 use std::fmt;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::Extension;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use domain::{Fault, KeyDigest, KeyTrouble};
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, Response};
+use http::header::{AUTHORIZATION, ORIGIN, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use pipeline::Pipeline;
+use serde::Serialize;
 use subtle::ConstantTimeEq;
 
 use crate::auth::{digest, key};
 use crate::error::refusal;
+use crate::models::json;
 use crate::rights::ERASE_PATH;
+use crate::sign_in::{CALLBACK_PATH, LOGIN_PATH, LOGOUT_PATH, SIGNED_OUT_PATH, SignIn, to_sign_in};
 
 /// In whose name things are changed where no token is asked for.
 const LOOPBACK: &str = "loopback";
+/// Whoever is on the way to be signed in, and changes nothing.
+const NOBODY: &str = "nobody";
 
 /// What orchestrators ask, who have no token.
 const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+/// What somebody sees who is not signed in yet, or no more, where people sign in.
+const SIGN_IN_PATHS: [&str; 4] = [
+    LOGIN_PATH,
+    CALLBACK_PATH,
+    SIGNED_OUT_PATH,
+    "/admin/page.css",
+];
+/// A browser that comes here without a session is sent to get one.
+const PAGE_PATH: &str = "/admin";
 
-const MAY_NOT: &str = "this token's role is `viewer`, which may look and change nothing; send one whose \
-                       role is `operator`";
+const MAY_NOT: &str = "your role is `viewer`, which may look and change nothing; it takes the role \
+                       `operator`";
+const FOREIGN_PAGE: &str = "a session changes something only from the page at `admin.oidc.redirect_url`'s \
+                            origin, which the Origin header must name; send a token from elsewhere";
 
-const NOT_OWNER: &str = "removing what is somebody's takes a token whose role is `owner`, and this one's is \
-                         less";
+const NOT_OWNER: &str = "removing what is somebody's takes the role `owner`, and yours is less";
 
-/// What a token lets do, each more than the one before.
+/// What somebody may do, each more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Looks.
@@ -77,54 +93,200 @@ impl fmt::Debug for AdminTokens {
     }
 }
 
-/// In whose name something is changed.
-#[derive(Clone, Debug)]
-pub(crate) struct Operator(pub Arc<str>);
+/// In whose name something is looked at or changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Operator {
+    pub name: Arc<str>,
+    pub role: Role,
+    known_by: KnownBy,
+}
 
-/// Lets a request to the operator's listener pass.
-///
-/// # Errors
-/// `Unauthenticated` without a token where there are some, or with a caller's key; `Forbidden` where the
-/// role does not let do it.
-pub(crate) fn admit(
-    tokens: &AdminTokens,
-    pipeline: &Pipeline,
+/// How it is known who somebody is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum KnownBy {
+    /// He is on this machine.
+    Loopback,
+    Token,
+    Session,
+}
+
+/// Who asks, as he is told.
+#[derive(Serialize)]
+struct OperatorView<'a> {
+    name: &'a str,
+    role: &'static str,
+    known_by: KnownBy,
+}
+
+impl Operator {
+    pub(crate) fn of_session(name: Arc<str>, role: Role) -> Self {
+        let known_by = KnownBy::Session;
+        Self {
+            name,
+            role,
+            known_by,
+        }
+    }
+
+    fn of_token(token: &AdminToken) -> Self {
+        Self {
+            name: Arc::clone(&token.name),
+            role: token.role,
+            known_by: KnownBy::Token,
+        }
+    }
+
+    fn of_loopback() -> Self {
+        Self {
+            name: LOOPBACK.into(),
+            role: Role::Owner,
+            known_by: KnownBy::Loopback,
+        }
+    }
+
+    pub(crate) fn is_of_session(&self) -> bool {
+        self.known_by == KnownBy::Session
+    }
+
+    fn may(self, method: &Method, path: &str) -> Result<Self, TurnedAway> {
+        let needed = needed(method, path);
+        if self.role >= needed {
+            return Ok(self);
+        }
+        let what = match needed {
+            Role::Owner => NOT_OWNER,
+            Role::Viewer | Role::Operator => MAY_NOT,
+        };
+        Err(TurnedAway::Refused(Fault::Forbidden { what }))
+    }
+}
+
+impl Role {
+    pub(crate) fn as_label(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+/// Why a request does not pass.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum TurnedAway {
+    Refused(Fault),
+    /// The same, where a browser may ask its user for a token.
+    AskedForToken(Fault),
+    /// A browser can get what is missing.
+    ToSignIn,
+}
+
+impl From<Fault> for TurnedAway {
+    fn from(fault: Fault) -> Self {
+        Self::Refused(fault)
+    }
+}
+
+/// Who lets pass.
+pub(crate) struct Doorkeeper<'a> {
+    pub tokens: &'a AdminTokens,
+    pub sign_in: Option<&'a SignIn>,
+    pub pipeline: &'a Pipeline,
+}
+
+impl Doorkeeper<'_> {
+    /// Lets a request to the operator's listener pass.
+    ///
+    /// # Errors
+    /// `Unauthenticated` without a token or session where one is asked for, or with a caller's key;
+    /// `Forbidden` where the role does not let do it, or another page sent a session along.
+    pub(crate) fn admit(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Operator, TurnedAway> {
+        let sent = sent(headers).map(|sent| digest(&sent));
+        if let Some(token) = sent.and_then(|digest| self.tokens.find(&digest)) {
+            return Operator::of_token(token).may(method, path);
+        }
+        if sent.is_some_and(|digest| is_callers(self.pipeline, &digest)) {
+            return Err(self.ask_for_token(KeyTrouble::CallersKey));
+        }
+        if OPEN_PATHS.contains(&path) {
+            return Ok(Operator::of_loopback());
+        }
+        match self.sign_in {
+            Some(sign_in) => signed_in(sign_in, method, path, headers),
+            None if self.tokens.is_empty() => Ok(Operator::of_loopback()),
+            None => Err(self.ask_for_token(KeyTrouble::NoToken)),
+        }
+    }
+
+    /// Where people sign in, a browser's own question for a password would only stand in their way.
+    fn ask_for_token(&self, trouble: KeyTrouble) -> TurnedAway {
+        let fault = Fault::Unauthenticated(trouble);
+        match self.sign_in {
+            Some(_) => TurnedAway::Refused(fault),
+            None => TurnedAway::AskedForToken(fault),
+        }
+    }
+}
+
+fn signed_in(
+    sign_in: &SignIn,
     method: &Method,
     path: &str,
     headers: &HeaderMap,
-) -> Result<Operator, Fault> {
-    let sent = sent(headers).map(|sent| digest(&sent));
-    if let Some(token) = sent.and_then(|digest| tokens.find(&digest)) {
-        let needed = needed(method, path);
-        return match token.role >= needed {
-            true => Ok(Operator(Arc::clone(&token.name))),
-            false if needed == Role::Owner => Err(Fault::Forbidden { what: NOT_OWNER }),
-            false => Err(Fault::Forbidden { what: MAY_NOT }),
-        };
+) -> Result<Operator, TurnedAway> {
+    let is_looking = matches!(*method, Method::GET | Method::HEAD);
+    if is_looking && SIGN_IN_PATHS.contains(&path) {
+        return Ok(Operator::of_session(NOBODY.into(), Role::Viewer));
     }
-    if sent.is_some_and(|digest| is_callers(pipeline, &digest)) {
-        return Err(Fault::Unauthenticated(KeyTrouble::CallersKey));
+    let Some(operator) = sign_in.whose(headers) else {
+        return Err(match is_looking && path == PAGE_PATH {
+            true => TurnedAway::ToSignIn,
+            false => Fault::Unauthenticated(KeyTrouble::SignedOut).into(),
+        });
+    };
+    if !sign_in.is_from_home(method, headers.get(ORIGIN)) {
+        return Err(Fault::Forbidden { what: FOREIGN_PAGE }.into());
     }
-    if tokens.is_empty() || OPEN_PATHS.contains(&path) {
-        return Ok(Operator(LOOPBACK.into()));
-    }
-    Err(Fault::Unauthenticated(KeyTrouble::NoToken))
+    operator.may(method, path)
 }
 
-/// A browser asks its user for a token, and shows it in its own way.
-pub(crate) fn turn_away(fault: &Fault) -> Response<Body> {
-    let mut response = refusal(fault);
-    if matches!(fault, Fault::Unauthenticated(_)) {
-        let basic = HeaderValue::from_static("Basic realm=\"hedge, any name and a token\"");
-        response.headers_mut().append(WWW_AUTHENTICATE, basic);
+impl TurnedAway {
+    pub(crate) fn answer(&self) -> Response<Body> {
+        match self {
+            Self::Refused(fault) => refusal(fault),
+            Self::AskedForToken(fault) => {
+                let mut response = refusal(fault);
+                let basic = HeaderValue::from_static("Basic realm=\"hedge, any name and a token\"");
+                response.headers_mut().append(WWW_AUTHENTICATE, basic);
+                response
+            }
+            Self::ToSignIn => to_sign_in(),
+        }
     }
-    response
+}
+
+/// `/admin/v1/operator`: who asks.
+pub(crate) async fn whoami(Extension(operator): Extension<Operator>) -> Response<Body> {
+    let view = OperatorView {
+        name: &operator.name,
+        role: operator.role.as_label(),
+        known_by: operator.known_by,
+    };
+    json(StatusCode::OK, &view)
 }
 
 /// A path is routed as it is written here, and in no other way.
 fn needed(method: &Method, path: &str) -> Role {
     match *method {
         Method::GET | Method::HEAD => Role::Viewer,
+        // Everybody may end what is his own.
+        _ if path == LOGOUT_PATH => Role::Viewer,
         _ if path == ERASE_PATH => Role::Owner,
         _ => Role::Operator,
     }
@@ -189,6 +351,7 @@ mod tests {
         assert_eq!(needed(&Method::GET, "/admin/v1/keys"), Role::Viewer);
         assert_eq!(needed(&Method::POST, EXPORT_PATH), Role::Operator);
         assert_eq!(needed(&Method::POST, ERASE_PATH), Role::Owner);
+        assert_eq!(needed(&Method::POST, LOGOUT_PATH), Role::Viewer);
     }
 
     #[test]

@@ -94,7 +94,8 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Response<Body> {
 /// On a callers' listener: for a node that this machine's user has to himself. Where callers are told
 /// apart, one does not read there what others use.
 pub(crate) async fn metrics_of_one(State(api): State<Arc<Api>>) -> Response<Body> {
-    if api.pipeline.authenticate(None).is_err() || !api.tokens.load().is_empty() {
+    let is_told_apart = !api.tokens.load().is_empty() || api.sign_in().is_some();
+    if api.pipeline.authenticate(None).is_err() || is_told_apart {
         return refusal_with_hint(&Fault::NotFound, Some(METRICS_ELSEWHERE));
     }
     metrics(State(api)).await

@@ -188,7 +188,7 @@ pub(crate) fn read_query(uri: &Uri, known: &[&str]) -> Result<Asked, Fault> {
 }
 
 /// Undoes percent-encoding, with `+` for a space as forms have it.
-fn decode(text: &str) -> Option<String> {
+pub(crate) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

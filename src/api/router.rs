@@ -14,9 +14,10 @@ use crate::doors::{CHAT_PATH, COMPLETIONS_PATH, GEMINI_PATH, MESSAGES_PATH, chat
 use crate::error::{refusal, refusal_with_hint};
 use crate::rights::{ERASE_PATH, EXPORT_PATH};
 use crate::server::Api;
+use crate::sign_in::{CALLBACK_PATH, LOGIN_PATH, LOGOUT_PATH, SIGNED_OUT_PATH};
 use crate::{
-    failing, kept, keys, limits, loaded, models, ollama, openapi, page, probes, records, responses,
-    rights,
+    failing, kept, keys, limits, loaded, models, ollama, openapi, operators, page, probes, records,
+    responses, rights, sign_in,
 };
 
 /// Which door a listener is.
@@ -40,6 +41,7 @@ const KEY_PATH: &str = "/admin/v1/keys/{name}";
 const ROTATE_PATH: &str = "/admin/v1/keys/{name}/rotate";
 const TEAMS_PATH: &str = "/admin/v1/teams";
 const TEAM_PATH: &str = "/admin/v1/teams/{name}";
+const OPERATOR_PATH: &str = "/admin/v1/operator";
 const CACHE_PATH: &str = "/admin/v1/cache";
 const PURGE_PATH: &str = "/admin/v1/cache/purge";
 const EXPLAIN_PATH: &str = "/admin/v1/cache/requests/{id}";
@@ -110,6 +112,11 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
             .route("/admin", get(page::text).fallback(only_get))
             .route("/admin/page.css", get(page::style).fallback(only_get))
             .route("/admin/page.js", get(page::script).fallback(only_get))
+            .route(OPERATOR_PATH, get(operators::whoami).fallback(only_get))
+            .route(LOGIN_PATH, get(sign_in::login).fallback(only_get))
+            .route(CALLBACK_PATH, get(sign_in::callback).fallback(only_get))
+            .route(SIGNED_OUT_PATH, get(sign_in::signed_out).fallback(only_get))
+            .route(LOGOUT_PATH, post(sign_in::logout).fallback(only_post))
             .route(HEALTH_PATH, get(failing::health).fallback(only_get))
             .route(CACHE_PATH, get(kept::stats).fallback(only_get))
             .route(EXPLAIN_PATH, get(kept::explain).fallback(only_get))
@@ -218,6 +225,9 @@ fn hint(path: &str) -> Option<&'static str> {
         BOARD_PATH => Some("models are shown on the admin listener"),
         RECORDS_PATH | SAVINGS_PATH | OVERVIEW_PATH | "/admin" => {
             Some("records are shown on the admin listener")
+        }
+        OPERATOR_PATH | LOGIN_PATH | LOGOUT_PATH | CALLBACK_PATH | SIGNED_OUT_PATH => {
+            Some("operators are known on the admin listener")
         }
         LIMITS_PATH => Some("limits are shown on the admin listener"),
         _ if path.starts_with(KEYS_PATH) || path.starts_with(TEAMS_PATH) => {

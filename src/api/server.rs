@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use domain::{ChangeLog, KeyDigest, RecordShelf, ResponseShelf};
 use pipeline::Pipeline;
 use tokio::net::TcpListener;
@@ -26,6 +26,7 @@ use crate::operators::AdminTokens;
 use crate::probes::Scrape;
 use crate::rights::Rights;
 use crate::router::Door;
+use crate::sign_in::SignIn;
 use crate::tally::Tally;
 
 /// How long to leave the listener alone when the process is out of descriptors or memory.
@@ -47,6 +48,8 @@ pub struct Api {
     /// `None`: nothing is found or removed by whose it is.
     pub(crate) rights: Option<Rights>,
     pub(crate) tokens: ArcSwap<AdminTokens>,
+    /// `None`: nobody signs in.
+    sign_in: ArcSwapOption<SignIn>,
     pub(crate) ingress: IngressConfig,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) tally: Tally,
@@ -79,6 +82,7 @@ impl Api {
             changes: None,
             rights: None,
             tokens: ArcSwap::default(),
+            sign_in: ArcSwapOption::default(),
             ingress,
             requests: Arc::new(Semaphore::new(requests_max)),
             tally: Tally::default(),
@@ -132,6 +136,15 @@ impl Api {
     /// open to all who reach it.
     pub fn set_tokens(&self, tokens: AdminTokens) {
         self.tokens.store(Arc::new(tokens));
+    }
+
+    /// From the next request on people sign in so. Sessions of another one's are over.
+    pub fn set_sign_in(&self, sign_in: Option<Arc<SignIn>>) {
+        self.sign_in.store(sign_in);
+    }
+
+    pub(crate) fn sign_in(&self) -> Option<Arc<SignIn>> {
+        self.sign_in.load_full()
     }
 
     pub(crate) fn is_admin_token(&self, digest: &KeyDigest) -> bool {

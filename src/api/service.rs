@@ -18,7 +18,7 @@ use crate::doors::{chat_at, refuser, restyle};
 use crate::error::refusal;
 use crate::gate::Gate;
 use crate::line::Signs;
-use crate::operators::Operator;
+use crate::operators::{Doorkeeper, Operator, TurnedAway};
 use crate::reading::Reading;
 use crate::request_id::{self, ExchangeId, REQUEST_ID, X_REQUEST_ID};
 use crate::router::{
@@ -26,9 +26,8 @@ use crate::router::{
     RERANK_PATHS, TEMPLATE_PATH, TOKENIZE_PATH, router,
 };
 use crate::server::Api;
-use crate::{
-    chat, cors, count, embeddings, feedback, moderations, ollama, operators, reading, rerank,
-};
+use crate::sign_in::SignIn;
+use crate::{chat, cors, count, embeddings, feedback, moderations, ollama, reading, rerank};
 
 /// What a connection holds of a request beside what answers it; a test would not see it grow.
 const DECIDING_BYTES_MAX: usize = 4096;
@@ -99,7 +98,12 @@ impl Front {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
-        let origin = match self.gate.check(request.uri(), request.headers()) {
+        let sign_in = match self.door {
+            Door::Admin => self.api.sign_in(),
+            Door::Client { .. } => None,
+        };
+        let home = sign_in.as_ref().map(|it| it.home());
+        let origin = match self.gate.check(request.uri(), request.headers(), home) {
             Ok(origin) => origin,
             Err(fault) => return refusal(&fault),
         };
@@ -107,9 +111,9 @@ impl Front {
         let mut request = request;
         // A browser asks without a token whether its page may ask.
         if self.door == Door::Admin && !(is_preflight && origin.is_some()) {
-            match self.operator(&request) {
+            match self.operator(sign_in.as_deref(), &request) {
                 Ok(operator) => request.extensions_mut().insert(operator),
-                Err(fault) => return operators::turn_away(&fault),
+                Err(away) => return away.answer(),
             };
         }
         let mut response = if is_preflight && origin.is_some() {
@@ -158,10 +162,17 @@ impl Front {
         response
     }
 
-    fn operator<B>(&self, request: &Request<B>) -> Result<Operator, Fault> {
-        let tokens = self.api.tokens.load();
-        let (pipeline, path) = (&self.api.pipeline, request.uri().path());
-        operators::admit(&tokens, pipeline, request.method(), path, request.headers())
+    fn operator<B>(
+        &self,
+        sign_in: Option<&SignIn>,
+        request: &Request<B>,
+    ) -> Result<Operator, TurnedAway> {
+        let doorkeeper = Doorkeeper {
+            tokens: &self.api.tokens.load(),
+            sign_in,
+            pipeline: &self.api.pipeline,
+        };
+        doorkeeper.admit(request.method(), request.uri().path(), request.headers())
     }
 
     fn chat<B>(&self, request: &Request<B>) -> Option<(&'static dyn ServerDialect, Address)> {

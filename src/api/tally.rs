@@ -5,10 +5,41 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use http::StatusCode;
 
+use crate::sign_in::Refused;
+
 /// Every status the error table and the handlers use; others count as `other`.
-const STATUSES: [u16; 19] = [
-    200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 421, 422, 429, 431, 500, 502, 503, 504, 0,
+const STATUSES: [u16; 22] = [
+    200, 204, 303, 400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 431, 500, 501, 502,
+    503, 504, 0,
 ];
+
+/// What comes of sign-ins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SignedIn {
+    Done,
+    Not(Refused),
+}
+
+impl SignedIn {
+    const ALL: [Self; 9] = [
+        Self::Done,
+        Self::Not(Refused::Busy),
+        Self::Not(Refused::Away),
+        Self::Not(Refused::Unusable),
+        Self::Not(Refused::Stale),
+        Self::Not(Refused::Denied),
+        Self::Not(Refused::Unproven),
+        Self::Not(Refused::NoRole),
+        Self::Not(Refused::Unkept),
+    ];
+
+    fn as_label(self) -> &'static str {
+        match self {
+            Self::Done => "signed_in",
+            Self::Not(refused) => refused.as_label(),
+        }
+    }
+}
 
 /// Counters of all doors together.
 #[derive(Debug, Default)]
@@ -17,6 +48,7 @@ pub(crate) struct Tally {
     connections: AtomicI64,
     connections_refused: AtomicU64,
     streams_broken: AtomicU64,
+    sign_ins: [AtomicU64; SignedIn::ALL.len()],
 }
 
 impl Tally {
@@ -32,6 +64,12 @@ impl Tally {
 
     pub fn count_stream_broken(&self) {
         self.streams_broken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_sign_in(&self, came: SignedIn) {
+        if let Some(at) = SignedIn::ALL.iter().position(|known| *known == came) {
+            self.sign_ins[at].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Counts a connection until the guard drops.
@@ -79,6 +117,17 @@ impl Tally {
             out,
             format_args!("hedge_http_streams_broken_total {broken}"),
         );
+        out.push_str("# HELP hedge_http_sign_ins_total Sign-ins by what came of them.\n");
+        out.push_str("# TYPE hedge_http_sign_ins_total counter\n");
+        for (came, count) in SignedIn::ALL.iter().zip(&self.sign_ins) {
+            let (label, count) = (came.as_label(), read(count));
+            if count > 0 {
+                write_line(
+                    out,
+                    format_args!("hedge_http_sign_ins_total{{result=\"{label}\"}} {count}"),
+                );
+            }
+        }
     }
 }
 

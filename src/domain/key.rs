@@ -73,6 +73,8 @@ pub enum KeyTrouble {
     CallersKey,
     /// This is the operator's side, and it is no operator's token, or there is none.
     NoToken,
+    /// The same, where people sign in, and nobody is.
+    SignedOut,
 }
 
 #[cfg(test)]

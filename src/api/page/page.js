@@ -255,6 +255,7 @@ async function ask(path, { isOptional = false } = {}) {
   const answer = await fetch("/admin/" + path, { cache: "no-store" });
   if (answer.ok) return answer.json();
   if (answer.status === 404 && isOptional) return null;
+  if (answer.status === 401) signedOut();
   throw new Error(path.split("?")[0] + " answered with status " + answer.status);
 }
 
@@ -285,6 +286,28 @@ function say(words, look) {
   find("dot").className = "dot " + look;
 }
 
+// The session is over. What was known stays, and whoever wants to know more signs in.
+function signedOut() {
+  const again = make("a", "", "Sign in again");
+  again.href = "/admin";
+  find("who").replaceChildren(again);
+  find("who").hidden = false;
+}
+
+// Who is looking, where he is signed in.
+async function showOperator() {
+  const { name, role, known_by: by } = await ask("v1/operator");
+  if (by !== "session") return;
+  find("operator").textContent = name + " (" + role + ")";
+  find("who").hidden = false;
+}
+
+async function signOut() {
+  const answer = await fetch("/admin/logout", { method: "POST" });
+  if (answer.ok || answer.status === 401) location.assign("/admin/signed-out");
+  else say("Not signed out: logout answered with status " + answer.status, "bad");
+}
+
 let isAsking = false;
 async function refresh() {
   if (isAsking) return;
@@ -295,6 +318,9 @@ async function refresh() {
   else say("Not up to date: " + failed.map((it) => it.reason.message).join("; "), "bad");
 }
 
+find("sign-out").addEventListener("click", signOut);
+// What is wrong the rest says too.
+showOperator().catch(() => {});
 refresh();
 setInterval(() => { if (!document.hidden) refresh(); }, EVERY_MS);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });

@@ -21,5 +21,6 @@ mod prompts;
 mod ranking;
 mod reading;
 mod rest;
+mod sign_in;
 mod stopping;
 mod stream;

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use api::{Api, IngressConfig, Scrape};
+use api::{AdminToken, AdminTokens, Api, IngressConfig, Scrape, SignIn};
 use async_trait::async_trait;
 use domain::{
-    Abilities, Backend, BackendCard, BackendError, BadRequest, CacheKey, CacheStore, ChatEvent,
-    ChatRequest, ChatStream, EmbedInput, Embedder, EmbedderCard, Embeddings, FinishReason, Health,
-    HealthState, Kept, KeyDigest, KeyDirectory, KeyTrouble, ModelCard, Moderation, Outbound,
-    Principal, Purge, ReadToken, RecordSink, Reranker, Scores, Started, TextPart, TextToRead, Tier,
-    Tokenizer, Tokens, Trust, Usage,
+    Abilities, Backend, BackendCard, BackendError, BadRequest, CacheKey, CacheStore, ChangeLog,
+    ChatEvent, ChatRequest, ChatStream, EmbedInput, Embedder, EmbedderCard, Embeddings,
+    FinishReason, Health, HealthState, Kept, KeyDigest, KeyDirectory, KeyTrouble, ModelCard,
+    Moderation, Outbound, Principal, Purge, ReadToken, RecordSink, Reranker, Scores, Started,
+    TextPart, TextToRead, Tier, Tokenizer, Tokens, Trust, Usage,
 };
 use futures::{StreamExt, stream};
 use pipeline::{CacheRules, Parts, Patience, Pipeline, QueueRules, Snapshot};
@@ -266,6 +266,10 @@ pub struct Recipe {
     pub judges: bool,
     pub ingress: IngressConfig,
     pub sinks: Vec<Arc<dyn RecordSink>>,
+    /// Of operators.
+    pub tokens: Vec<AdminToken>,
+    pub sign_in: Option<Arc<SignIn>>,
+    pub changes: Option<Arc<dyn ChangeLog>>,
 }
 
 impl Default for Recipe {
@@ -278,6 +282,9 @@ impl Default for Recipe {
             judges: false,
             ingress: IngressConfig::default(),
             sinks: Vec::new(),
+            tokens: Vec::new(),
+            sign_in: None,
+            changes: None,
         }
     }
 }
@@ -290,6 +297,7 @@ pub struct Built {
 }
 
 pub struct Node {
+    pub api: Arc<Api>,
     pub client: SocketAddr,
     pub admin: SocketAddr,
     pub stop: CancellationToken,
@@ -363,11 +371,14 @@ impl Recipe {
             sinks: self.sinks,
             exchanges_max: 512,
         });
-        let api = Arc::new(Api::new(
-            Arc::new(pipeline),
-            Arc::new(NoScrape),
-            self.ingress,
-        ));
+        let api = Api::new(Arc::new(pipeline), Arc::new(NoScrape), self.ingress);
+        let api = match self.changes {
+            Some(changes) => api.with_changes(changes),
+            None => api,
+        };
+        api.set_tokens(AdminTokens::new(self.tokens));
+        api.set_sign_in(self.sign_in);
+        let api = Arc::new(api);
         let mut recording = JoinSet::new();
         recording.spawn(recorder.run());
         Built {
@@ -390,8 +401,9 @@ impl Recipe {
         serving.spawn(Arc::clone(&api).serve_client(listener, stop.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = listener.local_addr().unwrap();
-        serving.spawn(api.serve_admin(listener, stop.clone()));
+        serving.spawn(Arc::clone(&api).serve_admin(listener, stop.clone()));
         Node {
+            api,
             client,
             admin,
             stop,
