@@ -20,6 +20,7 @@ mod gateway;
 mod grants;
 mod images;
 mod models;
+mod oidc;
 mod overlay;
 mod pools;
 mod prices;
@@ -66,6 +67,7 @@ pub use gateway::GatewaySettings;
 pub use grants::{OwnGrants, TeamGrants, of_key as key_grants, of_team as team_grants};
 pub use images::ImageSettings;
 pub use models::{ModelFile, Stay, model_schema};
+pub use oidc::OidcSettings;
 pub use overlay::Override;
 pub use quotas::QuotaSettings;
 #[cfg(test)]
@@ -97,8 +99,10 @@ pub struct Config {
     /// `None` on a relay that has no callers of its own.
     pub listen: Option<SocketAddr>,
     pub admin: AdminListen,
-    /// Of operators; without any, the admin listener is open to this machine.
+    /// Of operators; without any and without sign-in the admin listener is open to this machine.
     pub admin_tokens: Vec<AdminToken>,
+    /// `None` where nobody signs in.
+    pub oidc: Option<OidcSettings>,
     pub ingress: IngressSettings,
     /// Whether a key is asked for where none is configured.
     pub requires_keys: bool,
@@ -168,12 +172,13 @@ impl Config {
         findings: &mut Findings,
     ) -> Option<Self> {
         let listen = listen(raw, findings);
-        let has_tokens = !raw.admin.tokens.is_empty();
-        let admin = sections::admin(raw.admin.listen.as_deref(), has_tokens, listen, findings);
+        let is_closed = !raw.admin.tokens.is_empty() || raw.admin.oidc.is_some();
+        let admin = sections::admin(raw.admin.listen.as_deref(), is_closed, listen, findings);
         let ingress = sections::ingress(&raw.ingress, findings);
         let quotas = quotas::quotas(raw, findings);
         let keys = sections::keys(&raw.keys, &quotas, around, findings);
         let admin_tokens = sections::tokens(&raw.admin.tokens, &keys, around, findings);
+        let oidc = oidc::oidc(raw, around, findings);
         if let Some(listen) = listen {
             refuse_open(raw, listen, findings);
         }
@@ -228,6 +233,7 @@ impl Config {
             listen,
             admin: admin?,
             admin_tokens,
+            oidc,
             ingress,
             requires_keys: raw.ingress.require_keys,
             keys,

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use api::gateway::{Gateway, GatewayBooks};
-use api::{AdminTokens, Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits, Rights};
+use api::{AdminTokens, Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits, Rights, SignIn};
 use domain::{AuditLog, KeyDirectory, Limit, LimitWatch, Marker, Quotas, RecordRights, RecordSink};
 use futures::future::join_all;
+use oidc::Provider;
 use pipeline::{Parts, Pipeline, Tracer};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
@@ -247,6 +248,7 @@ impl Node {
             .with_desk(Arc::clone(&keys) as _)
             .with_changes(changes);
         api.set_tokens(AdminTokens::new(config.admin_tokens.clone()));
+        api.set_sign_in(sign_in(config, &transport));
         let api = api.with_rights(rights(config, records.as_ref(), &counts));
         let api = match &records {
             Some(records) => api.with_records(Arc::clone(&records.reader) as _),
@@ -436,6 +438,11 @@ impl Node {
                 self.pools.send_replace(assembly.pools().to_vec());
                 let tokens = assembly.config().admin_tokens.clone();
                 self.api.set_tokens(AdminTokens::new(tokens));
+                // As long as nothing of it changes, sessions go on.
+                if assembly.config().oidc != self.assembly.config().oidc {
+                    let sign_in = sign_in(assembly.config(), &self.transport);
+                    self.api.set_sign_in(sign_in);
+                }
                 if let Some(records) = &self.records {
                     let reference = assembly.config().reference.as_ref();
                     let named = reference.map(|it| it.model.clone());
@@ -598,6 +605,13 @@ fn rights(config: &Config, records: Option<&Records>, counts: &Arc<Counts>) -> R
         counts: Arc::new(CountedUsers(Arc::clone(counts))),
         is_marking,
     }
+}
+
+/// With whom operators sign in, and who they are then; `None` where nobody does.
+fn sign_in(config: &Config, transport: &Transport) -> Option<Arc<SignIn>> {
+    let settings = config.oidc.clone()?;
+    let provider = Provider::new(settings.provider, transport.client().clone());
+    Some(Arc::new(SignIn::new(Arc::new(provider), settings.rules)))
 }
 
 /// What sends spans and measures; `None` where nobody is told of any.

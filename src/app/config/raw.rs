@@ -13,6 +13,7 @@ use super::audit::RawAudit;
 use super::events::RawEvents;
 use super::failures::{RawBalance, RawBreaker, RawRetry};
 use super::images::RawImages;
+use super::oidc::RawOidc;
 use super::prices::RawPrice;
 use super::raw_cache::RawCache;
 use super::raw_kv::{FlashAttention, GpuLayers, KvType, KvUnified};
@@ -94,8 +95,11 @@ pub struct RawAdmin {
     /// `ADDR:PORT`. Left out: `127.0.0.1:8788` beside the default client address, `127.0.0.1:8789` at a
     /// relay, otherwise any free port of this machine.
     pub listen: Option<String>,
-    /// Who may use it. With none, everybody on this machine; an address beyond it needs some.
+    /// Who may use it. With neither these nor `oidc`, everybody on this machine; an address beyond it needs some.
     pub tokens: Vec<RawAdminToken>,
+    /// With whom people sign in, beside the tokens. Left out: nobody does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<RawOidc>,
 }
 
 /// An operator's token for the admin listener.

@@ -213,7 +213,7 @@ pub fn address(path: &str, text: &str, findings: &mut Findings) -> Option<Socket
 /// is for those who have a token.
 pub fn admin(
     raw: Option<&str>,
-    has_tokens: bool,
+    is_closed: bool,
     listen: Option<SocketAddr>,
     findings: &mut Findings,
 ) -> Option<AdminListen> {
@@ -233,12 +233,12 @@ pub fn admin(
             "is the same address as `listen`; metrics have a listener of their own",
         );
     }
-    if !address.ip().is_loopback() && !has_tokens {
+    if !address.ip().is_loopback() && !is_closed {
         findings.fault(
             "admin.listen",
             format!(
-                "{address} can be reached from beyond this machine, and there are no admin.tokens; add \
-                 one, or listen on 127.0.0.1"
+                "{address} can be reached from beyond this machine, and there are neither admin.tokens \
+                 nor admin.oidc; add one, or listen on 127.0.0.1"
             ),
         );
     }
@@ -262,6 +262,10 @@ pub fn tokens(
         let name = token.name.as_deref().unwrap_or_default();
         if name.is_empty() || name.len() > 64 || name.contains(char::is_control) {
             let words = "is required: who holds the token, in at most 64 bytes";
+            findings.fault(format!("{path}.name"), words);
+        } else if name.starts_with("oidc:") {
+            let words =
+                "begins as the names of people who signed in do; call the token something else";
             findings.fault(format!("{path}.name"), words);
         } else if tokens.iter().any(|known| *known.name == *name) {
             let words = format!("`{name}` is the name of another token");
@@ -287,15 +291,19 @@ pub fn tokens(
         }
         tokens.push(AdminToken {
             name: name.into(),
-            role: match token.role {
-                RawRole::Viewer => Role::Viewer,
-                RawRole::Operator => Role::Operator,
-                RawRole::Owner => Role::Owner,
-            },
+            role: role(token.role),
             digest,
         });
     }
     tokens
+}
+
+pub fn role(raw: RawRole) -> Role {
+    match raw {
+        RawRole::Viewer => Role::Viewer,
+        RawRole::Operator => Role::Operator,
+        RawRole::Owner => Role::Owner,
+    }
 }
 
 pub fn ingress(raw: &RawIngress, findings: &mut Findings) -> IngressSettings {

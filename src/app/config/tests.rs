@@ -374,6 +374,32 @@ fn a_key_may_be_kept_as_its_digest_alone() {
 }
 
 #[test]
+fn operators_beyond_this_machine_have_tokens_or_sign_in() {
+    let listen = "[admin]\nlisten = '0.0.0.0:8788'\n";
+    let faults = refused(listen, &[]);
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].starts_with("admin.listen: 0.0.0.0:8788 can be reached from beyond"));
+    let token = "tokens = [{ name = 'anna', secret = 'env:TOKEN' }]\n";
+    let sign_in = "[admin.oidc]\nissuer = 'https://login.example'\nclient_id = 'hedge'\n\
+                   client_secret = 'env:TOKEN'\n\
+                   redirect_url = 'https://hedge.example/admin/callback'\n\
+                   roles = [{ role = 'owner', subject = 's-1' }]\n";
+    for either in [token, sign_in] {
+        let (config, warnings) = accepted(&format!("{listen}{either}"), &[("TOKEN", "s3cret")]);
+        assert_eq!(config.oidc.is_some(), either == sign_in);
+        assert_eq!(warnings, Vec::<String>::new());
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+    // Nobody's token is called as people are who sign in.
+    let named = token.replace("anna", "oidc:anna");
+    let faults = refused(&format!("{listen}{named}"), &[("TOKEN", "s3cret")]);
+    assert!(
+        faults[0].starts_with("admin.tokens[0].name: "),
+        "{faults:?}"
+    );
+}
+
+#[test]
 fn addresses_beyond_this_machine_need_keys_or_a_plain_word() {
     let open = "listen = '0.0.0.0:8787'";
     assert!(refused(open, &[])[0].contains("allow_open"));
