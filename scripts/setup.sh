@@ -51,6 +51,7 @@ test)
     need python3-venv python3 -c 'import ensurepip, venv'
     need nodejs have_node
     need npm have npm
+    need openssl have openssl
     need chromium have "${CHROMIUM:-chromium}"
     need redis-server have_redis
     need postgresql have_postgres
