@@ -207,7 +207,7 @@ async fn note(
     let of = team.map_or_else(String::new, |team| format!(" of {team}"));
     log.note(AdminChange {
         at: SystemTime::now(),
-        who: operator.0.to_string(),
+        who: operator.name.to_string(),
         what,
         id: format!("{} {trace}{of}", subject.who.as_label()),
     })
