@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 use tracing::info;
 
 use super::{AWAY_WAIT, BUSY_WAIT, Back, HOME_PATH, LOGIN_PATH, Refused, SignIn};
-use crate::error::{refusal_in_words, refusal_with_hint};
+use crate::error::refusal_in_words;
 use crate::keys::unkept;
 use crate::operators::Operator;
 use crate::page::{Notice, notice};
@@ -170,7 +170,7 @@ pub(crate) fn to_sign_in() -> Response<Body> {
 }
 
 fn absent() -> Response<Body> {
-    refusal_with_hint(&Fault::NotFound, Some(NOT_SET_UP))
+    refusal_in_words(StatusCode::NOT_FOUND, "not_found", NOT_SET_UP, None)
 }
 
 /// State and code stand in the address of some.
