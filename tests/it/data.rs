@@ -171,9 +171,10 @@ async fn nothing_names_somebody_who_was_erased_and_the_money_stays() {
         export(&hedge, json!({"user": ANNA, "team": "default"})).await,
         hers
     );
-    assert_eq!(
-        export(&hedge, json!({"user": ANNA, "team": "red"})).await,
-        [json!(0); 0]
+    assert!(
+        export(&hedge, json!({"user": ANNA, "team": "red"}))
+            .await
+            .is_empty()
     );
     let his = export(&hedge, json!({"user": "ben"})).await;
     assert_eq!((count(&his, "records"), count(&his, "replies")), (3, 3));
@@ -207,7 +208,7 @@ async fn nothing_names_somebody_who_was_erased_and_the_money_stays() {
     assert_eq!(erased, expected);
     assert_eq!(files_with(&data, ANNA), [""; 0]);
     assert_eq!(files_with(&data, ANNA_IN_IDS), [""; 0]);
-    assert_eq!(export(&hedge, json!({"user": ANNA})).await, [json!(0); 0]);
+    assert!(export(&hedge, json!({"user": ANNA})).await.is_empty());
     assert_eq!(
         export(&hedge, json!({"user": "ben"})).await,
         his,
