@@ -301,7 +301,7 @@ tokens = [
     for token in ["the-viewer", "the-operator"] {
         let (code, _, err) = run(token, &["erase", "--yes"], ANNA).await;
         assert_eq!(code, Some(1));
-        assert!(err.contains("role is `owner`"), "{err}");
+        assert!(err.contains("role `owner`"), "{err}");
     }
     // Nobody is there to say yes.
     let (code, _, err) = run("the-owner", &["erase"], ANNA).await;

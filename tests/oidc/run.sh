@@ -14,11 +14,6 @@ if [ ! -x "$hedge" ]; then
     exit 1
 fi
 
-if [ "$(node --version | sed 's/^v\([0-9]*\).*/\1/')" -lt 20 ]; then
-    echo "oidc-provider needs Node 20 or later, and this is $(node --version)" >&2
-    exit 1
-fi
-
 export CHROMIUM=${CHROMIUM:-$(command -v chromium || true)}
 if [ -z "$CHROMIUM" ]; then
     echo "there is no chromium: run scripts/setup.sh test, or name a browser of its kind in CHROMIUM" >&2
