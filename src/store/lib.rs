@@ -15,6 +15,7 @@ mod postgres;
 mod quota;
 mod records;
 mod reuse;
+mod secret_file;
 mod sqlite;
 mod static_keys;
 mod subjects;

@@ -1,9 +1,9 @@
 //! The secret that users' names and tags are marked with.
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use domain::{Mark, Marker, Subject, Who};
@@ -11,10 +11,10 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
 
+use crate::secret_file::{self, SECRET_BYTES};
+
 /// In the folder of the records.
 pub const FILE_NAME: &str = "subjects.key";
-
-const SECRET_BYTES: usize = 32;
 
 /// Bytes of what stands for somebody in the audit log.
 const TRACE_BYTES: usize = 8;
@@ -84,26 +84,11 @@ impl SubjectSecret {
     }
 
     fn read(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let mode = file.metadata()?.permissions().mode();
-        if mode & 0o077 != 0 {
-            let words = "others than its owner may use it; set its mode to 0600";
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
-        }
-        let mut bytes = [0; SECRET_BYTES];
-        file.read_exact(&mut bytes)?;
-        match file.read(&mut [0])? {
-            0 => Ok(Self(bytes)),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+        secret_file::read(path).map(Self)
     }
 
     fn write_new(&self, path: &Path) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let mut file = options.open(path)?;
-        file.write_all(&self.0)?;
-        file.sync_all()
+        secret_file::write_new(path, &self.0)
     }
 
     /// The id that a record has once it is nobody's, in place of the one that its caller may have chosen: for
@@ -164,6 +149,8 @@ impl fmt::Debug for SubjectSecret {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -1,9 +1,7 @@
 //! The secret that keys are hashed with.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::Path;
 
 use domain::KeyDigest;
@@ -11,7 +9,8 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-const SECRET_BYTES: usize = 32;
+use crate::secret_file::{self, SECRET_BYTES};
+
 /// What a file of rows keeps to tell whether a secret is its own. No digest of a key: those are hashed
 /// with nothing before them, and have another length.
 const PROOF_TEXT: &[u8] = b"hedge: the secret of these keys";
@@ -56,18 +55,7 @@ impl TagSecret {
     /// # Errors
     /// It is not there, is none, or others than this user may read it.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let mode = file.metadata()?.permissions().mode();
-        if mode & 0o077 != 0 {
-            let words = "others than its owner may use it; set its mode to 0600";
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
-        }
-        let mut bytes = [0; SECRET_BYTES];
-        file.read_exact(&mut bytes)?;
-        match file.read(&mut [0])? {
-            0 => Ok(Self(bytes)),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+        secret_file::read(path).map(Self)
     }
 
     /// Writes it to a file that is not there yet; it is on the disk when this returns.
@@ -75,13 +63,7 @@ impl TagSecret {
     /// # Errors
     /// There is one, or the disk's.
     pub fn write_new(&self, path: &Path) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let mut file = options.open(path)?;
-        file.write_all(&self.0)?;
-        file.sync_all()?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()
+        secret_file::write_new(path, &self.0)
     }
 
     #[must_use]

@@ -1,0 +1,39 @@
+//! A secret in a file of its own, which is its owner's alone.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+pub const SECRET_BYTES: usize = 32;
+
+/// # Errors
+/// It is not there, is none, or others than this user may read it.
+pub fn read(path: &Path) -> io::Result<[u8; SECRET_BYTES]> {
+    let mut file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o077 != 0 {
+        let words = "others than its owner may use it; set its mode to 0600";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
+    }
+    let mut bytes = [0; SECRET_BYTES];
+    file.read_exact(&mut bytes)?;
+    match file.read(&mut [0])? {
+        0 => Ok(bytes),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Writes a file that is not there yet; it is on the disk when this returns.
+///
+/// # Errors
+/// There is one, or the disk's.
+pub fn write_new(path: &Path, secret: &[u8; SECRET_BYTES]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let mut file = options.open(path)?;
+    file.write_all(secret)?;
+    file.sync_all()?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
