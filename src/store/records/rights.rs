@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use domain::{
     KeptRecord, Marker, RecordFault, RecordName, RecordRights, RecordsErased, Subject, TeamId,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 use super::desk::RecordDesk;
@@ -38,6 +38,9 @@ const ERASE_ROWS: i64 = 1_000;
 
 /// For one page of somebody's records: all there are may have to be looked through.
 const LOOK_MAX: Duration = Duration::from_secs(30);
+
+/// What somebody who comes while another one's are looked for or removed waits for that.
+const TURN_MAX: Duration = Duration::from_secs(30);
 
 /// Of one page.
 const PAGE_MAX: u32 = 1_000;
@@ -106,6 +109,11 @@ impl RecordEraser {
         reading.close().await;
         found.map_err(|error| self.source.fault(error))
     }
+
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>, RecordFault> {
+        let turn = timeout(TURN_MAX, self.turn.lock()).await;
+        turn.map_err(|_| RecordFault::Busy)
+    }
 }
 
 impl fmt::Debug for RecordEraser {
@@ -124,7 +132,7 @@ impl RecordRights for RecordEraser {
         count: u32,
         before: Option<RecordName>,
     ) -> Result<Vec<KeptRecord>, RecordFault> {
-        let _turn = self.turn.try_lock().map_err(|_| RecordFault::Busy)?;
+        let _turn = self.turn().await?;
         self.settle().await?;
         if self.desk.counts().waiting > 0 {
             // Some would be left out.
@@ -140,7 +148,7 @@ impl RecordRights for RecordEraser {
     }
 
     async fn erase(&self, subject: &Subject) -> Result<RecordsErased, RecordFault> {
-        let _turn = self.turn.try_lock().map_err(|_| RecordFault::Busy)?;
+        let _turn = self.turn().await?;
         self.settle().await?;
         // What is on its way from the file to Postgres is in neither as it was.
         let common = self.desk.common().map(Arc::clone);

@@ -260,3 +260,21 @@ async fn what_an_erasing_owes_is_done_by_the_next_one() {
     assert_eq!(count_in(dir, "anna"), 0);
     desk.close().await;
 }
+
+#[tokio::test]
+async fn who_comes_while_another_is_removed_waits() {
+    let folder = TempDir::new().unwrap();
+    let desk = Desk::open(rules(folder.path()));
+    let eraser = RecordEraser::new(Arc::clone(&desk.file), folder.path(), secret());
+    append_for(&desk.file, "anna", "red", &[], 20);
+    append_for(&desk.file, "ben", "red", &[], 10);
+    let (anna, ben) = (user("anna", None), user("ben", None));
+    let (one, two, third) = tokio::join!(
+        eraser.erase(&anna),
+        eraser.erase(&ben),
+        eraser.of(&anna, 10, None)
+    );
+    assert_eq!((one.unwrap().records, two.unwrap().records), (20, 10));
+    assert_eq!(third.unwrap().len(), 0);
+    desk.close().await;
+}
