@@ -91,6 +91,7 @@ name = "of-the-file"
 secret = "sha256:$(printf %s "$SCHEMA_KEY" | sha256sum | cut -d ' ' -f 1)"
 TOML
     fi
+    : >"$scratch/$1.out"
     "$hedge" serve --config "$scratch/$1.toml" >"$scratch/$1.out" 2>"$out/$1.log" &
     children+=($!)
     for _ in $(seq 600); do
