@@ -10,7 +10,7 @@
 //! So a replica that is killed leaves no cost counted without its record, and no record without its cost.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use domain::{ExchangeRecord, KeptRecord};
@@ -189,11 +189,6 @@ fn name(replica: &str, record: &KeptRecord) -> String {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Whoever panicked holding it left a whole list.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An outbox that nobody has opened keeps nothing.
-pub(crate) fn is_open(outbox: Option<&Arc<Outbox>>) -> Option<&Arc<Outbox>> {
-    outbox.filter(|outbox| outbox.is_open())
 }
 
 #[cfg(test)]

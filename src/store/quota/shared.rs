@@ -41,7 +41,7 @@ use tokio::time::timeout;
 
 use super::calendar::Calendar;
 use super::local::{Moment, Settled, Wait};
-use crate::outbox::{Noted, Outbox, is_open};
+use crate::outbox::{Noted, Outbox};
 use book::{Book, Part, Refused};
 use driver::{ASKS_MAX, Ask};
 use script::{Keys, Want};
@@ -327,7 +327,8 @@ impl Desk {
     }
 
     fn outbox(&self) -> Option<&Arc<Outbox>> {
-        is_open(self.outbox.get())
+        // One that nobody has opened keeps nothing.
+        self.outbox.get().filter(|outbox| outbox.is_open())
     }
 
     fn warn(&self, warnings: Vec<LimitWarning>) {
