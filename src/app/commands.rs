@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
-use crate::{causes, terminal};
+use crate::terminal;
 
 /// Runs the command line.
 #[must_use]
@@ -66,7 +66,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 /// The error and its causes, each once.
 fn chain(error: &anyhow::Error) -> String {
-    causes::chain(error.as_ref())
+    domain::chain(error.as_ref())
 }
 
 /// A small runtime for commands that talk to the network and end.

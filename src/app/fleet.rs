@@ -385,7 +385,7 @@ impl Fleet {
 
     fn failed(&self, at: usize, error: LoadError) {
         let is_final = matches!(error, LoadError::Quarantined { .. });
-        let words = crate::causes::chain(&error);
+        let words = domain::chain(&error);
         error!(
             model = self.name(at),
             error = words,

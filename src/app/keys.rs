@@ -302,7 +302,7 @@ async fn open_shared(
             return Err(anyhow::Error::new(fault).context(hint(&copy_dir)));
         }
         Err(fault) => {
-            let (dir, error) = (copy_dir.display(), crate::causes::chain(&fault));
+            let (dir, error) = (copy_dir.display(), domain::chain(&fault));
             warn!(%dir, error, "what was last heard of keys cannot be read; Postgres is asked for it");
             None
         }

@@ -11,7 +11,6 @@ mod commands;
 mod adapters;
 mod assembly;
 mod bundled;
-mod causes;
 mod config;
 mod embedder;
 mod fleet;

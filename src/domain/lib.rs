@@ -41,6 +41,7 @@
 mod audit;
 mod backend;
 mod carrier;
+mod causes;
 mod chat;
 mod embed;
 mod event;
@@ -76,6 +77,7 @@ pub use backend::{
     TimeoutPhase,
 };
 pub use carrier::{Carrier, Delivered, Enough, Parcel};
+pub use causes::chain;
 pub use chat::{
     Audio, ChatRequest, Delivery, Dialect, Effort, Extra, File, Image, Message, OutputFormat, Part,
     Prediction, Reasoning, Role, Sampling, Seal, SealKind, SourceBody, Tool, ToolCall, ToolChoice,

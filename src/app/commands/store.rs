@@ -179,7 +179,7 @@ fn status(place: &RecordPlace, is_json: bool) -> anyhow::Result<ExitCode> {
             }),
             Err(fault) => json!({
                 "address": address.to_string(),
-                "error": crate::causes::chain(fault),
+                "error": domain::chain(fault),
             }),
         });
         serde_json::to_string_pretty(&json!({
@@ -236,10 +236,7 @@ fn in_postgres(state: &Result<RecordsState, store::PostgresFault>) -> Vec<String
     let state = match state {
         Ok(state) => state,
         Err(fault) => {
-            return vec![format!(
-                "  it cannot be asked: {}",
-                crate::causes::chain(fault)
-            )];
+            return vec![format!("  it cannot be asked: {}", domain::chain(fault))];
         }
     };
     let schema = match state.version {

@@ -120,7 +120,7 @@ impl Keeper {
     async fn change(&mut self, who: String, change: KeyChange) -> Result<Changed, DeskFault> {
         if let Err(error) = self.changes.ready().await {
             error!(
-                error = crate::causes::chain(&error),
+                error = domain::chain(&error),
                 "keys and teams stay as they are: the audit log cannot be had"
             );
             return Err(DeskFault::Unkept);
@@ -553,7 +553,7 @@ impl Keeper {
             Err(KeyFault::Away) => return,
             Err(error) => {
                 warn!(
-                    error = crate::causes::chain(&error),
+                    error = domain::chain(&error),
                     "the days on which keys were used cannot be written down"
                 );
                 return;

@@ -69,12 +69,12 @@ impl Place {
                 // Whether it was written shows when it is opened again.
                 *file = None;
                 let path = KeyFile::path(dir);
-                let (path, error) = (path.display(), crate::causes::chain(fault));
+                let (path, error) = (path.display(), domain::chain(fault));
                 error!(%path, error, "keys and teams stay as they are: their file cannot be written");
                 DeskFault::Unkept
             }
             Self::Shared(_) => {
-                let error = crate::causes::chain(fault);
+                let error = domain::chain(fault);
                 warn!(
                     error,
                     "a change of keys or teams was refused: Postgres did not take it"
@@ -136,7 +136,7 @@ impl Shared {
     }
 
     fn unkept(&self, error: &(dyn std::error::Error + 'static)) {
-        let (dir, error) = (self.copy.dir().display(), crate::causes::chain(error));
+        let (dir, error) = (self.copy.dir().display(), domain::chain(error));
         warn!(%dir, error,
             "keys could not be written down here: a start while Postgres is away would go on from older ones");
     }

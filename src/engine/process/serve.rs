@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::frame::{ASK_BYTES_MAX, FrameFault, FrameReader, Outbox, Pen, TELL_BYTES_MAX};
 use super::tenant::{Loaded, Tenant, parse, parsed};
-use super::words::{Ask, Failure, Job, Order, Pulse, Query, Word, chain};
+use super::words::{Ask, Failure, Job, Order, Pulse, Query, Word};
 use crate::load::LoadError;
 use crate::queue::{DraftCount, Stride, Vitals};
 
@@ -78,7 +78,7 @@ where
     let (tenant, driver) = match loaded {
         Ok(loaded) => loaded.settle(),
         Err(error) => {
-            let words = chain(&error);
+            let words = domain::chain(&error);
             tell(&outbox, &Word::Refused { words });
             return Ok(pen.write_all(&outbox).await?);
         }

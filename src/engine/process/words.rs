@@ -1,7 +1,6 @@
 //! What the two processes say to each other, and how failures travel.
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -270,21 +269,6 @@ fn phrase(text: &str) -> &'static str {
     let phrase: &'static str = Box::leak(text.to_owned().into_boxed_str());
     known.insert(phrase);
     phrase
-}
-
-/// The error and its causes, as a reader of the log would see them.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

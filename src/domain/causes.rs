@@ -1,6 +1,7 @@
 //! Errors in words.
 
 /// The error and its causes, each once: causes that their parent already words are left out.
+#[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
