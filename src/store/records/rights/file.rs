@@ -152,7 +152,7 @@ async fn rename(
     secret: &SubjectSecret,
 ) -> Result<u64, FileError> {
     let mut statement: QueryBuilder<Sqlite> = QueryBuilder::new(
-        "UPDATE records SET marks = NULL, request_id = new.column3,
+        "UPDATE OR REPLACE records SET marks = NULL, request_id = new.column3,
              model_asked = CASE place WHEN 'nobody' THEN '' ELSE model_asked END
          FROM (",
     );

@@ -33,6 +33,18 @@ const NAMES: &str = "
         AND string_to_array(marks, ' ') && $4::TEXT[] AND ($5::TEXT IS NULL OR team = $5)
     ORDER BY ended_us, request_id, replica LIMIT $6";
 
+/// Of a record that is there as nobody's already this is a copy.
+const DROP_COPIES: &str = "
+    DELETE FROM hedge.records AS old
+    USING UNNEST($1::BIGINT[], $2::TEXT[], $3::TEXT[], $4::TEXT[])
+        AS new (ended_us, request_id, replica, id)
+    WHERE (old.ended_us, old.request_id, old.replica) = (new.ended_us, new.request_id, new.replica)
+        AND EXISTS (
+            SELECT 1 FROM hedge.records AS there
+            WHERE (there.ended_us, there.request_id, there.replica)
+                = (new.ended_us, new.id, new.replica)
+        )";
+
 const RENAME: &str = "
     UPDATE hedge.records AS old SET marks = NULL, request_id = new.id,
         model_asked = CASE place WHEN 'nobody' THEN '' ELSE model_asked END
@@ -131,15 +143,17 @@ async fn rename_all(
             .into_iter()
             .map(|(_, id, replica)| (id, replica))
             .unzip();
-        let done = query(RENAME)
-            .bind(times)
-            .bind(ids)
-            .bind(replicas)
-            .bind(new)
-            .persistent(false)
-            .execute(&mut *transaction)
-            .await?;
-        erased += done.rows_affected();
+        for change in [DROP_COPIES, RENAME] {
+            let done = query(change)
+                .bind(&times)
+                .bind(&ids)
+                .bind(&replicas)
+                .bind(&new)
+                .persistent(false)
+                .execute(&mut *transaction)
+                .await?;
+            erased += done.rows_affected();
+        }
     }
     if erased > 0 {
         transaction

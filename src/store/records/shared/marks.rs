@@ -8,7 +8,7 @@ use std::path::Path;
 
 use domain::{KeptRecord, Mark, Marker, Who};
 use sqlx::postgres::PgConnection;
-use sqlx::{query, query_as, query_scalar};
+use sqlx::{query, query_as};
 
 use super::replica;
 use crate::subjects::SubjectSecret;
@@ -31,34 +31,33 @@ pub async fn register(connection: &mut PgConnection, dir: &Path) -> Result<(), s
     Ok(())
 }
 
-/// Those of `batch`, as `replica` sent it first, that are not there as nobody's.
-pub async fn without_erased(
+/// Those of `batch`, as `replica` has it, that are not there under another name: as nobody's, or as
+/// somebody's where it was made nobody's here alone.
+pub async fn without_renamed(
     connection: &mut PgConnection,
     secret: &SubjectSecret,
     replica: &str,
     batch: &[KeptRecord],
 ) -> Result<Vec<KeptRecord>, sqlx::Error> {
     let times: Vec<i64> = batch.iter().map(|it| it.ended_us).collect();
-    let ids = batch.iter();
-    let ids = ids.map(|it| secret.nobodys_id(it.ended_us, &it.request_id));
-    let ids: Vec<String> = ids.collect();
-    let erased: HashSet<String> = query_scalar(
-        "SELECT request_id FROM hedge.records
-         JOIN UNNEST($2::BIGINT[], $3::TEXT[]) AS sent (ended_us, request_id)
-             USING (ended_us, request_id)
-         WHERE replica = $1",
+    let there: Vec<(i64, String)> = query_as(
+        "SELECT ended_us, request_id FROM hedge.records WHERE replica = $1 AND ended_us = ANY($2)",
     )
     .bind(replica)
     .bind(times)
-    .bind(ids.clone())
     .persistent(false)
     .fetch_all(connection)
-    .await?
-    .into_iter()
-    .collect();
-    let left = batch.iter().zip(&ids);
-    let left = left.filter(|(_, id)| !erased.contains(*id));
-    Ok(left.map(|(record, _)| record.clone()).collect())
+    .await?;
+    let once_erased = there.iter();
+    let once_erased = once_erased.map(|(ended_us, id)| secret.nobodys_id(*ended_us, id));
+    let once_erased: HashSet<String> = once_erased.collect();
+    let there: HashSet<&str> = there.iter().map(|(_, id)| id.as_str()).collect();
+    let is_renamed = |record: &&KeptRecord| {
+        let nobodys = secret.nobodys_id(record.ended_us, &record.request_id);
+        there.contains(nobodys.as_str()) || once_erased.contains(&record.request_id)
+    };
+    let left = batch.iter().filter(|record| !is_renamed(record));
+    Ok(left.cloned().collect())
 }
 
 /// All that are known.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use domain::KeptRecord;
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection, query_scalar};
+use sqlx::{Connection, Executor, query_scalar};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
@@ -248,21 +248,25 @@ async fn adopt(
     Ok(())
 }
 
-/// Writes what may be there already, also as nobody's: somebody may have been erased since it was sent
-/// first, and `secret` is what its replica marks with.
+/// Writes what may be there already, also under another name: somebody may have been erased there or here
+/// since it was sent first, and `secret` is what its replica marks with.
 async fn bring(
     connection: &mut PgConnection,
     secret: Option<&SubjectSecret>,
     replica: &str,
     batch: &[KeptRecord],
 ) -> Result<u64, sqlx::Error> {
-    let is_marked = batch.iter().any(|record| record.marks.is_some());
-    let Some(secret) = secret.filter(|_| is_marked) else {
+    let Some(secret) = secret else {
         return row::insert(connection, replica, batch).await;
     };
-    let batch = marks::without_erased(connection, secret, replica, batch).await?;
-    match batch.is_empty() {
-        true => Ok(0),
-        false => row::insert(connection, replica, &batch).await,
-    }
+    let mut transaction = connection.begin().await?;
+    // Nobody is erased between the look and the writing.
+    transaction.execute(row::LOCK).await?;
+    let batch = marks::without_renamed(&mut transaction, secret, replica, batch).await?;
+    let count = match batch.is_empty() {
+        true => 0,
+        false => row::insert(&mut transaction, replica, &batch).await?,
+    };
+    transaction.commit().await?;
+    Ok(count)
 }

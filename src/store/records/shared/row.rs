@@ -26,6 +26,9 @@ const INSERT: &str = "
     ON CONFLICT DO NOTHING
 ";
 
+/// As whoever writes to the table has it, and whoever erases there waits for.
+pub const LOCK: &str = "LOCK TABLE hedge.records IN ROW EXCLUSIVE MODE";
+
 /// What is there of a batch, and what it comes to.
 const FOUND: &str = "
     SELECT COUNT(*), COALESCE(SUM(COALESCE(cost_microusd, 0) + hedge_cost_microusd), 0)::BIGINT,

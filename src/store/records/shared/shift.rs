@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use domain::{KeptRecord, RecordFault};
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection, query_as, query_scalar};
+use sqlx::{Connection, Executor, query_as, query_scalar};
 use tokio::time::timeout;
 
 use super::row::{self, Weight};
@@ -16,6 +16,7 @@ use crate::postgres::{MIGRATIONS, server_version, version};
 use crate::records::file::{self, FILE_NAME, FileError, WAITING_NAME};
 use crate::records::hold::Hold;
 use crate::records::reading::{Reading, Source};
+use crate::subjects::SubjectSecret;
 use crate::{PostgresAddress, PostgresFault};
 
 /// For one batch.
@@ -132,6 +133,7 @@ async fn shift_file(
         Err(error) => return Err(folder(error)),
     };
     let replica = replica::of(dir).map_err(folder)?;
+    let secret = SubjectSecret::find(dir).map_err(folder)?;
     let mut waiting = Waiting::called(dir, name, u64::MAX);
     let all = waiting.count().await.map_err(unreadable)?;
     let all = u64::try_from(all).unwrap_or(0);
@@ -144,7 +146,7 @@ async fn shift_file(
         let Some(end) = batch.last() else {
             break;
         };
-        let moving = move_batch(connection, &replica, &batch);
+        let moving = move_batch(connection, secret.as_ref(), &replica, &batch);
         let moved = timeout(BATCH_MAX, moving).await;
         new += moved.map_err(|_| PostgresFault::Late)??;
         weight = weight.plus(Weight::of(&batch));
@@ -164,16 +166,23 @@ async fn shift_file(
     })
 }
 
-/// Writes `batch` and looks whether all of it is there, in one transaction.
+/// Writes `batch` and looks whether all of it is there, in one transaction. What an earlier try moved may
+/// be nobody's there by now.
 async fn move_batch(
     connection: &mut PgConnection,
+    secret: Option<&SubjectSecret>,
     replica: &str,
     batch: &[KeptRecord],
 ) -> Result<u64, ShiftFault> {
     let mut transaction = connection.begin().await?;
-    let new = row::insert(&mut transaction, replica, batch).await?;
-    let found = row::found(&mut transaction, replica, batch).await?;
-    let sent = Weight::of(batch);
+    transaction.execute(row::LOCK).await?;
+    let batch = match secret {
+        Some(secret) => marks::without_renamed(&mut transaction, secret, replica, batch).await?,
+        None => batch.to_vec(),
+    };
+    let new = row::insert(&mut transaction, replica, &batch).await?;
+    let found = row::found(&mut transaction, replica, &batch).await?;
+    let sent = Weight::of(&batch);
     if found != sent {
         return Err(ShiftFault::Differs {
             sent: sent.records,

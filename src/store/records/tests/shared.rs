@@ -595,3 +595,170 @@ async fn a_batch_that_is_there_and_waits_as_well_is_the_same_once_it_is_nobodys(
     assert_eq!(kept(server, "erased_twice").0, 11);
     desk.close().await;
 }
+
+/// A replica's folder with the secret of the tests, and ten records of Anna's.
+fn annas() -> (TempDir, Vec<KeptRecord>) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("subjects.key");
+    std::fs::write(&path, [7; 32]).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    let word = rights::word(&rights::user("anna", None));
+    let batch = (0..10).map(|at| KeptRecord {
+        request_id: format!("anna/{at}"),
+        marks: Some(word.clone()),
+        ..record(at)
+    });
+    (folder, batch.collect())
+}
+
+/// Of a desk that writes nothing.
+fn eraser(dir: &Path, address: &PostgresAddress) -> RecordEraser {
+    let (desk, _) = RecordDesk::shared(rules(dir), address.clone(), None);
+    RecordEraser::shared(desk, dir, address.clone(), rights::secret())
+}
+
+async fn until_none_waits(waiting: &mut Waiting) {
+    eventually("all that waited is brought", async || {
+        waiting.count().await.unwrap() == 0
+    })
+    .await;
+}
+
+/// What was seen: the answer to a batch was lost, Postgres went away, and somebody was erased meanwhile. The
+/// file's records had other names then than Postgres's, so that each was there twice, with its cost; and
+/// erasing failed from then on, since one would have become the other.
+#[tokio::test]
+async fn what_was_made_nobodys_while_postgres_was_away_is_the_same_record_there() {
+    let Some(server) = common() else { return };
+    let (folder, batch) = annas();
+    let dir = folder.path();
+    let address = address(server, "erased_away");
+    let mut connection = address.open().await.unwrap();
+    let own = replica::of(dir).unwrap();
+    row::insert(&mut connection, &own, &batch).await.unwrap();
+    let mut waiting = Waiting::new(dir, u64::MAX);
+    waiting.append(&batch).await.unwrap();
+    let nowhere = "postgres://hedge:word@127.0.0.1:1/nowhere".parse().unwrap();
+    let anna = rights::user("anna", None);
+    let refused = domain::RecordRights::erase(&eraser(dir, &nowhere), &anna).await;
+    assert!(matches!(refused, Err(RecordFault::Away(_))), "{refused:?}");
+    let page = waiting.page(None).await.unwrap();
+    assert!(
+        page.iter().all(|it| it.marks.is_none()),
+        "that much is done"
+    );
+
+    let desk = open(rules(dir), &address);
+    until_none_waits(&mut waiting).await;
+    assert_eq!(kept(server, "erased_away"), (10, 10));
+    let eraser = eraser(dir, &address);
+    let erased = domain::RecordRights::erase(&eraser, &anna).await.unwrap();
+    assert_eq!(erased.records, 10);
+    assert_eq!(kept(server, "erased_away"), (10, 10));
+    assert_eq!(count_in_table(server, "erased_away", "anna"), 0);
+    desk.close().await;
+}
+
+#[tokio::test]
+async fn a_record_that_is_there_twice_is_there_once_when_it_is_nobodys() {
+    let Some(server) = common() else { return };
+    let (folder, mut batch) = annas();
+    let address = address(server, "erased_copies");
+    let mut connection = address.open().await.unwrap();
+    let own = replica::of(folder.path()).unwrap();
+    row::insert(&mut connection, &own, &batch).await.unwrap();
+    for record in &mut batch[..4] {
+        record.request_id = rights::secret().nobodys_id(record.ended_us, &record.request_id);
+        record.marks = None;
+    }
+    row::insert(&mut connection, &own, &batch[..4])
+        .await
+        .unwrap();
+    assert_eq!(kept(server, "erased_copies").0, 14);
+    let eraser = eraser(folder.path(), &address);
+    let anna = rights::user("anna", None);
+    let erased = domain::RecordRights::erase(&eraser, &anna).await.unwrap();
+    assert_eq!((erased.records, erased.is_rewritten), (10, true));
+    assert_eq!(kept(server, "erased_copies"), (10, 10));
+}
+
+/// What was seen: another replica erased between the look whether a batch is there and its writing, which
+/// waited for the lock, and put what had been erased beside it.
+#[tokio::test]
+async fn who_is_erased_while_what_waits_is_brought_is_not_brought_again() {
+    let Some(server) = common() else { return };
+    let (folder, batch) = annas();
+    let dir = folder.path();
+    let address = address(server, "erased_under_way");
+    let mut connection = address.open().await.unwrap();
+    let own = replica::of(dir).unwrap();
+    row::insert(&mut connection, &own, &batch).await.unwrap();
+    let mut waiting = Waiting::new(dir, u64::MAX);
+    waiting.append(&batch).await.unwrap();
+    let mut erasing = connection.begin().await.unwrap();
+    erasing
+        .execute("LOCK TABLE hedge.records IN SHARE ROW EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let desk = open(rules(dir), &address);
+    eventually("what waits is being brought", async || {
+        let sql = "SELECT COUNT(*) FROM pg_locks
+                   WHERE NOT granted AND relation = 'hedge.records'::regclass";
+        server.query("erased_under_way", sql).unwrap() != "0"
+    })
+    .await;
+    for record in &batch {
+        let rename = "UPDATE hedge.records SET marks = NULL, request_id = $1 WHERE request_id = $2";
+        sqlx::query(rename)
+            .bind(rights::secret().nobodys_id(record.ended_us, &record.request_id))
+            .bind(&record.request_id)
+            .execute(&mut *erasing)
+            .await
+            .unwrap();
+    }
+    erasing.commit().await.unwrap();
+    until_none_waits(&mut waiting).await;
+    assert_eq!(kept(server, "erased_under_way"), (10, 10));
+    let named = "SELECT COUNT(*) FROM hedge.records WHERE marks IS NOT NULL";
+    assert_eq!(server.query("erased_under_way", named).unwrap(), "0");
+    desk.close().await;
+}
+
+#[tokio::test]
+async fn what_was_moved_and_is_nobodys_by_now_is_not_moved_again() {
+    let Some(server) = common() else { return };
+    let (folder, batch) = annas();
+    let dir = folder.path();
+    let address = address(server, "moved_erased");
+    let mut own_file = Waiting::called(dir, FILE_NAME, u64::MAX);
+    own_file.append(&batch).await.unwrap();
+    own_file.close().await;
+    let mut connection = address.open().await.unwrap();
+    let own = replica::of(dir).unwrap();
+    // As an earlier try left it that ended after four, and somebody who erased then.
+    row::insert(&mut connection, &own, &batch[..4])
+        .await
+        .unwrap();
+    let elsewhere = TempDir::new().unwrap();
+    for name in ["subjects.key", "replica"] {
+        std::fs::copy(dir.join(name), elsewhere.path().join(name)).unwrap();
+    }
+    let eraser = eraser(elsewhere.path(), &address);
+    let anna = rights::user("anna", None);
+    let erased = domain::RecordRights::erase(&eraser, &anna).await.unwrap();
+    assert_eq!(erased.records, 4);
+    let shifted = shift_records(dir, &address, |_, _| {}).await.unwrap();
+    let became = &shifted[0].became;
+    assert!(
+        matches!(
+            became,
+            ShiftedFile::Moved {
+                records: 10,
+                new: 6,
+                ..
+            }
+        ),
+        "{became:?}"
+    );
+    assert_eq!(kept(server, "moved_erased"), (10, 10));
+}
