@@ -321,8 +321,14 @@ impl RowFile {
             }
         };
         let gone = delete.execute(&mut self.connection).await?.rows_affected();
-        if gone > 0 {
-            let vacuum = sqlx::raw_sql(VACUUM_PAGES);
+        // Pages that were divided, and the journal, have what was in them, also of rows that went before:
+        // of somebody's nothing is to be left.
+        let is_somebodys = matches!(what, Purge::Subject(..));
+        if gone > 0 || is_somebodys {
+            let vacuum = sqlx::raw_sql(match is_somebodys {
+                true => "VACUUM",
+                false => VACUUM_PAGES,
+            });
             vacuum.execute(&mut self.connection).await?;
             // What was removed stands in the journal until that is begun anew.
             let checkpoint = sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)");

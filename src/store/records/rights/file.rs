@@ -66,10 +66,16 @@ pub async fn erase_all(
             }
             Some(Kind::InUse(main)) => {
                 let _hold = Hold::shared(dir, main).map_err(FileError::Unmade)?;
-                erased.records += erase(dir, &name, subject, secret).await?;
+                let mut file = file::open_whole(dir, &name).await?;
+                // What went before, by its age or to Postgres, has left copies as well.
+                owe(&mut file).await?;
+                erased.records += erase(file, subject, secret).await?;
             }
             // What is in it is elsewhere too.
-            Some(Kind::Moved) => drop(erase(dir, &name, subject, secret).await?),
+            Some(Kind::Moved) => {
+                let file = file::open_whole(dir, &name).await?;
+                erase(file, subject, secret).await?;
+            }
             None => {}
         }
     }
@@ -116,12 +122,10 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
 }
 
 async fn erase(
-    dir: &Path,
-    name: &str,
+    mut connection: SqliteConnection,
     subject: &Subject,
     secret: &SubjectSecret,
 ) -> Result<u64, FileError> {
-    let mut connection = file::open_whole(dir, name).await?;
     let word = word(&secret.mark(&subject.who), &subject.who);
     let mut last = (i64::MIN, String::new());
     let mut erased = 0;
@@ -164,13 +168,19 @@ async fn rename(
     statement
         .push(") AS new WHERE records.ended_us = new.column1 AND records.request_id = new.column2");
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    query("INSERT OR IGNORE INTO scrub (owed) VALUES (1)")
-        .execute(&mut *transaction)
-        .await?;
+    owe(&mut transaction).await?;
     let statement = statement.build().persistent(false);
     let done = statement.execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(done.rows_affected())
+}
+
+/// The file is to be written anew, also where this ends before it was.
+async fn owe(connection: &mut SqliteConnection) -> Result<(), FileError> {
+    query("INSERT OR IGNORE INTO scrub (owed) VALUES (1)")
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Writes the file anew where that is owed: pages that were divided, or are free, hold what was in them.

@@ -52,7 +52,7 @@ pub fn append_for(desk: &RecordDesk, name: &str, team: &str, tags: &[&str], coun
 }
 
 /// How often `needle` is in any file of the folder.
-fn count_in(dir: &Path, needle: &str) -> usize {
+pub fn count_in(dir: &Path, needle: &str) -> usize {
     let needle = needle.as_bytes();
     let mut count = 0;
     for name in files(dir) {
@@ -233,6 +233,39 @@ async fn who_reads_meanwhile_is_waited_for() {
     assert_eq!(erased.unwrap().records, 100);
     assert_eq!(count_in(dir, "anna"), 0);
     reader.close().await.unwrap();
+    desk.close().await;
+}
+
+/// What was seen: a record that was too old had gone from the table, and stood in the log and in what pages
+/// had free, where an erasing that found no row left it.
+#[tokio::test]
+async fn what_went_by_its_age_has_left_nothing_either() {
+    let folder = TempDir::new().unwrap();
+    let dir = folder.path();
+    let desk = Desk::open(rules(dir));
+    for _ in 0..10 {
+        append_for(&desk.file, "anna", "red", &[], 100);
+        append_for(&desk.file, "ben", "red", &[], 100);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    desk.until_done(2_000).await;
+    let anna = word(&user("anna", None));
+    let mut file = crate::records::file::open_whole(dir, FILE_NAME)
+        .await
+        .unwrap();
+    let gone = sqlx::query("DELETE FROM records WHERE instr(marks, ?) > 0")
+        .bind(&anna)
+        .execute(&mut file)
+        .await
+        .unwrap();
+    assert_eq!(gone.rows_affected(), 1_000);
+    assert!(count_in(dir, &anna) > 0);
+    let eraser = RecordEraser::new(Arc::clone(&desk.file), dir, secret());
+    let erased = eraser.erase(&user("anna", None)).await.unwrap();
+    assert_eq!((erased.records, erased.is_rewritten), (0, true));
+    assert_eq!((count_in(dir, &anna), count_in(dir, "anna")), (0, 0));
+    assert_eq!(found(&eraser, &user("ben", None)).await.len(), 1_000);
+    file.close().await.unwrap();
     desk.close().await;
 }
 

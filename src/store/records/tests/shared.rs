@@ -724,6 +724,28 @@ async fn who_is_erased_while_what_waits_is_brought_is_not_brought_again() {
     desk.close().await;
 }
 
+/// What was seen: records that had waited were gone from the file once Postgres had them, and stood in its
+/// log, where an erasing that found no row left them.
+#[tokio::test]
+async fn what_waited_once_and_was_brought_has_left_nothing() {
+    let Some(server) = common() else { return };
+    let (folder, batch) = annas();
+    let dir = folder.path();
+    let address = address(server, "erased_waited");
+    let mut waiting = Waiting::new(dir, u64::MAX);
+    waiting.append(&batch).await.unwrap();
+    let desk = open(rules(dir), &address);
+    until_none_waits(&mut waiting).await;
+    assert!(rights::count_in(dir, "anna/") > 0);
+    let eraser = eraser(dir, &address);
+    let anna = rights::user("anna", None);
+    let erased = domain::RecordRights::erase(&eraser, &anna).await.unwrap();
+    assert_eq!((erased.records, erased.is_rewritten), (10, true));
+    assert_eq!(rights::count_in(dir, "anna/"), 0);
+    assert_eq!(rights::count_in(dir, &rights::word(&anna)), 0);
+    desk.close().await;
+}
+
 #[tokio::test]
 async fn what_was_moved_and_is_nobodys_by_now_is_not_moved_again() {
     let Some(server) = common() else { return };

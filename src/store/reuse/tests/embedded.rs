@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use domain::{Compartment, Entry, EntryId, Purge, ReplyIndex};
+use domain::{Compartment, Entry, EntryId, Mark, Purge, ReplyIndex, Subject, Who};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
@@ -155,6 +155,41 @@ async fn its_files_are_its_users_alone_and_what_is_purged_is_not_in_them() {
     let left = bytes(&bench);
     assert!(!holds(&left, "answer 7") && !holds(&left, "question 7"));
     assert!(holds(&left, "answer 8"));
+    bench.close().await;
+}
+
+/// What was seen: entries that had gone before, for want of room or by their time, stood in the journal and in
+/// what pages had free, where somebody's erasing left them.
+#[tokio::test]
+async fn what_was_somebodys_has_left_nothing_in_the_file() {
+    let mut bench = FileBench::new().await;
+    bench.keep(0..700).await;
+    let kept = bench.found(0..700);
+    let gone: Vec<u64> = (0..700).filter(|id| !kept.contains(id)).collect();
+    assert!(gone.len() >= 100, "{} went for want of room", gone.len());
+    let holds = |bench: &FileBench, id: u64| {
+        let text = format!("question {id} ");
+        let mut files = fs::read_dir(bench.folder()).unwrap();
+        files.any(|file| {
+            let bytes = fs::read(file.unwrap().path()).unwrap();
+            bytes.windows(text.len()).any(|it| it == text.as_bytes())
+        })
+    };
+    let left = |bench: &FileBench| gone.iter().filter(|id| holds(bench, **id)).count();
+    assert!(left(&bench) > 0, "or there is nothing to see here");
+    let nobody = Purge::Subject(
+        Subject {
+            who: Who::User("anna".into()),
+            team: None,
+        },
+        Mark([7; Mark::BYTES]),
+    );
+    assert_eq!(bench.own().purge(&nobody).await, 0);
+    assert_eq!(left(&bench), 0);
+    assert!(
+        kept.iter().all(|id| holds(&bench, *id)),
+        "of others all is there"
+    );
     bench.close().await;
 }
 
