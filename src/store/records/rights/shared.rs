@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::{KeptRecord, RecordName, Subject};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor, query, query_as, query_scalar};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{ERASE_ROWS, KnownSecrets, SubjectSecret, read, team};
 use crate::records::shared::register;
@@ -54,6 +54,14 @@ const RENAME: &str = "
 
 /// Where a table's rows are; another one after it was written anew.
 const PLACE: &str = "SELECT pg_relation_filenode('hedge.records')::BIGINT";
+
+/// Whether every transaction sees the row that was changed last: a vacuum notes that of its page.
+const UNSEEN: &str = "SELECT relallvisible > 0 AND relallvisible = relpages FROM pg_class
+    WHERE oid = 'hedge.scrub'::regclass";
+
+/// What transactions that began before somebody was erased are given to end.
+const OLDER_MAX: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 pub async fn find(
     connection: &mut PgConnection,
@@ -180,13 +188,34 @@ async fn scrub(connection: &mut PgConnection) -> Result<bool, PostgresFault> {
         connection.execute("VACUUM hedge.records").await?;
         return Ok(false);
     }
+    let is_unseen = until_unseen(connection).await?;
     let before: i64 = query_scalar(PLACE).fetch_one(&mut *connection).await?;
     connection.execute("VACUUM (FULL) hedge.records").await?;
     let after: i64 = query_scalar(PLACE).fetch_one(&mut *connection).await?;
     // Whoever does not own the table is passed over.
-    if before == after {
+    if before == after || !is_unseen {
         return Ok(false);
     }
     connection.execute("DELETE FROM hedge.scrub").await?;
     Ok(true)
+}
+
+/// Waits until no transaction is left that may see the rows as they were: a table that is written anew has
+/// those too. False where one is there for longer.
+async fn until_unseen(connection: &mut PgConnection) -> Result<bool, PostgresFault> {
+    connection
+        .execute("UPDATE hedge.scrub SET owed = owed")
+        .await?;
+    let mut looks = OLDER_MAX.as_millis() / LOOK_EVERY.as_millis();
+    loop {
+        connection.execute("VACUUM hedge.scrub").await?;
+        if query_scalar(UNSEEN).fetch_one(&mut *connection).await? {
+            return Ok(true);
+        }
+        if looks == 0 {
+            return Ok(false);
+        }
+        looks -= 1;
+        sleep(LOOK_EVERY).await;
+    }
 }

@@ -746,6 +746,36 @@ async fn what_waited_once_and_was_brought_has_left_nothing() {
     desk.close().await;
 }
 
+/// What was seen: a backup's transaction that had begun before saw the rows as they were, so that the table
+/// was written anew with them, and `rewritten` said that nothing was left.
+#[tokio::test]
+async fn a_table_that_somebody_still_sees_as_it_was_is_not_said_to_be_clean() {
+    let Some(server) = common() else { return };
+    let (folder, batch) = annas();
+    let address = address(server, "erased_seen");
+    let mut connection = address.open().await.unwrap();
+    let own = replica::of(folder.path()).unwrap();
+    row::insert(&mut connection, &own, &batch).await.unwrap();
+    let mut older = address.connect().await.unwrap();
+    let mut backup = older
+        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        .await
+        .unwrap();
+    backup
+        .execute("SELECT COUNT(*) FROM hedge.keys")
+        .await
+        .unwrap();
+    let eraser = eraser(folder.path(), &address);
+    let anna = rights::user("anna", None);
+    let erased = domain::RecordRights::erase(&eraser, &anna).await.unwrap();
+    assert_eq!((erased.records, erased.is_rewritten), (10, false));
+    assert!(count_in_table(server, "erased_seen", "anna") > 0);
+    backup.commit().await.unwrap();
+    let erased = domain::RecordRights::erase(&eraser, &anna).await.unwrap();
+    assert_eq!((erased.records, erased.is_rewritten), (0, true));
+    assert_eq!(count_in_table(server, "erased_seen", "anna"), 0);
+}
+
 #[tokio::test]
 async fn what_was_moved_and_is_nobodys_by_now_is_not_moved_again() {
     let Some(server) = common() else { return };
