@@ -107,8 +107,9 @@ async fn put_all(
     rows: &Rows,
     path: &Path,
 ) -> Result<bool, KeyShift> {
-    row::begin(connection, rows.secret.bytes()).await?;
     let mut transaction = connection.begin().await?;
+    // With the rest: under a beginning without its keys others would make theirs.
+    row::begin(&mut transaction, rows.secret.bytes()).await?;
     row::generation_alone(&mut transaction).await?;
     let there = row::read(&mut transaction).await?;
     let is_begun = there.has_made || !there.keys.is_empty() || !there.teams.is_empty();

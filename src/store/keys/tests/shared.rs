@@ -340,3 +340,29 @@ async fn a_file_s_keys_are_moved_once_and_open_under_the_same_secret() {
     assert!(matches!(refused, Err(KeyShift::OtherBeginning { .. })));
     assert!(KeyFile::is_in(other.path()), "and stay where they are");
 }
+
+/// What was seen: moving had given Postgres the file's secret before it failed. A replica made a key under
+/// it, so that the next try took the file's keys for ones that were there, and set the file aside.
+#[tokio::test]
+async fn a_move_that_fails_leaves_no_beginning_under_which_others_make_keys() {
+    let Some(server) = common() else { return };
+    let address = address(server, "moved_half");
+    let folder = TempDir::new().unwrap();
+    let dir = folder.path();
+    let mut file = KeyFile::open(dir, [3; 32]).await.unwrap();
+    put(&mut file, "a").await;
+    file.close().await;
+    drop(address.open().await.unwrap());
+    let full = "ALTER TABLE hedge.keys ADD CONSTRAINT is_full CHECK (FALSE)";
+    server.query("moved_half", full).unwrap();
+    let failed = shift_keys(dir, &address, 5).await;
+    assert!(matches!(failed, Err(KeyShift::Rows(_))), "{failed:?}");
+    let emptied = "ALTER TABLE hedge.keys DROP CONSTRAINT is_full";
+    server.query("moved_half", emptied).unwrap();
+    let mut replica = Replica::over(&address, None).await;
+    put(&mut replica.place, "b").await;
+    let refused = shift_keys(dir, &address, 6).await;
+    let is_refused = matches!(refused, Err(KeyShift::OtherBeginning { .. }));
+    assert!(is_refused, "{refused:?}");
+    assert!(KeyFile::is_in(dir), "its keys are nowhere else");
+}
