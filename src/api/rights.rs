@@ -205,14 +205,13 @@ async fn note(
     let trace = rights(api)?.marker.trace(subject);
     let team = subject.team.as_ref();
     let of = team.map_or_else(String::new, |team| format!(" of {team}"));
-    log.note(AdminChange {
+    let is_written = log.note(AdminChange {
         at: SystemTime::now(),
         who: operator.name.to_string(),
         what,
         id: format!("{} {trace}{of}", subject.who.as_label()),
-    })
-    .await;
-    Ok(())
+    });
+    is_written.await.then_some(()).ok_or(Stopped::Unkept)
 }
 
 async fn erased(api: &Api, operator: &Operator, subject: &Subject) -> Result<ErasedView, Stopped> {

@@ -22,8 +22,9 @@ pub trait ChangeLog: Send + Sync + 'static {
     /// It cannot be had: nothing may be changed unseen.
     async fn ready(&self) -> Result<(), NoLog>;
 
-    /// Returns once the entry outlives this process, or the log has said that it cannot be written.
-    async fn note(&self, change: AdminChange);
+    /// Returns once the entry outlives this process, or the log has said that it cannot be written: then
+    /// gives false, and it may be written later.
+    async fn note(&self, change: AdminChange) -> bool;
 }
 
 /// The log cannot be written.

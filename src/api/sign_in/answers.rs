@@ -70,10 +70,12 @@ async fn signed_in(
     {
         return Err(Refused::Unkept);
     }
+    if !note(api, &operator, "session.begin").await {
+        return Err(Refused::Unkept);
+    }
     let session = sign_in.open(headers, proven);
     let (who, role) = (&operator.name, operator.role.as_label());
     info!(who = &**who, role, "operator signed in");
-    note(api, &operator, "session.begin").await;
     Ok(session)
 }
 
@@ -112,16 +114,18 @@ pub(crate) async fn signed_out(State(api): State<Arc<Api>>) -> Response<Body> {
     notice(StatusCode::OK, &shown)
 }
 
-async fn note(api: &Api, operator: &Operator, what: &'static str) {
-    if let Some(log) = api.changes.as_deref() {
-        log.note(AdminChange {
-            at: SystemTime::now(),
-            who: operator.name.to_string(),
-            what,
-            id: operator.role.as_label().to_owned(),
-        })
-        .await;
-    }
+/// False where it is not written.
+async fn note(api: &Api, operator: &Operator, what: &'static str) -> bool {
+    let Some(log) = api.changes.as_deref() else {
+        return true;
+    };
+    log.note(AdminChange {
+        at: SystemTime::now(),
+        who: operator.name.to_string(),
+        what,
+        id: operator.role.as_label().to_owned(),
+    })
+    .await
 }
 
 /// The fields that are ours; a provider may add others. `None` where one of ours is there twice, or is no

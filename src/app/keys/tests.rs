@@ -31,9 +31,10 @@ impl ChangeLog for Log {
         }
     }
 
-    async fn note(&self, change: AdminChange) {
+    async fn note(&self, change: AdminChange) -> bool {
         let told = format!("{} {} {}", change.who, change.what, change.id);
         self.told.lock().unwrap().push(told);
+        true
     }
 }
 

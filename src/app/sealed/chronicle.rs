@@ -105,13 +105,15 @@ impl ChangeLog for Changes {
         opened.map_err(|error| NoLog(Box::new(error)))
     }
 
-    async fn note(&self, change: AdminChange) {
-        let file = self.0.file.load_full();
-        if let Some(file) = file
-            && !file.note(change).await
-        {
+    async fn note(&self, change: AdminChange) -> bool {
+        let Some(file) = self.0.file.load_full() else {
+            return true;
+        };
+        let is_written = file.note(change).await;
+        if !is_written {
             warn!("an operator's change waits to be written to the audit log");
         }
+        is_written
     }
 }
 

@@ -21,6 +21,7 @@ mod prompts;
 mod ranking;
 mod reading;
 mod rest;
+mod rights;
 mod sign_in;
 mod stopping;
 mod stream;

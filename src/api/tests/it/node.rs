@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use api::{AdminToken, AdminTokens, Api, IngressConfig, Scrape, SignIn};
+use api::{AdminToken, AdminTokens, Api, IngressConfig, Rights, Scrape, SignIn};
 use async_trait::async_trait;
 use domain::{
     Abilities, Backend, BackendCard, BackendError, BadRequest, CacheKey, CacheStore, ChangeLog,
@@ -270,6 +270,7 @@ pub struct Recipe {
     pub tokens: Vec<AdminToken>,
     pub sign_in: Option<Arc<SignIn>>,
     pub changes: Option<Arc<dyn ChangeLog>>,
+    pub rights: Option<Rights>,
 }
 
 impl Default for Recipe {
@@ -285,6 +286,7 @@ impl Default for Recipe {
             tokens: Vec::new(),
             sign_in: None,
             changes: None,
+            rights: None,
         }
     }
 }
@@ -374,6 +376,10 @@ impl Recipe {
         let api = Api::new(Arc::new(pipeline), Arc::new(NoScrape), self.ingress);
         let api = match self.changes {
             Some(changes) => api.with_changes(changes),
+            None => api,
+        };
+        let api = match self.rights {
+            Some(rights) => api.with_rights(rights),
             None => api,
         };
         api.set_tokens(AdminTokens::new(self.tokens));

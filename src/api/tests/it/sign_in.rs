@@ -65,6 +65,8 @@ impl IdentityProvider for Vouches {
 #[derive(Default)]
 struct Log {
     is_broken: bool,
+    /// It was opened while there was room.
+    is_full: bool,
     noted: Mutex<Vec<String>>,
 }
 
@@ -77,12 +79,13 @@ impl ChangeLog for Log {
         }
     }
 
-    async fn note(&self, change: AdminChange) {
+    async fn note(&self, change: AdminChange) -> bool {
         let AdminChange { who, what, id, .. } = change;
-        self.noted
-            .lock()
-            .unwrap()
-            .push(format!("{who} {what} {id}"));
+        if !self.is_full {
+            let line = format!("{who} {what} {id}");
+            self.noted.lock().unwrap().push(line);
+        }
+        !self.is_full
     }
 }
 
@@ -495,19 +498,20 @@ async fn what_goes_wrong_is_said_with_what_to_do() {
 
 #[tokio::test]
 async fn what_cannot_be_written_down_is_no_session() {
-    let broken = Log {
-        is_broken: true,
-        ..Log::default()
-    };
-    let place = Place::begin(Vouches::default(), broken, NamedBy::Subject).await;
-    let (ticket, state) = place.set_out().await;
-    let raw = place.come_back(&ticket, &state, "olga").await;
-    assert_eq!((raw.status, raw.error("code").as_str()), (503, "not_kept"));
-    assert!(
-        raw.headers
-            .iter()
-            .all(|(_, it)| !it.contains("hedge-session"))
-    );
+    // One that cannot be had; and one whose disk is full since.
+    for (is_broken, is_full) in [(true, false), (false, true)] {
+        let log = Log {
+            is_broken,
+            is_full,
+            ..Log::default()
+        };
+        let place = Place::begin(Vouches::default(), log, NamedBy::Subject).await;
+        let (ticket, state) = place.set_out().await;
+        let raw = place.come_back(&ticket, &state, "olga").await;
+        assert_eq!((raw.status, raw.error("code").as_str()), (503, "not_kept"));
+        let mut headers = raw.headers.iter();
+        assert!(headers.all(|(_, it)| !it.contains("hedge-session")));
+    }
 }
 
 #[tokio::test]
