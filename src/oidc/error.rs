@@ -2,6 +2,7 @@
 
 use domain::SignInFault;
 use reqwest::StatusCode;
+use serde_json::error::Category;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub enum OidcError {
     #[error("its {asked} is longer than {bytes_max} bytes")]
     TooLong { asked: Asked, bytes_max: usize },
     #[error("its {0} is not the JSON that it should be")]
-    Unreadable(Asked, #[source] serde_json::Error),
+    Unreadable(Asked, #[source] Unlike),
     #[error("its discovery document is of another issuer: {0:?}")]
     OtherIssuer(String),
     #[error("its discovery document names no {0} that is https")]
@@ -45,6 +46,29 @@ pub enum OidcError {
     ForeignReturn,
     #[error("its ID token is not good")]
     Token(#[source] TokenFault),
+}
+
+/// Where JSON is not as it should be. What stands there is not told: it may be a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at line {line}, column {column}")]
+pub struct Unlike {
+    what: &'static str,
+    line: usize,
+    column: usize,
+}
+
+impl From<serde_json::Error> for Unlike {
+    fn from(error: serde_json::Error) -> Self {
+        Self {
+            what: match error.classify() {
+                Category::Io | Category::Syntax => "it is no JSON",
+                Category::Eof => "it breaks off",
+                Category::Data => "it has a member too few, or one of another kind,",
+            },
+            line: error.line(),
+            column: error.column(),
+        }
+    }
 }
 
 /// Why a provider gives no token (RFC 6749, section 5.2).

@@ -23,7 +23,8 @@ impl Answer {
     /// # Errors
     /// It is not the JSON that it should be.
     pub fn read<T: DeserializeOwned>(&self, asked: Asked) -> Result<T, OidcError> {
-        serde_json::from_slice(&self.body).map_err(|error| OidcError::Unreadable(asked, error))
+        serde_json::from_slice(&self.body)
+            .map_err(|error| OidcError::Unreadable(asked, error.into()))
     }
 }
 

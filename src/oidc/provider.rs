@@ -187,7 +187,8 @@ impl Provider {
         answer.read(Asked::Token)
     }
 
-    /// A key that is not known may be a new one: they are fetched once more, and no more often.
+    /// A key that is not known may be a new one, as may one whose name is known, or that is not named: they
+    /// are fetched once more, and no more often.
     async fn judge(
         &self,
         document: &Document,
@@ -202,7 +203,7 @@ impl Provider {
         };
         let keys = self.keys(document, None).await?;
         match verify(token, &keys, &agreed) {
-            Err(TokenFault::UnknownKey) => {
+            Err(TokenFault::UnknownKey | TokenFault::Signature) => {
                 let newer = self.keys(document, Some(&keys)).await?;
                 Ok(verify(token, &newer, &agreed)?)
             }

@@ -35,6 +35,10 @@ struct Script {
     /// Instead of an answer, at these paths.
     statuses: HashMap<&'static str, u16>,
     silent: Option<&'static str>,
+    /// Another answer, at this path.
+    instead: Option<(&'static str, Value)>,
+    /// Tokens name the key that they are signed with.
+    is_named: bool,
     /// By the code: the challenge and the nonce of who got it.
     codes: HashMap<String, (String, String)>,
     asked: Vec<String>,
@@ -66,6 +70,8 @@ impl Fake {
             userinfo: json!({"sub": "anna"}),
             statuses: HashMap::new(),
             silent: None,
+            instead: None,
+            is_named: true,
             codes: HashMap::new(),
             asked: Vec::new(),
         }));
@@ -148,7 +154,10 @@ async fn answer(
         match (is_silent, status) {
             (true, _) => (None, Value::Null),
             (_, Some(status)) => (Some(status), json!({"error": "broken"})),
-            _ => script.answer(&path, &head.headers, &body),
+            _ => match script.instead.clone() {
+                Some((at, answer)) if at == path => (Some(200), answer),
+                _ => script.answer(&path, &head.headers, &body),
+            },
         }
     };
     let Some(status) = status else {
@@ -227,7 +236,8 @@ impl Script {
         for (name, value) in self.claims.as_object().unwrap() {
             claims[name] = value.clone();
         }
-        let id_token = self.mint.sign(&claims);
+        let id = self.is_named.then_some(self.mint.id);
+        let id_token = self.mint.sign_as(id, &claims);
         let tokens = json!({
             "token_type": "Bearer", "access_token": "the-access-token", "id_token": id_token,
         });
@@ -355,6 +365,54 @@ async fn keys_that_the_provider_changes_are_learned_and_old_ones_forgotten() {
     fake.script().mint = Mint::new("k2", Algorithm::EdDSA);
     let fault = fake.sign_in(&provider).await.unwrap_err();
     assert!(said(&fault).contains("signature"), "{}", said(&fault));
+    assert_eq!(fake.asked("/jwks"), 4);
+}
+
+/// What was seen: with a provider whose tokens name no key, or that uses a name again, nobody could sign in
+/// for an hour after it had changed its key.
+#[tokio::test]
+async fn a_new_key_without_a_name_of_its_own_is_learned() {
+    for name in [Value::Null, json!("k1")] {
+        let fake = Fake::begin().await;
+        fake.script().claims = json!({"groups": [], "email": "a"});
+        let provider = fake.provider();
+        fake.sign_in(&provider).await.unwrap();
+        {
+            let mut script = fake.script();
+            script.mint = Mint::new("k1", Algorithm::ES256);
+            script.is_named = name != Value::Null;
+            script.keys = vec![script.mint.shown(json!({"kid": name}))];
+        }
+        fake.sign_in(&provider).await.unwrap();
+        assert_eq!(fake.asked("/jwks"), 2, "{name}");
+        fake.sign_in(&provider).await.unwrap();
+        assert_eq!(fake.asked("/jwks"), 2, "{name}");
+    }
+}
+
+/// What was seen: words of JSON that was not as it should be, which may be a token, in the log.
+#[tokio::test]
+async fn what_cannot_be_read_of_a_token_or_of_somebody_is_not_told() {
+    let fake = Fake::begin().await;
+    let provider = fake.provider();
+    for (path, answer) in [
+        ("/token", json!("\"sesame\"")),
+        (
+            "/token",
+            json!({"id_token": "sesame", "access_token": 7_353_573}),
+        ),
+        ("/userinfo", json!("\"sesame\"")),
+    ] {
+        fake.script().instead = Some((path, answer));
+        let fault = fake.sign_in(&provider).await.unwrap_err();
+        let said = said(&fault);
+        assert!(said.contains("is not the JSON"), "{said}");
+        let whole = format!("{said} {fault:?}");
+        assert!(
+            !whole.contains("sesame") && !whole.contains("7353573"),
+            "{whole}"
+        );
+    }
 }
 
 #[tokio::test]
