@@ -25,19 +25,24 @@ use std::time::Duration;
 use domain::{Purge, ReplyIndex, ReuseStats};
 use policy::ReuseScope;
 use policy::reuse::{Acceptance, AcceptanceRules, Guard, Scorer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tracing::warn;
 
 pub use encoder::CacheEncoder;
 pub use feedback::{FeedbackTaken, Rating};
 pub use learner::Learner;
 pub use trace::{Traced, TracedNeighbour};
 
-pub(crate) use learner::{Check, Planting, Seed, Shadow};
+pub(crate) use learner::{Planting, Seed, Shadow, Task};
 pub(crate) use look_up::{Sought, look_up};
 pub(crate) use trace::{Trace, Traces};
 
 /// Replies that wait to be compared. One more is not, and nothing is learned from it.
 const CHECKS_MAX: usize = 256;
+
+/// How long a purge waits for those that wait to be compared.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
 
 /// How replies answer other requests than their own; of a snapshot.
 #[derive(Clone, Debug)]
@@ -62,7 +67,7 @@ pub struct ReuseRules {
 /// What reuse remembers. Shared by all exchanges.
 pub struct Reuse {
     core: Arc<Core>,
-    desk: mpsc::Sender<Check>,
+    desk: mpsc::Sender<Task>,
 }
 
 pub(crate) struct Core {
@@ -157,7 +162,7 @@ impl Reuse {
         &self.core
     }
 
-    pub(crate) fn desk(&self) -> mpsc::Sender<Check> {
+    pub(crate) fn desk(&self) -> mpsc::Sender<Task> {
         self.desk.clone()
     }
 
@@ -181,7 +186,20 @@ impl Reuse {
         (self.core.index.stats(), counts)
     }
 
+    /// Also of replies that waited to be compared: those are in the index by then, or never will be.
     pub(crate) async fn purge(&self, what: &Purge) -> u64 {
+        let (done, settled) = oneshot::channel();
+        let settling = async {
+            if self.desk.send(Task::Settle(done)).await.is_ok() {
+                // A learner that ended has nothing left to keep.
+                drop(settled.await);
+            }
+        };
+        if timeout(SETTLE_MAX, settling).await.is_err() {
+            warn!(
+                "replies that wait to be compared may be kept after others of theirs were removed"
+            );
+        }
         self.core.index.purge(what).await
     }
 }

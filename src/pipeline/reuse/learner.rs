@@ -9,7 +9,7 @@ use domain::{
 };
 use policy::Compared;
 use policy::reuse::{Class, Judgement, Pair, Question, judge};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::encoder::cosine;
@@ -67,10 +67,17 @@ pub(crate) struct Check {
     pub writer: WriterId,
 }
 
+/// What the learner is to do, in the order in which it is told.
+pub(crate) enum Task {
+    Compare(Box<Check>),
+    /// Says that all before it is done.
+    Settle(oneshot::Sender<()>),
+}
+
 /// What becomes of a finished reply beside the exact key.
 pub(crate) struct Planting {
     pub core: Arc<Core>,
-    pub desk: mpsc::Sender<Check>,
+    pub desk: mpsc::Sender<Task>,
     pub encoder: Arc<CacheEncoder>,
     pub seed: Seed,
     pub shadow: Option<Shadow>,
@@ -110,9 +117,12 @@ impl Planting {
             encoder: self.encoder,
             writer: self.writer,
         };
-        if let Err(refused) = self.desk.try_send(check) {
-            count(&self.core.counts.shadows_dropped);
-            self.core.index.keep(refused.into_inner().fresh);
+        match self.desk.try_reserve() {
+            Ok(place) => place.send(Task::Compare(Box::new(check))),
+            Err(_) => {
+                count(&self.core.counts.shadows_dropped);
+                self.core.index.keep(check.fresh);
+            }
         }
     }
 }
@@ -131,11 +141,11 @@ fn is_reusable(reply: &Reply) -> bool {
 /// are gone, having saved.
 pub struct Learner {
     core: Arc<Core>,
-    inbox: mpsc::Receiver<Check>,
+    inbox: mpsc::Receiver<Task>,
 }
 
 impl Learner {
-    pub(super) fn new(core: Arc<Core>, inbox: mpsc::Receiver<Check>) -> Self {
+    pub(super) fn new(core: Arc<Core>, inbox: mpsc::Receiver<Task>) -> Self {
         Self { core, inbox }
     }
 
@@ -146,8 +156,10 @@ impl Learner {
         let mut saved = self.core.acceptance().clone();
         loop {
             tokio::select! {
-                check = self.inbox.recv() => match check {
-                    Some(check) => self.compare(check).await,
+                task = self.inbox.recv() => match task {
+                    Some(Task::Compare(check)) => self.compare(*check).await,
+                    // Whoever asked may have stopped waiting.
+                    Some(Task::Settle(done)) => drop(done.send(())),
                     None => break,
                 },
                 _ = saving.tick() => {

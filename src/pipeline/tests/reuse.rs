@@ -919,6 +919,24 @@ async fn kept_replies_are_removed_by_what_they_are() {
     assert_eq!(rig.ask(named("c", "red", SAME)).await.0, "miss");
 }
 
+/// What was seen: a reply that waited to be compared was kept after its team's were removed.
+#[tokio::test(start_paused = true)]
+async fn what_waits_to_be_compared_is_removed_too() {
+    let rig = Rig::new(|it| it.acceptance.shadow_share = 1.0);
+    rig.ask(named("a", "blue", QUESTION)).await;
+    // From here on the vector of this question is known.
+    rig.ask(named("b", "red", SAME)).await;
+    *rig.bag.does.lock().unwrap() = Does::Hangs;
+    rig.says("It is Lyon.");
+    rig.ask(named("c", "blue", SAME)).await;
+    let counts = || rig.pipeline.reuse_stats().unwrap().1;
+    assert_eq!(counts().shadowed, 1);
+    let what = Purge::Team("blue".into());
+    assert_eq!(rig.pipeline.purge(&what).await, (2, 2));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.entries(), 1, "the other team's");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_natural_pace_is_for_streams() {
     let rig = Rig::new(|_| {});
