@@ -2,6 +2,7 @@
 //!
 //! Each test starts servers of its own, and is skipped where none is installed.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -299,6 +300,38 @@ async fn while_postgres_is_away_known_keys_open_and_nothing_is_changed() {
         assert!(log.contains("keys are those of all replicas"), "{log}");
     }
     hides_secrets(&hedges);
+}
+
+/// What was seen: a change whose answer was lost may have been made, and no line of the audit log was about it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_postgres_does_not_answer_is_in_the_audit_log() {
+    let Some(server) = postgres() else { return };
+    let fake = fake();
+    let hedge = Hedge::start(&config(&server, &fake, None)).await;
+    let hedges = [hedge];
+    until_keys_are(&hedges, "shared").await;
+    let server = Arc::new(server);
+    let holding = Arc::clone(&server);
+    let holding = std::thread::spawn(move || {
+        let held = "BEGIN; LOCK TABLE hedge.keys IN SHARE MODE; SELECT pg_sleep(10); COMMIT";
+        holding.query(DATABASE, held)
+    });
+    eventually("nobody may write", async || {
+        let sql = "SELECT COUNT(*) FROM pg_locks WHERE mode = 'ShareLock'
+                   AND relation = 'hedge.keys'::regclass AND granted";
+        server.query(DATABASE, sql).unwrap() == "1"
+    })
+    .await;
+    // On a busy machine Postgres may count as away for a moment, and nothing is begun then.
+    eventually("what was begun is written down", async || {
+        let late = json!({"team": "default", "name": "late"});
+        let refused = post(&hedges[0], "/admin/v1/keys", late).await;
+        assert_eq!(refused.status.as_u16(), 503, "{}", refused.text);
+        let audit = hedges[0].kept("audit/audit-00000001.jsonl");
+        audit.contains("\"what\":\"change.unanswered\",\"id\":\"key.create late\"")
+    })
+    .await;
+    holding.join().unwrap().unwrap();
 }
 
 #[tokio::test]

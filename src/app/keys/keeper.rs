@@ -27,6 +27,9 @@ const DAYS_EVERY: Duration = Duration::from_secs(60);
 /// As of the door: a key that is to last longer is one that lasts for ever.
 const EXPIRY_S_MAX: u64 = 10 * 366 * 86_400;
 
+/// Before what was begun, in the audit log, where the place did not say that it was done.
+const UNANSWERED: &str = "change.unanswered";
+
 /// What the keeper is to do.
 pub enum Order {
     Change {
@@ -58,6 +61,18 @@ struct Step {
     book: Book,
     row: KeyRow,
     outcome: Outcome,
+}
+
+/// A change that was not made; or, once it was begun, of which nobody knows.
+struct Unmade {
+    fault: DeskFault,
+    begun: Option<(&'static str, String)>,
+}
+
+impl From<DeskFault> for Unmade {
+    fn from(fault: DeskFault) -> Self {
+        Self { fault, begun: None }
+    }
 }
 
 /// What is answered, once it is in force.
@@ -127,22 +142,28 @@ impl Keeper {
         }
         self.open().await?;
         self.begin().await?;
-        let made = self.make(change).await;
-        let Ok((what, id, outcome)) = made else {
-            if let Some(place) = self.place.keys() {
-                place.abandon().await;
+        match self.make(change).await {
+            Ok((what, id, outcome)) => {
+                self.note(who, what, id.clone()).await;
+                Ok(self.outcome(&id, outcome))
             }
-            return made.map(|_| Changed::Removed);
-        };
+            Err(Unmade { fault, begun }) => {
+                if let Some(place) = self.place.keys() {
+                    place.abandon().await;
+                }
+                if let Some((what, id)) = begun {
+                    // It may stand in the place all the same.
+                    self.note(who, UNANSWERED, format!("{what} {id}")).await;
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    async fn note(&self, who: String, what: &'static str, id: String) {
         let at = SystemTime::now();
-        let noted = AdminChange {
-            at,
-            who,
-            what,
-            id: id.clone(),
-        };
+        let noted = AdminChange { at, who, what, id };
         self.changes.note(noted).await;
-        Ok(self.outcome(&id, outcome))
     }
 
     /// Takes the turn, and goes on from what others did before.
@@ -166,21 +187,22 @@ impl Keeper {
     }
 
     /// Judges it, writes it, and has it in force.
-    async fn make(
-        &mut self,
-        change: KeyChange,
-    ) -> Result<(&'static str, String, Outcome), DeskFault> {
+    async fn make(&mut self, change: KeyChange) -> Result<(&'static str, String, Outcome), Unmade> {
         let step = self.step(change, (self.clock)())?;
         let standing = stand(&step.book, &self.clock).await.map_err(first)?;
         if step.book.has_limits() {
             self.open_counts().await?;
         }
         let Some(place) = self.place.keys() else {
-            return Err(DeskFault::Unkept);
+            return Err(DeskFault::Unkept.into());
         };
         match place.commit(&step.row).await {
             Ok(generation) => self.generation = Some(generation),
-            Err(fault) => return Err(self.place.failed(&fault)),
+            Err(fault) => {
+                let fault = self.place.failed(&fault);
+                let begun = Some((step.what, step.id));
+                return Err(Unmade { fault, begun });
+            }
         }
         self.book = step.book;
         self.standing.store(Arc::new(standing));
