@@ -2,15 +2,16 @@
 //! got, and removing it; for the operator alone. Shows no text.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, State};
-use domain::{AdminChange, BadRequest, Fault, Purge, RequestId, is_tag};
+use domain::{AdminChange, BadRequest, CacheAway, Fault, Purge, RequestId, is_tag};
 use http::{HeaderMap, Response, StatusCode};
 use pipeline::Traced;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tracing::error;
 
 use crate::chat::check_media_type;
 use crate::error::{missing, refusal};
@@ -22,6 +23,9 @@ use crate::server::Api;
 /// What is said where no such request is remembered.
 const UNKNOWN: &str =
     "no such request is remembered: the latest 4,096 that the cache had a part in are";
+
+/// While replies that others keep cannot be reached.
+const AWAY_WAIT: Duration = Duration::from_secs(1);
 
 /// What is kept, and what came of looking since the start. Fields are added over time, and none changes
 /// its meaning.
@@ -161,16 +165,29 @@ pub(crate) async fn purge(
             {
                 return unkept();
             }
-            let (exact, entries) = api.pipeline.purge(&what).await;
+            // What was removed before the rest could not be reached is written down too.
+            let purged = api.pipeline.purge(&what).await;
             if let Some(log) = log {
                 let (id, at) = (told(&what), SystemTime::now());
                 let who = operator.name.to_string();
                 let what = "cache.purge";
                 log.note(AdminChange { at, who, what, id }).await;
             }
-            json(StatusCode::OK, &PurgedView { exact, entries })
+            match purged {
+                Ok((exact, entries)) => json(StatusCode::OK, &PurgedView { exact, entries }),
+                Err(away) => refusal(&cache_away(&away)),
+            }
         }
         Err(fault) => refusal(&Fault::BadRequest(fault)),
+    }
+}
+
+/// Replies that others keep can be neither found nor removed for now.
+pub(crate) fn cache_away(away: &CacheAway) -> Fault {
+    let cause = away.0.to_string();
+    error!(cause, "kept replies cannot be looked up or removed");
+    Fault::Overloaded {
+        retry_after: AWAY_WAIT,
     }
 }
 

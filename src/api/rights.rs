@@ -16,9 +16,9 @@ use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
 use domain::{
-    AdminChange, BadRequest, CacheKey, CountsAway, EntryId, Fault, Kept, KeptRecord, Marker,
-    Principal, Purge, RecordFault, RecordName, RecordRights, Subject, Tag, TeamId, UserCounts,
-    UserId, Who, is_tag,
+    AdminChange, BadRequest, CacheAway, CacheKey, CountsAway, EntryId, Fault, Kept, KeptRecord,
+    Marker, Principal, Purge, RecordFault, RecordName, RecordRights, Subject, Tag, TeamId,
+    UserCounts, UserId, Who, is_tag,
 };
 use http::{HeaderMap, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,7 @@ use serde_json::{Map, Value, json};
 use tracing::error;
 use wire::responses::response_object;
 
+use crate::kept::cache_away;
 use crate::keys::{fields, unkept};
 use crate::models;
 use crate::operators::Operator;
@@ -120,7 +121,9 @@ impl Api {
         let is_name = |user: &&str| (1..=NAME_BYTES_MAX).contains(&user.len());
         let user = user.filter(is_name);
         if let (Some(rights), Some(user)) = (self.marking(), user) {
-            principal.marks.user = Some(rights.marker.mark(&Who::User(user.into())));
+            let who = Who::User(user.into());
+            principal.marks.user = Some(rights.marker.mark(&who));
+            principal.marks.on_replies = Some(rights.marker.mark_on_replies(&who));
         }
         principal
     }
@@ -179,6 +182,12 @@ impl From<CountsAway> for Stopped {
     }
 }
 
+impl From<CacheAway> for Stopped {
+    fn from(away: CacheAway) -> Self {
+        Self::Fault(cache_away(&away))
+    }
+}
+
 fn answered<T: Serialize>(answer: Result<T, Stopped>) -> Response<Body> {
     match answer {
         Ok(view) => models::json(StatusCode::OK, &view),
@@ -217,8 +226,20 @@ async fn note(
 async fn erased(api: &Api, operator: &Operator, subject: &Subject) -> Result<ErasedView, Stopped> {
     let rights = rights(api)?;
     note(api, operator, "data.erase", subject).await?;
-    let purge = Purge::Subject(subject.clone(), rights.marker.mark(&subject.who));
-    let (replies, entries) = api.pipeline.purge(&purge).await;
+    let (mut replies, mut entries) = (0, 0);
+    let marker = &rights.marker;
+    let mut marks = vec![
+        marker.mark(&subject.who),
+        marker.mark_on_replies(&subject.who),
+    ];
+    // Of a tag its word is looked for, once.
+    marks.dedup_by(|mark, other| mark == other || matches!(subject.who, Who::Tag(_)));
+    for mark in marks {
+        let purge = Purge::Subject(subject.clone(), mark);
+        let (exact, others) = api.pipeline.purge(&purge).await?;
+        replies += exact;
+        entries += others;
+    }
     let responses = match &api.shelf {
         Some(shelf) => {
             let (shelf, subject) = (Arc::clone(shelf), subject.clone());
@@ -437,12 +458,11 @@ async fn exported(api: &Api, operator: &Operator, asked: Export) -> Result<Expor
     let rights = rights(api)?;
     // Each page: whoever begins in the middle is written down too.
     note(api, operator, "data.export", &subject).await?;
-    let purge = Purge::Subject(subject.clone(), rights.marker.mark(&subject.who));
     let mut items = Vec::new();
     let mut bytes = 0;
     loop {
         let room = count - items.len();
-        let found = look(api, rights, &subject, &purge, place, after.take(), room).await?;
+        let found = look(api, rights, &subject, place, after.take(), room).await?;
         // Of fewer than there was room for there are no more.
         let is_whole = found.len() < place.at_once(room);
         let mut last = None;
@@ -492,7 +512,6 @@ async fn look(
     api: &Api,
     rights: &Rights,
     subject: &Subject,
-    purge: &Purge,
     place: Place,
     after: Option<After>,
     room: usize,
@@ -525,7 +544,9 @@ async fn look(
                 Some(After::Reply(key)) => Some(key),
                 _ => None,
             };
-            let found = api.pipeline.kept(purge, after, count).await.into_iter();
+            let mark = rights.marker.mark_on_replies(&subject.who);
+            let meant = Purge::Subject(subject.clone(), mark);
+            let found = api.pipeline.kept(&meant, after, count).await?.into_iter();
             let told = found.map(|(key, kept)| {
                 let item = reply(Place::Replies, &kept, None);
                 (After::Reply(key), item)
@@ -537,7 +558,8 @@ async fn look(
                 Some(After::Entry(id)) => Some(id),
                 _ => None,
             };
-            let found = api.pipeline.entries(purge, after, count).into_iter();
+            let meant = Purge::Subject(subject.clone(), rights.marker.mark(&subject.who));
+            let found = api.pipeline.entries(&meant, after, count).into_iter();
             let told = found.map(|entry| {
                 let item = reply(Place::Entries, &entry.kept, Some(&entry.text));
                 (After::Entry(entry.id), item)

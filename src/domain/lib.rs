@@ -123,8 +123,8 @@ pub use sampling::{
 };
 pub use sign_in::{Attempt, AuthorizationResponse, Identity, IdentityProvider, SignInFault};
 pub use store::{
-    CacheKey, CacheStore, KeyDirectory, RecordSink, ResponseShelf, StoredItem, StoredResponse,
-    TeamShelf,
+    CacheAway, CacheKey, CacheStore, KeyDirectory, RecordSink, ResponseShelf, StoredItem,
+    StoredResponse, TeamShelf,
 };
 pub use subject::{
     CountedUse, CountsAway, Mark, Marker, Marks, NoMark, RecordRights, RecordsErased, Subject,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
@@ -21,29 +22,52 @@ impl fmt::Debug for CacheKey {
     }
 }
 
-/// Exact replies. A broken store behaves as an empty one.
+/// Exact replies. A broken store behaves as an empty one, but where it is asked to remove something or to
+/// hand it out: then what it cannot reach is no answer.
+#[async_trait]
 pub trait CacheStore: Send + Sync + 'static {
+    /// What is at hand.
     fn find(&self, key: &CacheKey) -> Option<Arc<Kept>>;
 
-    /// Keeps `kept` for at most `ttl`. May drop it, or others, at any time.
+    /// What others keep of it, for who found nothing at hand. Waits no longer than a bound of its own.
+    /// Dropping the future leaves nothing behind.
+    async fn fetch(&self, _key: &CacheKey) -> Option<Arc<Kept>> {
+        None
+    }
+
+    /// Keeps `kept` for at most `ttl`. May drop it, or others, at any time. Must not block: streams end
+    /// here.
     fn keep(&self, key: CacheKey, kept: Arc<Kept>, ttl: Duration);
 
-    /// Removes what is kept under `key`. False where nothing was.
-    fn forget(&self, key: &CacheKey) -> bool;
+    /// Removes what is kept under `key`; it answers nobody a second later. False where nothing was, or where
+    /// it cannot be removed everywhere.
+    async fn forget(&self, key: &CacheKey) -> bool;
 
-    /// Removes what is meant, before it returns; replies have no compartment and no id to be meant by.
-    /// Gives how many went. Not for a request's path: it may look at every reply.
-    fn purge(&self, what: &Purge) -> u64;
+    /// Removes what is meant, before it returns: it answers nobody any more, wherever it was kept. Replies
+    /// have no compartment and no id to be meant by. Gives how many went. Not for a request's path: it may
+    /// look at every reply.
+    ///
+    /// # Errors
+    /// Where some of them may be cannot be reached. What is at hand went; it may be called again.
+    async fn purge(&self, what: &Purge) -> Result<u64, CacheAway>;
 
     /// Those that a purge would take, by their keys in ascending order, after one of them: no more than
     /// `count`. As little for a request's path.
-    fn meant(
+    ///
+    /// # Errors
+    /// As of [`CacheStore::purge`].
+    async fn meant(
         &self,
         what: &Purge,
         after: Option<CacheKey>,
         count: usize,
-    ) -> Vec<(CacheKey, Arc<Kept>)>;
+    ) -> Result<Vec<(CacheKey, Arc<Kept>)>, CacheAway>;
 }
+
+/// Kept replies that cannot be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("replies that are kept cannot be looked up or removed")]
+pub struct CacheAway(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// A response that its caller wanted kept, in the JSON of OpenAI's responses dialect. Raw text: what
 /// it says was not masked.

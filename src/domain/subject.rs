@@ -123,6 +123,8 @@ pub struct Marks {
     /// `None` where it names nobody.
     pub user: Option<Mark>,
     pub tags: Vec<Mark>,
+    /// The user's on replies that are kept: [`Marker::mark_on_replies`].
+    pub on_replies: Option<Mark>,
 }
 
 impl Marks {
@@ -139,6 +141,12 @@ impl Marks {
 /// Makes marks.
 pub trait Marker: Send + Sync + 'static {
     fn mark(&self, who: &Who) -> Mark;
+
+    /// The same for replies that are kept. Where several nodes share those it is the same mark for all of
+    /// them, so that each finds what any of them kept.
+    fn mark_on_replies(&self, who: &Who) -> Mark {
+        self.mark(who)
+    }
 
     /// What stands for somebody where it is written down what was done with his data: another word than
     /// the mark, which is to be found nowhere after he was erased.

@@ -21,6 +21,7 @@ pub(crate) struct Keeping {
     model: ModelAlias,
     tags: Vec<String>,
     user: Option<Mark>,
+    on_replies: Option<Mark>,
     /// What is compared of the request, until it was; `None` where nothing is looked for.
     pub compared: Option<Result<Compared, Incomparable>>,
     /// What an entry for other requests is made of.
@@ -43,6 +44,7 @@ impl Keeping {
             model: admitted.request.model.clone(),
             tags: tags.map(|tag| tag.as_str().to_owned()).collect(),
             user: admitted.principal.marks.user,
+            on_replies: admitted.principal.marks.on_replies,
             compared,
             seed: None,
             shadow: None,
@@ -57,6 +59,7 @@ pub(crate) struct Tee {
     model: ModelAlias,
     tags: Vec<String>,
     user: Option<Mark>,
+    on_replies: Option<Mark>,
     store: Arc<dyn CacheStore>,
     planting: Option<Planting>,
     ttl: Duration,
@@ -79,6 +82,7 @@ impl Tee {
             model,
             tags,
             user,
+            on_replies,
             compared: _,
             seed,
             shadow,
@@ -103,6 +107,7 @@ impl Tee {
             model,
             tags,
             user,
+            on_replies,
             store,
             planting,
             ttl,
@@ -127,7 +132,7 @@ impl Tee {
             return;
         };
         let reply: Arc<Reply> = Arc::new(reply);
-        let kept = Kept {
+        let mut kept = Kept {
             reply,
             team: self.team,
             model: self.model,
@@ -139,6 +144,7 @@ impl Tee {
         if let Some(planting) = self.planting {
             planting.plant(&self.key, &kept, self.ttl);
         }
+        kept.user = self.on_replies;
         self.store.keep(self.key, Arc::new(kept), self.ttl);
     }
 }

@@ -207,6 +207,7 @@ fn logprobs(text: &str) -> TokenLogprobs {
 #[derive(Default)]
 struct MapCache(Mutex<HashMap<CacheKey, Arc<Kept>>>);
 
+#[async_trait]
 impl CacheStore for MapCache {
     fn find(&self, key: &CacheKey) -> Option<Arc<Kept>> {
         self.0.lock().unwrap().get(key).cloned()
@@ -216,23 +217,23 @@ impl CacheStore for MapCache {
         self.0.lock().unwrap().insert(key, kept);
     }
 
-    fn forget(&self, key: &CacheKey) -> bool {
+    async fn forget(&self, key: &CacheKey) -> bool {
         self.0.lock().unwrap().remove(key).is_some()
     }
 
-    fn purge(&self, what: &Purge) -> u64 {
+    async fn purge(&self, what: &Purge) -> Result<u64, CacheAway> {
         let mut kept = self.0.lock().unwrap();
         let before = kept.len();
         kept.retain(|_, kept| !what.takes_kept(kept));
-        (before - kept.len()) as u64
+        Ok((before - kept.len()) as u64)
     }
 
-    fn meant(
+    async fn meant(
         &self,
         what: &Purge,
         after: Option<CacheKey>,
         count: usize,
-    ) -> Vec<(CacheKey, Arc<Kept>)> {
+    ) -> Result<Vec<(CacheKey, Arc<Kept>)>, CacheAway> {
         let kept = self.0.lock().unwrap();
         let meant = kept
             .iter()
@@ -240,7 +241,7 @@ impl CacheStore for MapCache {
         let mut meant: Vec<_> = meant.map(|(key, kept)| (*key, Arc::clone(kept))).collect();
         meant.sort_unstable_by_key(|(key, _)| *key);
         meant.truncate(count);
-        meant
+        Ok(meant)
     }
 }
 

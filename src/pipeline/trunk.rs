@@ -490,6 +490,12 @@ impl Works {
         self.cache.find(&keeping.key)
     }
 
+    /// What others keep of it, where they are asked: once for all who ask the same at once.
+    async fn fetch(&self, admitted: &Admitted, keeping: Option<&Keeping>) -> Option<Arc<Kept>> {
+        let keeping = keeping.filter(|_| admitted.context.cache == CacheWish::Use)?;
+        self.cache.fetch(&keeping.key).await
+    }
+
     fn look_up_exact(&self, scanned: Scanned) -> Looked {
         let Scanned {
             mut admitted,
@@ -536,6 +542,14 @@ async fn open_for(
     let mut trace = trace_of(missed.keeping.as_ref());
     // Kept by another's flight, perhaps, since this one looked.
     if let Some(kept) = works.find(&missed.admitted, missed.keeping.as_ref()) {
+        let found = Found::exact(missed.admitted, missed.findings, kept, trace);
+        return replay_hit(found).await;
+    }
+    let began = Instant::now();
+    let fetched = works.fetch(&missed.admitted, missed.keeping.as_ref()).await;
+    missed.admitted.timings.look_up += began.elapsed();
+    missed.admitted.since = Instant::now();
+    if let Some(kept) = fetched {
         let found = Found::exact(missed.admitted, missed.findings, kept, trace);
         return replay_hit(found).await;
     }

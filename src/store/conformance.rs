@@ -62,7 +62,7 @@ pub fn kept_of(text: &str) -> Kept {
 ///
 /// # Panics
 /// Where it is broken.
-pub fn check_cache_store(store: &dyn CacheStore) {
+pub async fn check_cache_store(store: &dyn CacheStore) {
     let long = Duration::from_secs(3600);
     let (one, two) = (CacheKey([1; 32]), CacheKey([2; 32]));
     assert!(store.find(&one).is_none(), "an empty store finds nothing");
@@ -102,8 +102,8 @@ pub fn check_cache_store(store: &dyn CacheStore) {
     );
 
     store.keep(one, Arc::new(kept_of("again")), long);
-    assert!(store.forget(&one), "what is kept can be forgotten");
-    assert!(!store.forget(&one), "and only once");
+    assert!(store.forget(&one).await, "what is kept can be forgotten");
+    assert!(!store.forget(&one).await, "and only once");
     assert!(store.find(&one).is_none(), "what is forgotten is gone");
 
     let tagged = Kept {
@@ -112,19 +112,27 @@ pub fn check_cache_store(store: &dyn CacheStore) {
         ..kept_of("tagged")
     };
     store.keep(one, Arc::new(tagged), long);
-    assert_eq!(store.purge(&Purge::Tag("summer".to_owned())), 0);
-    assert_eq!(store.purge(&Purge::Expired), 0);
-    assert_eq!(store.purge(&Purge::Tag("spring".to_owned())), 1);
+    assert_eq!(purged(store, &Purge::Tag("summer".to_owned())).await, 0);
+    assert_eq!(purged(store, &Purge::Expired).await, 0);
+    assert_eq!(purged(store, &Purge::Tag("spring".to_owned())).await, 1);
     assert!(store.find(&one).is_none() && store.find(&two).is_some());
-    assert_eq!(store.purge(&Purge::Team("red".into())), 0);
-    assert_eq!(store.purge(&Purge::Model("model".into())), 1);
-    check_replies_of_somebody(store);
+    assert_eq!(purged(store, &Purge::Team("red".into())).await, 0);
+    assert_eq!(purged(store, &Purge::Model("model".into())).await, 1);
+    check_replies_of_somebody(store).await;
     store.keep(one, Arc::new(kept_of("last")), long);
-    assert_eq!(store.purge(&Purge::All), 1, "all that there is goes");
+    assert_eq!(
+        purged(store, &Purge::All).await,
+        1,
+        "all that there is goes"
+    );
+}
+
+async fn purged(store: &dyn CacheStore, what: &Purge) -> u64 {
+    store.purge(what).await.expect("it can be asked")
 }
 
 /// Somebody's, in pieces and in order, and no one else's.
-fn check_replies_of_somebody(store: &dyn CacheStore) {
+async fn check_replies_of_somebody(store: &dyn CacheStore) {
     let (anna, ben) = (Mark([1; Mark::BYTES]), Mark([2; Mark::BYTES]));
     let user = |team: Option<&str>, mark| {
         let who = Who::User("unread".into());
@@ -144,18 +152,30 @@ fn check_replies_of_somebody(store: &dyn CacheStore) {
             Duration::from_secs(3600),
         );
     }
-    let keys = |what: &Purge, after, count| {
-        let found = store.meant(what, after, count).into_iter();
+    let keys = async |what: &Purge, after, count| {
+        let found = store.meant(what, after, count).await;
+        let found = found.expect("it can be asked").into_iter();
         found.map(|(key, _)| key.0[0]).collect::<Vec<_>>()
     };
-    assert_eq!(keys(&user(None, anna), None, 9), [1, 3, 4]);
-    assert_eq!(keys(&user(None, anna), None, 2), [1, 3]);
-    assert_eq!(keys(&user(None, anna), Some(CacheKey([3; 32])), 2), [4]);
-    assert_eq!(keys(&user(Some("red"), anna), None, 9), [1, 3]);
-    assert_eq!(store.purge(&user(Some("red"), anna)), 2);
-    assert_eq!(store.purge(&user(None, anna)), 1, "the other team's");
-    assert_eq!(store.purge(&user(None, anna)), 0);
-    assert_eq!(store.purge(&user(None, ben)), 1, "nobody else's went");
+    assert_eq!(keys(&user(None, anna), None, 9).await, [1, 3, 4]);
+    assert_eq!(keys(&user(None, anna), None, 2).await, [1, 3]);
+    assert_eq!(
+        keys(&user(None, anna), Some(CacheKey([3; 32])), 2).await,
+        [4]
+    );
+    assert_eq!(keys(&user(Some("red"), anna), None, 9).await, [1, 3]);
+    assert_eq!(purged(store, &user(Some("red"), anna)).await, 2);
+    assert_eq!(
+        purged(store, &user(None, anna)).await,
+        1,
+        "the other team's"
+    );
+    assert_eq!(purged(store, &user(None, anna)).await, 0);
+    assert_eq!(
+        purged(store, &user(None, ben)).await,
+        1,
+        "nobody else's went"
+    );
 }
 
 /// The contract of a [`KeyDirectory`] that knows `known` and not `unknown`.

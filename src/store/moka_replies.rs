@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::{CacheKey, CacheStore, Kept, Purge};
+use async_trait::async_trait;
+use domain::{CacheAway, CacheKey, CacheStore, Kept, Purge};
 use moka::Expiry;
 use moka::sync::Cache;
 
@@ -55,6 +56,22 @@ impl MokaReplies {
         self.cache.run_pending_tasks();
     }
 
+    /// Removes what is kept under `key`. False where nothing was.
+    pub(crate) fn remove(&self, key: &CacheKey) -> bool {
+        self.cache.remove(key).is_some()
+    }
+
+    /// Removes those that are meant, and gives their keys. Looks at every reply.
+    pub(crate) fn remove_those(
+        &self,
+        is_meant: impl Fn(&CacheKey, &Kept) -> bool,
+    ) -> Vec<CacheKey> {
+        let meant = self.cache.iter();
+        let meant = meant.filter(|(key, entry)| is_meant(key, &entry.kept));
+        let keys: Vec<CacheKey> = meant.map(|(key, _)| *key).collect();
+        keys.into_iter().filter(|key| self.remove(key)).collect()
+    }
+
     /// The bytes kept, as of the last housekeeping.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -90,6 +107,14 @@ impl Expiry<CacheKey, Entry> for OwnTtl {
     }
 }
 
+/// Looking at every reply holds nobody up.
+pub(crate) async fn aside<T: Default + Send + 'static>(
+    look: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    tokio::task::spawn_blocking(look).await.unwrap_or_default()
+}
+
+#[async_trait]
 impl CacheStore for MokaReplies {
     fn find(&self, key: &CacheKey) -> Option<Arc<Kept>> {
         self.cache.get(key).map(|entry| entry.kept)
@@ -103,31 +128,33 @@ impl CacheStore for MokaReplies {
         self.cache.insert(key, Entry { kept, ttl });
     }
 
-    fn forget(&self, key: &CacheKey) -> bool {
-        self.cache.remove(key).is_some()
+    async fn forget(&self, key: &CacheKey) -> bool {
+        self.remove(key)
     }
 
-    fn meant(
+    async fn purge(&self, what: &Purge) -> Result<u64, CacheAway> {
+        let (replies, what) = (self.clone(), what.clone());
+        let gone = aside(move || replies.remove_those(|_, kept| what.takes_kept(kept))).await;
+        Ok(gone.len() as u64)
+    }
+
+    async fn meant(
         &self,
         what: &Purge,
         after: Option<CacheKey>,
         count: usize,
-    ) -> Vec<(CacheKey, Arc<Kept>)> {
-        let meant = self.cache.iter().filter(|(key, entry)| {
-            after.is_none_or(|after| **key > after) && what.takes_kept(&entry.kept)
-        });
-        let mut meant: Vec<_> = meant.map(|(key, entry)| (*key, entry.kept)).collect();
-        meant.sort_unstable_by_key(|(key, _)| *key);
-        meant.truncate(count);
-        meant
-    }
-
-    fn purge(&self, what: &Purge) -> u64 {
-        let meant = self.cache.iter();
-        let meant = meant.filter(|(_, entry)| what.takes_kept(&entry.kept));
-        let keys: Vec<Arc<CacheKey>> = meant.map(|(key, _)| key).collect();
-        let gone = keys.iter().filter(|key| self.forget(key));
-        gone.count() as u64
+    ) -> Result<Vec<(CacheKey, Arc<Kept>)>, CacheAway> {
+        let (replies, what) = (self.clone(), what.clone());
+        let looking = move || {
+            let meant = replies.cache.iter().filter(|(key, entry)| {
+                after.is_none_or(|after| **key > after) && what.takes_kept(&entry.kept)
+            });
+            let mut meant: Vec<_> = meant.map(|(key, entry)| (*key, entry.kept)).collect();
+            meant.sort_unstable_by_key(|(key, _)| *key);
+            meant.truncate(count);
+            meant
+        };
+        Ok(aside(looking).await)
     }
 }
 
@@ -142,9 +169,9 @@ mod tests {
         CacheKey([at; 32])
     }
 
-    #[test]
-    fn it_keeps_the_contract_of_a_cache() {
-        check_cache_store(&MokaReplies::new(1 << 20));
+    #[tokio::test]
+    async fn it_keeps_the_contract_of_a_cache() {
+        check_cache_store(&MokaReplies::new(1 << 20)).await;
     }
 
     #[test]

@@ -212,7 +212,7 @@ mod tests {
         let marked = ExchangeRecord {
             marks: domain::Marks {
                 user: Some(domain::Mark([7; domain::Mark::BYTES])),
-                tags: Vec::new(),
+                ..domain::Marks::default()
             },
             ..ended("a", 7)
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain::{CacheKey, CacheOutcome, Entry, EntryId, Kept, Purge, RequestId, TeamId};
+use domain::{CacheAway, CacheKey, CacheOutcome, Entry, EntryId, Kept, Purge, RequestId, TeamId};
 
 use super::learner::entry_id;
 use super::{Traced, count};
@@ -89,7 +89,7 @@ impl Pipeline {
             None => {}
         }
         if served.is_none() && !is_good {
-            taken.is_removed |= works.cache.forget(&trace.key);
+            taken.is_removed |= works.cache.forget(&trace.key).await;
         }
         Some(taken)
     }
@@ -101,29 +101,30 @@ impl Pipeline {
     }
 
     /// Removes kept replies. Gives how many went of exact ones, and of those for other requests.
-    pub async fn purge(&self, what: &Purge) -> (u64, u64) {
+    ///
+    /// # Errors
+    /// Exact ones that others keep cannot be reached. The rest went.
+    pub async fn purge(&self, what: &Purge) -> Result<(u64, u64), CacheAway> {
         let works = self.works();
-        let cache = Arc::clone(&works.cache);
-        let meant = what.clone();
-        let exact = tokio::task::spawn_blocking(move || cache.purge(&meant)).await;
+        let exact = works.cache.purge(what).await;
         let others = match &works.reuse {
             Some(reuse) => reuse.purge(what).await,
             None => 0,
         };
-        (exact.unwrap_or(0), others)
+        Ok((exact?, others))
     }
 
     /// What a purge would take of exact replies, in order and after one of them: no more than `count`.
+    ///
+    /// # Errors
+    /// Those that others keep cannot be reached.
     pub async fn kept(
         &self,
         what: &Purge,
         after: Option<CacheKey>,
         count: usize,
-    ) -> Vec<(CacheKey, Arc<Kept>)> {
-        let cache = Arc::clone(&self.works().cache);
-        let meant = what.clone();
-        let found = tokio::task::spawn_blocking(move || cache.meant(&meant, after, count));
-        found.await.unwrap_or_default()
+    ) -> Result<Vec<(CacheKey, Arc<Kept>)>, CacheAway> {
+        self.works().cache.meant(what, after, count).await
     }
 
     /// The same of those for other requests.

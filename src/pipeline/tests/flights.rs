@@ -589,3 +589,93 @@ async fn one_who_reads_nothing_holds_nobody_up_within_what_is_held() {
         rest.len()
     );
 }
+
+/// A cache that others keep, and that says how often it was asked.
+#[derive(Default)]
+struct Elsewhere {
+    kept: Mutex<Option<Arc<Kept>>>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl CacheStore for Elsewhere {
+    fn find(&self, _: &CacheKey) -> Option<Arc<Kept>> {
+        None
+    }
+
+    async fn fetch(&self, _: &CacheKey) -> Option<Arc<Kept>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        self.kept.lock().unwrap().clone()
+    }
+
+    fn keep(&self, _: CacheKey, kept: Arc<Kept>, _: Duration) {
+        *self.kept.lock().unwrap() = Some(kept);
+    }
+
+    async fn forget(&self, _: &CacheKey) -> bool {
+        self.kept.lock().unwrap().take().is_some()
+    }
+
+    async fn purge(&self, _: &Purge) -> Result<u64, CacheAway> {
+        Err(CacheAway("away".into()))
+    }
+
+    async fn meant(
+        &self,
+        _: &Purge,
+        _: Option<CacheKey>,
+        _: usize,
+    ) -> Result<Vec<(CacheKey, Arc<Kept>)>, CacheAway> {
+        Err(CacheAway("away".into()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_keep_is_looked_for_once_and_answers_all_who_ask_at_once() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("yes"));
+    let mut bench = bench(vec![cloud.clone()], 64);
+    let elsewhere = Arc::<Elsewhere>::default();
+    let (sent, records) = mpsc::channel(64);
+    let (pipeline, recorder) = Pipeline::new(Parts {
+        snapshot: snapshot(vec![cloud.clone()]),
+        cache: elsewhere.clone(),
+        reuse: None,
+        keys: Arc::new(NoKeys),
+        quotas: None,
+        queueing: QueueRules::default(),
+        sinks: vec![Arc::new(Sent(sent))],
+        exchanges_max: 64,
+    });
+    bench._recorder.spawn(recorder.run());
+    (bench.pipeline, bench.records) = (pipeline, records);
+    let asked = || elsewhere.asked.load(Ordering::Relaxed);
+
+    let first = bench.pipeline.run(streamed()).await.unwrap();
+    assert_eq!(first.route.to_string(), "cloud:fake");
+    assert_eq!(text(first).await, "yes");
+    assert_eq!(
+        bench.records.recv().await.unwrap().cache,
+        CacheOutcome::Missed
+    );
+    assert_eq!(asked(), 1);
+    let answers = join_all((0..20).map(|_| bench.pipeline.run(streamed()))).await;
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert_eq!(answer.route.to_string(), "cache:exact");
+        assert_eq!(text(answer).await, "yes");
+        assert_eq!(
+            bench.records.recv().await.unwrap().cache,
+            CacheOutcome::HitExact
+        );
+    }
+    assert_eq!((asked(), cloud.calls().len()), (2, 1));
+
+    // Who wants a fresh one does not look there.
+    let mut fresh = streamed();
+    fresh.context.cache = CacheWish::Refresh;
+    let fresh = bench.pipeline.run(fresh).await.unwrap();
+    assert_eq!(fresh.route.to_string(), "cloud:fake");
+    assert_eq!(asked(), 2);
+    assert!(bench.pipeline.purge(&Purge::All).await.is_err());
+}

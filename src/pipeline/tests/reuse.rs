@@ -911,7 +911,7 @@ async fn kept_replies_are_removed_by_what_they_are() {
     tagged.principal.tags = vec!["spring".into()];
     rig.ask(tagged).await;
     rig.ask(named("b", "blue", OTHER)).await;
-    let purge = async |what| rig.pipeline.purge(&what).await;
+    let purge = async |what| rig.pipeline.purge(&what).await.unwrap();
     assert_eq!(purge(Purge::Tag("summer".into())).await, (0, 0));
     assert_eq!(purge(Purge::Tag("spring".into())).await, (1, 1));
     assert_eq!(purge(Purge::Team("blue".into())).await, (1, 1));

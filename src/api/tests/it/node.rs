@@ -9,8 +9,8 @@ use std::time::Duration;
 use api::{AdminToken, AdminTokens, Api, IngressConfig, Rights, Scrape, SignIn};
 use async_trait::async_trait;
 use domain::{
-    Abilities, Backend, BackendCard, BackendError, BadRequest, CacheKey, CacheStore, ChangeLog,
-    ChatEvent, ChatRequest, ChatStream, EmbedInput, Embedder, EmbedderCard, Embeddings,
+    Abilities, Backend, BackendCard, BackendError, BadRequest, CacheAway, CacheKey, CacheStore,
+    ChangeLog, ChatEvent, ChatRequest, ChatStream, EmbedInput, Embedder, EmbedderCard, Embeddings,
     FinishReason, Health, HealthState, Kept, KeyDigest, KeyDirectory, KeyTrouble, ModelCard,
     Moderation, Outbound, Principal, Purge, ReadToken, RecordSink, Reranker, Scores, Started,
     TextPart, TextToRead, Tier, Tokenizer, Tokens, Trust, Usage,
@@ -196,6 +196,7 @@ impl Embedder for Lengths {
 #[derive(Default)]
 struct MapCache(Mutex<HashMap<CacheKey, Arc<Kept>>>);
 
+#[async_trait]
 impl CacheStore for MapCache {
     fn find(&self, key: &CacheKey) -> Option<Arc<Kept>> {
         self.0.lock().unwrap().get(key).cloned()
@@ -205,23 +206,23 @@ impl CacheStore for MapCache {
         self.0.lock().unwrap().insert(key, kept);
     }
 
-    fn forget(&self, key: &CacheKey) -> bool {
+    async fn forget(&self, key: &CacheKey) -> bool {
         self.0.lock().unwrap().remove(key).is_some()
     }
 
-    fn purge(&self, what: &Purge) -> u64 {
+    async fn purge(&self, what: &Purge) -> Result<u64, CacheAway> {
         let mut kept = self.0.lock().unwrap();
         let before = kept.len();
         kept.retain(|_, kept| !what.takes_kept(kept));
-        (before - kept.len()) as u64
+        Ok((before - kept.len()) as u64)
     }
 
-    fn meant(
+    async fn meant(
         &self,
         what: &Purge,
         after: Option<CacheKey>,
         count: usize,
-    ) -> Vec<(CacheKey, Arc<Kept>)> {
+    ) -> Result<Vec<(CacheKey, Arc<Kept>)>, CacheAway> {
         let kept = self.0.lock().unwrap();
         let meant = kept
             .iter()
@@ -229,7 +230,7 @@ impl CacheStore for MapCache {
         let mut meant: Vec<_> = meant.map(|(key, kept)| (*key, Arc::clone(kept))).collect();
         meant.sort_unstable_by_key(|(key, _)| *key);
         meant.truncate(count);
-        meant
+        Ok(meant)
     }
 }
 

@@ -34,6 +34,7 @@ fn marks(secret: &SubjectSecret, name: &str, tags: &[&str]) -> Marks {
     Marks {
         user: Some(mark(Who::User(name.into()))),
         tags: tags.iter().map(|it| mark(Who::Tag((*it).into()))).collect(),
+        on_replies: None,
     }
 }
 
