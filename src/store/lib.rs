@@ -3,7 +3,7 @@
 //! Thin on purpose: exact replies, kept responses and keys live in memory and are found there, so but for
 //! the audit log, keys that are made while the node runs, what was used of limits, the replies that outlive
 //! the process and the records of exchanges nothing here touches a disk. What replicas share is elsewhere:
-//! limits are counted in Redis, records and keys go to Postgres. Both families of a trait run the same conformance
+//! limits are counted and exact replies kept in Redis, records and keys go to Postgres. Both families of a trait run the same conformance
 //! checks.
 
 mod audit;
@@ -14,8 +14,10 @@ mod outbox;
 mod postgres;
 mod quota;
 mod records;
+mod redis_node;
 mod reuse;
 mod secret_file;
+mod shared_replies;
 mod sqlite;
 mod static_keys;
 mod subjects;
@@ -51,5 +53,8 @@ pub use reuse::{
     Clock, ENTRY_OVERHEAD_BYTES, EmbeddedIndex, MemoryIndex, NEIGHBOURS_MAX, REUSE_QUEUE_MAX,
     ReuseFileError, ReuseRules, STATE_BYTES_MAX,
 };
+pub use shared_replies::{
+    REPLY_LEASE, REPLY_QUEUE_MAX, ReplyDriver, SharedReplies, SharedReplyCounts, SharedReplyRules,
+};
 pub use static_keys::{StaticKeys, digest_key};
-pub use subjects::SubjectSecret;
+pub use subjects::{SharedMarks, SubjectSecret};

@@ -141,6 +141,43 @@ impl Marker for SubjectSecret {
     }
 }
 
+/// Marks of a node that shares kept replies with others: on those they are made with a secret of all.
+#[derive(Clone)]
+pub struct SharedMarks {
+    own: SubjectSecret,
+    on_replies: SubjectSecret,
+}
+
+impl SharedMarks {
+    #[must_use]
+    pub fn new(own: SubjectSecret, on_replies: [u8; SECRET_BYTES]) -> Self {
+        Self {
+            own,
+            on_replies: SubjectSecret::new(on_replies),
+        }
+    }
+}
+
+impl Marker for SharedMarks {
+    fn mark(&self, who: &Who) -> Mark {
+        self.own.mark(who)
+    }
+
+    fn mark_on_replies(&self, who: &Who) -> Mark {
+        self.on_replies.mark(who)
+    }
+
+    fn trace(&self, subject: &Subject) -> String {
+        self.own.trace(subject)
+    }
+}
+
+impl fmt::Debug for SharedMarks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedMarks")
+    }
+}
+
 impl fmt::Debug for SubjectSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SubjectSecret")

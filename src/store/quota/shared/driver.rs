@@ -9,7 +9,7 @@ use std::time::Duration;
 use domain::Grant;
 use futures::future::{BoxFuture, Fuse, FusedFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr};
+use redis::{AsyncConnectionConfig, Client};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
@@ -18,6 +18,7 @@ use super::book::{BATCH_MAX, Refused};
 use super::script::{Broken, Caller, Entry, Keys, Kind, Reply, Scripts, Want};
 use super::{Desk, SharedRules};
 use crate::outbox::Outbox;
+use crate::redis_node::moved;
 
 /// Takes that wait to be asked; more wait for these, as long as an answer may take.
 pub const ASKS_MAX: usize = 1_024;
@@ -224,23 +225,7 @@ impl SharedDriver {
         let Broken::Redis(error) = broken else {
             return None;
         };
-        let (host, port) = error.redirect_node()?.0.rsplit_once(':')?;
-        let port = port.parse().ok()?;
-        let known = self.home.get_connection_info().clone();
-        let addr = match known.addr() {
-            ConnectionAddr::TcpTls {
-                insecure,
-                tls_params,
-                ..
-            } => ConnectionAddr::TcpTls {
-                host: host.to_owned(),
-                port,
-                insecure: *insecure,
-                tls_params: tls_params.clone(),
-            },
-            _ => ConnectionAddr::Tcp(host.to_owned(), port),
-        };
-        Client::open(known.set_addr(addr)).ok()
+        moved(&self.home, error)
     }
 
     async fn serve(
