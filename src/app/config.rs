@@ -40,6 +40,7 @@ mod savings;
 mod secret;
 mod sections;
 mod shared;
+mod shared_cache;
 mod telemetry;
 mod trouble;
 mod upstreams;
@@ -83,6 +84,7 @@ pub use sections::{
     PrivacySettings, ResponseSettings, RouteFile,
 };
 pub use shared::StoreSettings;
+pub use shared_cache::SharedCacheSettings;
 pub use telemetry::TelemetrySettings;
 pub use trouble::OfflineSettings;
 pub use upstreams::{is_loopback, upstream_fault_key};
@@ -215,7 +217,6 @@ impl Config {
         let breaker = failures::breaker(&raw.breaker, findings);
         sections::log(&raw.log, findings);
         let routes = sections::routes(&raw.routes, around, findings);
-        let cache = cache::cache(raw, findings);
         let responses = sections::responses(&raw.responses, findings);
         let privacy = sections::privacy(&raw.privacy, findings);
         let limits = sections::limits(&raw.limits, findings);
@@ -228,6 +229,7 @@ impl Config {
         let records = records::records(raw, &data_dir, findings);
         let webhook = events::events(&raw.events, around, findings);
         let store = shared::store(raw, around, findings);
+        let cache = cache::cache(raw, store.redis.as_ref(), around, findings);
         let telemetry = telemetry::telemetry(raw, &price_providers, around, findings);
         let config = Self {
             listen,

@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use providers::{EndpointState, Pool};
-use store::{RecordDesk, SharedQuotas};
+use store::{RecordDesk, SharedQuotas, SharedReplies};
 use tokio::sync::watch;
 
 use crate::fleet::Fleet;
@@ -35,6 +35,7 @@ mod registry;
 mod reuse;
 mod sealed;
 mod shared;
+mod shared_replies;
 mod spans;
 
 pub use events::EventMetrics;
@@ -45,6 +46,7 @@ use registry::Registry;
 use reuse::ReuseMetrics;
 use sealed::{AuditMetrics, EdgeMetrics, RelayMetrics};
 use shared::SharedMetrics;
+use shared_replies::SharedReplyMetrics;
 use spans::SpanMetrics;
 
 /// From a cached reply to a long answer by a large model on a small machine.
@@ -176,6 +178,7 @@ pub struct Metrics {
     records: OnceLock<RecordMetrics>,
     spans: OnceLock<SpanMetrics>,
     shared: OnceLock<SharedMetrics>,
+    replies: OnceLock<SharedReplyMetrics>,
     keys: OnceLock<KeyMetrics>,
     relay: OnceLock<RelayMetrics>,
     edge: EdgeMetrics,
@@ -289,6 +292,7 @@ impl Default for Metrics {
             records: OnceLock::new(),
             spans: OnceLock::new(),
             shared: OnceLock::new(),
+            replies: OnceLock::new(),
             keys: OnceLock::new(),
             relay: OnceLock::new(),
             edge: EdgeMetrics::default(),
@@ -470,6 +474,15 @@ impl Metrics {
         let _ = self.shared.set(SharedMetrics::new(quotas, &mut registry));
     }
 
+    /// Who shares replies with other replicas.
+    pub fn watch_replies(&self, replies: Arc<SharedReplies>) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is one.
+        let _ = self
+            .replies
+            .set(SharedReplyMetrics::new(replies, &mut registry));
+    }
+
     /// How keys stand that replicas share.
     pub fn watch_keys(&self, now: KeysNow) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -514,6 +527,9 @@ impl Metrics {
         }
         if let Some(audit) = self.audit.get() {
             audit.read();
+        }
+        if let Some(replies) = self.replies.get() {
+            replies.read();
         }
         if let Some(shared) = self.shared.get() {
             shared.read();

@@ -13,15 +13,17 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use api::gateway::{Gateway, GatewayBooks};
 use api::{AdminTokens, Api, BodyLimits, FloodConfig, IngressConfig, LoadLimits, Rights, SignIn};
-use domain::{AuditLog, KeyDirectory, Limit, LimitWatch, Marker, Quotas, RecordRights, RecordSink};
+use domain::{
+    AuditLog, CacheStore, KeyDirectory, Limit, LimitWatch, Marker, Quotas, RecordRights, RecordSink,
+};
 use futures::future::join_all;
 use oidc::Provider;
 use pipeline::{Parts, Pipeline, Tracer};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
 use store::{
-    MokaReplies, MokaResponses, Outbox, RecordDesk, RecordEraser, RecordReader, SharedKeyRules,
-    SharedQuotas, SubjectSecret,
+    MokaReplies, MokaResponses, Outbox, REPLY_LEASE, RecordDesk, RecordEraser, RecordReader,
+    SharedKeyRules, SharedMarks, SharedQuotas, SharedReplies, SharedReplyRules, SubjectSecret,
 };
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
@@ -54,6 +56,7 @@ const EVENTS: &str = "teller of events";
 const COUNTS: &str = "keeper of limits";
 const KEYS: &str = "keeper of keys";
 const KEYS_OF_OTHERS: &str = "follower of others' keys";
+const REPLIES: &str = "keeper of shared replies";
 const SHARED: &str = "counter of shared limits";
 const RECORDS: &str = "keeper of records";
 const TELEMETRY: &str = "telemetry";
@@ -222,7 +225,7 @@ impl Node {
         sinks.extend(open_telemetry(config, &metrics, &mut tasks, &measured)?);
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: encoders.put_into(assembly.snapshot(fleet.backends(), &secret), config),
-            cache: Arc::new(MokaReplies::new(config.cache.bytes_max)),
+            cache: open_cache(config, &metrics, &mut tasks, &counted)?,
             reuse,
             keys: Arc::clone(&keys) as Arc<dyn KeyDirectory>,
             quotas: Some(counts.quotas()),
@@ -450,7 +453,7 @@ impl Node {
                 }
                 self.assembly = assembly;
                 // What was cached under other routes, aliases or privacy rules is not served again.
-                self.secret = self.secret.clone().of_epoch(rand::random());
+                self.secret = reuse::renewed(&self.secret, self.assembly.config());
                 self.publish();
                 self.relay.as_ref().map(Relaying::reload);
                 info!("configuration reloaded");
@@ -496,7 +499,7 @@ impl Node {
             warn!("the days on which keys were used were not written down in time");
         }
         self.counted.cancel();
-        let kept = tasks.until_ended(&[COUNTS, SHARED, EVENTS, KEYS_OF_OTHERS]);
+        let kept = tasks.until_ended(&[COUNTS, SHARED, EVENTS, KEYS_OF_OTHERS, REPLIES]);
         if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
             warn!("what was used of limits was not written down in time");
         }
@@ -573,6 +576,32 @@ fn open_records(
     })
 }
 
+/// Replies for the same request: this node's alone, or also others'.
+fn open_cache(
+    config: &Config,
+    metrics: &Metrics,
+    tasks: &mut TaskSet,
+    counted: &CancellationToken,
+) -> anyhow::Result<Arc<dyn CacheStore>> {
+    let cache = &config.cache;
+    let Some(shared) = &cache.shared else {
+        return Ok(Arc::new(MokaReplies::new(cache.bytes_max)));
+    };
+    let (replies, driver) = SharedReplies::new(SharedReplyRules {
+        url: shared.url.expose().to_owned(),
+        prefix: shared.prefix.clone(),
+        far_bytes_max: shared.bytes_max,
+        near_bytes_max: cache.bytes_max,
+        look_max: shared.look_max,
+        lease: REPLY_LEASE,
+    })
+    .context("cache.redis")?;
+    let replies = Arc::new(replies);
+    metrics.watch_replies(Arc::clone(&replies));
+    tasks.spawn(REPLIES, until(counted, driver.run()));
+    Ok(replies)
+}
+
 /// What finds and removes what is somebody's.
 fn rights(config: &Config, records: Option<&Records>, counts: &Arc<Counts>) -> Rights {
     let reuse = config.cache.reuse.as_ref();
@@ -599,8 +628,12 @@ fn rights(config: &Config, records: Option<&Records>, counts: &Arc<Counts>) -> R
             };
             Arc::new(eraser) as Arc<dyn RecordRights>
         });
+    let marker: Arc<dyn Marker> = match reuse::shared_marks(config) {
+        Some(on_replies) => Arc::new(SharedMarks::new(secret, on_replies)),
+        None => Arc::new(secret),
+    };
     Rights {
-        marker: Arc::new(secret) as Arc<dyn Marker>,
+        marker,
         records: eraser,
         counts: Arc::new(CountedUsers(Arc::clone(counts))),
         is_marking,

@@ -17,11 +17,15 @@ use store::{EmbeddedIndex, MemoryIndex};
 use tracing::warn;
 
 use crate::bundled;
-use crate::config::{Config, ModelSource, ReuseSettings};
+use crate::config::{Config, ModelSource, ReuseSettings, SharedCacheSettings};
 use crate::sealed::{Eyes, make_folder, put_new, read_if_there};
 
 /// The folder's file with the secret: without it nothing in the folder is found again.
 const SECRET_FILE: &str = "secret";
+
+/// What a shared secret is for.
+const KEYS: &str = "hedge: keys of shared replies";
+const MARKS: &str = "hedge: marks on shared replies";
 
 /// What writes the index down.
 pub type Writing = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -94,10 +98,13 @@ pub fn rules(settings: &ReuseSettings, encoder: &Arc<CacheEncoder>) -> ReuseRule
     }
 }
 
-/// The secret of keys and compartments: that of the folder where entries outlive the process, and a new
-/// one else.
+/// The secret of keys and compartments: that of all replicas where they share replies, that of the folder
+/// where entries outlive the process, and a new one else.
 #[must_use]
 pub fn secret(config: &Config) -> CacheSecret {
+    if let Some(shared) = &config.cache.shared {
+        return CacheSecret::new(shared_secret(shared, KEYS)).of_epoch(epoch(config));
+    }
     let dir = config.cache.reuse.as_ref().and_then(|it| it.dir.as_deref());
     let kept = dir.map(kept_secret);
     let secret = match kept {
@@ -109,6 +116,31 @@ pub fn secret(config: &Config) -> CacheSecret {
         None => rand::random(),
     };
     CacheSecret::new(secret).of_epoch(epoch(config))
+}
+
+/// The same, once the configuration is another one: what was kept under the one before is not found. Where
+/// replies are shared, the replicas with this configuration find each other's.
+#[must_use]
+pub fn renewed(secret: &CacheSecret, config: &Config) -> CacheSecret {
+    let epoch = match &config.cache.shared {
+        Some(_) => epoch(config),
+        None => rand::random(),
+    };
+    secret.clone().of_epoch(epoch)
+}
+
+/// What marks users on replies that are shared; `None` where none are.
+#[must_use]
+pub fn shared_marks(config: &Config) -> Option<[u8; 32]> {
+    let shared = config.cache.shared.as_ref();
+    shared.map(|shared| shared_secret(shared, MARKS))
+}
+
+/// The same for all replicas, of what is configured for all of them.
+fn shared_secret(shared: &SharedCacheSettings, of: &str) -> [u8; 32] {
+    let secret = shared.secret.as_ref().map_or("", |secret| secret.expose());
+    let words = format!("{of}\0{}\0{secret}", shared.prefix);
+    *Sha256Digest::of(words.as_bytes()).bytes()
 }
 
 fn kept_secret(dir: &Path) -> io::Result<[u8; 32]> {
@@ -172,7 +204,33 @@ fn epoch(config: &Config) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use providers::Secret;
+
     use super::*;
+
+    #[test]
+    fn replicas_with_one_prefix_and_one_secret_have_one_secret_for_each_purpose() {
+        let of = |prefix: &str, secret: Option<&str>| SharedCacheSettings {
+            url: Secret::new("redis://localhost"),
+            prefix: prefix.to_owned(),
+            bytes_max: 1,
+            look_max: Duration::ZERO,
+            secret: secret.map(Secret::new),
+        };
+        let mut all = vec![
+            shared_secret(&of("a", None), KEYS),
+            shared_secret(&of("a", None), MARKS),
+            shared_secret(&of("b", None), KEYS),
+            shared_secret(&of("a", Some("b")), KEYS),
+            shared_secret(&of("a", Some("c")), KEYS),
+        ];
+        assert_eq!(all[0], shared_secret(&of("a", None), KEYS));
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 5);
+    }
 
     #[test]
     fn the_secret_outlives_the_process() {

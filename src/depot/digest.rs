@@ -20,6 +20,11 @@ impl Sha256Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Reads the whole file; blocks.
     ///
     /// # Errors

@@ -37,6 +37,7 @@ mod replicas;
 mod rescue;
 mod sealed;
 mod shared_keys;
+mod shared_replies;
 mod telemetry;
 mod tenants;
 mod upstream;

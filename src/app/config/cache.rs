@@ -13,7 +13,10 @@ use super::embeddings::EncoderSettings;
 use super::faults::Findings;
 use super::raw::RawConfig;
 use super::raw_cache::{RawCache, RawCompartment, RawPace};
+use super::redis::RedisSettings;
+use super::secret::Surroundings;
 use super::sections::{ModelSource, model_source, within};
+use super::shared_cache::{self, SharedCacheSettings};
 use crate::bundled;
 
 /// Tokens that may wait for the encoder: some thousand questions. Then a look-up is a miss.
@@ -32,6 +35,8 @@ pub struct CacheSettings {
     pub reply_bytes_max: usize,
     pub epoch: u64,
     pub pace: Pace,
+    /// `None` where replies are this node's alone.
+    pub shared: Option<SharedCacheSettings>,
     /// `None` where replies answer their own request alone.
     pub reuse: Option<ReuseSettings>,
 }
@@ -52,7 +57,12 @@ pub struct ReuseSettings {
     pub bytes_max: u64,
 }
 
-pub fn cache(config: &RawConfig, findings: &mut Findings) -> CacheSettings {
+pub fn cache(
+    config: &RawConfig,
+    store: Option<&RedisSettings>,
+    around: &Surroundings<'_>,
+    findings: &mut Findings,
+) -> CacheSettings {
     let raw = &config.cache;
     within("cache.ttl_s", raw.ttl_s, 1..=31_536_000, findings);
     within(
@@ -77,6 +87,7 @@ pub fn cache(config: &RawConfig, findings: &mut Findings) -> CacheSettings {
             RawPace::Instant => Pace::Instant,
             RawPace::Natural => Pace::Natural,
         },
+        shared: shared_cache::shared(config, store, around, findings),
         reuse: reuse(config, findings),
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::raw::SecretText;
+
 /// Replies kept in memory, for the same request and for questions that mean the same.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -46,6 +48,17 @@ pub struct RawCache {
     /// A folder that is this node's alone, in which replies for other questions outlive it, with what was
     /// learned. It holds what was asked and answered, masked. Left out: they are in memory alone.
     pub dir: Option<String>,
+    /// A Redis or Valkey in which exact replies are shared with other replicas, as `store.redis` is
+    /// written. Left out: that one, where it is set. See docs/reuse.md.
+    pub redis: Option<SecretText>,
+    /// What all shared replies may take there. 0: none are shared.
+    pub redis_bytes_max: u64,
+    /// How long a look there may take; then it is a miss.
+    pub redis_ms_max: u64,
+    /// What the names of shared replies are made with, as `env:NAME` or `file:/path`: 16 bytes at least, the
+    /// same for all replicas. Left out: who may read that Redis can tell whether a question that he guesses
+    /// was asked.
+    pub secret: Option<SecretText>,
     /// Replies kept for other questions.
     pub entries_max: u64,
     /// Memory for them.
@@ -88,6 +101,10 @@ impl Default for RawCache {
             replay: RawPace::default(),
             look_up_ms_max: 50,
             dir: None,
+            redis: None,
+            redis_bytes_max: 64 * 1024 * 1024,
+            redis_ms_max: 20,
+            secret: None,
             entries_max: 100_000,
             entries_bytes_max: 256 * 1024 * 1024,
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use store::{SharedRules, WhenApart};
 
 use super::faults::Findings;
-use super::raw::RawConfig;
+use super::raw::{RawConfig, SecretText};
 use super::secret::Surroundings;
 use super::sections::within;
 
@@ -61,18 +61,7 @@ pub fn redis(
             format!("must be 1 to {PREFIX_BYTES_MAX} letters, digits or any of `-_.:`"),
         );
     }
-    let written = raw.redis.as_ref()?;
-    let is_url = written.0.contains("://") && !written.0.starts_with("file:");
-    let url = if is_url && !written.0.contains('@') {
-        // There is no secret in it.
-        Secret::new(written.0.trim())
-    } else {
-        around.secret(PATH, written, findings)?
-    };
-    if let Err(fault) = SharedRules::judge(url.expose()) {
-        findings.fault(PATH, fault.to_string());
-        return None;
-    }
+    let url = address(PATH, raw.redis.as_ref()?, around, findings)?;
     if replicas == 1 {
         findings.warn(
             "store.replicas",
@@ -90,6 +79,27 @@ pub fn redis(
         answer_max: Duration::from_millis(answer_ms),
         lease: Duration::from_secs(lease_s),
     })
+}
+
+/// Where a Redis is, as it is written or where that points.
+pub fn address(
+    path: &str,
+    written: &SecretText,
+    around: &Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<Secret> {
+    let is_url = written.0.contains("://") && !written.0.starts_with("file:");
+    let url = if is_url && !written.0.contains('@') {
+        // There is no secret in it.
+        Secret::new(written.0.trim())
+    } else {
+        around.secret(path, written, findings)?
+    };
+    if let Err(fault) = SharedRules::judge(url.expose()) {
+        findings.fault(path, fault.to_string());
+        return None;
+    }
+    Some(url)
 }
 
 #[cfg(test)]

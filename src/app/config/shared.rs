@@ -19,7 +19,7 @@ pub struct RawStore {
     /// hold it. While it is down records wait in `records.dir`, and keys stay as they were. See
     /// docs/records.md and docs/keys.md.
     pub postgres: Option<SecretText>,
-    /// Redis or Valkey, where limits are counted and changes of keys are told: `redis://HOST:6379`, `rediss://` with TLS, `unix://`,
+    /// Redis or Valkey, where limits are counted, exact replies are shared and changes of keys are told: `redis://HOST:6379`, `rediss://` with TLS, `unix://`,
     /// or `env:NAME` or `file:/path` that hold it. While it is down each replica goes on by its share.
     /// See docs/limits.md.
     pub redis: Option<SecretText>,

@@ -6,7 +6,10 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use store::{Calendar, Moment, RecordDesk, RecordRules, SharedQuotas, SharedRules, WhenApart};
+use store::{
+    Calendar, Moment, RecordDesk, RecordRules, SharedQuotas, SharedReplies, SharedReplyRules,
+    SharedRules, WhenApart,
+};
 
 use super::Metrics;
 use crate::sealed::{Chronicle, Edges};
@@ -41,6 +44,19 @@ fn shared() -> Arc<SharedQuotas> {
     Arc::new(quotas)
 }
 
+fn replies() -> Arc<SharedReplies> {
+    let (replies, _) = SharedReplies::new(SharedReplyRules {
+        url: "redis://127.0.0.1".into(),
+        prefix: "hedge".into(),
+        far_bytes_max: 1,
+        near_bytes_max: 1,
+        look_max: Duration::ZERO,
+        lease: Duration::ZERO,
+    })
+    .unwrap();
+    Arc::new(replies)
+}
+
 /// Of a node that is everything that a node can be.
 fn registered() -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -56,6 +72,7 @@ fn registered() -> BTreeMap<String, String> {
     metrics.watch_records(records, true);
     metrics.watch_spans(Arc::default());
     metrics.watch_shared(shared());
+    metrics.watch_replies(replies());
     metrics.watch_keys(Arc::new(Default::default));
     let registry = metrics.registry.lock();
     let registry = registry.unwrap_or_else(PoisonError::into_inner);
