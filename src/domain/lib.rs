@@ -36,6 +36,7 @@
 //! | identity | who an identity provider says that a person is |
 //! | adapter | small matrices (LoRA) that change what a model of this machine says |
 //! | subject | whose data is meant, when it is to be handed out or removed: a user or a tag |
+//! | text | what an exchange said, kept where a retention policy says so |
 //! | mark | stands for a user's name or a tag where the word is not to be kept |
 
 mod audit;
@@ -69,6 +70,7 @@ mod sign_in;
 mod store;
 mod subject;
 mod template;
+mod text;
 mod trace;
 
 pub use audit::{AdminChange, AuditLog, ChangeLog, NoLog, SealedEntry, SealedResult, SealedSide};
@@ -132,6 +134,10 @@ pub use subject::{
 };
 pub use template::{
     ChatTemplate, ImagePlace, Prompt, PromptPiece, TemplateCompiler, TemplateError, TemplateSource,
+};
+pub use text::{
+    FoundText, KeptText, OpenedText, Said, SaidCall, SaidMessage, TextFault, TextRules, TextShelf,
+    TextView, Unopened,
 };
 pub use trace::{
     SpanId, StageTimes, TRACE_STATE_BYTES_MAX, TraceContext, TraceId, TraceParent, Traced,
