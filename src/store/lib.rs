@@ -21,6 +21,7 @@ mod shared_replies;
 mod sqlite;
 mod static_keys;
 mod subjects;
+mod texts;
 
 pub mod conformance;
 
@@ -58,3 +59,7 @@ pub use shared_replies::{
 };
 pub use static_keys::{StaticKeys, digest_key};
 pub use subjects::{SharedMarks, SubjectSecret};
+pub use texts::{
+    TEXT_KEY_BYTES_MAX, TEXT_SWEEP_EVERY, TextKey, TextKeyFault, TextKeys, TextPolicy, TextVault,
+    TextsHeld,
+};
