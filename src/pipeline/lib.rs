@@ -33,6 +33,7 @@ mod reuse;
 mod seam;
 mod snapshot;
 mod stages;
+mod texts;
 mod trace;
 mod trunk;
 mod vitals;
@@ -59,6 +60,7 @@ pub use reuse::{
 };
 pub use snapshot::{CacheRules, NamedEmbedder, NamedReranker, Patience, Prices, Snapshot};
 pub use stages::{CacheWish, Parsed, RequestContext};
+pub use texts::{TEXT_QUEUE_BYTES_MAX, TEXT_QUEUE_MAX, TextCounts, TextWriter, Texts};
 pub use trace::Tracer;
 pub use trunk::{ModelListing, Parts, Pipeline, Readiness};
 pub use vitals::{ModelHealth, Percentiles};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::{
-    CacheOutcome, ChatEvent, ChatRequest, Counterfactual, ExchangeRecord, MicroUsd, ModelAlias,
-    Outcome, Price, Principal, RecordSink, RequestId, RouteTaken, Share, Tokens, TraceContext,
-    Traced, Usage, moment_us,
+    CacheOutcome, ChatEvent, ChatRequest, Counterfactual, ExchangeRecord, Findings, MicroUsd,
+    ModelAlias, Outcome, Price, Principal, RecordSink, RequestId, RouteTaken, Share, Tokens,
+    TraceContext, Traced, Usage, moment_us,
 };
 use policy::{Answered, Yardstick};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -17,6 +17,7 @@ use crate::answer::Timings;
 use crate::cost::{Cost, Meter};
 use crate::quota::{Keepers, Share as QuotaShare};
 use crate::snapshot::Snapshot;
+use crate::texts::Collected;
 
 /// Leaves exactly one record, on drop. Its place in the recorder's queue was taken at admission, so
 /// that leaving it cannot fail or wait.
@@ -32,6 +33,8 @@ pub(crate) struct Receipt {
     has_left: Option<Arc<AtomicBool>>,
     /// `None` for what is no chat.
     yardstick: Option<Yardstick>,
+    /// What is said; `None` where nothing of it is kept.
+    text: Option<Box<Collected>>,
     /// The exchange's seat, given back with the receipt.
     _seat: OwnedSemaphorePermit,
 }
@@ -84,6 +87,7 @@ impl Receipt {
             saved: None,
             has_left: None,
             yardstick: None,
+            text: None,
             _seat: seat,
         }
     }
@@ -124,6 +128,30 @@ impl Receipt {
     /// Notes by what it is measured.
     pub(crate) fn note_yardstick(&mut self, yardstick: Yardstick) {
         self.yardstick = Some(yardstick);
+    }
+
+    /// Collects what is said from now on, where some of it is kept.
+    pub(crate) fn keep_text(&mut self, text: Option<Box<Collected>>) {
+        self.text = text;
+    }
+
+    /// Notes what is asked, and what of it is personal data.
+    pub(crate) fn note_asked(
+        &mut self,
+        request: &ChatRequest,
+        findings: &Arc<Findings>,
+        snapshot: &Arc<Snapshot>,
+    ) {
+        if let Some(text) = &mut self.text {
+            text.note_asked(request, findings, snapshot);
+        }
+    }
+
+    /// Notes what the caller is sent.
+    pub(crate) fn note_sent(&mut self, event: &ChatEvent) {
+        if let Some(text) = &mut self.text {
+            text.note_sent(event);
+        }
     }
 
     /// Notes which trace it is of.
@@ -340,6 +368,9 @@ impl Drop for Receipt {
             record.counterfactual = self.counterfactual(&record);
             record.ended_us = moment_us();
             self.share.settle(&record);
+            if let Some(text) = self.text.take() {
+                text.end(&record);
+            }
             desk.send(record);
         }
     }

@@ -10,6 +10,7 @@ mod rescue;
 mod reuse;
 mod savings;
 mod sealing;
+mod texts;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};

@@ -28,6 +28,7 @@ use crate::receipt::{Receipt, Recorder};
 use crate::reuse::{Reuse, Sought, Trace, Traces, look_up};
 use crate::snapshot::Snapshot;
 use crate::stages::{Admitted, CacheWish, Missed, Parsed, Planned, Scanned};
+use crate::texts::Texts;
 use crate::trace::Tracer;
 use crate::vitals::{ModelHealth, Ward};
 use crate::wrap::{wrap, wrap_hit};
@@ -92,6 +93,8 @@ pub struct Pipeline {
     desk: mpsc::Sender<ExchangeRecord>,
     /// `None` where nobody is told of traces.
     tracer: Option<Tracer>,
+    /// `None` where nobody keeps what is said.
+    texts: Option<Arc<Texts>>,
 }
 
 impl fmt::Debug for Pipeline {
@@ -151,6 +154,7 @@ impl Pipeline {
             was_ready: AtomicBool::new(false),
             desk,
             tracer: None,
+            texts: None,
         };
         (pipeline, Recorder::new(inbox, parts.sinks))
     }
@@ -160,6 +164,22 @@ impl Pipeline {
     pub fn traced_by(mut self, tracer: Tracer) -> Self {
         self.tracer = Some(tracer);
         self
+    }
+
+    /// The same, with what exchanges say handed to whoever keeps it.
+    #[must_use]
+    pub fn keeping(mut self, texts: Arc<Texts>) -> Self {
+        self.texts = Some(texts);
+        self
+    }
+
+    /// Returns once what exchanges said until now is kept, or is not going to be. False where that takes
+    /// too long.
+    pub async fn until_texts_settled(&self) -> bool {
+        match &self.texts {
+            Some(texts) => texts.until_settled().await,
+            None => true,
+        }
     }
 
     /// Replaces the snapshot. Exchanges under way keep theirs.
@@ -420,6 +440,9 @@ impl Pipeline {
         let mut receipt = self.receive(id, &principal, request.model.clone())?;
         if let Some(tracer) = self.tracer {
             receipt.note_trace(tracer.begin(&context.headers, &request, &mut rand::rng()));
+        }
+        if let Some(texts) = &self.texts {
+            receipt.keep_text(texts.begin(&principal.team));
         }
         let snapshot = self.snapshot.load_full();
         let asked = granted(&request, &principal, &snapshot)
@@ -703,12 +726,16 @@ fn scan_here(mut admitted: Admitted) -> Result<Scanned, Refusal> {
         .receipt
         .note(|record| record.masked_count = masked_count);
     let keeping = keeping(&admitted, &findings);
+    let findings = Arc::new(findings);
+    admitted
+        .receipt
+        .note_asked(&admitted.request, &findings, &admitted.snapshot);
     let now = Instant::now();
     admitted.timings.scan = now - admitted.since;
     admitted.since = now;
     Ok(Scanned {
         admitted,
-        findings: Arc::new(findings),
+        findings,
         keeping,
     })
 }

@@ -150,6 +150,9 @@ impl Wrapped {
         if let (Ok(event), Some(Lifeline::Ready(rescuer))) = (&event, &mut self.lifeline) {
             rescuer.watch(event);
         }
+        if let (Ok(event), Some(receipt)) = (&event, &mut self.receipt) {
+            receipt.note_sent(event);
+        }
         event
     }
 
