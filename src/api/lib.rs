@@ -59,6 +59,7 @@ mod service;
 mod sign_in;
 mod sse;
 mod tally;
+mod texts;
 
 pub use desk::{
     Changed, DeskFault, Expiry, KeyChange, KeyDesk, KeyMadeView, KeyState, KeyView, KeysView,
@@ -72,3 +73,4 @@ pub use probes::Scrape;
 pub use rights::{ErasedView, ExportView, Rights};
 pub use server::Api;
 pub use sign_in::{NamedBy, RoleGrant, RoleHolder, SessionRules, SignIn, SignInRules};
+pub use texts::{TextView, TextsView};

@@ -20,6 +20,7 @@ use crate::error::refusal;
 use crate::models::json;
 use crate::rights::ERASE_PATH;
 use crate::sign_in::{CALLBACK_PATH, LOGIN_PATH, LOGOUT_PATH, SIGNED_OUT_PATH, SignIn, to_sign_in};
+use crate::texts::BELOW_RECORDS;
 
 /// In whose name things are changed where no token is asked for.
 const LOOPBACK: &str = "loopback";
@@ -43,7 +44,8 @@ const MAY_NOT: &str = "your role is `viewer`, which may look and change nothing;
 const FOREIGN_PAGE: &str = "a session changes something only from the page at `admin.oidc.redirect_url`'s \
                             origin, which the Origin header must name; send a token from elsewhere";
 
-const NOT_OWNER: &str = "removing what is somebody's takes the role `owner`, and yours is less";
+const NOT_OWNER: &str = "removing what is somebody's, and reading what was said, takes the role `owner`, \
+                         and yours is less";
 
 /// What somebody may do, each more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,7 +54,7 @@ pub enum Role {
     Viewer,
     /// Changes keys, teams and limits, removes what is cached, and sees what is kept of somebody.
     Operator,
-    /// All that there is: removes what is kept of somebody, too.
+    /// All that there is: removes what is kept of somebody, and reads what was said, too.
     Owner,
 }
 
@@ -143,6 +145,11 @@ impl Operator {
             role: Role::Owner,
             known_by: KnownBy::Loopback,
         }
+    }
+
+    /// Whether what was said may be told.
+    pub(crate) fn may_read(&self) -> bool {
+        self.role >= Role::Owner
     }
 
     pub(crate) fn is_of_session(&self) -> bool {
@@ -284,6 +291,8 @@ pub(crate) async fn whoami(Extension(operator): Extension<Operator>) -> Response
 /// A path is routed as it is written here, and in no other way.
 fn needed(method: &Method, path: &str) -> Role {
     match *method {
+        // What was said stands below its record.
+        _ if path.starts_with(BELOW_RECORDS) => Role::Owner,
         Method::GET | Method::HEAD => Role::Viewer,
         // Everybody may end what is his own.
         _ if path == LOGOUT_PATH => Role::Viewer,
@@ -349,6 +358,10 @@ mod tests {
             assert_eq!(needed(&method, "/admin/v1/keys"), Role::Operator);
         }
         assert_eq!(needed(&Method::GET, "/admin/v1/keys"), Role::Viewer);
+        assert_eq!(needed(&Method::GET, "/admin/v1/records"), Role::Viewer);
+        let text = "/admin/v1/records/a%2Fb/text";
+        assert_eq!(needed(&Method::GET, text), Role::Owner);
+        assert_eq!(needed(&Method::HEAD, text), Role::Owner);
         assert_eq!(needed(&Method::POST, EXPORT_PATH), Role::Operator);
         assert_eq!(needed(&Method::POST, ERASE_PATH), Role::Owner);
         assert_eq!(needed(&Method::POST, LOGOUT_PATH), Role::Viewer);

@@ -2,7 +2,7 @@
 //! removed; for the operator, and the latter for the owner alone.
 //!
 //! ```text
-//! export ─► written down, a page after the other, through the places in order: limits, records, responses, replies, entries
+//! export ─► written down, a page after the other, through the places in order: limits, records, texts, responses, replies, entries
 //! erase ──► written down whom it is about, by what stands for him ─► each place ─► how much went from it
 //! ```
 //! Both are asked by POST, so that no name stands in an address. Somebody is meant by the word that requests
@@ -32,6 +32,7 @@ use crate::models;
 use crate::operators::Operator;
 use crate::records::record_fault;
 use crate::server::Api;
+use crate::texts::{busy, item as text_item, text_fault};
 
 pub(crate) const EXPORT_PATH: &str = "/admin/v1/data/export";
 pub(crate) const ERASE_PATH: &str = "/admin/v1/data/erase";
@@ -87,6 +88,8 @@ pub struct ExportView {
 pub struct ErasedView {
     /// Records of exchanges that are nobody's now.
     pub records: u64,
+    /// What exchanges said.
+    pub texts: u64,
     /// Responses that callers could go on from.
     pub responses: u64,
     /// Replies kept for the same request.
@@ -253,6 +256,17 @@ async fn erased(api: &Api, operator: &Operator, subject: &Subject) -> Result<Era
         // What a tag may use the operator's configuration says, and how much of it was used stays.
         Who::Tag(_) => 0,
     };
+    let texts = match &api.texts {
+        Some(shelf) => {
+            if !api.pipeline.until_texts_settled().await {
+                return Err(busy().into());
+            }
+            let mark = rights.marker.mark(&subject.who);
+            let erased = shelf.erase(subject, &mark).await;
+            erased.map_err(|fault| text_fault(&fault))?
+        }
+        None => 0,
+    };
     // Last: of all that ended until now.
     let records = match &rights.records {
         Some(records) => records.erase(subject).await.map_err(record_fault)?,
@@ -263,6 +277,7 @@ async fn erased(api: &Api, operator: &Operator, subject: &Subject) -> Result<Era
     };
     Ok(ErasedView {
         records: records.records,
+        texts,
         responses,
         replies,
         entries,
@@ -277,15 +292,17 @@ async fn erased(api: &Api, operator: &Operator, subject: &Subject) -> Result<Era
 enum Place {
     Limits,
     Records,
+    Texts,
     Responses,
     Replies,
     Entries,
 }
 
 impl Place {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Limits,
         Self::Records,
+        Self::Texts,
         Self::Responses,
         Self::Replies,
         Self::Entries,
@@ -295,6 +312,7 @@ impl Place {
         match self {
             Self::Limits => "limits",
             Self::Records => "records",
+            Self::Texts => "texts",
             Self::Responses => "responses",
             Self::Replies => "replies",
             Self::Entries => "entries",
@@ -323,6 +341,7 @@ enum After {
     /// So many were told.
     Limit(usize),
     Record(RecordName),
+    Text(i64),
     Response(TeamId, String),
     Reply(CacheKey),
     Entry(EntryId),
@@ -333,6 +352,7 @@ impl After {
         match self {
             Self::Limit(told) => told.to_string(),
             Self::Record(name) => name.to_string(),
+            Self::Text(seq) => seq.to_string(),
             Self::Response(team, id) => json!([team.as_str(), id]).to_string(),
             Self::Reply(key) => key.0.iter().map(|byte| format!("{byte:02x}")).collect(),
             Self::Entry(id) => id.0.to_string(),
@@ -343,6 +363,7 @@ impl After {
         match place {
             Place::Limits => text.parse().ok().map(Self::Limit),
             Place::Records => text.parse().ok().map(Self::Record),
+            Place::Texts => text.parse().ok().map(Self::Text),
             Place::Responses => {
                 let (team, id): (String, String) = serde_json::from_str(text).ok()?;
                 Some(Self::Response(TeamId::new(team), id))
@@ -462,7 +483,7 @@ async fn exported(api: &Api, operator: &Operator, asked: Export) -> Result<Expor
     let mut bytes = 0;
     loop {
         let room = count - items.len();
-        let found = look(api, rights, &subject, place, after.take(), room).await?;
+        let found = look(api, operator, &subject, place, after.take(), room).await?;
         // Of fewer than there was room for there are no more.
         let is_whole = found.len() < place.at_once(room);
         let mut last = None;
@@ -502,7 +523,7 @@ impl Place {
     fn at_once(self, room: usize) -> usize {
         match self {
             Self::Limits | Self::Records => room,
-            Self::Responses | Self::Replies | Self::Entries => room.min(TEXTS),
+            Self::Texts | Self::Responses | Self::Replies | Self::Entries => room.min(TEXTS),
         }
     }
 }
@@ -510,12 +531,13 @@ impl Place {
 /// What a place has, in order, each with where the next page would begin.
 async fn look(
     api: &Api,
-    rights: &Rights,
+    operator: &Operator,
     subject: &Subject,
     place: Place,
     after: Option<After>,
     room: usize,
 ) -> Result<Vec<(After, Value)>, Stopped> {
+    let rights = rights(api)?;
     let count = place.at_once(room);
     Ok(match (place, after) {
         (Place::Limits, after) => {
@@ -531,6 +553,13 @@ async fn look(
                 _ => None,
             };
             records(rights, subject, count, before).await?
+        }
+        (Place::Texts, after) => {
+            let before = match after {
+                Some(After::Text(seq)) => Some(seq),
+                _ => None,
+            };
+            texts(api, operator, subject, count, before).await?
         }
         (Place::Responses, after) => {
             let after = match after {
@@ -612,6 +641,31 @@ async fn records(
             request_id: record.request_id.clone(),
         };
         (After::Record(name), record_item(&record))
+    });
+    Ok(told.collect())
+}
+
+async fn texts(
+    api: &Api,
+    operator: &Operator,
+    subject: &Subject,
+    count: usize,
+    before: Option<i64>,
+) -> Result<Vec<(After, Value)>, Stopped> {
+    let Some(shelf) = &api.texts else {
+        return Ok(Vec::new());
+    };
+    if !api.pipeline.until_texts_settled().await {
+        return Err(busy().into());
+    }
+    let mark = rights(api)?.marker.mark(&subject.who);
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let found = shelf.of(subject, &mark, count, before).await;
+    let found = found.map_err(|fault| text_fault(&fault))?;
+    let told = found.into_iter().map(|text| {
+        let after = After::Text(text.seq);
+        let item = text_item(text, Place::Texts.as_label(), operator.may_read());
+        (after, item)
     });
     Ok(told.collect())
 }
@@ -728,6 +782,7 @@ mod tests {
         for (place, after) in [
             (Place::Limits, After::Limit(7)),
             (Place::Records, After::Record(name)),
+            (Place::Texts, After::Text(17)),
             (
                 Place::Responses,
                 After::Response("r/e d".into(), "resp_\"1".into()),

@@ -15,9 +15,10 @@ use crate::error::{refusal, refusal_with_hint};
 use crate::rights::{ERASE_PATH, EXPORT_PATH};
 use crate::server::Api;
 use crate::sign_in::{CALLBACK_PATH, LOGIN_PATH, LOGOUT_PATH, SIGNED_OUT_PATH};
+use crate::texts::BELOW_RECORDS;
 use crate::{
     failing, kept, keys, limits, loaded, models, ollama, openapi, operators, page, probes, records,
-    responses, rights, sign_in,
+    responses, rights, sign_in, texts,
 };
 
 /// Which door a listener is.
@@ -33,6 +34,7 @@ pub(crate) enum Door {
 const BOARD_PATH: &str = "/admin/v1/models";
 const HEALTH_PATH: &str = "/admin/health";
 const RECORDS_PATH: &str = "/admin/v1/records";
+const TEXT_PATH: &str = "/admin/v1/records/{id}/text";
 const SAVINGS_PATH: &str = "/admin/v1/savings";
 const OVERVIEW_PATH: &str = "/admin/v1/overview";
 const LIMITS_PATH: &str = "/admin/v1/limits";
@@ -106,6 +108,7 @@ pub(crate) fn router(api: Arc<Api>, door: Door) -> Router {
             .route("/metrics", metrics())
             .route(BOARD_PATH, get(loaded::list).fallback(only_get))
             .route(RECORDS_PATH, get(records::latest).fallback(only_get))
+            .route(TEXT_PATH, get(texts::show).fallback(only_get))
             .route(SAVINGS_PATH, get(records::savings).fallback(only_get))
             .route(OVERVIEW_PATH, get(records::overview).fallback(only_get))
             .route(LIMITS_PATH, get(limits::list).fallback(only_get))
@@ -226,6 +229,7 @@ fn hint(path: &str) -> Option<&'static str> {
         RECORDS_PATH | SAVINGS_PATH | OVERVIEW_PATH | "/admin" => {
             Some("records are shown on the admin listener")
         }
+        _ if path.starts_with(BELOW_RECORDS) => Some("records are shown on the admin listener"),
         OPERATOR_PATH | LOGIN_PATH | LOGOUT_PATH | CALLBACK_PATH | SIGNED_OUT_PATH => {
             Some("operators are known on the admin listener")
         }

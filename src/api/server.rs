@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use domain::{ChangeLog, KeyDigest, RecordShelf, ResponseShelf};
+use domain::{ChangeLog, KeyDigest, RecordShelf, ResponseShelf, TextShelf};
 use pipeline::Pipeline;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -41,6 +41,8 @@ pub struct Api {
     pub(crate) shelf: Option<Arc<dyn ResponseShelf>>,
     /// `None`: no records are kept.
     pub(crate) records: Option<Arc<dyn RecordShelf>>,
+    /// `None`: no texts are kept, and none ever were.
+    pub(crate) texts: Option<Arc<dyn TextShelf>>,
     /// `None`: keys come from the configuration alone.
     pub(crate) desk: Option<Arc<dyn KeyDesk>>,
     /// Where operators' changes are written down; `None`: nowhere.
@@ -78,6 +80,7 @@ impl Api {
             board: None,
             shelf: None,
             records: None,
+            texts: None,
             desk: None,
             changes: None,
             rights: None,
@@ -108,6 +111,13 @@ impl Api {
     #[must_use]
     pub fn with_records(mut self, records: Arc<dyn RecordShelf>) -> Self {
         self.records = Some(records);
+        self
+    }
+
+    /// The same, showing what exchanges said to the owner, where it is kept.
+    #[must_use]
+    pub fn with_texts(mut self, texts: Arc<dyn TextShelf>) -> Self {
+        self.texts = Some(texts);
         self
     }
 

@@ -160,6 +160,19 @@ deleted.")]
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// What an exchange said, where a running server keeps it
+    #[command(after_help = "Examples:
+  hedge records show 0193b3a0-7c2e-7000-8000-0123456789ab
+                                       the id is the answer's x-request-id
+  hedge records show ID --json
+
+Prompts and replies are kept where [retention] says so (docs/retention.md). Reading one takes the role
+`owner`, and is written down in the audit log. It asks the admin listener, which the configuration names
+unless --url does, and sends the token in HEDGE_ADMIN_TOKEN where that is set.")]
+    Records {
+        #[command(subcommand)]
+        what: RecordsCommand,
+    },
     /// What this node spent and saved, and how that is known
     #[command(after_help = "Examples:
   hedge savings
@@ -427,6 +440,17 @@ pub enum CacheCommand {
     },
     /// Remove kept replies: by one of tag, model and team, or all
     Purge(PurgeArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RecordsCommand {
+    /// What was asked and answered
+    Show {
+        /// The answer's x-request-id
+        request_id: String,
+        #[command(flatten)]
+        args: AdminArgs,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,6 +12,7 @@ mod keys;
 mod limits;
 mod models;
 mod ps;
+mod records;
 mod relay;
 mod savings;
 mod serve;
@@ -52,6 +53,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Budgets { what } => limits::budgets(&what),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Models { what, config } => models::models(what, &config),
+        Command::Records { what } => records::records(&what),
         Command::Savings(args) => savings::savings(&args),
         Command::Store { what, config } => store::store(&what, &config),
         Command::Audit { what } => audit::audit(&what),

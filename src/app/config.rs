@@ -36,6 +36,7 @@ mod read;
 mod records;
 mod redis;
 mod relays;
+mod retention;
 mod savings;
 mod secret;
 mod sections;
@@ -77,6 +78,7 @@ pub use raw::{ContextShift, Isolation, LogFormat, PrefixScope, RawConfig, RawLog
 pub use read::read_whole;
 pub use redis::RedisSettings;
 pub use relays::{RelaySettings, member_folder};
+pub use retention::{RetentionSettings, TextKeySource};
 pub use savings::Reference;
 pub use secret::Surroundings;
 pub use sections::{
@@ -138,6 +140,10 @@ pub struct Config {
     pub audit: Option<store::AuditRules>,
     /// Of records of exchanges; `None` where none are to be kept.
     pub records: Option<store::RecordRules>,
+    /// Of prompts and replies; `None` where none are to be kept.
+    pub retention: Option<RetentionSettings>,
+    /// Where they are, or were.
+    pub texts_dir: PathBuf,
     /// `None` where no event is sent.
     pub webhook: Option<WebhookRules>,
     pub store: StoreSettings,
@@ -227,6 +233,8 @@ impl Config {
         let data_dir = data_dir(around.environment);
         let audit = audit::audit(raw, &data_dir, findings);
         let records = records::records(raw, &data_dir, findings);
+        let retention = retention::retention(raw, around, findings);
+        let texts_dir = retention::dir(raw, &data_dir);
         let webhook = events::events(&raw.events, around, findings);
         let store = shared::store(raw, around, findings);
         let cache = cache::cache(raw, store.redis.as_ref(), around, findings);
@@ -261,6 +269,8 @@ impl Config {
             privacy,
             audit,
             records,
+            retention,
+            texts_dir,
             webhook,
             store,
             limits,

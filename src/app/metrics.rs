@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use api::gateway::Gateway;
 use api::{ModelBoard, ModelState, Scrape};
 use domain::{Backend, ExchangeRecord, HealthState, Outcome, RecordSink};
-use pipeline::Pipeline;
+use pipeline::{Pipeline, Texts};
 use policy::{ANY_MODEL, BreakerState};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use providers::{EndpointState, Pool};
-use store::{RecordDesk, SharedQuotas, SharedReplies};
+use store::{RecordDesk, SharedQuotas, SharedReplies, TextVault};
 use tokio::sync::watch;
 
 use crate::fleet::Fleet;
@@ -37,6 +37,7 @@ mod sealed;
 mod shared;
 mod shared_replies;
 mod spans;
+mod texts;
 
 pub use events::EventMetrics;
 use keys::{KeyMetrics, KeysNow};
@@ -48,6 +49,7 @@ use sealed::{AuditMetrics, EdgeMetrics, RelayMetrics};
 use shared::SharedMetrics;
 use shared_replies::SharedReplyMetrics;
 use spans::SpanMetrics;
+use texts::TextMetrics;
 
 /// From a cached reply to a long answer by a large model on a small machine.
 const SECONDS: [f64; 15] = [
@@ -176,6 +178,7 @@ pub struct Metrics {
     models: ModelGauges,
     audit: OnceLock<AuditMetrics>,
     records: OnceLock<RecordMetrics>,
+    texts: OnceLock<TextMetrics>,
     spans: OnceLock<SpanMetrics>,
     shared: OnceLock<SharedMetrics>,
     replies: OnceLock<SharedReplyMetrics>,
@@ -290,6 +293,7 @@ impl Default for Metrics {
             models: ModelGauges::default(),
             audit: OnceLock::new(),
             records: OnceLock::new(),
+            texts: OnceLock::new(),
             spans: OnceLock::new(),
             shared: OnceLock::new(),
             replies: OnceLock::new(),
@@ -455,6 +459,14 @@ impl Metrics {
             .set(RecordMetrics::new(desk, is_shared, &mut registry));
     }
 
+    /// Whose texts are counted. Once: a further time changes nothing.
+    pub fn watch_texts(&self, texts: &Arc<Texts>, vault: &Arc<TextVault>) {
+        self.texts.get_or_init(|| {
+            let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+            TextMetrics::new(Arc::clone(texts), Arc::clone(vault), &mut registry)
+        });
+    }
+
     /// Where events are counted.
     pub fn events(&self) -> EventMetrics {
         self.events.clone()
@@ -539,6 +551,9 @@ impl Metrics {
         }
         if let Some(records) = self.records.get() {
             records.read();
+        }
+        if let Some(texts) = self.texts.get() {
+            texts.read();
         }
         if let Some(spans) = self.spans.get() {
             spans.read();

@@ -40,6 +40,7 @@ use crate::local::Located;
 use crate::metrics::Metrics;
 use crate::otel::Otel;
 use crate::quotas::{CountedUsers, Counts};
+use crate::retention::{self, Retention};
 use crate::reuse;
 use crate::sealed::{Changes, Chronicle, Edges, Gatehouse, Keeper, Uplink};
 use crate::signals::Word;
@@ -59,6 +60,8 @@ const KEYS_OF_OTHERS: &str = "follower of others' keys";
 const REPLIES: &str = "keeper of shared replies";
 const SHARED: &str = "counter of shared limits";
 const RECORDS: &str = "keeper of records";
+const TEXTS: &str = "keeper of texts";
+const TEXTS_TENDED: &str = "texts' file";
 const TELEMETRY: &str = "telemetry";
 const LEARNER: &str = "cache's learner";
 const ENTRIES: &str = "cache's file";
@@ -117,6 +120,7 @@ pub struct Node {
     counted: CancellationToken,
     /// `None` where none are kept.
     records: Option<Records>,
+    retention: Retention,
     /// Ends what sends telemetry, once there is no more of it.
     measured: CancellationToken,
     relay: Option<Relaying>,
@@ -217,6 +221,13 @@ impl Node {
             Arc::clone(&counts),
         )
         .await?;
+        let (retention, text_writer) = Retention::new(config);
+        let policy = retention::policy_of(config).await;
+        retention.apply(
+            config,
+            policy.map_err(|fault| ConfigFaults(vec![fault]))?,
+            &metrics,
+        );
         let mut sinks: Vec<Arc<dyn RecordSink>> = vec![log_sink(), Arc::clone(&metrics) as _];
         sinks.extend(books.iter().map(|books| Arc::clone(books) as _));
         let records = open_records(config, outbox, &metrics, &mut tasks);
@@ -237,7 +248,7 @@ impl Node {
             Some(settings) => pipeline.traced_by(Tracer::new(settings.sample)),
             None => pipeline,
         };
-        let pipeline = Arc::new(pipeline);
+        let pipeline = Arc::new(pipeline.keeping(Arc::clone(&retention.texts)));
         let (pools, in_force) = watch::channel(assembly.pools().to_vec());
         let (uplinks, sealing) = watch::channel(assembly.uplinks().to_vec());
         let weak = Arc::downgrade(&pipeline);
@@ -257,6 +268,7 @@ impl Node {
             Some(records) => api.with_records(Arc::clone(&records.reader) as _),
             None => api,
         };
+        let api = api.with_texts(Arc::clone(&retention.vault) as _);
         let api = match &config.responses {
             Some(kept) => api.with_shelf(Arc::new(MokaResponses::new(kept.bytes_max, kept.ttl))),
             None => api,
@@ -265,6 +277,9 @@ impl Node {
 
         let stop = CancellationToken::new();
         tasks.spawn(RECORDER, recorder.run());
+        tasks.spawn(TEXTS, text_writer.run());
+        let tending = Arc::clone(&retention.vault).run();
+        tasks.spawn(TEXTS_TENDED, until(&counted, tending));
         tasks.spawn(METRONOME, metronome());
         tasks.spawn(KEYS, keeping.keeper.run());
         if let Some(follower) = keeping.follower {
@@ -335,6 +350,7 @@ impl Node {
             counts,
             counted,
             records,
+            retention,
             measured,
             relay,
             closed,
@@ -424,6 +440,17 @@ impl Node {
             opened.map_err(|error| fault("audit", error))?;
             Ok(assembly)
         });
+        let mut policy = None;
+        let assembly = match assembly {
+            Ok(assembly) => match retention::policy_of(assembly.config()).await {
+                Ok(fetched) => {
+                    policy = fetched;
+                    Ok(assembly)
+                }
+                Err(fault) => Err(ConfigFaults(vec![fault])),
+            },
+            Err(faults) => Err(faults),
+        };
         let assembly = match assembly {
             Ok(assembly) => {
                 // The last that may be refused: from here on all of it is in force.
@@ -451,6 +478,8 @@ impl Node {
                     let named = reference.map(|it| it.model.clone());
                     records.reader.name_reference(named);
                 }
+                self.retention
+                    .apply(assembly.config(), policy, &self.metrics);
                 self.assembly = assembly;
                 // What was cached under other routes, aliases or privacy rules is not served again.
                 self.secret = reuse::renewed(&self.secret, self.assembly.config());
@@ -488,6 +517,11 @@ impl Node {
         if tokio::time::timeout(FINISH_MAX, rest).await.is_err() {
             warn!("not everything ended in time");
         }
+        self.retention.texts.close();
+        let kept = tasks.until_ended(&[TEXTS]);
+        if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
+            warn!("prompts and replies were not written in time");
+        }
         self.measured.cancel();
         let sent = tasks.until_ended(&[TELEMETRY]);
         if tokio::time::timeout(FINISH_MAX, sent).await.is_err() {
@@ -499,10 +533,18 @@ impl Node {
             warn!("the days on which keys were used were not written down in time");
         }
         self.counted.cancel();
-        let kept = tasks.until_ended(&[COUNTS, SHARED, EVENTS, KEYS_OF_OTHERS, REPLIES]);
+        let kept = tasks.until_ended(&[
+            COUNTS,
+            SHARED,
+            EVENTS,
+            KEYS_OF_OTHERS,
+            REPLIES,
+            TEXTS_TENDED,
+        ]);
         if tokio::time::timeout(FINISH_MAX, kept).await.is_err() {
             warn!("what was used of limits was not written down in time");
         }
+        self.retention.vault.close().await;
         if let Some(records) = &self.records {
             records.desk.close();
             let written = tasks.until_ended(&[RECORDS]);

@@ -35,6 +35,7 @@ mod records;
 mod reload;
 mod replicas;
 mod rescue;
+mod retention;
 mod sealed;
 mod shared_keys;
 mod shared_replies;

@@ -88,6 +88,15 @@ impl Admin {
         run(&self.url(path)?, request, &PATIENT)
     }
 
+    /// As [`Admin::get`], of what may be much.
+    ///
+    /// # Errors
+    /// As of it.
+    pub fn get_patiently(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let request = self.request(Method::GET, path, None)?;
+        run(&self.url(path)?, request, &PATIENT)
+    }
+
     /// # Errors
     /// As of [`Admin::get`].
     pub fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Vec<u8>> {

@@ -9,7 +9,7 @@ use crate::cli::{ConfigArgs, ConfigCommand};
 use crate::config::{self, ConfigFault, Loaded, RawConfig};
 use crate::local::{self, Located};
 use crate::sealed::unaudited;
-use crate::{client, embedder, terminal};
+use crate::{client, embedder, retention, terminal};
 
 /// Says everything that is wrong, without listening, loading or asking anybody.
 ///
@@ -46,6 +46,8 @@ pub fn check(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
                 warnings.push(named(fault));
             }
         }
+        let retention = config.retention.iter();
+        faults.extend(retention.flat_map(retention::unreadable));
         let http = client::build().context("cannot set up the HTTP client")?;
         let cards = located.as_ref().map(Located::cards).unwrap_or_default();
         match Assembly::build(config, &cards, &http.transport(), &unaudited()) {

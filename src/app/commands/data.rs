@@ -115,6 +115,7 @@ fn is_meant(subject: &SubjectArgs) -> anyhow::Result<bool> {
 fn erased_words(view: &ErasedView) -> String {
     let rows = [
         ("records that are nobody's now", view.records),
+        ("prompts and replies kept", view.texts),
         ("kept responses", view.responses),
         ("replies kept for the same request", view.replies),
         ("replies kept for others", view.entries),

@@ -22,6 +22,7 @@ use super::raw_providers::{RawAuth, RawAws, RawEntra, RawQuirks};
 use super::raw_quotas::{RawLimit, RawModel, RawOrganisation, RawTag, RawTeam};
 use super::raw_sealed::{RawGateway, RawRelay};
 use super::records::RawRecords;
+use super::retention::RawRetention;
 use super::savings::RawSavings;
 use super::shared::RawStore;
 use super::telemetry::RawTelemetry;
@@ -63,6 +64,7 @@ pub struct RawConfig {
     pub prices: Vec<RawPrice>,
     pub savings: RawSavings,
     pub records: RawRecords,
+    pub retention: RawRetention,
     pub store: RawStore,
     /// Other names for models: `fast = "local"`, or a list tried in order:
     /// `smart = ["openai/gpt-5", "local"]`.

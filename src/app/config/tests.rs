@@ -579,6 +579,7 @@ fn the_schema_knows_every_section_and_what_is_required() {
         "prices",
         "savings",
         "records",
+        "retention",
         "aliases",
         "balance",
         "routes",
@@ -1287,4 +1288,83 @@ fn reuse_that_cannot_be_is_refused_with_its_path() {
         let found = refused(&format!("[cache]\n{line}"), &[]);
         assert!(found[0].starts_with(path), "{line}: {found:?}");
     }
+}
+
+#[test]
+fn retention_is_off_and_says_what_it_needs() {
+    let (config, _) = accepted("", &[]);
+    assert!(config.retention.is_none());
+    let text = "
+        [retention]
+        enabled = true
+        keep_days = 30
+        teams = ['red']
+        keys = [
+          { command = ['kms', 'decrypt'], environment = ['REGION'] },
+          { file = '/k/1' },
+        ]";
+    let (config, warnings) = accepted(text, &[("REGION", "eu"), ("HOME", "/h"), ("OTHER", "o")]);
+    let settings = config.retention.unwrap();
+    assert_eq!(settings.rules.view, domain::TextView::Masked);
+    assert_eq!(settings.rules.keep, Duration::from_secs(30 * 86_400));
+    assert!(settings.rules.covers(&"red".into()) && !settings.rules.covers(&"blue".into()));
+    let TextKeySource::Command { environment, .. } = &settings.keys[0] else {
+        panic!("the first is a command");
+    };
+    let given: Vec<&str> = environment.keys().map(String::as_str).collect();
+    assert_eq!(given, ["HOME", "REGION"], "and none else");
+    assert_eq!(settings.keys[1], TextKeySource::File("/k/1".into()));
+    assert!(!format!("{settings:?}").contains("eu"));
+    assert_eq!(warnings, Vec::<String>::new());
+
+    let (config, warnings) = accepted("[retention]\nkeep_days = 3", &[]);
+    assert!(config.retention.is_none());
+    assert!(warnings[0].starts_with("retention.enabled: is false"));
+    let raw = "[retention]\nenabled = true\nkeep_days = 1\nview = 'raw'\nkeys = [{ file = 'k' }]";
+    assert!(accepted(raw, &[]).1[0].starts_with("retention.view: is raw"));
+
+    let text = "
+        [retention]
+        enabled = true
+        teams = []
+        text_bytes_max = 10
+        bytes_max = 10
+        dir = ''
+        keys = [
+          {},
+          { file = 'a', command = ['b'] },
+          { command = [''] },
+          { command = ['kms'], environment = ['NONE', 'HEDGE_ADMIN_TOKEN'] },
+          { file = 'a' },
+          { file = 'a' },
+        ]";
+    let found = refused(text, &[("HEDGE_ADMIN_TOKEN", "secret")]);
+    let wanted = [
+        "retention.keep_days: is required",
+        "retention.teams: is empty",
+        "retention.text_bytes_max: 10 is out of range",
+        "retention.bytes_max: 10 is out of range",
+        "retention.dir: must not be empty",
+        "retention.keys[0]: is one of `file` and `command`",
+        "retention.keys[1]: is one of `file` and `command`",
+        "retention.keys[2].command: is a program",
+        "retention.keys[3].environment[0]: the environment has no NONE",
+        "retention.keys[3].environment[1]: is hedge's own",
+        "retention.keys[5]: is there twice",
+    ];
+    for wanted in wanted {
+        let is_said = found.iter().any(|fault| fault.starts_with(wanted));
+        assert!(is_said, "{wanted}\n{found:#?}");
+    }
+    let found = refused("[retention]\nenabled = true\nkeep_days = 0", &[]);
+    assert!(
+        found
+            .iter()
+            .any(|it| it.starts_with("retention.keys: is empty"))
+    );
+    assert!(
+        found
+            .iter()
+            .any(|it| it.starts_with("retention.keep_days: 0 is out of range"))
+    );
 }

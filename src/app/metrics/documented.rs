@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use pipeline::Texts;
 use store::{
     Calendar, Moment, RecordDesk, RecordRules, SharedQuotas, SharedReplies, SharedReplyRules,
-    SharedRules, WhenApart,
+    SharedRules, TextVault, WhenApart,
 };
 
 use super::Metrics;
@@ -70,6 +71,9 @@ fn registered() -> BTreeMap<String, String> {
         bytes_max: 1,
     });
     metrics.watch_records(records, true);
+    let vault = TextVault::new(folder.path(), Arc::new(SystemTime::now));
+    let (texts, _) = Texts::new(Arc::clone(&vault) as _);
+    metrics.watch_texts(&texts, &vault);
     metrics.watch_spans(Arc::default());
     metrics.watch_shared(shared());
     metrics.watch_replies(replies());

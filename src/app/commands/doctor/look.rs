@@ -52,11 +52,29 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
     }
     lines.push(rules(config, located.as_ref(), &http.transport()));
     let runtime = crate::commands::runtime()?;
+    lines.extend(runtime.block_on(retention(config)));
     lines.extend(runtime.block_on(running(config, &http.client)));
     lines.extend(runtime.block_on(pools::look(config, &http.transport())));
     lines.extend(runtime.block_on(relays::look(config)));
     lines.extend(runtime.block_on(upstreams::look(config, &http.client)));
     Ok(lines)
+}
+
+/// Whether each key can be had that prompts and replies are sealed under.
+async fn retention(config: &Config) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let settings = config.retention.iter();
+    for (at, source) in settings.flat_map(|it| it.keys.iter().enumerate()) {
+        lines.push(match crate::retention::fetch(source).await {
+            Ok(key) => Line::ok("retention", format!("key {}", key.name())),
+            Err(fault) => Line::fail(
+                "retention",
+                format!("retention.keys[{at}]: {fault}"),
+                "mend it, or set retention.enabled = false: without all keys the node does not start",
+            ),
+        });
+    }
+    lines
 }
 
 /// What this CPU can do, against what this build uses.
