@@ -64,7 +64,7 @@ fn view(limit: &Limit, left: &Left) -> LimitView {
     LimitView {
         scope: limit.scope.as_label(),
         name: match &limit.scope {
-            Scope::Organisation => None,
+            Scope::Organisation | Scope::Shadow => None,
             Scope::Team(team) => Some(team.as_str().to_owned()),
             Scope::Key(key) => Some(key.as_str().to_owned()),
             Scope::User(_, user) => Some(user.as_str().to_owned()),
@@ -77,7 +77,8 @@ fn view(limit: &Limit, left: &Left) -> LimitView {
             | Scope::Team(_)
             | Scope::Key(_)
             | Scope::Tag(_)
-            | Scope::Model(_) => None,
+            | Scope::Model(_)
+            | Scope::Shadow => None,
         },
         count: limit.measure.as_label(),
         per: is_of_time.then_some(limit.per.as_label()),

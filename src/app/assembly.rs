@@ -175,6 +175,7 @@ impl Assembly {
         .with_rescue(self.config.rescue)
         .with_offline(self.offline())
         .with_images(self.images.clone())
+        .with_shadow(self.config.shadow.clone())
         .with_pace(self.config.cache.pace)
     }
 

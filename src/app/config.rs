@@ -54,7 +54,7 @@ use std::time::Duration;
 
 use api::AdminToken;
 use domain::BackendName;
-use pipeline::RescueRules;
+use pipeline::{RescueRules, ShadowRules};
 use policy::{BreakerRules, PriceBook, RetryRules};
 use providers::{PoolConfig, UpstreamConfig};
 use store::PostgresAddress;
@@ -127,6 +127,8 @@ pub struct Config {
     pub prices: Arc<PriceBook>,
     /// By which savings are measured; `None` where none is named.
     pub reference: Option<Reference>,
+    /// Which answers of this machine are asked for again; `None` where none is.
+    pub shadow: Option<ShadowRules>,
     pub aliases: BTreeMap<String, Vec<String>>,
     /// Aliases whose models are equals: each one's weight.
     pub shares: BTreeMap<String, Vec<u32>>,
@@ -163,13 +165,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether anybody's use is limited.
+    /// Whether anybody's use is limited, or that of shadows.
     #[must_use]
     pub fn has_limits(&self) -> bool {
         let keys = self.keys.iter().map(|key| (&key.limits, &key.rules));
         let (limits, rules) = self.quotas.of_anyone();
         let mut all = keys.chain([(&limits, &rules)]);
-        all.any(|(limits, rules)| !limits.is_empty() || rules.has_limits())
+        self.shadow.is_some() || all.any(|(limits, rules)| !limits.is_empty() || rules.has_limits())
     }
 
     /// Judges `raw`. Faults and warnings go to `findings`; `None` when there is a fault.
@@ -207,7 +209,21 @@ impl Config {
         let prices = prices::prices(&raw.prices, &names, findings);
         let price_providers = upstreams::price_providers(&raw.upstreams, &providers);
         let provider_of = |name: &str| price_providers.get(&BackendName::new(name)).cloned();
-        let reference = savings::savings(&raw.savings, &prices, provider_of, findings);
+        let reference = savings::savings(&raw.savings, &prices, &provider_of, findings);
+        let price_of = |upstream: &str, model: &str| {
+            let own = prices.find(upstream, model);
+            let price = own.or_else(|| prices.find(&provider_of(upstream)?, model));
+            price.copied()
+        };
+        let is_relay = raw.gateway.is_some();
+        let shadow = savings::shadow(
+            &raw.savings,
+            &upstreams,
+            &quotas,
+            price_of,
+            is_relay,
+            findings,
+        );
         let has_remote =
             !(raw.upstreams.is_empty() && raw.pools.is_empty() && raw.relays.is_empty());
         if local.is_none() && !has_remote {
@@ -259,6 +275,7 @@ impl Config {
             gateway,
             prices,
             reference,
+            shadow,
             aliases,
             shares,
             retry,

@@ -152,7 +152,7 @@ impl Event {
     fn of(warning: &LimitWarning) -> Self {
         let limit = &warning.limit;
         let (name, team) = match &limit.scope {
-            Scope::Organisation => (None, None),
+            Scope::Organisation | Scope::Shadow => (None, None),
             Scope::Team(team) => (Some(team.as_str()), None),
             Scope::Key(key) => (Some(key.as_str()), None),
             Scope::User(team, _) => (None, Some(team.as_str())),

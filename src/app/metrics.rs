@@ -92,6 +92,11 @@ struct CacheLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabels {
+    result: Label,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CostLabels {
     backend: String,
 }
@@ -191,6 +196,7 @@ pub struct Metrics {
     limits: LimitGauges,
     events: EventMetrics,
     reuse: ReuseMetrics,
+    shadows: Family<ResultLabels, Counter>,
     watched: OnceLock<Watched>,
 }
 
@@ -306,6 +312,7 @@ impl Default for Metrics {
             limits: LimitGauges::default(),
             events: EventMetrics::default(),
             reuse: ReuseMetrics::default(),
+            shadows: Family::default(),
             watched: OnceLock::new(),
         };
         metrics.register();
@@ -407,6 +414,11 @@ impl Metrics {
         self.limits.register(&mut registry);
         self.events.register(&mut registry);
         self.reuse.register(&mut registry);
+        registry.register(
+            "shadows",
+            "Answers of this machine drawn to be asked for again in the cloud, by what came of it",
+            self.shadows.clone(),
+        );
         let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
         build.get_or_create(&BuildLabels { version }).set(1);
@@ -572,6 +584,14 @@ impl Metrics {
         self.events.read(pipeline.queued_count());
         if let Some((stats, counts)) = pipeline.reuse_stats() {
             self.reuse.read(&stats, &counts);
+        }
+        for (result, count) in pipeline
+            .shadow_counts()
+            .iter()
+            .flat_map(|it| it.by_result())
+        {
+            let labels = ResultLabels { result };
+            sealed::raise(&self.shadows.get_or_create(&labels), count);
         }
         let readiness = pipeline.readiness();
         self.ready.set(i64::from(readiness.is_ready));
@@ -855,6 +875,10 @@ impl Scrape for Metrics {
 impl RecordSink for Metrics {
     fn append(&self, record: &ExchangeRecord) {
         let route = route(record);
+        if record.shadow.is_some() {
+            // No caller's: it is paid for, and no more.
+            return self.count_cost(record);
+        }
         self.exchanges
             .get_or_create(&ExchangeLabels {
                 route,
@@ -1022,6 +1046,7 @@ mod tests {
             unrescued: None,
             shares: Vec::new(),
             counterfactual: None,
+            shadow: None,
             trace: None,
         }
     }

@@ -18,7 +18,7 @@ use domain::{
 };
 use futures::future::join_all;
 use oidc::Provider;
-use pipeline::{Parts, Pipeline, Tracer};
+use pipeline::{Parts, Pipeline, Shadows, Tracer};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
 use store::{
@@ -63,6 +63,7 @@ const RECORDS: &str = "keeper of records";
 const TEXTS: &str = "keeper of texts";
 const TEXTS_TENDED: &str = "texts' file";
 const TELEMETRY: &str = "telemetry";
+const SHADOWS: &str = "asker of shadows";
 const LEARNER: &str = "cache's learner";
 const ENTRIES: &str = "cache's file";
 const METRONOME: &str = "metronome";
@@ -234,10 +235,12 @@ impl Node {
         sinks.extend(records.iter().map(|it| Arc::clone(&it.desk) as _));
         let measured = CancellationToken::new();
         sinks.extend(open_telemetry(config, &metrics, &mut tasks, &measured)?);
+        let (shadows, shadower) = Shadows::new();
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: encoders.put_into(assembly.snapshot(fleet.backends(), &secret), config),
             cache: open_cache(config, &metrics, &mut tasks, &counted)?,
             reuse,
+            shadows: Some(shadows),
             keys: Arc::clone(&keys) as Arc<dyn KeyDirectory>,
             quotas: Some(counts.quotas()),
             queueing: config.limits.queueing,
@@ -280,6 +283,8 @@ impl Node {
         tasks.spawn(TEXTS, text_writer.run());
         let tending = Arc::clone(&retention.vault).run();
         tasks.spawn(TEXTS_TENDED, until(&counted, tending));
+        // None is begun any more once the node stops.
+        tasks.spawn(SHADOWS, until(&stop, shadower.run()));
         tasks.spawn(METRONOME, metronome());
         tasks.spawn(KEYS, keeping.keeper.run());
         if let Some(follower) = keeping.follower {

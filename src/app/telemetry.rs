@@ -62,6 +62,8 @@ impl RecordSink for LogSink {
             took_ms = milliseconds(record.took),
             rescues = (!record.rescued_by.is_empty()).then_some(record.rescued_by.len()),
             unrescued = record.unrescued,
+            beside = record.shadow.as_ref().map(|it| it.beside.as_str()),
+            agreement = record.shadow.as_ref().map(|it| it.agreement.as_label()),
             "exchange"
         );
     }
@@ -159,6 +161,7 @@ mod tests {
             unrescued: None,
             shares: Vec::new(),
             counterfactual: None,
+            shadow: None,
             trace: None,
         };
         tracing::subscriber::with_default(subscriber, || LogSink.append(&record));

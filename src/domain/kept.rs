@@ -63,14 +63,17 @@ pub enum SavedBy {
     Local,
     /// An upstream answered that was not asked for, or charged for a second try beside it.
     Upstream,
+    /// An answer was asked for again to see whether it was as good.
+    Shadow,
 }
 
 impl SavedBy {
-    pub const ALL: [SavedBy; 4] = [
+    pub const ALL: [SavedBy; 5] = [
         SavedBy::Cache,
         SavedBy::Fallback,
         SavedBy::Local,
         SavedBy::Upstream,
+        SavedBy::Shadow,
     ];
 
     #[must_use]
@@ -80,12 +83,16 @@ impl SavedBy {
             SavedBy::Fallback => "fallback",
             SavedBy::Local => "local",
             SavedBy::Upstream => "upstream",
+            SavedBy::Shadow => "shadow",
         }
     }
 
     /// `None` where nobody answered.
     #[must_use]
     pub fn of(record: &ExchangeRecord) -> Option<Self> {
+        if record.shadow.is_some() {
+            return Some(SavedBy::Shadow);
+        }
         let stood_in = !record.failed_candidates.is_empty() || !record.rescued_by.is_empty();
         match Place::of(record) {
             Place::Cache => Some(SavedBy::Cache),
@@ -149,6 +156,11 @@ pub struct KeptRecord {
     pub failed: i64,
     /// Times that somebody else went on with the reply.
     pub rescues: i64,
+    /// Of a shadow: the model that answered the caller, beside whose answer it was asked for.
+    pub shadow_of: Option<String>,
+    /// Of a shadow: [`crate::Agreement::as_label`].
+    pub agreement: Option<String>,
+    pub similarity_permille: Option<i64>,
     /// Whose it is: [`crate::Marks::as_text`]. Shown to nobody.
     #[serde(skip)]
     pub marks: Option<String>,
@@ -181,6 +193,7 @@ impl KeptRecord {
         let tokens = |count: Option<Tokens>| count.map(|it| i64::from(it.0));
         let route = record.rescued_by.last().or(record.route.as_ref());
         let hedge = record.hedge.as_ref().and_then(|it| it.loser_cost);
+        let shadow = record.shadow.as_ref();
         let micros =
             |time: std::time::Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         let count = |many: usize| i64::try_from(many).unwrap_or(i64::MAX);
@@ -220,6 +233,9 @@ impl KeptRecord {
             retries: record.retries_count.into(),
             failed: count(record.failed_candidates.len()),
             rescues: count(record.rescued_by.len()),
+            shadow_of: shadow.map(|it| kept_text(&it.beside)),
+            agreement: shadow.map(|it| it.agreement.as_label().to_owned()),
+            similarity_permille: shadow.and_then(|it| it.similarity_permille.map(i64::from)),
             marks: record.marks.as_text(),
         }
     }
@@ -317,6 +333,20 @@ pub struct SpokenTime {
     pub local: String,
 }
 
+/// What shadows came to: answers of this machine that were asked for again of an upstream. They are no
+/// requests, and what they cost is spent and takes from what was saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowSum {
+    pub asked: i64,
+    pub agreed: i64,
+    pub differed: i64,
+    /// Both answered, and it could not be told.
+    pub unclear: i64,
+    /// The upstream did not answer.
+    pub failed: i64,
+    pub spent_microusd: i64,
+}
+
 /// What some exchanges come to. `saved` is `counterfactual` less `spent`, of those that can be compared:
 /// whose cost is known, and what they would have cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -348,6 +378,7 @@ pub struct Savings {
     pub saved_by: Vec<(String, Sum)>,
     /// The total's parts by [`crate::Basis`], all of them, and what is not compared as `none`.
     pub basis: Vec<(String, Sum)>,
+    pub shadow: ShadowSum,
     pub reference_model: Option<String>,
     pub method: String,
 }

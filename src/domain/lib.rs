@@ -19,7 +19,7 @@
 //! | compartment | the part of the cache in which one request's neighbours are looked for |
 //! | entry | a kept reply that may answer other requests of its compartment |
 //! | evidence | how often an entry's answer was right where it was checked |
-//! | shadow | a fresh reply beside a kept one, to see whether they say the same |
+//! | shadow | a second reply beside a kept one or one of this machine, to see whether they say the same |
 //! | receipt | leaves exactly one record per exchange, however it ends |
 //! | fault | what a caller may learn of a failure |
 //! | card | what a backend says of itself |
@@ -94,7 +94,8 @@ pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, Tag, TeamId, 
 pub use image::{FetchFault, FetchedImage, ImageAddresses, ImageFetcher};
 pub use kept::{
     Hour, KEPT_TEXT_BYTES_MAX, KeptRecord, NoTime, Overview, Place, PlaceLatency, RecordFault,
-    RecordName, RecordShelf, SavedBy, Savings, Since, SpokenTime, Sum, TeamSpent, moment_us,
+    RecordName, RecordShelf, SavedBy, Savings, ShadowSum, Since, SpokenTime, Sum, TeamSpent,
+    moment_us,
 };
 pub use key::{KEY_BYTES, KEY_PREFIX, KeySecret, KeyTrouble};
 pub use link::Link;
@@ -110,8 +111,8 @@ pub use quota::{
 };
 pub use reading::{ReadToken, TextPart, TextToRead, Tokenizer};
 pub use record::{
-    Basis, CacheOutcome, Counterfactual, ExchangeRecord, HedgeOutcome, HedgeRecord, Outcome,
-    RouteTaken, Share,
+    Agreement, Basis, CacheOutcome, Counterfactual, ExchangeRecord, HedgeOutcome, HedgeRecord,
+    Outcome, RouteTaken, ShadowRecord, Share,
 };
 pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, read_head, replay, replay_events};
 pub use rerank::{RerankRequest, Reranker, Scores};

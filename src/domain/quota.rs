@@ -106,6 +106,8 @@ pub enum Scope {
     Tag(Tag),
     /// Of requests that ask for a model by this name.
     Model(ModelAlias),
+    /// Of shadows, which nobody asked for but the operator.
+    Shadow,
 }
 
 impl Scope {
@@ -118,6 +120,7 @@ impl Scope {
             Self::User(..) => "user",
             Self::Tag(_) => "tag",
             Self::Model(_) => "model",
+            Self::Shadow => "shadow",
         }
     }
 
@@ -132,7 +135,7 @@ impl Scope {
     pub fn key(&self) -> String {
         let label = self.as_label();
         match self {
-            Self::Organisation => label.to_owned(),
+            Self::Organisation | Self::Shadow => label.to_owned(),
             Self::Team(team) => format!("{label}:{team}"),
             Self::Key(key) => format!("{label}:{key}"),
             // Both may have any letters: how long the first is says where the second begins.
@@ -480,6 +483,7 @@ mod tests {
     fn no_two_scopes_have_the_same_key() {
         let scopes = [
             Scope::Organisation,
+            Scope::Shadow,
             Scope::Team("organisation".into()),
             Scope::Team("a".into()),
             Scope::Key("a".into()),
@@ -494,8 +498,8 @@ mod tests {
         ];
         let keys: BTreeSet<String> = scopes.iter().map(Scope::key).collect();
         assert_eq!(keys.len(), scopes.len(), "{keys:?}");
-        assert_eq!(scopes[9].key(), "user:3:a:b:c");
-        assert_eq!(scopes[2].key(), "team:a");
+        assert_eq!(scopes[10].key(), "user:3:a:b:c");
+        assert_eq!(scopes[3].key(), "team:a");
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub struct ExchangeRecord {
     pub shares: Vec<Share>,
     /// What it would have cost elsewhere; `None` where nobody can say.
     pub counterfactual: Option<Counterfactual>,
+    /// What came of it, where it is no caller's but a shadow beside the answer to one, with whose id, key
+    /// and team it is kept.
+    pub shadow: Option<ShadowRecord>,
     /// What spans are made of; `None` where nobody exports any. It is not kept.
     pub trace: Option<Box<Traced>>,
 }
@@ -57,6 +60,46 @@ pub struct ExchangeRecord {
 pub struct Counterfactual {
     pub cost: MicroUsd,
     pub basis: Basis,
+}
+
+/// An answer of this machine, asked for again of an upstream. No word of either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShadowRecord {
+    /// The model that answered the caller.
+    pub beside: String,
+    pub agreement: Agreement,
+    /// How near the two are, in thousandths; `None` where that was not measured.
+    pub similarity_permille: Option<u16>,
+}
+
+/// Whether two answers say the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Agreement {
+    Agrees,
+    Differs,
+    /// Both came, and it cannot be told.
+    Unclear,
+    /// The second one did not come.
+    Failed,
+}
+
+impl Agreement {
+    pub const ALL: [Agreement; 4] = [
+        Agreement::Agrees,
+        Agreement::Differs,
+        Agreement::Unclear,
+        Agreement::Failed,
+    ];
+
+    #[must_use]
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Agreement::Agrees => "agrees",
+            Agreement::Differs => "differs",
+            Agreement::Unclear => "unclear",
+            Agreement::Failed => "failed",
+        }
+    }
 }
 
 /// How a [`Counterfactual`] was found.
@@ -70,10 +113,18 @@ pub enum Basis {
     Made,
     /// Its tokens at the price of the operator's reference model.
     Reference,
+    /// It is a shadow, for which nobody would have paid.
+    Shadow,
 }
 
 impl Basis {
-    pub const ALL: [Basis; 4] = [Basis::Asked, Basis::Answered, Basis::Made, Basis::Reference];
+    pub const ALL: [Basis; 5] = [
+        Basis::Asked,
+        Basis::Answered,
+        Basis::Made,
+        Basis::Reference,
+        Basis::Shadow,
+    ];
 
     #[must_use]
     pub fn as_label(self) -> &'static str {
@@ -82,6 +133,7 @@ impl Basis {
             Basis::Answered => "answered",
             Basis::Made => "made",
             Basis::Reference => "reference",
+            Basis::Shadow => "shadow",
         }
     }
 }

@@ -31,6 +31,7 @@ mod rerank;
 mod rescue;
 mod reuse;
 mod seam;
+mod shadow;
 mod snapshot;
 mod stages;
 mod texts;
@@ -58,6 +59,7 @@ pub use reuse::{
     CacheEncoder, FeedbackTaken, Learner, Rating, Reuse, ReuseCounts, ReuseRules, Traced,
     TracedNeighbour,
 };
+pub use shadow::{ShadowCounts, ShadowRules, Shadower, Shadows};
 pub use snapshot::{CacheRules, NamedEmbedder, NamedReranker, Patience, Prices, Snapshot};
 pub use stages::{CacheWish, Parsed, RequestContext};
 pub use texts::{TEXT_QUEUE_BYTES_MAX, TEXT_QUEUE_MAX, TextCounts, TextWriter, Texts};

@@ -72,6 +72,7 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
     let keeping = keeping.filter(|_| !walk.is_stand_in() && !walk.sees_findings(&begun));
     let findings = Arc::clone(walk.findings());
     let route = walk.label(&begun);
+    let is_stand_in = walk.is_stand_in();
     let rules = admitted.snapshot.rescue();
     let lifeline = kept.map(|kept| match kept {
         Ok(request) => {
@@ -85,6 +86,7 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
         keeping,
         lifeline,
         route,
+        is_stand_in,
         reason,
         head: begun.head,
         rest: begun.rest,

@@ -669,6 +669,20 @@ fn prices(planned: &Planned) -> Vec<Price> {
         .collect()
 }
 
+/// The worst that a request for one choice, with its reply bounded, comes to at this price.
+pub(crate) fn worst_of(request: &ChatRequest, price: Price) -> Use {
+    let output = request
+        .output_tokens_max
+        .map_or(0, |tokens| tokens.0)
+        .into();
+    Use {
+        requests: 1,
+        input_tokens: prompt_tokens(request, TOKEN_BYTES),
+        output_tokens: output,
+        cost: cost(price, prompt_tokens(request, PAID_TOKEN_BYTES), output),
+    }
+}
+
 /// Takes for work that is no chat: `texts` go to one of `routes`.
 ///
 /// # Errors

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::{
-    CacheOutcome, ChatEvent, ChatRequest, Counterfactual, ExchangeRecord, Findings, MicroUsd,
-    ModelAlias, Outcome, Price, Principal, RecordSink, RequestId, RouteTaken, Share, Tokens,
-    TraceContext, Traced, Usage, moment_us,
+    Basis, CacheOutcome, ChatEvent, ChatRequest, Counterfactual, ExchangeRecord, Findings,
+    MicroUsd, ModelAlias, Outcome, Price, Principal, RecordSink, RequestId, RouteTaken, Share,
+    Tokens, TraceContext, Traced, Usage, moment_us,
 };
 use policy::{Answered, Yardstick};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -49,7 +49,19 @@ impl Receipt {
         keepers: Keepers,
     ) -> Self {
         let limits = principal.limits_of(&model_asked);
+        let share = QuotaShare::new(keepers, principal.key.clone(), limits);
+        Self::of_share(request_id, principal, model_asked, desk, seat, share)
+    }
 
+    /// The same where it is known what is taken of which limits.
+    pub(crate) fn of_share(
+        request_id: RequestId,
+        principal: &Principal,
+        model_asked: ModelAlias,
+        desk: mpsc::OwnedPermit<ExchangeRecord>,
+        seat: OwnedSemaphorePermit,
+        share: QuotaShare,
+    ) -> Self {
         let record = ExchangeRecord {
             ended_us: 0,
             request_id,
@@ -76,6 +88,7 @@ impl Receipt {
             unrescued: None,
             shares: Vec::new(),
             counterfactual: None,
+            shadow: None,
             trace: None,
         };
         Self {
@@ -83,7 +96,7 @@ impl Receipt {
             meter: Meter::default(),
             admitted_at: Instant::now(),
             desk: Some(desk),
-            share: QuotaShare::new(keepers, principal.key.clone(), limits),
+            share,
             saved: None,
             has_left: None,
             yardstick: None,
@@ -282,6 +295,12 @@ impl Receipt {
 
     /// What it would have cost elsewhere, once it is settled. Nothing where nobody worked for it.
     fn counterfactual(&self, record: &ExchangeRecord) -> Option<Counterfactual> {
+        if record.shadow.is_some() {
+            return record.cost.map(|_| Counterfactual {
+                cost: MicroUsd(0),
+                basis: Basis::Shadow,
+            });
+        }
         let usage = record.usage.as_ref()?;
         let answered = match &record.route {
             _ if record.cache.is_reuse() => Answered::Reused(record.saved),

@@ -10,6 +10,7 @@
 //! ```
 //! Nothing here fails a request: an encoder or an index that is slow, wrong or gone is a miss.
 
+mod agree;
 mod encoder;
 mod feedback;
 mod learner;
@@ -34,6 +35,7 @@ pub use feedback::{FeedbackTaken, Rating};
 pub use learner::Learner;
 pub use trace::{Traced, TracedNeighbour};
 
+pub(crate) use agree::{Likeness, has_equal_words, likeness};
 pub(crate) use learner::{Planting, Seed, Shadow, Task};
 pub(crate) use look_up::{Sought, look_up};
 pub(crate) use trace::{Trace, Traces};
@@ -65,6 +67,7 @@ pub struct ReuseRules {
 }
 
 /// What reuse remembers. Shared by all exchanges.
+#[derive(Clone)]
 pub struct Reuse {
     core: Arc<Core>,
     desk: mpsc::Sender<Task>,

@@ -10,6 +10,7 @@ use crate::offline::OfflineRules;
 use crate::pace::Pace;
 use crate::rescue::RescueRules;
 use crate::reuse::ReuseRules;
+use crate::shadow::ShadowRules;
 use domain::{Backend, BackendCard, BackendName, Embedder, ModelAlias, Price, Reranker};
 use policy::{
     Asked, BreakerRules, CacheSecret, PriceBook, RetryRules, Roster, RosterEntry, RoutePolicy,
@@ -41,6 +42,7 @@ pub struct Snapshot {
     offline: OfflineRules,
     images: Option<ImageRules>,
     reuse: Option<ReuseRules>,
+    shadow: Option<ShadowRules>,
     pace: Pace,
 }
 
@@ -86,6 +88,7 @@ impl Snapshot {
             offline: OfflineRules::default(),
             images: None,
             reuse: None,
+            shadow: None,
             pace: Pace::default(),
         }
     }
@@ -150,6 +153,17 @@ impl Snapshot {
 
     pub(crate) fn reuse(&self) -> Option<&ReuseRules> {
         self.reuse.as_ref()
+    }
+
+    /// The same with answers of this machine asked for again. Without, none is.
+    #[must_use]
+    pub fn with_shadow(mut self, shadow: Option<ShadowRules>) -> Self {
+        self.shadow = shadow;
+        self
+    }
+
+    pub(crate) fn shadow(&self) -> Option<&ShadowRules> {
+        self.shadow.as_ref()
     }
 
     /// The same with another pace of kept replies.

@@ -89,6 +89,8 @@ pub(crate) struct Opened {
     /// `None` where a reply that breaks off stays so.
     pub lifeline: Option<Lifeline>,
     pub route: RouteLabel,
+    /// Somebody else was meant to answer.
+    pub is_stand_in: bool,
     pub reason: String,
     pub head: Vec<ChatEvent>,
     pub rest: ChatStream,

@@ -10,6 +10,7 @@ mod rescue;
 mod reuse;
 mod savings;
 mod sealing;
+mod shadow;
 mod texts;
 
 use std::collections::{BTreeMap, HashMap};
@@ -338,6 +339,7 @@ fn bench_queueing(
         snapshot,
         cache: cache.clone(),
         reuse: None,
+        shadows: None,
         keys: Arc::new(NoKeys),
         quotas,
         queueing,

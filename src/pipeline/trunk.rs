@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use domain::{
     BackendCard, CacheOutcome, CacheStore, ChatRequest, Delivery, ExchangeRecord, Fault, Findings,
     Health, HealthState, Kept, KeyDigest, KeyDirectory, KeyTrouble, Left, Limit, ModelAlias,
-    Outcome, Principal, Quotas, Reach, RecordSink, RequestId, Tier, Tokens, Trust,
+    Outcome, Principal, Quotas, Reach, RecordSink, RequestId, Scope, Tier, Tokens, Trust,
 };
 use policy::Asked;
 use tokio::sync::{Semaphore, mpsc};
@@ -26,6 +26,7 @@ use crate::queue::{Lines, QueueRules};
 use crate::quota::Keepers;
 use crate::receipt::{Receipt, Recorder};
 use crate::reuse::{Reuse, Sought, Trace, Traces, look_up};
+use crate::shadow::{self, AT_ONCE, Office, ShadowCounts, Shadows};
 use crate::snapshot::Snapshot;
 use crate::stages::{Admitted, CacheWish, Missed, Parsed, Planned, Scanned};
 use crate::texts::Texts;
@@ -60,6 +61,8 @@ pub struct Parts {
     pub cache: Arc<dyn CacheStore>,
     /// What replies for other requests are remembered by; `None`: each answers its own alone.
     pub reuse: Option<Reuse>,
+    /// Where answers of this machine wait to be asked for again; `None`: none is.
+    pub shadows: Option<Shadows>,
     pub keys: Arc<dyn KeyDirectory>,
     /// Who keeps count of principals' limits; `None`: nobody does.
     pub quotas: Option<Arc<dyn Quotas>>,
@@ -130,7 +133,20 @@ impl Pipeline {
     pub fn new(parts: Parts) -> (Self, Recorder) {
         // A semaphore counts no further than this; more seats than that means no bound at all.
         let seats_max = parts.exchanges_max.clamp(1, Semaphore::MAX_PERMITS);
-        let (desk, inbox) = mpsc::channel(seats_max);
+        // Shadows take no place of an exchange's.
+        let places = seats_max.saturating_add(AT_ONCE);
+        let (desk, inbox) = mpsc::channel(places.min(Semaphore::MAX_PERMITS));
+        let seats = Arc::new(Semaphore::new(seats_max));
+        let keepers = Keepers {
+            quotas: parts.quotas,
+            lines: Arc::new(Lines::new(parts.queueing)),
+        };
+        let office = Office {
+            records: desk.clone(),
+            keepers: keepers.clone(),
+            seats: Arc::clone(&seats),
+            seats_max,
+        };
         let pipeline = Self {
             works: Arc::new(Works {
                 ward: Arc::new(Ward::new(
@@ -140,16 +156,14 @@ impl Pipeline {
                 )),
                 cache: parts.cache,
                 reuse: parts.reuse,
+                shadows: parts.shadows.map(|shadows| (shadows, office)),
                 traces: Traces::default(),
             }),
             flights: Arc::default(),
             snapshot: ArcSwap::from_pointee(parts.snapshot),
             keys: parts.keys,
-            keepers: Keepers {
-                quotas: parts.quotas,
-                lines: Arc::new(Lines::new(parts.queueing)),
-            },
-            seats: Arc::new(Semaphore::new(seats_max)),
+            keepers,
+            seats,
             seats_max,
             was_ready: AtomicBool::new(false),
             desk,
@@ -404,10 +418,20 @@ impl Pipeline {
         let Some(quotas) = &self.keepers.quotas else {
             return Vec::new();
         };
-        let limits = self.keys.limits();
+        let mut limits = self.keys.limits();
+        let snapshot = self.snapshot.load();
+        let of_shadows = snapshot.shadow().into_iter().flat_map(|it| &*it.limits);
+        limits.extend(of_shadows.filter(|it| it.scope == Scope::Shadow).cloned());
         let left = quotas.left(&limits);
         let limits = limits.into_iter().zip(left);
         limits.chain(quotas.users(users_max)).collect()
+    }
+
+    /// What became of shadows; `None` where none are asked.
+    #[must_use]
+    pub fn shadow_counts(&self) -> Option<ShadowCounts> {
+        let (shadows, _) = self.works.shadows.as_ref()?;
+        Some(shadows.counts())
     }
 
     /// Requests that wait for a limit to have enough left for them.
@@ -504,6 +528,7 @@ pub(crate) struct Works {
     pub ward: Arc<Ward>,
     pub cache: Arc<dyn CacheStore>,
     pub reuse: Option<Reuse>,
+    pub shadows: Option<(Shadows, Office)>,
     pub traces: Traces,
 }
 
@@ -594,6 +619,7 @@ async fn open_for(
         }
     }
     let planned = plan(missed, &works.ward)?;
+    let shadow = shadow::draw(works, &planned);
     let planned = if offline::concerns(&planned) {
         Box::pin(offline::pass(planned, &works.ward)).await?
     } else {
@@ -608,7 +634,8 @@ async fn open_for(
         planned
     };
     let opened = open(planned, &works.ward).await?;
-    let answer = wrap(opened, Arc::clone(&works.cache), works.reuse.as_ref());
+    let store = Arc::clone(&works.cache);
+    let answer = wrap(opened, store, works.reuse.as_ref(), shadow);
     Ok(Answer {
         trace: trace.map(Box::new),
         ..answer

@@ -18,22 +18,29 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use policy::Unmasker;
 
-use crate::answer::{Answer, CacheUse};
+use crate::answer::{Answer, CacheUse, RouteLabel};
 use crate::keep::Tee;
 use crate::receipt::Receipt;
 use crate::rescue::{Lifeline, Lost, Tried, Verdict};
 use crate::reuse::Reuse;
+use crate::shadow::Seed;
 use crate::snapshot::Snapshot;
 use crate::stages::Opened;
 
 /// Turns an opened candidate into the caller's answer.
-pub(crate) fn wrap(opened: Opened, store: Arc<dyn CacheStore>, reuse: Option<&Reuse>) -> Answer {
+pub(crate) fn wrap(
+    opened: Opened,
+    store: Arc<dyn CacheStore>,
+    reuse: Option<&Reuse>,
+    shadow: Option<Box<Seed>>,
+) -> Answer {
     let Opened {
         snapshot,
         findings,
         keeping,
         lifeline,
         route,
+        is_stand_in,
         reason,
         head,
         rest,
@@ -64,6 +71,10 @@ pub(crate) fn wrap(opened: Opened, store: Arc<dyn CacheStore>, reuse: Option<&Re
         Some(Lifeline::Cut(_)) | None => None,
     };
     wrapped.lifeline = lifeline;
+    wrapped.shadow = match &route {
+        RouteLabel::Local { model } if !is_stand_in => shadow.map(|seed| (seed, model.clone())),
+        _ => None,
+    };
     wrapped.snapshot = Some(snapshot);
     let stream = wrapped.boxed();
     Answer {
@@ -95,6 +106,8 @@ struct Wrapped {
     events: ChatStream,
     grammar: Grammar,
     tee: Option<Tee>,
+    /// What is asked for again once it has ended, and by whom it is answered.
+    shadow: Option<(Box<Seed>, String)>,
     unmask: Unmask,
     ready: VecDeque<Result<ChatEvent, BackendError>>,
     lifeline: Option<Lifeline>,
@@ -112,6 +125,7 @@ impl Wrapped {
             events,
             grammar: Grammar::default(),
             tee,
+            shadow: None,
             unmask: Unmask::new(findings),
             ready: VecDeque::new(),
             lifeline: None,
@@ -135,6 +149,11 @@ impl Wrapped {
         }
         if let Some(mut tee) = self.tee.take() {
             self.tee = tee.take(&event).then_some(tee);
+        }
+        if let Some((seed, _)) = &mut self.shadow
+            && !seed.hear(&event)
+        {
+            self.shadow = None;
         }
         if let Some(receipt) = &mut self.receipt {
             receipt.note_event(&event);
@@ -164,6 +183,7 @@ impl Wrapped {
             None => return self.break_off(error),
         };
         self.tee = None;
+        self.shadow = None;
         match rescuer.judge(&error) {
             // All but the usage came.
             Verdict::Whole => self.end(),
@@ -220,10 +240,14 @@ impl Wrapped {
         if let Some(tee) = self.tee.take() {
             tee.keep(cost.and_then(|cost| cost.known()));
         }
+        if let Some((seed, beside)) = self.shadow.take() {
+            seed.sow(beside);
+        }
     }
 
     fn break_off(&mut self, error: BackendError) {
         self.tee = None;
+        self.shadow = None;
         self.events = stream::empty().boxed();
         if let Some(mut receipt) = self.receipt.take() {
             receipt.note(|record| record.outcome = Outcome::BrokenOff(error.as_label()));

@@ -104,6 +104,7 @@ fn place(
         Scope::User(_, user) => (3, user.as_str().to_owned()),
         Scope::Tag(tag) => (4, tag.as_str().to_owned()),
         Scope::Model(model) => (5, model.as_str().to_owned()),
+        Scope::Shadow => (6, String::new()),
     };
     let (measure, per) = (limit.measure.as_label(), limit.per.as_label());
     (

@@ -37,6 +37,7 @@ mod replicas;
 mod rescue;
 mod retention;
 mod sealed;
+mod shadow;
 mod shared_keys;
 mod shared_replies;
 mod telemetry;

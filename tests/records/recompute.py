@@ -42,6 +42,9 @@ def expected(row, rules):
     """(cost, counterfactual, basis, saved_by) as they should be."""
     prices = rules["prices"]
     place = row["place"]
+    if row["agreement"] is not None:
+        # Nobody but the operator asked for it.
+        return cost(row, prices[f"{row['backend']}/{row['model']}"]), 0, "shadow", "shadow"
     if place == "nobody":
         return None, None, None, None
     if place == "upstream":
@@ -67,6 +70,9 @@ def expected(row, rules):
     reference = prices[rules["reference"]]
     return spent, cost(row, reference), "reference", due
 
+
+# What is told of shadows, and what their rows say.
+SHADOWS = {"agreed": "agrees", "differed": "differs", "unclear": "unclear", "failed": "failed"}
 
 FIGURES = [
     "requests",
@@ -96,6 +102,7 @@ def main(file, prices, savings):
 
     spent_in_all = 0
     unpriced = 0
+    shadow = dict.fromkeys(["asked", *SHADOWS, "spent_microusd"], 0)
     sums = defaultdict(lambda: dict.fromkeys(FIGURES, 0))
     for row in rows:
         spent, elsewhere, basis, due = expected(row, rules)
@@ -111,18 +118,28 @@ def main(file, prices, savings):
         spent_in_all += spent_with_second_try
         unpriced += due is not None and spent is None
         is_compared = spent is not None and elsewhere is not None
+        is_request = row["agreement"] is None
+        if not is_request:
+            shadow["asked"] += 1
+            shadow["spent_microusd"] += spent
+            for name, word in SHADOWS.items():
+                shadow[name] += row["agreement"] == word
         for by, part in [("total", None), ("saved_by", due or "none"), ("basis", basis or "none")]:
             sum_ = sums[by, part]
-            sum_["requests"] += 1
+            sum_["requests"] += is_request
             sum_["input_tokens"] += row["input_tokens"] or 0
             sum_["output_tokens"] += row["output_tokens"] or 0
             if is_compared:
-                sum_["compared_requests"] += 1
+                sum_["compared_requests"] += is_request
                 sum_["compared_spent_microusd"] += spent_with_second_try
                 sum_["counterfactual_microusd"] += elsewhere
                 sum_["saved_microusd"] += elsewhere - spent_with_second_try
 
-    for name, wanted in [("spent_microusd", spent_in_all), ("unpriced_requests", unpriced)]:
+    for name, wanted in [
+        ("spent_microusd", spent_in_all),
+        ("unpriced_requests", unpriced),
+        ("shadow", shadow),
+    ]:
         if told[name] != wanted:
             fail(f"{name} is told as {told[name]}, and is {wanted}")
     parts = [("total", None, told["total"])]

@@ -281,6 +281,7 @@ mod tests {
             unrescued: None,
             shares: Vec::new(),
             counterfactual: None,
+            shadow: None,
             trace: None,
         }
     }

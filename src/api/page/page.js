@@ -3,7 +3,7 @@
 
 const EVERY_MS = 10000;
 const PLACES = { cache: "the cache", local: "this machine or a pool", upstream: "an upstream", nobody: "nobody" };
-const SAVERS = { cache: "the cache", local: "this machine or a pool", fallback: "a fallback", upstream: "another upstream", none: "nobody answered" };
+const SAVERS = { cache: "the cache", local: "this machine or a pool", fallback: "a fallback", upstream: "another upstream", shadow: "answers checked in the cloud", none: "nobody answered" };
 const find = (id) => document.getElementById(id);
 const whole = (count) => count.toLocaleString("en-US");
 const NOTHING = "–";
@@ -108,13 +108,20 @@ function showSaved(today, month) {
     [sum.compared_spent_microusd, sum.counterfactual_microusd, sum.saved_microusd]));
   const part = (sum, name, kind) => row([name, whole(sum.requests), whole(sum.compared_requests),
     money(sum.compared_spent_microusd, digits), money(sum.counterfactual_microusd, digits), money(sum.saved_microusd, digits)], kind);
-  const parts = month.saved_by.map(([label, sum]) => part(sum, SAVERS[label] ?? label));
+  const ways = month.saved_by.filter(([label]) => label !== "shadow" || month.shadow.asked > 0);
+  const parts = ways.map(([label, sum]) => part(sum, SAVERS[label] ?? label));
   put("by", [...parts, part(month.total, "all", "total")]);
   const of = (wanted) => month.saved_by.find(([label]) => label === wanted)[1].requests;
   const answered = month.total.requests - of("none");
   find("cache-share").textContent = answered ? (100 * of("cache") / answered).toFixed(1) + " %" : NOTHING;
   find("cache-count").textContent = whole(of("cache")) + " of " + whole(answered) + " answers";
   find("method").textContent = month.method;
+  const { shadow } = month;
+  const told = shadow.agreed + shadow.differed;
+  find("shadow").hidden = shadow.asked === 0;
+  find("shadow").textContent = whole(shadow.asked) + " answers of this machine were asked for again in the cloud, for "
+    + money(shadow.spent_microusd) + ". " + (told === 0 ? "Of none it can be told whether they agree."
+    : (100 * shadow.agreed / told).toFixed(1) + " % agree of the " + whole(told) + " of which that can be told.");
   find("reference").textContent = month.reference_model
     ? "The reference model is " + month.reference_model + "."
     : "No savings.reference_model is set: what this machine answered without a model of a price being asked for is not compared.";
@@ -217,7 +224,8 @@ function showLimits(told) {
     const what = it.per === null ? it.count + " at once" : it.count.replaceAll("_", " ") + (it.per === "ever" ? " in all" : " per " + it.per);
     const look = share(it) >= 1 ? "spent" : share(it) >= 0.8 ? "near" : "";
     const whose = it.scope === "user" ? (it.name === "" ? "no user" : "user " + it.name) + " of " + it.team : it.scope + " " + it.name;
-    return row([words(it.name === null ? "everybody" : whose), words(what),
+    const nobodys = it.scope === "shadow" ? "answers checked in the cloud" : "everybody";
+    return row([words(it.name === null ? nobodys : whose), words(what),
       words(amount(it, it.used) + " of " + amount(it, bound(it)), meter(share(it), look)), amount(it, it.left)]);
   }), "No limits are set.");
 }

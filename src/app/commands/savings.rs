@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use domain::{RecordFault, RecordShelf, Savings, Since, Sum, TeamId};
+use domain::{RecordFault, RecordShelf, Savings, ShadowSum, Since, Sum, TeamId};
 use store::RecordReader;
 
 use crate::cli::SavingsArgs;
@@ -20,6 +20,7 @@ const HEADS: [&str; 8] = [
     "SAVED",
 ];
 
+/// After the sums: shadows by what came of them, and what they cost, in places of the same names.
 const CSV_HEAD: &str = "by,part,requests,compared_requests,input_tokens,output_tokens,\
     compared_spent_microusd,counterfactual_microusd,saved_microusd";
 
@@ -91,7 +92,43 @@ fn csv(savings: &Savings) -> String {
             sum.saved_microusd
         ));
     }
+    let shadow = &savings.shadow;
+    for (part, count) in outcomes(shadow) {
+        text.push_str(&format!("\nshadow,{part},{count},,,,,,"));
+    }
+    let spent = shadow.spent_microusd;
+    let saved = spent.saturating_neg();
+    text.push_str(&format!(
+        "\nshadow,all,{},,,,{spent},,{saved}",
+        shadow.asked
+    ));
     text
+}
+
+fn outcomes(shadow: &ShadowSum) -> [(&'static str, i64); 4] {
+    [
+        ("agrees", shadow.agreed),
+        ("differs", shadow.differed),
+        ("unclear", shadow.unclear),
+        ("failed", shadow.failed),
+    ]
+}
+
+/// Of those that can be told; nothing where none was asked for.
+fn shadows(shadow: &ShadowSum) -> Option<String> {
+    let told = shadow.agreed.saturating_add(shadow.differed);
+    let share = |told: i64| shadow.agreed as f64 * 100.0 / told as f64;
+    let share = (told > 0).then(|| format!("{:.1} % agree: ", share(told)));
+    let parts = outcomes(shadow).map(|(part, count)| format!("{part} {count}"));
+    (shadow.asked > 0).then(|| {
+        format!(
+            "\nanswers of this machine asked for again in the cloud: {}; {}{}; spent on it {}",
+            shadow.asked,
+            share.unwrap_or_default(),
+            parts.join(", "),
+            dollars(shadow.spent_microusd)
+        )
+    })
 }
 
 fn words(savings: &Savings) -> String {
@@ -146,6 +183,7 @@ fn words(savings: &Savings) -> String {
             savings.unpriced_requests
         ));
     }
+    text.extend(shadows(&savings.shadow));
     text.push_str(&match &savings.reference_model {
         Some(model) => format!("\nreference model: {model}"),
         None => {
@@ -221,6 +259,14 @@ mod tests {
             unpriced_requests: 1,
             saved_by: vec![("local".into(), sum)],
             basis: vec![("reference".into(), sum)],
+            shadow: ShadowSum {
+                asked: 12,
+                agreed: 7,
+                differed: 1,
+                unclear: 3,
+                failed: 1,
+                spent_microusd: 25,
+            },
             ..Savings::default()
         };
         assert_eq!(
@@ -229,6 +275,11 @@ mod tests {
                 "total,all,3,2,10,20,5,12,7",
                 "saved_by,local,3,2,10,20,5,12,7",
                 "basis,reference,3,2,10,20,5,12,7",
+                "shadow,agrees,7,,,,,,",
+                "shadow,differs,1,,,,,,",
+                "shadow,unclear,3,,,,,,",
+                "shadow,failed,1,,,,,,",
+                "shadow,all,12,,,,25,,-25",
             ]
         );
         let words = words(&savings);
@@ -236,6 +287,8 @@ mod tests {
             "spent $0.000005, saved $0.000007",
             "  local",
             "1 answers have no known price",
+            "asked for again in the cloud: 12; 87.5 % agree: agrees 7, differs 1, unclear 3, failed 1; \
+             spent on it $0.000025",
         ] {
             assert!(words.contains(part), "{words}");
         }

@@ -72,6 +72,11 @@ impl QuotaSettings {
         })
     }
 
+    /// Of all teams together.
+    pub fn everybody(&self) -> impl Iterator<Item = &Limit> {
+        self.everybody.iter()
+    }
+
     /// Teams of the file, by name, as they were written.
     pub fn written(&self) -> impl Iterator<Item = (&str, &RawTeam)> {
         let written = self.written.iter();
@@ -282,10 +287,12 @@ fn limit(path: &str, raw: &RawLimit, scope: &Scope, findings: &mut Findings) -> 
         (_, Some(per)) => per,
     };
     let amount = match (is_cost, raw.amount, raw.usd) {
-        (true, None, Some(usd)) if (0.0..=USD_MAX).contains(&usd) => (usd * 1e6).round() as u64,
-        (true, None, _) => {
-            fault("usd", "is required, in dollars, such as 25.0");
-            return None;
+        (true, None, dollars) => {
+            let Some(amount) = dollars.and_then(usd) else {
+                fault("usd", "is required, in dollars, such as 25.0");
+                return None;
+            };
+            amount
         }
         (true, Some(_), _) => {
             fault("amount", "is not for `cost`; say it in dollars, by `usd`");
@@ -362,6 +369,12 @@ fn limit(path: &str, raw: &RawLimit, scope: &Scope, findings: &mut Findings) -> 
     })
 }
 
+/// Dollars as micro-dollars; `None` for no amount, and for more than is meant.
+pub fn usd(dollars: f64) -> Option<u64> {
+    let is_amount = (0.0..=USD_MAX).contains(&dollars);
+    is_amount.then(|| (dollars * 1e6).round() as u64)
+}
+
 /// What refills in an hour.
 fn amount_of_an_hour(amount: u64, per: Period) -> u64 {
     let seconds = per.refills_in().map_or(3_600, |time| time.as_secs());
@@ -379,7 +392,7 @@ fn measure(raw: RawMeasure) -> Measure {
     }
 }
 
-fn period(raw: RawPeriod) -> Period {
+pub fn period(raw: RawPeriod) -> Period {
     match raw {
         RawPeriod::Second => Period::Second,
         RawPeriod::Minute => Period::Minute,

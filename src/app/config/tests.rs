@@ -22,14 +22,14 @@ fn judged(text: &str, environment: &[(&str, &str)]) -> (Option<Config>, Findings
     (config, findings)
 }
 
-fn accepted(text: &str, environment: &[(&str, &str)]) -> (Config, Vec<String>) {
+pub(super) fn accepted(text: &str, environment: &[(&str, &str)]) -> (Config, Vec<String>) {
     let (config, findings) = judged(text, environment);
     assert_eq!(findings.faults, [], "{text}");
     let warnings = findings.warnings.iter().map(ToString::to_string).collect();
     (config.expect("no faults"), warnings)
 }
 
-fn refused(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+pub(super) fn refused(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
     let (config, findings) = judged(text, environment);
     assert!(config.is_none(), "{text}");
     findings.faults.iter().map(ToString::to_string).collect()

@@ -54,7 +54,7 @@ impl LimitGauges {
 
     fn show(&self, limit: &Limit, left: &Left) {
         let name = match &limit.scope {
-            Scope::Organisation => String::new(),
+            Scope::Organisation | Scope::Shadow => String::new(),
             Scope::Team(team) => team.to_string(),
             Scope::Key(key) => key.to_string(),
             Scope::Tag(tag) => tag.to_string(),

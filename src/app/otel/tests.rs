@@ -45,6 +45,7 @@ fn record(model: &str) -> ExchangeRecord {
         unrescued: None,
         shares: Vec::new(),
         counterfactual: None,
+        shadow: None,
         trace: Some(Box::new(Traced {
             context: Arc::new(TraceContext {
                 trace: TraceId::new([1; 16]).unwrap(),

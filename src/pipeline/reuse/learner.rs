@@ -8,11 +8,11 @@ use domain::{
     CacheKey, Compartment, Entry, EntryId, Evidence, FinishReason, Kept, Purge, Reply, WriterId,
 };
 use policy::Compared;
-use policy::reuse::{Class, Judgement, Pair, Question, judge};
+use policy::reuse::{Class, Judgement};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::encoder::cosine;
+use super::agree::likeness;
 use super::{CacheEncoder, Core, count};
 
 /// How often what was learned is saved, where something was.
@@ -20,10 +20,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(30);
 
 /// How long comparing two replies may take. Reached: nothing is learned from them.
 const COMPARE_MAX: Duration = Duration::from_secs(10);
-
-/// Replies up to this many bytes are compared as questions are, by their numbers, names and negations too:
-/// in such there is little else. Longer ones say the same thing in many ways.
-const SHORT_REPLY_BYTES: usize = 160;
 
 /// The cosine from which on two replies say the same: two answers to one question by one model are mostly
 /// above 0.9, those to questions that differ in one word below.
@@ -209,25 +205,8 @@ impl Learner {
     async fn agree(&self, kept: &Reply, fresh: &Reply, encoder: &CacheEncoder) -> Option<bool> {
         let text = |reply: &Reply| reply.choices.first().map(|choice| choice.text());
         let (kept, fresh) = (text(kept)?, text(fresh)?);
-        if normal(&kept) == normal(&fresh) {
-            return Some(true);
-        }
-        let left = encoder.vector(&kept).await?;
-        let right = encoder.vector(&fresh).await?;
-        let similarity = cosine(&left, &right);
-        if kept.len().max(fresh.len()) <= SHORT_REPLY_BYTES {
-            let pair = Pair {
-                query: &Question::new(&fresh),
-                entry: &Question::new(&kept),
-                similarity,
-                query_vector: &right,
-                entry_vector: &left,
-            };
-            if judge(&pair, &self.core.scorer).refusal.is_some() {
-                return Some(false);
-            }
-        }
-        Some(similarity >= AGREE_AT)
+        let comparing = likeness(&kept, &fresh, encoder, &self.core.scorer, AGREE_AT);
+        Some(comparing.await?.is_alike)
     }
 }
 
@@ -235,14 +214,6 @@ impl std::fmt::Debug for Learner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Learner").finish_non_exhaustive()
     }
-}
-
-/// Letters and digits in lower case, a space between words.
-fn normal(text: &str) -> String {
-    let words = text
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty());
-    words.collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
 impl Core {
@@ -274,13 +245,6 @@ fn is_condemned(evidence: &Evidence) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn replies_are_alike_by_their_words() {
-        assert_eq!(normal("It's Paris."), normal("it s  PARIS"));
-        assert_ne!(normal("Paris"), normal("Rome"));
-        assert_ne!(normal("1.5"), normal("15"));
-    }
 
     #[test]
     fn an_entry_goes_when_it_was_wrong_too_often() {

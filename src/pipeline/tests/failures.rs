@@ -181,6 +181,7 @@ fn scene_with(providers: &[Arc<Provider>], manners: &str, retry: RetryRules) -> 
         snapshot,
         cache: Arc::new(MapCache::default()),
         reuse: None,
+        shadows: None,
         keys: Arc::new(NoKeys),
         quotas: None,
         queueing: QueueRules::default(),

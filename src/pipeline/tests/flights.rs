@@ -100,6 +100,7 @@ fn stepped(backend: &Arc<Stepped>, seats: usize) -> Bench {
         snapshot: priced(snapshot_of(ROUTES, vec![backend.clone()])),
         cache: bench.cache.clone(),
         reuse: None,
+        shadows: None,
         keys: Arc::new(NoKeys),
         quotas: None,
         queueing: QueueRules::default(),

@@ -280,6 +280,7 @@ impl Rig {
             snapshot: snapshot.with_reuse(Some(rules)),
             cache: cache.clone(),
             reuse: Some(reuse),
+            shadows: None,
             keys: Arc::new(NoKeys),
             quotas: None,
             queueing: QueueRules::default(),

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use domain::{
-    Basis, CacheOutcome, Counterfactual, ExchangeRecord, KeptRecord, Marks, MicroUsd, Outcome,
-    RecordName, RecordShelf, RecordSink, RouteTaken, SavedBy, Since, Sum, Tokens, Usage,
+    Agreement, Basis, CacheOutcome, Counterfactual, ExchangeRecord, KeptRecord, Marks, MicroUsd,
+    Outcome, RecordName, RecordShelf, RecordSink, RouteTaken, SavedBy, ShadowRecord, ShadowSum,
+    Since, Sum, Tokens, Usage,
 };
 
 /// An upstream's answer to `team`: a thousand tokens in and a hundred out, for 70 micro-dollars.
@@ -43,6 +44,7 @@ pub fn record_of(id: &str, team: &str) -> ExchangeRecord {
         rescued_by: Vec::new(),
         unrescued: None,
         shares: Vec::new(),
+        shadow: None,
         trace: None,
         counterfactual: Some(Counterfactual {
             cost,
@@ -70,6 +72,19 @@ fn records_of_all_kinds(team: &str) -> Vec<ExchangeRecord> {
         }),
         ..free(kind)
     };
+    let shadow = |kind: &str, agreement, similarity_permille| ExchangeRecord {
+        cost: Some(MicroUsd(3)),
+        counterfactual: Some(Counterfactual {
+            cost: MicroUsd(0),
+            basis: Basis::Shadow,
+        }),
+        shadow: Some(ShadowRecord {
+            beside: "tiny".to_owned(),
+            agreement,
+            similarity_permille,
+        }),
+        ..plain(kind)
+    };
     vec![
         plain("upstream"),
         here("local", Basis::Reference),
@@ -96,6 +111,8 @@ fn records_of_all_kinds(team: &str) -> Vec<ExchangeRecord> {
             counterfactual: None,
             ..plain("refused")
         },
+        shadow("agreed", Agreement::Agrees, Some(987)),
+        shadow("failed", Agreement::Failed, None),
     ]
 }
 
@@ -134,7 +151,7 @@ pub async fn check_record_shelf(
     settle().await;
 
     let latest = shelf.latest(100, None).await.expect("records are read");
-    assert_eq!(latest.len(), 13, "one each, and none twice");
+    assert_eq!(latest.len(), 17, "one each, and none twice");
     assert_eq!(latest[0].request_id, "blue-upstream", "latest first");
     for (kept, record) in latest[1..].iter().rev().zip(&records) {
         let wanted = KeptRecord::of(record, kept.ended_us);
@@ -159,7 +176,15 @@ pub async fn check_record_shelf(
         .savings(all, Some("blue".into()))
         .await
         .expect("records are read");
-    assert_eq!(savings.spent_microusd, 140);
+    assert_eq!(savings.spent_microusd, 146);
+    let shadow = ShadowSum {
+        asked: 2,
+        agreed: 1,
+        failed: 1,
+        spent_microusd: 6,
+        ..ShadowSum::default()
+    };
+    assert_eq!(savings.shadow, shadow);
     assert_eq!(savings.unpriced_requests, 1);
     let part = |requests: i64, spent: i64, counterfactual: i64| {
         (requests, spent, counterfactual, counterfactual - spent)
@@ -172,15 +197,17 @@ pub async fn check_record_shelf(
             sum.saved_microusd,
         )
     };
-    assert_eq!(of(&savings.total), part(7, 140, 140 + 50 + 50 + 70));
+    assert_eq!(of(&savings.total), part(7, 146, 140 + 50 + 50 + 70));
     assert_eq!(savings.total.compared_requests, 5);
-    assert_eq!(savings.total.input_tokens, 6_000);
+    assert_eq!(savings.total.input_tokens, 8_000);
     for (label, wanted) in [
         (SavedBy::Cache.as_label(), part(1, 0, 70)),
         (SavedBy::Fallback.as_label(), part(1, 0, 50)),
         (SavedBy::Local.as_label(), part(1, 0, 50)),
         // With the one that has no price.
         (SavedBy::Upstream.as_label(), part(3, 140, 140)),
+        // No requests, and what they cost takes from what was saved.
+        (SavedBy::Shadow.as_label(), part(0, 6, 0)),
         ("none", part(1, 0, 0)),
     ] {
         let found = savings.saved_by.iter().find(|(it, _)| it == label);
@@ -193,7 +220,7 @@ pub async fn check_record_shelf(
         assert_eq!(sum(|it| it.output_tokens), savings.total.output_tokens);
     }
     let everybody = shelf.savings(all, None).await.expect("records are read");
-    assert_eq!(everybody.spent_microusd, 210);
+    assert_eq!(everybody.spent_microusd, 222);
     let nobody = shelf
         .savings(all, Some("green".into()))
         .await
@@ -223,7 +250,7 @@ pub async fn check_record_shelf(
         .iter()
         .map(|it| (it.team.as_str(), it.spent_microusd))
         .collect();
-    assert_eq!(teams, [("blue", 140), (teams_of[1], 70)]);
+    assert_eq!(teams, [("blue", 146), (teams_of[1], 76)]);
     let past = shelf
         .savings(Since::Ago(0), None)
         .await

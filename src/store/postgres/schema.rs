@@ -11,7 +11,7 @@ use super::PostgresFault;
 
 /// Each brings the schema forward by one version, all that are missing in one transaction. What was
 /// released is never changed.
-pub const MIGRATIONS: [&str; 3] = [
+pub const MIGRATIONS: [&str; 4] = [
     // Names of records are compared byte by byte, as SQLite does.
     r#"
     CREATE TABLE hedge.records (
@@ -87,6 +87,12 @@ pub const MIGRATIONS: [&str; 3] = [
         PRIMARY KEY (replica, key)
     );
     CREATE TABLE hedge.scrub (owed BOOLEAN PRIMARY KEY);
+    "#,
+    // Of shadows: beside which model's answer they were asked for, and whether the two say the same.
+    r#"
+    ALTER TABLE hedge.records ADD COLUMN shadow_of TEXT;
+    ALTER TABLE hedge.records ADD COLUMN agreement TEXT COLLATE "C";
+    ALTER TABLE hedge.records ADD COLUMN similarity_permille BIGINT;
     "#,
 ];
 

@@ -153,7 +153,7 @@ impl QuotaFile {
 impl Entry {
     fn of(settled: &Settled) -> Self {
         let (team, name) = match &settled.scope {
-            Scope::Organisation => ("", ""),
+            Scope::Organisation | Scope::Shadow => ("", ""),
             Scope::Team(team) => ("", team.as_str()),
             Scope::Key(key) => ("", key.as_str()),
             Scope::User(team, user) => (team.as_str(), user.as_str()),
@@ -187,6 +187,7 @@ impl Entry {
             USER => Scope::User(self.team.as_str().into(), self.name.as_str().into()),
             "tag" => Scope::Tag(self.name.as_str().into()),
             "model" => Scope::Model(self.name.as_str().into()),
+            "shadow" => Scope::Shadow,
             _ => return None,
         };
         let mut measures = Measure::ALL.into_iter();

@@ -72,7 +72,8 @@ impl Counter {
             | Scope::Team(_)
             | Scope::Key(_)
             | Scope::Tag(_)
-            | Scope::Model(_) => false,
+            | Scope::Model(_)
+            | Scope::Shadow => false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is asked of records, in the SQL that SQLite and Postgres both know: sums are the same sums
 //! whichever keeps them.
 
-/// The questions, of one table.
+/// The questions, of one table. What has an `agreement` is a shadow: it cost something, and is no request.
 #[derive(Clone, Copy, Debug)]
 pub struct Asks {
     /// The latest `$3` of those before `$1` and `$2`, a record's name.
@@ -27,14 +27,20 @@ macro_rules! asks_of {
             sums: concat!(
                 "SELECT
                     saved_by, basis,
-                    COUNT(*) AS requests,
+                    COUNT(*) FILTER (WHERE agreement IS NULL) AS requests,
+                    COUNT(*) FILTER (WHERE agreement IS NOT NULL) AS asked,
+                    COUNT(*) FILTER (WHERE agreement = 'agrees') AS agreed,
+                    COUNT(*) FILTER (WHERE agreement = 'differs') AS differed,
+                    COUNT(*) FILTER (WHERE agreement = 'unclear') AS unclear,
+                    COUNT(*) FILTER (WHERE agreement = 'failed') AS failed,
                     CAST(COALESCE(SUM(input_tokens), 0) AS BIGINT) AS input_tokens,
                     CAST(COALESCE(SUM(output_tokens), 0) AS BIGINT) AS output_tokens,
                     CAST(SUM(COALESCE(cost_microusd, 0) + hedge_cost_microusd) AS BIGINT) AS spent,
                     COUNT(*) FILTER (WHERE saved_by IS NOT NULL AND cost_microusd IS NULL)
                         AS unpriced,
                     COUNT(*) FILTER (WHERE cost_microusd IS NOT NULL
-                        AND counterfactual_microusd IS NOT NULL) AS compared,
+                        AND counterfactual_microusd IS NOT NULL
+                        AND agreement IS NULL) AS compared,
                     CAST(SUM(CASE
                         WHEN counterfactual_microusd IS NULL OR cost_microusd IS NULL THEN 0
                         ELSE cost_microusd + hedge_cost_microusd END) AS BIGINT) AS compared_spent,
@@ -49,7 +55,7 @@ macro_rules! asks_of {
             by_hour: concat!(
                 "SELECT (ended_us - $1) / 3600000000 AS hour, place, COUNT(*) AS requests FROM ",
                 $records,
-                " WHERE ended_us >= $1 AND ended_us < $2 GROUP BY 1, 2"
+                " WHERE ended_us >= $1 AND ended_us < $2 AND agreement IS NULL GROUP BY 1, 2"
             ),
             latency: concat!(
                 "WITH
@@ -57,6 +63,7 @@ macro_rules! asks_of {
                     SELECT place, first_content_us, took_us FROM ",
                 $records,
                 "   WHERE ended_us >= $1 AND ended_us < $2 AND outcome = 'answered'
+                        AND agreement IS NULL
                     ORDER BY ended_us DESC LIMIT 100000
                 ),
                 whole AS (
@@ -81,7 +88,7 @@ macro_rules! asks_of {
                 FROM whole GROUP BY place ORDER BY place"
             ),
             teams: concat!(
-                "SELECT team, COUNT(*) AS requests,
+                "SELECT team, COUNT(*) FILTER (WHERE agreement IS NULL) AS requests,
                     CAST(COALESCE(SUM(input_tokens), 0) AS BIGINT) AS input_tokens,
                     CAST(COALESCE(SUM(output_tokens), 0) AS BIGINT) AS output_tokens,
                     CAST(SUM(COALESCE(cost_microusd, 0) + hedge_cost_microusd) AS BIGINT) AS spent

@@ -31,7 +31,7 @@ const LOG_BYTES_KEPT: &str = "8388608";
 
 /// Each brings a file forward by one version, in one transaction. The first makes a new one. What was
 /// released is never changed.
-pub const MIGRATIONS: [&str; 2] = [
+pub const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE records (
         ended_us INTEGER NOT NULL,
@@ -71,6 +71,12 @@ pub const MIGRATIONS: [&str; 2] = [
     "
     ALTER TABLE records ADD COLUMN marks TEXT;
     CREATE TABLE scrub (owed INTEGER PRIMARY KEY) STRICT;
+",
+    // Of shadows: beside which model's answer they were asked for, and whether the two say the same.
+    "
+    ALTER TABLE records ADD COLUMN shadow_of TEXT;
+    ALTER TABLE records ADD COLUMN agreement TEXT;
+    ALTER TABLE records ADD COLUMN similarity_permille INTEGER;
 ",
 ];
 

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use domain::{
-    Basis, KeptRecord, Overview, RecordFault, RecordName, RecordShelf, SavedBy, Savings, Since,
-    Sum, TeamId,
+    Basis, KeptRecord, Overview, RecordFault, RecordName, RecordShelf, SavedBy, Savings, ShadowSum,
+    Since, Sum, TeamId,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::error::Elapsed;
@@ -36,9 +36,10 @@ const NONE: &str = "none";
 
 const METHOD: &str = "counterfactual: the request's own tokens at the price of the model asked for \
     (asked); else what the upstream that answered charged (answered); else what a reply used again cost \
-    when it was made (made); else the tokens at the price of savings.reference_model (reference). Tokens \
-    read from a prefix cache count as such. saved = counterfactual - spent, of the requests for which \
-    both are known; money is in micro-dollars.";
+    when it was made (made); else the tokens at the price of savings.reference_model (reference); of a \
+    shadow nothing (shadow). Tokens read from a prefix cache count as such. saved = counterfactual - \
+    spent, of the requests for which both are known, and less what shadows cost; money is in \
+    micro-dollars.";
 
 /// Looks into the file in a folder, or into Postgres.
 pub struct RecordReader {
@@ -235,15 +236,18 @@ struct Group {
     spent: i64,
     unpriced: i64,
     sum: Sum,
+    shadow: ShadowSum,
 }
 
 fn group(row: &impl Columns) -> Result<Group, sqlx::Error> {
     let compared_spent = row.number("compared_spent")?;
     let counterfactual = row.number("counterfactual")?;
+    let spent = row.number("spent")?;
+    let asked = row.number("asked")?;
     Ok(Group {
         saved_by: row.maybe_text("saved_by")?,
         basis: row.maybe_text("basis")?,
-        spent: row.number("spent")?,
+        spent,
         unpriced: row.number("unpriced")?,
         sum: Sum {
             requests: row.number("requests")?,
@@ -254,6 +258,15 @@ fn group(row: &impl Columns) -> Result<Group, sqlx::Error> {
             counterfactual_microusd: counterfactual,
             saved_microusd: counterfactual.saturating_sub(compared_spent),
         },
+        shadow: ShadowSum {
+            asked,
+            agreed: row.number("agreed")?,
+            differed: row.number("differed")?,
+            unclear: row.number("unclear")?,
+            failed: row.number("failed")?,
+            // What has one shadow in it has nothing else.
+            spent_microusd: if asked > 0 { spent } else { 0 },
+        },
     })
 }
 
@@ -262,6 +275,7 @@ fn add_group(savings: &mut Savings, group: &Group) {
     savings.spent_microusd = savings.spent_microusd.saturating_add(group.spent);
     savings.unpriced_requests = savings.unpriced_requests.saturating_add(group.unpriced);
     add(&mut savings.total, sum);
+    add_shadows(&mut savings.shadow, &group.shadow);
     for (label, parts) in [
         (&group.saved_by, &mut savings.saved_by),
         (&group.basis, &mut savings.basis),
@@ -272,6 +286,20 @@ fn add_group(savings: &mut Savings, group: &Group) {
             // Of a later version of this program.
             None => parts.push((label.to_owned(), *sum)),
         }
+    }
+}
+
+fn add_shadows(to: &mut ShadowSum, sum: &ShadowSum) {
+    let parts = [
+        (&mut to.asked, sum.asked),
+        (&mut to.agreed, sum.agreed),
+        (&mut to.differed, sum.differed),
+        (&mut to.unclear, sum.unclear),
+        (&mut to.failed, sum.failed),
+        (&mut to.spent_microusd, sum.spent_microusd),
+    ];
+    for (to, more) in parts {
+        *to = to.saturating_add(more);
     }
 }
 

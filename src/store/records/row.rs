@@ -14,10 +14,11 @@ const INSERT: &str = "
         cache, outcome, fault, input_tokens, output_tokens, cached_tokens,
         cache_write_tokens, reasoning_tokens, is_counted, cost_microusd,
         hedge_cost_microusd, made_microusd, counterfactual_microusd, basis, saved_by,
-        masked, first_content_us, took_us, retries, failed, rescues, marks
+        masked, first_content_us, took_us, retries, failed, rescues, marks,
+        shadow_of, agreement, similarity_permille
     ) ";
 
-const COLUMNS: usize = 31;
+const COLUMNS: usize = 34;
 
 /// Values of one statement, as SQLite is built (`SQLITE_MAX_VARIABLE_NUMBER`).
 const VALUES_MAX: usize = 32_766;
@@ -58,7 +59,10 @@ pub fn insert(batch: &[KeptRecord]) -> QueryBuilder<Sqlite> {
             .push_bind(it.retries)
             .push_bind(it.failed)
             .push_bind(it.rescues)
-            .push_bind(it.marks.clone());
+            .push_bind(it.marks.clone())
+            .push_bind(it.shadow_of.clone())
+            .push_bind(it.agreement.clone())
+            .push_bind(it.similarity_permille);
     });
     statement
 }
@@ -97,6 +101,9 @@ pub fn read(row: &impl Columns) -> Result<KeptRecord, sqlx::Error> {
         retries: row.number("retries")?,
         failed: row.number("failed")?,
         rescues: row.number("rescues")?,
+        shadow_of: row.maybe_text("shadow_of")?,
+        agreement: row.maybe_text("agreement")?,
+        similarity_permille: row.maybe_number("similarity_permille")?,
         marks: row.maybe_text("marks")?,
     })
 }

@@ -368,6 +368,7 @@ impl Recipe {
             .with_rerankers(vec![(vec!["second".into()], Arc::new(finder) as _)]),
             cache: Arc::new(MapCache::default()),
             reuse: None,
+            shadows: None,
             keys: Arc::new(OneKey(digest)),
             quotas: None,
             queueing: QueueRules::default(),

@@ -13,7 +13,8 @@ const INSERT: &str = "
         cache, outcome, fault, input_tokens, output_tokens, cached_tokens,
         cache_write_tokens, reasoning_tokens, is_counted, cost_microusd,
         hedge_cost_microusd, made_microusd, counterfactual_microusd, basis, saved_by,
-        masked, first_content_us, took_us, retries, failed, rescues, marks
+        masked, first_content_us, took_us, retries, failed, rescues, marks,
+        shadow_of, agreement, similarity_permille
     )
     SELECT $1, * FROM UNNEST(
         $2::BIGINT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[], $8::TEXT[],
@@ -21,7 +22,7 @@ const INSERT: &str = "
         $15::BIGINT[], $16::BIGINT[], $17::BIGINT[], $18::BIGINT[], $19::BOOLEAN[],
         $20::BIGINT[], $21::BIGINT[], $22::BIGINT[], $23::BIGINT[], $24::TEXT[], $25::TEXT[],
         $26::BIGINT[], $27::BIGINT[], $28::BIGINT[], $29::BIGINT[], $30::BIGINT[], $31::BIGINT[],
-        $32::TEXT[]
+        $32::TEXT[], $33::TEXT[], $34::TEXT[], $35::BIGINT[]
     )
     ON CONFLICT DO NOTHING
 ";
@@ -131,6 +132,9 @@ fn statement(replica: &str, batch: &[KeptRecord]) -> Query<'static, Postgres, Pg
         .bind(each(batch, |it| it.failed))
         .bind(each(batch, |it| it.rescues))
         .bind(maybe_texts(batch, |it| &it.marks))
+        .bind(maybe_texts(batch, |it| &it.shadow_of))
+        .bind(maybe_texts(batch, |it| &it.agreement))
+        .bind(each(batch, |it| it.similarity_permille))
         // A pooler may give the next transaction another connection.
         .persistent(false)
 }
