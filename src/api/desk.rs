@@ -156,6 +156,8 @@ pub struct KeyView {
     pub last_used: Option<String>,
     /// `None`: all.
     pub models: Option<Vec<String>>,
+    /// `None`: all.
+    pub routes: Option<Vec<String>>,
     /// `None`: anywhere.
     pub networks: Option<Vec<String>>,
     /// `interactive` or `batch`.

@@ -564,6 +564,10 @@ pub struct GrantArgs {
     /// The models that it may name, with commas between; `any` for all
     #[arg(long, value_name = "MODEL", value_delimiter = ',')]
     pub models: Vec<String>,
+    /// The routes that its requests may take: names of rules, `default`, `model-named`, with commas between;
+    /// `any` for all
+    #[arg(long, value_name = "ROUTE", value_delimiter = ',')]
+    pub routes: Vec<String>,
     /// Where it may come from, as 10.0.0.0/8, with commas between; `any` for anywhere
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub networks: Vec<String>,

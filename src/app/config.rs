@@ -66,7 +66,9 @@ pub use catalogue::Catalogue;
 pub use embeddings::EncoderSettings;
 pub use faults::{ConfigFault, ConfigFaults, Findings};
 pub use gateway::GatewaySettings;
-pub use grants::{OwnGrants, TeamGrants, of_key as key_grants, of_team as team_grants};
+pub use grants::{
+    OwnGrants, TeamGrants, of_key as key_grants, of_team as team_grants, unknown_route,
+};
 pub use images::ImageSettings;
 pub use models::{ModelFile, Stay, model_schema};
 pub use oidc::OidcSettings;
@@ -239,6 +241,9 @@ impl Config {
         let breaker = failures::breaker(&raw.breaker, findings);
         sections::log(&raw.log, findings);
         let routes = sections::routes(&raw.routes, around, findings);
+        if let Some(routes) = &routes {
+            sections::key_routes(&raw.keys, routes, findings);
+        }
         let responses = sections::responses(&raw.responses, findings);
         let privacy = sections::privacy(&raw.privacy, findings);
         let limits = sections::limits(&raw.limits, findings);

@@ -58,6 +58,8 @@ pub struct OfFile {
     pub keys: Vec<KeyGrant>,
     pub quotas: QuotaSettings,
     pub requires_keys: bool,
+    /// What keys may name of the routes.
+    pub routes: Arc<[String]>,
 }
 
 impl OfFile {
@@ -67,6 +69,9 @@ impl OfFile {
             keys: config.keys.clone(),
             quotas: config.quotas.clone(),
             requires_keys: config.requires_keys,
+            routes: policy::route_names(&config.routes.text)
+                .unwrap_or_default()
+                .into(),
         }
     }
 }

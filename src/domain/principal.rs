@@ -22,6 +22,8 @@ pub struct Principal {
     pub team: TeamId,
     /// Models the key may name; `None` grants all.
     pub models: Option<Vec<ModelAlias>>,
+    /// Rules of the routes whose plans may answer it; `None` grants all.
+    pub routes: Option<Arc<[String]>>,
     /// Where it may come from; `None` is anywhere.
     pub networks: Option<Arc<[IpNet]>>,
     /// The highest its requests may ask for.
@@ -49,6 +51,7 @@ impl Principal {
             key: None,
             team: TeamId::new("default"),
             models: None,
+            routes: None,
             networks: None,
             priority: Priority::default(),
             output_tokens_max: None,
@@ -101,6 +104,13 @@ impl Principal {
         self.models
             .as_ref()
             .is_none_or(|granted| granted.contains(model))
+    }
+
+    /// Whether a plan of this rule may answer it.
+    #[must_use]
+    pub fn may_take(&self, rule: &str) -> bool {
+        let routes = self.routes.as_ref();
+        routes.is_none_or(|granted| granted.iter().any(|it| it == rule))
     }
 
     /// Whether it may come from `address`. One of IPv4 that is written as one of IPv6 is what it is.
@@ -251,6 +261,18 @@ mod tests {
         ] {
             assert_eq!(network(text), Err(NoNetwork { meant: None }), "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_takes_its_routes_alone() {
+        let granted = |routes: &[&str]| Principal {
+            routes: Some(routes.iter().map(|it| (*it).to_owned()).collect()),
+            ..Principal::anyone()
+        };
+        assert!(granted(&["short", "default"]).may_take("default"));
+        assert!(!granted(&["short", "default"]).may_take("shorter"));
+        assert!(!granted(&[]).may_take("short"));
+        assert!(Principal::anyone().may_take("short"));
     }
 
     #[test]

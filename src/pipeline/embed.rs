@@ -14,7 +14,7 @@ use crate::embed_remote;
 use crate::quota::{Extent, take_for};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
-use crate::trunk::{Pipeline, refuse};
+use crate::trunk::{Pipeline, check_named_route, refuse};
 
 /// The rule that decides where embeddings are computed: the model's name.
 pub(crate) const REASON: &str = "embeddings";
@@ -68,6 +68,7 @@ impl Pipeline {
                 what: "this key does not grant the model",
             });
         }
+        check_named_route(principal)?;
         let embedder = match embedder {
             Ok(embedder) => embedder,
             Err(places) => {

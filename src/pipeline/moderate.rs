@@ -12,7 +12,7 @@ use crate::answer::{Refusal, RouteLabel};
 use crate::in_turn::{Place, ask_in_turn};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
-use crate::trunk::{Pipeline, refuse};
+use crate::trunk::{Pipeline, check_named_route, refuse};
 
 /// The rule that decides where texts are judged: the model's name.
 const REASON: &str = "moderation";
@@ -130,7 +130,7 @@ fn check(
             what: "this key does not grant the model",
         });
     }
-    Ok(())
+    check_named_route(principal)
 }
 
 /// Why there is no moderation where no upstream has a model for it.

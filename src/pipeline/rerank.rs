@@ -11,7 +11,7 @@ use crate::answer::{Refusal, RouteLabel};
 use crate::embed::{Work, check_health, lacks};
 use crate::quota::{Extent, take_for};
 use crate::receipt::Receipt;
-use crate::trunk::{Pipeline, refuse};
+use crate::trunk::{Pipeline, check_named_route, refuse};
 
 /// The rule that decides where texts are ranked: there is one place.
 const REASON: &str = "rerank";
@@ -64,6 +64,7 @@ impl Pipeline {
                 what: "this key does not grant the model",
             });
         }
+        check_named_route(principal)?;
         let model = reranker.card().name.clone();
         receipt.note(|record| {
             record.route = Some(RouteTaken {

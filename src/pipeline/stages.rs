@@ -49,6 +49,8 @@ pub(crate) struct Admitted {
     pub principal: Principal,
     pub context: RequestContext,
     pub asked: Asked,
+    /// The rule that decides, where its key does not grant all: it has replies of that rule alone.
+    pub rule: Option<String>,
     pub snapshot: Arc<Snapshot>,
     pub receipt: Receipt,
     pub timings: Timings,

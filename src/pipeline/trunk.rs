@@ -472,6 +472,15 @@ impl Pipeline {
         let asked = granted(&request, &principal, &snapshot)
             .and_then(|asked| bound_output(&mut request, &principal).map(|()| asked))
             .map_err(|fault| refuse(&mut receipt, fault, None))?;
+        let ask = policy::Ask {
+            request: &request,
+            team: &principal.team,
+            headers: &context.headers,
+        };
+        let rule = granted_rule(&principal, &asked, &ask, &snapshot).map_err(|rule| {
+            receipt.note(|record| record.reason.clone_from(&rule));
+            refuse(&mut receipt, NO_ROUTE, Some(rule))
+        })?;
         receipt.note_yardstick(snapshot.yardstick(&asked));
         let now = Instant::now();
         let timings = crate::Timings {
@@ -483,6 +492,7 @@ impl Pipeline {
             principal,
             context,
             asked,
+            rule,
             snapshot,
             receipt,
             timings,
@@ -783,7 +793,10 @@ fn keeping(admitted: &Admitted, findings: &Findings) -> Option<Keeping> {
 }
 
 fn keeping_of(masked: &ChatRequest, admitted: &Admitted, findings: &Findings) -> Option<Keeping> {
-    let secret = &admitted.snapshot.cache().secret;
+    let secret = &match &admitted.rule {
+        Some(rule) => admitted.snapshot.cache().secret.clone().of_route(rule),
+        None => admitted.snapshot.cache().secret.clone(),
+    };
     let team = &admitted.principal.team;
     let headers_used = admitted.snapshot.routes().headers_used();
     let headers = &admitted.context.headers;
@@ -899,6 +912,46 @@ fn granted(
     policy::check_adapters(principal, request, &asked, &roster)?;
     Ok(asked)
 }
+
+/// What a caller learns whose key does not grant the way that a request takes.
+pub(crate) const NO_ROUTE: Fault = Fault::Forbidden {
+    what: "this key does not grant the route that this request takes, which x-hedge-reason names; ask \
+           for what it grants, or have the route added to the key's `routes`",
+};
+
+/// The rule that decides about the request, where its key does not grant all; known before anything is
+/// looked up or spent, since it follows from the request alone.
+///
+/// # Errors
+/// The rule, where the key does not grant it.
+fn granted_rule(
+    principal: &Principal,
+    asked: &Asked,
+    ask: &policy::Ask<'_>,
+    snapshot: &Snapshot,
+) -> Result<Option<String>, String> {
+    if principal.routes.is_none() {
+        return Ok(None);
+    }
+    let rule = policy::rule_of(snapshot.routes(), asked, ask);
+    match principal.may_take(rule) {
+        true => Ok(Some(rule.to_owned())),
+        false => Err(rule.to_owned()),
+    }
+}
+
+/// The same for work that is no chat: no rule decides about it, and its model is named.
+pub(crate) fn check_named_route(principal: &Principal) -> Result<(), Fault> {
+    match principal.may_take(policy::NAMED_RULE) {
+        true => Ok(()),
+        false => Err(NO_NAMED_ROUTE),
+    }
+}
+
+const NO_NAMED_ROUTE: Fault = Fault::Forbidden {
+    what: "this key does not grant the route `model-named`, which embeddings, rankings and moderations \
+           take; have it added to the key's `routes`",
+};
 
 /// Holds the reply to what the principal may have, where the request says no less itself.
 fn bound_output(request: &mut ChatRequest, principal: &Principal) -> Result<(), Fault> {

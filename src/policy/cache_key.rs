@@ -22,6 +22,9 @@ use sha2::Sha256;
 /// never found under new meanings.
 const FORM: &str = "hedge exact 5";
 
+/// The same of secrets of single routes.
+const ROUTE_FORM: &str = "hedge route 1";
+
 /// Uninterpreted fields that cannot change a reply's content.
 const BOOKKEEPING_FIELDS: [&str; 8] = [
     "metadata",
@@ -54,6 +57,14 @@ impl CacheSecret {
     #[must_use]
     pub fn of_epoch(mut self, epoch: u64) -> Self {
         self.epoch = epoch;
+        self
+    }
+
+    /// The same for replies that were made by one rule's plans, for those who may have no others: what is
+    /// kept under another secret is not found under this one.
+    #[must_use]
+    pub fn of_route(mut self, rule: &str) -> Self {
+        self.key = self.digest(&json!([ROUTE_FORM, rule]));
         self
     }
 

@@ -69,8 +69,10 @@ pub use roster::{
     ANY_MODEL, AUTO, Asked, CLOUD, LOCAL, Roster, RosterEntry, Share, Target, check_aliases,
     resolve,
 };
-pub use route::{Candidate, NAMED_RULE, Plan, SkipCause, Skipped, route};
-pub use route_file::{DEFAULT_ROUTES, LOCAL_ONLY_ROUTES, Manners, RULES_MAX, RoutePolicy};
+pub use route::{Candidate, NAMED_RULE, Plan, SkipCause, Skipped, route, rule_of};
+pub use route_file::{
+    DEFAULT_ROUTES, LOCAL_ONLY_ROUTES, Manners, RULES_MAX, RoutePolicy, route_names,
+};
 pub use rule_fault::RuleFault;
 pub use savings::{Answered, Yardstick, counterfactual};
 pub use scan::{

@@ -11,7 +11,7 @@ use crate::condition::Sight;
 use crate::features::{Ask, Features};
 use crate::needs::{advice, needs};
 use crate::roster::{Asked, Roster, Share, Target};
-use crate::route_file::{DEFAULT_RULE, Manners, RoutePolicy};
+use crate::route_file::{DEFAULT_RULE, Manners, RoutePolicy, Rule};
 use crate::sealing::{Sealing, UNSEALED};
 use crate::trouble::Trouble;
 
@@ -115,6 +115,22 @@ pub fn route(
     }
 }
 
+/// The rule that decides about a request, by its name, whoever can answer at present.
+#[must_use]
+pub fn rule_of<'a>(policy: &'a RoutePolicy, asked: &Asked, ask: &Ask<'_>) -> &'a str {
+    match asked {
+        Asked::Exactly(_) => NAMED_RULE,
+        Asked::Auto => {
+            let sight = Sight::new(Features::new(ask), &policy.said, &policy.instructed);
+            deciding(policy, &sight).map_or(DEFAULT_RULE, |rule| rule.name.as_str())
+        }
+    }
+}
+
+fn deciding<'a>(policy: &'a RoutePolicy, sight: &Sight<'_>) -> Option<&'a Rule> {
+    policy.rules.iter().find(|rule| rule.when.holds(sight))
+}
+
 /// The named targets and no others. Their context is left to the backend, which counts exactly.
 fn plan_named(
     policy: &RoutePolicy,
@@ -148,7 +164,7 @@ fn plan_by_rules(
     roster: &Roster,
 ) -> Result<Plan, Fault> {
     let sight = Sight::new(Features::new(ask), &policy.said, &policy.instructed);
-    let rule = policy.rules.iter().find(|rule| rule.when.holds(&sight));
+    let rule = deciding(policy, &sight);
     let (name, outcome, sealing) = match rule {
         Some(rule) => (
             rule.name.as_str(),

@@ -25,11 +25,12 @@ mod tests;
 use std::collections::BTreeSet;
 
 use regex::RegexBuilder;
-use toml::Table;
+use toml::{Table, Value};
 
 use crate::RuleFault;
 use crate::condition::{Condition, FormatKind, PATTERN_BYTES_MAX, Patterns, Test};
 use crate::roster::{ANY_MODEL, AUTO, CLOUD, LOCAL, Roster, unknown_name};
+use crate::route::NAMED_RULE;
 use crate::sealing::{self, Sealing};
 use crate::toml_section::{Entry, Faults, Section};
 use crate::trouble::Trouble;
@@ -181,6 +182,20 @@ impl RoutePolicy {
         faults.extend(sealing::check(self, roster));
         faults
     }
+}
+
+/// What plans of these rules may be called, as keys name them: each rule, the default, and what requests
+/// that name their model have. `None` where the file cannot be read.
+#[must_use]
+pub fn route_names(toml: &str) -> Option<Vec<String>> {
+    let table: Table = toml.parse().ok()?;
+    let rules = table.get("rules").and_then(Value::as_array);
+    let names = rules.into_iter().flatten().filter_map(|rule| {
+        let name = rule.get("name")?.as_str()?;
+        Some(name.to_owned())
+    });
+    let others = [DEFAULT_RULE, NAMED_RULE].map(str::to_owned);
+    Some(names.chain(others).collect())
 }
 
 fn headers_used(rules: &[Rule]) -> Vec<String> {

@@ -206,6 +206,11 @@ async fn what_is_wrong_is_said_with_its_place_and_changes_nothing() {
             "networks[0]",
         ),
         (json!({"team": "default", "networks": []}), "networks"),
+        (json!({"team": "default", "routes": []}), "routes"),
+        (
+            json!({"team": "default", "routes": ["default", "no-such-rule"]}),
+            "routes[1]",
+        ),
         (json!({"team": "default", "priority": "first"}), "priority"),
         (
             json!({"team": "default", "output_tokens_max": 0}),
@@ -373,6 +378,100 @@ async fn a_key_ends_and_an_old_secret_does() {
         status_of(&hedge, third).await == StatusCode::UNAUTHORIZED
     })
     .await;
+}
+
+/// Two rules and a default, all of which the upstream answers.
+const RULES: &str = "default = 'cloud'\n[outcomes.cloud]\ncandidates = ['cloud']\n\
+    [[rules]]\nname = 'red'\nwhen = { keywords = ['red'] }\nthen = 'cloud'\n\
+    [[rules]]\nname = 'blue'\nwhen = { keywords = ['blue'] }\nthen = 'cloud'\n";
+
+#[tokio::test]
+async fn a_key_takes_its_routes_and_no_others() {
+    let fake = fake();
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("rules.toml");
+    std::fs::write(&rules, RULES).unwrap();
+    let routes = format!("[routes]\nfile = '{}'\n", rules.display());
+    let hedge = Hedge::before(&fake, &routes).await;
+    let key = make(&hedge, "narrow", json!({"routes": ["red", "default"]})).await;
+    let other = make(&hedge, "wide", json!({})).await;
+    let said_by = async |key: &str, model: &str, text: &str| {
+        let asked = bearer(chat_request(&ask(model, text)), key);
+        hedge.send(asked).await
+    };
+    let asked_count = || fake.counts().asked;
+    for (text, reason) in [("a red one", "red"), ("neither", "default")] {
+        let reply = said_by(&key, "auto", text).await;
+        assert_eq!(reply.status, StatusCode::OK, "{text}: {}", reply.text);
+        assert_eq!(reply.reason(), reason);
+    }
+    // Kept for another key of the team, and so at hand.
+    let kept = said_by(&other, "auto", "a blue one").await;
+    assert_eq!(kept.status, StatusCode::OK, "{}", kept.text);
+    let before = asked_count();
+    for (model, text, rule) in [
+        ("auto", "a blue one", "blue"),
+        ("fake/bench", "a red one", "model-named"),
+    ] {
+        let refused = said_by(&key, model, text).await;
+        let reason = refused.reason().to_owned();
+        let (status, _, message) = said(&refused);
+        assert_eq!((status, reason.as_str()), (403, rule), "{message}");
+        assert!(message.contains("`routes`"), "{message}");
+    }
+    let embed = json!({"model": "fake/bench", "input": "red"}).to_string();
+    let mut embed = request(Method::POST, "/v1/embeddings", embed.into());
+    let json_type = HeaderValue::from_static("application/json");
+    embed.headers_mut().insert("content-type", json_type);
+    let (status, _, message) = said(&hedge.send(bearer(embed, &key)).await);
+    assert_eq!(status, 403, "{message}");
+    assert!(message.contains("model-named"), "{message}");
+    assert_eq!(asked_count(), before, "nobody was asked");
+    // What was kept by a rule that it may not take is not its own either.
+    let reply = said_by(&other, "auto", "the same red one").await;
+    assert_eq!(reply.header("x-hedge-cache"), "miss");
+    let reply = said_by(&key, "auto", "the same red one").await;
+    assert_eq!(reply.header("x-hedge-cache"), "miss");
+    let reply = said_by(&key, "auto", "the same red one").await;
+    assert!(reply.header("x-hedge-cache").starts_with("exact"));
+
+    let shown = hedge.admin_get("/admin/v1/keys/narrow").await.json();
+    assert_eq!(shown["routes"], json!(["red", "default"]));
+    patch(&hedge, "/admin/v1/keys/narrow", json!({"routes": null})).await;
+    let reply = said_by(&key, "auto", "a blue one").await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    patch(&hedge, "/admin/v1/keys/narrow", json!({"routes": ["blue"]})).await;
+
+    // A rule that a key was given is not taken away unseen.
+    std::fs::write(&rules, RULES.replace("blue", "green")).unwrap();
+    crate::harness::signal(hedge.pid(), "-HUP");
+    eventually("it is refused", async || {
+        hedge.log().contains("configuration not reloaded") && hedge.log().contains("key `narrow`")
+    })
+    .await;
+    let refused = said_by(&key, "auto", "a red one").await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN, "{}", refused.text);
+
+    let config = format!(
+        "{routes}[local]\nenabled = false\n[[keys]]\nname = 'k'\nsecret = 'sha256:{}'\n\
+         routes = ['red', 'yellow']\n{}",
+        "ab".repeat(32),
+        crate::harness::upstream(&fake, "")
+    );
+    let file = folder.path().join("hedge.toml");
+    std::fs::write(&file, config).unwrap();
+    let check = crate::harness::hedge()
+        .arg("check")
+        .arg("--config")
+        .arg(&file)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&check.stdout) + String::from_utf8_lossy(&check.stderr);
+    assert!(!check.status.success());
+    assert!(
+        said.contains("keys[0].routes[1]") && said.contains("`yellow`"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

@@ -182,7 +182,11 @@ fn put_grants(
         Some(NEVER) => {}
         Some(span) => drop(body.insert("expires_in".to_owned(), json!(span))),
     }
-    for (name, list) in [("models", &grants.models), ("networks", &grants.networks)] {
+    for (name, list) in [
+        ("models", &grants.models),
+        ("routes", &grants.routes),
+        ("networks", &grants.networks),
+    ] {
         match list.as_slice() {
             [] => {}
             [any] if any == ANY && is_change => drop(body.insert(name.to_owned(), Value::Null)),
@@ -307,6 +311,7 @@ fn key_words(key: &KeyView) -> String {
         ),
         ("last used", key.last_used.clone().unwrap_or_else(dash)),
         ("models", list(&key.models)),
+        ("routes", list(&key.routes)),
         ("networks", list(&key.networks)),
         ("priority", key.priority.clone()),
         ("output tokens", tokens.unwrap_or_else(|| ANY.to_owned())),

@@ -18,7 +18,9 @@ use super::raw_quotas::RawLimit;
 const MODELS_MAX: usize = 256;
 /// Of one key.
 const NETWORKS_MAX: usize = 64;
-/// Of a model's name.
+/// Of one key.
+const ROUTES_MAX: usize = 64;
+/// Of a model's name, and of a rule's.
 const MODEL_BYTES_MAX: usize = 256;
 
 /// What a key that is made while the node runs may: `[[keys]]` without what names it.
@@ -26,6 +28,7 @@ const MODEL_BYTES_MAX: usize = 256;
 #[serde(deny_unknown_fields, default)]
 struct RawGrants {
     models: Option<Vec<String>>,
+    routes: Option<Vec<String>>,
     networks: Option<Vec<String>>,
     priority: RawPriority,
     limits: Vec<RawLimit>,
@@ -54,6 +57,8 @@ pub struct TeamGrants {
 #[derive(Clone, Debug)]
 pub struct OwnGrants {
     pub models: Option<Vec<ModelAlias>>,
+    /// Whether there are such is known to whoever knows the rules.
+    pub routes: Option<Arc<[String]>>,
     pub networks: Option<Arc<[IpNet]>>,
     pub priority: Priority,
     pub output_tokens_max: Option<Tokens>,
@@ -68,6 +73,7 @@ pub fn of_key(name: &str, words: &Map<String, Value>) -> Result<OwnGrants, Vec<C
     let name = KeyId::new(name);
     let own = OwnGrants {
         models: models("models", raw.models.as_deref(), &mut findings),
+        routes: routes("routes", raw.routes.as_deref(), &mut findings),
         networks: networks("networks", raw.networks.as_deref(), &mut findings),
         priority: priority(raw.priority),
         output_tokens_max: output_tokens_max(
@@ -133,6 +139,43 @@ pub fn models(
     }
     Some(raw.iter().map(ModelAlias::new).collect())
 }
+
+pub fn routes(
+    path: &str,
+    raw: Option<&[String]>,
+    findings: &mut Findings,
+) -> Option<Arc<[String]>> {
+    let raw = raw?;
+    if raw.len() > ROUTES_MAX {
+        findings.fault(path, format!("has more than {ROUTES_MAX} routes"));
+    }
+    if raw.is_empty() {
+        findings.fault(path, "names no route; leave it out for all");
+    }
+    for (at, route) in raw.iter().enumerate() {
+        if route.is_empty() || route.len() > MODEL_BYTES_MAX || route.contains(char::is_control) {
+            let words = format!(
+                "is no route's name: it is not empty, has at most {MODEL_BYTES_MAX} bytes and no \
+                 control characters"
+            );
+            findings.fault(format!("{path}[{at}]"), words);
+        }
+    }
+    Some(raw.into())
+}
+
+/// The first of these that is none of the `known`, with its place, and what to do about it.
+pub fn unknown_route(routes: Option<&[String]>, known: &[String]) -> Option<(usize, String)> {
+    let mut unknown = routes?.iter().enumerate();
+    let (at, name) = unknown.find(|(_, name)| !known.contains(name))?;
+    let mut list = known.join("`, `");
+    list.truncate(list.floor_char_boundary(KNOWN_BYTES_MAX));
+    let words = format!("`{name}` is the name of no rule in `routes.file`; there are `{list}`");
+    Some((at, words))
+}
+
+/// Of what is said of the routes that there are.
+const KNOWN_BYTES_MAX: usize = 512;
 
 pub fn networks(
     path: &str,

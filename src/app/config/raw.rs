@@ -199,6 +199,9 @@ pub struct RawKey {
     pub secret: Option<SecretText>,
     /// Models the key may name; all when left out.
     pub models: Option<Vec<String>>,
+    /// Routes that its requests may take: names of rules in `routes.file`, `default` where no rule holds,
+    /// `model-named` where the request names its model. All when left out.
+    pub routes: Option<Vec<String>>,
     /// Networks that it may come from, as `10.0.0.0/8` or one address; any when left out.
     pub networks: Option<Vec<String>>,
     /// `batch`: all its requests wait for the local model behind interactive ones.

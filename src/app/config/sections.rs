@@ -70,6 +70,7 @@ pub struct KeyGrant {
     pub team: TeamId,
     pub digest: KeyDigest,
     pub models: Option<Vec<ModelAlias>>,
+    pub routes: Option<Arc<[String]>>,
     pub priority: Priority,
     /// Its own, its team's and everybody's.
     pub limits: Arc<[Limit]>,
@@ -411,6 +412,7 @@ pub fn keys(
                 team,
                 digest,
                 models: grants::models(&format!("{path}.models"), key.models.as_deref(), findings),
+                routes: grants::routes(&format!("{path}.routes"), key.routes.as_deref(), findings),
                 priority: grants::priority(key.priority),
             });
         }
@@ -553,6 +555,19 @@ pub fn routes(
                 ),
             );
             None
+        }
+    }
+}
+
+/// Routes that keys name and the rules do not have. What is wrong with the rules themselves is said where
+/// they are compiled.
+pub fn key_routes(keys: &[RawKey], routes: &RouteFile, findings: &mut Findings) {
+    let Some(known) = policy::route_names(&routes.text) else {
+        return;
+    };
+    for (at, key) in keys.iter().enumerate() {
+        if let Some((place, words)) = grants::unknown_route(key.routes.as_deref(), &known) {
+            findings.fault(format!("keys[{at}].routes[{place}]"), words);
         }
     }
 }

@@ -452,6 +452,10 @@ impl Keeper {
         let id = kept.name.clone();
         let row = KeyRow::PutKey(kept.clone());
         let key = Arc::new(MadeKey::of(kept, words).map_err(first)?);
+        if let Some((at, message)) = book.unknown_route(&key.own) {
+            let path = format!("routes[{at}]");
+            return Err(DeskFault::Bad { path, message });
+        }
         book.keys.insert(id.clone(), key);
         book.has_made = true;
         Ok(Step {

@@ -15,7 +15,9 @@ use store::{
 
 use super::OfFile;
 use super::taking::LeftOut;
-use crate::config::{ConfigFault, KeyGrant, OwnGrants, TeamGrants, key_grants, team_grants};
+use crate::config::{
+    ConfigFault, KeyGrant, OwnGrants, TeamGrants, key_grants, team_grants, unknown_route,
+};
 
 const DAY_US: i64 = 86_400_000_000;
 /// Of keys that name none, and of callers where there are no keys.
@@ -91,6 +93,11 @@ impl Book {
             || keys.any(|key| key.team.as_str() == name)
     }
 
+    /// What is wrong with the routes that a key names: with which of them, and why.
+    pub fn unknown_route(&self, own: &OwnGrants) -> Option<(usize, String)> {
+        unknown_route(own.routes.as_deref(), &self.of_file.routes)
+    }
+
     pub fn has_team(&self, name: &str) -> bool {
         self.teams.contains_key(name) || self.is_team_of_file(name)
     }
@@ -133,6 +140,7 @@ impl Book {
                 key: Some(key.name.clone()),
                 team: key.team.clone(),
                 models: key.models.clone(),
+                routes: key.routes.clone(),
                 networks: key.networks.clone(),
                 priority: key.priority,
                 output_tokens_max: key.output_tokens_max,
@@ -155,6 +163,7 @@ impl Book {
             let principal = Principal {
                 key: Some(KeyId::new(name)),
                 models: key.own.models.clone(),
+                routes: key.own.routes.clone(),
                 networks: key.own.networks.clone(),
                 priority: key.own.priority,
                 output_tokens_max: key.own.output_tokens_max,
@@ -218,6 +227,15 @@ impl Book {
                  more: its limits would end; put it back, or delete those keys first"
             );
             fault("teams".to_owned(), words);
+        }
+        for (name, key) in &self.keys {
+            if let Some((_, words)) = self.unknown_route(&key.own) {
+                let words = format!(
+                    "key `{name}`, made while the node ran, may take it: {words}; put the rule back, or \
+                     change the key first with `hedge keys change {name} --routes`"
+                );
+                fault("routes.file".to_owned(), words);
+            }
         }
         faults
     }
@@ -365,6 +383,7 @@ impl Shown {
             expires_at: kept.until_s,
             rotated_until: kept.before.map(|(_, until_s)| until_s),
             models: texts(key.own.models.as_deref()),
+            routes: texts(key.own.routes.as_deref()),
             networks: texts(key.own.networks.as_deref()),
             priority: priority(key.own.priority),
             output_tokens_max: key.own.output_tokens_max.map(|it| it.0),
@@ -384,6 +403,7 @@ impl Shown {
             team: key.team.as_str().to_owned(),
             source: Source::File,
             models: texts(key.models.as_deref()),
+            routes: texts(key.routes.as_deref()),
             networks: texts(key.networks.as_deref()),
             priority: priority(key.priority),
             output_tokens_max: key.output_tokens_max.map(|it| it.0),

@@ -64,7 +64,10 @@ impl Book {
         }
         let goes = |key: &MadeKey| {
             let team = &key.kept.team;
-            !self.is_key_of_file(&key.kept.name) && !twice.contains(team) && self.has_team(team)
+            !self.is_key_of_file(&key.kept.name)
+                && !twice.contains(team)
+                && self.has_team(team)
+                && self.unknown_route(&key.own).is_none()
         };
         let rest = self.keys.values().filter(|key| !goes(key));
         let rest = rest.map(|key| (key.kept.name.clone(), key.kept.team.clone()));

@@ -135,7 +135,12 @@ fn decide(policy: &RoutePolicy, request: &ChatRequest, roster: &Roster) -> Resul
         team: &TeamId::new("red"),
         headers: &headers,
     };
-    route(policy, &asked, &ask, roster)
+    let plan = route(policy, &asked, &ask, roster);
+    // Whoever is well, and whatever they can do.
+    if let Ok(plan) = &plan {
+        assert_eq!(rule_of(policy, &asked, &ask), plan.rule);
+    }
+    plan
 }
 
 /// `local/tiny openai/large`, with the rule before it.

@@ -23,6 +23,17 @@ fn the_policies_shipped_parse() {
 }
 
 #[test]
+fn keys_name_rules_the_default_and_what_names_its_model() {
+    let toml = format!("{FRAME}[[rules]]\nname = 'r'\nthen = 'c'\nwhen = {{ chars_max = 8 }}");
+    let names = route_names(&toml).unwrap();
+    assert_eq!(names, ["r", "default", "model-named"]);
+    assert_eq!(route_names("default = "), None);
+    // What is wrong with a rule is said elsewhere.
+    let names = route_names("rules = [{ name = 3 }, { }, 'x']").unwrap();
+    assert_eq!(names, ["default", "model-named"]);
+}
+
+#[test]
 fn what_an_outcome_does_in_trouble_is_the_file_s_unless_it_says_so_itself() {
     use crate::trouble::{Rescue, Trouble, WhenOffline};
     let toml = "default = 'c'\nrescue = 'any'\n[outcomes.c]\ncandidates = ['cloud']\n\
