@@ -9,7 +9,7 @@ use domain::{BadRequest, Fault, Principal};
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use pipeline::Refusal;
+use pipeline::{Refusal, TRACE_HEADERS};
 use tokio::sync::OwnedSemaphorePermit;
 use wire::{may_name_user, user_in};
 
@@ -24,6 +24,8 @@ use crate::{auth, body};
 pub(crate) struct Asked {
     pub principal: Principal,
     pub bytes: Bytes,
+    /// Of which trace it says to be.
+    pub trace: Vec<(String, String)>,
     /// Held until the request is answered.
     pub seat: OwnedSemaphorePermit,
 }
@@ -68,6 +70,7 @@ impl Asked {
         let asked = Self {
             principal,
             bytes,
+            trace: trace_headers(&head.headers),
             seat,
         };
         Ok((asked, head, checked))
@@ -95,6 +98,14 @@ impl Asked {
         let principal = work.await?;
         Ok(Self { principal, ..self })
     }
+}
+
+fn trace_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let all = TRACE_HEADERS.iter().flat_map(|name| {
+        let values = headers.get_all(*name).iter();
+        values.filter_map(|value| Some(((*name).to_owned(), value.to_str().ok()?.to_owned())))
+    });
+    all.collect()
 }
 
 /// Answers a request with what `work` makes of it, or says why not. Who asks and what is known before

@@ -127,6 +127,7 @@ where
     let Asked {
         principal,
         bytes,
+        trace: _,
         seat,
     } = asked;
     let body_bytes = bytes.len();

@@ -20,11 +20,15 @@ pub(crate) async fn answer(
     let Asked {
         principal,
         bytes,
+        trace,
         seat: _seat,
     } = asked.for_its_user(api).await?;
     let request = aside(move || decode_embed_request(&bytes)).await?;
     let format = request.format;
-    let embedded = api.pipeline.embed(&principal, id.clone(), request).await?;
+    let embedded = api
+        .pipeline
+        .embed(&principal, id.clone(), &trace, request)
+        .await?;
     // A thousand vectors take milliseconds to write out.
     let (route, reason) = (embedded.route.to_string(), embedded.reason);
     let work = aside(move || {

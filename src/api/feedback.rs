@@ -39,6 +39,7 @@ pub(crate) async fn answer(api: &Arc<Api>, asked: Asked) -> Result<Response<Body
     let Asked {
         principal,
         bytes,
+        trace: _,
         seat: _seat,
     } = asked;
     let (id, rating) = aside(move || decode(&bytes)).await?;

@@ -35,10 +35,13 @@ async fn moderate(api: &Arc<Api>, id: &RequestId, asked: Asked) -> Result<Respon
     let Asked {
         principal,
         bytes,
+        trace,
         seat: _seat,
     } = asked.for_its_user(api).await?;
     let request = aside(move || decode_moderation_request(&bytes)).await?;
-    let moderated = api.pipeline.moderate(&principal, id.clone(), request);
+    let moderated = api
+        .pipeline
+        .moderate(&principal, id.clone(), &trace, request);
     let moderated = moderated.await?;
     let route = moderated.route.to_string();
     let body = moderated.moderation.body;

@@ -104,7 +104,7 @@ async fn embed(
     began: Instant,
 ) -> Result<Response<Body>, Refusal> {
     let asked = asked.for_its_user(api).await?;
-    let (principal, bytes) = (asked.principal, asked.bytes);
+    let (principal, bytes, trace) = (asked.principal, asked.bytes, asked.trace);
     let decode = match post {
         Post::Embeddings => decode_embeddings,
         Post::Embed | Post::Show => decode_embed,
@@ -124,7 +124,10 @@ async fn embed(
         };
         return Ok(json(encode(&named.model, &nothing)));
     }
-    let embedded = api.pipeline.embed(&principal, id.clone(), request).await?;
+    let embedded = api
+        .pipeline
+        .embed(&principal, id.clone(), &trace, request)
+        .await?;
     let (route, reason) = (embedded.route.to_string(), embedded.reason);
     let work = aside(move || Ok(encode(&embedded.model, &embedded.embeddings)));
     Ok(routed_json(work.await?, &route, reason))

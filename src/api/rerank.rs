@@ -20,10 +20,14 @@ pub(crate) async fn answer(
     let Asked {
         principal,
         bytes,
+        trace,
         seat: _seat,
     } = asked.for_its_user(api).await?;
     let request = aside(move || decode_rerank(&bytes)).await?;
-    let ranking = api.pipeline.rerank(&principal, id.clone(), request).await?;
+    let ranking = api
+        .pipeline
+        .rerank(&principal, id.clone(), &trace, request)
+        .await?;
     let (route, reason) = (ranking.route.to_string(), ranking.reason);
     let ranked: Vec<Ranked> = ranking
         .places

@@ -157,6 +157,10 @@ pub struct Traced {
     pub output_tokens_max: Option<u32>,
     /// What was done, by the conventions' name for it: `chat`.
     pub operation: &'static str,
+    /// What comes is a reply; else vectors, scores or verdicts do, at once.
+    pub is_chat: bool,
+    /// Components of each vector, where the request asks for so many.
+    pub dimensions: Option<u32>,
     pub times: StageTimes,
     /// Of each choice, as they ended. At most as many as a request may ask for.
     pub finished: Vec<FinishReason>,

@@ -14,6 +14,7 @@ use crate::embed_remote;
 use crate::quota::{Extent, take_for};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
+use crate::trace::TracedWork;
 use crate::trunk::{Pipeline, check_named_route, refuse};
 
 /// The rule that decides where embeddings are computed: the model's name.
@@ -29,7 +30,7 @@ pub struct Embedded {
 }
 
 impl Pipeline {
-    /// Computes embeddings, or says why not.
+    /// Computes embeddings, or says why not. `headers` say of which trace it is ([`crate::TRACE_HEADERS`]).
     ///
     /// # Errors
     /// A refusal; its record is left.
@@ -37,9 +38,12 @@ impl Pipeline {
         &self,
         principal: &Principal,
         request_id: RequestId,
+        headers: &[(String, String)],
         request: EmbedRequest,
     ) -> Result<Embedded, Refusal> {
         let mut receipt = self.receive(request_id.clone(), principal, request.model.clone())?;
+        let dimensions = request.dimensions;
+        self.trace_work(&mut receipt, headers, TracedWork::Embeddings { dimensions });
         receipt.note(|record| REASON.clone_into(&mut record.reason));
         let embedded = self.embed_noting(principal, request_id, request, &mut receipt);
         let embedded = embedded.await;

@@ -84,7 +84,8 @@ where
             &findings,
             card.trust,
         )
-        .for_team(principal.team.clone());
+        .for_team(principal.team.clone())
+        .in_trace(receipt.trace());
         match ask(Arc::clone(&place.backend), call).await {
             Ok(answer) => return Ok((place, answer)),
             Err(error) => {

@@ -12,6 +12,7 @@ use crate::answer::{Refusal, RouteLabel};
 use crate::in_turn::{Place, ask_in_turn};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
+use crate::trace::TracedWork;
 use crate::trunk::{Pipeline, check_named_route, refuse};
 
 /// The rule that decides where texts are judged: the model's name.
@@ -32,7 +33,8 @@ impl Pipeline {
         !places(None, &self.snapshot()).is_empty()
     }
 
-    /// Has texts and images judged, or says why not.
+    /// Has texts and images judged, or says why not. `headers` say of which trace it is
+    /// ([`crate::TRACE_HEADERS`]).
     ///
     /// # Errors
     /// A refusal; its record is left.
@@ -40,6 +42,7 @@ impl Pipeline {
         &self,
         principal: &Principal,
         request_id: RequestId,
+        headers: &[(String, String)],
         request: ModerationRequest,
     ) -> Result<Moderated, Refusal> {
         let snapshot = self.snapshot();
@@ -50,6 +53,7 @@ impl Pipeline {
         });
         let asked = asked.unwrap_or_else(|| ModelAlias::new(""));
         let mut receipt = self.receive(request_id.clone(), principal, asked.clone())?;
+        self.trace_work(&mut receipt, headers, TracedWork::Moderation);
         receipt.note(|record| REASON.clone_into(&mut record.reason));
         let judged = async {
             check(&asked, &places, principal, &snapshot)?;

@@ -11,6 +11,7 @@ use crate::answer::{Refusal, RouteLabel};
 use crate::embed::{Work, check_health, lacks};
 use crate::quota::{Extent, take_for};
 use crate::receipt::Receipt;
+use crate::trace::TracedWork;
 use crate::trunk::{Pipeline, check_named_route, refuse};
 
 /// The rule that decides where texts are ranked: there is one place.
@@ -36,7 +37,7 @@ pub struct Place {
 }
 
 impl Pipeline {
-    /// Ranks documents, or says why not.
+    /// Ranks documents, or says why not. `headers` say of which trace it is ([`crate::TRACE_HEADERS`]).
     ///
     /// # Errors
     /// A refusal; its record is left.
@@ -44,9 +45,11 @@ impl Pipeline {
         &self,
         principal: &Principal,
         request_id: RequestId,
+        headers: &[(String, String)],
         request: RerankRequest,
     ) -> Result<Ranking, Refusal> {
         let mut receipt = self.receive(request_id, principal, request.model.clone())?;
+        self.trace_work(&mut receipt, headers, TracedWork::Ranking);
         receipt.note(|record| REASON.clone_into(&mut record.reason));
         let ranked = self.rank_noting(principal, request, &mut receipt).await;
         ranked.map_err(|fault| refuse(&mut receipt, fault, Some(REASON.to_owned())))

@@ -14,6 +14,9 @@ use crate::answer::Timings;
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
 
+/// Headers, by their names in lower case, that say of which trace a request is.
+pub const TRACE_HEADERS: [&str; 2] = [TRACE_PARENT, TRACE_STATE];
+
 /// Gives exchanges their places in traces. Only a node that exports them has one.
 #[derive(Clone, Copy, Debug)]
 pub struct Tracer {
@@ -41,6 +44,32 @@ impl Tracer {
             is_streamed: matches!(request.delivery, Delivery::Streamed { .. }),
             output_tokens_max,
             operation: operation(request.dialect),
+            is_chat: true,
+            dimensions: None,
+            times: StageTimes::default(),
+            finished: Vec::new(),
+        })
+    }
+
+    /// The same for work that is no chat.
+    pub(crate) fn begin_work(
+        self,
+        headers: &[(String, String)],
+        work: TracedWork,
+        random: &mut impl RngExt,
+    ) -> Box<Traced> {
+        let dimensions = match work {
+            TracedWork::Embeddings { dimensions } => dimensions,
+            TracedWork::Ranking | TracedWork::Moderation => None,
+        };
+        Box::new(Traced {
+            context: Arc::new(self.context(headers, random)),
+            began: SystemTime::now(),
+            is_streamed: false,
+            output_tokens_max: None,
+            operation: work.as_operation(),
+            is_chat: false,
+            dimensions,
             times: StageTimes::default(),
             finished: Vec::new(),
         })
@@ -65,6 +94,28 @@ impl Tracer {
                 is_sampled: random.random::<f64>() < self.share,
                 state: None,
             },
+        }
+    }
+}
+
+/// Work that is no chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TracedWork {
+    /// Of so many components, where the request says.
+    Embeddings {
+        dimensions: Option<u32>,
+    },
+    Ranking,
+    Moderation,
+}
+
+impl TracedWork {
+    /// The conventions have a name for the first alone, and leave others to whoever needs them.
+    fn as_operation(self) -> &'static str {
+        match self {
+            TracedWork::Embeddings { .. } => "embeddings",
+            TracedWork::Ranking => "rerank",
+            TracedWork::Moderation => "moderation",
         }
     }
 }
@@ -153,6 +204,29 @@ mod tests {
             .collect();
         let request = ChatRequest::new("m", vec![Message::new(Role::User, "hi")]);
         Tracer::new(share).begin(&headers, &request, &mut StdRng::seed_from_u64(7))
+    }
+
+    #[test]
+    fn work_that_is_no_chat_is_of_its_callers_trace_too() {
+        let headers = [(TRACE_PARENT.to_owned(), PARENT.to_owned())];
+        for (work, operation, dimensions) in [
+            (
+                TracedWork::Embeddings {
+                    dimensions: Some(8),
+                },
+                "embeddings",
+                Some(8),
+            ),
+            (TracedWork::Ranking, "rerank", None),
+            (TracedWork::Moderation, "moderation", None),
+        ] {
+            let mut random = StdRng::seed_from_u64(7);
+            let traced = Tracer::new(0.0).begin_work(&headers, work, &mut random);
+            assert_eq!((traced.operation, traced.is_chat), (operation, false));
+            assert_eq!(traced.dimensions, dimensions);
+            let parent = traced.context.parent.unwrap();
+            assert_eq!(parent.to_string(), "00f067aa0ba902b7");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::shadow::{self, AT_ONCE, Office, ShadowCounts, Shadows};
 use crate::snapshot::Snapshot;
 use crate::stages::{Admitted, CacheWish, Missed, Parsed, Planned, Scanned};
 use crate::texts::Texts;
-use crate::trace::Tracer;
+use crate::trace::{TracedWork, Tracer};
 use crate::vitals::{ModelHealth, Ward};
 use crate::wrap::{wrap, wrap_hit};
 use crate::{offline, quota};
@@ -522,6 +522,18 @@ impl Pipeline {
         Ok(Receipt::new(
             request_id, principal, model, desk, seat, keepers,
         ))
+    }
+
+    /// Notes of which trace work is that is no chat, where anybody is told.
+    pub(crate) fn trace_work(
+        &self,
+        receipt: &mut Receipt,
+        headers: &[(String, String)],
+        work: TracedWork,
+    ) {
+        if let Some(tracer) = self.tracer {
+            receipt.note_trace(tracer.begin_work(headers, work, &mut rand::rng()));
+        }
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::harness::{Hedge, Reply, ask, chat_request, eventually, fake, with};
+use crate::harness::{Hedge, Reply, ask, chat_request, eventually, fake, request, with};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -267,6 +267,43 @@ async fn an_exchange_is_told_by_its_callers_trace_and_the_provider_goes_on_with_
         collector.with(|taken| taken.authorization[0].clone()),
         "cloud-key"
     );
+}
+
+#[tokio::test]
+async fn embeddings_are_told_as_chats_are() {
+    let (fake, collector) = (fake(), Collector::start().await);
+    let hedge = collector.node(&fake, "").await;
+    let body = json!({"model": "fake/bench", "input": [SECRET, "more"], "dimensions": 4});
+    let mut embed = request(Method::POST, "/v1/embeddings", body.to_string().into());
+    for (name, value) in [
+        ("traceparent", PARENT),
+        ("content-type", "application/json"),
+    ] {
+        let value = HeaderValue::from_static(value);
+        embed.headers_mut().insert(name, value);
+    }
+    let reply = hedge.send(embed).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let spans = collector
+        .until("the call is told", |spans| {
+            spans.iter().any(|span| span.name == "embeddings bench")
+        })
+        .await;
+    let find = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+    let (exchange, call) = (find("embeddings fake/bench"), find("embeddings bench"));
+    assert_eq!((exchange.trace.as_str(), exchange.kind), (TRACE, SERVER));
+    assert_eq!(exchange.parent, "00f067aa0ba902b7");
+    assert_eq!(call.parent, exchange.id);
+    let theirs = &call.attributes;
+    assert_eq!(theirs["gen_ai.operation.name"], "embeddings");
+    assert_eq!(theirs["gen_ai.embeddings.dimension.count"], "4");
+    assert!(
+        theirs.contains_key("gen_ai.usage.input_tokens"),
+        "{theirs:?}"
+    );
+    for body in collector.with(|taken| taken.bodies.clone()) {
+        assert!(!String::from_utf8_lossy(&body).contains("launch code"));
+    }
 }
 
 #[tokio::test]

@@ -221,10 +221,13 @@ impl Meters {
             return;
         }
         if let Some(usage) = &record.usage {
-            for (token, count) in [
+            let counts = [
                 ("input", usage.prompt_tokens.0),
                 ("output", usage.completion_tokens.0),
-            ] {
+            ];
+            // Vectors, scores and verdicts have no tokens.
+            let counts = counts.into_iter().take(if traced.is_chat { 2 } else { 1 });
+            for (token, count) in counts {
                 let token = Some(token);
                 self.tokens.add(
                     Series {

@@ -1,6 +1,6 @@
 //! The spans of an exchange: one for it, one for each stage, and one for the call to whoever answered.
 //!
-//! Names and attributes are those of docs/gen-ai/gen-ai-spans.md, *Inference*, in
+//! Names and attributes are those of docs/gen-ai/gen-ai-spans.md, *Inference* and *Embeddings*, in
 //! open-telemetry/semantic-conventions-genai (status: development), read 2026-11-29. What it has no word for is
 //! called `hedge.…`. What the call used stands with the call alone, so that whoever adds up counts it once.
 
@@ -149,13 +149,14 @@ fn exchange(record: &ExchangeRecord, traced: &Traced) -> Span {
 
 fn call(record: &ExchangeRecord, traced: &Traced, provider: Option<&str>) -> Span {
     let context = &traced.context;
-    let mut attributes = vec![
-        text("gen_ai.operation.name", traced.operation),
-        attribute(
-            "gen_ai.request.stream",
-            Value::BoolValue(traced.is_streamed),
-        ),
-    ];
+    let mut attributes = vec![text("gen_ai.operation.name", traced.operation)];
+    if traced.is_chat {
+        let is_streamed = Value::BoolValue(traced.is_streamed);
+        attributes.push(attribute("gen_ai.request.stream", is_streamed));
+    }
+    if let Some(dimensions) = traced.dimensions {
+        attributes.push(number("gen_ai.embeddings.dimension.count", dimensions));
+    }
     if let Some(provider) = provider {
         attributes.push(text("gen_ai.provider.name", provider));
     }
@@ -171,10 +172,12 @@ fn call(record: &ExchangeRecord, traced: &Traced, provider: Option<&str>) -> Spa
     }
     if let Some(usage) = &record.usage {
         attributes.push(number("gen_ai.usage.input_tokens", usage.prompt_tokens.0));
-        attributes.push(number(
-            "gen_ai.usage.output_tokens",
-            usage.completion_tokens.0,
-        ));
+        if traced.is_chat {
+            attributes.push(number(
+                "gen_ai.usage.output_tokens",
+                usage.completion_tokens.0,
+            ));
+        }
         for (name, tokens) in [
             ("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens),
             (

@@ -59,6 +59,8 @@ fn record(model: &str) -> ExchangeRecord {
             is_streamed: true,
             output_tokens_max: Some(9),
             operation: "chat",
+            is_chat: true,
+            dimensions: None,
             times: StageTimes {
                 admit: Duration::from_millis(1),
                 scan: Duration::from_millis(2),
@@ -153,6 +155,46 @@ fn an_exchange_is_a_span_of_its_callers_with_its_stages_and_its_call_below() {
             failed["error.type"].as_str()
         ),
         ("first", "unreachable")
+    );
+}
+
+#[test]
+fn work_that_is_no_chat_is_an_exchange_and_its_call() {
+    let mut record = record("vectors");
+    record.failed_candidates.clear();
+    let traced = record.trace.as_mut().unwrap();
+    (traced.operation, traced.is_chat) = ("embeddings", false);
+    (traced.is_streamed, traced.output_tokens_max) = (false, None);
+    traced.dimensions = Some(64);
+    (traced.times, traced.finished) = (StageTimes::default(), Vec::new());
+    let spans = spans(&record);
+    let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
+    assert_eq!(names, ["embeddings smart", "embeddings vectors"]);
+    let theirs = attributes(&spans[1].attributes);
+    assert_eq!(theirs["gen_ai.operation.name"], "embeddings");
+    assert_eq!(theirs["gen_ai.embeddings.dimension.count"], "64");
+    assert_eq!(theirs["gen_ai.usage.input_tokens"], "7");
+    for of_a_reply in [
+        "gen_ai.usage.output_tokens",
+        "gen_ai.request.stream",
+        "gen_ai.response.finish_reasons",
+        "gen_ai.response.time_to_first_chunk",
+    ] {
+        assert!(!theirs.contains_key(of_a_reply), "{of_a_reply}");
+    }
+    let meters = Meters::default();
+    meters.measure(&record, record.trace.as_ref().unwrap(), Some("openai"));
+    let read = meters.read(SystemTime::now());
+    let counts: Vec<_> = read
+        .iter()
+        .map(|it| (it.name, it.histogram.data_points.len()))
+        .collect();
+    assert_eq!(
+        counts,
+        [
+            ("gen_ai.client.operation.duration", 1),
+            ("gen_ai.client.token.usage", 1),
+        ]
     );
 }
 

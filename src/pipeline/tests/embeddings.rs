@@ -18,7 +18,10 @@ fn texts(texts: &[&str]) -> Vec<EmbedInput> {
 
 async fn embed(bench: &Bench, request: EmbedRequest) -> Result<Embedded, Refusal> {
     let anyone = Principal::anyone();
-    bench.pipeline.embed(&anyone, "r-1".into(), request).await
+    bench
+        .pipeline
+        .embed(&anyone, "r-1".into(), &[], request)
+        .await
 }
 
 fn with_alias(backends: Vec<Arc<Fake>>, alias: &str, targets: &[&str]) -> Bench {
@@ -163,6 +166,6 @@ async fn what_is_no_upstream_makes_none() {
         models: Some(vec!["other".into()]),
         ..Principal::anyone()
     };
-    let refused = bench.pipeline.embed(&key, "r-1".into(), asked).await;
+    let refused = bench.pipeline.embed(&key, "r-1".into(), &[], asked).await;
     assert_eq!(refused.unwrap_err().fault.as_label(), "forbidden");
 }

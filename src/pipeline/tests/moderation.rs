@@ -101,7 +101,7 @@ async fn judged(bench: &Bench, model: Option<&str>) -> Result<Moderated, Refusal
     let anyone = Principal::anyone();
     bench
         .pipeline
-        .moderate(&anyone, "r-1".into(), request)
+        .moderate(&anyone, "r-1".into(), &[], request)
         .await
 }
 
@@ -173,7 +173,10 @@ async fn who_judges_is_told_from_who_does_not() {
     };
     for model in [None, Some("omni")] {
         let request = request(model, &["a"]);
-        let refused = bench.pipeline.moderate(&key, "r-1".into(), request).await;
+        let refused = bench
+            .pipeline
+            .moderate(&key, "r-1".into(), &[], request)
+            .await;
         assert_eq!(refused.unwrap_err().fault.as_label(), "forbidden");
     }
     assert!(judge.asked().is_empty());
@@ -182,4 +185,29 @@ async fn who_judges_is_told_from_who_does_not() {
     assert!(!bench.pipeline.moderates());
     let refusal = judged(&bench, None).await.unwrap_err();
     assert_eq!(refusal.fault.as_label(), "not_offered");
+}
+
+#[tokio::test]
+async fn a_moderation_is_of_a_trace_and_of_the_route_that_names_its_model() {
+    let judge = Judge::new("fake", &["omni"], None);
+    let mut bench = bench_of(std::slice::from_ref(&judge), &[]);
+    bench.pipeline = bench.pipeline.traced_by(Tracer::new(1.0));
+    judged(&bench, None).await.unwrap();
+    let traced = bench.records.recv().await.unwrap().trace.unwrap();
+    assert_eq!((traced.operation, traced.is_chat), ("moderation", false));
+    let narrow = |routes: &[&str]| Principal {
+        routes: Some(routes.iter().map(|it| (*it).to_owned()).collect()),
+        ..Principal::anyone()
+    };
+    for (key, is_granted) in [
+        (narrow(&["default"]), false),
+        (narrow(&["model-named"]), true),
+    ] {
+        let asked = request(None, &["plain"]);
+        let judged = bench
+            .pipeline
+            .moderate(&key, "r-1".into(), &[], asked)
+            .await;
+        assert_eq!(judged.is_ok(), is_granted);
+    }
 }

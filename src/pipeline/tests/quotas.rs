@@ -375,7 +375,7 @@ async fn embeddings_take_their_tokens_and_what_they_cost() {
     };
     let embedded = bench
         .pipeline
-        .embed(&principal, "r-1".into(), request)
+        .embed(&principal, "r-1".into(), &[], request)
         .await;
     assert!(embedded.is_ok());
     assert_eq!(purse.asked(), [usage(36, 0, 38)]);

@@ -119,7 +119,10 @@ async fn embeddings_are_made_by_the_relay_or_by_nobody() {
             format: VectorFormat::Float,
         };
         let anyone = Principal::anyone();
-        bench.pipeline.embed(&anyone, "r-1".into(), request).await
+        bench
+            .pipeline
+            .embed(&anyone, "r-1".into(), &[], request)
+            .await
     };
     let made = embed("relay/big").await.unwrap();
     assert_eq!(made.route.to_string(), "cloud:relay");
@@ -140,7 +143,7 @@ async fn moderations_are_judged_by_the_relay_or_by_nobody() {
             inputs: vec![Message::new(Role::User, "x")],
         };
         let anyone = Principal::anyone();
-        let asked = bench.pipeline.moderate(&anyone, "r-1".into(), request);
+        let asked = bench.pipeline.moderate(&anyone, "r-1".into(), &[], request);
         asked.await
     };
     let judged = ask(&[&open, &relay]).await.unwrap();
