@@ -1,13 +1,23 @@
 //! One rule's condition, compiled: tests joined by all, any and not.
 
+use std::cell::OnceCell;
+
 use domain::OutputFormat;
-use regex::{Regex, RegexSet, RegexSetBuilder};
+use regex::{Regex, RegexSet, RegexSetBuilder, SetMatches};
 
 use crate::features::{Features, MATCHED_BYTES_MAX};
 use crate::tokens::prefix;
 
 /// A compiled pattern may take this much; a set of patterns as much as eight of them.
 pub(crate) const PATTERN_BYTES_MAX: usize = 1 << 20;
+
+/// From here on patterns are spread over several sets. Compiling takes several hundred times a
+/// pattern's length while it lasts, of which an allocator keeps much: the default routes' 45 KiB at
+/// once took 20 MiB, and take 6 like this.
+const SET_TEXT_BYTES: usize = 8 * 1024;
+
+/// Each set is one more pass over the text.
+const SETS_MAX: usize = 8;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Condition {
@@ -87,22 +97,52 @@ impl FormatKind {
     }
 }
 
-/// Every pattern of a policy over one text, matched in one pass.
-#[derive(Clone, Debug)]
-pub(crate) struct Patterns(RegexSet);
+/// Every pattern of a policy over one text, in sets that are matched in one pass each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Patterns {
+    sets: Vec<RegexSet>,
+    /// `places[index]` is the pattern's set, and its index in there.
+    places: Vec<(usize, usize)>,
+}
 
 impl Patterns {
     pub fn compile(patterns: &[&str]) -> Result<Self, regex::Error> {
-        RegexSetBuilder::new(patterns)
-            .case_insensitive(true)
-            .size_limit(8 * PATTERN_BYTES_MAX)
-            .build()
-            .map(Self)
+        let mut compiled = Self::default();
+        for share in shares(patterns) {
+            let set = compiled.sets.len();
+            let places = (0..share.len()).map(|index| (set, index));
+            compiled.places.extend(places);
+            compiled.sets.push(compile_set(share)?);
+        }
+        Ok(compiled)
     }
+}
 
-    fn matched(&self, text: &str) -> regex::SetMatches {
-        self.0.matches(prefix(text, MATCHED_BYTES_MAX))
+fn compile_set(patterns: &[&str]) -> Result<RegexSet, regex::Error> {
+    RegexSetBuilder::new(patterns)
+        .case_insensitive(true)
+        .size_limit(8 * PATTERN_BYTES_MAX)
+        .build()
+}
+
+/// Cuts patterns, in their order, into at most [`SETS_MAX`] shares.
+fn shares<'a, 'p>(patterns: &'a [&'p str]) -> Vec<&'a [&'p str]> {
+    let bytes: usize = patterns.iter().map(|pattern| pattern.len()).sum();
+    let share_bytes = SET_TEXT_BYTES.max(bytes.div_ceil(SETS_MAX));
+    let mut shares = Vec::new();
+    let mut rest = patterns;
+    while !rest.is_empty() {
+        let mut taken_bytes = 0;
+        let fits = |pattern: &&&str| {
+            let fits = taken_bytes < share_bytes;
+            taken_bytes += pattern.len();
+            fits
+        };
+        let (share, others) = rest.split_at(rest.iter().take_while(fits).count());
+        shares.push(share);
+        rest = others;
     }
+    shares
 }
 
 /// The features of one request and the patterns that matched it, found when first asked for.
@@ -114,26 +154,34 @@ pub(crate) struct Sight<'a> {
 
 struct Lazy<'a> {
     patterns: &'a Patterns,
-    matched: std::cell::OnceCell<regex::SetMatches>,
+    /// One for each set.
+    matched: Vec<OnceCell<SetMatches>>,
 }
 
-impl Lazy<'_> {
+impl<'a> Lazy<'a> {
+    fn new(patterns: &'a Patterns) -> Self {
+        Self {
+            patterns,
+            matched: vec![OnceCell::new(); patterns.sets.len()],
+        }
+    }
+
     fn has_any(&self, wanted: &[usize], text: &str) -> bool {
-        let matched = self.matched.get_or_init(|| self.patterns.matched(text));
-        wanted.iter().any(|index| matched.matched(*index))
+        wanted.iter().any(|pattern| {
+            let (set, index) = self.patterns.places[*pattern];
+            self.matched[set]
+                .get_or_init(|| self.patterns.sets[set].matches(prefix(text, MATCHED_BYTES_MAX)))
+                .matched(index)
+        })
     }
 }
 
 impl<'a> Sight<'a> {
     pub fn new(features: Features<'a>, said: &'a Patterns, instructed: &'a Patterns) -> Self {
-        let lazy = |patterns| Lazy {
-            patterns,
-            matched: std::cell::OnceCell::new(),
-        };
         Self {
             features,
-            said: lazy(said),
-            instructed: lazy(instructed),
+            said: Lazy::new(said),
+            instructed: Lazy::new(instructed),
         }
     }
 }
@@ -239,4 +287,38 @@ impl Test {
 fn has_chars(text: &str, min: u32) -> bool {
     let min = min as usize;
     text.len() >= min && (min == 0 || text.chars().nth(min - 1).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Patterns of `bytes` each, of which `wNx` is found by the one with the number N alone.
+    fn patterns(count: usize, bytes: usize) -> Vec<String> {
+        let one = |index| format!("W{index}(?:x|{})", "y".repeat(bytes));
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn patterns_in_several_sets_are_found_as_each_would_be_alone() {
+        for (count, bytes, sets) in [
+            (0, 0, 0),
+            (1, 0, 1),
+            (5, 100, 1),
+            (20, 1_000, 3),
+            (3, 20_000, 3),
+            (40, 5_000, 8),
+        ] {
+            let texts = patterns(count, bytes);
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let compiled = Patterns::compile(&texts).unwrap();
+            assert_eq!(compiled.sets.len(), sets, "{count} of {bytes} bytes");
+            let lazy = Lazy::new(&compiled);
+            for index in 0..count {
+                let asked = Lazy::new(&compiled);
+                assert!(asked.has_any(&[index], &format!("a w{index}x")), "{index}");
+                assert_eq!(lazy.has_any(&[index], "w2x"), index == 2, "{index}");
+            }
+        }
+    }
 }
