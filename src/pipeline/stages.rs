@@ -60,7 +60,7 @@ pub(crate) struct Admitted {
 
 /// Its personal data is known, and so is where its reply would be kept.
 pub(crate) struct Scanned {
-    pub admitted: Admitted,
+    pub admitted: Box<Admitted>,
     pub findings: Arc<Findings>,
     /// `None` when the reply must not be kept.
     pub keeping: Option<Keeping>,
@@ -68,7 +68,7 @@ pub(crate) struct Scanned {
 
 /// The cache has no reply.
 pub(crate) struct Missed {
-    pub admitted: Admitted,
+    pub admitted: Box<Admitted>,
     pub findings: Arc<Findings>,
     /// `None` when the reply must not be kept.
     pub keeping: Option<Keeping>,

@@ -453,7 +453,7 @@ impl Pipeline {
             .saturating_sub(self.seats.available_permits())
     }
 
-    fn admit(&self, parsed: Parsed) -> Result<Admitted, Refusal> {
+    fn admit(&self, parsed: Parsed) -> Result<Box<Admitted>, Refusal> {
         let began = Instant::now();
         let Parsed {
             mut request,
@@ -487,7 +487,7 @@ impl Pipeline {
             admit: now - began,
             ..Default::default()
         };
-        Ok(Admitted {
+        Ok(Box::new(Admitted {
             request,
             principal,
             context,
@@ -497,7 +497,7 @@ impl Pipeline {
             receipt,
             timings,
             since: now,
-        })
+        }))
     }
 
     /// A seat for an exchange, and the receipt that leaves its record.
@@ -726,7 +726,7 @@ fn internal() -> Refusal {
 
 /// A kept reply, and who asks for it.
 struct Found {
-    admitted: Admitted,
+    admitted: Box<Admitted>,
     findings: Arc<Findings>,
     kept: Arc<Kept>,
     cache: CacheUse,
@@ -735,7 +735,7 @@ struct Found {
 
 impl Found {
     fn exact(
-        admitted: Admitted,
+        admitted: Box<Admitted>,
         findings: Arc<Findings>,
         kept: Arc<Kept>,
         trace: Option<Trace>,
@@ -757,7 +757,7 @@ enum Looked {
 }
 
 /// Short requests are scanned in place, long ones where they hold up nobody.
-async fn scan_aside(admitted: Admitted) -> Result<Scanned, Refusal> {
+async fn scan_aside(admitted: Box<Admitted>) -> Result<Scanned, Refusal> {
     let scanned = tokio::task::spawn_blocking(move || scan_here(admitted)).await;
     scanned.unwrap_or(Err(Refusal {
         fault: Fault::Internal,
@@ -765,7 +765,7 @@ async fn scan_aside(admitted: Admitted) -> Result<Scanned, Refusal> {
     }))
 }
 
-fn scan_here(mut admitted: Admitted) -> Result<Scanned, Refusal> {
+fn scan_here(mut admitted: Box<Admitted>) -> Result<Scanned, Refusal> {
     let findings = match admitted.snapshot.scan().scan(&admitted.request) {
         Ok(findings) => findings,
         Err(fault) => return Err(refuse(&mut admitted.receipt, fault, None)),
