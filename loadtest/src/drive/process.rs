@@ -8,11 +8,12 @@ use std::time::Duration;
 /// has a std for (proc(5), fields 14 and 15 of `stat`).
 const TICKS_PER_S: u64 = 100;
 
-/// Processor time since the process began, and memory now.
+/// Processor time since the process began, memory now, and the most it was since [`Usage::forget_most`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub cpu: Duration,
     pub rss_bytes: u64,
+    pub rss_bytes_most: u64,
 }
 
 impl Usage {
@@ -25,13 +26,27 @@ impl Usage {
         for pid in family(pid) {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
             let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let (Some(ticks), Some(kib)) = (cpu_ticks(&stat), rss_kib(&status)) else {
+            let rss_kib = |name| kib(&status, name);
+            let (Some(ticks), Some(now), Some(most)) =
+                (cpu_ticks(&stat), rss_kib("VmRSS:"), rss_kib("VmHWM:"))
+            else {
                 return Err(io::ErrorKind::InvalidData.into());
             };
             total.cpu += Duration::from_millis(ticks * 1000 / TICKS_PER_S);
-            total.rss_bytes += kib * 1024;
+            total.rss_bytes += now * 1024;
+            total.rss_bytes_most += most * 1024;
         }
         Ok(total)
+    }
+
+    /// Lets the most memory that the process and its children had be what they have now (proc(5),
+    /// `clear_refs`).
+    ///
+    /// # Errors
+    /// The process has ended, or is another user's.
+    pub fn forget_most(pid: u32) -> io::Result<()> {
+        let mut pids = family(pid).into_iter();
+        pids.try_for_each(|pid| fs::write(format!("/proc/{pid}/clear_refs"), "5"))
     }
 }
 
@@ -54,15 +69,16 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-fn rss_kib(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -75,5 +91,31 @@ mod tests {
     fn this_process_uses_memory() {
         let usage = Usage::of(std::process::id()).unwrap();
         assert!(usage.rss_bytes > 100_000, "{usage:?}");
+    }
+
+    /// Of a process of its own: other tests of this one use memory meanwhile.
+    #[test]
+    fn the_most_is_forgotten() {
+        let grow = "x = bytearray(1 << 26); del x; print(flush=True); input()";
+        let mut child = Command::new("python3")
+            .args(["-c", grow])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let before = Usage::of(child.id()).unwrap();
+        Usage::forget_most(child.id()).unwrap();
+        let after = Usage::of(child.id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            before.rss_bytes_most >= before.rss_bytes + (1 << 25),
+            "{before:?}"
+        );
+        assert!(
+            after.rss_bytes_most < before.rss_bytes_most - (1 << 25),
+            "{after:?}"
+        );
     }
 }

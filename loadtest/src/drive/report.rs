@@ -39,7 +39,7 @@ pub struct Row {
     pub gap_p99_us: Option<f64>,
     pub answered_per_s: f64,
     pub cpu_us_per_answer: Option<f64>,
-    pub rss_bytes: Option<f64>,
+    pub rss_bytes_most: Option<f64>,
     /// Sums, not medians.
     pub answered: u64,
     pub failed: u64,
@@ -112,7 +112,7 @@ impl Report {
             median(samples.iter().filter_map(|sample| value(sample)))
         };
         #[expect(clippy::cast_precision_loss, reason = "memory far below 2^53 bytes")]
-        let rss = |sample: &Sample| sample.rss_bytes.map(|bytes| bytes as f64);
+        let rss = |sample: &Sample| sample.rss_bytes_most.map(|bytes| bytes as f64);
         Row {
             scenario: scenario.to_owned(),
             target: target.to_owned(),
@@ -123,7 +123,7 @@ impl Report {
             gap_p99_us: optional(|sample| sample.gap_p99_us),
             answered_per_s: median_of(|sample| sample.answered_per_s).unwrap_or_default(),
             cpu_us_per_answer: optional(|sample| sample.cpu_us_per_answer),
-            rss_bytes: optional(rss),
+            rss_bytes_most: optional(rss),
             answered: samples.iter().map(|sample| sample.answered).sum(),
             failed: samples.iter().map(|sample| sample.failed).sum(),
         }
@@ -152,7 +152,7 @@ impl Report {
             let optional = |value: Option<f64>| {
                 value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"))
             };
-            let rss_mib = row.rss_bytes.map(|bytes| bytes / (1024.0 * 1024.0));
+            let rss_mib = row.rss_bytes_most.map(|bytes| bytes / (1024.0 * 1024.0));
             table.push_str(&format!(
                 "| {} | {} | {:.0} | {:.0} | {} | {} | {} | {:.0} | {} | {} | {} | {} |\n",
                 row.scenario,

@@ -51,7 +51,8 @@ pub struct Sample {
     pub answered_per_s: f64,
     /// Of the target's process, where it is known. For streams: a stream.
     pub cpu_us_per_answer: Option<f64>,
-    pub rss_bytes: Option<u64>,
+    /// The most it was meanwhile.
+    pub rss_bytes_most: Option<u64>,
 }
 
 /// Of nanoseconds, to three digits.
@@ -107,6 +108,7 @@ pub async fn measure(target: &Target, scenario: &Scenario, window: Duration) -> 
     let mut drives = JoinSet::new();
     let lanes = open_lanes(target, scenario.load, &mut drives).await?;
     let usage = || target.pid.map(Usage::of).transpose();
+    target.pid.map(Usage::forget_most).transpose()?;
     let before = usage()?;
     let begun = Instant::now();
     let mut work = JoinSet::new();
@@ -219,7 +221,7 @@ fn sample(total: &Tally, load: Load, took: Duration, usage: Option<(Usage, Usage
         failed: total.failed,
         answered_per_s: answered as f64 / took.as_secs_f64(),
         cpu_us_per_answer: usage.map(per_answer),
-        rss_bytes: usage.map(|(_, after)| after.rss_bytes),
+        rss_bytes_most: usage.map(|(_, after)| after.rss_bytes_most),
     }
 }
 
@@ -256,7 +258,7 @@ mod tests {
         let warm_up = u64::from(2 * WARM_UP_REQUESTS);
         assert_eq!(fake.counts().completed, sample.answered + warm_up);
         assert!(sample.p50_us > 0.0 && sample.p50_us <= sample.p99_us);
-        assert!(sample.rss_bytes > Some(0));
+        assert!(sample.rss_bytes_most > Some(0));
     }
 
     #[tokio::test]
