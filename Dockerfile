@@ -29,7 +29,6 @@ RUN apt-get update \
 COPY --from=build /out /opt/hedge
 ENV PATH=/opt/hedge:$PATH \
     XDG_DATA_HOME=/data \
-    MIMALLOC_PURGE_DELAY=10 \
     HEDGE_LISTEN=0.0.0.0:8787
 # Model files; the only place that is written to, so the root may be read-only.
 VOLUME /data

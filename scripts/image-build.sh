@@ -12,6 +12,11 @@ cd "$(dirname "$0")/.."
 export RUSTFLAGS='-C link-arg=-Wl,-rpath,$ORIGIN/lib'
 # llama.cpp's libraries need each other, and the program's path does not hold for them.
 export CMAKE_INSTALL_RPATH='$ORIGIN'
+# As in .cargo/config.toml, which is not here.
+export JEMALLOC_SYS_WITH_MALLOC_CONF=background_thread:true,dirty_decay_ms:10,muzzy_decay_ms:0,thp:never
+# Kernels for arm64 have pages of 4, 16 or 64 KiB, and jemalloc runs on those of what it was built for
+# or smaller.
+if [ "$(uname -m)" = aarch64 ]; then export JEMALLOC_SYS_WITH_LG_PAGE=16; fi
 cargo build --release --locked --bin hedge --features dynamic-backends
 
 target=${CARGO_TARGET_DIR:-target}/release

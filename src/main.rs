@@ -3,7 +3,7 @@
 /// An exchange makes some hundred small allocations; with glibc's allocator they take a sixth of its
 /// processor time more.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
     app::main()

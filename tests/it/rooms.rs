@@ -119,7 +119,7 @@ fn the_binary_depends_on_app_and_an_allocator_alone() {
         .unwrap()
         .keys()
         .collect();
-    assert_eq!(names, ["app", "mimalloc"]);
+    assert_eq!(names, ["app", "tikv-jemallocator"]);
 }
 
 #[test]
