@@ -476,7 +476,6 @@ async fn exported(api: &Api, operator: &Operator, asked: Export) -> Result<Expor
         mut after,
         count,
     } = asked;
-    let rights = rights(api)?;
     // Each page: whoever begins in the middle is written down too.
     note(api, operator, "data.export", &subject).await?;
     let mut items = Vec::new();

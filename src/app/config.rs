@@ -211,7 +211,7 @@ impl Config {
         let prices = prices::prices(&raw.prices, &names, findings);
         let price_providers = upstreams::price_providers(&raw.upstreams, &providers);
         let provider_of = |name: &str| price_providers.get(&BackendName::new(name)).cloned();
-        let reference = savings::savings(&raw.savings, &prices, &provider_of, findings);
+        let reference = savings::savings(&raw.savings, &prices, provider_of, findings);
         let price_of = |upstream: &str, model: &str| {
             let own = prices.find(upstream, model);
             let price = own.or_else(|| prices.find(&provider_of(upstream)?, model));

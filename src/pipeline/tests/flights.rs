@@ -642,6 +642,7 @@ async fn what_others_keep_is_looked_for_once_and_answers_all_who_ask_at_once() {
         snapshot: snapshot(vec![cloud.clone()]),
         cache: elsewhere.clone(),
         reuse: None,
+        shadows: None,
         keys: Arc::new(NoKeys),
         quotas: None,
         queueing: QueueRules::default(),

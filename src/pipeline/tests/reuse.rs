@@ -933,7 +933,7 @@ async fn what_waits_to_be_compared_is_removed_too() {
     let counts = || rig.pipeline.reuse_stats().unwrap().1;
     assert_eq!(counts().shadowed, 1);
     let what = Purge::Team("blue".into());
-    assert_eq!(rig.pipeline.purge(&what).await, (2, 2));
+    assert_eq!(rig.pipeline.purge(&what).await.unwrap(), (2, 2));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(rig.entries(), 1, "the other team's");
 }

@@ -159,6 +159,7 @@ fn marks(name: &str) -> Option<String> {
     let marks = Marks {
         user: Some(mark),
         tags: Vec::new(),
+        on_replies: None,
     };
     marks.as_text()
 }
