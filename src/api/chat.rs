@@ -169,6 +169,8 @@ where
         timing: asks(X_HEDGE_TIMING),
         cost: asks(X_HEDGE_COST),
     };
+    // It lies in the buffer that the connection goes on to read into.
+    drop(head);
     let desk = Desk {
         encoder,
         framing,

@@ -37,13 +37,15 @@ enum BodyKind {
 /// The reply as events, whichever way the upstream chose to send it. `model` stands in where the
 /// upstream names none.
 pub(crate) async fn read_answer(
-    response: Response,
+    mut response: Response,
     dialect: &dyn ClientDialect,
     model: &str,
     is_streamed: bool,
     patience: Patience,
 ) -> Result<ChatStream, BackendError> {
-    match body_kind(response.headers(), dialect.media_type(), is_streamed)? {
+    let kind = body_kind(response.headers(), dialect.media_type(), is_streamed)?;
+    response.forget_headers();
+    match kind {
         BodyKind::Streamed => Ok(stream_of(
             response,
             dialect.decoder(),

@@ -1,5 +1,6 @@
 //! An upstream's answer, whichever way it came.
 
+use std::mem;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +36,16 @@ impl Response {
             Response::Direct(response) => response.headers(),
             Response::Client(response) => response.headers(),
             Response::Carried(response) => response.headers(),
+        }
+    }
+
+    /// Lets go of the headers. They lie in the buffer that the connection reads into, and while they do
+    /// it reads into a second one.
+    pub fn forget_headers(&mut self) {
+        match self {
+            Response::Direct(response) => response.forget_headers(),
+            Response::Client(response) => drop(mem::take(response.headers_mut())),
+            Response::Carried(_) => {}
         }
     }
 

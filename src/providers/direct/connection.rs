@@ -6,6 +6,7 @@
 //! put there by the work a moment before.
 
 use std::future::poll_fn;
+use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -115,6 +116,10 @@ impl Response {
 
     pub fn headers(&self) -> &HeaderMap {
         &self.head.headers
+    }
+
+    pub fn forget_headers(&mut self) {
+        drop(mem::take(&mut self.head.headers));
     }
 
     pub fn content_length(&self) -> Option<u64> {
