@@ -149,11 +149,14 @@ async fn a_text_is_read_by_its_id_and_stands_nowhere_in_the_clear() {
     assert!(!audit.contains("anna"), "{audit}");
 
     let shown = {
-        let mut command = hedge.command("records");
+        let mut command = crate::harness::hedge();
         let url = format!("http://{}", hedge.admin);
-        command.args(["show", id, "--url", &url]);
+        command.args(["records", "show", id, "--url", &url, "--config"]);
+        command.arg(hedge.config_path());
         let done = tokio::task::spawn_blocking(move || command.output().unwrap());
-        String::from_utf8(done.await.unwrap().stdout).unwrap()
+        let done = done.await.unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
     };
     assert!(
         shown.contains(&format!("[user] {MARKER}: write to <EMAIL_1>\n")),

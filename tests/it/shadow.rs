@@ -227,7 +227,8 @@ async fn a_budget_of_shadows_ends_them_and_outlives_a_restart() {
     let used = scene.limit("shadow").await["used"].as_u64().unwrap();
     assert!(used > 0 && used <= 1_000, "{used}");
     eventually("it is written down", async || {
-        scene.hedge.kept("quotas.json").contains("\"shadow\"")
+        let kept = std::fs::read_to_string(scene.hedge.data_path("quotas.json"));
+        kept.is_ok_and(|it| it.contains("\"shadow\""))
     })
     .await;
     let Scene { hedge, .. } = scene;
