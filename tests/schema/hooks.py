@@ -165,7 +165,7 @@ def settle_path(case, number: int) -> None:
         found = kept_id(number, leaves=case.method.upper() == "DELETE")
         if found is not None:
             case.path_parameters["id"] = found
-    elif case.path.startswith("/admin/v1/cache/requests/"):
+    elif case.path.startswith(("/admin/v1/cache/requests/", "/admin/v1/records/")):
         case.path_parameters["id"] = answered_id()
     elif case.path.startswith("/v1beta/"):
         # A name with a slash is one segment of this path, so the one alias without is asked.

@@ -84,8 +84,14 @@ key = "env:CLOUD_KEY"
 models = ["bench"]
 TOML
     # Keys that are made over the admin listener have callers asked for one; so there is one from the start.
+    # And what is said there is kept, so that it can be read.
     if [ "$1" = admin ]; then
+        (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$scratch/texts.key")
         cat >>"$scratch/$1.toml" <<TOML
+[retention]
+enabled = true
+keep_days = 1
+keys = [{ file = "$scratch/texts.key" }]
 [[keys]]
 name = "of-the-file"
 secret = "sha256:$(printf %s "$SCHEMA_KEY" | sha256sum | cut -d ' ' -f 1)"
