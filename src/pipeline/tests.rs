@@ -35,6 +35,8 @@ enum Script {
     Fails(BackendError),
     /// Starts, says this, then breaks.
     Breaks(&'static str),
+    /// Says this, and is cut off there by how long it may be.
+    RunsOut(&'static str),
     /// Never says anything.
     Hangs,
     /// Says what it was asked, in pieces of one byte.
@@ -148,6 +150,13 @@ impl Backend for Fake {
             Script::Down | Script::Starting => return Err(BackendError::Unreachable("down")),
             Script::Breaks(words) => {
                 stream::iter([Ok(started), Ok(text(words)), Err(BackendError::Interrupted)]).boxed()
+            }
+            Script::RunsOut(words) => {
+                let ended = ChatEvent::ChoiceEnded {
+                    choice: 0,
+                    reason: FinishReason::Length,
+                };
+                stream::iter([started, text(words), ended, usage].map(Ok)).boxed()
             }
             Script::Hangs => stream::iter([Ok(started)]).chain(stream::pending()).boxed(),
             Script::Echoes => {

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use domain::{
-    ChatEvent, ChatRequest, ExchangeRecord, Fault, Findings, Image, KeptRecord, KeptText, Message,
-    Outcome, Part, Role, Said, SaidCall, SaidMessage, TeamId, TextRules, TextShelf, TextView,
-    ToolCall, Trust, chain,
+    ChatEvent, ChatRequest, ExchangeRecord, Fault, Findings, FinishReason, Image, KeptRecord,
+    KeptText, Message, Outcome, Part, Role, Said, SaidCall, SaidMessage, TeamId, TextRules,
+    TextShelf, TextView, ToolCall, Trust, chain,
 };
 use policy::ScanRules;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -172,6 +172,7 @@ impl Texts {
             choices: Vec::new(),
             bytes: 0,
             is_cut: false,
+            is_torn: false,
         }))
     }
 
@@ -210,6 +211,8 @@ pub(crate) struct Collected {
     /// Of what was collected of the reply.
     bytes: usize,
     is_cut: bool,
+    /// A choice ended where its words did not.
+    is_torn: bool,
 }
 
 struct Asked {
@@ -273,11 +276,14 @@ impl Collected {
                     None => {}
                 }
             }
+            ChatEvent::StopString { .. } => self.is_torn = true,
+            ChatEvent::ChoiceEnded { reason, .. } => {
+                self.is_torn |=
+                    matches!(reason, FinishReason::Length | FinishReason::ContentFilter);
+            }
             ChatEvent::Started(_)
             | ChatEvent::Seal { .. }
             | ChatEvent::Logprobs { .. }
-            | ChatEvent::StopString { .. }
-            | ChatEvent::ChoiceEnded { .. }
             | ChatEvent::Usage(_)
             | ChatEvent::Written(_) => {}
         }
@@ -329,7 +335,7 @@ impl Collected {
             rules: self.rules,
             asked,
             answered: choices.into_iter().map(|(_, it)| it.message()).collect(),
-            is_whole: record.outcome == Outcome::Answered,
+            is_whole: record.outcome == Outcome::Answered && !self.is_torn,
             is_cut: self.is_cut,
             room: None,
         });
@@ -409,7 +415,7 @@ struct Ended {
     asked: Asked,
     /// One for each choice.
     answered: Vec<Message>,
-    /// The reply came to its end.
+    /// The reply came to an end of its own.
     is_whole: bool,
     /// Less was collected of it than came.
     is_cut: bool,

@@ -203,6 +203,18 @@ async fn what_was_sent_is_kept_of_a_reply_that_did_not_end() {
     assert_eq!(keeping.only().await, two("hello?", ""));
 }
 
+/// A reply that may be no longer was whole to whoever kept it, and the beginning of a value was kept.
+#[tokio::test(start_paused = true)]
+async fn a_value_that_the_length_of_a_reply_divides_is_not_kept() {
+    let keeping = keeping(
+        Script::RunsOut("it is anna@a"),
+        Script::Hangs,
+        Some(rules(TextView::Masked)),
+    );
+    keeping.ask("local", &format!("who is {ANNA}?")).await;
+    assert_eq!(keeping.only().await, two("who is <EMAIL_1>?", "it is "));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_reply_is_cut_where_no_value_can_be_divided() {
     // Addresses from end to end: wherever the cut is, it is in one.
