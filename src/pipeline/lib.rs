@@ -62,7 +62,9 @@ pub use reuse::{
 pub use shadow::{ShadowCounts, ShadowRules, Shadower, Shadows};
 pub use snapshot::{CacheRules, NamedEmbedder, NamedReranker, Patience, Prices, Snapshot};
 pub use stages::{CacheWish, Parsed, RequestContext};
-pub use texts::{TEXT_QUEUE_BYTES_MAX, TEXT_QUEUE_MAX, TextCounts, TextWriter, Texts};
+pub use texts::{
+    TEXT_QUEUE_BYTES_MAX, TEXT_QUEUE_MAX, TEXTS_UNDER_WAY_BYTES_MAX, TextCounts, TextWriter, Texts,
+};
 pub use trace::{TRACE_HEADERS, Tracer};
 pub use trunk::{ModelListing, Parts, Pipeline, Readiness};
 pub use vitals::{ModelHealth, Percentiles};

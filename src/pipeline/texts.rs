@@ -33,6 +33,9 @@ pub const TEXT_QUEUE_MAX: usize = 1_024;
 /// Of all of them together: a request may have megabytes.
 pub const TEXT_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Of what is asked by all exchanges under way. Of one more nothing is kept, and that is counted.
+pub const TEXTS_UNDER_WAY_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Of one transaction.
 const BATCH_MAX: usize = 32;
 
@@ -86,6 +89,7 @@ pub struct Texts {
     rules: Arc<ArcSwapOption<TextRules>>,
     desk: mpsc::Sender<Ended>,
     room: Arc<Semaphore>,
+    room_under_way: Arc<Semaphore>,
     tally: Arc<Tally>,
     end: watch::Sender<bool>,
     /// Taken into the queue, and of these out of it.
@@ -124,6 +128,7 @@ impl Texts {
             rules,
             desk,
             room: Arc::new(Semaphore::new(TEXT_QUEUE_BYTES_MAX / UNIT_BYTES)),
+            room_under_way: Arc::new(Semaphore::new(TEXTS_UNDER_WAY_BYTES_MAX / UNIT_BYTES)),
             tally,
             end,
             sent: AtomicU64::new(0),
@@ -173,26 +178,31 @@ impl Texts {
             bytes: 0,
             is_cut: false,
             is_torn: false,
+            room: None,
         }))
     }
 
     fn take(&self, ended: Ended) {
-        let units = ended.bytes().div_ceil(UNIT_BYTES);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).try_acquire_many_owned(units);
-        let is_taken = room.is_ok_and(|room| {
-            let ended = Ended {
-                room: Some(room),
-                ..ended
-            };
-            self.desk.try_send(ended).is_ok()
-        });
-        let counter = match is_taken {
-            true => &self.sent,
-            false => &self.tally.dropped,
+        let room = room_of(&self.room, ended.bytes());
+        let (Some(room), Ok(place)) = (room, self.desk.try_reserve()) else {
+            return self.drop_one();
         };
-        counter.fetch_add(1, Ordering::Release);
+        // Before it stands in the queue: who waits for one must not take another's end for it.
+        self.sent.fetch_add(1, Ordering::Release);
+        place.send(Ended {
+            room: Some(room),
+            ..ended
+        });
     }
+
+    fn drop_one(&self) {
+        self.tally.dropped.fetch_add(1, Ordering::Release);
+    }
+}
+
+fn room_of(room: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+    Arc::clone(room).try_acquire_many_owned(units).ok()
 }
 
 impl fmt::Debug for Texts {
@@ -213,6 +223,8 @@ pub(crate) struct Collected {
     is_cut: bool,
     /// A choice ended where its words did not.
     is_torn: bool,
+    /// The place of what is asked among all that is under way.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 struct Asked {
@@ -237,6 +249,11 @@ impl Collected {
         findings: &Arc<Findings>,
         snapshot: &Arc<Snapshot>,
     ) {
+        let bytes = request.messages.iter().map(message_bytes).sum();
+        self.room = room_of(&self.texts.room_under_way, bytes);
+        if self.room.is_none() {
+            return self.texts.drop_one();
+        }
         self.asked = Some(Asked {
             messages: request.messages.iter().map(text_alone).collect(),
             findings: Arc::clone(findings),

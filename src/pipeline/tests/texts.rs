@@ -215,6 +215,33 @@ async fn a_value_that_the_length_of_a_reply_divides_is_not_kept() {
     assert_eq!(keeping.only().await, two("who is <EMAIL_1>?", "it is "));
 }
 
+/// Questions of exchanges under way were held without a bound of their own.
+#[tokio::test(start_paused = true)]
+async fn questions_under_way_are_bounded_too() {
+    let keeping = keeping(
+        Script::Says("yes"),
+        Script::Hangs,
+        Some(rules(TextView::Raw)),
+    );
+    let text = "x".repeat(TEXTS_UNDER_WAY_BYTES_MAX / 3);
+    let long = ChatRequest::new("m", vec![Message::new(Role::User, text)]);
+    let short = ChatRequest::new("m", vec![Message::new(Role::User, "short")]);
+    let begin = |request: &ChatRequest| {
+        let mut begun = keeping.texts.begin(&"red".into()).unwrap();
+        begun.note_asked(request, &Arc::default(), &keeping.bench.pipeline.snapshot());
+        begun
+    };
+    let two = (begin(&long), begin(&long));
+    assert_eq!(keeping.texts.counts().dropped, 0);
+    drop(begin(&long));
+    assert_eq!(keeping.texts.counts().dropped, 1);
+    drop(begin(&short));
+    assert_eq!(keeping.texts.counts().dropped, 1);
+    drop(two);
+    drop(begin(&long));
+    assert_eq!(keeping.texts.counts().dropped, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_reply_is_cut_where_no_value_can_be_divided() {
     // Addresses from end to end: wherever the cut is, it is in one.
