@@ -243,20 +243,20 @@ fn is_plain(planned: &Planned) -> bool {
 }
 
 /// Whether the request may go to the upstream, whose ways the rules name: the caller wants nothing kept
-/// from others, its route might have gone to a public upstream itself, its key grants the model where it
-/// grants some alone, and nothing in it is for this machine alone, not even masked.
+/// from others, its route names that upstream itself, its key grants the model where it grants some alone,
+/// and nothing in it is for this machine alone, not even masked.
 fn may_leave(planned: &Planned, rules: &ShadowRules) -> bool {
     let Missed {
         admitted, findings, ..
     } = &planned.missed;
     let backends = admitted.snapshot.backends();
     let mut candidates = planned.plan.candidates.iter();
-    let is_public = |backend: usize| {
+    let is_meant = |backend: usize| {
         let backend = backends.get(backend);
-        backend.is_some_and(|it| it.card().trust == Trust::Public)
+        backend.is_some_and(|it| it.card().name == rules.backend)
     };
     admitted.context.cache != CacheWish::Bypass
-        && candidates.any(|candidate| is_public(candidate.backend))
+        && candidates.any(|candidate| is_meant(candidate.backend))
         && admitted.principal.may_use(&rules.name())
         && findings.trust_least().is_none()
         && findings.iter().all(|it| it.trust_min < Trust::Device)

@@ -217,6 +217,25 @@ async fn only_whole_answers_in_words_of_this_machine_have_one() {
     assert_eq!(there.calls(), ["kept", "broad"]);
 }
 
+/// Its route named another public upstream, and that was taken for leave to ask this one.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_the_route_does_not_name_is_not_asked() {
+    let there = cloud(Script::Says("yes"));
+    let other = Fake::new("other", Trust::Public, Script::Says("yes"));
+    let backends = || -> Vec<Arc<dyn Backend>> { vec![local("yes"), there.clone(), other.clone()] };
+    let mut rig = rig(vec![local("yes"), there.clone(), other.clone()], true);
+    let rules = rig.bench.pipeline.snapshot().shadow().cloned();
+    for (candidates, asked) in [("'other/big'", 0), ("'other/big', 'fake/big'", 1)] {
+        let routes =
+            format!("default = 'here'\n[outcomes.here]\ncandidates = ['local', {candidates}]\n");
+        let snapshot = priced(snapshot_of(&routes, backends())).with_shadow(rules.clone());
+        rig.bench.pipeline.reload(snapshot);
+        rig.asks(parsed("auto", candidates)).await;
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        assert_eq!(there.calls().len(), asked, "{candidates}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stand_in_has_none() {
     let there = cloud(Script::Fails(BackendError::Unreachable("refused")));
