@@ -237,8 +237,11 @@ fn is_plain(planned: &Planned) -> bool {
     let admitted = &planned.missed.admitted;
     let request = &admitted.request;
     let mut parts = request.messages.iter().flat_map(|it| &it.content);
+    // The body does not have what a kept response before it said.
+    let mut bytes = 0;
+    request.texts(&mut |text| bytes += text.len());
     request.choices == 1
-        && admitted.context.body_bytes <= REQUEST_BYTES_MAX
+        && admitted.context.body_bytes.max(bytes) <= REQUEST_BYTES_MAX
         && parts.all(|part| matches!(part, Part::Text(_)))
 }
 

@@ -187,6 +187,11 @@ async fn only_whole_answers_in_words_of_this_machine_have_one() {
     let mut narrow = parsed("auto", "narrow");
     narrow.principal.models = Some(vec!["auto".into()]);
     rig.asks(narrow).await;
+    // It goes on from a kept response: the body that came says nothing of how long all of it is.
+    let mut gone_on = parsed("auto", "gone on");
+    let earlier = Message::new(Role::User, "x".repeat(65 * 1024));
+    gone_on.request.messages.insert(0, earlier);
+    rig.asks(gone_on).await;
     // Left amid it.
     let answer = rig
         .bench
