@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use domain::{
     Agreement, Backend, BackendName, ChatEvent, ChatRequest, ExchangeRecord, Findings,
     FinishReason, KeyId, Limit, Marks, ModelAlias, Part, RequestId, TeamId, Tokens, Trust,
@@ -100,6 +101,8 @@ impl fmt::Debug for Shadows {
 pub(crate) struct Office {
     pub records: mpsc::Sender<ExchangeRecord>,
     pub keepers: Keepers,
+    /// The one in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Those of exchanges: by them it is seen how busy the node is.
     pub seats: Arc<Semaphore>,
     pub seats_max: usize,

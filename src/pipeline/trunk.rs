@@ -84,7 +84,7 @@ impl fmt::Debug for Parts {
 
 /// Decides every exchange. Shared by all connections.
 pub struct Pipeline {
-    snapshot: ArcSwap<Snapshot>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
     works: Arc<Works>,
     keys: Arc<dyn KeyDirectory>,
     keepers: Keepers,
@@ -141,17 +141,20 @@ impl Pipeline {
             quotas: parts.quotas,
             lines: Arc::new(Lines::new(parts.queueing)),
         };
+        let snapshot = Arc::new(ArcSwap::from_pointee(parts.snapshot));
+        let in_force = snapshot.load_full();
         let office = Office {
             records: desk.clone(),
             keepers: keepers.clone(),
+            snapshot: Arc::clone(&snapshot),
             seats: Arc::clone(&seats),
             seats_max,
         };
         let pipeline = Self {
             works: Arc::new(Works {
                 ward: Arc::new(Ward::new(
-                    parts.snapshot.retry(),
-                    parts.snapshot.breaker(),
+                    in_force.retry(),
+                    in_force.breaker(),
                     rand::random(),
                 )),
                 cache: parts.cache,
@@ -160,7 +163,7 @@ impl Pipeline {
                 traces: Traces::default(),
             }),
             flights: Arc::default(),
-            snapshot: ArcSwap::from_pointee(parts.snapshot),
+            snapshot,
             keys: parts.keys,
             keepers,
             seats,

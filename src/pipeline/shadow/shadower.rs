@@ -216,9 +216,12 @@ impl Grain {
         self.snapshot.price(&self.rules.backend, &self.rules.model)
     }
 
+    /// Not under what a reload has replaced: that may be the budget, what is masked, or whether anything is
+    /// asked at all.
     fn can_be_asked(&self) -> bool {
         let vitals = self.ward.vitals(self.backend.as_ref(), &self.rules.model);
-        !self.snapshot.offline().is_offline()
+        Arc::ptr_eq(&self.office.snapshot.load(), &self.snapshot)
+            && !self.snapshot.offline().is_offline()
             && self.backend.health().state == HealthState::Ready
             && !vitals.rests_now()
     }

@@ -241,6 +241,26 @@ async fn an_upstream_that_the_route_does_not_name_is_not_asked() {
     }
 }
 
+/// What waited went out for up to a minute after a reload that took its rules away.
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_not_asked_by_rules_that_hold_no_more() {
+    let there = cloud(Script::Says("yes"));
+    let mut rig = rig(vec![local("yes"), there.clone()], true);
+    let mut seats = Vec::new();
+    for at in 0..3 {
+        let asked = parsed("auto", &format!("held {at}"));
+        seats.push(rig.bench.pipeline.run(asked).await.unwrap());
+    }
+    rig.asks(parsed("auto", "waits")).await;
+    let backends: Vec<Arc<dyn Backend>> = vec![local("yes"), there.clone()];
+    let without = priced(snapshot_of(HERE_FIRST, backends));
+    rig.bench.pipeline.reload(without);
+    drop(seats);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(there.calls().is_empty(), "{:?}", there.calls());
+    assert_eq!(rig.count("away"), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stand_in_has_none() {
     let there = cloud(Script::Fails(BackendError::Unreachable("refused")));
