@@ -71,6 +71,11 @@ impl Meter {
         self.prompt.bytes > 0
     }
 
+    /// Whether anything was said.
+    pub fn has_heard(&self) -> bool {
+        self.reply.bytes > 0
+    }
+
     pub fn hear(&mut self, event: &ChatEvent) {
         match event {
             ChatEvent::Text { text, .. } | ChatEvent::Thought { text, .. } => self.reply.take(text),

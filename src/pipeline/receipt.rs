@@ -210,6 +210,11 @@ impl Receipt {
         self.meter.hear(event);
     }
 
+    /// Whether anything was said.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.meter.has_heard()
+    }
+
     /// Notes at what price the one works who was chosen. From here on it costs something, however it
     /// ends.
     pub(crate) fn note_price_of_route(&mut self, snapshot: &Snapshot) {

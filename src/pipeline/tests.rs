@@ -35,6 +35,8 @@ enum Script {
     Fails(BackendError),
     /// Starts, says this, then breaks.
     Breaks(&'static str),
+    /// The same, with its own word for it.
+    BreaksBy(&'static str, BackendError),
     /// Says this, and is cut off there by how long it may be.
     RunsOut(&'static str),
     /// Never says anything.
@@ -150,6 +152,9 @@ impl Backend for Fake {
             Script::Down | Script::Starting => return Err(BackendError::Unreachable("down")),
             Script::Breaks(words) => {
                 stream::iter([Ok(started), Ok(text(words)), Err(BackendError::Interrupted)]).boxed()
+            }
+            Script::BreaksBy(words, error) => {
+                stream::iter([Ok(started), Ok(text(words)), Err(error)]).boxed()
             }
             Script::RunsOut(words) => {
                 let ended = ChatEvent::ChoiceEnded {

@@ -135,11 +135,12 @@ async fn ask(sown: Sown, seats: Arc<Semaphore>, counts: Arc<Counts>) {
         Ok(Heard::Whole(theirs)) => grain.compare(&said, &theirs).await,
         Ok(Heard::Other) => (Agreement::Unclear, None),
         Err(error) => {
+            let has_spoken = receipt.has_heard();
             let is_doubtful =
                 matches!(error, BackendError::TimedOut(_) | BackendError::Interrupted);
             receipt.note(|record| {
                 record.outcome = Outcome::BrokenOff(error.as_label());
-                if !is_doubtful {
+                if !is_doubtful && !has_spoken {
                     // It did nothing for it.
                     record.usage = Some(Usage::default());
                 }

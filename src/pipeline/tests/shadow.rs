@@ -152,6 +152,12 @@ async fn a_cloud_that_does_not_answer_is_no_verdict() {
             false,
         ),
         (Script::Breaks("ye"), "interrupted", true),
+        // What came of it was worked for, whatever ended it: it was left out of the budget.
+        (
+            Script::BreaksBy("ye", BackendError::Failed { status: 500 }),
+            "failed",
+            true,
+        ),
         // For as long as it may take, and no longer.
         (Script::Hangs, "timed_out", true),
     ] {
