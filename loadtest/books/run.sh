@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What keys, limits and records add: a node with a key, three nested limits, a budget, records, an audit
 # log and metrics that are scraped, against the same node without any of them, taking turns before one
-# instant upstream. Memory is what stays resident under the streams.
+# instant upstream. Memory is the most that was resident in each part.
 #
 #   loadtest/books/run.sh target/release [rounds]
 #
