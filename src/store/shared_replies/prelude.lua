@@ -22,10 +22,13 @@ local function total()
   for _, text in ipairs(redis.call('HVALS', traits)) do
     sum = sum + size_of(text)
   end
+  if sum > 0 then
+    redis.pcall('SET', bytes, sum)
+  end
   return sum
 end
 
--- Removes replies, and gives those that were there. A Redis that is full takes no new sum: then there is none.
+-- Removes replies, and gives those that were there, and what all of them took. A Redis that is full takes no new sum: then there is none.
 local function drop(names)
   local gone, less = {}, 0
   for _, name in ipairs(names) do
@@ -42,7 +45,7 @@ local function drop(names)
       redis.call('DEL', bytes)
     end
   end
-  return gone
+  return gone, less
 end
 
 local function drop_expired(at, most)

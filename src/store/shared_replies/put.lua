@@ -19,8 +19,8 @@ while sum + size > most do
     sum = 0
     break
   end
-  drop(first)
-  sum = total()
+  local _, less = drop(first)
+  sum = sum - less
 end
 -- Listed first: should Redis be full from here on, nothing is kept that is not listed.
 redis.call('HSET', traits, name, ARGV[8] .. ' ' .. ARGV[6])
