@@ -10,6 +10,7 @@
 //!   it answers nothing from memory. So a purge that has waited for a lease is over everywhere, also where a
 //!   replica cannot reach Redis, and one that comes back hears first what was said meanwhile.
 //! - What was kept before a purge and is written after it is refused by its number.
+//! - What another version of hedge kept is not read, and goes with a purge as all the rest does.
 //! - A Redis that began anew, or that knows of fewer purges than were heard of, begins another generation:
 //!   nothing that was kept in one before counts.
 //!

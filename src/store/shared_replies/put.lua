@@ -1,6 +1,6 @@
 -- Keeps a reply, and gives what became of it. KEYS[4]: the state, KEYS[5]: its own key. ARGV: the prefix,
 -- the generation and the number of the last purge that its replica knew of, its name, itself, what it is,
--- its time in ms, its size, and what all may take.
+-- its time in ms, its size, what all may take, and the version that wrote it.
 
 local state = redis.call('HMGET', KEYS[4], 'generation', 'seq')
 if state[1] ~= ARGV[2] or state[2] ~= ARGV[3] then
@@ -26,6 +26,7 @@ end
 redis.call('HSET', traits, name, ARGV[8] .. ' ' .. ARGV[6])
 redis.call('ZADD', over, at + tonumber(ARGV[7]), name)
 redis.call('SET', bytes, sum + size)
-redis.call('HSET', KEYS[5], 'generation', ARGV[2], 'seq', ARGV[3], 'value', ARGV[5])
+redis.call('HSET', KEYS[5], 'generation', ARGV[2], 'seq', ARGV[3], 'value', ARGV[5],
+  'version', ARGV[10])
 redis.call('PEXPIRE', KEYS[5], ARGV[7])
 return 'kept'

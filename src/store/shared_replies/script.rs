@@ -7,6 +7,7 @@ use domain::{CacheKey, Kept};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError, Script, ScriptInvocation};
 
+use super::VALUE_BYTES_MAX;
 use super::said::{Said, Traits, key_of, name_of};
 use super::standing::{JOURNAL_MAX, News, Stamp};
 
@@ -26,9 +27,12 @@ const LISTS_KEEP_S: u64 = 30 * 86_400;
 /// Lines that are looked at in one call.
 const SCAN_COUNT: usize = 500;
 
-/// Begins the names of all keys. Change it with the form of what is kept, so that old replies are never read
-/// as something else.
-const FORM: &str = concat!("replies:1:", env!("CARGO_PKG_VERSION"));
+/// Begins the names of all keys. Change it with the form of the lists and of the journal alone: a purge reaches
+/// what lies under one form, whichever version kept it.
+const FORM: &str = "replies:1";
+
+/// A reply is read by the version that wrote it: another may keep something else under the same name.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Why Redis could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +142,7 @@ pub struct Found {
     /// How purges stand at this moment.
     pub now: Stamp,
     pub kept_under: Stamp,
-    /// Empty where there is none.
+    /// Empty where there is none that can be read.
     pub value: Vec<u8>,
     pub rest: Duration,
 }
@@ -185,6 +189,7 @@ impl Caller {
     pub async fn find(&mut self, key: &CacheKey) -> Result<Found, Broken> {
         let mut call = SCRIPTS.find.prepare_invoke();
         call.key(self.keys.state()).key(self.keys.reply(key));
+        call.arg(VERSION).arg(VALUE_BYTES_MAX);
         let answer = call.invoke_async(&mut self.connection).await?;
         let (generation, seq, kept_generation, kept_seq, value, rest_ms): (
             String,
@@ -225,7 +230,8 @@ impl Caller {
             .arg(&written.traits)
             .arg(u64::try_from(ttl_ms).unwrap_or(u64::MAX))
             .arg(written.value.len() + written.traits.len() + OVERHEAD_BYTES)
-            .arg(bytes_max);
+            .arg(bytes_max)
+            .arg(VERSION);
         let word: String = call.invoke_async(&mut self.connection).await?;
         Ok(match word.as_str() {
             "kept" => Placed::Kept,

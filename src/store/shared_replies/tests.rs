@@ -271,7 +271,7 @@ async fn a_redis_that_remembers_less_than_was_purged_answers_with_none_of_it() {
     };
     let replicas = Replicas::over(server, 2, 1 << 20).await;
     replicas.keep(1, of_team("red")).await;
-    let tag = "{test:replies:1:";
+    let tag = "{test:replies:1}";
     let state = replicas.server.ask(&["KEYS", "*:state"]);
     let state = state.lines().find(|line| line.contains(tag)).unwrap();
     replicas.all[1]
@@ -365,6 +365,67 @@ async fn a_word_in_redis_that_is_no_reply_is_a_miss() {
         assert!(replicas.all[1].fetch(&key(1)).await.is_none());
     }
     assert_eq!(replicas.all[1].counts().failed, 3);
+}
+
+/// Seen: each version had lists of its own, so that what an older one had kept stayed, and answered there, after
+/// a purge by a newer one.
+#[tokio::test]
+async fn what_another_version_kept_is_not_read_and_goes_with_a_purge() {
+    let Some(replicas) = Replicas::start(2).await else {
+        return;
+    };
+    replicas.keep(1, of_team("red")).await;
+    let name = replicas.server.ask(&["KEYS", "*:reply:*"]);
+    let name = name.lines().find(|line| line.contains('{')).unwrap();
+    assert!(!name.contains(env!("CARGO_PKG_VERSION")), "{name}");
+    replicas.server.ask(&["HSET", name, "version", "0.0.0"]);
+    assert!(replicas.all[1].fetch(&key(1)).await.is_none());
+    let gone = replicas.all[1].purge(&Purge::Team("red".into())).await;
+    assert_eq!((gone.unwrap(), replicas.in_redis()), (1, 0));
+}
+
+/// Seen: whatever lay under a reply's name was read whole into memory before its size was looked at.
+#[tokio::test]
+async fn what_is_larger_than_a_reply_stays_in_redis() {
+    let Some(replicas) = Replicas::start(1).await else {
+        return;
+    };
+    replicas.keep(1, of_team("red")).await;
+    let name = replicas.server.ask(&["KEYS", "*:reply:*"]);
+    let name = name.lines().find(|line| line.contains('{')).unwrap();
+    let plant = "redis.call('HSET', KEYS[1], 'value', string.rep('x', ARGV[1]))";
+    let mut caller = replicas.all[0].desk.caller().await.unwrap();
+    for (more, length) in [(0, VALUE_BYTES_MAX), (1, 0)] {
+        let planted = (VALUE_BYTES_MAX + more).to_string();
+        replicas.server.ask(&["EVAL", plant, "1", name, &planted]);
+        assert_eq!(caller.find(&key(1)).await.unwrap().value.len(), length);
+    }
+}
+
+/// Seen: a sum that a full Redis had given up was added up anew for every sixteen replies that made room, and
+/// each second after that: at a hundred thousand replies that held up the counters there for seconds.
+#[tokio::test]
+async fn a_sum_that_was_given_up_is_added_up_once() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let replicas = Replicas::over(server, 1, 128 * 1024).await;
+    for at in 0..100 {
+        replicas.keep(at, of_team("red")).await;
+    }
+    let names = replicas.server.ask(&["KEYS", "*:bytes"]);
+    let name = names.lines().find(|line| line.contains('{')).unwrap();
+    replicas.server.ask(&["CONFIG", "RESETSTAT"]);
+    replicas.server.ask(&["DEL", name]);
+    let large = Kept {
+        team: "red".into(),
+        ..kept_of(&"x".repeat(100 * 1024))
+    };
+    replicas.keep(200, large).await;
+    assert!(replicas.in_redis() < 60, "most had to go");
+    let stats = replicas.server.ask(&["INFO", "commandstats"]);
+    let stats = stats.lines().find(|line| line.contains("cmdstat_hvals"));
+    assert!(stats.unwrap().contains("calls=1,"), "{stats:?}");
 }
 
 #[tokio::test]
