@@ -13,6 +13,7 @@ use domain::ReplyIndex;
 use pipeline::{CacheEncoder, Learner, Reuse, ReuseRules};
 use policy::CacheSecret;
 use policy::reuse::Scorer;
+use providers::UpstreamConfig;
 use store::{EmbeddedIndex, MemoryIndex};
 use tracing::warn;
 
@@ -191,15 +192,55 @@ fn epoch(config: &Config) -> u64 {
         ..
     } = config;
     let routes = (&routes.name, &routes.text);
+    let asked = upstreams.iter();
+    let asked = asked.chain(pools.iter().map(|pool| &pool.asked));
+    let asked = asked.chain(relays.iter().map(|relay| &relay.asked));
+    let asked: Vec<String> = asked.map(unshown).collect();
     let said = format!(
         "{:?}",
         (
-            (upstreams, pools, relays, aliases, shares),
+            (asked, upstreams, pools, relays, aliases, shares),
             (routes, privacy, local, models, cache.epoch)
         )
     );
     let digest = Sha256Digest::of(said.as_bytes()).to_string();
     u64::from_str_radix(&digest[..16], 16).unwrap_or_default()
+}
+
+/// What an upstream's `Debug` leaves out and an answer may depend on: where it is, and what it is sent. For a
+/// digest alone, since headers may be secrets.
+fn unshown(upstream: &UpstreamConfig) -> String {
+    let UpstreamConfig {
+        base_url,
+        quirks,
+        query,
+        models,
+        headers,
+        structured_outputs,
+        image_urls,
+        continues,
+        // They are shown.
+        name: _,
+        dialect: _,
+        auth: _,
+        default_model: _,
+        trust: _,
+        // How long it is waited for, how often it is asked, and what is no chat.
+        connect_retries_max: _,
+        connect_timeout: _,
+        first_event_timeout: _,
+        whole_reply_timeout: _,
+        idle_timeout: _,
+        moderation_models: _,
+        is_idempotent: _,
+    } = upstream;
+    format!(
+        "{:?}",
+        (
+            (base_url, quirks, query, models, headers),
+            (structured_outputs, image_urls, continues)
+        )
+    )
 }
 
 #[cfg(test)]
@@ -209,6 +250,42 @@ mod tests {
     use providers::Secret;
 
     use super::*;
+    use crate::config::{Findings, RawConfig, Surroundings};
+
+    fn epoch_with(upstream: &str) -> u64 {
+        let text = format!(
+            "[[upstreams]]\nname = 'far'\ndefault_model = 'm'\ntrust = 'public'\n{upstream}"
+        );
+        let raw: RawConfig = toml::from_str(&text).unwrap();
+        let environment = std::collections::BTreeMap::new();
+        let around = Surroundings {
+            environment: &environment,
+            read_file: &|_| Err(io::ErrorKind::NotFound.into()),
+        };
+        let mut findings = Findings::default();
+        let config = Config::judge(&raw, &around, &mut findings);
+        assert!(findings.faults.is_empty(), "{:?}", findings.faults);
+        epoch(&config.unwrap())
+    }
+
+    /// Seen: replicas whose upstream of one name was at two addresses answered with each other's replies, and
+    /// one that was reloaded with another address went on with those of the first.
+    #[test]
+    fn what_an_upstream_is_and_is_sent_is_part_of_the_epoch() {
+        let here = "base_url = 'https://a.example/v1'";
+        assert_eq!(epoch_with(here), epoch_with(here));
+        let mut all = vec![
+            epoch_with(here),
+            epoch_with("base_url = 'https://b.example/v1'"),
+            epoch_with(&format!("{here}\nmodels = ['n']")),
+            epoch_with(&format!("{here}\nheaders = {{ x-guard = 'on' }}")),
+            epoch_with(&format!("{here}\nheaders = {{ x-guard = 'off' }}")),
+            epoch_with(&format!("{here}\nquery = {{ api-version = '2' }}")),
+        ];
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 6);
+    }
 
     #[test]
     fn replicas_with_one_prefix_and_one_secret_have_one_secret_for_each_purpose() {
