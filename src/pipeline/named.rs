@@ -10,7 +10,7 @@ use policy::Asked;
 
 use crate::answer::Refusal;
 use crate::embed::check_health;
-use crate::trunk::{Pipeline, refuse};
+use crate::trunk::{Pipeline, check_named_route, refuse};
 
 /// The rule that decides which model is loaded: the one that is named.
 const REASON: &str = "load";
@@ -146,7 +146,11 @@ impl Pipeline {
         let roster = snapshot.roster();
         let meant = match policy::resolve(name, &roster) {
             Ok(Asked::Auto) => policy::resolve(&ModelAlias::new(LOCAL), &roster),
-            other => other,
+            Ok(Asked::Exactly(targets)) => {
+                check_named_route(principal)?;
+                Ok(Asked::Exactly(targets))
+            }
+            Err(fault) => Err(fault),
         };
         // What does other work is loaded when it is asked for it.
         let Ok(Asked::Exactly(targets)) = meant else {

@@ -13,7 +13,7 @@ use policy::Asked;
 use crate::answer::Refusal;
 use crate::embed::check_health;
 use crate::receipt::Receipt;
-use crate::trunk::Pipeline;
+use crate::trunk::{Pipeline, check_named_route};
 
 /// The rule that decides who reads: the model that is named.
 const REASON: &str = "reading";
@@ -191,7 +191,9 @@ impl Pipeline {
             });
         }
         let is_named = meant != Asked::Auto;
-        if !is_named {
+        if is_named {
+            check_named_route(principal)?;
+        } else {
             let Ok(local) = policy::resolve(&ModelAlias::new(LOCAL), &roster) else {
                 return Ok(None);
             };

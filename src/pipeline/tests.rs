@@ -819,6 +819,30 @@ async fn a_key_asks_only_for_models_it_grants() {
     assert_eq!(listed, ["auto"]);
 }
 
+/// Seen: a key that may name no model had any loaded by its name, and was told how it reads.
+#[tokio::test]
+async fn a_key_with_routes_loads_and_reads_by_name_only_with_the_route_for_it() {
+    let bench = bench(vec![Fake::new("local", Trust::Device, Script::Echoes)], 4);
+    for (route, name, is_granted) in [
+        ("default", "local", false),
+        ("default", "auto", true),
+        ("model-named", "local", true),
+    ] {
+        let key = Principal {
+            routes: Some([route.to_owned()].into()),
+            ..Principal::anyone()
+        };
+        let loaded = bench.pipeline.load(&key, "r-1".into(), &name.into()).await;
+        assert_eq!(loaded.is_ok(), is_granted, "{route} {name}");
+        let prompt = parsed(name, "text").request;
+        let counted = bench
+            .pipeline
+            .count_prompt(&key, "r-1".into(), prompt)
+            .await;
+        assert_eq!(counted.is_ok(), is_granted, "{route} {name}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_reaches_no_adapter_that_it_does_not_grant() {
     let local = Fake::with_models(&["tiny", "pirate"], Script::Says("arr"));

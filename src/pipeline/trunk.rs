@@ -964,8 +964,8 @@ pub(crate) fn check_named_route(principal: &Principal) -> Result<(), Fault> {
 }
 
 const NO_NAMED_ROUTE: Fault = Fault::Forbidden {
-    what: "this key does not grant the route `model-named`, which embeddings, rankings and moderations \
-           take; have it added to the key's `routes`",
+    what: "this key does not grant the route `model-named`, which embeddings, rankings, moderations and \
+           whatever else names a model take; have it added to the key's `routes`",
 };
 
 /// Holds the reply to what the principal may have, where the request says no less itself.
