@@ -49,7 +49,8 @@ struct LimitView {
 }
 
 pub(crate) async fn list(State(api): State<Arc<Api>>) -> Response<Body> {
-    let limits = api.pipeline.limits(USERS_MAX);
+    let mut limits = api.pipeline.limits();
+    limits.extend(api.pipeline.users_limits(USERS_MAX).await);
     let limits = limits.iter().map(|(limit, left)| view(limit, left));
     let view = LimitsView {
         limits: limits.collect(),

@@ -580,7 +580,7 @@ impl Metrics {
         };
         self.failing.read(&pipeline);
         // No user is in a label.
-        self.limits.read(&pipeline.limits(0));
+        self.limits.read(&pipeline.limits());
         self.events.read(pipeline.queued_count());
         if let Some((stats, counts)) = pipeline.reuse_stats() {
             self.reuse.read(&stats, &counts);

@@ -334,8 +334,8 @@ pub trait Quotas: Send + Sync + 'static {
     }
 
     /// Users' limits that are counted at present, and what is left of each: those nearest to their end,
-    /// no more than `count_max`. None where nobody here knows whose there are.
-    fn users(&self, count_max: usize) -> Vec<(Limit, Left)> {
+    /// no more than `count_max`. None where nobody here knows whose there are. Not for a request's path.
+    async fn users(&self, count_max: usize) -> Vec<(Limit, Left)> {
         let _ = count_max;
         Vec::new()
     }

@@ -414,10 +414,9 @@ impl Pipeline {
         }
     }
 
-    /// Every limit that somebody is held to, and what is left of it; of users, those nearest to their
-    /// end, no more than `users_max`.
+    /// Every limit that somebody is held to, and what is left of it; but for users'.
     #[must_use]
-    pub fn limits(&self, users_max: usize) -> Vec<(Limit, Left)> {
+    pub fn limits(&self) -> Vec<(Limit, Left)> {
         let Some(quotas) = &self.keepers.quotas else {
             return Vec::new();
         };
@@ -427,7 +426,15 @@ impl Pipeline {
         limits.extend(of_shadows.filter(|it| it.scope == Scope::Shadow).cloned());
         let left = quotas.left(&limits);
         let limits = limits.into_iter().zip(left);
-        limits.chain(quotas.users(users_max)).collect()
+        limits.collect()
+    }
+
+    /// Of users' limits those nearest to their end, no more than `users_max`, and what is left of them.
+    pub async fn users_limits(&self, users_max: usize) -> Vec<(Limit, Left)> {
+        match &self.keepers.quotas {
+            Some(quotas) => quotas.users(users_max).await,
+            None => Vec::new(),
+        }
     }
 
     /// What became of shadows; `None` where none are asked.

@@ -585,7 +585,7 @@ impl Quotas for LocalQuotas {
             .collect()
     }
 
-    fn users(&self, count_max: usize) -> Vec<(Limit, Left)> {
+    async fn users(&self, count_max: usize) -> Vec<(Limit, Left)> {
         let (state, now) = self.counts.open();
         let windows = Windows::at(&self.counts.calendar, now.unix);
         let limits = state.users.values().flatten();

@@ -272,8 +272,8 @@ fn what_users_used_is_written_down_for_as_long_as_it_counts() {
     assert_eq!(gone, [0, 0]);
 }
 
-#[test]
-fn users_are_shown_by_how_little_is_left_to_them() {
+#[tokio::test]
+async fn users_are_shown_by_how_little_is_left_to_them() {
     let clock = Clock::default();
     let quotas = clock.quotas();
     let cost = |name: &str| [user(name, Measure::Cost, 100, Period::Day)];
@@ -286,18 +286,19 @@ fn users_are_shown_by_how_little_is_left_to_them() {
     take(&quotas, &[team(Measure::Cost, 9, Period::Day)], of(0, 0, 9)).unwrap();
     let shown: Vec<(String, u64)> = quotas
         .users(3)
+        .await
         .into_iter()
         .map(|(limit, left)| (limit.scope.key(), left.amount))
         .collect();
     let expected = [("user:1:a:b", 10), ("user:1:a:d", 40), ("user:1:a:a", 70)];
     assert_eq!(shown, expected.map(|(key, left)| (key.to_owned(), left)));
-    assert_eq!(quotas.users(0), []);
-    assert_eq!(quotas.users(9).len(), 4);
+    assert_eq!(quotas.users(0).await, []);
+    assert_eq!(quotas.users(9).await.len(), 4);
 }
 
 /// However many users callers make up, no more than the bound are kept.
-#[test]
-fn made_up_users_fill_no_memory() {
+#[tokio::test]
+async fn made_up_users_fill_no_memory() {
     let clock = Clock::default();
     let quotas = clock.quotas().with_user_accounts_max(100);
     for index in 0..10_000 {
@@ -313,7 +314,7 @@ fn made_up_users_fill_no_memory() {
         }
         clock.pass(u64::from(index % 10 == 0));
     }
-    assert!(quotas.users(usize::MAX).len() <= 100);
+    assert!(quotas.users(usize::MAX).await.len() <= 100);
 }
 
 #[derive(Default)]
