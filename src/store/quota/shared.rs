@@ -23,10 +23,11 @@ mod forget;
 mod script;
 #[cfg(test)]
 pub(super) mod tests;
+mod users;
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -106,6 +107,7 @@ pub struct SharedCounts {
 pub struct SharedQuotas {
     desk: Arc<Desk>,
     asks: mpsc::Sender<Ask>,
+    lists: mpsc::Sender<users::List>,
     answer_max: Duration,
     client: Client,
     keys: Keys,
@@ -123,6 +125,8 @@ struct Desk {
     is_shared: watch::Sender<bool>,
     /// Is told of thresholds that were passed.
     watch: OnceLock<Arc<dyn LimitWatch>>,
+    /// Users' limits could not be told of or listed when that was last tried.
+    is_users_broken: AtomicBool,
     /// Where records go with what they cost.
     outbox: OnceLock<Arc<Outbox>>,
     tally: Tally,
@@ -155,18 +159,24 @@ impl SharedQuotas {
             trouble: Notify::new(),
             is_shared: watch::Sender::new(false),
             watch: OnceLock::new(),
+            is_users_broken: AtomicBool::new(false),
             outbox: OnceLock::new(),
             tally: Tally::default(),
         });
         let (asks, inbox) = mpsc::channel(ASKS_MAX);
+        let (lists, listed) = mpsc::channel(users::LISTS_MAX);
         let quotas = Self {
             desk: Arc::clone(&desk),
             asks,
+            lists,
             answer_max: rules.answer_max,
             client: client.clone(),
             keys: Keys::new(&rules.prefix),
         };
-        Ok((quotas, SharedDriver::new(desk, inbox, client, rules)))
+        Ok((
+            quotas,
+            SharedDriver::new(desk, inbox, listed, client, rules),
+        ))
     }
 
     /// Tells `watch` when this replica brings what was used past a part of a limit. Once.
@@ -277,6 +287,9 @@ impl SharedQuotas {
 impl Quotas for SharedQuotas {
     async fn take(&self, limits: &[Limit], worst: Use) -> Result<Grant, Exhausted> {
         let mut answer = None;
+        if limits.iter().any(|limit| limit.scope.is_of_user()) {
+            self.desk.book().users().touch(limits);
+        }
         for _ in 0..TRIES_MAX {
             let asked = {
                 let mut book = self.desk.book();
@@ -317,6 +330,10 @@ impl Quotas for SharedQuotas {
             self.desk.look.notify_one();
         }
         left
+    }
+
+    async fn users(&self, count_max: usize) -> Vec<(Limit, Left)> {
+        self.users_of_all(count_max).await
     }
 }
 

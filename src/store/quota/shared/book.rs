@@ -19,6 +19,7 @@ use super::super::local::{
     Counter, LocalQuotas, Moment, PLACE_WAIT, Settled, Wait, by_name, counted, rate,
 };
 use super::script::{Entry, Kind, Seen, Stated, Want};
+use super::users::Users;
 use crate::outbox::Noted;
 
 /// Of one batch, and of one look. A script of so many takes well under a millisecond.
@@ -101,6 +102,14 @@ pub enum Part {
     },
 }
 
+impl Part {
+    fn counter(&self) -> &Counter {
+        match self {
+            Self::Drops { counter, .. } | Self::Held { counter, .. } => counter,
+        }
+    }
+}
+
 /// A batch that was sent, or is about to be.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -157,6 +166,8 @@ pub struct Book {
     changed: HashSet<Counter>,
     /// Limits with thresholds, as they were last taken from.
     watched: HashMap<Counter, Limit>,
+    /// Whose limits were taken from here.
+    users: Users,
     generation: Option<String>,
     /// Seconds by which Redis's wall clock is ahead of ours.
     skew: i64,
@@ -191,6 +202,7 @@ impl Book {
             known: HashMap::new(),
             changed: HashSet::new(),
             watched: HashMap::new(),
+            users: Users::default(),
             generation: None,
             skew: 0,
             lost: 0,
@@ -225,6 +237,11 @@ impl Book {
                 self.watched.insert(counter, limit.clone());
             }
         }
+    }
+
+    /// Users whose limits were taken from here.
+    pub fn users(&mut self) -> &mut Users {
+        &mut self.users
     }
 
     fn warning(&self, counter: &Counter, used: u64, settled: u64) -> Option<LimitWarning> {
@@ -486,6 +503,68 @@ impl Book {
         Some(known.seen?.at(now.nanos.saturating_sub(known.seen_at)))
     }
 
+    /// What is left of users' limits, as far as is known here. Of those with something on its way to Redis it
+    /// is asked again later.
+    pub fn users_seen(&mut self, limits: &[Limit]) -> Vec<(Limit, Left)> {
+        let now = (self.clock)();
+        let mut seen = Vec::with_capacity(limits.len());
+        for limit in limits {
+            let want = self.want(limit, 0);
+            if self.is_on_its_way(&want) {
+                self.users.touch_again(&want.counter);
+            } else if let Some(left) = self.left_seen(&want, now) {
+                seen.push((limit.clone(), left));
+            }
+        }
+        seen
+    }
+
+    fn is_on_its_way(&self, want: &Want) -> bool {
+        let Kind::Account { window, .. } = want.kind else {
+            return self.charges.contains_key(&want.counter);
+        };
+        let place = Place {
+            counter: want.counter.clone(),
+            begin: window.begin,
+        };
+        let mut sent = self.sent.iter().flat_map(|batch| &batch.entries);
+        self.unsettled.contains_key(&place) || sent.any(|entry| *entry.counter() == want.counter)
+    }
+
+    /// What is left of users' limits for all that this replica knows, whatever is on its way; on its own, of
+    /// its share.
+    pub fn users_left(&self, limits: Vec<Limit>) -> Vec<(Limit, Left)> {
+        if self.link.is_none() {
+            let left = self.left_apart(&limits);
+            return limits.into_iter().zip(left).collect();
+        }
+        let now = (self.clock)();
+        let limits = limits.into_iter();
+        let left = limits.filter_map(|limit| {
+            let left = self.left_seen(&self.want(&limit, 0), now)?;
+            Some((limit, left))
+        });
+        left.collect()
+    }
+
+    fn left_seen(&self, want: &Want, now: Moment) -> Option<Left> {
+        let known = self.known.get(&want.counter)?;
+        let seen = known.seen?.at(now.nanos.saturating_sub(known.seen_at));
+        let is_of_now = self.is_of_now(want, &seen);
+        is_of_now.then(|| self.left_of(want, &seen, now))
+    }
+
+    /// What is left of limits that were just looked at.
+    pub fn left_by(&self, limits: &[Limit], seen: &[Seen]) -> Vec<(Limit, Left)> {
+        let now = (self.clock)();
+        let limits = limits.iter().zip(seen);
+        let left = limits.map(|(limit, seen)| {
+            let left = self.left_of(&self.want(limit, 0), seen, now);
+            (limit.clone(), left)
+        });
+        left.collect()
+    }
+
     /// An account that has not gone on to a later window.
     fn is_of_now(&self, want: &Want, seen: &Seen) -> bool {
         match (want.kind, seen) {
@@ -524,6 +603,7 @@ impl Book {
     /// Takes a grant back.
     pub fn settle(&mut self, parts: &[Part], used: Use) {
         for part in parts {
+            self.users.touch_again(part.counter());
             match part {
                 Part::Held {
                     counter,
@@ -1069,6 +1149,7 @@ impl Book {
         self.changed.extend(theirs);
         self.known.retain(|counter, _| !is_theirs(counter));
         self.watched.retain(|counter, _| !is_theirs(counter));
+        self.users.forget(is_theirs);
         self.charges.retain(|counter, _| !is_theirs(counter));
         self.backs.retain(|entry| !is_theirs(entry.counter()));
         for (place, delta) in &mut self.unsettled {

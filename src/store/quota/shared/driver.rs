@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::book::{BATCH_MAX, Refused};
 use super::script::{Broken, Caller, Entry, Keys, Kind, Reply, Scripts, Want};
-use super::{Desk, SharedRules};
+use super::{Desk, SharedRules, users};
 use crate::outbox::Outbox;
 use crate::redis_node::moved;
 
@@ -64,6 +64,7 @@ pub struct Ask {
 pub struct SharedDriver {
     desk: Arc<Desk>,
     asks: mpsc::Receiver<Ask>,
+    lists: mpsc::Receiver<users::List>,
     /// As configured.
     home: Client,
     /// The node of a cluster that has our keys, or the same.
@@ -92,12 +93,14 @@ impl SharedDriver {
     pub(super) fn new(
         desk: Arc<Desk>,
         asks: mpsc::Receiver<Ask>,
+        lists: mpsc::Receiver<users::List>,
         client: Client,
         rules: SharedRules,
     ) -> Self {
         Self {
             desk,
             asks,
+            lists,
             home: client.clone(),
             client,
             rules,
@@ -146,6 +149,7 @@ impl SharedDriver {
             };
             // Whoever still waits goes on alone.
             while self.asks.try_recv().is_ok() {}
+            while self.lists.try_recv().is_ok() {}
             if !is_said {
                 let replicas = self.rules.replicas;
                 warn!(error = %broken, replicas, "limits are counted apart: the shared counts cannot be asked");
@@ -237,6 +241,7 @@ impl SharedDriver {
         let mut asked: FuturesUnordered<BoxFuture<'static, Answered>> = FuturesUnordered::new();
         let mut telling = pin!(Fuse::terminated());
         let mut looking = pin!(Fuse::terminated());
+        let mut listing = pin!(Fuse::terminated());
         let mut ticks = interval(RENEW_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What waited for this link.
@@ -269,6 +274,11 @@ impl SharedDriver {
                     Ok(())
                 }
                 looked = &mut looking, if !looking.is_terminated() => looked,
+                () = &mut listing, if !listing.is_terminated() => Ok(()),
+                Some(list) = self.lists.recv(), if listing.is_terminated() => {
+                    listing.set(self.list(&link.caller, list).fuse());
+                    Ok(())
+                }
                 _ = ticks.tick(), if looking.is_terminated() => {
                     looking.set(self.look(&link.caller, true).fuse());
                     Ok(())
@@ -387,7 +397,23 @@ impl SharedDriver {
                 let seen = reply.seen(wants.iter().map(is_account))?;
                 desk.book().look(wants, &seen);
             }
+            if renews {
+                users::tell(&desk, &scripts, &mut caller).await;
+            }
             Ok(())
+        }
+        .boxed()
+    }
+
+    /// Looks up which users are nearest to the end of a limit.
+    fn list(&self, caller: &Caller, list: users::List) -> BoxFuture<'static, ()> {
+        let (scripts, mut caller) = (Arc::clone(&self.scripts), caller.clone());
+        let desk = Arc::clone(&self.desk);
+        async move {
+            if let Some(users) = users::list(&desk, &scripts, &mut caller).await {
+                // Who asked may have left.
+                drop(list.send(users));
+            }
         }
         .boxed()
     }
@@ -434,7 +460,7 @@ async fn tend(outbox: &Outbox, scripts: &Scripts, caller: &mut Caller) -> Result
     Ok(())
 }
 
-fn is_account(want: &Want) -> bool {
+pub(super) fn is_account(want: &Want) -> bool {
     matches!(want.kind, Kind::Account { .. })
 }
 

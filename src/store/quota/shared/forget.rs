@@ -65,6 +65,36 @@ impl SharedQuotas {
     }
 }
 
+/// From those that the operator is told of.
+async fn forget_names(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    team: Option<&TeamId>,
+    user: &UserId,
+) -> Result<(), RedisError> {
+    let [shares, untils, limits] = keys.users();
+    let names: Vec<Vec<u8>> = redis::cmd("HKEYS")
+        .arg(&limits)
+        .query_async(connection)
+        .await?;
+    let theirs: Vec<Vec<u8>> = names
+        .into_iter()
+        .filter(|name| {
+            let text = std::str::from_utf8(name).unwrap_or_default();
+            keys.is_of_user(text, team, user)
+        })
+        .collect();
+    if theirs.is_empty() {
+        return Ok(());
+    }
+    let mut all = redis::pipe();
+    all.atomic();
+    all.hdel(limits, &theirs).ignore();
+    all.zrem(shares, &theirs).ignore();
+    all.zrem(untils, &theirs).ignore();
+    all.query_async(connection).await
+}
+
 async fn forget(
     connection: &mut MultiplexedConnection,
     keys: &Keys,
@@ -92,6 +122,7 @@ async fn forget(
             count += gone;
         }
         if next == 0 {
+            forget_names(connection, keys, team, user).await?;
             return Ok(count);
         }
         cursor = next;

@@ -40,6 +40,7 @@ pub struct Scripts {
     pub restate: Script,
     pub renew: Script,
     pub orphans: Script,
+    pub users: Script,
 }
 
 impl Default for Scripts {
@@ -52,6 +53,7 @@ impl Default for Scripts {
             restate: script(include_str!("restate.lua")),
             renew: script(include_str!("renew.lua")),
             orphans: script(include_str!("orphans.lua")),
+            users: script(include_str!("users.lua")),
         }
     }
 }
@@ -88,6 +90,12 @@ impl Keys {
             format!("{}:records", self.tag),
             format!("{}:records:at", self.tag),
         ]
+    }
+
+    /// Users' limits that are nearest to their end: how much is left of each, until when that says something,
+    /// and the limits.
+    pub fn users(&self) -> [String; 3] {
+        ["shares", "untils", "limits"].map(|it| format!("{}:users:{it}", self.tag))
     }
 
     pub fn counter(&self, counter: &Counter) -> String {
@@ -196,6 +204,17 @@ pub struct Stated {
     pub window: Window,
     pub held: u64,
     pub settled: u64,
+}
+
+/// A user's limit, and how it stands.
+pub struct UserLine {
+    pub counter: Counter,
+    /// What is left, in millionths.
+    pub share: u64,
+    /// For how many seconds that says something.
+    pub after_s: u64,
+    /// As text.
+    pub limit: String,
 }
 
 /// An answer that is a word, the time on the server's wall, and numbers.
@@ -334,6 +353,42 @@ impl Caller {
         both.zrem(at, names).ignore();
         let () = both.query_async(&mut self.connection).await?;
         Ok(())
+    }
+
+    /// Tells of users' limits; Redis keeps `kept_max` of all.
+    pub async fn tell_users(
+        &mut self,
+        scripts: &Scripts,
+        lines: &[UserLine],
+        kept_max: usize,
+    ) -> Result<(), Broken> {
+        let mut call = self.call(&scripts.users);
+        for key in self.keys.users() {
+            call.key(key);
+        }
+        call.arg(&self.lease).arg(kept_max);
+        for line in lines {
+            call.key(self.keys.counter(&line.counter))
+                .arg(line.share)
+                .arg(line.after_s)
+                .arg(&line.limit);
+        }
+        reply(call.invoke_async(&mut self.connection).await?).map(drop)
+    }
+
+    /// Users' limits, nearest to their end first.
+    pub async fn users(&mut self, count: usize) -> Result<Vec<String>, Broken> {
+        let [shares, _, limits] = self.keys.users();
+        let mut names = redis::cmd("ZRANGE");
+        names.arg(shares).arg(0).arg(count.saturating_sub(1));
+        let names: Vec<String> = names.query_async(&mut self.connection).await?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut texts = redis::cmd("HMGET");
+        texts.arg(limits).arg(names);
+        let texts: Vec<Option<String>> = texts.query_async(&mut self.connection).await?;
+        Ok(texts.into_iter().flatten().collect())
     }
 
     /// Records that came longer than a lease ago, by name: some of them.

@@ -631,3 +631,176 @@ async fn a_user_who_is_forgotten_is_named_nowhere_and_nobody_else_is_touched() {
         assert_eq!(two.left(limit).await, left, "{limit:?}");
     }
 }
+
+/// What the operator's list has of users, by whose it is.
+async fn listed(replica: &Replica, count_max: usize) -> Vec<(String, u64)> {
+    let users = replica.quotas.users(count_max).await.into_iter();
+    let shown = users.map(|(limit, left)| (limit.scope.key(), left.amount));
+    shown.collect()
+}
+
+/// Waits until a replica's list is that: what others used it hears of within a second.
+async fn until_listed(replica: &Replica, expected: &[(String, u64)]) {
+    let listing = async {
+        while listed(replica, 9).await != expected {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = timeout(PATIENCE, listing).await;
+    assert!(in_time.is_ok(), "{:?}", listed(replica, 9).await);
+}
+
+fn cost_of(user: &str) -> Limit {
+    of_user("red", user, Measure::Cost, Period::Day)
+}
+
+/// In what Redis keeps for the list.
+fn are_named(server: &Server, what: &str) -> bool {
+    let limits = server.ask(&["HGETALL", "{test}:users:limits"]);
+    let shares = server.ask(&["ZRANGE", "{test}:users:shares", "0", "-1"]);
+    let untils = server.ask(&["ZRANGE", "{test}:users:untils", "0", "-1"]);
+    [limits, shares, untils]
+        .iter()
+        .any(|all| all.contains(what))
+}
+
+#[tokio::test]
+async fn users_nearest_to_their_end_are_listed_whichever_replica_they_asked() {
+    let Some(replicas) = Replicas::start(3).await else {
+        return;
+    };
+    // One was taken from at several replicas, and one for nothing.
+    for (at, name, cost) in [
+        (0, "a", 300),
+        (1, "b", 900),
+        (2, "c", 100),
+        (0, "d", 200),
+        (1, "d", 200),
+        (2, "d", 200),
+        (0, "e", 0),
+    ] {
+        let grant = replicas.all[at].take(&[cost_of(name)], cost).await;
+        grant.unwrap().settle(of(cost));
+    }
+    let expected = [("b", 100), ("d", 400), ("a", 700), ("c", 900)];
+    let expected = expected.map(|(name, left)| (format!("user:3:red:{name}"), left));
+    for replica in &replicas.all {
+        until_listed(replica, &expected).await;
+        assert_eq!(listed(replica, 2).await, expected[..2]);
+    }
+    // Who was forgotten is in no list, also where another replica was about to tell of him.
+    let [one, two] = [0, 1].map(|at| &replicas.all[at]);
+    assert!(are_named(&replicas.server, "red:b"));
+    assert_eq!(one.quotas.forget(None, &"b".into()).await.unwrap(), 1);
+    assert!(!are_named(&replicas.server, "red:b"));
+    two.quotas.desk.book().users().touch(&[cost_of("b")]);
+    assert_eq!(listed(two, 9).await, expected[1..]);
+    assert!(!are_named(&replicas.server, "red:b"));
+    two.quotas.forget(None, &"b".into()).await.unwrap();
+    assert!(
+        two.quotas
+            .users_known()
+            .iter()
+            .all(|(limit, _)| *limit != cost_of("b"))
+    );
+}
+
+/// However many users there are, Redis keeps no more of their names for the list than that.
+#[tokio::test]
+async fn names_of_users_for_the_list_are_bounded() {
+    let Some(mut replicas) = Replicas::start(1).await else {
+        return;
+    };
+    let count = users::USERS_KEPT_MAX as u64 + 100;
+    for index in 0..count {
+        // The later, the nearer to the end.
+        let limit = Limit {
+            amount: 2_000 - index,
+            ..cost_of(&format!("u{index}"))
+        };
+        let grant = replicas.all[0].take(&[limit], 50).await.unwrap();
+        grant.settle(of(50));
+    }
+    let last = format!("user:3:red:u{}", count - 1);
+    let one = &replicas.all[0];
+    one.settled().await;
+    let are_kept = || {
+        let kept = format!(":{}\r", users::USERS_KEPT_MAX);
+        let shares = replicas.server.ask(&["ZCARD", "{test}:users:shares"]);
+        let untils = replicas.server.ask(&["ZCARD", "{test}:users:untils"]);
+        let limits = replicas.server.ask(&["HLEN", "{test}:users:limits"]);
+        [shares, untils, limits]
+            .iter()
+            .all(|told| told.starts_with(&kept))
+    };
+    eventually(are_kept).await;
+    assert_eq!(
+        listed(one, 1).await,
+        [(last.clone(), 2_000 - count + 1 - 50)]
+    );
+    assert_eq!(listed(one, 100).await.len(), 100);
+    assert!(are_kept());
+    assert!(!are_named(&replicas.server, "red:u0\r"));
+    // While Redis is away it is those whom this replica knows, by its share.
+    replicas.server.stop();
+    let one = &replicas.all[0];
+    one.apart().await;
+    assert_eq!(listed(one, 1).await, [(last, (2_000 - count + 1 - 50) / 3)]);
+    assert_eq!(listed(one, 100).await.len(), 100);
+}
+
+#[tokio::test]
+async fn names_of_users_for_the_list_go_when_nothing_is_counted_any_more() {
+    let Some(replicas) = Replicas::start(1).await else {
+        return;
+    };
+    let one = &replicas.all[0];
+    let refills = Limit {
+        amount: 600,
+        burst: 600,
+        ..of_user("red", "quick", Measure::Requests, Period::Minute)
+    };
+    let places = of_user("red", "busy", Measure::Concurrency, Period::Ever);
+    let busy = one.take(std::slice::from_ref(&places), 0).await.unwrap();
+    eventually(|| are_named(&replicas.server, "red:busy")).await;
+    busy.settle(of(0));
+    eventually(|| !are_named(&replicas.server, "red:busy")).await;
+    // Eight seconds until it is full again; nobody tells of it meanwhile.
+    let many = Use {
+        requests: 80,
+        ..Use::default()
+    };
+    let grant = one.quotas.take(std::slice::from_ref(&refills), many).await;
+    grant.unwrap().settle(many);
+    eventually(|| are_named(&replicas.server, "red:quick")).await;
+    eventually(|| !replicas.server.ask(&["KEYS", "*"]).contains(":users:")).await;
+}
+
+/// What Redis refuses of the list alone is no reason to count apart.
+#[tokio::test]
+async fn a_list_that_cannot_be_had_is_what_this_replica_knows() {
+    let Some(replicas) = Replicas::start(2).await else {
+        return;
+    };
+    let [one, two] = [0, 1].map(|at| &replicas.all[at]);
+    replicas.server.ask(&["SET", "{test}:users:shares", "soon"]);
+    for (replica, name, cost) in [(one, "a", 100), (two, "b", 200)] {
+        let grant = replica.take(&[cost_of(name)], cost).await.unwrap();
+        grant.settle(of(cost));
+        replica.settled().await;
+    }
+    let [a, b] = [("a", 900), ("b", 800)].map(|(name, left)| (format!("user:3:red:{name}"), left));
+    assert_eq!(listed(one, 9).await, std::slice::from_ref(&a));
+    assert_eq!(listed(two, 9).await, std::slice::from_ref(&b));
+    assert!(
+        replicas
+            .all
+            .iter()
+            .all(|it| it.quotas.counts().partings == 0)
+    );
+    replicas.server.ask(&["DEL", "{test}:users:shares"]);
+    for (replica, name) in [(one, "a"), (two, "b")] {
+        drop(replica.take(&[cost_of(name)], 0).await.unwrap());
+    }
+    until_listed(one, &[b, a]).await;
+}
