@@ -388,6 +388,60 @@ async fn what_replicas_counted_and_what_they_recorded_is_one_whoever_was_killed(
     );
 }
 
+/// Who is nearest to the end of a limit is listed at whichever replica the operator asks, and nowhere once
+/// erased.
+#[tokio::test]
+async fn users_of_all_replicas_are_listed_and_gone_when_erased() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let limits = "{ count = 'requests', amount = 1000000, per = 'ever' }]\n\
+                  user_limits = [{ count = 'requests', amount = 10, per = 'day' }";
+    let mut replicas = Replicas::start(server, 60, limits).await;
+    for (at, user, count) in [(0, "anna", 4), (1, "ben", 7), (1, "anna", 1)] {
+        for _ in 0..count {
+            let body = with(
+                ask("fake/bench", "[[fake tokens=1]]"),
+                json!({"user": user}),
+            );
+            let reply = replicas.nodes[at].chat(&body).await;
+            assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        }
+    }
+    let users = async |node: &Hedge| {
+        let told = node.admin_get("/admin/v1/limits").await.json();
+        let limits = told["limits"].as_array().unwrap().iter();
+        let users = limits.filter(|limit| limit["scope"] == "user");
+        let users = users.map(|user| json!([user["name"], user["used"], user["left"]]));
+        Value::Array(users.collect())
+    };
+    let both = json!([["ben", 7, 3], ["anna", 5, 5]]);
+    for node in &replicas.nodes {
+        eventually("both are listed", async || users(node).await == both).await;
+    }
+    let body = json!({"user": "ben"}).to_string();
+    for node in &replicas.nodes {
+        let erased = node.admin_post("/admin/v1/data/erase", &body).await;
+        assert_eq!(erased.status, StatusCode::OK, "{}", erased.text);
+    }
+    for node in &replicas.nodes {
+        assert_eq!(users(node).await, json!([["anna", 5, 5]]));
+    }
+    let kept = ["{hedge}:users:shares", "{hedge}:users:untils"]
+        .map(|key| replicas.server.ask(&["ZRANGE", key, "0", "-1"]));
+    let limits = replicas.server.ask(&["HGETALL", "{hedge}:users:limits"]);
+    for kept in kept.iter().chain([&limits]) {
+        assert!(kept.contains("anna") && !kept.contains("ben"), "{kept}");
+    }
+    // A replica that cannot ask has whom it knows itself.
+    replicas.server.stop();
+    replicas.until(0..3, "apart").await;
+    let known = users(&replicas.nodes[1]).await;
+    assert_eq!(known.as_array().unwrap().len(), 1, "{known}");
+    assert_eq!(known[0][0], "anna");
+    assert_eq!(users(&replicas.nodes[2]).await, json!([]));
+}
+
 /// In no stretch of time do more pass than what it brings and one burst, and all that it brings do.
 #[tokio::test]
 async fn a_rate_holds_on_three_replicas() {
