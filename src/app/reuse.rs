@@ -277,7 +277,7 @@ mod tests {
         let mut all = vec![
             epoch_with(here),
             epoch_with("base_url = 'https://b.example/v1'"),
-            epoch_with(&format!("{here}\nmodels = ['n']")),
+            epoch_with(&format!("{here}\nmodels = ['m', 'n']")),
             epoch_with(&format!("{here}\nheaders = {{ x-guard = 'on' }}")),
             epoch_with(&format!("{here}\nheaders = {{ x-guard = 'off' }}")),
             epoch_with(&format!("{here}\nquery = {{ api-version = '2' }}")),
