@@ -1,4 +1,22 @@
-//! What SQLite says of a failure, whatever file it is of.
+//! What files of SQLite have in common: what is said of a failure, how they are made, opened and brought
+//! forward.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Executor, query_scalar, raw_sql};
+
+/// Another process may be writing, or somebody looking with SQLite's own tool.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+
+/// The write-ahead log is cut back to this where it grew longer.
+const LOG_BYTES_KEPT: &str = "8388608";
 
 /// SQLite's primary result codes.
 pub(crate) const ERROR: i32 = 1;
@@ -12,4 +30,83 @@ pub(crate) const NOT_A_DATABASE: i32 = 26;
 pub(crate) fn code(error: &sqlx::Error) -> Option<i32> {
     let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)
+}
+
+/// Makes a folder and a file in it that are this user's alone, where they are not there. SQLite gives what it
+/// makes beside the file the file's own mode.
+pub(crate) fn make(dir: &Path, name: &str) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.open(dir.join(name)).map(drop)
+}
+
+/// Opens a file to write, each commit of which is on the disk, and in which what is removed is overwritten.
+/// `None` where it is damaged.
+pub(crate) async fn open(path: &Path) -> Result<Option<SqliteConnection>, sqlx::Error> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("journal_size_limit", LOG_BYTES_KEPT)
+        .pragma("secure_delete", "ON")
+        .busy_timeout(BUSY_MAX)
+        .disable_statement_logging();
+    let mut connection = SqliteConnection::connect_with(&options).await?;
+    let found: String = query_scalar("PRAGMA quick_check(1)")
+        .fetch_one(&mut connection)
+        .await?;
+    Ok((found == "ok").then_some(connection))
+}
+
+/// The file is of a later version than this program knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Newer {
+    pub version: i64,
+    pub known: i64,
+}
+
+/// Makes a file one of the last version. Each of `migrations` brings it forward by one, in one transaction.
+pub(crate) async fn bring_forward(
+    connection: &mut SqliteConnection,
+    migrations: &[&'static str],
+) -> Result<Result<(), Newer>, sqlx::Error> {
+    let known = migrations.len() as i64;
+    // Who writes need not be waited for where there is nothing to do.
+    while version(connection).await? != known {
+        // Another process may be at it: the lock comes before the look that counts.
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let version = version(&mut transaction).await?;
+        let place = usize::try_from(version).ok();
+        match place.and_then(|place| migrations.get(place)) {
+            Some(migration) => {
+                transaction.execute(raw_sql(*migration)).await?;
+                let after = format!("PRAGMA user_version = {}", version + 1);
+                let after = raw_sql(sqlx::AssertSqlSafe(after));
+                transaction.execute(after).await?;
+                transaction.commit().await?;
+            }
+            None if version == known => break,
+            None => return Ok(Err(Newer { version, known })),
+        }
+    }
+    Ok(Ok(()))
+}
+
+async fn version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    query_scalar("PRAGMA user_version")
+        .fetch_one(connection)
+        .await
+}
+
+/// What a file takes on the disk, but for pages that are free again.
+pub(crate) async fn used_bytes(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let used: i64 = query_scalar(
+        "SELECT (page_count - freelist_count) * page_size
+         FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(u64::try_from(used).unwrap_or(0))
 }

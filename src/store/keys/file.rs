@@ -7,25 +7,19 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, Executor, Row, query, query_scalar, raw_sql};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Connection, Row, query, query_scalar};
 
 use super::kept::{KeptKey, KeptTeam, KeyFault, KeyPlace, KeyRow, Rows, signed, unsigned};
 use super::secret::{KeyTag, TagSecret};
-use crate::sqlite::{CORRUPT, NOT_A_DATABASE, code};
+use crate::sqlite::{self, CORRUPT, NOT_A_DATABASE, Newer, code};
 
 /// In their folder.
 const FILE_NAME: &str = "keys.sqlite";
 const SECRET_NAME: &str = "keys.secret";
 const LOCK_NAME: &str = "keys.lock";
-
-/// Somebody may be looking at it with SQLite's own tool.
-const BUSY_MAX: Duration = Duration::from_secs(5);
 
 /// Facts by name.
 const PROOF: &str = "proof";
@@ -131,21 +125,10 @@ impl KeyFile {
         }
         let secret = TagSecret::read(&path).map_err(KeyFileError::NoSecret)?;
         own_file(&dir.join(FILE_NAME)).map_err(KeyFileError::Folder)?;
-        let options = SqliteConnectOptions::new()
-            .filename(dir.join(FILE_NAME))
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .pragma("secure_delete", "ON")
-            .busy_timeout(BUSY_MAX)
-            .disable_statement_logging();
-        let mut connection = SqliteConnection::connect_with(&options).await?;
-        let found: String = query_scalar("PRAGMA quick_check(1)")
-            .fetch_one(&mut connection)
-            .await?;
-        if found != "ok" {
-            return Err(KeyFileError::Damaged);
-        }
-        bring_forward(&mut connection).await?;
+        let opened = sqlite::open(&dir.join(FILE_NAME)).await?;
+        let mut connection = opened.ok_or(KeyFileError::Damaged)?;
+        let brought = sqlite::bring_forward(&mut connection, &MIGRATIONS).await?;
+        brought.map_err(|Newer { version, known }| KeyFileError::Newer { version, known })?;
         let mut file = Self {
             connection,
             secret,
@@ -396,29 +379,6 @@ fn own_file(path: &Path) -> io::Result<File> {
     let file = options.open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     Ok(file)
-}
-
-/// Makes the file one of the last version. Nobody else has it.
-async fn bring_forward(connection: &mut SqliteConnection) -> Result<(), KeyFileError> {
-    let version: i64 = query_scalar("PRAGMA user_version")
-        .fetch_one(&mut *connection)
-        .await?;
-    let known = MIGRATIONS.len() as i64;
-    let missing = usize::try_from(version).ok();
-    let missing = missing.and_then(|version| MIGRATIONS.get(version..));
-    let Some(missing) = missing else {
-        return Err(KeyFileError::Newer { version, known });
-    };
-    for (after, migration) in (version + 1..).zip(missing) {
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        transaction.execute(raw_sql(*migration)).await?;
-        let after = format!("PRAGMA user_version = {after}");
-        transaction
-            .execute(query(sqlx::AssertSqlSafe(after)))
-            .await?;
-        transaction.commit().await?;
-    }
-    Ok(())
 }
 
 fn key(row: &SqliteRow) -> Result<KeptKey, KeyFileError> {

@@ -13,6 +13,7 @@ use super::desk::{RecordRules, Tally};
 use super::file::{self, FILE_NAME, FileError};
 use super::hold::Hold;
 use super::row;
+use crate::sqlite::used_bytes;
 
 /// Rows that are removed at one go, so that what comes meanwhile is written in between.
 pub const TIDY_ROWS: i64 = 10_000;
@@ -135,7 +136,7 @@ async fn remove_some(
     oldest: i64,
     bytes_max: u64,
 ) -> Result<bool, FileError> {
-    let is_too_long = file::used_bytes(connection).await? > bytes_max;
+    let is_too_long = used_bytes(connection).await? > bytes_max;
     let before = if is_too_long { i64::MAX } else { oldest };
     let last: Option<i64> = query_scalar(
         "SELECT max(ended_us) FROM (

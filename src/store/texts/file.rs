@@ -1,19 +1,14 @@
 //! The file: who may read it, what is in it, and what becomes of a damaged one.
 
-use std::fs::{DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
 
 use domain::TextFault;
-use sqlx::sqlite::{
-    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, Executor, query_scalar, raw_sql};
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{Executor, query_scalar, raw_sql};
 use tracing::warn;
 
-use crate::sqlite::{BUSY, CORRUPT, NOT_A_DATABASE, code};
+use crate::sqlite::{self, BUSY, CORRUPT, NOT_A_DATABASE, Newer, code};
 
 pub const FILE_NAME: &str = "texts.sqlite";
 
@@ -25,12 +20,6 @@ const DAMAGED: &str = ".damaged-until-";
 
 /// Files of the folder that are looked at; of more nobody knows how they came there.
 const FILES_MAX: usize = 1_000;
-
-/// Another process may be writing.
-const BUSY_MAX: Duration = Duration::from_secs(5);
-
-/// The write-ahead log is cut back to this where it grew longer.
-const LOG_BYTES_KEPT: &str = "8388608";
 
 /// Each brings a file forward by one version, in one transaction. What was released is never changed.
 const MIGRATIONS: [&str; 1] = ["
@@ -91,81 +80,24 @@ pub fn exists(dir: &Path) -> bool {
 /// Opens the file in `dir`, made where there is none. A damaged one is set aside until `until_s`, and another
 /// begun.
 pub async fn open(dir: &Path, until_s: u64) -> Result<SqliteConnection, FileError> {
-    make(dir).map_err(FileError::Unmade)?;
+    sqlite::make(dir, FILE_NAME).map_err(FileError::Unmade)?;
     match open_whole(dir).await {
         Err(FileError::Damaged) => {
             set_aside(dir, until_s).map_err(FileError::Unmade)?;
             warn!("the texts' file is damaged; it was set aside and another begun");
-            make(dir).map_err(FileError::Unmade)?;
+            sqlite::make(dir, FILE_NAME).map_err(FileError::Unmade)?;
             open_whole(dir).await
         }
         opened => opened,
     }
 }
 
-/// SQLite gives what it makes beside the file the file's own mode.
-fn make(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
-    options.open(dir.join(FILE_NAME)).map(drop)
-}
-
 async fn open_whole(dir: &Path) -> Result<SqliteConnection, FileError> {
-    let options = SqliteConnectOptions::new()
-        .filename(dir.join(FILE_NAME))
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .pragma("journal_size_limit", LOG_BYTES_KEPT)
-        // What is removed is overwritten.
-        .pragma("secure_delete", "ON")
-        .busy_timeout(BUSY_MAX)
-        .disable_statement_logging();
-    let mut connection = SqliteConnection::connect_with(&options).await?;
-    let found: String = query_scalar("PRAGMA quick_check(1)")
-        .fetch_one(&mut connection)
-        .await?;
-    if found != "ok" {
-        return Err(FileError::Damaged);
-    }
-    bring_forward(&mut connection).await?;
+    let opened = sqlite::open(&dir.join(FILE_NAME)).await?;
+    let mut connection = opened.ok_or(FileError::Damaged)?;
+    let brought = sqlite::bring_forward(&mut connection, &MIGRATIONS).await?;
+    brought.map_err(|Newer { version, known }| FileError::Newer { version, known })?;
     Ok(connection)
-}
-
-/// Makes the file one of the last version.
-async fn bring_forward(connection: &mut SqliteConnection) -> Result<(), FileError> {
-    // Another process may be at it: the lock comes before the look.
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let version: i64 = query_scalar("PRAGMA user_version")
-        .fetch_one(&mut *transaction)
-        .await?;
-    let known = MIGRATIONS.len() as i64;
-    let missing = usize::try_from(version).ok();
-    let missing = missing.and_then(|version| MIGRATIONS.get(version..));
-    let Some(missing) = missing else {
-        return Err(FileError::Newer { version, known });
-    };
-    for migration in missing {
-        transaction.execute(raw_sql(*migration)).await?;
-    }
-    let after = format!("PRAGMA user_version = {known}");
-    transaction
-        .execute(raw_sql(sqlx::AssertSqlSafe(after)))
-        .await?;
-    transaction.commit().await?;
-    Ok(())
-}
-
-/// What the file takes on the disk, but for pages that are free again.
-pub async fn used_bytes(connection: &mut SqliteConnection) -> Result<u64, FileError> {
-    let used: i64 = query_scalar(
-        "SELECT (page_count - freelist_count) * page_size
-         FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(u64::try_from(used).unwrap_or(0))
 }
 
 /// Gives what is free back to the disk, and empties the log, which has what was removed too. False where

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use super::file::{self, FileError};
 use super::seal::{Clear, Sealed, TextKeys};
 use crate::reuse::Clock;
+use crate::sqlite::used_bytes;
 
 /// Between two looks for what is over, and for what an old key sealed.
 pub const TEXT_SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -691,7 +692,7 @@ async fn shrink(
     let Some(bytes_max) = bytes_max else {
         return Ok(0);
     };
-    if file::used_bytes(connection).await? <= bytes_max {
+    if used_bytes(connection).await? <= bytes_max {
         return Ok(0);
     }
     let removed =

@@ -10,6 +10,7 @@ use sqlx::{Connection, Executor, QueryBuilder, Sqlite, query, query_scalar};
 use crate::records::desk::RECORD_BATCH_MAX;
 use crate::records::file::{self, FileError, WAITING_NAME};
 use crate::records::row;
+use crate::sqlite::used_bytes;
 
 /// One end of it. Several may be open at once.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl Waiting {
     async fn try_append(&mut self, batch: &[KeptRecord]) -> Result<(), WaitingFault> {
         let bytes_max = self.bytes_max;
         let connection = self.connect().await?;
-        if file::used_bytes(connection).await? > bytes_max {
+        if used_bytes(connection).await? > bytes_max {
             return Err(WaitingFault::Full);
         }
         let mut statement = row::insert(batch);
