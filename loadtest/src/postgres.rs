@@ -184,7 +184,7 @@ impl PostgresServer {
         let mut psql = Command::new(self.programs.join("psql"));
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
             .arg(self.url(database))
-            .env("PGCONNECT_TIMEOUT", "5");
+            .env("PGCONNECT_TIMEOUT", "30");
         let done = psql.output()?;
         succeeded("psql", &done)?;
         Ok(String::from_utf8(done.stdout)?.trim_end().to_owned())
