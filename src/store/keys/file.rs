@@ -25,7 +25,7 @@ const LOCK_NAME: &str = "keys.lock";
 const PROOF: &str = "proof";
 const MADE: &str = "made";
 
-/// Each brings a file forward by one version, in one transaction. The first makes a new one. What was
+/// Each brings a file forward by one version. The first makes a new one. What was
 /// released is never changed. `grants` and `limits` are JSON, in the configuration's words.
 const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;

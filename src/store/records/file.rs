@@ -18,7 +18,7 @@ pub const WAITING_NAME: &str = "waiting.sqlite";
 /// What SQLite keeps beside the file while it is open, or after a crash.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 
-/// Each brings a file forward by one version, in one transaction. The first makes a new one. What was
+/// Each brings a file forward by one version. The first makes a new one. What was
 /// released is never changed.
 pub const MIGRATIONS: [&str; 3] = [
     "

@@ -21,7 +21,7 @@ const DAMAGED: &str = ".damaged-until-";
 /// Files of the folder that are looked at; of more nobody knows how they came there.
 const FILES_MAX: usize = 1_000;
 
-/// Each brings a file forward by one version, in one transaction. What was released is never changed.
+/// Each brings a file forward by one version. What was released is never changed.
 const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE texts (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
