@@ -815,10 +815,10 @@ fn keeping(admitted: &Admitted, findings: &Findings) -> Option<Keeping> {
 }
 
 fn keeping_of(masked: &ChatRequest, admitted: &Admitted, findings: &Findings) -> Option<Keeping> {
-    let secret = &match &admitted.rule {
-        Some(rule) => admitted.snapshot.cache().secret.clone().of_route(rule),
-        None => admitted.snapshot.cache().secret.clone(),
-    };
+    let secret = &admitted.snapshot.cache().secret;
+    let of_rule = admitted.rule.as_deref();
+    let of_rule = of_rule.map(|rule| secret.clone().of_route(rule));
+    let secret = of_rule.as_ref().unwrap_or(secret);
     let team = &admitted.principal.team;
     let headers_used = admitted.snapshot.routes().headers_used();
     let headers = &admitted.context.headers;
