@@ -108,6 +108,11 @@ pub(crate) trait Decoder {
     /// `f32[vocabulary]`; `None` when there are none.
     fn logits(&mut self, index: usize) -> Option<&[f32]>;
 
+    /// From how many entries on a batch is quicker that has replies alone, or prompts alone.
+    fn apart_from(&self) -> u32 {
+        u32::MAX
+    }
+
     /// How many tokens before and after `token`, of an image, must be in one batch with it. `None` for
     /// a token that need not be with others.
     fn undivided(&self, _token: Token) -> Option<(u32, u32)> {

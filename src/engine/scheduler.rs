@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::{BackendError, HealthState};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, trace, warn};
 
 use crate::cells::Cells;
 use crate::config::PrefixScope;
@@ -124,6 +124,8 @@ pub(crate) struct Scheduler<D> {
     admissions: u64,
     /// Steps in a row that began with the first of a team.
     firsts_in_a_row: u32,
+    /// The last step was of prompts alone, while there were replies too.
+    has_read: bool,
     failures: u32,
     /// Down because of them, and until when.
     down_until: Option<Instant>,
@@ -172,6 +174,7 @@ impl<D: Decoder> Scheduler<D> {
             shares: Vec::new(),
             admissions: 0,
             firsts_in_a_row: 0,
+            has_read: false,
             failures: 0,
             down_until: None,
         }
@@ -202,8 +205,16 @@ impl<D: Decoder> Scheduler<D> {
             self.decoder.set_threads(threads);
         }
         let decoded = is_wanted.then(|| self.decoder.decode(&self.batch));
+        let took = begun.elapsed();
+        trace!(
+            entries = self.batch.len(),
+            replies = self.shares.iter().filter(|share| share.count == 1).count(),
+            held = self.slots.iter().map(|slot| slot.held).sum::<u32>(),
+            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            "step"
+        );
         if decoded == Some(Decoded::Done) && !self.turns.has_changed() {
-            self.learn(begun.elapsed());
+            self.learn(took);
         }
         self.disarm();
         match decoded {
@@ -337,11 +348,27 @@ impl<D: Decoder> Scheduler<D> {
         let (talking, reading): (Vec<usize>, Vec<usize>) = order
             .into_iter()
             .partition(|slot| self.slots[*slot].pending() == 1);
+        let budget = self.prompt_budget(talking.len(), &reading);
+        let is_apart = self.are_apart(talking.len(), &reading, budget);
+        if is_apart && !self.has_read {
+            self.read(reading.clone(), budget);
+            self.has_read = !self.batch.is_empty();
+            if self.has_read {
+                return;
+            }
+        }
+        self.has_read = false;
         for slot in talking {
             self.take(slot, 1);
         }
         self.add_drafts(&reading);
-        let mut budget = self.prompt_budget(reading.len());
+        if !is_apart {
+            self.read(reading, budget);
+        }
+    }
+
+    /// Puts slices of prompts into the batch, `budget` tokens in all.
+    fn read(&mut self, reading: Vec<usize>, mut budget: u32) {
         let mut is_first = true;
         let reading = self.shortest_first(reading);
         for slot in self.firsts_first(reading) {

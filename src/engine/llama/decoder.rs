@@ -51,6 +51,10 @@ impl Decoder for LlamaDecoder {
         decoded
     }
 
+    fn apart_from(&self) -> u32 {
+        self.context.apart_from()
+    }
+
     fn logits(&mut self, index: usize) -> Option<&[f32]> {
         self.context.logits(index)
     }

@@ -285,7 +285,7 @@ fn sizes(config: &EngineConfig, model: &LlamaModel) -> Result<Sizes, KvFault> {
     let kv_tokens = plan.tokens;
     Ok(Sizes {
         cells,
-        may_fill: !on_gpu,
+        is_on_cpu: !on_gpu,
         type_k: config.kv.type_k,
         type_v: config.kv.type_v,
         ubatch_tokens: if on_gpu {

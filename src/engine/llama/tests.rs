@@ -579,7 +579,7 @@ fn unsound_batches_fail_and_an_interrupt_is_recovered_from() {
         type_k: KvType::F16,
         type_v: KvType::F16,
         cells: CellLayout::Unified,
-        may_fill: false,
+        is_on_cpu: false,
     };
     let mut context =
         Context::new(Arc::clone(&model), sizes, Arc::clone(&interrupt), None).unwrap();

@@ -21,14 +21,15 @@ const FIRST_SLICES: u32 = 2;
 const FIRSTS_IN_A_ROW_MAX: u32 = 4;
 
 impl<D: Decoder> Scheduler<D> {
-    /// Prompt tokens for a step that is otherwise filled.
-    /// `reading`: how many prompts wait for some of it.
-    pub(super) fn prompt_budget(&self, reading: usize) -> u32 {
-        let left = self.shape.batch_tokens.saturating_sub(self.batched());
+    /// Prompt tokens for a step in which so many replies go on.
+    pub(super) fn prompt_budget(&self, talking: usize, reading: &[usize]) -> u32 {
+        let talking = u32::try_from(talking).unwrap_or(u32::MAX);
+        let left = self.shape.batch_tokens.saturating_sub(talking);
         let is_heard_elsewhere = self.turns.is_heard_elsewhere();
-        if !self.batch.is_empty() || is_heard_elsewhere {
-            let is_only_team = reading > 1 && !is_heard_elsewhere && !self.shared.has_rivals();
-            return left.min(self.slice_of(if is_only_team { reading } else { 1 }));
+        if talking > 0 || is_heard_elsewhere {
+            let waiting = reading.len();
+            let is_only_team = waiting > 1 && !is_heard_elsewhere && !self.shared.has_rivals();
+            return left.min(self.slice_of(if is_only_team { waiting } else { 1 }));
         }
         if !self.shared.has_rivals() {
             return left;
@@ -37,6 +38,17 @@ impl<D: Decoder> Scheduler<D> {
             BusyPrompt::Within(_) => self.pacing.tokens_within(QUIET_SLICE),
             BusyPrompt::Tokens(tokens) => tokens.saturating_mul(2),
         })
+    }
+
+    /// Whether replies and slices of prompts are computed in steps of their own, in turn: where one
+    /// step for both would be large.
+    pub(super) fn are_apart(&self, talking: usize, reading: &[usize], budget: u32) -> bool {
+        let pending = reading.iter().map(|slot| self.slots[*slot].pending());
+        let prompts = pending.fold(0, u32::saturating_add).min(budget);
+        let replies = u32::try_from(talking).unwrap_or(u32::MAX);
+        replies > 0
+            && prompts > 0
+            && replies.saturating_add(prompts) >= self.decoder.apart_from()
     }
 
     /// While so many prompts wait for their turn.

@@ -255,6 +255,48 @@ fn a_long_prompt_is_cut_smaller_while_another_talks() {
     assert_eq!(bench.last().count(1), 64, "alone, it gets the whole batch");
 }
 
+/// What each of two slots had in the next steps.
+fn next_steps<const N: usize>(bench: &mut Bench) -> [(usize, usize); N] {
+    std::array::from_fn(|_| {
+        bench.step();
+        (bench.last().count(0), bench.last().count(1))
+    })
+}
+
+#[test]
+fn large_steps_are_of_replies_or_of_prompts_in_turn() {
+    for (apart_from, steps) in [
+        (17, [(0, 16), (1, 0), (0, 16), (1, 3), (1, 1), (1, 1)]),
+        (18, [(1, 16), (1, 16), (1, 3), (1, 1), (1, 1), (1, 1)]),
+    ] {
+        let mut bench = Bench::with(SHAPE, |decoder| decoder.apart_from = apart_from);
+        let _talking = bench.ask("a long reply, and longer>");
+        bench.run_until_talking();
+        let _reading = bench.ask(&format!("{}>", "x".repeat(34)));
+        assert_eq!(next_steps(&mut bench), steps, "{apart_from}");
+    }
+}
+
+#[test]
+fn replies_have_their_steps_where_no_prompt_can_be_read() {
+    // Two of them fit beside each other, three do not.
+    let shape = Shape {
+        kv_tokens: 300,
+        ..SHAPE
+    };
+    let mut bench = Bench::with(shape, |decoder| decoder.apart_from = 2);
+    let bodies = ["a", "b", "c"].map(|letter| letter.repeat(80));
+    let mut streams: Vec<_> = bodies
+        .iter()
+        .map(|body| bench.ask(&format!("{body}>")))
+        .collect();
+    let steps = bench.run();
+    for (stream, body) in streams.iter_mut().zip(&bodies) {
+        assert_said(stream, body);
+    }
+    assert!(steps < 300, "{steps} steps");
+}
+
 #[test]
 fn the_output_bound_ends_a_reply_by_length() {
     let mut bench = Bench::new(SHAPE);
@@ -878,6 +920,7 @@ proptest! {
         prefix_bytes_max in 0_usize..6_000,
         has_drafts in any::<bool>(),
         memory in 0..4,
+        apart_from in prop_oneof![Just(u32::MAX), 2_u32..20],
     ) {
         let (is_recurrent, has_copies) = (memory == 2, memory == 3);
         // Cells of each sequence's own are a whole context of them.
@@ -888,6 +931,7 @@ proptest! {
         let mut bench = Bench::made(shape, shape.sequences, prefixes, drafting, |decoder| {
             decoder.is_recurrent = is_recurrent;
             decoder.copy_window = if has_copies { 100 } else { 0 };
+            decoder.apart_from = apart_from;
         });
         let mut staying = Vec::new();
         for (n, (length, pause, leaves, events_max)) in chats.into_iter().enumerate() {

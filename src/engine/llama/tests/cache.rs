@@ -33,7 +33,7 @@ fn sizes(kv: KvConfig, cells: CellLayout) -> Sizes {
         type_k: kv.type_k,
         type_v: kv.type_v,
         cells,
-        may_fill: true,
+        is_on_cpu: true,
     }
 }
 
@@ -291,9 +291,9 @@ fn steps_that_are_filled_up_give_the_same_numbers() {
         sequence,
         wants_logits,
     };
-    let numbers = |may_fill| {
+    let numbers = |is_on_cpu| {
         let sizes = Sizes {
-            may_fill,
+            is_on_cpu,
             ..sizes(KvConfig::default(), CellLayout::Unified)
         };
         let mut context = Context::new(Arc::clone(&model), sizes, Arc::default(), None).unwrap();

@@ -328,7 +328,7 @@ fn a_batch_of_tokens_and_vectors_is_computed_in_order() {
         },
         ubatch_tokens: 64,
         threads: ONE_THREAD,
-        may_fill: true,
+        is_on_cpu: true,
     };
     let gallery = Some(gallery);
     let mut context = Context::new(model, sizes, Arc::default(), gallery).unwrap();

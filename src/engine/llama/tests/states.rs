@@ -22,7 +22,7 @@ fn context_of(model: &Arc<llama_cpp_2::model::LlamaModel>, cells: CellLayout) ->
         type_k: KvType::F16,
         type_v: KvType::F16,
         cells,
-        may_fill: true,
+        is_on_cpu: true,
         shape: SHAPE,
         ubatch_tokens: 64,
         threads: ONE_THREAD,
