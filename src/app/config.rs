@@ -611,4 +611,4 @@ fn read_file(path: &Path) -> std::io::Result<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -549,6 +549,7 @@ fn engine_config(
     engine.threads = settings.threads;
     engine.threads_adapt = settings.threads_adapt;
     engine.batch_tokens_max = settings.batch_tokens_max;
+    engine.busy_prompt_delay_max = settings.prompt_delay_max;
     engine.gpu_layers = settings.gpu_layers;
     engine.events_max = settings.events_max;
     engine.stall_max = settings.stall_max;
@@ -611,6 +612,23 @@ fn card(model: &LocalModel, name: BackendName) -> BackendCard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_engine_cuts_prompts_as_the_operator_says() {
+        for (text, delay_ms) in [
+            ("local = { enabled = true }", 150),
+            ("local = { enabled = true, prompt_delay_ms_max = 400 }", 400),
+        ] {
+            let config = crate::config::tests::accepted(text, &[]).0;
+            let engine = engine_config(
+                config.local.as_ref().unwrap(),
+                PathBuf::new(),
+                String::new(),
+                true,
+            );
+            assert_eq!(engine.busy_prompt_delay_max.as_millis(), delay_ms);
+        }
+    }
 
     #[test]
     fn the_engines_process_gets_no_secrets() {

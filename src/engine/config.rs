@@ -1,6 +1,7 @@
 //! What the engine is told at load. Every limit has a name and a word on what happens at it.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -151,6 +152,8 @@ impl EngineConfig {
     pub const KV_TOKENS_DEFAULT: u32 = 16_384;
     /// A busy machine may keep any process from running for a good part of a second.
     pub const HANG_MS_LEAST: u64 = 1_000;
+    /// [`EngineConfig::busy_prompt_delay_max`], as may be set, in milliseconds.
+    pub const PROMPT_DELAY_MS: RangeInclusive<u64> = 10..=5_000;
     /// Decoding is bound by memory bandwidth, which few cores use up.
     pub const THREADS_DEFAULT_MAX: u32 = 16;
     /// Some 40,000 tokens of a 0.5B model, 4,000 of an 8B one.

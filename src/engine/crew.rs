@@ -31,6 +31,10 @@ const LOOK_STEPS: u32 = 8;
 const LOOK_S: f64 = 0.2;
 /// Of which so many must be of sizes that were met before.
 const LOOK_STEPS_KNOWN: u32 = 4;
+/// A trial that is so much slower,
+const LOST: f64 = 1.25;
+/// in so many steps of sizes that were met before, is over as soon as they took as long as a look.
+const LOST_STEPS: u32 = 2;
 /// Computing time between trials, in times of the last one.
 const REST: f64 = 32.0;
 /// Trials failed in a row, beyond which the rest between them grows no more.
@@ -188,7 +192,7 @@ impl Lane {
         if self.trial.is_none() {
             self.rest_s = (self.rest_s - took_s).max(0.0);
         }
-        if !self.look.is_whole() {
+        if !self.look.is_whole() && !self.is_lost() {
             return;
         }
         let look = std::mem::take(&mut self.look);
@@ -196,6 +200,21 @@ impl Lane {
             Some(tried) => self.judge(tried, look),
             None => self.consider(look),
         }
+    }
+
+    /// A trial that is much slower already: with long steps, a whole look takes seconds.
+    fn is_lost(&self) -> bool {
+        let Look {
+            took_s,
+            known,
+            known_s,
+            best_s,
+            ..
+        } = self.look;
+        self.trial.is_some()
+            && took_s >= LOOK_S
+            && known >= LOST_STEPS
+            && known_s > best_s * self.slowness * LOST
     }
 
     /// After a look at the number settled on: is another to be tried?

@@ -108,9 +108,10 @@ pub(crate) trait Decoder {
     /// `f32[vocabulary]`; `None` when there are none.
     fn logits(&mut self, index: usize) -> Option<&[f32]>;
 
-    /// From how many entries on a batch is quicker that has replies alone, or prompts alone.
-    fn apart_from(&self) -> u32 {
-        u32::MAX
+    /// Attention is computed for so many entries at once, over all cells that any of them attends to,
+    /// and in smaller batches for each by itself. `None` where that is the same.
+    fn attention_block(&self) -> Option<u32> {
+        None
     }
 
     /// How many tokens before and after `token`, of an image, must be in one batch with it. `None` for

@@ -163,8 +163,7 @@ pub(crate) struct FakeDecoder {
     pub share_bytes: usize,
     /// `A` to `Z` in a row are an image that is computed at one go.
     pub looks_ahead: bool,
-    /// From how many entries on replies and prompts are computed apart.
-    pub apart_from: u32,
+    pub attention_block: Option<u32>,
     /// How many of the next shares fail though they should not.
     pub failing_shares: u32,
     /// How many states were saved.
@@ -196,7 +195,7 @@ impl FakeDecoder {
             copy_window: 0,
             share_bytes: 0,
             looks_ahead: false,
-            apart_from: u32::MAX,
+            attention_block: None,
             failing_shares: 0,
             saves: Arc::default(),
             adapters: Vec::new(),
@@ -335,8 +334,8 @@ impl Decoder for FakeDecoder {
         self.told = adapters.clone();
     }
 
-    fn apart_from(&self) -> u32 {
-        self.apart_from
+    fn attention_block(&self) -> Option<u32> {
+        self.attention_block
     }
 
     fn decode(&mut self, batch: &[Entry]) -> Decoded {

@@ -19,7 +19,11 @@ pub(crate) struct Pacing {
     prompt_s: Option<f64>,
     /// Seconds of a step that computes no prompt; a moving mean.
     step_s: Option<f64>,
+    /// The same by how many replies it has, from 0 on; the last is of all that have more.
+    alone_s: [Option<f64>; REPLIES_TOLD_APART],
 }
+
+const REPLIES_TOLD_APART: usize = 33;
 
 impl Pacing {
     /// A slice while the machine's speed is unknown.
@@ -32,12 +36,16 @@ impl Pacing {
     const TELLING_TOKENS: u32 = 8;
     /// The share of a new measurement in the mean.
     const WEIGHT: f64 = 0.2;
+    /// Slices of fewer tokens count for less: what a step takes whatever it computes is charged to
+    /// them, and were they believed, ever smaller ones would follow.
+    const WEIGHTY_TOKENS: f64 = 64.0;
 
     pub(crate) fn new(delay: Duration) -> Self {
         Self {
             delay,
             prompt_s: None,
             step_s: None,
+            alone_s: [None; REPLIES_TOLD_APART],
         }
     }
 
@@ -46,7 +54,9 @@ impl Pacing {
         let took = took.as_secs_f64();
         if prompt == 0 {
             if replies > 0 {
-                self.step_s = Some(blend(self.step_s, took));
+                self.step_s = Some(blend(self.step_s, took, Self::WEIGHT));
+                let alone_s = &mut self.alone_s[told_apart(replies)];
+                *alone_s = Some(blend(*alone_s, took, Self::WEIGHT));
             }
             return;
         }
@@ -54,16 +64,32 @@ impl Pacing {
             return;
         }
         // Beside replies, only what they alone would not have taken.
-        let alone = if replies == 0 {
-            0.0
-        } else {
-            self.step_s.unwrap_or(0.0)
-        };
+        let alone = self.alone(replies);
         // A step that was quicker than its replies alone says nothing of the prompt.
         if took > alone {
             let each = (took - alone) / f64::from(prompt);
-            self.prompt_s = Some(blend(self.prompt_s, each));
+            let weight = Self::WEIGHT * (f64::from(prompt) / Self::WEIGHTY_TOKENS).min(1.0);
+            self.prompt_s = Some(blend(self.prompt_s, each, weight));
         }
+    }
+
+    /// Seconds of a step of so many replies and no prompt. Where prompts always wait few such steps are
+    /// measured: it is then reckoned from the next fewer, a row of each further one as of a prompt.
+    fn alone(&self, replies: u32) -> f64 {
+        if replies == 0 {
+            return 0.0;
+        }
+        let (fewer, more) = self.alone_s.split_at(told_apart(replies));
+        let most = more.iter().flatten().next();
+        if let Some(Some(alone)) = more.first() {
+            return *alone;
+        }
+        let measured = fewer.iter().enumerate().rev();
+        let next = measured.filter_map(|(count, took)| Some((count, (*took)?)));
+        let (count, took) = next.into_iter().next().unwrap_or((0, 0.0));
+        let further = u32::try_from(told_apart(replies) - count).unwrap_or(0);
+        let reckoned = took + f64::from(further) * self.prompt_s.unwrap_or(0.0);
+        most.map_or(reckoned, |most| reckoned.min(*most))
     }
 
     /// Seconds that one token of a prompt takes; `None` before any was measured.
@@ -100,8 +126,12 @@ impl Pacing {
     }
 }
 
-fn blend(mean: Option<f64>, new: f64) -> f64 {
-    mean.map_or(new, |mean| mean + Pacing::WEIGHT * (new - mean))
+fn told_apart(replies: u32) -> usize {
+    (replies as usize).min(REPLIES_TOLD_APART - 1)
+}
+
+fn blend(mean: Option<f64>, new: f64, weight: f64) -> f64 {
+    mean.map_or(new, |mean| mean + weight * (new - mean))
 }
 
 #[cfg(test)]
@@ -132,6 +162,49 @@ mod tests {
         let mut patient = Pacing::new(3_000 * MS);
         patient.learn(512, 0, 500 * MS);
         assert_eq!(patient.slice_of(3), 3_072);
+    }
+
+    #[test]
+    fn slices_do_not_shrink_where_replies_are_never_alone() {
+        // As measured: a row takes 4 ms, what replies take grows with their number, and a small slice
+        // takes more for each token. One reply was alone, seven never were.
+        let machine = |prompt: u32, replies: u32| {
+            let small = 60_u32.saturating_sub(prompt) / 2;
+            (20 + 10 * replies + 4 * prompt + small) * MS
+        };
+        let mut pacing = Pacing::new(150 * MS);
+        (0..20).for_each(|_| pacing.learn(0, 1, machine(0, 1)));
+        pacing.learn(512, 0, 512 * 4 * MS);
+        for _ in 0..200 {
+            let slice = pacing.slice_of(1);
+            pacing.learn(slice, 7, machine(slice, 7));
+        }
+        assert!(
+            (24..=37).contains(&pacing.slice_of(1)),
+            "{}",
+            pacing.slice_of(1)
+        );
+    }
+
+    #[test]
+    fn a_step_of_replies_is_reckoned_from_those_that_were_measured() {
+        let mut pacing = Pacing::new(150 * MS);
+        assert!((pacing.alone(3) - 0.0).abs() < 1e-9);
+        pacing.learn(100, 0, 400 * MS);
+        pacing.learn(0, 2, 30 * MS);
+        pacing.learn(0, 8, 50 * MS);
+        for (replies, took) in [
+            (0, 0.0),
+            (1, 0.004),
+            (2, 0.03),
+            (3, 0.034),
+            (7, 0.05),
+            (8, 0.05),
+        ] {
+            assert!((pacing.alone(replies) - took).abs() < 1e-9, "{replies}");
+        }
+        assert!((pacing.alone(10) - 0.058).abs() < 1e-9);
+        assert!((pacing.alone(u32::MAX) - pacing.alone(32)).abs() < 1e-9);
     }
 
     #[test]

@@ -268,6 +268,9 @@ pub struct RawLocal {
     pub queue_max: u32,
     /// Prompt tokens computed in one step.
     pub batch_tokens_max: u32,
+    /// By how much a prompt may put off the next tokens of the replies under way: it is cut into
+    /// slices that are computed in so long. Longer ones give more tokens a second, in larger gaps.
+    pub prompt_delay_ms_max: u64,
     /// CPU threads. Left out: one per physical core, and one alone for a model of up to 20 M
     /// parameters.
     pub threads: Option<u32>,
@@ -410,6 +413,7 @@ impl Default for RawLocal {
             slots_max: 8,
             queue_max: 64,
             batch_tokens_max: 512,
+            prompt_delay_ms_max: 150,
             threads: None,
             threads_adapt: true,
             gpu_layers: GpuLayers::default(),

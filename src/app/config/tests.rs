@@ -22,7 +22,7 @@ fn judged(text: &str, environment: &[(&str, &str)]) -> (Option<Config>, Findings
     (config, findings)
 }
 
-pub(super) fn accepted(text: &str, environment: &[(&str, &str)]) -> (Config, Vec<String>) {
+pub(crate) fn accepted(text: &str, environment: &[(&str, &str)]) -> (Config, Vec<String>) {
     let (config, findings) = judged(text, environment);
     assert_eq!(findings.faults, [], "{text}");
     let warnings = findings.warnings.iter().map(ToString::to_string).collect();
@@ -99,6 +99,7 @@ fn every_section_reports_its_faults_at_once() {
         [local]
         name = 'auto'
         slots_max = 0
+        prompt_delay_ms_max = 5
         temperature_default = nan
         [[keys]]
         secret = 'sha256:abc'
@@ -134,6 +135,7 @@ fn every_section_reports_its_faults_at_once() {
         "ingress.body_bytes_max: 1 is out of range",
         "local.name: `auto` cannot name a model",
         "local.slots_max: 0 is out of range",
+        "local.prompt_delay_ms_max: 5 is out of range",
         "local.temperature_default: NaN is out of range",
         "keys[0].name: is required",
         "keys[0].secret: sha256: is followed by 64",
@@ -158,7 +160,7 @@ fn every_section_reports_its_faults_at_once() {
             "{wanted}: {found:#?}"
         );
     }
-    assert_eq!(found.len(), 23, "{found:#?}");
+    assert_eq!(found.len(), 24, "{found:#?}");
 }
 
 #[test]

@@ -119,6 +119,29 @@ fn what_fewer_threads_do_not_help_is_tried_ever_more_rarely() {
 }
 
 #[test]
+fn a_trial_with_long_steps_ends_as_soon_as_it_is_lost() {
+    let mut run = Run::of(TWO);
+    // Slices of a prompt, ever slower the longer the text before them.
+    let mut depth = 0.0;
+    while run.trials == 0 {
+        depth += 0.02;
+        run.step(Work::Prompts, 48, |threads, _| {
+            0.4 * (1.0 + depth) / f64::from(threads)
+        });
+        assert!(depth < 4.0, "no trial");
+    }
+    while run.was_on_trial {
+        run.step(Work::Prompts, 48, |threads, _| {
+            0.4 * (1.0 + depth) / f64::from(threads)
+        });
+    }
+    assert_eq!(run.threads, 2);
+    // Two steps of it, not eight.
+    let step_s = 0.4 * (1.0 + depth);
+    assert!(run.tried_s < 2.5 * step_s, "{}", run.tried_s);
+}
+
+#[test]
 fn prompts_and_replies_are_counted_apart() {
     let mut run = Run::of(TWO);
     let busy_for_replies = |run: &mut Run, seconds: f64, replies: Machine| {

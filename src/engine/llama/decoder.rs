@@ -51,8 +51,8 @@ impl Decoder for LlamaDecoder {
         decoded
     }
 
-    fn apart_from(&self) -> u32 {
-        self.context.apart_from()
+    fn attention_block(&self) -> Option<u32> {
+        self.context.attention_block()
     }
 
     fn logits(&mut self, index: usize) -> Option<&[f32]> {

@@ -37,7 +37,7 @@ pub(super) struct Context {
     threads: Threads,
     cells: CellLayout,
     ubatch_tokens: usize,
-    apart_from: u32,
+    attention_block: Option<u32>,
     /// The place in the last batch's entries of each entry of the last leg, as it was computed.
     order: Vec<usize>,
     /// How steps are filled up; `None` where that gains nothing.
@@ -87,16 +87,14 @@ pub(super) struct Sizes {
 const TILE_ROWS: u32 = 64;
 
 impl Sizes {
-    /// As for [`crate::decoder::Decoder::apart_from`].
-    fn apart_from(&self) -> u32 {
+    /// As for [`crate::decoder::Decoder::attention_block`].
+    fn attention_block(&self) -> Option<u32> {
         let has_tiles = self.is_on_cpu
             && self.flash != FlashAttention::Off
             && self.type_k == self.type_v
             && matches!(self.type_k, KvType::F16 | KvType::F32);
-        match has_tiles && self.cells == CellLayout::Unified {
-            true => TILE_ROWS,
-            false => u32::MAX,
-        }
+        // Cells of each sequence's own are never attended to by others.
+        (has_tiles && self.cells == CellLayout::Unified).then_some(TILE_ROWS)
     }
 }
 
@@ -179,7 +177,7 @@ impl Context {
             }),
             shape,
             ubatch_tokens: ubatch_tokens as usize,
-            apart_from: sizes.apart_from(),
+            attention_block: sizes.attention_block(),
             threads: sizes.threads,
             cells: sizes.cells,
             order: Vec::new(),
@@ -402,8 +400,8 @@ impl Context {
         }
     }
 
-    pub(super) fn apart_from(&self) -> u32 {
-        self.apart_from
+    pub(super) fn attention_block(&self) -> Option<u32> {
+        self.attention_block
     }
 
     pub(super) fn is_split(&self) -> bool {

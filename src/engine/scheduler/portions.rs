@@ -3,8 +3,8 @@
 //! While somebody is being answered a step computes one slice, which is longer where several prompts
 //! of the only team wait. While nobody is, it computes a whole batch, or where several teams ask,
 //! what takes a quarter of a second: so long does the first request of a team wait for the step
-//! under way. Its own prompt, if two slices hold all of it that
-//! is not in the cache, comes before all others and at one go.
+//! under way. Its own prompt comes before all others: at one go if half a second is enough for all of
+//! it that is not in the cache, else in every other step, a slice at a time.
 
 use std::time::Duration;
 
@@ -13,11 +13,14 @@ use super::{BusyPrompt, Decoder, Scheduler, Seat};
 /// What of prompts is computed at once while nobody is being answered, where several teams ask.
 const QUIET_SLICE: Duration = Duration::from_millis(250);
 
-/// The first of a team may have this many slices at once.
-const FIRST_SLICES: u32 = 2;
+/// A slice becomes a whole block of attention where it lacks at most one part in so many.
+const BLOCK_PARTS_LACKING: u32 = 4;
 
-/// Steps in a row that a first of a team may begin with. The next goes by length and waiting alone,
-/// so that many teams with short prompts do not keep a long one waiting for ever.
+/// The first of a team has its prompt computed at one go where that takes so long.
+const FIRST_SLICE: Duration = Duration::from_millis(500);
+
+/// Steps in a row that short firsts of teams may begin with. The next goes by length and waiting
+/// alone, so that many teams with short prompts do not keep a long one waiting for ever.
 const FIRSTS_IN_A_ROW_MAX: u32 = 4;
 
 impl<D: Decoder> Scheduler<D> {
@@ -29,7 +32,8 @@ impl<D: Decoder> Scheduler<D> {
         if talking > 0 || is_heard_elsewhere {
             let waiting = reading.len();
             let is_only_team = waiting > 1 && !is_heard_elsewhere && !self.shared.has_rivals();
-            return left.min(self.slice_of(if is_only_team { waiting } else { 1 }));
+            let slice = self.slice_of(if is_only_team { waiting } else { 1 });
+            return left.min(self.whole_block(slice));
         }
         if !self.shared.has_rivals() {
             return left;
@@ -46,9 +50,16 @@ impl<D: Decoder> Scheduler<D> {
         let pending = reading.iter().map(|slot| self.slots[*slot].pending());
         let prompts = pending.fold(0, u32::saturating_add).min(budget);
         let replies = u32::try_from(talking).unwrap_or(u32::MAX);
-        replies > 0
-            && prompts > 0
-            && replies.saturating_add(prompts) >= self.decoder.apart_from()
+        let block = self.decoder.attention_block().unwrap_or(u32::MAX);
+        replies > 0 && prompts > 0 && replies.saturating_add(prompts) >= block
+    }
+
+    /// A slice that lacks little of a block takes hardly less than a whole one.
+    fn whole_block(&self, slice: u32) -> u32 {
+        match self.decoder.attention_block() {
+            Some(block) if slice >= block - block / BLOCK_PARTS_LACKING => slice.max(block),
+            _ => slice,
+        }
     }
 
     /// While so many prompts wait for their turn.
@@ -67,24 +78,32 @@ impl<D: Decoder> Scheduler<D> {
         budget
     }
 
-    /// `reading` in its order, but the short prompts of those who are the first of their teams
-    /// before all others.
+    /// `reading` in its order, but the prompts of those who are the first of their teams before all
+    /// others, and of them the short ones.
     pub(super) fn firsts_first(&mut self, mut reading: Vec<usize>) -> Vec<usize> {
-        let firsts = reading.iter().filter(|slot| self.is_short_first(**slot));
-        let count = firsts.count();
-        if count == 0 || count == reading.len() || self.firsts_in_a_row >= FIRSTS_IN_A_ROW_MAX {
+        if !self.shared.has_rivals() {
+            self.firsts_in_a_row = 1;
+            return reading;
+        }
+        let count = reading.iter().filter(|slot| self.is_first(**slot)).count();
+        let has_short = reading.iter().any(|slot| self.is_short_first(*slot));
+        let most = if has_short { FIRSTS_IN_A_ROW_MAX } else { 1 };
+        if count == 0 || count == reading.len() || self.firsts_in_a_row >= most {
             self.firsts_in_a_row = u32::from(count > 0 && count == reading.len());
             return reading;
         }
         self.firsts_in_a_row += 1;
-        reading.sort_by_key(|slot| !self.is_short_first(*slot));
+        reading.sort_by_key(|slot| (!self.is_short_first(*slot), !self.is_first(*slot)));
         reading
     }
 
     /// True for the first of a team whose prompt, but for what the cache holds of it, is read in one
     /// step. The end of a long one is not meant.
     fn is_short_first(&self, slot: usize) -> bool {
-        let limit = self.slice_of(1).saturating_mul(FIRST_SLICES);
+        let limit = match self.rules.busy_prompt {
+            BusyPrompt::Within(_) => self.pacing.tokens_within(FIRST_SLICE),
+            BusyPrompt::Tokens(tokens) => tokens.saturating_mul(3),
+        };
         let is_fresh = self.seats[slot].as_ref().is_some_and(Seat::is_fresh);
         is_fresh && self.is_first(slot) && self.slots[slot].pending() <= limit
     }

@@ -265,15 +265,17 @@ fn next_steps<const N: usize>(bench: &mut Bench) -> [(usize, usize); N] {
 
 #[test]
 fn large_steps_are_of_replies_or_of_prompts_in_turn() {
-    for (apart_from, steps) in [
-        (17, [(0, 16), (1, 0), (0, 16), (1, 3), (1, 1), (1, 1)]),
-        (18, [(1, 16), (1, 16), (1, 3), (1, 1), (1, 1), (1, 1)]),
+    for (block, steps) in [
+        (17, [(0, 17), (1, 0), (0, 17), (1, 1), (1, 1), (1, 1)]),
+        // Nearly as long as a block, a slice is as long.
+        (20, [(0, 20), (1, 15), (1, 1), (1, 1), (1, 1), (1, 1)]),
+        (24, [(1, 16), (1, 16), (1, 3), (1, 1), (1, 1), (1, 1)]),
     ] {
-        let mut bench = Bench::with(SHAPE, |decoder| decoder.apart_from = apart_from);
+        let mut bench = Bench::with(SHAPE, |decoder| decoder.attention_block = Some(block));
         let _talking = bench.ask("a long reply, and longer>");
         bench.run_until_talking();
         let _reading = bench.ask(&format!("{}>", "x".repeat(34)));
-        assert_eq!(next_steps(&mut bench), steps, "{apart_from}");
+        assert_eq!(next_steps(&mut bench), steps, "{block}");
     }
 }
 
@@ -284,7 +286,7 @@ fn replies_have_their_steps_where_no_prompt_can_be_read() {
         kv_tokens: 300,
         ..SHAPE
     };
-    let mut bench = Bench::with(shape, |decoder| decoder.apart_from = 2);
+    let mut bench = Bench::with(shape, |decoder| decoder.attention_block = Some(2));
     let bodies = ["a", "b", "c"].map(|letter| letter.repeat(80));
     let mut streams: Vec<_> = bodies
         .iter()
@@ -920,7 +922,7 @@ proptest! {
         prefix_bytes_max in 0_usize..6_000,
         has_drafts in any::<bool>(),
         memory in 0..4,
-        apart_from in prop_oneof![Just(u32::MAX), 2_u32..20],
+        attention_block in prop::option::of(2_u32..30),
     ) {
         let (is_recurrent, has_copies) = (memory == 2, memory == 3);
         // Cells of each sequence's own are a whole context of them.
@@ -931,7 +933,7 @@ proptest! {
         let mut bench = Bench::made(shape, shape.sequences, prefixes, drafting, |decoder| {
             decoder.is_recurrent = is_recurrent;
             decoder.copy_window = if has_copies { 100 } else { 0 };
-            decoder.apart_from = apart_from;
+            decoder.attention_block = attention_block;
         });
         let mut staying = Vec::new();
         for (n, (length, pause, leaves, events_max)) in chats.into_iter().enumerate() {
