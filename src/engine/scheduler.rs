@@ -126,6 +126,8 @@ pub(crate) struct Scheduler<D> {
     firsts_in_a_row: u32,
     /// The last step was of prompts alone, while there were replies too.
     has_read: bool,
+    /// A step of prompts alone is being filled: replies keep their room as if they were in it.
+    is_reading_apart: bool,
     failures: u32,
     /// Down because of them, and until when.
     down_until: Option<Instant>,
@@ -175,6 +177,7 @@ impl<D: Decoder> Scheduler<D> {
             admissions: 0,
             firsts_in_a_row: 0,
             has_read: false,
+            is_reading_apart: false,
             failures: 0,
             down_until: None,
         }
@@ -351,7 +354,9 @@ impl<D: Decoder> Scheduler<D> {
         let budget = self.prompt_budget(talking.len(), &reading);
         let is_apart = self.are_apart(talking.len(), &reading, budget);
         if is_apart && !self.has_read {
+            self.is_reading_apart = true;
             self.read(reading.clone(), budget);
+            self.is_reading_apart = false;
             self.has_read = !self.batch.is_empty();
             if self.has_read {
                 return;
@@ -599,6 +604,7 @@ impl<D: Decoder> Scheduler<D> {
                 && held.held > 0
                 && (is_oldest || !self.is_first(*slot))
                 && !self.shares.iter().any(|share| share.slot == *slot)
+                && !(self.is_reading_apart && held.is_ready() && held.pending() == 1)
         });
         let Some(slot) = younger.max_by_key(|slot| (!self.is_first(*slot), self.age(*slot))) else {
             return false;

@@ -280,6 +280,23 @@ fn large_steps_are_of_replies_or_of_prompts_in_turn() {
 }
 
 #[test]
+fn a_prompt_in_a_step_of_its_own_takes_no_replys_room() {
+    let mut bench = Bench::new(SHAPE);
+    let _older = bench.ask(&format!("{}>", "o".repeat(200)));
+    bench.step();
+    let _younger = bench.ask("a short one>");
+    while bench.scheduler.slots[1].pending() != 1 {
+        bench.step();
+    }
+    let age = bench.scheduler.age(0);
+    for (is_reading_apart, gives_way) in [(true, false), (false, true)] {
+        bench.scheduler.shares.clear();
+        bench.scheduler.is_reading_apart = is_reading_apart;
+        assert_eq!(bench.scheduler.set_back_younger(age), gives_way);
+    }
+}
+
+#[test]
 fn replies_have_their_steps_where_no_prompt_can_be_read() {
     // Two of them fit beside each other, three do not.
     let shape = Shape {
