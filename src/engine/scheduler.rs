@@ -124,8 +124,6 @@ pub(crate) struct Scheduler<D> {
     admissions: u64,
     /// Steps in a row that began with the first of a team.
     firsts_in_a_row: u32,
-    /// The last step was of prompts alone, while there were replies too.
-    has_read: bool,
     /// A step of prompts alone is being filled: replies keep their room as if they were in it.
     is_reading_apart: bool,
     failures: u32,
@@ -176,7 +174,6 @@ impl<D: Decoder> Scheduler<D> {
             shares: Vec::new(),
             admissions: 0,
             firsts_in_a_row: 0,
-            has_read: false,
             is_reading_apart: false,
             failures: 0,
             down_until: None,
@@ -353,21 +350,24 @@ impl<D: Decoder> Scheduler<D> {
             .partition(|slot| self.slots[*slot].pending() == 1);
         let budget = self.prompt_budget(talking.len(), &reading);
         let is_apart = self.are_apart(talking.len(), &reading, budget);
-        if is_apart && !self.has_read {
+        if is_apart && !talking.iter().any(|slot| self.slots[*slot].gave_way) {
             self.is_reading_apart = true;
             self.read(reading.clone(), budget);
             self.is_reading_apart = false;
-            self.has_read = !self.batch.is_empty();
-            if self.has_read {
+            if !self.batch.is_empty() {
+                for slot in talking {
+                    self.slots[slot].gave_way = true;
+                }
                 return;
             }
         }
-        self.has_read = false;
         for slot in talking {
+            self.slots[slot].gave_way = false;
             self.take(slot, 1);
         }
         self.add_drafts(&reading);
-        if !is_apart {
+        // Without room for any reply, who is older takes it from them.
+        if !is_apart || self.batch.is_empty() {
             self.read(reading, budget);
         }
     }
@@ -603,14 +603,20 @@ impl<D: Decoder> Scheduler<D> {
             (self.age(*slot) > age || (is_oldest && held.is_paused()))
                 && held.held > 0
                 && (is_oldest || !self.is_first(*slot))
-                && !self.shares.iter().any(|share| share.slot == *slot)
-                && !(self.is_reading_apart && held.is_ready() && held.pending() == 1)
+                && !self.keeps_room(*slot)
         });
         let Some(slot) = younger.max_by_key(|slot| (!self.is_first(*slot), self.age(*slot))) else {
             return false;
         };
         self.set_back(slot);
         true
+    }
+
+    /// In the batch, or a reply that waits for a step of prompts alone.
+    fn keeps_room(&self, slot: usize) -> bool {
+        let held = &self.slots[slot];
+        self.shares.iter().any(|share| share.slot == slot)
+            || (self.is_reading_apart && held.is_ready() && held.pending() == 1)
     }
 
     /// Takes a running slot's room. What it held is saved where that is worth it.
@@ -696,6 +702,10 @@ impl<D: Decoder> Scheduler<D> {
             return self.drafts.withhold();
         }
         if self.drop_leftovers() || self.set_back_younger(oldest.unwrap_or(0)) {
+            return;
+        }
+        // The batch may have been of the youngest alone.
+        if self.set_back_younger(self.oldest_ready().unwrap_or(0)) {
             return;
         }
         let stuck = (0..self.slots.len()).filter(|slot| self.slots[*slot].is_ready());

@@ -36,6 +36,8 @@ pub(crate) struct Slot {
     pub is_unshared: bool,
     /// What was saved of its beginning is being read from disk, and waited for.
     pub awaits_state: bool,
+    /// It is being answered, and the step before was of prompts alone.
+    pub gave_way: bool,
     pub job: Option<Job>,
 }
 
@@ -85,6 +87,7 @@ impl Slot {
         self.is_set_back = false;
         self.is_unshared = false;
         self.awaits_state = false;
+        self.gave_way = false;
         let prompt = request.prompt.len();
         let tokens_max = prompt.saturating_add(request.output_max as usize);
         self.job = Some(Job {

@@ -118,7 +118,8 @@ impl<D: Decoder> Scheduler<D> {
         if !self.slots[slot].awaits_state {
             return false;
         }
-        let bytes_max = if self.batch.is_empty() && !self.turns.is_heard_elsewhere() {
+        let is_heard = self.is_reading_apart || self.turns.is_heard_elsewhere();
+        let bytes_max = if self.batch.is_empty() && !is_heard {
             usize::MAX
         } else {
             self.read_bytes_max()
@@ -152,9 +153,8 @@ impl<D: Decoder> Scheduler<D> {
         self.taken();
         let age = self.age(slot);
         let stays = |other: usize| {
-            let is_batched = self.shares.iter().any(|share| share.slot == other);
             let is_running = !self.slots[other].is_idle();
-            other != slot && (is_batched || (is_running && self.age(other) < age))
+            other != slot && (self.keeps_room(other) || (is_running && self.age(other) < age))
         };
         let left = self.shape.kv_tokens.saturating_sub(self.batched());
         self.cells.taken(stays).saturating_add(count) <= left

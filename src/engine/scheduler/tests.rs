@@ -297,6 +297,25 @@ fn a_prompt_in_a_step_of_its_own_takes_no_replys_room() {
 }
 
 #[test]
+fn an_older_prompt_gets_on_where_the_replies_have_no_room_left() {
+    let shape = Shape {
+        sequences: 2,
+        kv_tokens: 2_117,
+        context_tokens: 2_048,
+        ..SHAPE
+    };
+    let mut bench = Bench::with(shape, |decoder| decoder.attention_block = Some(17));
+    let mut older = bench.ask_with(&format!("{}>", "o".repeat(1_900)), |request| {
+        request.output_max = 1;
+    });
+    let body = "y".repeat(150);
+    let mut younger = bench.ask(&format!("{body}>"));
+    bench.run();
+    assert_eq!(read(&mut older).reason, Some(FinishReason::Length));
+    assert_said(&mut younger, &body);
+}
+
+#[test]
 fn replies_have_their_steps_where_no_prompt_can_be_read() {
     // Two of them fit beside each other, three do not.
     let shape = Shape {

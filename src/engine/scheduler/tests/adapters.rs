@@ -247,3 +247,35 @@ fn read_some(stream: &mut ReplyStream) -> String {
     }
     text
 }
+
+#[test]
+fn replies_beside_a_long_prompt_of_their_set_go_on_while_another_set_has_turns() {
+    let shape = Shape {
+        sequences: 3,
+        kv_tokens: 2_048,
+        context_tokens: 1_024,
+        ..SHAPE
+    };
+    let mut bench = Bench::with(shape, |decoder| {
+        decoder.adapters = vec![[1; 32]];
+        decoder.attention_block = Some(17);
+    });
+    let _reply = under(&bench, &[], &format!("{}>", "r".repeat(60)));
+    let _other = under(&bench, &[(0, 1.0)], &format!("{}>", "s".repeat(60)));
+    while (0..2).any(|slot| bench.scheduler.slots[slot].pending() != 1) {
+        bench.step();
+    }
+    let _long = under(&bench, &[], &format!("{}>", "x".repeat(600)));
+    let held = bench.scheduler.slots[0].held;
+    for _ in 0..40 {
+        // A turn is over with each step.
+        bench.now += Duration::from_millis(150);
+        bench.step();
+    }
+    let said = bench.scheduler.slots[0].held - held;
+    assert!((8..=14).contains(&said), "{said} of 40 steps");
+    assert!(
+        bench.scheduler.slots[2].held > 100,
+        "and the prompt is read"
+    );
+}
