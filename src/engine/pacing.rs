@@ -84,9 +84,9 @@ impl Pacing {
         if let Some(Some(alone)) = more.first() {
             return *alone;
         }
-        let measured = fewer.iter().enumerate().rev();
-        let next = measured.filter_map(|(count, took)| Some((count, (*took)?)));
-        let (count, took) = next.into_iter().next().unwrap_or((0, 0.0));
+        let mut measured = fewer.iter().enumerate().rev();
+        let next = measured.find_map(|(count, took)| Some((count, (*took)?)));
+        let (count, took) = next.unwrap_or((0, 0.0));
         let further = u32::try_from(told_apart(replies) - count).unwrap_or(0);
         let reckoned = took + f64::from(further) * self.prompt_s.unwrap_or(0.0);
         most.map_or(reckoned, |most| reckoned.min(*most))

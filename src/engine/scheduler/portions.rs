@@ -81,11 +81,12 @@ impl<D: Decoder> Scheduler<D> {
     /// `reading` in its order, but the prompts of those who are the first of their teams before all
     /// others, and of them the short ones.
     pub(super) fn firsts_first(&mut self, mut reading: Vec<usize>) -> Vec<usize> {
-        if !self.shared.has_rivals() {
+        let count = reading.iter().filter(|slot| self.is_first(**slot)).count();
+        // The queue is asked only where it matters.
+        if count > 0 && count < reading.len() && !self.shared.has_rivals() {
             self.firsts_in_a_row = 1;
             return reading;
         }
-        let count = reading.iter().filter(|slot| self.is_first(**slot)).count();
         let has_short = reading.iter().any(|slot| self.is_short_first(*slot));
         let most = if has_short { FIRSTS_IN_A_ROW_MAX } else { 1 };
         if count == 0 || count == reading.len() || self.firsts_in_a_row >= most {
