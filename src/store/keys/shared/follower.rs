@@ -56,12 +56,12 @@ async fn follow(common: &Common) {
     loop {
         let is_due = Instant::now() >= reload_at;
         match look(common, &mut connection, is_due).await {
-            Ok(()) => {
+            Ok(found) => {
                 if is_due {
                     reload_at = Instant::now() + RELOAD_EVERY;
                 }
                 late_looks = 0;
-                common.enter();
+                common.enter(found);
             }
             Err(fault) => {
                 connection = None;
@@ -87,7 +87,7 @@ async fn look(
     common: &Common,
     kept: &mut Option<PgConnection>,
     is_due: bool,
-) -> Result<(), KeyFault> {
+) -> Result<Option<StampedRows>, KeyFault> {
     if kept.is_none() {
         let linked = timeout(LINK_MAX, async {
             let mut connection = common.address.open().await?;
@@ -107,30 +107,34 @@ async fn look(
     )))?;
     let is_known = i64::try_from(found) == Ok(common.known.load(Ordering::Acquire));
     if is_known && !is_due {
-        return Ok(());
+        return Ok(None);
     }
     let turn = common.turn.load(Ordering::Acquire);
     let loaded = timeout(LOAD_MAX, row::load(connection));
     let rows = loaded.await.map_err(|_| late())??;
     common.accept(&rows)?;
-    let rows = Some(StampedRows {
+    Ok(Some(StampedRows {
         rows: Arc::new(rows),
         turn,
-    });
-    common.heard.send_modify(|heard| heard.rows = rows);
-    Ok(())
+    }))
 }
 
 impl Common {
-    /// It answered.
-    fn enter(&self) {
+    /// It answered. Who hears of rows may change them at once: it is told with them that Postgres is there.
+    fn enter(&self, found: Option<StampedRows>) {
         let was = self.heard.borrow().is_away;
-        if was == Some(false) {
+        if was == Some(false) && found.is_none() {
             return;
         }
-        self.heard.send_modify(|heard| heard.is_away = Some(false));
+        self.heard.send_modify(|heard| {
+            heard.is_away = Some(false);
+            if found.is_some() {
+                heard.rows = found;
+            }
+        });
         match was {
-            Some(_) => info!(postgres = %self.address, "keys are those of all replicas again"),
+            Some(false) => {}
+            Some(true) => info!(postgres = %self.address, "keys are those of all replicas again"),
             None => info!(postgres = %self.address, "keys are those of all replicas"),
         }
     }
