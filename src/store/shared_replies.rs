@@ -368,15 +368,15 @@ impl CacheStore for SharedReplies {
     }
 
     fn keep(&self, key: CacheKey, kept: Arc<Kept>, ttl: Duration) {
-        // Before it is kept: what is said from here on means it. While something is being heard nobody can
-        // tell.
-        let stamp = self
-            .desk
-            .standing
-            .try_lock()
-            .map(|standing| standing.stamp());
+        // While something is being heard nobody can tell whether it means this.
+        let Ok(standing) = self.desk.standing.try_lock() else {
+            count(&self.desk.tally.lost);
+            return;
+        };
+        // Under the lock, or what is said meanwhile would find it neither here nor in Redis.
         self.desk.near.keep(key, Arc::clone(&kept), ttl);
-        let stamp = stamp.ok().flatten();
+        let stamp = standing.stamp();
+        drop(standing);
         let Some(stamp) = stamp.filter(|_| self.desk.is_linked()) else {
             count(&self.desk.tally.lost);
             return;

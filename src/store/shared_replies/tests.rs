@@ -109,6 +109,25 @@ fn of_team(team: &str) -> Kept {
     }
 }
 
+#[tokio::test]
+async fn while_purges_are_being_heard_nothing_is_kept() {
+    let (replies, _driver) = SharedReplies::new(SharedReplyRules {
+        url: "redis://127.0.0.1:1/".into(),
+        prefix: "test".into(),
+        far_bytes_max: 1 << 20,
+        near_bytes_max: 1 << 20,
+        look_max: Duration::from_secs(5),
+        lease: LEASE,
+    })
+    .unwrap();
+    let heard = replies.desk.standing.lock().unwrap();
+    replies.keep(key(1), Arc::new(kept_of("before")), HOUR);
+    assert!(replies.desk.near.find(&key(1)).is_none());
+    drop(heard);
+    replies.keep(key(1), Arc::new(kept_of("after")), HOUR);
+    assert!(replies.desk.near.find(&key(1)).is_some());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn they_keep_the_contract_of_a_cache() {
     let Some(replicas) = Replicas::start(1).await else {
