@@ -666,6 +666,24 @@ Exit code 1: something does not hold.")]
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// Write what Postgres has of all replicas' logs to files, for `verify` and `reconcile`
+    #[command(after_help = "Examples:
+  hedge audit export --out audit --config hedge.toml
+  for replica in audit/*/; do hedge audit verify \"$replica\"audit-*.jsonl; done
+
+Where `store.postgres` is set, each replica copies its log's lines there within a second or two. The
+folder gets one for each replica, by the name that its records have too, with the files as the replica
+has them; a log that was begun anew is in REPLICA.2 and so on. Nothing is written over.")]
+    Export {
+        /// The folder, made where there is none
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// For machines
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
     /// Hold an edge's log against a relay's: who has an exchange that the other has not
     #[command(after_help = "Examples:
   hedge audit reconcile --edge edge.jsonl --relay relay.jsonl

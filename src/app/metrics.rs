@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use providers::{EndpointState, Pool};
-use store::{RecordDesk, SharedQuotas, SharedReplies, TextVault};
+use store::{CopyState, RecordDesk, SharedQuotas, SharedReplies, TextVault};
 use tokio::sync::watch;
 
 use crate::fleet::Fleet;
@@ -455,11 +455,12 @@ impl Metrics {
         let _ = self.relay.set(metrics);
     }
 
-    /// Whose entries are counted.
-    pub fn watch_audit(&self, chronicle: Arc<Chronicle>) {
+    /// Whose entries are counted, and whose copies, where some are made.
+    pub fn watch_audit(&self, chronicle: Arc<Chronicle>, copies: Option<Arc<CopyState>>) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let metrics = AuditMetrics::new(chronicle, copies, &mut registry);
         // There is one.
-        let _ = self.audit.set(AuditMetrics::new(chronicle, &mut registry));
+        let _ = self.audit.set(metrics);
     }
 
     /// Whose records are counted.

@@ -22,8 +22,9 @@ use pipeline::{Parts, Pipeline, Shadows, Tracer};
 use policy::CacheSecret;
 use providers::{Pool, TcpKnock, Transport};
 use store::{
-    MokaReplies, MokaResponses, Outbox, REPLY_LEASE, RecordDesk, RecordEraser, RecordReader,
-    SharedKeyRules, SharedMarks, SharedQuotas, SharedReplies, SharedReplyRules, SubjectSecret,
+    AuditCopier, CopyState, MokaReplies, MokaResponses, Outbox, REPLY_LEASE, RecordDesk,
+    RecordEraser, RecordReader, SharedKeyRules, SharedMarks, SharedQuotas, SharedReplies,
+    SharedReplyRules, SubjectSecret,
 };
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
@@ -53,6 +54,7 @@ const RECORDER: &str = "recorder";
 const ENGINE: &str = "local engine";
 const EMBEDDER: &str = "embedder";
 const CHRONICLE: &str = "audit log";
+const AUDIT_COPIES: &str = "copier of the audit log";
 const EVENTS: &str = "teller of events";
 const COUNTS: &str = "keeper of limits";
 const KEYS: &str = "keeper of keys";
@@ -113,6 +115,8 @@ pub struct Node {
     pools: watch::Sender<Pools>,
     uplinks: watch::Sender<Uplinks>,
     chronicle: Arc<Chronicle>,
+    /// The audit log was written to its end.
+    copied: CancellationToken,
     fleet: Arc<Fleet>,
     news: mpsc::Receiver<News>,
     encoders: Encoders,
@@ -166,6 +170,8 @@ impl Node {
         let audit: Arc<dyn AuditLog> = Arc::clone(&chronicle) as _;
         let assembly = Assembly::build(config, &located.cards(), &transport, &audit)?;
         tasks.spawn(CHRONICLE, chronicle.keep(config.audit.clone()));
+        let copied = CancellationToken::new();
+        let copies = copy_audit(config, &mut tasks, &copied);
         open_chronicle(&chronicle, config)?;
         for warning in assembly.warnings() {
             warn!(%warning, "configuration");
@@ -257,7 +263,7 @@ impl Node {
         let weak = Arc::downgrade(&pipeline);
         metrics.watch(weak, in_force.clone(), sealing.clone());
         metrics.watch_models(Arc::clone(&fleet));
-        metrics.watch_audit(Arc::clone(&chronicle));
+        metrics.watch_audit(Arc::clone(&chronicle), copies);
         let scrape = Arc::clone(&metrics) as _;
         let api = Api::new(Arc::clone(&pipeline), scrape, ingress(config));
         let api = api
@@ -349,6 +355,7 @@ impl Node {
             pools,
             uplinks,
             chronicle,
+            copied,
             fleet,
             news,
             encoders,
@@ -562,11 +569,30 @@ impl Node {
         if tokio::time::timeout(FINISH_MAX, written).await.is_err() {
             warn!("the audit log was not written in time");
         }
+        self.copied.cancel();
+        let copied = tasks.until_ended(&[AUDIT_COPIES]);
+        if tokio::time::timeout(FINISH_MAX, copied).await.is_err() {
+            warn!("the audit log was not copied in time");
+        }
         if let Some(relay) = self.relay {
             relay.keeper.write_spending(&relay.books);
         }
         info!("stopped");
     }
+}
+
+/// Where records are shared, the lines of the audit log are copied to.
+fn copy_audit(
+    config: &Config,
+    tasks: &mut TaskSet,
+    copied: &CancellationToken,
+) -> Option<Arc<CopyState>> {
+    let (rules, address) = config.audit.as_ref().zip(config.store.postgres.clone())?;
+    let records = config.records.as_ref();
+    let name_dir = records.map_or(&rules.dir, |records| &records.dir);
+    let (copier, state) = AuditCopier::new(&rules.dir, name_dir, address);
+    tasks.spawn(AUDIT_COPIES, copier.run(copied.clone().cancelled_owned()));
+    Some(state)
 }
 
 /// A node that seals or opens writes down that it did.

@@ -14,6 +14,7 @@
 //! A line that was written outlives the process at once, and a power cut after [`SYNC_EVERY`].
 
 mod chain;
+mod copies;
 mod counts;
 mod line;
 mod log;
@@ -25,6 +26,7 @@ mod writer;
 mod tests;
 
 pub use chain::{AuditFileName, audit_files};
+pub use copies::{AuditCopier, COPY_EVERY, CopyFault, CopyState, Exported, export_copies};
 pub use counts::AuditCounts;
 pub use log::{AuditFile, BATCH_MAX, QUEUE_MAX, RETRY_EVERY, SYNC_EVERY};
 pub use reconcile::{

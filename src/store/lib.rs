@@ -26,10 +26,11 @@ mod texts;
 pub mod conformance;
 
 pub use audit::{
-    AuditCounts, AuditEntry, AuditFile, AuditFileName, AuditReport, AuditRules, BATCH_MAX,
-    BREACHES_MAX, Breach, BreachKind, Comparison, DIFFERENCES_MAX, Difference, ENTRIES_MAX,
-    LINE_BYTES_MAX, QUEUE_MAX, RETRY_EVERY, Reconciled, SKEW_MAX, SYNC_EVERY, TEXT_BYTES_MAX,
-    TEXTS_MAX, TooMuch, Verifier, audit_files,
+    AuditCopier, AuditCounts, AuditEntry, AuditFile, AuditFileName, AuditReport, AuditRules,
+    BATCH_MAX, BREACHES_MAX, Breach, BreachKind, COPY_EVERY, Comparison, CopyFault, CopyState,
+    DIFFERENCES_MAX, Difference, ENTRIES_MAX, Exported, LINE_BYTES_MAX, QUEUE_MAX, RETRY_EVERY,
+    Reconciled, SKEW_MAX, SYNC_EVERY, TEXT_BYTES_MAX, TEXTS_MAX, TooMuch, Verifier, audit_files,
+    export_copies,
 };
 pub use keys::{
     Held, KEYS_POLL_EVERY, KeptKey, KeptTeam, KeyCopy, KeyFault, KeyFile, KeyFileError,

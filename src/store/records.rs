@@ -31,6 +31,7 @@ pub use desk::{
 };
 pub use reader::RecordReader;
 pub use rights::RecordEraser;
+pub(crate) use shared::replica_of;
 pub use shared::{
     RecordsState, ShiftFault, Shifted, ShiftedFile, own_records, records_state, shift_records,
 };

@@ -10,7 +10,9 @@ use http::{HeaderValue, StatusCode};
 use loadtest::{FakeUpstream, POSTGRES_PASSWORD, PostgresServer};
 use serde_json::{Value, json};
 
-use crate::harness::{Hedge, Reply, ask, chat_request, eventually, fake, signal, upstream, with};
+use crate::harness::{
+    Hedge, Reply, ask, chat_request, eventually, fake, hedge, signal, upstream, with,
+};
 use crate::keys::{delete, make, patch, post, said, status_of};
 use crate::replicas::server::Server;
 
@@ -73,6 +75,57 @@ fn hides_secrets(hedges: &[Hedge]) {
         assert!(!log.contains(POSTGRES_PASSWORD), "{log}");
         assert!(!log.contains("hk_"), "{log}");
     }
+}
+
+/// Who changed what is a line at the replica that was told to, and a copy of it is where all can be read.
+#[tokio::test]
+async fn all_replicas_audit_logs_are_exported_from_postgres() {
+    let Some(server) = postgres() else { return };
+    let fake = fake();
+    let config = config(&server, &fake, None);
+    let hedges: Vec<Hedge> = (0..2).map(|_| Hedge::launch(&config)).collect();
+    for (number, hedge) in hedges.iter().enumerate() {
+        hedge.until_ready().await;
+        let made = post(
+            hedge,
+            "/admin/v1/teams",
+            json!({"name": format!("t{number}")}),
+        )
+        .await;
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+        // The line with which the log begins, and the change.
+        until_metric_is(hedge, "hedge_audit_copied_lines_total 2").await;
+        until_metric_is(hedge, "hedge_audit_copies_away 0").await;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("hedge.toml");
+    std::fs::write(&file, &config).unwrap();
+    let out = home.path().join("logs");
+    let export = || {
+        let mut command = hedge();
+        command.arg("audit").arg("export").arg("--json");
+        command.arg("--config").arg(&file).arg("--out").arg(&out);
+        command.output().unwrap()
+    };
+    let exported = export();
+    assert!(exported.status.success(), "{exported:?}");
+    let exported: Value = serde_json::from_slice(&exported.stdout).unwrap();
+    let logs = exported["logs"].as_array().unwrap();
+    assert_eq!(logs.len(), 2, "{exported}");
+    let mut texts = String::new();
+    for log in logs {
+        let dir = std::path::Path::new(log["dir"].as_str().unwrap());
+        let path = dir.join("audit-00000001.jsonl");
+        let verified = hedge().args(["audit", "verify"]).arg(&path).output();
+        assert!(verified.unwrap().status.success(), "{log}");
+        texts += &std::fs::read_to_string(&path).unwrap();
+    }
+    for said in ["\"what\":\"team.create\"", "\"id\":\"t0\"", "\"id\":\"t1\""] {
+        assert!(texts.contains(said), "{said} in {texts}");
+    }
+    let again = export();
+    assert!(!again.status.success(), "nothing is written over");
+    hides_secrets(&hedges);
 }
 
 #[tokio::test]

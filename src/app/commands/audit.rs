@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use domain::SealedSide;
 use serde_json::{Value, json};
-use store::{AuditEntry, AuditReport, Comparison, Reconciled, Verifier, audit_files};
+use store::{
+    AuditEntry, AuditReport, Comparison, Reconciled, Verifier, audit_files, export_copies,
+};
 
 use crate::cli::{AuditCommand, ConfigArgs};
 use crate::{config, terminal};
@@ -26,6 +28,7 @@ pub fn audit(what: &AuditCommand) -> anyhow::Result<ExitCode> {
             config,
         } => verify(files, head.as_deref(), *json, config)?,
         AuditCommand::Reconcile { edge, relay, json } => reconcile(edge, relay, *json)?,
+        AuditCommand::Export { out, json, config } => (export(out, *json, config)?, true),
     };
     terminal::say(text);
     Ok(match holds {
@@ -62,6 +65,40 @@ fn verify(
         report_text(&report)
     };
     Ok((text, report.breach_count == 0))
+}
+
+fn export(out: &Path, is_json: bool, args: &ConfigArgs) -> anyhow::Result<String> {
+    let environment = config::environment();
+    let loaded = config::load(args.config.as_deref(), &environment, &[]);
+    let place = loaded.record_place(&environment)?;
+    let Some(address) = place.postgres else {
+        bail!(
+            "store.postgres is not set: each node's log is in its own files alone, which \
+             `hedge audit verify` reads"
+        );
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(export_copies(&address, out));
+    let done = done.with_context(|| format!("cannot export the logs in {address}"))?;
+    if is_json {
+        let chains = done.iter().map(|it| {
+            json!({ "dir": it.dir.display().to_string(), "files": it.files, "lines": it.lines })
+        });
+        return Ok(serde_json::to_string_pretty(&json!({
+            "logs": chains.collect::<Vec<_>>(),
+        }))?);
+    }
+    let lines = done.iter().map(|it| {
+        let (dir, files, lines) = (it.dir.display(), it.files, it.lines);
+        format!("{dir}: {lines} lines in {files} files\n")
+    });
+    let text: String = lines.collect();
+    Ok(match text.trim_end() {
+        "" => format!("no replica has copied lines to {address}"),
+        text => text.to_owned(),
+    })
 }
 
 fn own_files(args: &ConfigArgs) -> anyhow::Result<Vec<PathBuf>> {

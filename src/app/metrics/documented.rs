@@ -64,7 +64,7 @@ fn registered() -> BTreeMap<String, String> {
     let metrics = Metrics::default();
     let edges = Arc::new(Edges::open(folder.path()).unwrap());
     metrics.watch_gateway(Weak::new(), edges);
-    metrics.watch_audit(Arc::new(Chronicle::default()));
+    metrics.watch_audit(Arc::new(Chronicle::default()), Some(Arc::default()));
     let (records, _) = RecordDesk::new(RecordRules {
         dir: folder.path().to_owned(),
         keep: Duration::ZERO,

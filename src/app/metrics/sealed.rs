@@ -10,6 +10,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use store::CopyState;
 
 use super::registry::Registry;
 use super::{Label, gauge};
@@ -39,20 +40,65 @@ pub fn raise(counter: &Counter, total: u64) {
 pub struct AuditMetrics {
     chronicle: Arc<Chronicle>,
     entries: Family<ResultLabels, Counter>,
+    /// `None` where none are made.
+    copies: Option<Copies>,
+}
+
+struct Copies {
+    state: Arc<CopyState>,
+    lines: Counter,
+    is_away: Gauge,
+}
+
+impl Copies {
+    fn new(state: Arc<CopyState>, registry: &mut Registry) -> Self {
+        let copies = Self {
+            state,
+            lines: Counter::default(),
+            is_away: Gauge::default(),
+        };
+        registry.register(
+            "audit_copied_lines",
+            "Lines of the audit log that are in Postgres",
+            copies.lines.clone(),
+        );
+        registry.register(
+            "audit_copies_away",
+            "1 while lines of the audit log cannot be copied to Postgres",
+            copies.is_away.clone(),
+        );
+        copies
+    }
+
+    fn read(&self) {
+        raise(&self.lines, self.state.copied());
+        self.is_away.set(self.state.is_away().into());
+    }
 }
 
 impl AuditMetrics {
-    pub fn new(chronicle: Arc<Chronicle>, registry: &mut Registry) -> Self {
+    pub fn new(
+        chronicle: Arc<Chronicle>,
+        copies: Option<Arc<CopyState>>,
+        registry: &mut Registry,
+    ) -> Self {
         let entries = Family::default();
         registry.register(
             "audit_entries",
             "Entries of the audit log: written, lost for want of room, and tries that failed",
             Family::clone(&entries),
         );
-        Self { chronicle, entries }
+        Self {
+            chronicle,
+            entries,
+            copies: copies.map(|state| Copies::new(state, registry)),
+        }
     }
 
     pub fn read(&self) {
+        if let Some(copies) = &self.copies {
+            copies.read();
+        }
         let Some(counts) = self.chronicle.counts() else {
             return;
         };

@@ -14,11 +14,11 @@ use super::line::{Kind, Line};
 use super::writer::{Entry, Writer};
 use super::*;
 
-fn folder() -> TempDir {
+pub(super) fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-fn rules(dir: &Path) -> AuditRules {
+pub(super) fn rules(dir: &Path) -> AuditRules {
     AuditRules {
         dir: dir.join("audit"),
         file_bytes_max: 1 << 20,
@@ -53,7 +53,7 @@ fn entry(side: SealedSide, number: u64) -> SealedEntry {
     }
 }
 
-fn sealed(count: u64) -> Vec<Entry> {
+pub(super) fn sealed(count: u64) -> Vec<Entry> {
     let entries = entries(count).into_iter();
     entries.map(|it| Entry::Sealed(Box::new(it))).collect()
 }
@@ -62,7 +62,7 @@ fn entries(count: u64) -> Vec<SealedEntry> {
     (0..count).map(|it| entry(SealedSide::Edge, it)).collect()
 }
 
-const NONE: Lost = Lost {
+pub(super) const NONE: Lost = Lost {
     count: 0,
     since_ms: 0,
 };

@@ -11,7 +11,7 @@ use super::PostgresFault;
 
 /// Each brings the schema forward by one version, all that are missing in one transaction. What was
 /// released is never changed.
-pub const MIGRATIONS: [&str; 4] = [
+pub const MIGRATIONS: [&str; 5] = [
     // Names of records are compared byte by byte, as SQLite does.
     r#"
     CREATE TABLE hedge.records (
@@ -93,6 +93,19 @@ pub const MIGRATIONS: [&str; 4] = [
     ALTER TABLE hedge.records ADD COLUMN shadow_of TEXT;
     ALTER TABLE hedge.records ADD COLUMN agreement TEXT COLLATE "C";
     ALTER TABLE hedge.records ADD COLUMN similarity_permille BIGINT;
+    "#,
+    // Lines of the replicas' audit logs, as they are written there. `begun` is the digest of the file's
+    // first line.
+    r#"
+    CREATE TABLE hedge.audit (
+        replica TEXT COLLATE "C" NOT NULL,
+        file BIGINT NOT NULL,
+        begun TEXT COLLATE "C" NOT NULL,
+        seq BIGINT NOT NULL,
+        at_ms BIGINT NOT NULL,
+        line TEXT NOT NULL,
+        PRIMARY KEY (replica, file, begun, seq)
+    );
     "#,
 ];
 

@@ -25,6 +25,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 pub use mover::Mover;
 pub use place::SharedPlace;
+pub(crate) use replica::of as replica_of;
 pub use shift::{
     RecordsState, ShiftFault, Shifted, ShiftedFile, own_records, records_state, shift_records,
 };
