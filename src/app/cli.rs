@@ -668,12 +668,13 @@ Exit code 1: something does not hold.")]
     },
     /// Write what Postgres has of all replicas' logs to files, for `verify` and `reconcile`
     #[command(after_help = "Examples:
-  hedge audit export --out audit --config hedge.toml
-  for replica in audit/*/; do hedge audit verify \"$replica\"audit-*.jsonl; done
+  hedge audit export --out logs --config hedge.toml
+  hedge audit verify logs/REPLICA/audit-*.jsonl
 
 Where `store.postgres` is set, each replica copies its log's lines there within a second or two. The
 folder gets one for each replica, by the name that its records have too, with the files as the replica
-has them; a log that was begun anew is in REPLICA.2 and so on. Nothing is written over.")]
+has them; a log that was begun anew is in REPLICA.2 and so on. Nothing is written over. Exit code 1: one
+of these begins otherwise than a log does.")]
     Export {
         /// The folder, made where there is none
         #[arg(long, value_name = "DIR")]

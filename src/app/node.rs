@@ -171,7 +171,7 @@ impl Node {
         let assembly = Assembly::build(config, &located.cards(), &transport, &audit)?;
         tasks.spawn(CHRONICLE, chronicle.keep(config.audit.clone()));
         let copied = CancellationToken::new();
-        let copies = copy_audit(config, &mut tasks, &copied);
+        let copies = copy_audit(config, &chronicle, &mut tasks, &copied);
         open_chronicle(&chronicle, config)?;
         for warning in assembly.warnings() {
             warn!(%warning, "configuration");
@@ -569,13 +569,13 @@ impl Node {
         if tokio::time::timeout(FINISH_MAX, written).await.is_err() {
             warn!("the audit log was not written in time");
         }
+        if let Some(relay) = self.relay {
+            relay.keeper.write_spending(&relay.books);
+        }
         self.copied.cancel();
         let copied = tasks.until_ended(&[AUDIT_COPIES]);
         if tokio::time::timeout(FINISH_MAX, copied).await.is_err() {
             warn!("the audit log was not copied in time");
-        }
-        if let Some(relay) = self.relay {
-            relay.keeper.write_spending(&relay.books);
         }
         info!("stopped");
     }
@@ -584,13 +584,16 @@ impl Node {
 /// Where records are shared, the lines of the audit log are copied to.
 fn copy_audit(
     config: &Config,
+    chronicle: &Arc<Chronicle>,
     tasks: &mut TaskSet,
     copied: &CancellationToken,
 ) -> Option<Arc<CopyState>> {
     let (rules, address) = config.audit.as_ref().zip(config.store.postgres.clone())?;
     let records = config.records.as_ref();
+    let chronicle = Arc::clone(chronicle);
+    let synced = move || chronicle.synced();
     let name_dir = records.map_or(&rules.dir, |records| &records.dir);
-    let (copier, state) = AuditCopier::new(&rules.dir, name_dir, address);
+    let (copier, state) = AuditCopier::new(&rules.dir, name_dir, address, synced);
     tasks.spawn(AUDIT_COPIES, copier.run(copied.clone().cancelled_owned()));
     Some(state)
 }

@@ -368,11 +368,7 @@ impl CacheStore for SharedReplies {
     }
 
     fn keep(&self, key: CacheKey, kept: Arc<Kept>, ttl: Duration) {
-        // While something is being heard nobody can tell whether it means this.
-        let Ok(standing) = self.desk.standing.try_lock() else {
-            count(&self.desk.tally.lost);
-            return;
-        };
+        let standing = self.desk.standing();
         // Under the lock, or what is said meanwhile would find it neither here nor in Redis.
         self.desk.near.keep(key, Arc::clone(&kept), ttl);
         let stamp = standing.stamp();

@@ -125,6 +125,8 @@ async fn all_replicas_audit_logs_are_exported_from_postgres() {
     }
     let again = export();
     assert!(!again.status.success(), "nothing is written over");
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(said.contains("logs/"), "{said}");
     hides_secrets(&hedges);
 }
 

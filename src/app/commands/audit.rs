@@ -28,7 +28,7 @@ pub fn audit(what: &AuditCommand) -> anyhow::Result<ExitCode> {
             config,
         } => verify(files, head.as_deref(), *json, config)?,
         AuditCommand::Reconcile { edge, relay, json } => reconcile(edge, relay, *json)?,
-        AuditCommand::Export { out, json, config } => (export(out, *json, config)?, true),
+        AuditCommand::Export { out, json, config } => export(out, *json, config)?,
     };
     terminal::say(text);
     Ok(match holds {
@@ -67,7 +67,7 @@ fn verify(
     Ok((text, report.breach_count == 0))
 }
 
-fn export(out: &Path, is_json: bool, args: &ConfigArgs) -> anyhow::Result<String> {
+fn export(out: &Path, is_json: bool, args: &ConfigArgs) -> anyhow::Result<(String, bool)> {
     let environment = config::environment();
     let loaded = config::load(args.config.as_deref(), &environment, &[]);
     let place = loaded.record_place(&environment)?;
@@ -82,23 +82,35 @@ fn export(out: &Path, is_json: bool, args: &ConfigArgs) -> anyhow::Result<String
         .build()?;
     let done = runtime.block_on(export_copies(&address, out));
     let done = done.with_context(|| format!("cannot export the logs in {address}"))?;
+    let holds = !done.iter().any(|it| it.is_cut);
     if is_json {
         let chains = done.iter().map(|it| {
-            json!({ "dir": it.dir.display().to_string(), "files": it.files, "lines": it.lines })
+            json!({
+                "dir": it.dir.display().to_string(),
+                "files": it.files,
+                "lines": it.lines,
+                "is_cut": it.is_cut,
+            })
         });
-        return Ok(serde_json::to_string_pretty(&json!({
-            "logs": chains.collect::<Vec<_>>(),
-        }))?);
+        let chains = json!({ "logs": chains.collect::<Vec<_>>() });
+        return Ok((serde_json::to_string_pretty(&chains)?, holds));
     }
     let lines = done.iter().map(|it| {
         let (dir, files, lines) = (it.dir.display(), it.files, it.lines);
-        format!("{dir}: {lines} lines in {files} files\n")
+        let cut = match it.is_cut {
+            true => {
+                ", and does not begin as a log does: something before it was taken away or moved"
+            }
+            false => "",
+        };
+        format!("{dir}: {lines} lines in {files} files{cut}\n")
     });
     let text: String = lines.collect();
-    Ok(match text.trim_end() {
+    let text = match text.trim_end() {
         "" => format!("no replica has copied lines to {address}"),
         text => text.to_owned(),
-    })
+    };
+    Ok((text, holds))
 }
 
 fn own_files(args: &ConfigArgs) -> anyhow::Result<Vec<PathBuf>> {

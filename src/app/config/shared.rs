@@ -14,7 +14,8 @@ use super::secret::Surroundings;
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawStore {
-    /// Where records of exchanges go, and keys and teams are that are made at run time:
+    /// Where records of exchanges and copies of the audit log's lines go, and keys and teams are that are
+    /// made at run time:
     /// `postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full`, or `env:NAME` or `file:/path` that
     /// hold it. While it is down records wait in `records.dir`, and keys stay as they were. See
     /// docs/records.md and docs/keys.md.
@@ -88,7 +89,7 @@ pub fn postgres(
         }
     };
     if !raw.records.enabled {
-        findings.warn(PATH, "nothing goes there, since records.enabled is false");
+        findings.warn(PATH, "no records go there, since records.enabled is false");
     }
     if address.is_exposed() {
         findings.warn(

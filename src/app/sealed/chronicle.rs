@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use domain::{AdminChange, AuditLog, ChangeLog, NoLog, SealedEntry};
-use store::{AuditCounts, AuditFile, AuditRules};
+use store::{AuditCounts, AuditFile, AuditFileName, AuditRules};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -72,6 +72,11 @@ impl Chronicle {
     /// `None` while there is no file.
     pub fn counts(&self) -> Option<AuditCounts> {
         self.file.load().as_ref().map(|file| file.counts())
+    }
+
+    /// How much of the newest file is on the disk; `None` while this process does not write it.
+    pub fn synced(&self) -> Option<(AuditFileName, u64)> {
+        self.file.load().as_ref().map(|file| file.synced())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Keeping>> {

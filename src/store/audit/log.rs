@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use domain::{AdminChange, AuditLog, SealedEntry};
@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
+use super::chain::AuditFileName;
 use super::counts::{AuditCounts, Counts, Lost};
 use super::line::milliseconds;
 use super::writer::{AuditRules, Entry, Writer};
@@ -38,6 +39,7 @@ pub const RETRY_EVERY: Duration = Duration::from_secs(1);
 pub struct AuditFile {
     queue: mpsc::Sender<Entry>,
     counts: Arc<Counts>,
+    synced: Arc<Mutex<(AuditFileName, u64)>>,
 }
 
 impl AuditFile {
@@ -52,18 +54,31 @@ impl AuditFile {
         let writer = Writer::open(rules)?;
         let (queue, entries) = mpsc::channel(QUEUE_MAX);
         let counts = Arc::new(Counts::default());
+        let synced = Arc::new(Mutex::new(writer.synced()));
         let driver = Driver {
             entries,
             counts: Arc::clone(&counts),
+            synced: Arc::clone(&synced),
             batch: Vec::with_capacity(BATCH_MAX),
             is_failing: false,
         };
-        Ok((Arc::new(Self { queue, counts }), driver.run(writer)))
+        let file = Self {
+            queue,
+            counts,
+            synced,
+        };
+        Ok((Arc::new(file), driver.run(writer)))
     }
 
     #[must_use]
     pub fn counts(&self) -> AuditCounts {
         self.counts.now()
+    }
+
+    /// How much of the newest file is on the disk. What follows may still be taken back.
+    #[must_use]
+    pub fn synced(&self) -> (AuditFileName, u64) {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns once it is written and outlives this process. False where there was no room in the queue,
@@ -89,6 +104,7 @@ impl AuditLog for AuditFile {
 struct Driver {
     entries: mpsc::Receiver<Entry>,
     counts: Arc<Counts>,
+    synced: Arc<Mutex<(AuditFileName, u64)>>,
     /// Taken from the queue, and not written yet.
     batch: Vec<Entry>,
     is_failing: bool,
@@ -125,6 +141,7 @@ impl Driver {
                 return;
             };
             writer = back;
+            *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = writer.synced();
             if is_due {
                 synced = Instant::now();
             }

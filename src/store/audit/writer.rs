@@ -56,6 +56,8 @@ pub(super) struct Writer {
     /// Whether something may stand behind that.
     is_torn: bool,
     is_unsynced: bool,
+    /// The newest file, and how much of it is on the disk.
+    synced: (AuditFileName, u64),
     head: Head,
     _lock: File,
 }
@@ -108,6 +110,7 @@ impl Writer {
             bytes: found.whole_bytes,
             is_torn: false,
             is_unsynced: false,
+            synced: (*name, found.whole_bytes),
             head,
             rules,
             _lock: lock,
@@ -168,6 +171,7 @@ impl Writer {
             bytes: 0,
             is_torn: false,
             is_unsynced: false,
+            synced: (name, 0),
             head,
             _lock: lock,
         };
@@ -198,6 +202,11 @@ impl Writer {
         self.append(&lines)
     }
 
+    /// How much of the newest file is on the disk. What follows may still be taken back.
+    pub fn synced(&self) -> (AuditFileName, u64) {
+        self.synced
+    }
+
     pub fn is_unsynced(&self) -> bool {
         self.is_unsynced
     }
@@ -207,6 +216,9 @@ impl Writer {
         if self.is_unsynced {
             self.file.sync_data()?;
             self.is_unsynced = false;
+            if self.synced.0 == self.name {
+                self.synced.1 = self.bytes;
+            }
         }
         Ok(())
     }
@@ -257,18 +269,20 @@ impl Writer {
         let file = open_own(&path, |it| it.create_new(true))?;
         let lines = [(Kind::Next, milliseconds(SystemTime::now()), rest)];
         let before = std::mem::replace(&mut self.file, file);
-        let (bytes, head) = (self.bytes, self.head.clone());
+        let (bytes, head, synced) = (self.bytes, self.head.clone(), self.synced);
         self.bytes = 0;
         let begun = self.append(&lines).and_then(|()| self.sync());
         let begun = begun.and_then(|()| sync_dir(&self.rules.dir));
         if let Err(error) = begun {
             // The next try makes it anew.
             (self.file, self.bytes, self.head) = (before, bytes, head);
+            self.synced = synced;
             (self.is_torn, self.is_unsynced) = (false, false);
             std::fs::remove_file(&path)?;
             return Err(error);
         }
         self.name = name;
+        self.synced = (name, self.bytes);
         self.forget();
         Ok(())
     }

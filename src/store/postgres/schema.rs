@@ -94,18 +94,17 @@ pub const MIGRATIONS: [&str; 5] = [
     ALTER TABLE hedge.records ADD COLUMN agreement TEXT COLLATE "C";
     ALTER TABLE hedge.records ADD COLUMN similarity_permille BIGINT;
     "#,
-    // Lines of the replicas' audit logs, as they are written there. `begun` is the digest of the file's
-    // first line.
+    // Lines of the replicas' audit logs, as they are written there and in their order.
     r#"
     CREATE TABLE hedge.audit (
+        number BIGINT GENERATED ALWAYS AS IDENTITY,
         replica TEXT COLLATE "C" NOT NULL,
+        digest TEXT COLLATE "C" NOT NULL,
         file BIGINT NOT NULL,
-        begun TEXT COLLATE "C" NOT NULL,
-        seq BIGINT NOT NULL,
-        at_ms BIGINT NOT NULL,
         line TEXT NOT NULL,
-        PRIMARY KEY (replica, file, begun, seq)
+        PRIMARY KEY (replica, digest)
     );
+    CREATE INDEX audit_in_order ON hedge.audit (replica, number);
     "#,
 ];
 

@@ -110,7 +110,7 @@ fn of_team(team: &str) -> Kept {
 }
 
 #[tokio::test]
-async fn while_purges_are_being_heard_nothing_is_kept() {
+async fn what_is_kept_while_purges_are_being_heard_is_kept_after_them() {
     let (replies, _driver) = SharedReplies::new(SharedReplyRules {
         url: "redis://127.0.0.1:1/".into(),
         prefix: "test".into(),
@@ -121,10 +121,13 @@ async fn while_purges_are_being_heard_nothing_is_kept() {
     })
     .unwrap();
     let heard = replies.desk.standing.lock().unwrap();
-    replies.keep(key(1), Arc::new(kept_of("before")), HOUR);
-    assert!(replies.desk.near.find(&key(1)).is_none());
-    drop(heard);
-    replies.keep(key(1), Arc::new(kept_of("after")), HOUR);
+    std::thread::scope(|scope| {
+        let keeping = scope.spawn(|| replies.keep(key(1), Arc::new(kept_of("it")), HOUR));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(replies.desk.near.find(&key(1)).is_none());
+        drop(heard);
+        keeping.join().unwrap();
+    });
     assert!(replies.desk.near.find(&key(1)).is_some());
 }
 
