@@ -50,13 +50,18 @@ impl Usage {
     }
 }
 
-/// The process and its direct children.
+/// The process and its direct children, whichever of its threads started them (proc(5), `children`).
 pub(crate) fn family(pid: u32) -> Vec<u32> {
-    let children =
-        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let children = children
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok());
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let mut children: Vec<u32> = threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|children| {
+            let pids = children.split_whitespace().map(str::parse);
+            pids.flatten().collect::<Vec<u32>>()
+        })
+        .collect();
+    children.sort_unstable();
     std::iter::once(pid).chain(children).collect()
 }
 
@@ -85,6 +90,28 @@ mod tests {
     fn a_name_with_brackets_does_not_shift_the_fields() {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194304 100 0 0 0 7 5 0 0 20 0 1 0 1 1 1";
         assert_eq!(cpu_ticks(stat), Some(12));
+    }
+
+    #[test]
+    fn children_of_all_threads_are_seen() {
+        let start = || Command::new("sleep").arg("60").spawn().unwrap();
+        let mut ours = vec![start(), std::thread::spawn(start).join().unwrap()];
+        let ended = std::sync::mpsc::channel::<()>();
+        let living = std::thread::spawn(move || {
+            let child = start();
+            let _until = ended.1.recv_timeout(std::time::Duration::from_secs(1));
+            child
+        });
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let found = family(std::process::id());
+        drop(ended.0);
+        ours.push(living.join().unwrap());
+        let all_found = ours.iter().all(|it| found.contains(&it.id()));
+        for child in &mut ours {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(all_found, "{found:?}");
     }
 
     #[test]
