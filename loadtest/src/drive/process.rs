@@ -96,7 +96,7 @@ mod tests {
     fn children_of_all_threads_are_seen() {
         let start = || Command::new("sleep").arg("60").spawn().unwrap();
         let mut ours = vec![start(), std::thread::spawn(start).join().unwrap()];
-        let ended = std::sync::mpsc::channel::<()>();
+        let ended = std::sync::mpsc::sync_channel::<()>(1);
         let living = std::thread::spawn(move || {
             let child = start();
             let _until = ended.1.recv_timeout(std::time::Duration::from_secs(1));
