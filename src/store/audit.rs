@@ -26,7 +26,7 @@ mod writer;
 mod tests;
 
 pub use chain::{AuditFileName, audit_files};
-pub use copies::{AuditCopier, COPY_EVERY, CopyFault, CopyState, Exported, export_copies};
+pub use copies::{AuditCopier, CopyFault, CopyState, Exported, export_copies};
 pub use counts::AuditCounts;
 pub use log::{AuditFile, BATCH_MAX, QUEUE_MAX, RETRY_EVERY, SYNC_EVERY};
 pub use reconcile::{

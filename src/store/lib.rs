@@ -27,10 +27,9 @@ pub mod conformance;
 
 pub use audit::{
     AuditCopier, AuditCounts, AuditEntry, AuditFile, AuditFileName, AuditReport, AuditRules,
-    BATCH_MAX, BREACHES_MAX, Breach, BreachKind, COPY_EVERY, Comparison, CopyFault, CopyState,
-    DIFFERENCES_MAX, Difference, ENTRIES_MAX, Exported, LINE_BYTES_MAX, QUEUE_MAX, RETRY_EVERY,
-    Reconciled, SKEW_MAX, SYNC_EVERY, TEXT_BYTES_MAX, TEXTS_MAX, TooMuch, Verifier, audit_files,
-    export_copies,
+    BATCH_MAX, BREACHES_MAX, Breach, BreachKind, Comparison, CopyFault, CopyState, DIFFERENCES_MAX,
+    Difference, ENTRIES_MAX, Exported, LINE_BYTES_MAX, QUEUE_MAX, RETRY_EVERY, Reconciled,
+    SKEW_MAX, SYNC_EVERY, TEXT_BYTES_MAX, TEXTS_MAX, TooMuch, Verifier, audit_files, export_copies,
 };
 pub use keys::{
     Held, KEYS_POLL_EVERY, KeptKey, KeptTeam, KeyCopy, KeyFault, KeyFile, KeyFileError,

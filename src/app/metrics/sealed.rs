@@ -59,7 +59,7 @@ impl Copies {
         };
         registry.register(
             "audit_copied_lines",
-            "Lines of the audit log that are in Postgres",
+            "Lines of the audit log that were copied to Postgres",
             copies.lines.clone(),
         );
         registry.register(

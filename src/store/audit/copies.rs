@@ -10,7 +10,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,11 +27,12 @@ use uuid::Uuid;
 use super::LINE_BYTES_MAX;
 use super::chain::{AuditFileName, audit_files};
 use super::line::{Kind, Line};
+use super::writer::open_own;
 use crate::records::replica_of;
 use crate::{PostgresAddress, PostgresFault};
 
 /// Between two looks for new lines, and between two tries while Postgres is away.
-pub const COPY_EVERY: Duration = Duration::from_secs(1);
+const COPY_EVERY: Duration = Duration::from_secs(1);
 
 /// Read and sent at once. No line is as long.
 const BATCH_BYTES: u64 = 256 * 1024;
@@ -555,9 +556,7 @@ struct Export {
 
 impl Export {
     fn begin(path: PathBuf) -> Result<Self, CopyFault> {
-        let mut options = File::options();
-        let file = options.write(true).create_new(true).mode(0o600).open(&path);
-        match file {
+        match open_own(&path, |it| it.create_new(true)) {
             Ok(file) => Ok(Self {
                 file: BufWriter::new(file),
                 path,

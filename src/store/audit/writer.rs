@@ -55,7 +55,6 @@ pub(super) struct Writer {
     bytes: u64,
     /// Whether something may stand behind that.
     is_torn: bool,
-    is_unsynced: bool,
     /// The newest file, and how much of it is on the disk.
     synced: (AuditFileName, u64),
     head: Head,
@@ -109,7 +108,6 @@ impl Writer {
             file,
             bytes: found.whole_bytes,
             is_torn: false,
-            is_unsynced: false,
             synced: (*name, found.whole_bytes),
             head,
             rules,
@@ -170,7 +168,6 @@ impl Writer {
             file,
             bytes: 0,
             is_torn: false,
-            is_unsynced: false,
             synced: (name, 0),
             head,
             _lock: lock,
@@ -208,17 +205,14 @@ impl Writer {
     }
 
     pub fn is_unsynced(&self) -> bool {
-        self.is_unsynced
+        self.synced != (self.name, self.bytes)
     }
 
     /// What was written outlives a power cut from here on.
     pub fn sync(&mut self) -> io::Result<()> {
-        if self.is_unsynced {
+        if self.is_unsynced() {
             self.file.sync_data()?;
-            self.is_unsynced = false;
-            if self.synced.0 == self.name {
-                self.synced.1 = self.bytes;
-            }
+            self.synced = (self.name, self.bytes);
         }
         Ok(())
     }
@@ -247,7 +241,6 @@ impl Writer {
         self.is_torn = true;
         self.file.write_all(&out)?;
         self.is_torn = false;
-        self.is_unsynced = true;
         self.bytes += out.len() as u64;
         self.head = head;
         Ok(())
@@ -269,20 +262,17 @@ impl Writer {
         let file = open_own(&path, |it| it.create_new(true))?;
         let lines = [(Kind::Next, milliseconds(SystemTime::now()), rest)];
         let before = std::mem::replace(&mut self.file, file);
-        let (bytes, head, synced) = (self.bytes, self.head.clone(), self.synced);
-        self.bytes = 0;
+        let (last, bytes, head) = (self.name, self.bytes, self.head.clone());
+        (self.name, self.bytes) = (name, 0);
         let begun = self.append(&lines).and_then(|()| self.sync());
         let begun = begun.and_then(|()| sync_dir(&self.rules.dir));
         if let Err(error) = begun {
             // The next try makes it anew.
-            (self.file, self.bytes, self.head) = (before, bytes, head);
-            self.synced = synced;
-            (self.is_torn, self.is_unsynced) = (false, false);
+            (self.file, self.name, self.bytes, self.head) = (before, last, bytes, head);
+            (self.is_torn, self.synced) = (false, (last, bytes));
             std::fs::remove_file(&path)?;
             return Err(error);
         }
-        self.name = name;
-        self.synced = (name, self.bytes);
         self.forget();
         Ok(())
     }
@@ -306,7 +296,7 @@ impl Writer {
 }
 
 /// A file that is this user's alone, to be appended to.
-fn open_own(
+pub(super) fn open_own(
     path: &Path,
     with: impl FnOnce(&mut OpenOptions) -> &mut OpenOptions,
 ) -> io::Result<File> {
