@@ -11,6 +11,7 @@ mod keys;
 mod moka_replies;
 mod moka_responses;
 mod outbox;
+mod own;
 mod postgres;
 mod quota;
 mod records;

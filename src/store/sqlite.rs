@@ -1,9 +1,7 @@
 //! What files of SQLite have in common: what is said of a failure, how they are made, opened and brought
 //! forward.
 
-use std::fs::{DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +9,8 @@ use sqlx::sqlite::{
     SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection, Executor, query_scalar, raw_sql};
+
+use crate::own::{make_dir, make_file};
 
 /// Another process may be writing, or somebody looking with SQLite's own tool.
 const BUSY_MAX: Duration = Duration::from_secs(5);
@@ -35,10 +35,8 @@ pub(crate) fn code(error: &sqlx::Error) -> Option<i32> {
 /// Makes a folder and a file in it that are this user's alone, where they are not there. SQLite gives what it
 /// makes beside the file the file's own mode.
 pub(crate) fn make(dir: &Path, name: &str) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
-    options.open(dir.join(name)).map(drop)
+    make_dir(dir)?;
+    make_file(&dir.join(name)).map(drop)
 }
 
 /// Opens a file to write, each commit of which is on the disk, and in which what is removed is overwritten.

@@ -1,9 +1,8 @@
 //! The secret that users' names and tags are marked with.
 
 use std::fmt;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use domain::{Mark, Marker, Subject, Who};
@@ -11,6 +10,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
 
+use crate::own::make_dir;
 use crate::secret_file::{self, SECRET_BYTES};
 
 /// In the folder of the records.
@@ -53,7 +53,7 @@ impl SubjectSecret {
     /// It can neither be read nor made, is none, or others than this user may read it.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let path = dir.join(FILE_NAME);
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        make_dir(dir)?;
         let fresh = Self::fresh();
         let draft = dir.join(format!("{FILE_NAME}.{}", Uuid::new_v4().simple()));
         loop {

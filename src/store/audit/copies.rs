@@ -28,6 +28,7 @@ use super::LINE_BYTES_MAX;
 use super::chain::{AuditFileName, audit_files};
 use super::line::{Kind, Line};
 use super::writer::open_own;
+use crate::own::make_dir;
 use crate::records::replica_of;
 use crate::{PostgresAddress, PostgresFault};
 
@@ -309,11 +310,6 @@ async fn aside<T: Send + 'static>(
 ) -> io::Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
-}
-
-/// This user's alone.
-fn make_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// `None` for a file that was removed a moment ago, being the oldest.

@@ -1,8 +1,8 @@
 //! The end of a chain that is written to. Everything here waits for the disk.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -13,6 +13,7 @@ use tracing::{error, warn};
 use super::chain::{AuditFileName, Head, Last, audit_files, tail};
 use super::counts::Lost;
 use super::line::{Kind, Line, Rest, milliseconds};
+use crate::own::{Lock, busy, make_dir, make_file};
 
 /// Held while a process writes the log.
 const LOCK: &str = "audit.lock";
@@ -58,19 +59,16 @@ pub(super) struct Writer {
     /// The newest file, and how much of it is on the disk.
     synced: (AuditFileName, u64),
     head: Head,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Writer {
     /// Goes on with what is in the folder.
     pub fn open(rules: AuditRules) -> io::Result<Self> {
         let dir = &rules.dir;
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let lock = open_own(&dir.join(LOCK), |it| it.create(true).truncate(false))?;
-        lock.try_lock().map_err(|_| {
-            let words = "another process writes this audit log";
-            io::Error::new(io::ErrorKind::ResourceBusy, words)
-        })?;
+        make_dir(dir)?;
+        let lock = Lock::alone(make_file(&dir.join(LOCK))?)
+            .map_err(|error| busy(error, "another process writes this audit log"))?;
         let files = audit_files(dir)?;
         let Some((name, path)) = files.last() else {
             return Self::begin(rules, AuditFileName(1), Rest::default(), lock);
@@ -119,7 +117,7 @@ impl Writer {
     }
 
     /// A chain of its own, in a file that is not there yet.
-    fn begin(rules: AuditRules, name: AuditFileName, rest: Rest, lock: File) -> io::Result<Self> {
+    fn begin(rules: AuditRules, name: AuditFileName, rest: Rest, lock: Lock) -> io::Result<Self> {
         let file = open_own(&rules.dir.join(name.to_string()), |it| it.create_new(true))?;
         let (kind, head) = (Kind::Begin, Head::none());
         Self::first(rules, name, file, head, (kind, rest), lock)
@@ -130,7 +128,7 @@ impl Writer {
         rules: AuditRules,
         files: &[(AuditFileName, PathBuf)],
         rest: Rest,
-        lock: File,
+        lock: Lock,
     ) -> io::Result<Self> {
         let [before @ .., (name, path)] = files else {
             return Err(io::ErrorKind::NotFound.into());
@@ -160,7 +158,7 @@ impl Writer {
         file: File,
         head: Head,
         (kind, rest): (Kind, Rest),
-        lock: File,
+        lock: Lock,
     ) -> io::Result<Self> {
         let mut writer = Self {
             rules,

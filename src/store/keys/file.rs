@@ -3,9 +3,9 @@
 //! One process has it open at a time, for another would go on with keys that this one took away.
 
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use sqlx::{Connection, Row, query, query_scalar};
 
 use super::kept::{KeptKey, KeptTeam, KeyFault, KeyPlace, KeyRow, Rows, signed, unsigned};
 use super::secret::{KeyTag, TagSecret};
+use crate::own::{Lock, make_dir, make_file};
 use crate::sqlite::{self, CORRUPT, NOT_A_DATABASE, Newer, code};
 
 /// In their folder.
@@ -95,7 +96,7 @@ pub struct KeyFile {
     secret: TagSecret,
     /// Nobody else changes the file, so that counting from the opening on is enough.
     generation: u64,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl KeyFile {
@@ -361,22 +362,18 @@ async fn put_team(connection: &mut SqliteConnection, team: &KeptTeam) -> Result<
 }
 
 /// The folder, and the lock in it.
-fn make(dir: &Path) -> Result<File, KeyFileError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(KeyFileError::Folder)?;
+fn make(dir: &Path) -> Result<Lock, KeyFileError> {
+    make_dir(dir).map_err(KeyFileError::Folder)?;
     let lock = own_file(&dir.join(LOCK_NAME)).map_err(KeyFileError::Folder)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(KeyFileError::Taken),
-        Err(TryLockError::Error(error)) => Err(KeyFileError::Folder(error)),
-    }
+    Lock::alone(lock).map_err(|error| match error {
+        TryLockError::WouldBlock => KeyFileError::Taken,
+        TryLockError::Error(error) => KeyFileError::Folder(error),
+    })
 }
 
 /// SQLite gives what it makes beside the file the file's own mode.
 fn own_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(path)?;
+    let file = make_file(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     Ok(file)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use domain::{Measure, Period, Scope, TeamId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::local::Settled;
+use crate::own::{Lock, busy, make_file};
 
 /// Of the form below.
 const VERSION: u32 = 1;
@@ -24,7 +25,7 @@ const FILE_BYTES_MAX: u64 = 256 << 20;
 pub struct QuotaFile {
     path: PathBuf,
     /// Held for as long as this is: two that wrote the same file would each forget the other's.
-    _lock: File,
+    _lock: Lock,
     accounts: BTreeMap<String, Entry>,
     /// Whether all of them stand in the file.
     is_written: bool,
@@ -62,13 +63,8 @@ impl QuotaFile {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let lock = File::create(path.with_extension("lock"))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => {
-                io::Error::new(io::ErrorKind::ResourceBusy, "another process has it")
-            }
-            TryLockError::Error(error) => error,
-        })?;
+        let lock = Lock::alone(make_file(&path.with_extension("lock"))?)
+            .map_err(|error| busy(error, "another process has it"))?;
         let mut file = Self {
             path: path.to_owned(),
             _lock: lock,

@@ -1,14 +1,15 @@
 //! Who uses a file of records: nodes together, or one that moves what is in it, alone.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+
+use crate::own::{Lock, busy, make_dir, make_file};
 
 /// Held for as long as it lives.
 #[derive(Debug)]
 pub struct Hold {
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Hold {
@@ -17,7 +18,7 @@ impl Hold {
     /// # Errors
     /// `ResourceBusy`: somebody moves what is in it. Or it cannot be made.
     pub fn shared(dir: &Path, name: &str) -> io::Result<Self> {
-        Self::of(dir, name, File::try_lock_shared)
+        Self::of(dir, name, Lock::shared)
     }
 
     /// As the only one.
@@ -25,25 +26,17 @@ impl Hold {
     /// # Errors
     /// `ResourceBusy`: somebody writes it. Or it cannot be made.
     pub fn alone(dir: &Path, name: &str) -> io::Result<Self> {
-        Self::of(dir, name, File::try_lock)
+        Self::of(dir, name, Lock::alone)
     }
 
     fn of(
         dir: &Path,
         name: &str,
-        lock: impl Fn(&File) -> Result<(), TryLockError>,
+        lock: impl Fn(File) -> Result<Lock, TryLockError>,
     ) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(dir.join(name).with_extension("lock"))?;
-        match lock(&file) {
-            Ok(()) => Ok(Self { _lock: file }),
-            Err(TryLockError::WouldBlock) => Err(io::Error::new(
-                io::ErrorKind::ResourceBusy,
-                "another process has it",
-            )),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        make_dir(dir)?;
+        let file = make_file(&dir.join(name).with_extension("lock"))?;
+        let lock = lock(file).map_err(|error| busy(error, "another process has it"))?;
+        Ok(Self { _lock: lock })
     }
 }

@@ -3,9 +3,9 @@
 //! What stands in it is the masked text of questions and answers. The file is this user's alone, and what
 //! is removed is overwritten.
 
-use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::fs::{OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tracing::warn;
 
 use super::code::Code;
 use super::entries::unix_ms;
+use crate::own::make_dir;
 use crate::sqlite::{BUSY, CORRUPT, ERROR, NOT_A_DATABASE, code};
 
 /// Of the form below. A file of another is set aside.
@@ -103,11 +104,7 @@ impl RowFile {
     /// Opens the file in a folder, or makes it. One that is damaged, or of a form that is not known here,
     /// is set aside.
     pub async fn open(dir: &Path, encoder: &str) -> Result<Self, ReuseFileError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(ReuseFileError::Folder)?;
+        make_dir(dir).map_err(ReuseFileError::Folder)?;
         match Self::open_whole(dir, encoder).await {
             Ok(Some(file)) => return Ok(file),
             Ok(None) => {}
