@@ -25,6 +25,17 @@ pub enum EmbedInput {
     Tokens(Vec<u32>),
 }
 
+impl EmbedInput {
+    /// Of what was sent, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            EmbedInput::Text(text) => text.len(),
+            EmbedInput::Tokens(tokens) => size_of_val(tokens.as_slice()),
+        }
+    }
+}
+
 impl fmt::Debug for EmbedInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

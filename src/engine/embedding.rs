@@ -140,12 +140,13 @@ impl Embedder for LocalEmbedder {
         self.encoding.health()
     }
 
-    /// Must be called within a Tokio runtime: texts are tokenized on its blocking pool.
+    /// Must be called within a Tokio runtime: much text is tokenized on its blocking pool.
     async fn embed(&self, inputs: Vec<EmbedInput>) -> Result<Embeddings, BackendError> {
         let (reader, limit) = (
             Arc::clone(&self.reader),
             self.encoding.card().input_tokens_max,
         );
+        let bytes = inputs.iter().map(EmbedInput::bytes).sum();
         let read = move || {
             inputs
                 .into_iter()
@@ -153,7 +154,7 @@ impl Embedder for LocalEmbedder {
                 .map(|(at, input)| read(input, at, reader.as_ref(), limit))
                 .collect()
         };
-        let (vectors, prompt_tokens) = self.encoding.encode(read).await?;
+        let (vectors, prompt_tokens) = self.encoding.encode(bytes, read).await?;
         Ok(Embeddings {
             vectors,
             prompt_tokens,

@@ -32,6 +32,9 @@ const PREPARING_MAX: usize = 2;
 /// Requests that wait for that; one more is refused as overloaded. Half of the node's exchanges, so
 /// that chats find a seat.
 const PREPARING_WAITS_MAX: usize = 256;
+/// So much text is tokenized where it arrives: that takes a tenth of a millisecond at most, and to wake
+/// another thread and be woken by it half of that.
+const AT_ONCE_BYTES_MAX: usize = 1024;
 /// What a caller is told to wait where the queue is full.
 const FULL_WAIT: Duration = Duration::from_secs(1);
 
@@ -214,21 +217,26 @@ impl Encoding {
         Stride::At(batches.wrapping_add(self.desk.interrupt.looks()))
     }
 
-    /// Tokenizes what `read` says on the blocking pool, a few requests at once, and computes the
-    /// vectors: with them, the tokens of all texts together.
+    /// Tokenizes what `read` says, `bytes` of it, and computes the vectors: with them, the tokens of all
+    /// texts together. Much text is tokenized on the blocking pool, a few requests at once.
     pub(crate) async fn encode(
         &self,
+        bytes: usize,
         read: impl FnOnce() -> Result<Vec<Vec<Token>>, BackendError> + Send + 'static,
     ) -> Result<(Vec<Vec<f32>>, u32), BackendError> {
-        let turn = self.preparing.take().await?;
-        let work = tokio::task::spawn_blocking(move || {
-            // Held to the end, whichever way it comes.
-            let _turn = turn;
-            read()
-        });
-        let texts = work
-            .await
-            .map_err(|_| BackendError::Engine("preparing the inputs failed"))??;
+        let texts = if bytes <= AT_ONCE_BYTES_MAX {
+            // As it would end on another thread.
+            catch_unwind(AssertUnwindSafe(read)).ok()
+        } else {
+            let turn = self.preparing.take().await?;
+            let work = tokio::task::spawn_blocking(move || {
+                // Held to the end, whichever way it comes.
+                let _turn = turn;
+                read()
+            });
+            work.await.ok()
+        };
+        let texts = texts.ok_or(BackendError::Engine("preparing the inputs failed"))??;
         let tokens: usize = texts.iter().map(Vec::len).sum();
         let answered = self.submit(texts)?;
         let vectors = answered.await.unwrap_or(Err(BackendError::Interrupted))?;

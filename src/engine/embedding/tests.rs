@@ -247,6 +247,9 @@ async fn a_full_queue_refuses_and_those_who_left_make_room() {
     let _ = first.await;
     // The batch under way is the first's; it ends, and nothing more of it is computed.
     bench.gate.send(()).unwrap();
+    while waiting() != 0 {
+        tokio::task::yield_now().await;
+    }
     let second = ask(vec![10]);
     bench.gate.send(()).unwrap();
     assert!(second.await.unwrap().is_ok());

@@ -9,10 +9,12 @@ use tracing::info;
 use crate::decoder::{Interrupt, Token, Vocabulary};
 use crate::embedding::{EmbedderConfig, LocalEmbedder, TextReader, normalised};
 use crate::encoding::{EmbeddingDriver, Encoder, PACK_TEXTS_MAX, PACK_TOKENS};
+use crate::kv::FlashAttention;
+use crate::llama::devices;
 use crate::llama::open::{
-    ONE_THREAD_PARAMETERS_MAX, backend, check_file, open, reason, threads_default,
+    ONE_THREAD_PARAMETERS_MAX, backend, check_file, free_bytes, open, reason, threads_default,
 };
-use crate::llama::raw::{EncoderContext, EncoderSizes, Pooling};
+use crate::llama::raw::{EncoderContext, EncoderSizes, Pooling, TILE_ROWS};
 use crate::llama::vocabulary::LlamaVocabulary;
 use crate::load::LoadError;
 use crate::prompt::tokenize_pieces;
@@ -120,14 +122,15 @@ impl Opened {
         );
         Ok(Self {
             vocabulary: LlamaVocabulary::new(Arc::clone(&model), &[]),
-            model,
             sizes: EncoderSizes {
                 batch_tokens: input_tokens_max.max(PACK_TOKENS),
                 texts: PACK_TEXTS_MAX,
                 threads,
                 pooling,
+                flash: FlashAttention::Auto,
             },
             input_tokens_max,
+            model,
         })
     }
 }
@@ -142,6 +145,8 @@ fn pooling(model: &LlamaModel) -> Option<Pooling> {
 
 struct LlamaEncoder {
     context: EncoderContext,
+    /// For fewer tokens than llama.cpp's flash attention computes at once on a CPU: without it.
+    short: Option<EncoderContext>,
     dimensions: u32,
     is_normalised: bool,
 }
@@ -156,18 +161,29 @@ impl LlamaEncoder {
             kv_tokens: sizes.batch_tokens,
             reason: reason(),
         };
-        let context = EncoderContext::new(model, sizes, interrupt).ok_or_else(refused)?;
-        let mut encoder = Self {
-            context,
-            dimensions: 0,
-            is_normalised: false,
-        };
+        let short = devices::accelerators(free_bytes()).is_empty().then(|| {
+            let sizes = EncoderSizes {
+                batch_tokens: TILE_ROWS - 1,
+                flash: FlashAttention::Off,
+                ..sizes
+            };
+            EncoderContext::new(Arc::clone(&model), sizes, Arc::clone(&interrupt))
+                .ok_or_else(refused)
+        });
+        let mut short = short.transpose()?;
+        let mut context = EncoderContext::new(model, sizes, interrupt).ok_or_else(refused)?;
+        let mut dimensions = 0;
         // A first computation shows now what would else fail with the first request.
-        let probe = encoder.encode(&[&[0]]).ok_or_else(refused)?;
-        encoder.dimensions = probe
-            .first()
-            .map_or(0, |vector| u32::try_from(vector.len()).unwrap_or(u32::MAX));
-        Ok(encoder)
+        for context in short.iter_mut().chain([&mut context]) {
+            let probe = context.encode(&[&[0]]).ok_or_else(refused)?;
+            dimensions = probe.first().map_or(0, Vec::len);
+        }
+        Ok(Self {
+            context,
+            short,
+            dimensions: u32::try_from(dimensions).unwrap_or(u32::MAX),
+            is_normalised: false,
+        })
     }
 }
 
@@ -177,7 +193,12 @@ impl Encoder for LlamaEncoder {
     }
 
     fn encode(&mut self, texts: &[&[Token]]) -> Option<Vec<Vec<f32>>> {
-        let mut vectors = self.context.encode(texts)?;
+        let tokens: usize = texts.iter().map(|text| text.len()).sum();
+        let context = match &mut self.short {
+            Some(short) if tokens < TILE_ROWS as usize => short,
+            _ => &mut self.context,
+        };
+        let mut vectors = context.encode(texts)?;
         if self.is_normalised {
             for vector in &mut vectors {
                 *vector = normalised(vector);

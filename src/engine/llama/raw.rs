@@ -84,7 +84,7 @@ pub(super) struct Sizes {
 /// From so many rows on, llama.cpp's attention on a CPU is computed for as many at once, over all cells
 /// that any of them attends to (`GGML_FA_TILE_Q`, ggml-cpu/common.h). Where replies are among them that
 /// is the cells of all replies: with eight of 300 tokens, 64 such rows took a quarter of a second more.
-const TILE_ROWS: u32 = 64;
+pub(super) const TILE_ROWS: u32 = 64;
 
 impl Sizes {
     /// As for [`crate::decoder::Decoder::attention_block`].
@@ -154,11 +154,7 @@ impl Context {
         params.n_threads_batch = params.n_threads;
         params.kv_unified = sizes.cells == CellLayout::Unified;
         params.no_perf = true;
-        params.flash_attn_type = match sizes.flash {
-            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
-            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
-        };
+        params.flash_attn_type = flash_type(sizes.flash);
         params.type_k = ggml_type(sizes.type_k);
         params.type_v = ggml_type(sizes.type_v);
         params.abort_callback = Some(should_abort);
@@ -599,6 +595,7 @@ pub(super) struct EncoderSizes {
     pub texts: u32,
     pub threads: u32,
     pub pooling: Pooling,
+    pub flash: FlashAttention,
 }
 
 /// How the vectors of a text's tokens become one.
@@ -656,9 +653,11 @@ impl EncoderContext {
         let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: returns a plain struct by value and reads nothing (llama.h:480).
         let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = sizes.batch_tokens;
-        params.n_batch = sizes.batch_tokens;
-        params.n_ubatch = sizes.batch_tokens;
+        // Measured for as many texts of one length; of a length that is none llama.cpp asserts.
+        let tokens = sizes.batch_tokens.next_multiple_of(sizes.texts.max(1));
+        params.n_ctx = tokens;
+        params.n_batch = tokens;
+        params.n_ubatch = tokens;
         params.n_seq_max = sizes.texts;
         params.n_threads = i32::try_from(sizes.threads).unwrap_or(1);
         params.n_threads_batch = params.n_threads;
@@ -666,6 +665,7 @@ impl EncoderContext {
         params.no_perf = true;
         params.embeddings = true;
         params.pooling_type = sizes.pooling.number();
+        params.flash_attn_type = flash_type(sizes.flash);
         params.abort_callback = Some(should_abort);
         params.abort_callback_data = Arc::as_ptr(&interrupt).cast_mut().cast::<c_void>();
         // SAFETY: as in [`Context::new`]: model and callback data live as long as the new value.
@@ -779,6 +779,14 @@ fn legs(entries: &[Entry]) -> Vec<Vec<usize>> {
     legs.reverse();
     legs.iter_mut().for_each(|leg| leg.reverse());
     legs
+}
+
+fn flash_type(flash: FlashAttention) -> sys::llama_flash_attn_type {
+    match flash {
+        FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    }
 }
 
 /// How many numbers the model takes in the place of a token.

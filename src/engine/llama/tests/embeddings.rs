@@ -5,6 +5,7 @@ use domain::{BackendError, EmbedInput, Embedder};
 use super::model_path;
 use crate::embedding::{EmbedderConfig, LocalEmbedder};
 use crate::encoding::EmbeddingDriver;
+use crate::llama::raw::TILE_ROWS;
 use crate::load::LoadError;
 
 /// A key and a `u32`, as GGUF writes them.
@@ -18,7 +19,11 @@ fn pair(key: &str, value: u32) -> Vec<u8> {
 }
 
 /// `None` where there is no bundled model.
-fn load(pooling: u32, name: &str) -> Option<Result<(LocalEmbedder, EmbeddingDriver), LoadError>> {
+fn load(
+    pooling: u32,
+    name: &str,
+    input_tokens_max: u32,
+) -> Option<Result<(LocalEmbedder, EmbeddingDriver), LoadError>> {
     let mut bytes = std::fs::read(model_path()?).unwrap();
     let mut added = pair("llama.pooling_type", pooling);
     // What is added must not move the tensors off their alignment.
@@ -32,7 +37,7 @@ fn load(pooling: u32, name: &str) -> Option<Result<(LocalEmbedder, EmbeddingDriv
     let path = std::env::temp_dir().join(file);
     std::fs::write(&path, bytes).unwrap();
     let mut config = EmbedderConfig::new(&path, "e");
-    config.input_tokens_max = Some(128);
+    config.input_tokens_max = Some(input_tokens_max);
     let loaded = LocalEmbedder::load(config);
     std::fs::remove_file(&path).unwrap();
     Some(loaded)
@@ -51,7 +56,7 @@ fn cosine(one: &[f32], other: &[f32]) -> f32 {
 
 #[tokio::test]
 async fn texts_have_the_same_vectors_alone_and_together() {
-    let Some(loaded) = load(3, "last") else {
+    let Some(loaded) = load(3, "last", 128) else {
         return;
     };
     let (embedder, driver) = loaded.unwrap();
@@ -82,10 +87,34 @@ async fn texts_have_the_same_vectors_alone_and_together() {
     driver.run().await.unwrap();
 }
 
+/// Few tokens are computed otherwise than many.
+#[tokio::test]
+async fn few_and_many_tokens_have_the_same_vectors_whatever_the_longest_input() {
+    let all: Vec<String> = (1..=9)
+        .map(|at| format!("What is {at} and {}, and the capital of France?", at * 7))
+        .collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    for input_tokens_max in [300, 509] {
+        let Some(loaded) = load(1, &input_tokens_max.to_string(), input_tokens_max) else {
+            return;
+        };
+        let (embedder, driver) = loaded.unwrap();
+        let together = embedder.embed(texts(&all)).await.unwrap();
+        assert!(together.prompt_tokens > TILE_ROWS);
+        for (text, vector) in all.iter().zip(&together.vectors) {
+            let alone = embedder.embed(texts(&[text])).await.unwrap();
+            assert!(alone.prompt_tokens < TILE_ROWS);
+            assert!(cosine(vector, &alone.vectors[0]) > 0.9999, "{text}");
+        }
+        embedder.stop();
+        driver.run().await.unwrap();
+    }
+}
+
 #[test]
 fn a_model_without_a_pooling_of_one_vector_is_refused() {
     for pooling in [0, 4] {
-        let Some(loaded) = load(pooling, &pooling.to_string()) else {
+        let Some(loaded) = load(pooling, &pooling.to_string(), 128) else {
             return;
         };
         let refused = loaded.map(|_| ()).unwrap_err();
