@@ -4,8 +4,10 @@
 //! process ends, the server ends too. It does not run as root, so where this process does it runs as the
 //! user that the package makes.
 
+use std::fs::Permissions;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +20,10 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 
 /// Whom the package makes.
 const USER: &str = "postgres";
+
+/// In its folder.
+const CERTIFICATE: &str = "server.pem";
+const KEY: &str = "server.key";
 
 /// Longer than a start takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,12 +78,7 @@ impl PostgresServer {
         };
         let password = server.path("password");
         std::fs::write(&password, POSTGRES_PASSWORD)?;
-        if is_root() {
-            let owner = format!("{USER}:");
-            let mut own = Command::new("chown");
-            own.arg("-R").arg(owner).arg(server.folder.path());
-            succeeded("chown", &own.output()?)?;
-        }
+        own(server.folder.path())?;
         let mut init = server.program("initdb");
         init.args([
             "--no-sync",
@@ -92,6 +93,23 @@ impl PostgresServer {
         succeeded("initdb", &init.output()?)?;
         server.resume()?;
         Ok(Some(server))
+    }
+
+    /// Starts it again over the same files, and it speaks TLS with whoever wishes, with a certificate and its
+    /// key in PEM.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn encrypt(&mut self, certificate: &str, key: &str) -> anyhow::Result<()> {
+        self.stop();
+        for (name, pem) in [(CERTIFICATE, certificate), (KEY, key)] {
+            let path = self.path(name);
+            std::fs::write(&path, pem)?;
+            // It takes no key that others may read.
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            own(&path)?;
+        }
+        self.resume()
     }
 
     /// Ends it as a crash does, and waits until it is gone.
@@ -126,6 +144,13 @@ impl PostgresServer {
             "fsync=off",
         ] {
             command.args(["-c", setting]);
+        }
+        let (certificate, key) = (self.path(CERTIFICATE), self.path(KEY));
+        if certificate.exists() {
+            command
+                .args(["-c", "ssl=on"])
+                .args(["-c", &format!("ssl_cert_file={}", certificate.display())])
+                .args(["-c", &format!("ssl_key_file={}", key.display())]);
         }
         command
             .env("LOG", self.path("log"))
@@ -232,6 +257,16 @@ fn programs() -> Option<PathBuf> {
 
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0)
+}
+
+/// Gives a file, or a folder with all in it, to the user that Postgres runs as.
+fn own(path: &Path) -> anyhow::Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let mut own = Command::new("chown");
+    own.arg("-R").arg(format!("{USER}:")).arg(path);
+    succeeded("chown", &own.output()?)
 }
 
 fn as_user(program: impl AsRef<Path>) -> Command {

@@ -312,7 +312,7 @@ async fn open_shared(
             None
         }
     };
-    let (keys, follower) = SharedKeys::new(rules, known.as_ref()).context("store.redis")?;
+    let (keys, follower) = SharedKeys::new(rules, known.as_ref());
     let mut follower = follower.run().boxed();
     let mut heard = keys.heard();
     let first = async {

@@ -618,7 +618,7 @@ fn shared_keys(config: &Config) -> Option<SharedKeyRules> {
     let redis = config.store.redis.as_ref();
     Some(SharedKeyRules {
         postgres: config.store.postgres.clone()?,
-        redis: redis.map(|it| (it.url.expose().to_owned(), it.prefix.clone())),
+        redis: redis.map(|it| (it.address.clone(), it.prefix.clone())),
         fresh: rand::random(),
     })
 }
@@ -664,14 +664,13 @@ fn open_cache(
         return Ok(Arc::new(MokaReplies::new(cache.bytes_max)));
     };
     let (replies, driver) = SharedReplies::new(SharedReplyRules {
-        url: shared.url.expose().to_owned(),
+        redis: shared.address.clone(),
         prefix: shared.prefix.clone(),
         far_bytes_max: shared.bytes_max,
         near_bytes_max: cache.bytes_max,
         look_max: shared.look_max,
         lease: REPLY_LEASE,
-    })
-    .context("cache.redis")?;
+    });
     let replies = Arc::new(replies);
     metrics.watch_replies(Arc::clone(&replies));
     tasks.spawn(REPLIES, until(counted, driver.run()));
@@ -755,8 +754,7 @@ fn start_counts(
         open_counts(&counts, config)?;
         return Ok(counts);
     };
-    let (counts, driver) =
-        Counts::shared(data_dir, calendar, redis, watch, outbox).context("store.redis")?;
+    let (counts, driver) = Counts::shared(data_dir, calendar, redis, watch, outbox);
     open_counts(&counts, config)?;
     let counted = counted.clone();
     tasks.spawn(SHARED, driver.run(async move { counted.cancelled().await }));

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use domain::{CountedUse, CountsAway, LimitWatch, Quotas, TeamId, UserCounts, UserId};
 use store::{
-    Calendar, LocalQuotas, Moment, NoRedisUrl, Outbox, QuotaFile, Settled, SharedDriver,
-    SharedQuotas, SharedRules,
+    Calendar, LocalQuotas, Moment, Outbox, QuotaFile, Settled, SharedDriver, SharedQuotas,
+    SharedRules,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -82,18 +82,15 @@ impl Counts {
 
     /// Of one that counts with others, and the driver that it needs for that. Records of what is counted are
     /// left in the outbox, where there is one.
-    ///
-    /// # Errors
-    /// The address of Redis is none.
     pub fn shared(
         data_dir: &Path,
         calendar: Calendar,
         redis: &RedisSettings,
         watch: Arc<dyn LimitWatch>,
         outbox: Option<Arc<Outbox>>,
-    ) -> Result<(Self, SharedDriver), NoRedisUrl> {
+    ) -> (Self, SharedDriver) {
         let rules = SharedRules {
-            url: redis.url.expose().to_owned(),
+            redis: redis.address.clone(),
             prefix: redis.prefix.clone(),
             replicas: redis.replicas,
             when_apart: redis.when_apart,
@@ -101,14 +98,14 @@ impl Counts {
             lease: redis.lease,
             replica: format!("{:032x}", rand::random::<u128>()),
         };
-        let (quotas, driver) = SharedQuotas::new(rules, calendar, clock())?;
+        let (quotas, driver) = SharedQuotas::new(rules, calendar, clock());
         let quotas = match outbox {
             Some(outbox) => quotas.with_outbox(outbox),
             None => quotas,
         };
         let quotas = Arc::new(quotas.with_watch(watch));
         let counts = Self::counting(data_dir, Counting::Shared(quotas));
-        Ok((counts, driver))
+        (counts, driver)
     }
 
     fn counting(data_dir: &Path, counting: Counting) -> Self {

@@ -248,6 +248,7 @@ mod tests {
     use std::time::Duration;
 
     use providers::Secret;
+    use store::RedisAddress;
 
     use super::*;
     use crate::config::{Findings, RawConfig, Surroundings};
@@ -290,7 +291,7 @@ mod tests {
     #[test]
     fn replicas_with_one_prefix_and_one_secret_have_one_secret_for_each_purpose() {
         let of = |prefix: &str, secret: Option<&str>| SharedCacheSettings {
-            url: Secret::new("redis://localhost"),
+            address: RedisAddress::new("redis://localhost").unwrap(),
             prefix: prefix.to_owned(),
             bytes_max: 1,
             look_max: Duration::ZERO,

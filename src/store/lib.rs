@@ -15,7 +15,7 @@ mod own;
 mod postgres;
 mod quota;
 mod records;
-mod redis_node;
+mod redis_address;
 mod reuse;
 mod secret_file;
 mod shared_replies;
@@ -43,14 +43,15 @@ pub use moka_responses::MokaResponses;
 pub use outbox::Outbox;
 pub use postgres::{AddressFault, PostgresAddress, PostgresFault};
 pub use quota::{
-    Calendar, ForgetFault, LocalQuotas, Moment, NoRedisUrl, NoTimeZone, QuotaFile, Settled,
-    SharedCounts, SharedDriver, SharedQuotas, SharedRules, WhenApart,
+    Calendar, ForgetFault, LocalQuotas, Moment, NoTimeZone, QuotaFile, Settled, SharedCounts,
+    SharedDriver, SharedQuotas, SharedRules, WhenApart,
 };
 pub use records::{
     RECORD_BATCH_MAX, RECORD_QUEUE_MAX, RecordCounts, RecordDesk, RecordEraser, RecordReader,
     RecordRules, RecordWriter, RecordsState, ShiftFault, Shifted, ShiftedFile, own_records,
     records_state, shift_records,
 };
+pub use redis_address::{RedisAddress, RedisAddressFault};
 pub use reuse::{
     Clock, ENTRY_OVERHEAD_BYTES, EmbeddedIndex, MemoryIndex, NEIGHBOURS_MAX, REUSE_QUEUE_MAX,
     ReuseFileError, ReuseRules, STATE_BYTES_MAX,

@@ -26,6 +26,4 @@ pub use file::QuotaFile;
 pub use local::{LocalQuotas, Moment, Settled};
 #[cfg(test)]
 pub(crate) use shared::tests::server::Server as RedisServer;
-pub use shared::{
-    ForgetFault, NoRedisUrl, SharedCounts, SharedDriver, SharedQuotas, SharedRules, WhenApart,
-};
+pub use shared::{ForgetFault, SharedCounts, SharedDriver, SharedQuotas, SharedRules, WhenApart};

@@ -38,8 +38,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 pub use driver::ReplyDriver;
 
+use crate::RedisAddress;
 use crate::moka_replies::{MokaReplies, aside};
-use crate::quota::NoRedisUrl;
 use driver::Ask;
 use said::{Said, Traits};
 use script::{Broken, Caller, Found, Keys, Put};
@@ -78,8 +78,7 @@ const DROP_COUNT: usize = 256;
 /// Where replies are shared, and how.
 #[derive(Clone)]
 pub struct SharedReplyRules {
-    /// `redis://`, `rediss://` or `unix://`, with whatever secret is in it.
-    pub url: String,
+    pub redis: RedisAddress,
     /// What all keys begin with, in a hash slot of their own.
     pub prefix: String,
     /// What replies may take in Redis, and in this process.
@@ -165,11 +164,8 @@ fn count(counter: &AtomicU64) {
 
 impl SharedReplies {
     /// The replies, and the driver that asks Redis.
-    ///
-    /// # Errors
-    /// The address is none.
-    pub fn new(rules: SharedReplyRules) -> Result<(Self, ReplyDriver), NoRedisUrl> {
-        let client = Client::open(rules.url.as_str()).map_err(|_| NoRedisUrl)?;
+    pub fn new(rules: SharedReplyRules) -> (Self, ReplyDriver) {
+        let client = rules.redis.client();
         let desk = Arc::new(Desk {
             near: MokaReplies::new(rules.near_bytes_max),
             standing: Mutex::default(),
@@ -187,7 +183,7 @@ impl SharedReplies {
         let (looks, asked) = mpsc::channel(LOOKS_MAX);
         let (puts, written) = mpsc::channel(REPLY_QUEUE_MAX);
         let driver = ReplyDriver::new(Arc::clone(&desk), client, asked, written);
-        Ok((Self { desk, looks, puts }, driver))
+        (Self { desk, looks, puts }, driver)
     }
 
     #[must_use]
@@ -498,6 +494,7 @@ impl Desk {
 impl fmt::Debug for SharedReplyRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedReplyRules")
+            .field("redis", &self.redis)
             .field("prefix", &self.prefix)
             .field("far_bytes_max", &self.far_bytes_max)
             .finish_non_exhaustive()

@@ -19,6 +19,7 @@ mod cache;
 mod command_line;
 mod cost;
 mod data;
+mod encrypted;
 mod failures;
 mod ingress;
 mod keys;

@@ -37,7 +37,7 @@ fn config(server: &PostgresServer, fake: &FakeUpstream, redis: Option<&Server>) 
     )
 }
 
-async fn until_keys_are(hedges: &[Hedge], reach: &str) {
+pub async fn until_keys_are(hedges: &[Hedge], reach: &str) {
     for hedge in hedges {
         eventually(reach, async || {
             hedge.get("/readyz").await.json()["keys"] == reach
@@ -46,7 +46,7 @@ async fn until_keys_are(hedges: &[Hedge], reach: &str) {
     }
 }
 
-async fn until_metric_is(hedge: &Hedge, line: &str) {
+pub async fn until_metric_is(hedge: &Hedge, line: &str) {
     eventually(line, async || {
         let scrape = hedge.metrics().await;
         scrape.lines().any(|it| it == line)
@@ -54,7 +54,7 @@ async fn until_metric_is(hedge: &Hedge, line: &str) {
     .await;
 }
 
-async fn until_opens(hedges: &[Hedge], key: &str, status: u16) {
+pub async fn until_opens(hedges: &[Hedge], key: &str, status: u16) {
     for hedge in hedges {
         eventually("a key opens everywhere, or nowhere", async || {
             status_of(hedge, key).await.as_u16() == status

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Hedge, Reply, ask, chat_request, eventually, fake, upstream, with};
 use crate::replicas::server::Server;
+use crate::shared_keys::until_metric_is;
 
 const KEY: &str = "the secret of all replicas";
 
@@ -28,15 +29,7 @@ async fn start(server: &Server, fake: &FakeUpstream, count: usize, more: &str) -
 }
 
 async fn until_shared(node: &Hedge, apart: u8) {
-    until_metric(node, &format!("hedge_shared_replies_apart {apart}")).await;
-}
-
-async fn until_metric(node: &Hedge, line: &str) {
-    eventually(line, async || {
-        let scrape = node.metrics().await;
-        scrape.lines().any(|it| it == line)
-    })
-    .await;
+    until_metric_is(node, &format!("hedge_shared_replies_apart {apart}")).await;
 }
 
 async fn says(node: &Hedge, text: &str, tag: &'static str, user: &str) -> Reply {
@@ -54,7 +47,7 @@ async fn kept_at(node: &Hedge, count: usize, text: &str, tag: &'static str, user
     let reply = says(node, text, tag, user).await;
     assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
     let line = format!("hedge_shared_replies_writes_total{{result=\"kept\"}} {count}");
-    until_metric(node, &line).await;
+    until_metric_is(node, &line).await;
     reply
 }
 
@@ -184,7 +177,7 @@ async fn replicas_with_another_secret_or_other_routes_do_not_find_each_others() 
     for node in [&other[0], &epoch[0]] {
         assert_eq!(says(node, "one", "", "").await.route(), "cloud:fake");
     }
-    until_metric(
+    until_metric_is(
         &other[0],
         "hedge_shared_replies_writes_total{result=\"kept\"} 1",
     )

@@ -1,17 +1,19 @@
 //! Where limits are counted with other replicas: judged.
 
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::time::Duration;
 
-use providers::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use store::{SharedRules, WhenApart};
+use store::{RedisAddress, WhenApart};
 
 use super::faults::Findings;
 use super::raw::{RawConfig, SecretText};
 use super::secret::Surroundings;
 use super::sections::within;
+
+const CA_PATH: &str = "store.redis_ca";
 
 /// Bytes of `store.prefix`, which stands in every key.
 const PREFIX_BYTES_MAX: usize = 64;
@@ -29,7 +31,7 @@ pub enum RawWhenDown {
 /// Where limits are counted together.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
-    pub url: Secret,
+    pub address: RedisAddress,
     pub prefix: String,
     pub replicas: NonZeroU32,
     pub when_apart: WhenApart,
@@ -44,6 +46,7 @@ pub fn redis(
     findings: &mut Findings,
 ) -> Option<RedisSettings> {
     const PATH: &str = "store.redis";
+    let all = raw;
     let raw = &raw.store;
     let replicas = within("store.replicas", raw.replicas, 1..=1_000, findings);
     let answer_ms = within(
@@ -61,7 +64,13 @@ pub fn redis(
             format!("must be 1 to {PREFIX_BYTES_MAX} letters, digits or any of `-_.:`"),
         );
     }
-    let url = address(PATH, raw.redis.as_ref()?, around, findings)?;
+    let Some(written) = &raw.redis else {
+        if raw.redis_ca.is_some() && all.cache.redis.is_none() {
+            findings.warn(CA_PATH, "is of no use: there is no Redis");
+        }
+        return None;
+    };
+    let address = address(PATH, written, all, around, findings)?;
     if replicas == 1 {
         findings.warn(
             "store.replicas",
@@ -69,7 +78,7 @@ pub fn redis(
         );
     }
     Some(RedisSettings {
-        url,
+        address,
         prefix: prefix.clone(),
         replicas: NonZeroU32::new(replicas)?,
         when_apart: match raw.limits_when_down {
@@ -85,21 +94,49 @@ pub fn redis(
 pub fn address(
     path: &str,
     written: &SecretText,
+    raw: &RawConfig,
     around: &Surroundings<'_>,
     findings: &mut Findings,
-) -> Option<Secret> {
+) -> Option<RedisAddress> {
     let is_url = written.0.contains("://") && !written.0.starts_with("file:");
-    let url = if is_url && !written.0.contains('@') {
+    let found = if is_url && !written.0.contains('@') {
         // There is no secret in it.
-        Secret::new(written.0.trim())
+        RedisAddress::new(written.0.trim())
     } else {
-        around.secret(path, written, findings)?
+        RedisAddress::new(around.secret(path, written, findings)?.expose())
     };
-    if let Err(fault) = SharedRules::judge(url.expose()) {
-        findings.fault(path, fault.to_string());
-        return None;
+    let address = match found {
+        Ok(address) => address,
+        Err(fault) => {
+            findings.fault(path, fault.to_string());
+            return None;
+        }
+    };
+    if address.is_exposed() {
+        findings.warn(
+            path,
+            format!(
+                "who answers at {address} is not checked, and what is sent may be read on the way; write \
+                 rediss://, and name its authority in {CA_PATH} where that is your own"
+            ),
+        );
     }
-    Some(url)
+    let Some(file) = &raw.store.redis_ca else {
+        return Some(address);
+    };
+    let read = (around.read_file)(Path::new(file));
+    let read = read.map_err(|error| format!("cannot read the file: {}", error.kind()));
+    let known = read.and_then(|pem| {
+        let known = address.with_authorities(&pem);
+        known.map_err(|fault| fault.to_string())
+    });
+    match known {
+        Ok(address) => Some(address),
+        Err(words) => {
+            findings.fault(CA_PATH, words);
+            None
+        }
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ pub struct RawStore {
     /// or `env:NAME` or `file:/path` that hold it. While it is down each replica goes on by its share.
     /// See docs/limits.md.
     pub redis: Option<SecretText>,
+    /// A file in PEM of the authorities that may vouch for who answers at `rediss://`, of this Redis and of
+    /// `cache.redis`, in place of the usual ones.
+    pub redis_ca: Option<String>,
     /// What its keys begin with. Replicas that count together have the same.
     pub prefix: String,
     /// How many replicas count together.
@@ -41,6 +44,7 @@ impl Default for RawStore {
         Self {
             postgres: None,
             redis: None,
+            redis_ca: None,
             prefix: "hedge".into(),
             replicas: 1,
             limits_when_down: RawWhenDown::Share,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use providers::Secret;
+use store::RedisAddress;
 
 use super::faults::Findings;
 use super::raw::RawConfig;
@@ -18,7 +19,7 @@ const SECRET_BYTES_MIN: usize = 16;
 /// Where replies are shared.
 #[derive(Clone, Debug)]
 pub struct SharedCacheSettings {
-    pub url: Secret,
+    pub address: RedisAddress,
     pub prefix: String,
     pub bytes_max: u64,
     pub look_max: Duration,
@@ -55,17 +56,17 @@ pub fn shared(
         Some(secret)
     });
     let own = cache.redis.as_ref();
-    let own = own.and_then(|written| redis::address("cache.redis", written, around, findings));
-    let url = own.or_else(|| store.map(|store| store.url.clone()));
-    let url = url.filter(|_| cache.enabled && cache.redis_bytes_max > 0);
-    if url.is_none() && cache.secret.is_some() {
+    let own = own.and_then(|written| redis::address("cache.redis", written, raw, around, findings));
+    let address = own.or_else(|| store.map(|store| store.address.clone()));
+    let address = address.filter(|_| cache.enabled && cache.redis_bytes_max > 0);
+    if address.is_none() && cache.secret.is_some() {
         findings.warn(
             "cache.secret",
             "is of no use: replies are shared with nobody, since there is no Redis for them",
         );
     }
     Some(SharedCacheSettings {
-        url: url?,
+        address: address?,
         prefix: raw.store.prefix.clone(),
         bytes_max: cache.redis_bytes_max,
         look_max: Duration::from_millis(cache.redis_ms_max),
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn replies_are_shared_where_limits_are_or_in_a_redis_of_their_own() {
         let (found, _) = judged(|raw| raw.store.redis = text("redis://localhost"));
-        assert_eq!(found.unwrap().url.expose(), "redis://localhost");
+        assert_eq!(found.unwrap().address.to_string(), "redis://localhost:6379");
         let (found, said) = judged(|raw| {
             raw.store.redis = text("redis://localhost");
             raw.store.replicas = 3;
@@ -119,7 +120,7 @@ mod tests {
             raw.cache.secret = text("env:LONG");
         });
         let found = found.unwrap();
-        assert!(found.url.expose().starts_with("rediss://") && found.secret.is_some());
+        assert!(found.address.is_encrypted() && found.secret.is_some());
         assert!(said.is_empty(), "{said:?}");
         let (found, said) = judged(|raw| raw.cache.redis = text("env:PLACE"));
         assert!(found.is_some() && said.is_empty(), "{said:?}");

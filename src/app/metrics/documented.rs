@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use pipeline::Texts;
 use store::{
-    Calendar, Moment, RecordDesk, RecordRules, SharedQuotas, SharedReplies, SharedReplyRules,
-    SharedRules, TextVault, WhenApart,
+    Calendar, Moment, RecordDesk, RecordRules, RedisAddress, SharedQuotas, SharedReplies,
+    SharedReplyRules, SharedRules, TextVault, WhenApart,
 };
 
 use super::Metrics;
@@ -32,7 +32,7 @@ fn on_the_page() -> BTreeMap<String, String> {
 
 fn shared() -> Arc<SharedQuotas> {
     let rules = SharedRules {
-        url: "redis://127.0.0.1".into(),
+        redis: RedisAddress::new("redis://127.0.0.1").unwrap(),
         prefix: "hedge".into(),
         replicas: NonZeroU32::MIN,
         when_apart: WhenApart::Share,
@@ -41,20 +41,19 @@ fn shared() -> Arc<SharedQuotas> {
         replica: "one".into(),
     };
     let clock = || Moment { nanos: 0, unix: 0 };
-    let (quotas, _) = SharedQuotas::new(rules, Calendar::utc(), clock).unwrap();
+    let (quotas, _) = SharedQuotas::new(rules, Calendar::utc(), clock);
     Arc::new(quotas)
 }
 
 fn replies() -> Arc<SharedReplies> {
     let (replies, _) = SharedReplies::new(SharedReplyRules {
-        url: "redis://127.0.0.1".into(),
+        redis: RedisAddress::new("redis://127.0.0.1").unwrap(),
         prefix: "hedge".into(),
         far_bytes_max: 1,
         near_bytes_max: 1,
         look_max: Duration::ZERO,
         lease: Duration::ZERO,
-    })
-    .unwrap();
+    });
     Arc::new(replies)
 }
 

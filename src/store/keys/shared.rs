@@ -24,7 +24,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::Client;
 use tokio::sync::{Notify, watch};
 
 pub use follower::KeyFollower;
@@ -33,8 +32,7 @@ pub use shift::{KeyShift, ShiftedKeys, shift_keys};
 
 use super::kept::{KeyFault, Rows};
 use super::secret::TagSecret;
-use crate::quota::NoRedisUrl;
-use crate::{PostgresAddress, PostgresFault};
+use crate::{PostgresAddress, PostgresFault, RedisAddress};
 use bell::Bell;
 
 /// Between two looks whether something changed: how late a change arrives where nobody tells of it.
@@ -47,9 +45,8 @@ const NO_GENERATION: i64 = -1;
 #[derive(Clone)]
 pub struct SharedKeyRules {
     pub postgres: PostgresAddress,
-    /// The address of Redis with whatever secret is in it, and what its names begin with. `None`: changes
-    /// are found by looking.
-    pub redis: Option<(String, String)>,
+    /// Where Redis is, and what its names begin with. `None`: changes are found by looking.
+    pub redis: Option<(RedisAddress, String)>,
     /// The secret of all keys, should there be none yet.
     pub fresh: [u8; 32],
 }
@@ -101,20 +98,9 @@ struct Common {
 
 impl SharedKeys {
     /// The place, and the driver that hears of others' changes. `known` is what was last known.
-    ///
-    /// # Errors
-    /// The address of Redis is none.
-    pub fn new(
-        rules: SharedKeyRules,
-        known: Option<&Rows>,
-    ) -> Result<(Self, KeyFollower), NoRedisUrl> {
-        let bell = match &rules.redis {
-            None => None,
-            Some((url, prefix)) => {
-                let client = Client::open(url.as_str()).map_err(|_| NoRedisUrl)?;
-                Some(Bell::new(client, prefix))
-            }
-        };
+    pub fn new(rules: SharedKeyRules, known: Option<&Rows>) -> (Self, KeyFollower) {
+        let bell = rules.redis.as_ref();
+        let bell = bell.map(|(redis, prefix)| Bell::new(redis.client(), prefix));
         let beginning = known.filter(|rows| rows.has_made);
         let common = Arc::new(Common {
             address: rules.postgres,
@@ -129,7 +115,7 @@ impl SharedKeys {
             is_told: AtomicBool::new(false),
         });
         let place = SharedKeys::of(Arc::clone(&common));
-        Ok((place, KeyFollower::new(common, bell)))
+        (place, KeyFollower::new(common, bell))
     }
 }
 
@@ -196,6 +182,7 @@ impl fmt::Debug for SharedKeyRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedKeyRules")
             .field("postgres", &self.postgres)
+            .field("redis", &self.redis)
             .finish_non_exhaustive()
     }
 }

@@ -42,6 +42,7 @@ use tokio::time::timeout;
 
 use super::calendar::Calendar;
 use super::local::{Moment, Settled, Wait};
+use crate::RedisAddress;
 use crate::outbox::{Noted, Outbox};
 use book::{Book, Part, Refused};
 use driver::{ASKS_MAX, Ask};
@@ -57,8 +58,7 @@ const TRIES_MAX: usize = 2;
 /// Where the shared counts are, and how they are used.
 #[derive(Clone)]
 pub struct SharedRules {
-    /// `redis://`, `rediss://` or `unix://`, with whatever secret is in it.
-    pub url: String,
+    pub redis: RedisAddress,
     /// Of all keys.
     pub prefix: String,
     /// How many share the counts.
@@ -71,19 +71,6 @@ pub struct SharedRules {
     /// A name that no other process ever had.
     pub replica: String,
 }
-
-impl SharedRules {
-    /// # Errors
-    /// `url` is no address of Redis.
-    pub fn judge(url: &str) -> Result<(), NoRedisUrl> {
-        Client::open(url).map(drop).map_err(|_| NoRedisUrl)
-    }
-}
-
-/// The address of Redis cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("must be `redis://HOST:PORT`, `rediss://HOST:PORT` or `unix:///PATH`")]
-pub struct NoRedisUrl;
 
 /// What became of shared counts so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,15 +129,12 @@ struct Tally {
 
 impl SharedQuotas {
     /// The counts, and the driver that asks Redis.
-    ///
-    /// # Errors
-    /// The address is none.
     pub fn new(
         rules: SharedRules,
         calendar: Calendar,
         clock: impl Fn() -> Moment + Send + Sync + 'static,
-    ) -> Result<(Self, SharedDriver), NoRedisUrl> {
-        let client = Client::open(rules.url.as_str()).map_err(|_| NoRedisUrl)?;
+    ) -> (Self, SharedDriver) {
+        let client = rules.redis.client();
         let book = Book::new(calendar, Arc::new(clock), rules.replicas, rules.when_apart);
         let desk = Arc::new(Desk {
             book: Mutex::new(book),
@@ -173,10 +157,8 @@ impl SharedQuotas {
             client: client.clone(),
             keys: Keys::new(&rules.prefix),
         };
-        Ok((
-            quotas,
-            SharedDriver::new(desk, inbox, listed, client, rules),
-        ))
+        let driver = SharedDriver::new(desk, inbox, listed, client, rules);
+        (quotas, driver)
     }
 
     /// Tells `watch` when this replica brings what was used past a part of a limit. Once.
@@ -420,6 +402,7 @@ impl Returned for Taken {
 impl fmt::Debug for SharedRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedRules")
+            .field("redis", &self.redis)
             .field("prefix", &self.prefix)
             .field("replicas", &self.replicas)
             .field("when_apart", &self.when_apart)

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::script::{Broken, Caller, Found, Placed, Put, Room, Written};
 use super::{ASIDE_BYTES, DROP_COUNT, Desk, VALUE_BYTES_MAX, count};
 use crate::moka_replies::aside;
-use crate::redis_node::moved;
+use crate::redis_address::moved;
 
 /// Between two attempts to reach Redis.
 const RETRY_EVERY: Duration = Duration::from_millis(200);

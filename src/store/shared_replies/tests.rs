@@ -46,14 +46,13 @@ impl Replicas {
 
     fn join(&mut self, far_bytes_max: u64) {
         let (replies, driver) = SharedReplies::new(SharedReplyRules {
-            url: self.server.url(),
+            redis: RedisAddress::new(&self.server.url()).unwrap(),
             prefix: "test".into(),
             far_bytes_max,
             near_bytes_max: 1 << 20,
             look_max: Duration::from_secs(5),
             lease: LEASE,
-        })
-        .unwrap();
+        });
         self.all.push(replies);
         self.drivers.push(self.tasks.spawn(driver.run()));
     }
@@ -112,14 +111,13 @@ fn of_team(team: &str) -> Kept {
 #[tokio::test]
 async fn what_is_kept_while_purges_are_being_heard_is_kept_after_them() {
     let (replies, _driver) = SharedReplies::new(SharedReplyRules {
-        url: "redis://127.0.0.1:1/".into(),
+        redis: RedisAddress::new("redis://127.0.0.1:1/").unwrap(),
         prefix: "test".into(),
         far_bytes_max: 1 << 20,
         near_bytes_max: 1 << 20,
         look_max: Duration::from_secs(5),
         lease: LEASE,
-    })
-    .unwrap();
+    });
     let heard = replies.desk.standing.lock().unwrap();
     std::thread::scope(|scope| {
         let keeping = scope.spawn(|| replies.keep(key(1), Arc::new(kept_of("it")), HOUR));

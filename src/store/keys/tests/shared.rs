@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::PostgresAddress;
+use crate::RedisAddress;
 use crate::quota::RedisServer as Server;
 
 /// Far longer than anything takes.
@@ -37,7 +38,7 @@ struct Replica {
 
 impl Replica {
     fn new(rules: SharedKeyRules, known: Option<&Rows>) -> Self {
-        let (place, follower) = SharedKeys::new(rules, known).unwrap();
+        let (place, follower) = SharedKeys::new(rules, known);
         let mut running = JoinSet::new();
         running.spawn(follower.run());
         Self {
@@ -50,7 +51,7 @@ impl Replica {
     async fn over(address: &PostgresAddress, redis: Option<&Server>) -> Self {
         let rules = SharedKeyRules {
             postgres: address.clone(),
-            redis: redis.map(|it| (it.url(), "hedge".to_owned())),
+            redis: redis.map(|it| (RedisAddress::new(&it.url()).unwrap(), "hedge".to_owned())),
             fresh: [7; 32],
         };
         let mut replica = Self::new(rules, None);

@@ -18,7 +18,7 @@ use super::book::{BATCH_MAX, Refused};
 use super::script::{Broken, Caller, Entry, Keys, Kind, Reply, Scripts, Want};
 use super::{Desk, SharedRules, users};
 use crate::outbox::Outbox;
-use crate::redis_node::moved;
+use crate::redis_address::moved;
 
 /// Takes that wait to be asked; more wait for these, as long as an answer may take.
 pub const ASKS_MAX: usize = 1_024;

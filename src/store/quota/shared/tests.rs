@@ -57,7 +57,7 @@ impl Replicas {
 
     fn rules(&self, when_apart: WhenApart) -> SharedRules {
         SharedRules {
-            url: self.server.url(),
+            redis: RedisAddress::new(&self.server.url()).unwrap(),
             prefix: "test".into(),
             replicas: NonZeroU32::new(3).unwrap(),
             when_apart,
@@ -79,8 +79,7 @@ impl Replicas {
                     .saturating_add_signed(wrong.load(Ordering::SeqCst)),
             }
         };
-        let (quotas, driver) =
-            SharedQuotas::new(self.rules(when_apart), Calendar::utc(), now).unwrap();
+        let (quotas, driver) = SharedQuotas::new(self.rules(when_apart), Calendar::utc(), now);
         quotas.restore(settled);
         let outbox = Arc::<Outbox>::default();
         outbox.open(&self.all.len().to_string());
@@ -539,24 +538,6 @@ async fn the_node_of_a_cluster_that_has_the_keys_is_found() {
     assert_eq!(replicas.all[1].left(&limits[0]).await, 90);
     drop(taken);
     assert!(second.ask(&["KEYS", "*"]).contains("{test}:state"));
-}
-
-#[test]
-fn an_address_is_one_of_redis() {
-    for url in ["", "redis", "http://localhost", "redis://:pass word@"] {
-        let rules = SharedRules {
-            url: url.to_owned(),
-            prefix: "test".into(),
-            replicas: NonZeroU32::MIN,
-            when_apart: WhenApart::Share,
-            answer_max: Duration::from_secs(1),
-            lease: Duration::from_secs(1),
-            replica: "one".into(),
-        };
-        let clock = || Moment { nanos: 0, unix: 0 };
-        let made = SharedQuotas::new(rules, Calendar::utc(), clock);
-        assert!(made.is_err(), "{url}");
-    }
 }
 
 fn of_user(team: &str, user: &str, measure: Measure, per: Period) -> Limit {

@@ -9,6 +9,10 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// In its folder.
+const CERTIFICATE: &str = "server.pem";
+const KEY: &str = "server.key";
+
 /// Dropping it ends the process.
 pub struct Server {
     port: u16,
@@ -17,6 +21,8 @@ pub struct Server {
     bus_port: Option<u16>,
     /// It finds again what it had, where it is stopped.
     is_lasting: bool,
+    /// It speaks TLS alone, with the certificate and key in its folder.
+    is_encrypted: bool,
     child: Option<Child>,
 }
 
@@ -36,24 +42,40 @@ impl Server {
         Self::begin(false, true)
     }
 
-    fn begin(is_lasting: bool, is_node: bool) -> Option<Self> {
-        let Some(_) = program() else {
-            eprintln!("skipped: neither redis-server nor valkey-server is installed");
-            return None;
-        };
-        let mut server = Self {
-            port: free_port(),
-            bus_port: is_node.then(free_port),
-            folder: tempfile::tempdir().unwrap(),
-            is_lasting,
-            child: None,
-        };
+    /// One that speaks TLS alone, with a certificate and its key in PEM.
+    pub fn start_encrypted(certificate: &str, key: &str) -> Option<Self> {
+        let mut server = Self::made(false, false)?;
+        std::fs::write(server.folder.path().join(CERTIFICATE), certificate).unwrap();
+        std::fs::write(server.folder.path().join(KEY), key).unwrap();
+        server.is_encrypted = true;
         server.run();
         Some(server)
     }
 
+    fn begin(is_lasting: bool, is_node: bool) -> Option<Self> {
+        let mut server = Self::made(is_lasting, is_node)?;
+        server.run();
+        Some(server)
+    }
+
+    fn made(is_lasting: bool, is_node: bool) -> Option<Self> {
+        let Some(_) = program() else {
+            eprintln!("skipped: neither redis-server nor valkey-server is installed");
+            return None;
+        };
+        Some(Self {
+            port: free_port(),
+            bus_port: is_node.then(free_port),
+            folder: tempfile::tempdir().unwrap(),
+            is_lasting,
+            is_encrypted: false,
+            child: None,
+        })
+    }
+
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        let scheme = if self.is_encrypted { "rediss" } else { "redis" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
     /// Makes a cluster of two nodes, of which the other one has all keys.
@@ -71,8 +93,28 @@ impl Server {
     /// Begins, or begins again.
     pub fn run(&mut self) {
         let appends = if self.is_lasting { "yes" } else { "no" };
+        let port = self.port.to_string();
+        let ports: &[&str] = match self.is_encrypted {
+            false => &["--port", &port],
+            true => &[
+                "--port",
+                "0",
+                "--tls-port",
+                &port,
+                "--tls-cert-file",
+                CERTIFICATE,
+                "--tls-key-file",
+                KEY,
+                "--tls-ca-cert-file",
+                CERTIFICATE,
+                "--tls-auth-clients",
+                "no",
+            ],
+        };
         let child = Command::new(program().unwrap())
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .current_dir(self.folder.path())
+            .args(ports)
+            .args(["--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", appends, "--dir"])
             .arg(self.folder.path())
             .args(self.bus_port.iter().flat_map(|port| {
