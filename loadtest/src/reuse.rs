@@ -3,7 +3,8 @@
 //!
 //! Each question goes, in this order, to the node with the cache (which does not know it), to the one
 //! without, in other words to the first again, as it was once more, and to the encoder. So everything is
-//! measured in one run, on questions of one length, while the cache grows.
+//! measured in one run, on questions of one length, while the cache grows. At last all questions are asked
+//! once more, one after the other and nothing between: of a cache that is full, and a node that is warm.
 
 use std::io;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct Reused {
     pub machine: String,
     /// The same question again, answered from the cache.
     pub exact: Times,
+    /// The same, where nothing else came between.
+    pub exact_in_a_row: Times,
     /// In other words, answered from the cache.
     pub semantic: Times,
     /// A new one, answered by the upstream.
@@ -68,6 +71,7 @@ impl Reused {
             String::from("| | p50 us | p99 us | answers |\n| --- | ---: | ---: | ---: |\n");
         for (name, times) in [
             ("exact hit", self.exact),
+            ("exact hit, in a row", self.exact_in_a_row),
             ("semantic hit", self.semantic),
             ("miss", self.missed),
             ("no cache", self.bare),
@@ -132,11 +136,19 @@ pub async fn reuse(course: &Reuse, mut progress: impl FnMut(&str)) -> io::Result
         let vector = ask(&mut encoder, Bytes::from(text.to_string())).await?;
         record(&mut tally.embedded, vector.took);
     }
+    for nth in 0..course.questions {
+        let (question, _) = question(nth);
+        let again = ask(&mut cached, chat(&course.cached, &question)).await?;
+        if again.cache.starts_with("exact") {
+            record(&mut tally.exact_in_a_row, again.took);
+        }
+    }
     tally.reused()
 }
 
 struct Tally {
     exact: Histogram<u64>,
+    exact_in_a_row: Histogram<u64>,
     semantic: Histogram<u64>,
     missed: Histogram<u64>,
     bare: Histogram<u64>,
@@ -148,6 +160,7 @@ impl Tally {
     fn new() -> Self {
         Self {
             exact: histogram(),
+            exact_in_a_row: histogram(),
             semantic: histogram(),
             missed: histogram(),
             bare: histogram(),
@@ -166,6 +179,7 @@ impl Tally {
         Ok(Reused {
             machine: machine(),
             exact: times(&self.exact),
+            exact_in_a_row: times(&self.exact_in_a_row),
             semantic: times(&self.semantic),
             missed: times(&self.missed),
             bare: times(&self.bare),

@@ -258,7 +258,10 @@ impl Config {
         let texts_dir = retention::dir(raw, &data_dir);
         let webhook = events::events(&raw.events, around, findings);
         let store = shared::store(raw, around, findings);
-        let cache = cache::cache(raw, store.redis.as_ref(), around, findings);
+        let cache = cache::cache(raw, &store, around, findings);
+        let redis = store.redis.iter().map(|it| &it.address);
+        let redis = redis.chain(cache.shared.iter().map(|it| &it.address));
+        redis::warn_of_idle_authorities(raw, redis, findings);
         let telemetry = telemetry::telemetry(raw, &price_providers, around, findings);
         let config = Self {
             listen,

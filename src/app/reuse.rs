@@ -248,7 +248,6 @@ mod tests {
     use std::time::Duration;
 
     use providers::Secret;
-    use store::RedisAddress;
 
     use super::*;
     use crate::config::{Findings, RawConfig, Surroundings};
@@ -291,7 +290,7 @@ mod tests {
     #[test]
     fn replicas_with_one_prefix_and_one_secret_have_one_secret_for_each_purpose() {
         let of = |prefix: &str, secret: Option<&str>| SharedCacheSettings {
-            address: RedisAddress::new("redis://localhost").unwrap(),
+            address: "redis://localhost".parse().unwrap(),
             prefix: prefix.to_owned(),
             bytes_max: 1,
             look_max: Duration::ZERO,

@@ -32,9 +32,6 @@ const PREPARING_MAX: usize = 2;
 /// Requests that wait for that; one more is refused as overloaded. Half of the node's exchanges, so
 /// that chats find a seat.
 const PREPARING_WAITS_MAX: usize = 256;
-/// So much text is tokenized where it arrives: that takes a tenth of a millisecond at most, and to wake
-/// another thread and be woken by it half of that.
-const AT_ONCE_BYTES_MAX: usize = 1024;
 /// What a caller is told to wait where the queue is full.
 const FULL_WAIT: Duration = Duration::from_secs(1);
 
@@ -217,14 +214,14 @@ impl Encoding {
         Stride::At(batches.wrapping_add(self.desk.interrupt.looks()))
     }
 
-    /// Tokenizes what `read` says, `bytes` of it, and computes the vectors: with them, the tokens of all
-    /// texts together. Much text is tokenized on the blocking pool, a few requests at once.
+    /// Tokenizes what `read` says and computes the vectors: with them, the tokens of all texts together.
+    /// What is not brief is tokenized on the blocking pool, a few requests at once.
     pub(crate) async fn encode(
         &self,
-        bytes: usize,
+        is_brief: bool,
         read: impl FnOnce() -> Result<Vec<Vec<Token>>, BackendError> + Send + 'static,
     ) -> Result<(Vec<Vec<f32>>, u32), BackendError> {
-        let texts = if bytes <= AT_ONCE_BYTES_MAX {
+        let texts = if is_brief {
             // As it would end on another thread.
             catch_unwind(AssertUnwindSafe(read)).ok()
         } else {

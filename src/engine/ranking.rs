@@ -82,17 +82,12 @@ impl Reranker for LocalReranker {
         self.encoding.health()
     }
 
-    /// Must be called within a Tokio runtime: much text is tokenized on its blocking pool.
+    /// Must be called within a Tokio runtime: texts are tokenized on its blocking pool.
     async fn rank(&self, query: String, documents: Vec<String>) -> Result<Scores, BackendError> {
         let (reader, limit) = (
             Arc::clone(&self.reader),
             self.encoding.card().input_tokens_max,
         );
-        // Each document is read with what all share.
-        let bytes = documents
-            .iter()
-            .map(|document| query.len() + document.len())
-            .sum();
         let read = move || {
             let reader = reader.as_ref();
             let least = query.len() / reader.piece_bytes_max().max(1) as usize;
@@ -112,7 +107,7 @@ impl Reranker for LocalReranker {
                 })
                 .collect()
         };
-        let (vectors, prompt_tokens) = self.encoding.encode(bytes, read).await?;
+        let (vectors, prompt_tokens) = self.encoding.encode(false, read).await?;
         let scores = vectors.iter().map(|vector| vector.first().copied());
         let scores = scores.collect::<Option<Vec<f32>>>();
         Ok(Scores {

@@ -8,10 +8,11 @@
 
 mod audit;
 mod keys;
+mod lock;
 mod moka_replies;
 mod moka_responses;
 mod outbox;
-mod own;
+mod own_files;
 mod postgres;
 mod quota;
 mod records;
@@ -51,7 +52,7 @@ pub use records::{
     RecordRules, RecordWriter, RecordsState, ShiftFault, Shifted, ShiftedFile, own_records,
     records_state, shift_records,
 };
-pub use redis_address::{RedisAddress, RedisAddressFault};
+pub use redis_address::{NoRedisAuthorities, RedisAddress, RedisAddressFault, RedisAuthorities};
 pub use reuse::{
     Clock, ENTRY_OVERHEAD_BYTES, EmbeddedIndex, MemoryIndex, NEIGHBOURS_MAX, REUSE_QUEUE_MAX,
     ReuseFileError, ReuseRules, STATE_BYTES_MAX,

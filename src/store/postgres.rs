@@ -6,6 +6,7 @@
 mod schema;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,12 @@ const PARAMETERS: [&str; 8] = [
     "sslrootcert",
     "user",
 ];
+
+/// Whether a host's name or address is of this machine alone.
+pub fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host == "localhost" || address.is_ok_and(|it: IpAddr| it.is_loopback())
+}
 
 /// Where a Postgres is, and who asks. Shows neither password nor user.
 #[derive(Clone)]
@@ -133,9 +140,8 @@ impl PostgresAddress {
     #[must_use]
     pub fn is_exposed(&self) -> bool {
         let host = self.0.get_host();
-        let is_near = self.0.get_socket().is_some()
-            || host.starts_with('/')
-            || matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]");
+        let is_near =
+            self.0.get_socket().is_some() || host.starts_with('/') || is_this_machine(host);
         let is_checked = matches!(
             self.0.get_ssl_mode(),
             PgSslMode::VerifyCa | PgSslMode::VerifyFull
@@ -241,6 +247,8 @@ mod tests {
         for (text, is_exposed) in [
             ("postgres://localhost/h", false),
             ("postgres://127.0.0.1:5433/h", false),
+            ("postgres://127.1.2.3/h", false),
+            ("postgres://[::1]/h", false),
             ("postgres://%2Frun%2Fpg/h", false),
             ("postgres://db.example/h?sslmode=verify-full", false),
             ("postgres://db.example/h?sslmode=require", true),

@@ -1,11 +1,15 @@
 //! A Redis or Valkey that several replicas share: where it is, and which node of a cluster has somebody's
 //! keys.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 
 use redis::{Client, ConnectionAddr, RedisError, TlsCertificates};
 
-/// How a certificate begins in a file of them.
+use crate::postgres::is_this_machine;
+
+/// How a certificate begins in a file of them, at the start of a line.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 /// Where a Redis is, who asks, and who may vouch for it. Shows neither password nor user.
@@ -17,40 +21,67 @@ pub struct RedisAddress(Client);
 pub enum RedisAddressFault {
     #[error("must be `redis://HOST:PORT`, `rediss://HOST:PORT` or `unix:///PATH`")]
     NoUrl,
-    #[error("holds no certificates in PEM")]
-    NoCertificates,
+    #[error("must not end in `#insecure`: who answers is checked wherever there is TLS")]
+    Insecure,
 }
 
-impl RedisAddress {
-    /// Who answers at `rediss://` must be vouched for by the usual authorities.
-    ///
-    /// # Errors
-    /// `url` is no address.
-    pub fn new(url: &str) -> Result<Self, RedisAddressFault> {
-        let client = Client::open(url).map_err(|_| RedisAddressFault::NoUrl)?;
-        Ok(Self(client))
-    }
+/// Who may vouch for a Redis, in place of the usual authorities: an address of nobody that goes by them.
+#[derive(Clone)]
+pub struct RedisAuthorities(ConnectionAddr);
 
-    /// Who answers must be vouched for by one of those in `pem`. Without encryption nobody is.
-    ///
-    /// # Errors
-    /// There is none in it, or one that is no authority.
-    pub fn with_authorities(self, pem: &str) -> Result<Self, RedisAddressFault> {
-        if !pem.contains(CERTIFICATE) {
-            return Err(RedisAddressFault::NoCertificates);
-        }
-        if !self.is_encrypted() {
-            return Ok(self);
+/// A text is no list of certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("holds no certificates in PEM, or one that cannot be read")]
+pub struct NoRedisAuthorities;
+
+impl FromStr for RedisAuthorities {
+    type Err = NoRedisAuthorities;
+
+    fn from_str(pem: &str) -> Result<Self, NoRedisAuthorities> {
+        // What is before, between and after them, and also on their lines, is passed over.
+        if !pem.lines().any(|line| line.starts_with(CERTIFICATE)) {
+            return Err(NoRedisAuthorities);
         }
         let certificates = TlsCertificates {
             client_tls: None,
             root_cert: Some(pem.into()),
         };
+        let client = Client::build_with_tls("rediss://localhost", certificates);
+        let client = client.map_err(|_| NoRedisAuthorities)?;
+        Ok(Self(client.get_connection_info().addr().clone()))
+    }
+}
+
+impl fmt::Debug for RedisAuthorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisAuthorities")
+    }
+}
+
+impl FromStr for RedisAddress {
+    type Err = RedisAddressFault;
+
+    /// Who answers at `rediss://` must be vouched for by the usual authorities.
+    fn from_str(url: &str) -> Result<Self, RedisAddressFault> {
+        let client = Client::open(url).map_err(|_| RedisAddressFault::NoUrl)?;
+        match client.get_connection_info().addr() {
+            ConnectionAddr::TcpTls { insecure: true, .. } => Err(RedisAddressFault::Insecure),
+            _ => Ok(Self(client)),
+        }
+    }
+}
+
+impl RedisAddress {
+    /// Who answers must be vouched for by one of these, where there is TLS.
+    #[must_use]
+    pub fn vouched_for_by(self, authorities: &RedisAuthorities) -> Self {
+        let ConnectionAddr::TcpTls { host, port, .. } = self.addr() else {
+            return self;
+        };
+        let vouched = reached_as(&authorities.0, host, *port);
         let known = self.0.get_connection_info().clone();
-        let client = Client::build_with_tls(known, certificates);
-        client
-            .map(Self)
-            .map_err(|_| RedisAddressFault::NoCertificates)
+        // Of what was one there is one.
+        Client::open(known.set_addr(vouched)).map_or(self, Self)
     }
 
     /// Whether who answers is checked, and nobody on the way can read.
@@ -65,7 +96,7 @@ impl RedisAddress {
         let ConnectionAddr::Tcp(host, _) = self.addr() else {
             return false;
         };
-        !matches!(host.as_str(), "localhost" | "127.0.0.1" | "::1" | "[::1]")
+        !is_this_machine(host)
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -87,20 +118,19 @@ impl fmt::Debug for RedisAddress {
 impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.addr() {
-            ConnectionAddr::Tcp(host, port) => write!(f, "redis://{host}:{port}"),
-            ConnectionAddr::TcpTls { host, port, .. } => write!(f, "rediss://{host}:{port}"),
+            ConnectionAddr::Tcp(host, port) => write!(f, "redis://{}:{port}", bracketed(host)),
+            ConnectionAddr::TcpTls { host, port, .. } => {
+                write!(f, "rediss://{}:{port}", bracketed(host))
+            }
             ConnectionAddr::Unix(path) => write!(f, "unix://{}", path.display()),
             _ => f.write_str("elsewhere"),
         }
     }
 }
 
-/// The node that an error names as the one to ask, reached as `home` is; `None` where it names none.
-pub(crate) fn moved(home: &Client, error: &RedisError) -> Option<Client> {
-    let (host, port) = error.redirect_node()?.0.rsplit_once(':')?;
-    let port = port.parse().ok()?;
-    let known = home.get_connection_info().clone();
-    let addr = match known.addr() {
+/// Another host, encrypted and checked as `like` is.
+fn reached_as(like: &ConnectionAddr, host: &str, port: u16) -> ConnectionAddr {
+    match like {
         ConnectionAddr::TcpTls {
             insecure,
             tls_params,
@@ -112,7 +142,23 @@ pub(crate) fn moved(home: &Client, error: &RedisError) -> Option<Client> {
             tls_params: tls_params.clone(),
         },
         _ => ConnectionAddr::Tcp(host.to_owned(), port),
-    };
+    }
+}
+
+/// As a URL has an address of IPv6.
+fn bracketed(host: &str) -> Cow<'_, str> {
+    match host.contains(':') {
+        true => format!("[{host}]").into(),
+        false => host.into(),
+    }
+}
+
+/// The node that an error names as the one to ask, reached as `home` is; `None` where it names none.
+pub(crate) fn moved(home: &Client, error: &RedisError) -> Option<Client> {
+    let (host, port) = error.redirect_node()?.0.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    let known = home.get_connection_info().clone();
+    let addr = reached_as(known.addr(), host, port);
     Client::open(known.set_addr(addr)).ok()
 }
 
@@ -129,6 +175,8 @@ mod tests {
                 true,
             ),
             ("redis://:s3cret@localhost:1", "redis://localhost:1", false),
+            ("redis://127.0.1.1", "redis://127.0.1.1:6379", false),
+            ("redis://[::1]", "redis://[::1]:6379", false),
             (
                 "rediss://hedge:s3cret@cache.example:6380/1",
                 "rediss://cache.example:6380",
@@ -140,24 +188,32 @@ mod tests {
                 false,
             ),
         ] {
-            let address = RedisAddress::new(text).unwrap();
+            let address: RedisAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), shown);
             assert_eq!(format!("{address:?}"), format!("RedisAddress({shown})"));
             assert_eq!(address.is_exposed(), is_exposed, "{text}");
         }
-        for text in ["", "cache.example:6379", "http://cache.example"] {
-            let fault = RedisAddress::new(text).unwrap_err();
-            assert_eq!(fault, RedisAddressFault::NoUrl, "{text}");
+        for (text, fault) in [
+            ("", RedisAddressFault::NoUrl),
+            ("redis", RedisAddressFault::NoUrl),
+            ("cache.example:6379", RedisAddressFault::NoUrl),
+            ("http://cache.example", RedisAddressFault::NoUrl),
+            ("redis://:pass word@", RedisAddressFault::NoUrl),
+            (
+                "rediss://cache.example/#insecure",
+                RedisAddressFault::Insecure,
+            ),
+        ] {
+            assert_eq!(text.parse::<RedisAddress>().unwrap_err(), fault, "{text}");
         }
     }
 
     #[test]
     fn authorities_are_certificates() {
         let nonsense = format!("{CERTIFICATE}\nAAAA\n-----END CERTIFICATE-----\n");
-        for pem in ["", "-----BEGIN PRIVATE KEY-----", nonsense.as_str()] {
-            let address = RedisAddress::new("rediss://cache.example").unwrap();
-            let fault = address.with_authorities(pem).unwrap_err();
-            assert_eq!(fault, RedisAddressFault::NoCertificates, "{pem}");
+        let indented = nonsense.replace("-----BEGIN", "  -----BEGIN");
+        for pem in ["", "-----BEGIN PRIVATE KEY-----", &nonsense, &indented] {
+            assert!(pem.parse::<RedisAuthorities>().is_err(), "{pem}");
         }
     }
 }

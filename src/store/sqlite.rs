@@ -10,7 +10,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, Executor, query_scalar, raw_sql};
 
-use crate::own::{make_dir, make_file};
+use crate::own_files::{make_dir, make_file};
 
 /// Another process may be writing, or somebody looking with SQLite's own tool.
 const BUSY_MAX: Duration = Duration::from_secs(5);

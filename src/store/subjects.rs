@@ -10,7 +10,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::own::make_dir;
+use crate::own_files::make_dir;
 use crate::secret_file::{self, SECRET_BYTES};
 
 /// In the folder of the records.

@@ -106,7 +106,7 @@ async fn replicas_share_over_tls_with_whom_their_authority_vouches_for() {
 }
 
 #[tokio::test]
-async fn servers_that_nobody_vouches_for_are_told_nothing_and_hold_up_nobody() {
+async fn servers_that_nobody_vouches_for_are_not_used_and_hold_up_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let (authority, ca) = (Authority::new(), folder.path().join("ca.pem"));
     Authority::new().write(&ca);

@@ -5,7 +5,7 @@ use http::{HeaderValue, StatusCode};
 use loadtest::FakeUpstream;
 use serde_json::{Value, json};
 
-use crate::harness::{Hedge, Reply, ask, chat_request, eventually, fake, upstream, with};
+use crate::harness::{Hedge, Reply, ask, chat_request, fake, upstream, with};
 use crate::replicas::server::Server;
 use crate::shared_keys::until_metric_is;
 

@@ -13,9 +13,9 @@ use super::embeddings::EncoderSettings;
 use super::faults::Findings;
 use super::raw::RawConfig;
 use super::raw_cache::{RawCache, RawCompartment, RawPace};
-use super::redis::RedisSettings;
 use super::secret::Surroundings;
 use super::sections::{ModelSource, model_source, within};
+use super::shared::StoreSettings;
 use super::shared_cache::{self, SharedCacheSettings};
 use crate::bundled;
 
@@ -59,7 +59,7 @@ pub struct ReuseSettings {
 
 pub fn cache(
     config: &RawConfig,
-    store: Option<&RedisSettings>,
+    store: &StoreSettings,
     around: &Surroundings<'_>,
     findings: &mut Findings,
 ) -> CacheSettings {

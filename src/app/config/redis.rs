@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use store::{RedisAddress, WhenApart};
+use store::{NoRedisAuthorities, RedisAddress, RedisAddressFault, RedisAuthorities, WhenApart};
 
 use super::faults::Findings;
 use super::raw::{RawConfig, SecretText};
@@ -42,11 +42,11 @@ pub struct RedisSettings {
 /// `None` where none is named, or there is a fault.
 pub fn redis(
     raw: &RawConfig,
+    authorities: Option<&RedisAuthorities>,
     around: &Surroundings<'_>,
     findings: &mut Findings,
 ) -> Option<RedisSettings> {
     const PATH: &str = "store.redis";
-    let all = raw;
     let raw = &raw.store;
     let replicas = within("store.replicas", raw.replicas, 1..=1_000, findings);
     let answer_ms = within(
@@ -64,13 +64,7 @@ pub fn redis(
             format!("must be 1 to {PREFIX_BYTES_MAX} letters, digits or any of `-_.:`"),
         );
     }
-    let Some(written) = &raw.redis else {
-        if raw.redis_ca.is_some() && all.cache.redis.is_none() {
-            findings.warn(CA_PATH, "is of no use: there is no Redis");
-        }
-        return None;
-    };
-    let address = address(PATH, written, all, around, findings)?;
+    let address = address(PATH, raw.redis.as_ref()?, authorities, around, findings)?;
     if replicas == 1 {
         findings.warn(
             "store.replicas",
@@ -90,25 +84,43 @@ pub fn redis(
     })
 }
 
+/// Those in the file that is named; `None` where none is, or it is at fault.
+pub fn authorities(
+    raw: &RawConfig,
+    around: &Surroundings<'_>,
+    findings: &mut Findings,
+) -> Option<RedisAuthorities> {
+    let file = raw.store.redis_ca.as_ref()?;
+    let fault = match (around.read_file)(Path::new(file)) {
+        Ok(pem) => match pem.parse() {
+            Ok(authorities) => return Some(authorities),
+            Err(fault) => NoRedisAuthorities::to_string(&fault),
+        },
+        Err(error) => format!("cannot read the file: {}", error.kind()),
+    };
+    findings.fault(CA_PATH, fault);
+    None
+}
+
 /// Where a Redis is, as it is written or where that points.
 pub fn address(
     path: &str,
     written: &SecretText,
-    raw: &RawConfig,
+    authorities: Option<&RedisAuthorities>,
     around: &Surroundings<'_>,
     findings: &mut Findings,
 ) -> Option<RedisAddress> {
     let is_url = written.0.contains("://") && !written.0.starts_with("file:");
     let found = if is_url && !written.0.contains('@') {
         // There is no secret in it.
-        RedisAddress::new(written.0.trim())
+        written.0.trim().parse()
     } else {
-        RedisAddress::new(around.secret(path, written, findings)?.expose())
+        around.secret(path, written, findings)?.expose().parse()
     };
-    let address = match found {
+    let address: RedisAddress = match found {
         Ok(address) => address,
         Err(fault) => {
-            findings.fault(path, fault.to_string());
+            findings.fault(path, RedisAddressFault::to_string(&fault));
             return None;
         }
     };
@@ -121,21 +133,20 @@ pub fn address(
             ),
         );
     }
-    let Some(file) = &raw.store.redis_ca else {
-        return Some(address);
-    };
-    let read = (around.read_file)(Path::new(file));
-    let read = read.map_err(|error| format!("cannot read the file: {}", error.kind()));
-    let known = read.and_then(|pem| {
-        let known = address.with_authorities(&pem);
-        known.map_err(|fault| fault.to_string())
-    });
-    match known {
-        Ok(address) => Some(address),
-        Err(words) => {
-            findings.fault(CA_PATH, words);
-            None
-        }
+    Some(match authorities {
+        Some(authorities) => address.vouched_for_by(authorities),
+        None => address,
+    })
+}
+
+/// Says so where authorities are named and there is nothing that they could vouch for.
+pub fn warn_of_idle_authorities<'a>(
+    raw: &RawConfig,
+    mut addresses: impl Iterator<Item = &'a RedisAddress>,
+    findings: &mut Findings,
+) {
+    if raw.store.redis_ca.is_some() && !addresses.any(RedisAddress::is_encrypted) {
+        findings.warn(CA_PATH, "is of no use: there is no Redis at rediss://");
     }
 }
 
@@ -164,7 +175,7 @@ mod tests {
             read_file: &|_| Err(std::io::ErrorKind::NotFound.into()),
         };
         let mut findings = Findings::default();
-        (redis(&raw, &around, &mut findings), findings)
+        (redis(&raw, None, &around, &mut findings), findings)
     }
 
     #[test]
@@ -192,6 +203,83 @@ mod tests {
             assert!(!all.contains("s3cret"), "{all}");
             let mut said = findings.faults.iter().chain(&findings.warnings);
             assert!(said.all(|it| it.path == "store.redis"));
+        }
+    }
+
+    #[test]
+    fn authorities_are_read_once_for_each_redis_and_said_to_be_idle() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::default();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let files = [("/sound", pem), ("/empty", String::new())];
+        for (file, own, of_cache, wanted) in [
+            ("/sound", "rediss://cache.example", "", ""),
+            ("/sound", "", "rediss://cache.example", ""),
+            ("/sound", "", "", "is of no use"),
+            ("/sound", "redis://localhost", "", "is of no use"),
+            ("/sound", "unix:///run/redis.sock", "", "is of no use"),
+            (
+                "/empty",
+                "rediss://a.example",
+                "rediss://b.example",
+                "holds no certificates",
+            ),
+            (
+                "/nowhere",
+                "rediss://a.example",
+                "rediss://b.example",
+                "cannot read the file",
+            ),
+        ] {
+            let mut raw = RawConfig::default();
+            let written = |url: &str| (!url.is_empty()).then(|| SecretText(url.to_owned()));
+            raw.store.redis_ca = Some(file.to_owned());
+            raw.store.replicas = 3;
+            (raw.store.redis, raw.cache.redis) = (written(own), written(of_cache));
+            let read = |path: &Path| {
+                let mut files = files.iter();
+                let found = files.find(|(name, _)| Path::new(name) == path);
+                let found = found.map(|(_, text)| text.clone());
+                found.ok_or_else(|| std::io::ErrorKind::NotFound.into())
+            };
+            let around = Surroundings {
+                environment: &BTreeMap::new(),
+                read_file: &read,
+            };
+            let findings = said_of(&raw, &around);
+            let said = findings.faults.iter().chain(&findings.warnings);
+            let said: Vec<_> = said.map(|it| (it.path.as_str(), &it.message)).collect();
+            match &said[..] {
+                [] => assert_eq!(wanted, "", "{own} {of_cache}"),
+                [(CA_PATH, words)] => assert!(words.starts_with(wanted), "{words}"),
+                more => panic!("{more:?}"),
+            }
+        }
+    }
+
+    fn said_of(raw: &RawConfig, around: &Surroundings<'_>) -> Findings {
+        let mut findings = Findings::default();
+        let store = super::super::shared::store(raw, around, &mut findings);
+        let shared = super::super::shared_cache::shared(raw, &store, around, &mut findings);
+        let addresses = store.redis.iter().map(|it| &it.address);
+        let addresses = addresses.chain(shared.iter().map(|it| &it.address));
+        warn_of_idle_authorities(raw, addresses, &mut findings);
+        findings
+    }
+
+    #[test]
+    fn what_is_sent_in_the_clear_to_another_machine_is_warned_of() {
+        for (url, count) in [
+            ("redis://cache.example", 1),
+            ("rediss://cache.example", 0),
+            ("redis://127.0.0.1", 0),
+        ] {
+            let (_, findings) = judged(RawStore {
+                redis: Some(SecretText(url.to_owned())),
+                replicas: 3,
+                ..RawStore::default()
+            });
+            assert_eq!(findings.warnings.len(), count, "{url}: {findings:?}");
         }
     }
 

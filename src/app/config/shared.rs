@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use store::PostgresAddress;
+use store::{PostgresAddress, RedisAuthorities};
 
 use super::faults::Findings;
 use super::raw::{RawConfig, SecretText};
@@ -61,12 +61,16 @@ pub struct StoreSettings {
     pub postgres: Option<PostgresAddress>,
     /// `None` where this node counts limits for itself.
     pub redis: Option<RedisSettings>,
+    /// Who may vouch for any Redis; `None` where the usual ones may.
+    pub redis_authorities: Option<RedisAuthorities>,
 }
 
 pub fn store(raw: &RawConfig, around: &Surroundings<'_>, findings: &mut Findings) -> StoreSettings {
+    let redis_authorities = redis::authorities(raw, around, findings);
     StoreSettings {
         postgres: postgres(raw, around, findings),
-        redis: redis::redis(raw, around, findings),
+        redis: redis::redis(raw, redis_authorities.as_ref(), around, findings),
+        redis_authorities,
     }
 }
 

@@ -7,9 +7,10 @@ use store::RedisAddress;
 
 use super::faults::Findings;
 use super::raw::RawConfig;
-use super::redis::{self, RedisSettings};
+use super::redis;
 use super::secret::Surroundings;
 use super::sections::within;
+use super::shared::StoreSettings;
 
 const MEBIBYTE: u64 = 1024 * 1024;
 
@@ -30,7 +31,7 @@ pub struct SharedCacheSettings {
 /// `None` where replies are this node's alone, or there is a fault.
 pub fn shared(
     raw: &RawConfig,
-    store: Option<&RedisSettings>,
+    store: &StoreSettings,
     around: &Surroundings<'_>,
     findings: &mut Findings,
 ) -> Option<SharedCacheSettings> {
@@ -56,8 +57,10 @@ pub fn shared(
         Some(secret)
     });
     let own = cache.redis.as_ref();
-    let own = own.and_then(|written| redis::address("cache.redis", written, raw, around, findings));
-    let address = own.or_else(|| store.map(|store| store.address.clone()));
+    let authorities = store.redis_authorities.as_ref();
+    let own = own
+        .and_then(|written| redis::address("cache.redis", written, authorities, around, findings));
+    let address = own.or_else(|| store.redis.as_ref().map(|store| store.address.clone()));
     let address = address.filter(|_| cache.enabled && cache.redis_bytes_max > 0);
     if address.is_none() && cache.secret.is_some() {
         findings.warn(
@@ -79,6 +82,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::raw::SecretText;
+    use super::super::shared;
     use super::*;
 
     fn judged(change: impl Fn(&mut RawConfig)) -> (Option<SharedCacheSettings>, Vec<String>) {
@@ -97,8 +101,8 @@ mod tests {
             read_file: &|_| Err(std::io::ErrorKind::NotFound.into()),
         };
         let mut findings = Findings::default();
-        let store = redis::redis(&raw, &around, &mut findings);
-        let found = shared(&raw, store.as_ref(), &around, &mut findings);
+        let store = shared::store(&raw, &around, &mut findings);
+        let found = shared(&raw, &store, &around, &mut findings);
         let all = format!("{found:?} {findings:?}");
         assert!(!all.contains("s3cret"), "{all}");
         let said = findings.faults.iter().chain(&findings.warnings);

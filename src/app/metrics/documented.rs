@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use pipeline::Texts;
 use store::{
-    Calendar, Moment, RecordDesk, RecordRules, RedisAddress, SharedQuotas, SharedReplies,
-    SharedReplyRules, SharedRules, TextVault, WhenApart,
+    Calendar, Moment, RecordDesk, RecordRules, SharedQuotas, SharedReplies, SharedReplyRules,
+    SharedRules, TextVault, WhenApart,
 };
 
 use super::Metrics;
@@ -32,7 +32,7 @@ fn on_the_page() -> BTreeMap<String, String> {
 
 fn shared() -> Arc<SharedQuotas> {
     let rules = SharedRules {
-        redis: RedisAddress::new("redis://127.0.0.1").unwrap(),
+        redis: "redis://127.0.0.1".parse().unwrap(),
         prefix: "hedge".into(),
         replicas: NonZeroU32::MIN,
         when_apart: WhenApart::Share,
@@ -47,7 +47,7 @@ fn shared() -> Arc<SharedQuotas> {
 
 fn replies() -> Arc<SharedReplies> {
     let (replies, _) = SharedReplies::new(SharedReplyRules {
-        redis: RedisAddress::new("redis://127.0.0.1").unwrap(),
+        redis: "redis://127.0.0.1".parse().unwrap(),
         prefix: "hedge".into(),
         far_bytes_max: 1,
         near_bytes_max: 1,

@@ -157,30 +157,29 @@ impl LlamaEncoder {
         sizes: EncoderSizes,
         interrupt: Arc<Interrupt>,
     ) -> Result<Self, LoadError> {
-        let refused = || LoadError::Context {
-            kv_tokens: sizes.batch_tokens,
-            reason: reason(),
+        let made = |sizes: EncoderSizes| {
+            let made = EncoderContext::new(Arc::clone(&model), sizes, Arc::clone(&interrupt));
+            // A first computation shows now what would else fail with the first request.
+            let probed = made.and_then(|mut context| {
+                let probe = context.encode(&[&[0]])?;
+                Some((context, probe.first().map_or(0, Vec::len)))
+            });
+            probed.ok_or_else(|| LoadError::Context {
+                kv_tokens: sizes.batch_tokens,
+                reason: reason(),
+            })
         };
-        let short = devices::accelerators(free_bytes()).is_empty().then(|| {
-            let sizes = EncoderSizes {
-                batch_tokens: TILE_ROWS - 1,
-                flash: FlashAttention::Off,
-                ..sizes
-            };
-            EncoderContext::new(Arc::clone(&model), sizes, Arc::clone(&interrupt))
-                .ok_or_else(refused)
+        let is_on_cpu = devices::accelerators(free_bytes()).is_empty();
+        let short = is_on_cpu.then(|| EncoderSizes {
+            batch_tokens: TILE_ROWS - 1,
+            flash: FlashAttention::Off,
+            ..sizes
         });
-        let mut short = short.transpose()?;
-        let mut context = EncoderContext::new(model, sizes, interrupt).ok_or_else(refused)?;
-        let mut dimensions = 0;
-        // A first computation shows now what would else fail with the first request.
-        for context in short.iter_mut().chain([&mut context]) {
-            let probe = context.encode(&[&[0]]).ok_or_else(refused)?;
-            dimensions = probe.first().map_or(0, Vec::len);
-        }
+        let short = short.map(&made).transpose()?;
+        let (context, dimensions) = made(sizes)?;
         Ok(Self {
             context,
-            short,
+            short: short.map(|(context, _)| context),
             dimensions: u32::try_from(dimensions).unwrap_or(u32::MAX),
             is_normalised: false,
         })

@@ -653,7 +653,9 @@ impl EncoderContext {
         let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: returns a plain struct by value and reads nothing (llama.h:480).
         let mut params = unsafe { sys::llama_context_default_params() };
-        // Measured for as many texts of one length; of a length that is none llama.cpp asserts.
+        // llama.cpp first measures a batch of `n_seq_max` texts of one length and rounds its tokens up
+        // for that, but not its outputs; the mean over both then fails an assertion (`graph_reserve` in
+        // llama-context.cpp, `build_pooling` in llama-graph.cpp).
         let tokens = sizes.batch_tokens.next_multiple_of(sizes.texts.max(1));
         params.n_ctx = tokens;
         params.n_batch = tokens;

@@ -28,7 +28,7 @@ use super::LINE_BYTES_MAX;
 use super::chain::{AuditFileName, audit_files};
 use super::line::{Kind, Line};
 use super::writer::open_own;
-use crate::own::make_dir;
+use crate::own_files::make_dir;
 use crate::records::replica_of;
 use crate::{PostgresAddress, PostgresFault};
 

@@ -13,7 +13,8 @@ use tracing::{error, warn};
 use super::chain::{AuditFileName, Head, Last, audit_files, tail};
 use super::counts::Lost;
 use super::line::{Kind, Line, Rest, milliseconds};
-use crate::own::{Lock, busy, make_dir, make_file};
+use crate::lock::{Lock, busy};
+use crate::own_files::{make_dir, make_file};
 
 /// Held while a process writes the log.
 const LOCK: &str = "audit.lock";

@@ -14,7 +14,8 @@ use sqlx::{Connection, Row, query, query_scalar};
 
 use super::kept::{KeptKey, KeptTeam, KeyFault, KeyPlace, KeyRow, Rows, signed, unsigned};
 use super::secret::{KeyTag, TagSecret};
-use crate::own::{Lock, make_dir, make_file};
+use crate::lock::Lock;
+use crate::own_files::{make_dir, make_file};
 use crate::sqlite::{self, CORRUPT, NOT_A_DATABASE, Newer, code};
 
 /// In their folder.

@@ -12,7 +12,8 @@ use domain::{Measure, Period, Scope, TeamId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::local::Settled;
-use crate::own::{Lock, busy, make_file};
+use crate::lock::{Lock, busy};
+use crate::own_files::make_file;
 
 /// Of the form below.
 const VERSION: u32 = 1;

@@ -4,7 +4,8 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 
-use crate::own::{Lock, busy, make_dir, make_file};
+use crate::lock::{Lock, busy};
+use crate::own_files::{make_dir, make_file};
 
 /// Held for as long as it lives.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::code::Code;
 use super::entries::unix_ms;
-use crate::own::make_dir;
+use crate::own_files::make_dir;
 use crate::sqlite::{BUSY, CORRUPT, ERROR, NOT_A_DATABASE, code};
 
 /// Of the form below. A file of another is set aside.

@@ -46,7 +46,7 @@ impl Replicas {
 
     fn join(&mut self, far_bytes_max: u64) {
         let (replies, driver) = SharedReplies::new(SharedReplyRules {
-            redis: RedisAddress::new(&self.server.url()).unwrap(),
+            redis: self.server.url().parse().unwrap(),
             prefix: "test".into(),
             far_bytes_max,
             near_bytes_max: 1 << 20,
@@ -111,7 +111,7 @@ fn of_team(team: &str) -> Kept {
 #[tokio::test]
 async fn what_is_kept_while_purges_are_being_heard_is_kept_after_them() {
     let (replies, _driver) = SharedReplies::new(SharedReplyRules {
-        redis: RedisAddress::new("redis://127.0.0.1:1/").unwrap(),
+        redis: "redis://127.0.0.1:1/".parse().unwrap(),
         prefix: "test".into(),
         far_bytes_max: 1 << 20,
         near_bytes_max: 1 << 20,

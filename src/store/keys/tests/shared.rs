@@ -10,7 +10,6 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::PostgresAddress;
-use crate::RedisAddress;
 use crate::quota::RedisServer as Server;
 
 /// Far longer than anything takes.
@@ -51,7 +50,7 @@ impl Replica {
     async fn over(address: &PostgresAddress, redis: Option<&Server>) -> Self {
         let rules = SharedKeyRules {
             postgres: address.clone(),
-            redis: redis.map(|it| (RedisAddress::new(&it.url()).unwrap(), "hedge".to_owned())),
+            redis: redis.map(|it| (it.url().parse().unwrap(), "hedge".to_owned())),
             fresh: [7; 32],
         };
         let mut replica = Self::new(rules, None);

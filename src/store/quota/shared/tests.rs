@@ -1,6 +1,7 @@
 //! Over a Redis that each test starts for itself. Where none is installed they say so and pass.
 
 mod book;
+#[expect(dead_code, reason = "TLS is for the black-box tests alone")]
 pub mod server;
 
 use std::collections::BTreeMap;
@@ -57,7 +58,7 @@ impl Replicas {
 
     fn rules(&self, when_apart: WhenApart) -> SharedRules {
         SharedRules {
-            redis: RedisAddress::new(&self.server.url()).unwrap(),
+            redis: self.server.url().parse().unwrap(),
             prefix: "test".into(),
             replicas: NonZeroU32::new(3).unwrap(),
             when_apart,

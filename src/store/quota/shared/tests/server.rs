@@ -48,7 +48,11 @@ impl Server {
         std::fs::write(server.folder.path().join(CERTIFICATE), certificate).unwrap();
         std::fs::write(server.folder.path().join(KEY), key).unwrap();
         server.is_encrypted = true;
-        server.run();
+        server.begin_process();
+        if !server.is_up() {
+            eprintln!("skipped: the Redis that is installed does not start with TLS");
+            return None;
+        }
         Some(server)
     }
 
@@ -92,6 +96,11 @@ impl Server {
 
     /// Begins, or begins again.
     pub fn run(&mut self) {
+        self.begin_process();
+        assert!(self.is_up(), "it listens");
+    }
+
+    fn begin_process(&mut self) {
         let appends = if self.is_lasting { "yes" } else { "no" };
         let port = self.port.to_string();
         let ports: &[&str] = match self.is_encrypted {
@@ -128,11 +137,19 @@ impl Server {
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// Waits until it listens, or has ended.
+    fn is_up(&mut self) -> bool {
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(began.elapsed() < PATIENCE, "it listens");
+            let child = self.child.as_mut().unwrap();
+            if child.try_wait().unwrap().is_some() || began.elapsed() > PATIENCE {
+                return false;
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
+        true
     }
 
     /// As a machine that is gone.

@@ -1,21 +1,7 @@
-//! Folders and files that are this user's alone, and what one process has at a time.
+//! What one process has at a time.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
-
-/// Makes a folder, and those above it, where they are not there.
-pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-/// Opens a file to write, made where it is not there.
-pub(crate) fn make_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
-    options.open(path)
-}
 
 /// Held for as long as it lives.
 ///
@@ -62,6 +48,7 @@ pub(crate) fn busy(error: TryLockError, words: &'static str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::own_files::make_file;
 
     #[test]
     fn what_a_child_has_open_as_well_is_given_back() {
