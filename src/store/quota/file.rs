@@ -66,6 +66,11 @@ impl QuotaFile {
         }
         let lock = Lock::alone(make_file(&path.with_extension("lock"))?)
             .map_err(|error| busy(error, "another process has it"))?;
+        // What a crash left of a write. Users' names are in it, also of those who were forgotten since.
+        match std::fs::remove_file(draft(path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         let mut file = Self {
             path: path.to_owned(),
             _lock: lock,
@@ -129,7 +134,7 @@ impl QuotaFile {
         };
         let text = serde_json::to_vec(&page)?;
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        let fresh = self.path.with_extension("new");
+        let fresh = draft(&self.path);
         // Users' names are in it.
         let mut file = OpenOptions::new()
             .write(true)
@@ -145,6 +150,11 @@ impl QuotaFile {
         self.is_written = true;
         Ok(())
     }
+}
+
+/// Where a file is written before it takes its place.
+fn draft(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 impl Entry {
@@ -265,6 +275,16 @@ mod tests {
                 .unwrap()
                 .contains(r#""name":"u""#)
         );
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_write_goes_with_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("quotas.json");
+        std::fs::write(draft(&path), "anna").unwrap();
+        let (file, found) = QuotaFile::open(&path).unwrap();
+        assert!(found.is_empty() && !draft(&path).exists());
+        drop(file);
     }
 
     #[test]

@@ -462,14 +462,18 @@ async fn a_node_of_a_cluster_that_has_other_keys_is_left_for_the_one_that_has_th
 }
 
 #[tokio::test]
-async fn nothing_shows_a_reply_or_an_address() {
+async fn nothing_shows_a_reply_or_a_secret() {
     let Some(replicas) = Replicas::start(1).await else {
         return;
     };
     replicas.keep(1, of_team("red")).await;
-    let shown = format!("{:?} {:?}", replicas.all[0], replicas.all[0].desk.rules);
+    let rules = SharedReplyRules {
+        redis: "redis://:s3cret@cache.example".parse().unwrap(),
+        ..replicas.all[0].desk.rules.clone()
+    };
+    let shown = format!("{:?} {rules:?}", replicas.all[0]);
     assert!(
-        !shown.contains("masked") && !shown.contains("redis://"),
+        !shown.contains("masked") && !shown.contains("s3cret"),
         "{shown}"
     );
 }
