@@ -42,7 +42,7 @@ pub use keys::{
 pub use moka_replies::{MokaReplies, OVERHEAD_BYTES};
 pub use moka_responses::MokaResponses;
 pub use outbox::Outbox;
-pub use postgres::{AddressFault, PostgresAddress, PostgresFault};
+pub use postgres::{AddressFault, PostgresAddress, PostgresFault, PostgresLook};
 pub use quota::{
     Calendar, ForgetFault, LocalQuotas, Moment, NoTimeZone, QuotaFile, Settled, SharedCounts,
     SharedDriver, SharedQuotas, SharedRules, WhenApart,
@@ -52,7 +52,9 @@ pub use records::{
     RecordRules, RecordWriter, RecordsState, ShiftFault, Shifted, ShiftedFile, own_records,
     records_state, shift_records,
 };
-pub use redis_address::{NoRedisAuthorities, RedisAddress, RedisAddressFault, RedisAuthorities};
+pub use redis_address::{
+    NoRedisAuthorities, RedisAddress, RedisAddressFault, RedisAuthorities, RedisFault, RedisLook,
+};
 pub use reuse::{
     Clock, ENTRY_OVERHEAD_BYTES, EmbeddedIndex, MemoryIndex, NEIGHBOURS_MAX, REUSE_QUEUE_MAX,
     ReuseFileError, ReuseRules, STATE_BYTES_MAX,

@@ -160,23 +160,72 @@ impl PostgresAddress {
     pub(crate) async fn open(&self) -> Result<PgConnection, PostgresFault> {
         let opening = async {
             let mut connection = self.connect().await?;
-            let (encoding, is_read_only): (String, bool) = query_as(
-                "SELECT current_setting('server_encoding'),
-                    pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'",
-            )
-            .fetch_one(&mut connection)
-            .await?;
-            if encoding != "UTF8" {
-                return Err(PostgresFault::Encoding { encoding });
-            }
-            if is_read_only {
-                return Err(PostgresFault::ReadOnly);
-            }
+            check(&mut connection).await?;
             bring_forward(&mut connection, &MIGRATIONS).await?;
             Ok(connection)
         };
         let opened = timeout(CONNECT_MAX * 2, opening).await;
         opened.map_err(|_| PostgresFault::Late)?
+    }
+
+    /// Asks it how it is, and changes nothing.
+    ///
+    /// # Errors
+    /// It cannot be asked, or no node could use it.
+    pub async fn look(&self) -> Result<PostgresLook, PostgresFault> {
+        let looking = async {
+            let mut connection = self.connect().await?;
+            check(&mut connection).await?;
+            let (schema, known) = (version(&mut connection).await?, MIGRATIONS.len() as i64);
+            if schema > known {
+                let version = schema;
+                return Err(PostgresFault::Newer { version, known });
+            }
+            let may_make = query_scalar(
+                "SELECT COALESCE(
+                    has_schema_privilege(to_regnamespace('hedge')::OID, 'CREATE'),
+                    has_database_privilege(current_database(), 'CREATE')
+                )",
+            );
+            Ok(PostgresLook {
+                may_make: may_make.fetch_one(&mut connection).await?,
+                server: server_version(&mut connection).await?,
+                schema: (schema > 0).then_some(schema),
+                known,
+            })
+        };
+        let looked = timeout(CONNECT_MAX * 2, looking).await;
+        looked.map_err(|_| PostgresFault::Late)?
+    }
+}
+
+/// How a Postgres is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresLook {
+    /// The server's version, as it calls itself.
+    pub server: String,
+    /// Of the schema `hedge`; `None` where there is none yet.
+    pub schema: Option<i64>,
+    /// The version that this program brings it to.
+    pub known: i64,
+    /// Whether who asks may make the schema, or change the one that is there.
+    pub may_make: bool,
+}
+
+/// Whether it could be written to.
+async fn check(connection: &mut PgConnection) -> Result<(), PostgresFault> {
+    let (encoding, is_read_only): (String, bool) = query_as(
+        "SELECT current_setting('server_encoding'),
+            pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'",
+    )
+    .fetch_one(connection)
+    .await?;
+    if encoding != "UTF8" {
+        return Err(PostgresFault::Encoding { encoding });
+    }
+    match is_read_only {
+        true => Err(PostgresFault::ReadOnly),
+        false => Ok(()),
     }
 }
 

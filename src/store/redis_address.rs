@@ -4,10 +4,17 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
-use redis::{Client, ConnectionAddr, RedisError, TlsCertificates};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, RedisError, TlsCertificates, cmd};
 
 use crate::postgres::is_this_machine;
+
+/// For a connection, and for an answer.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// The first Redis with all commands that it is sent.
+const MAJOR_LEAST: u32 = 5;
 
 /// How a certificate begins in a file of them, at the start of a line.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
@@ -99,6 +106,26 @@ impl RedisAddress {
         !is_this_machine(host)
     }
 
+    /// Asks it how it is.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub async fn look(&self) -> Result<RedisLook, RedisFault> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(LOOK_MAX))
+            .set_response_timeout(Some(LOOK_MAX));
+        let connection = self.0.get_multiplexed_async_connection_with_config(&config);
+        let mut connection = connection.await?;
+        let began = Instant::now();
+        let said: Result<String, RedisError> = cmd("INFO").query_async(&mut connection).await;
+        let said = match said {
+            // Who may count need not be let to ask how it is.
+            Err(error) if error.code() == Some("NOPERM") => String::new(),
+            said => said?,
+        };
+        Ok(RedisLook::read(&said, began.elapsed()))
+    }
+
     pub(crate) fn client(&self) -> Client {
         self.0.clone()
     }
@@ -107,6 +134,48 @@ impl RedisAddress {
         self.0.get_connection_info().addr()
     }
 }
+
+/// How a Redis or Valkey is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisLook {
+    /// Of Redis whose commands it knows, as `7.2.4`; empty where it does not say, nor anything else.
+    pub version: String,
+    /// Where it is full it forgets what it was told.
+    pub evicts: bool,
+    /// It follows another one, and takes no writes.
+    pub is_replica: bool,
+    /// What it took to answer.
+    pub took: Duration,
+}
+
+impl RedisLook {
+    /// Reads an answer to `INFO`.
+    fn read(said: &str, took: Duration) -> Self {
+        let word = |name: &str| {
+            let mut lines = said.lines().filter_map(|line| line.split_once(':'));
+            lines.find_map(|(it, value)| (it == name).then(|| value.trim().to_owned()))
+        };
+        Self {
+            version: word("redis_version").unwrap_or_default(),
+            evicts: word("maxmemory_policy").is_some_and(|policy| policy != "noeviction"),
+            is_replica: word("role").is_some_and(|role| role != "master"),
+            took,
+        }
+    }
+
+    /// Whether it knows all commands that it is sent.
+    #[must_use]
+    pub fn is_recent(&self) -> bool {
+        let major = self.version.split('.').next().unwrap_or_default().parse();
+        // One that does not say may.
+        major.map_or(true, |major: u32| major >= MAJOR_LEAST)
+    }
+}
+
+/// A Redis cannot be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("Redis cannot be asked")]
+pub struct RedisFault(#[from] RedisError);
 
 impl fmt::Debug for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -206,6 +275,21 @@ mod tests {
         ] {
             assert_eq!(text.parse::<RedisAddress>().unwrap_err(), fault, "{text}");
         }
+    }
+
+    #[test]
+    fn what_it_says_of_itself_is_read() {
+        let look = |said: &str| RedisLook::read(said, Duration::ZERO);
+        let well = look(
+            "# Server\r\nredis_version:7.2.4\r\nvalkey_version:8.0.1\r\n\r\n# Memory\r\n\
+             maxmemory_policy:noeviction\r\n# Replication\r\nrole:master\r\n",
+        );
+        assert_eq!(well.version, "7.2.4");
+        assert!(well.is_recent() && !well.evicts && !well.is_replica);
+        let ill = look("redis_version:4.0.9\nmaxmemory_policy:allkeys-lru\nrole:slave\n");
+        assert!(!ill.is_recent() && ill.evicts && ill.is_replica);
+        let silent = look("");
+        assert!(silent.is_recent() && !silent.evicts && !silent.is_replica);
     }
 
     #[test]

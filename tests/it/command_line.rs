@@ -12,7 +12,11 @@ fn output(arguments: &[&str], config: &str) -> (Output, String) {
 }
 
 /// The same with further variables in the environment.
-fn output_with(arguments: &[&str], config: &str, variables: &[(&str, &str)]) -> (Output, String) {
+pub fn output_with(
+    arguments: &[&str],
+    config: &str,
+    variables: &[(&str, &str)],
+) -> (Output, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hedge.toml");
     std::fs::write(&file, config).unwrap();

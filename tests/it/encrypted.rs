@@ -7,16 +7,20 @@ use std::fs;
 use std::path::Path;
 
 use http::StatusCode;
-use loadtest::{FakeUpstream, PostgresServer};
+use loadtest::{FakeUpstream, POSTGRES_PASSWORD, PostgresServer};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 
+use crate::command_line::output_with;
 use crate::harness::{Hedge, eventually, fake, upstream};
 use crate::keys::{make, status_of};
 use crate::replicas::server::Server;
 use crate::shared_keys::{until_keys_are, until_metric_is, until_opens};
 
 const DATABASE: &str = "hedge";
+
+/// Of the upstream.
+const KEYS: [(&str, &str); 1] = [("FAKE_KEY", "fake")];
 
 /// Whose secret is its name.
 const KEY: &str = "
@@ -97,6 +101,10 @@ async fn replicas_share_over_tls_with_whom_their_authority_vouches_for() {
     until_keys_are(&nodes, "shared").await;
     let key = make(&nodes[0], "ci", json!({})).await;
     until_opens(&nodes, &key, 200).await;
+    let (_, said) = output_with(&["doctor"], &config, &KEYS);
+    assert!(said.contains("ok    postgres"), "{said}");
+    assert!(said.contains("ok    redis"), "{said}");
+    assert!(!said.contains(POSTGRES_PASSWORD), "{said}");
     let used = servers.0.query(
         DATABASE,
         "SELECT count(*) > 0 FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
@@ -127,6 +135,13 @@ async fn servers_that_nobody_vouches_for_are_not_used_and_hold_up_nobody() {
         said("limits are counted apart") && said("Postgres")
     })
     .await;
+    let (output, said) = output_with(&["doctor"], &config, &KEYS);
+    assert!(!output.status.success(), "{said}");
+    for line in ["fail  postgres", "fail  redis"] {
+        let mut lines = said.lines().filter(|it| it.starts_with(line));
+        let found = lines.next().unwrap_or_default();
+        assert!(found.contains("invalid peer certificate"), "{said}");
+    }
     let schema = servers.0.query(DATABASE, "SELECT to_regnamespace('hedge')");
     assert_eq!(schema.unwrap(), "");
 }

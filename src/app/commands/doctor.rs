@@ -4,6 +4,7 @@ mod gpu;
 mod look;
 mod pools;
 mod relays;
+mod shared;
 mod upstreams;
 
 use std::fmt;

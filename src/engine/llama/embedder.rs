@@ -170,7 +170,7 @@ impl LlamaEncoder {
             })
         };
         let is_on_cpu = devices::accelerators(free_bytes()).is_empty();
-        let short = is_on_cpu.then(|| EncoderSizes {
+        let short = is_on_cpu.then_some(EncoderSizes {
             batch_tokens: TILE_ROWS - 1,
             flash: FlashAttention::Off,
             ..sizes

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::gpu::Gpus;
 use super::upstreams::{self, LOOK_MAX};
-use super::{Line, pools, relays};
+use super::{Line, pools, relays, shared};
 use crate::assembly::Assembly;
 use crate::cli::ConfigArgs;
 use crate::config::{self, AdminListen, Catalogue, Config, Findings, Loaded};
@@ -54,6 +54,7 @@ pub fn all(args: &ConfigArgs) -> anyhow::Result<Vec<Line>> {
     let runtime = crate::commands::runtime()?;
     lines.extend(runtime.block_on(retention(config)));
     lines.extend(runtime.block_on(running(config, &http.client)));
+    lines.extend(runtime.block_on(shared::look(config)));
     lines.extend(runtime.block_on(pools::look(config, &http.transport())));
     lines.extend(runtime.block_on(relays::look(config)));
     lines.extend(runtime.block_on(upstreams::look(config, &http.client)));

@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_list_of_models_is_asked_for_where_the_dialect_has_it() {
-        let client = Client::new();
+        let client = crate::client::build().unwrap().client;
         for (base, dialect, wanted) in [
             (
                 "https://a/v1",
