@@ -199,7 +199,7 @@ async fn a_stop_does_not_wait_for_a_receiver_that_is_away() {
 #[test]
 fn without_a_webhook_events_are_counted_alone() {
     let metrics = EventMetrics::default();
-    let client = Client::new();
+    let client = crate::client::build().unwrap().client;
     let (events, driver) = Events::new(None, &client, metrics.clone());
     assert!(driver.is_none());
     let events: Arc<dyn LimitWatch> = Arc::new(events);
