@@ -158,7 +158,8 @@ class Training(unittest.TestCase):
             kept = dict(again.named_parameters())
             for name, p in net.named_parameters():
                 step = p.abs().amax(-1, keepdim=True) / 127  # a q8_0 block's step is at most its row's
-                self.assertTrue(((p - kept[name]).abs() <= .6 * step + 1e-6).all(), name)
+                least = 127 * 2**-25 + 1e-6  # the step itself is f16: off by half of its least spacing where it is tiny
+                self.assertTrue(((p - kept[name]).abs() <= .6 * step + least).all(), name)
             with torch.no_grad():
                 logits = again.logits(again.hidden(torch.tensor([whole])))
             self.assertTrue(logits.isfinite().all())
