@@ -47,6 +47,7 @@ mod chat;
 mod embed;
 mod event;
 mod fault;
+mod host;
 mod ids;
 mod image;
 mod kept;
@@ -90,6 +91,7 @@ pub use event::{
     Usage, Written,
 };
 pub use fault::{BadRequest, Classify, Fault};
+pub use host::is_this_machine;
 pub use ids::{BackendName, KeyId, MicroUsd, ModelAlias, RequestId, Tag, TeamId, Tokens, UserId};
 pub use image::{FetchFault, FetchedImage, ImageAddresses, ImageFetcher};
 pub use kept::{

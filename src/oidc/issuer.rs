@@ -1,7 +1,6 @@
 //! The two addresses that a configuration names: who vouches, and where a browser comes back to.
 
-use std::net::IpAddr;
-
+use domain::is_this_machine;
 use reqwest::Url;
 
 /// Behind the issuer (OpenID Connect Discovery 1.0, section 4).
@@ -111,9 +110,7 @@ fn place(text: &str) -> Result<Url, PlaceFault> {
 }
 
 fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    address.map_or(host == "localhost", |address| address.is_loopback())
+    url.host_str().is_some_and(is_this_machine)
 }
 
 #[cfg(test)]

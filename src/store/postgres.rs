@@ -6,11 +6,11 @@
 mod schema;
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::is_this_machine;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection, query_as, query_scalar};
 use tokio::time::timeout;
@@ -31,12 +31,6 @@ const PARAMETERS: [&str; 8] = [
     "sslrootcert",
     "user",
 ];
-
-/// Whether a host's name or address is of this machine alone.
-pub fn is_this_machine(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse();
-    host == "localhost" || address.is_ok_and(|it: IpAddr| it.is_loopback())
-}
 
 /// Where a Postgres is, and who asks. Shows neither password nor user.
 #[derive(Clone)]

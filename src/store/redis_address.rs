@@ -6,9 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use domain::is_this_machine;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, RedisError, TlsCertificates, cmd};
-
-use crate::postgres::is_this_machine;
 
 /// For a connection, and for an answer.
 const LOOK_MAX: Duration = Duration::from_secs(5);

@@ -1,7 +1,6 @@
 //! OpenTelemetry: raw, and judged.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use domain::BackendName;
@@ -14,6 +13,7 @@ use super::faults::Findings;
 use super::raw::{RawConfig, SecretText};
 use super::secret::Surroundings;
 use super::sections::within;
+use super::upstreams::is_loopback;
 
 /// Traces and metrics, sent by OTLP over HTTP to a collector. Prompts and replies are never in them. Off unless
 /// there is an `endpoint`, and then nothing is noted for it. Read at the start. See docs/telemetry.md.
@@ -133,10 +133,7 @@ fn endpoint(text: &str, findings: &mut Findings) -> Option<Url> {
         );
         return None;
     }
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    let is_near = address.map_or(host == "localhost", |address| address.is_loopback());
-    if url.scheme() == "http" && !is_near {
+    if url.scheme() == "http" && !is_loopback(&url) {
         findings.warn(
             PATH,
             "is plain HTTP: who is on the way reads names of models, teams and rules",

@@ -3,9 +3,8 @@
 mod credentials;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use domain::BackendName;
+use domain::{BackendName, is_this_machine};
 use providers::{UpstreamConfig, UpstreamConfigError};
 use wire::ClientDialect;
 use wire::openai::Quirks;
@@ -261,10 +260,7 @@ pub fn url_fault(url: &reqwest::Url, allow_http: bool) -> Option<&'static str> {
 
 /// True for addresses of this machine.
 pub fn is_loopback(url: &reqwest::Url) -> bool {
-    url.host_str().is_some_and(|host| {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    })
+    url.host_str().is_some_and(is_this_machine)
 }
 
 pub fn default_model(
