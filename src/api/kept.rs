@@ -79,6 +79,9 @@ pub struct NeighbourView {
     pub entry: String,
     pub similarity: f32,
     pub probability_same: f32,
+    /// Others near the question whose replies say the same, and whose do not.
+    pub alike: u8,
+    pub other: u8,
     /// What refused it, whatever its similarity.
     pub guard: Option<String>,
     /// `serve`, `shadow` or `miss`.
@@ -142,6 +145,8 @@ fn explained(traced: Traced) -> ExplainedView {
             entry: near.entry,
             similarity: near.similarity,
             probability_same: near.probability_same,
+            alike: near.alike,
+            other: near.other,
             guard: near.guard.map(str::to_owned),
             verdict: near.verdict.to_owned(),
         }),

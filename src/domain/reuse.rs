@@ -103,6 +103,18 @@ pub struct Entry {
     pub kept: Kept,
     pub expires_at: SystemTime,
     pub evidence: Evidence,
+    /// Of an entry that was kept before and whose reply was found to say what this one's does: what that
+    /// one says, by its name. `None` where none was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<EntryId>,
+}
+
+impl Entry {
+    /// What its reply says, by a name: equal for entries that were found to say the same.
+    #[must_use]
+    pub fn says(&self) -> EntryId {
+        self.same_as.unwrap_or(self.id)
+    }
 }
 
 impl fmt::Debug for Entry {
@@ -286,6 +298,7 @@ mod tests {
             },
             expires_at: SystemTime::UNIX_EPOCH + Duration::from_secs(60),
             evidence: Evidence::default(),
+            same_as: Some(EntryId(3)),
         }
     }
 
@@ -338,6 +351,15 @@ mod tests {
     fn an_entry_survives_being_written_and_read() {
         let json = serde_json::to_vec(&entry()).unwrap();
         assert_eq!(serde_json::from_slice::<Entry>(&json).unwrap(), entry());
+    }
+
+    #[test]
+    fn an_entry_of_an_earlier_version_says_what_it_says_itself() {
+        let mut json = serde_json::to_value(entry()).unwrap();
+        assert_eq!(entry().says(), EntryId(3));
+        json.as_object_mut().unwrap().remove("same_as").unwrap();
+        let read: Entry = serde_json::from_value(json).unwrap();
+        assert_eq!((read.same_as, read.says()), (None, EntryId(7)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use domain::{
-    CacheKey, CacheStore, ChatEvent, Kept, Mark, MicroUsd, ModelAlias, Reply, TeamId,
+    CacheKey, CacheStore, ChatEvent, Entry, Kept, Mark, MicroUsd, ModelAlias, Reply, TeamId,
     TokenLogprobs, collect,
 };
 use futures::{FutureExt, StreamExt, stream};
@@ -28,6 +28,8 @@ pub(crate) struct Keeping {
     pub seed: Option<Seed>,
     /// What the reply is held against.
     pub shadow: Option<Shadow>,
+    /// Entries near the request, one of those that say the same, the nearest first.
+    pub near: Vec<Arc<Entry>>,
 }
 
 impl Keeping {
@@ -48,6 +50,7 @@ impl Keeping {
             compared,
             seed: None,
             shadow: None,
+            near: Vec::new(),
         }
     }
 }
@@ -86,6 +89,7 @@ impl Tee {
             compared: _,
             seed,
             shadow,
+            near,
         } = keeping;
         let mut ttl = rules.ttl;
         let mut planting = None;
@@ -98,6 +102,7 @@ impl Tee {
                 encoder: Arc::clone(&reusing.encoder),
                 seed,
                 shadow,
+                near,
                 writer: writer_id(&rules.secret, &team),
             });
         }

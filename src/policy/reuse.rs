@@ -8,7 +8,8 @@
 //! ```text
 //! text ─Question─► words, numbers, names … ─┐
 //! text ─Question─► …                        ├─judge─► Judgement ─Acceptance─► Serve | Shadow | Miss
-//! similarity, vectors ──────────────────────┘             └────── learn ◄── was it right?
+//! similarity, vectors ──────────────────────┤             └────── learn ◄── was it right?
+//! what else is near ─Company─► …           ─┘
 //! ```
 //!
 //! Nothing here reads a clock or draws a number: a draw comes as an argument. Every text of any length
@@ -16,6 +17,7 @@
 //! never makes it equal to another.
 
 mod acceptance;
+mod company;
 mod compared;
 mod forest;
 mod guard;
@@ -26,6 +28,7 @@ mod scorer;
 mod words;
 
 pub use acceptance::{Acceptance, AcceptanceRules, Verdict};
+pub use company::{Company, NEAR_MAX, Near};
 pub use compared::{FEATURE_NAMES, FEATURES};
 pub use guard::Guard;
 pub use judge::{Judgement, Pair, features, judge, strict_guard};

@@ -37,12 +37,18 @@ PARAMETERS = {
     "deterministic": True,
     "force_row_wise": True,
 }
-ROUNDS = {"encoder": 200, "lexical": 100}
-# The figures of the encoder, which come first: without them the trees go by the words alone.
+ROUNDS = {"encoder": 300, "lexical": 100}
+# The figures of the encoder, which come first, and those of what else is near, which come last: without them the
+# trees go by the words alone.
 ENCODER_FIGURES = 2
+COMPANY_FIGURES = 6
 NEIGHBOURS = 3
+# Entries whose replies are compared: policy's NEAR_MAX.
+NEAR = 8
 # How densely a cache is filled when a question comes: the nearest of fewer are farther away.
-DENSITIES = (1.0, 0.6, 0.25)
+DENSITIES = (1.0, 0.6, 0.25, 0.1)
+# Of replies that say the same, how many are taken for other ones.
+APART = 0.05
 
 
 def is_left_out(text):
@@ -83,40 +89,61 @@ def vectors(texts, files):
 
 
 def labelled(data, work, places, matrix):
-    """Rows of (text kept, text asked, label, source, weight)."""
+    """Rows of (text kept, text asked, label, source, what is kept near the asked text, where there the kept one is)."""
     rows = []
     for row in lines(f"{data}/pairs_train.jsonl"):
         source = row["source"].split(":")[0]
         if source == "mutation":
             continue
         if is_withheld(row["query_a"]) and is_withheld(row["query_b"]):
-            rows.append((row["query_a"], row["query_b"], row["same_answer"], source, 1.0))
+            rows.append((row["query_a"], row["query_b"], row["same_answer"], source, [], 0))
+    rng = np.random.default_rng(6)
     for row in lines(f"{work}/mutated.jsonl"):
         if row["query_a"] in places and row["query_b"] in places:
-            rows.append((row["query_a"], row["query_b"], row["same_answer"], row["source"], 1.0))
+            changed = (row["query_a"], row["query_b"], row["same_answer"], row["source"])
+            rows.append((*changed, [], 0))
+            # However much is kept that says the same as the question which was changed, it is another one.
+            similarity = float(matrix[places[row["query_a"]]] @ matrix[places[row["query_b"]]])
+            rows.append((*changed, invented(similarity, rng), 0))
     stream = [r for r in lines(f"{data}/stream.jsonl") if r["split"] == "train" and is_withheld(r["query"])]
-    rng = np.random.default_rng(6)
-    pairs = {}
     for source in sorted({r["source"] for r in stream}) + ["mixed"]:
         part = [r for r in stream if source == "mixed" or r["source"] == source]
-        at = np.array([places[r["query"]] for r in part])
-        near = matrix[at] @ matrix[at].T
-        np.fill_diagonal(near, -2.0)
-        for density in DENSITIES:
-            for i in range(len(part)):
-                there = rng.random(len(part)) < density
-                there[i] = False
-                scores = np.where(there, near[i], -2.0)
-                count = 1 if source == "mixed" else NEIGHBOURS
-                for j in np.argpartition(-scores, count)[:count]:
-                    a, b = part[i], part[j]
-                    same = int(a["group"] == b["group"] and a["source"] == b["source"])
-                    if a["query"] != b["query"]:
-                        # The figures are the same both ways: one of both, or a fold would hold what
-                        # it is tried on.
-                        pairs[tuple(sorted((b["query"], a["query"])))] = (same, a["source"])
-    for (kept, asked), (same, source) in pairs.items():
-        rows.append((kept, asked, same, f"stream:{source}", 1.0))
+        rows += neighbours(source, part, matrix[np.array([places[r["query"]] for r in part])], rng)
+    return rows
+
+
+def invented(similarity, rng):
+    """Others as near as this or less, of which most say what it does."""
+    count = int(rng.integers(1, NEAR))
+    others = similarity - np.abs(rng.normal(0, 0.08, count))
+    says = np.where(rng.random(count) < 0.8, 0, np.arange(1, count + 1))
+    return [[0, similarity]] + [[int(a), float(b)] for a, b in zip(says, others)]
+
+
+def neighbours(source, part, matrix, rng):
+    """The nearest of each request among those that a cache has, which is filled to different degrees."""
+    rows = []
+    groups = {}
+    says = np.array([groups.setdefault((r["group"], r["source"]), len(groups)) for r in part])
+    # Replies that say the same and were not found to.
+    apart = rng.random(len(part)) < APART
+    says = np.where(apart, len(groups) + np.arange(len(part)), says)
+    near = matrix @ matrix.T
+    np.fill_diagonal(near, -2.0)
+    count = 2 if source == "mixed" else NEIGHBOURS
+    for density in DENSITIES:
+        for i, asked in enumerate(part):
+            there = rng.random(len(part)) < density
+            there[i] = False
+            scores = np.where(there, near[i], -2.0)
+            kept = np.argpartition(-scores, NEAR)[:NEAR]
+            kept = [int(j) for j in kept[np.argsort(-scores[kept])] if there[j]]
+            close = [[int(says[j]), float(scores[j])] for j in kept]
+            for at, j in enumerate(kept[:count]):
+                other = part[j]
+                if asked["query"] != other["query"]:
+                    same = int(asked["group"] == other["group"] and asked["source"] == other["source"])
+                    rows.append((other["query"], asked["query"], same, f"stream:{source}", close, at))
     return rows
 
 
@@ -142,8 +169,9 @@ def network(path):
 
 def figures(binary, rows, texts, files, scorer, work):
     with open(f"{work}/fit.jsonl", "w") as out:
-        for kept, asked, same, source, _ in rows:
-            out.write(json.dumps({"query_a": kept, "query_b": asked, "same_answer": same, "source": source}) + "\n")
+        for kept, asked, same, source, near, at in rows:
+            pair = {"query_a": kept, "query_b": asked, "same_answer": same, "source": source, "near": near, "at": at}
+            out.write(json.dumps(pair) + "\n")
     subprocess.run([binary, "features", texts, files, f"{work}/fit.jsonl", f"{work}/fit.f32", scorer], check=True)
     table = np.fromfile(f"{work}/fit.f32", np.float32).reshape(len(rows), -1)
     return table[:, :-1], table[:, -1]
@@ -171,10 +199,10 @@ def tree(node):
     return out
 
 
-def calibrate(raw, truth, weight):
+def calibrate(raw, truth):
     """Log odds found for log odds given: pooled until they rise, each pool a little towards doubt."""
     order = np.argsort(raw)
-    raw, truth, weight = raw[order], truth[order], weight[order]
+    raw, truth = raw[order], truth[order]
     # Bins are finer where it matters: near certainty.
     edges, left = [], len(raw)
     step = 60
@@ -187,8 +215,7 @@ def calibrate(raw, truth, weight):
     pools = []
     for a, b in zip(edges, edges[1:]):
         if b > a:
-            w = weight[a:b]
-            pools.append([float(np.average(raw[a:b], weights=w)), float((truth[a:b] * w).sum()), float(w.sum())])
+            pools.append([float(raw[a:b].mean()), float(truth[a:b].sum()), float(b - a)])
             while len(pools) > 1 and pools[-2][1] / pools[-2][2] >= pools[-1][1] / pools[-1][2]:
                 x, y = pools[-2], pools.pop()
                 pools[-1] = [(x[0] * x[2] + y[0] * y[2]) / (x[2] + y[2]), x[1] + y[1], x[2] + y[2]]
@@ -202,18 +229,19 @@ def calibrate(raw, truth, weight):
     return xs, ys
 
 
-def fit(name, table, truth, weight, folds, rounds, jobs):
+def fit(name, table, truth, folds, rounds, jobs):
     table = table.copy()
     if name == "lexical":
         table[:, :ENCODER_FIGURES] = 0.0
+        table[:, -COMPANY_FIGURES:] = 0.0
     parameters = PARAMETERS | {"num_threads": jobs}
     raw = np.zeros(len(truth))
     for fold in range(FOLDS):
         rest = folds != fold
-        model = lightgbm.train(parameters, lightgbm.Dataset(table[rest], truth[rest], weight=weight[rest]), rounds)
+        model = lightgbm.train(parameters, lightgbm.Dataset(table[rest], truth[rest]), rounds)
         raw[~rest] = model.predict(table[~rest], raw_score=True)
-    xs, ys = calibrate(raw, truth, weight)
-    model = lightgbm.train(parameters, lightgbm.Dataset(table, truth, weight=weight), rounds)
+    xs, ys = calibrate(raw, truth)
+    model = lightgbm.train(parameters, lightgbm.Dataset(table, truth), rounds)
     trees = [tree(t["tree_structure"]) for t in model.dump_model()["tree_info"]]
     probability = 1 / (1 + np.exp(-np.interp(raw, xs, ys)))
     judge = {
@@ -270,14 +298,14 @@ def main():
     json.dump(scorer, open(first, "w"))
     table, guards = figures(given.binary, rows, given.texts, given.vectors, first, given.work)
     truth = np.array([row[2] for row in rows], float)
-    weight = np.array([row[4] for row in rows])
-    folds = np.array([zlib.crc32(row[1].lower().encode()) // 10 % FOLDS for row in rows])
+    # The figures of two texts are the same both ways: one fold has both.
+    folds = np.array([zlib.crc32(min(row[:2]).lower().encode()) // 10 % FOLDS for row in rows])
     refused = guards >= 0
     np.savez(f"{given.work}/fit.npz", table=table, truth=truth, guards=guards, folds=folds, source=np.array([r[3] for r in rows]))
     # What a guard refuses is never scored.
     keep = ~refused
     for name, rounds in ROUNDS.items():
-        judge, probability, model = fit(name, table[keep], truth[keep], weight[keep], folds[keep], rounds, given.jobs)
+        judge, probability, model = fit(name, table[keep], truth[keep], folds[keep], rounds, given.jobs)
         scorer[name] = judge
         all_ = np.zeros(len(rows))
         all_[keep] = probability

@@ -119,6 +119,8 @@ fn request(of: &ExplainedView) -> String {
         Some(near) => {
             line("nearest entry", &near.entry);
             line("similarity", &format!("{:.4}", near.similarity));
+            let near_by = format!("{} say the same, {} do not", near.alike, near.other);
+            line("others near", &near_by);
             line("guard", near.guard.as_deref().unwrap_or("none refuses"));
             line("probability", &format!("{:.4}", near.probability_same));
             line("verdict", &near.verdict);
@@ -157,6 +159,8 @@ mod tests {
                     entry: "00ff".to_owned(),
                     similarity: 0.98768,
                     probability_same: 0.0,
+                    alike: 3,
+                    other: 2,
                     guard: Some("number".to_owned()),
                     verdict: "miss".to_owned(),
                 }),
@@ -164,7 +168,14 @@ mod tests {
             }],
         };
         let text = explained(&view);
-        for word in ["team red: missed", "0a0b0c0d", "0.9877", "number", "miss"] {
+        for word in [
+            "team red: missed",
+            "0a0b0c0d",
+            "0.9877",
+            "3 say the same, 2 do not",
+            "number",
+            "miss",
+        ] {
             assert!(text.contains(word), "{word}: {text}");
         }
     }

@@ -1,6 +1,6 @@
 //! Whether two replies say the same.
 
-use policy::reuse::{Pair, Question, Scorer, judge};
+use policy::reuse::{Company, Pair, Question, Scorer, judge};
 
 use super::CacheEncoder;
 use super::encoder::cosine;
@@ -47,6 +47,7 @@ pub(crate) async fn likeness(
             similarity,
             query_vector: &right,
             entry_vector: &left,
+            company: Company::NOBODY,
         };
         judge(&pair, scorer).refusal.is_some()
     };

@@ -10,7 +10,7 @@ use domain::{
 use policy::Compared;
 use policy::reuse::{Class, Judgement};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 
 use super::agree::likeness;
 use super::{CacheEncoder, Core, count};
@@ -18,7 +18,7 @@ use super::{CacheEncoder, Core, count};
 /// How often what was learned is saved, where something was.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
-/// How long comparing two replies may take. Reached: nothing is learned from them.
+/// How long comparing a reply with those near it may take. Reached: nothing more is learned from it.
 const COMPARE_MAX: Duration = Duration::from_secs(10);
 
 /// The cosine from which on two replies say the same: two answers to one question by one model are mostly
@@ -54,10 +54,12 @@ pub(crate) struct Shadow {
     pub class: Class,
 }
 
-/// Two replies to be compared.
+/// A fresh reply, to be compared with what is kept near its question.
 pub(crate) struct Check {
     pub fresh: Entry,
-    pub shadow: Shadow,
+    pub shadow: Option<Shadow>,
+    /// One of those that say the same.
+    pub near: Vec<Arc<Entry>>,
     pub encoder: Arc<CacheEncoder>,
     /// Whose fresh reply it is.
     pub writer: WriterId,
@@ -77,6 +79,7 @@ pub(crate) struct Planting {
     pub encoder: Arc<CacheEncoder>,
     pub seed: Seed,
     pub shadow: Option<Shadow>,
+    pub near: Vec<Arc<Entry>>,
     pub writer: WriterId,
 }
 
@@ -103,20 +106,24 @@ impl Planting {
             kept: kept.clone(),
             expires_at: SystemTime::now() + ttl,
             evidence: Evidence::default(),
+            same_as: None,
         };
-        let Some(shadow) = self.shadow else {
+        if self.shadow.is_none() && self.near.is_empty() {
             return self.core.index.keep(entry);
-        };
+        }
         let check = Check {
             fresh: entry,
-            shadow,
+            shadow: self.shadow,
+            near: self.near,
             encoder: self.encoder,
             writer: self.writer,
         };
         match self.desk.try_reserve() {
             Ok(place) => place.send(Task::Compare(Box::new(check))),
             Err(_) => {
-                count(&self.core.counts.shadows_dropped);
+                if check.shadow.is_some() {
+                    count(&self.core.counts.shadows_dropped);
+                }
                 self.core.index.keep(check.fresh);
             }
         }
@@ -172,33 +179,66 @@ impl Learner {
 
     async fn compare(&self, check: Check) {
         let Check {
-            fresh,
-            shadow:
-                Shadow {
-                    entry,
-                    judgement,
-                    class,
-                },
+            mut fresh,
+            shadow,
+            near,
             encoder,
             writer,
         } = check;
-        let agreeing = self.agree(&entry.kept.reply, &fresh.kept.reply, &encoder);
-        let Ok(Some(was_right)) = timeout(COMPARE_MAX, agreeing).await else {
-            count(&self.core.counts.failed);
-            return self.core.index.keep(fresh);
-        };
-        let counts = &self.core.counts;
-        count(match was_right {
-            true => &counts.shadows_right,
-            false => &counts.shadows_wrong,
-        });
-        self.core.acceptance().learn(class, &judgement, was_right);
-        let is_others = fresh.kept.team != entry.kept.team;
-        let confirms = Some(writer).filter(|_| was_right && is_others);
-        self.core.note(entry.id, was_right, confirms).await;
-        if !was_right || judgement.similarity < DUPLICATE_AT {
-            self.core.index.keep(fresh);
+        let until = Instant::now() + COMPARE_MAX;
+        let mut differs_from = None;
+        if let Some(Shadow {
+            entry,
+            judgement,
+            class,
+        }) = shadow
+        {
+            let agreeing = self.agree(&entry.kept.reply, &fresh.kept.reply, &encoder);
+            let Ok(Some(was_right)) = timeout_at(until, agreeing).await else {
+                count(&self.core.counts.failed);
+                return self.core.index.keep(fresh);
+            };
+            let counts = &self.core.counts;
+            count(match was_right {
+                true => &counts.shadows_right,
+                false => &counts.shadows_wrong,
+            });
+            self.core.acceptance().learn(class, &judgement, was_right);
+            let is_others = fresh.kept.team != entry.kept.team;
+            let confirms = Some(writer).filter(|_| was_right && is_others);
+            self.core.note(entry.id, was_right, confirms).await;
+            if was_right {
+                if judgement.similarity < DUPLICATE_AT {
+                    fresh.same_as = Some(entry.says());
+                    self.core.index.keep(fresh);
+                }
+                return;
+            }
+            differs_from = Some(entry.says());
         }
+        let others = near.iter().filter(|it| Some(it.says()) != differs_from);
+        let finding = self.find_alike(&fresh, others, &encoder);
+        // Who says the same is not known then, and it is kept as one that says something of its own.
+        fresh.same_as = timeout_at(until, finding).await.ok().flatten();
+        self.core.index.keep(fresh);
+    }
+
+    /// What the first of these entries says whose reply says the same.
+    async fn find_alike(
+        &self,
+        fresh: &Entry,
+        near: impl Iterator<Item = &Arc<Entry>>,
+        encoder: &CacheEncoder,
+    ) -> Option<EntryId> {
+        for entry in near {
+            if self
+                .agree(&entry.kept.reply, &fresh.kept.reply, encoder)
+                .await?
+            {
+                return Some(entry.says());
+            }
+        }
+        None
     }
 
     /// Whether two replies say the same; `None` where that cannot be told.

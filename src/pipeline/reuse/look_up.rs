@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use domain::{Entry, Evidence, TeamId};
+use domain::{Entry, Evidence, Neighbour, TeamId};
 use policy::ReuseScope;
-use policy::reuse::{Class, Judgement, Pair, Question, Verdict, judge};
+use policy::reuse::{Class, Company, Judgement, NEAR_MAX, Near, Pair, Question, Verdict, judge};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Reuse, ReuseRules, Seed, Shadow, count};
-use crate::reuse::trace::{Near, Trace};
+use crate::reuse::trace::{Nearest, Trace};
 use crate::stages::{CacheWish, Missed};
 
-/// Neighbours that are judged: the nearest is not always the one that is meant.
-const NEIGHBOURS: usize = 4;
+/// Neighbours that are judged: the nearest is not always the one that is meant. The others are heard as
+/// their company.
+const JUDGED: usize = 4;
+
+/// The cosine from which on a neighbour's reply is compared with a fresh one.
+const COMPARED_AT: f32 = 0.5;
 
 pub(crate) enum Sought {
     /// This entry answers.
@@ -66,10 +70,7 @@ pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trac
     if missed.admitted.context.cache != CacheWish::Use {
         return Sought::Missed;
     }
-    let near = reuse
-        .core()
-        .index
-        .nearest(&compartment, &vector, NEIGHBOURS);
+    let near = reuse.core().index.nearest(&compartment, &vector, NEAR_MAX);
     let Ok(near) = timeout_at(until, near).await else {
         count(&counts.failed);
         trace.why_not = Some("slow_index");
@@ -77,19 +78,22 @@ pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trac
     };
     let query = (&question, &*vector);
     let now = SystemTime::now();
-    let judged = near
+    let near: Vec<Neighbour> = near
         .into_iter()
         .filter(|it| it.entry.compartment == compartment && it.entry.expires_at > now)
-        .map(|it| {
-            let judgement = judged(reuse, query, &it.entry, it.similarity);
-            (it.entry, judgement)
-        });
+        .collect();
+    let team = &missed.admitted.principal.team;
+    let judged = (0..near.len().min(JUDGED)).map(|at| {
+        let company = company(rules, &near, at, team);
+        (at, company, judged(reuse, query, &near[at], company))
+    });
     // Where guards refuse all, the nearest is the one to speak of.
-    let best = judged.max_by(|(_, a), (_, b)| {
+    let best = judged.max_by(|(_, _, a), (_, _, b)| {
         let by_probability = a.probability_same.total_cmp(&b.probability_same);
         by_probability.then(a.similarity.total_cmp(&b.similarity))
     });
-    let Some((entry, judgement)) = best else {
+    keeping.near = to_be_compared(&near);
+    let Some((at, company, judgement)) = best else {
         reuse.core().acceptance().found_none();
         count(&counts.missed);
         return Sought::Missed;
@@ -97,16 +101,11 @@ pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trac
     if let Some(guard) = judgement.refusal {
         count(&counts.refused[guard.index()]);
     }
-    let verdict = decide(
-        reuse,
-        rules,
-        class,
-        &judgement,
-        &entry,
-        &missed.admitted.principal.team,
-    );
-    trace.nearest = Some(Near {
+    let entry = Arc::clone(&near[at].entry);
+    let verdict = decide(reuse, rules, class, &judgement, &entry, team);
+    trace.nearest = Some(Nearest {
         id: entry.id,
+        company,
         judgement,
         verdict,
     });
@@ -138,17 +137,46 @@ pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trac
 fn judged(
     reuse: &Reuse,
     (question, vector): (&Question, &[f32]),
-    entry: &Entry,
-    similarity: f32,
+    neighbour: &Neighbour,
+    company: Company,
 ) -> Judgement {
     let pair = Pair {
         query: question,
-        entry: &Question::new(&entry.text),
-        similarity,
+        entry: &Question::new(&neighbour.entry.text),
+        similarity: neighbour.similarity,
         query_vector: vector,
-        entry_vector: &entry.vector,
+        entry_vector: &neighbour.entry.vector,
+        company,
     };
     judge(&pair, &reuse.core().scorer)
+}
+
+/// Of those near, what the others say beside the one at `at`. Who may not answer the team is not heard
+/// either: whoever writes much would have a say in what others are answered.
+fn company(rules: &ReuseRules, near: &[Neighbour], at: usize, team: &TeamId) -> Company {
+    let is_heard = |entry: &Entry| rules.scope == ReuseScope::Team || is_open(rules, entry, team);
+    let others = near.iter().enumerate();
+    let others = others.filter(|(place, it)| *place != at && is_heard(&it.entry));
+    let others = others.map(|(_, it)| it);
+    let heard: Vec<Near> = std::iter::once(&near[at])
+        .chain(others)
+        .map(|it| Near {
+            says: it.entry.says().0,
+            similarity: it.similarity,
+        })
+        .collect();
+    Company::of(0, &heard)
+}
+
+/// Those near enough whose replies a fresh one is compared with: one of all that say the same.
+fn to_be_compared(near: &[Neighbour]) -> Vec<Arc<Entry>> {
+    let mut some: Vec<Arc<Entry>> = Vec::new();
+    for it in near.iter().filter(|it| it.similarity >= COMPARED_AT) {
+        if some.iter().all(|other| other.says() != it.entry.says()) {
+            some.push(Arc::clone(&it.entry));
+        }
+    }
+    some
 }
 
 fn decide(

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use domain::{CacheKey, CacheOutcome, Compartment, EntryId, RequestId, TeamId};
-use policy::reuse::{Class, Judgement, Verdict};
+use policy::reuse::{Class, Company, Judgement, Verdict};
 
 /// Requests that are remembered; the oldest goes first.
 const TRACES_MAX: usize = 4_096;
@@ -23,15 +23,16 @@ pub(crate) struct Trace {
     pub why_not: Option<&'static str>,
     pub compartment: Option<Compartment>,
     pub class: Option<Class>,
-    pub nearest: Option<Near>,
+    pub nearest: Option<Nearest>,
     /// Somebody said already what the answer was worth.
     pub is_rated: bool,
 }
 
 /// The neighbour that was judged best.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Near {
+pub(crate) struct Nearest {
     pub id: EntryId,
+    pub company: Company,
     pub judgement: Judgement,
     pub verdict: Verdict,
 }
@@ -128,6 +129,9 @@ pub struct TracedNeighbour {
     pub entry: String,
     pub similarity: f32,
     pub probability_same: f32,
+    /// Others near the question whose replies say the same, and whose do not.
+    pub alike: u8,
+    pub other: u8,
     /// What refused it, whatever its similarity.
     pub guard: Option<&'static str>,
     /// `serve`, `shadow` or `miss`.
@@ -140,6 +144,8 @@ impl Trace {
             entry: format!("{:016x}", near.id.0),
             similarity: near.judgement.similarity,
             probability_same: near.judgement.probability_same,
+            alike: near.company.alike,
+            other: near.company.other,
             guard: near.judgement.refusal.map(|guard| guard.as_label()),
             verdict: match near.verdict {
                 Verdict::Serve => "serve",

@@ -676,6 +676,89 @@ async fn shadows_are_answered_afresh_and_learned_from() {
     assert_eq!(rig.entries(), 1);
 }
 
+/// Much the same words, and what is asked differs by one that no guard knows.
+const AROUND: [&str; 3] = [
+    "please tell me how a lost card is blocked",
+    "please tell me how a lost card is frozen",
+    "please tell me how a lost card is stopped",
+];
+
+#[tokio::test(start_paused = true)]
+async fn entries_whose_replies_say_the_same_are_known_to() {
+    let rig = Rig::new(|it| it.acceptance.max_wrong_rate = 0.0);
+    rig.says("Call us.");
+    rig.asks(AROUND[0]).await;
+    rig.asks(AROUND[1]).await;
+    rig.says("In the app, under Cards.");
+    rig.asks(AROUND[2]).await;
+    // Nothing near it: it is compared with nobody.
+    rig.asks(QUESTION).await;
+    let entries = rig.row.entries.lock().unwrap().clone();
+    let says: Vec<EntryId> = entries.iter().map(|it| it.says()).collect();
+    let of = |text: &str| {
+        let at = entries.iter().position(|it| it.text == text);
+        says[at.unwrap_or_else(|| panic!("{text} is not kept"))]
+    };
+    assert_eq!(of(AROUND[0]), of(AROUND[1]));
+    assert_ne!(of(AROUND[0]), of(AROUND[2]));
+    assert_ne!(of(QUESTION), of(AROUND[2]));
+    assert_eq!(entries.iter().filter(|it| it.same_as.is_some()).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_explanation_tells_what_is_near() {
+    let rig = Rig::new(|it| it.acceptance.max_wrong_rate = 0.0);
+    rig.says("Call us.");
+    for question in AROUND {
+        rig.asks(question).await;
+    }
+    let mut asked = parsed("auto", "please tell me how a lost card is halted");
+    asked.context.request_id = "why".into();
+    rig.ask(asked).await;
+    let traced = rig.pipeline.traced(&"why".into());
+    let near = traced[0].neighbour.clone().unwrap();
+    assert_eq!((near.alike, near.other), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_not_answer_a_team_is_not_heard_either() {
+    let rig = Rig::new(|it| {
+        it.scope = ReuseScope::Shared;
+        it.acceptance.max_wrong_rate = 0.0;
+    });
+    let of = |team: &str, question: &str| {
+        let mut asked = parsed("auto", question);
+        asked.principal.team = team.into();
+        asked.context.request_id = team.into();
+        rig.ask(asked)
+    };
+    rig.says("Call us.");
+    for question in AROUND {
+        of("evil", question).await;
+    }
+    for (team, alike) in [("evil", 2), ("red", 0)] {
+        of(team, "please tell me how a lost card is halted").await;
+        let near = rig.pipeline.traced(&team.into())[0].neighbour.clone();
+        let near = near.unwrap();
+        assert_eq!((near.alike, near.other), (alike, 0), "{team}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_cannot_be_compared_is_kept_for_itself() {
+    let rig = Rig::new(|it| it.acceptance.max_wrong_rate = 0.0);
+    rig.says("Call us.");
+    rig.asks(AROUND[0]).await;
+    rig.says("Ring us up, and we shall see to it.");
+    let asked = rig.pipeline.run(parsed("auto", AROUND[1])).await.unwrap();
+    *rig.bag.does.lock().unwrap() = Does::Hangs;
+    assert_eq!(text(asked).await, "Ring us up, and we shall see to it.");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let entries = rig.row.entries.lock().unwrap().clone();
+    assert_eq!(entries.len(), 2);
+    assert!(entries.iter().all(|it| it.same_as.is_none()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dry_run_serves_nothing_and_learns() {
     let rig = Rig::new(|it| it.is_dry = true);

@@ -1,7 +1,7 @@
 //! What one judgement costs: `cargo bench -p policy --bench reuse`.
 
 use divan::{Bencher, black_box};
-use policy::reuse::{Pair, Question, Scorer, judge};
+use policy::reuse::{Company, Pair, Question, Scorer, judge};
 
 fn main() {
     divan::main();
@@ -29,6 +29,7 @@ fn bench_judge(bencher: Bencher<'_, '_>, query: &str, entry: &str) {
         similarity: 0.9,
         query_vector: &u,
         entry_vector: &v,
+        company: Company::NOBODY,
     };
     bencher.bench(|| judge(black_box(&pair), &scorer));
 }

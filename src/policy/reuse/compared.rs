@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use strsim::osa_distance;
 
+use super::company::{COMPANY_FIGURES, Company};
 use super::lexicon;
 use super::question::{Kind, Question};
 use super::scorer::Vocabulary;
@@ -556,13 +557,35 @@ pub const FEATURE_NAMES: [&str; FEATURES] = [
     "is_english",
     "mark_differs",
     "stop_jaccard",
+    "alike",
+    "other",
+    "alike_nearest",
+    "other_nearest",
+    "lead",
+    "share",
 ];
 
 /// How many there are.
-pub const FEATURES: usize = 58;
+pub const FEATURES: usize = OF_PAIR + COMPANY_FIGURES;
+
+/// Those of the two texts alone.
+const OF_PAIR: usize = 58;
 
 impl Compared {
-    pub(super) fn features(&self, similarity: f32, head: f32) -> [f32; FEATURES] {
+    pub(super) fn features(
+        &self,
+        similarity: f32,
+        head: f32,
+        company: &Company,
+    ) -> [f32; FEATURES] {
+        let mut all = [0.0; FEATURES];
+        let (of_pair, of_company) = all.split_at_mut(OF_PAIR);
+        of_pair.copy_from_slice(&self.of_pair(similarity, head));
+        of_company.copy_from_slice(&company.figures());
+        all
+    }
+
+    fn of_pair(&self, similarity: f32, head: f32) -> [f32; OF_PAIR] {
         let low = |[a, b]: [u32; 2]| a.min(b) as f32;
         let high = |[a, b]: [u32; 2]| a.max(b) as f32;
         let [x, y] = &self.only;

@@ -1,5 +1,6 @@
 //! One pair of questions, judged.
 
+use super::company::Company;
 use super::compared::{Compared, FEATURES};
 use super::guard::{Guard, guard, strict};
 use super::question::Question;
@@ -15,6 +16,8 @@ pub struct Pair<'a> {
     /// Of length 1, by the same encoder.
     pub query_vector: &'a [f32],
     pub entry_vector: &'a [f32],
+    /// What else is kept near the question.
+    pub company: Company,
 }
 
 /// What is thought of a pair.
@@ -47,7 +50,7 @@ pub fn judge(pair: &Pair<'_>, scorer: &Scorer) -> Judgement {
         return refused(guard);
     }
     let head = scorer.head(pair.query_vector, pair.entry_vector, pair.similarity);
-    let figures = compared.features(pair.similarity, head);
+    let figures = compared.features(pair.similarity, head, &pair.company);
     let probability = scorer.probability(&figures);
     Judgement {
         probability_same: if probability.is_finite() {
@@ -71,7 +74,10 @@ pub fn features(pair: &Pair<'_>, scorer: &Scorer) -> ([f32; FEATURES], Option<Gu
     } else {
         Some(Guard::Vector)
     };
-    (compared.features(pair.similarity, head), refusal)
+    (
+        compared.features(pair.similarity, head, &pair.company),
+        refusal,
+    )
 }
 
 /// What refuses a pair when every agreement is asked for: what a cache without a scorer would go by.

@@ -14,6 +14,7 @@ fn judged(query: &str, entry: &str, similarity: f32) -> Judgement {
         similarity,
         query_vector: &VECTOR,
         entry_vector: &VECTOR,
+        company: Company::NOBODY,
     };
     judge(&pair, scorer())
 }
@@ -21,6 +22,46 @@ fn judged(query: &str, entry: &str, similarity: f32) -> Judgement {
 fn scorer() -> &'static Scorer {
     static SCORER: std::sync::LazyLock<Scorer> = std::sync::LazyLock::new(Scorer::bundled);
     &SCORER
+}
+
+#[test]
+fn those_near_have_a_say_and_no_guard_is_talked_round() {
+    let near = |says: &[u64]| -> Vec<Near> {
+        let near = says.iter().zip([0.8, 0.79, 0.78, 0.77, 0.76]);
+        near.map(|(&says, similarity)| Near { says, similarity })
+            .collect()
+    };
+    let (query, entry) = (
+        Question::new("My card has not come yet, where is it?"),
+        Question::new("I am still waiting for my new card to arrive"),
+    );
+    let probability = |says: &[u64]| {
+        let pair = Pair {
+            query: &query,
+            entry: &entry,
+            similarity: 0.8,
+            query_vector: &VECTOR,
+            entry_vector: &VECTOR,
+            company: Company::of(0, &near(says)),
+        };
+        judge(&pair, scorer()).probability_same
+    };
+    let alone = probability(&[1]);
+    assert!(probability(&[1, 1, 1, 1, 1]) > alone + 0.1);
+    assert!(probability(&[1, 2, 3, 4, 5]) < alone);
+    let (query, entry) = (
+        Question::new("How do I send 20 pounds?"),
+        Question::new("How do I send 25 pounds?"),
+    );
+    let pair = Pair {
+        query: &query,
+        entry: &entry,
+        similarity: 0.8,
+        query_vector: &VECTOR,
+        entry_vector: &VECTOR,
+        company: Company::of(0, &near(&[1, 1, 1, 1, 1])),
+    };
+    assert_eq!(judge(&pair, scorer()).refusal, Some(Guard::Number));
 }
 
 #[track_caller]
@@ -159,6 +200,7 @@ fn a_reworded_question_is_served_after_one_confirmation_with_any_encoder() {
                 similarity: 0.98,
                 query_vector: &VECTOR,
                 entry_vector: &VECTOR,
+                company: Company::NOBODY,
             };
             let (rules, class) = (AcceptanceRules::default(), query.class());
             let judgement = judge(&pair, scorer);
@@ -215,6 +257,7 @@ fn a_vector_that_is_none_is_refused() {
                 similarity,
                 query_vector,
                 entry_vector,
+                company: Company::NOBODY,
             };
             let judgement = judge(&pair, scorer());
             assert_eq!(judgement.refusal, Some(Guard::Vector));
@@ -227,6 +270,7 @@ fn a_vector_that_is_none_is_refused() {
         similarity: 1.0,
         query_vector: &VECTOR,
         entry_vector: &VECTOR[..2],
+        company: Company::NOBODY,
     };
     assert_eq!(judge(&pair, scorer()).refusal, Some(Guard::Vector));
 }

@@ -133,6 +133,7 @@ fn entry(id: u64, in_each: u64) -> Entry {
         },
         expires_at: now + Duration::from_secs(86_400),
         evidence: Evidence::default(),
+        same_as: None,
     }
 }
 

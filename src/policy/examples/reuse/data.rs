@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::BufRead;
 
+use policy::reuse::{Company, Near};
 use serde::Deserialize;
 
 use crate::Fault;
@@ -14,6 +15,22 @@ pub struct LabelledPair {
     pub same_answer: u8,
     #[serde(default)]
     pub source: String,
+    /// What is kept near `query_b`: what each says, by a number, and its cosine.
+    #[serde(default)]
+    near: Vec<(u64, f32)>,
+    /// Where among them `query_a` is.
+    #[serde(default)]
+    at: usize,
+}
+
+impl LabelledPair {
+    pub fn company(&self) -> Company {
+        let near = self.near.iter();
+        let near: Vec<Near> = near
+            .map(|&(says, similarity)| Near { says, similarity })
+            .collect();
+        Company::of(self.at, &near)
+    }
 }
 
 #[derive(Clone, Deserialize)]

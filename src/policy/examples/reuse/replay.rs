@@ -3,7 +3,8 @@
 
 use domain::Evidence;
 use policy::reuse::{
-    Acceptance, AcceptanceRules, Judgement, Pair, Question, Scorer, Verdict, judge,
+    Acceptance, AcceptanceRules, Company, Judgement, NEAR_MAX, Near, Pair, Question, Scorer,
+    Verdict, judge,
 };
 
 use crate::Fault;
@@ -11,6 +12,31 @@ use crate::data::{Asked, Draws, Vectors, cosine};
 
 /// Neighbours that are judged for one lookup, as the pipeline does.
 pub const NEIGHBOURS: usize = 4;
+
+/// What is kept, and what each of it was found to say.
+struct Kept {
+    places: Vec<usize>,
+    /// By place in the stream: the place of the first that says so.
+    says: Vec<usize>,
+}
+
+impl Kept {
+    fn new(stream: &Stream<'_>) -> Self {
+        Self {
+            places: Vec::new(),
+            says: (0..stream.asked.len()).collect(),
+        }
+    }
+
+    /// Takes a request in whose fresh reply was compared with those near it.
+    fn keep(&mut self, at: usize, near: &[(usize, f32)], stream: &Stream<'_>) {
+        let alike = near.iter().find(|(other, _)| stream.is_same(at, *other));
+        if let Some((other, _)) = alike {
+            self.says[at] = self.says[*other];
+        }
+        self.places.push(at);
+    }
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
@@ -104,18 +130,25 @@ fn best(
     questions: &[Question],
     scorer: &Scorer,
     at: usize,
-    kept: &[usize],
+    near: &[(usize, f32)],
+    kept: &Kept,
 ) -> Option<(usize, Judgement)> {
-    stream
-        .nearest(at, kept, NEIGHBOURS)
-        .into_iter()
-        .map(|(other, similarity)| {
+    let says = near.iter().map(|&(other, similarity)| Near {
+        says: kept.says[other] as u64,
+        similarity,
+    });
+    let says: Vec<Near> = says.collect();
+    near.iter()
+        .enumerate()
+        .take(NEIGHBOURS)
+        .map(|(place, &(other, similarity))| {
             let pair = Pair {
                 query: &questions[at],
                 entry: &questions[other],
                 similarity,
                 query_vector: stream.vectors[at],
                 entry_vector: stream.vectors[other],
+                company: Company::of(place, &says),
             };
             (other, judge(&pair, scorer))
         })
@@ -129,19 +162,20 @@ pub fn by_score(
     scorer: &Scorer,
     at_least: f32,
 ) -> Tally {
-    let mut kept = Vec::new();
+    let mut kept = Kept::new(stream);
     let mut tally = Tally::default();
     for at in 0..stream.asked.len() {
         tally.lookups += 1;
         if questions[at].reusable().is_err() {
             continue;
         }
-        let hit = best(stream, questions, scorer, at, &kept)
+        let near = stream.nearest(at, &kept.places, NEAR_MAX);
+        let hit = best(stream, questions, scorer, at, &near, &kept)
             .filter(|(_, judgement)| judgement.probability_same >= at_least);
         match hit.map(|(other, _)| stream.is_same(at, other)) {
             Some(true) => tally.right += 1,
             Some(false) => tally.wrong += 1,
-            None => kept.push(at),
+            None => kept.keep(at, &near, stream),
         }
     }
     tally
@@ -161,7 +195,7 @@ pub fn ours(
     let mut acceptance = Acceptance::new();
     let mut evidence = vec![Evidence::default(); stream.asked.len()];
     let mut draws = Draws(1);
-    let mut kept = Vec::new();
+    let mut kept = Kept::new(stream);
     let mut tally = Tally::default();
     for at in 0..stream.asked.len() {
         tally.lookups += 1;
@@ -169,10 +203,11 @@ pub fn ours(
             tally.not_reusable += 1;
             continue;
         };
-        let best = best(stream, questions, scorer, at, &kept);
+        let near = stream.nearest(at, &kept.places, NEAR_MAX);
+        let best = best(stream, questions, scorer, at, &near, &kept);
         let Some((other, judgement)) = best else {
             acceptance.found_none();
-            kept.push(at);
+            kept.keep(at, &near, stream);
             continue;
         };
         let is_right = stream.is_same(at, other);
@@ -194,7 +229,7 @@ pub fn ours(
             }
             Verdict::Miss => {}
         }
-        kept.push(at);
+        kept.keep(at, &near, stream);
     }
     tally
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use domain::Evidence;
-use policy::reuse::{Acceptance, AcceptanceRules, Pair, Question, Scorer, Verdict, judge};
+use policy::reuse::{Acceptance, AcceptanceRules, Company, Pair, Question, Scorer, Verdict, judge};
 
 use crate::Fault;
 use crate::baselines::{THRESHOLDS, per_entry, threshold};
@@ -209,6 +209,7 @@ fn judged(
         similarity: cosine(u, v),
         query_vector: u,
         entry_vector: v,
+        company: Company::NOBODY,
     };
     Ok(judge(&pair, scorer))
 }
