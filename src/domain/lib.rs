@@ -120,8 +120,8 @@ pub use reply::{Reply, ReplyChoice, ReplyPiece, collect, read_head, replay, repl
 pub use rerank::{RerankRequest, Reranker, Scores};
 pub use resume::Resume;
 pub use reuse::{
-    Compartment, Entry, EntryId, Evidence, Kept, Neighbour, Purge, ReplyIndex, ReuseStats,
-    TAG_BYTES_MAX, TAGS_MAX, WRITERS_MAX, WriterId, is_tag,
+    Compartment, Entry, EntryId, Evidence, Kept, MeaningId, Neighbour, Purge, ReplyIndex,
+    ReuseStats, TAG_BYTES_MAX, TAGS_MAX, WRITERS_MAX, WriterId, is_tag,
 };
 pub use sampling::{
     Dry, Mirostat, MirostatVersion, OpenSampling, RepeatPenalty, TokenLogprob, TokenLogprobs, Xtc,

@@ -42,6 +42,12 @@ impl fmt::Debug for Compartment {
 #[serde(transparent)]
 pub struct EntryId(pub u64);
 
+/// What a reply says, by a name drawn at random: replies that were found to say the same have one. It tells
+/// nothing of any request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MeaningId(pub u64);
+
 /// A team as an entry remembers it: a keyed digest, so that an entry that several teams may read does
 /// not name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,17 +109,16 @@ pub struct Entry {
     pub kept: Kept,
     pub expires_at: SystemTime,
     pub evidence: Evidence,
-    /// Of an entry that was kept before and whose reply was found to say what this one's does: what that
-    /// one says, by its name. `None` where none was found.
+    /// What its reply says. `None` of what an earlier version kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub same_as: Option<EntryId>,
+    pub meaning: Option<MeaningId>,
 }
 
 impl Entry {
-    /// What its reply says, by a name: equal for entries that were found to say the same.
+    /// What its reply says: equal for entries that were found to say the same.
     #[must_use]
-    pub fn says(&self) -> EntryId {
-        self.same_as.unwrap_or(self.id)
+    pub fn meaning(&self) -> MeaningId {
+        self.meaning.unwrap_or(MeaningId(self.id.0))
     }
 }
 
@@ -298,7 +303,7 @@ mod tests {
             },
             expires_at: SystemTime::UNIX_EPOCH + Duration::from_secs(60),
             evidence: Evidence::default(),
-            same_as: Some(EntryId(3)),
+            meaning: Some(MeaningId(3)),
         }
     }
 
@@ -356,10 +361,10 @@ mod tests {
     #[test]
     fn an_entry_of_an_earlier_version_says_what_it_says_itself() {
         let mut json = serde_json::to_value(entry()).unwrap();
-        assert_eq!(entry().says(), EntryId(3));
-        json.as_object_mut().unwrap().remove("same_as").unwrap();
+        assert_eq!(entry().meaning(), MeaningId(3));
+        json.as_object_mut().unwrap().remove("meaning").unwrap();
         let read: Entry = serde_json::from_value(json).unwrap();
-        assert_eq!((read.same_as, read.says()), (None, EntryId(7)));
+        assert_eq!(read.meaning(), MeaningId(7));
     }
 
     #[test]

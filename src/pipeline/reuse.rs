@@ -15,13 +15,14 @@ mod encoder;
 mod feedback;
 mod learner;
 mod look_up;
+mod removed;
 mod trace;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use domain::{Purge, ReplyIndex, ReuseStats};
 use policy::ReuseScope;
@@ -33,6 +34,7 @@ use tracing::warn;
 pub use encoder::CacheEncoder;
 pub use feedback::{FeedbackTaken, Rating};
 pub use learner::Learner;
+use removed::Removed;
 pub use trace::{Traced, TracedNeighbour};
 
 pub(crate) use agree::{Likeness, has_equal_words, likeness};
@@ -77,6 +79,7 @@ pub(crate) struct Core {
     pub index: Arc<dyn ReplyIndex>,
     pub scorer: Scorer,
     acceptance: Mutex<Acceptance>,
+    removed: Mutex<Removed>,
     pub counts: Counts,
 }
 
@@ -85,6 +88,16 @@ impl Core {
         self.acceptance
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn removed(&self) -> MutexGuard<'_, Removed> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes what is meant, also of replies that wait to be compared. Gives how many entries went.
+    pub async fn remove(&self, what: &Purge) -> u64 {
+        self.removed().note(what, SystemTime::now());
+        self.index.purge(what).await
     }
 
     /// To be found by a later process.
@@ -154,6 +167,7 @@ impl Reuse {
             index,
             scorer,
             acceptance: Mutex::new(learned.unwrap_or_default()),
+            removed: Mutex::default(),
             counts: Counts::default(),
         });
         let (desk, inbox) = mpsc::channel(CHECKS_MAX);
@@ -203,7 +217,7 @@ impl Reuse {
                 "replies that wait to be compared may be kept after others of theirs were removed"
             );
         }
-        self.core.index.purge(what).await
+        self.core.remove(what).await
     }
 }
 

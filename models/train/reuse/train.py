@@ -47,8 +47,9 @@ NEIGHBOURS = 3
 NEAR = 8
 # How densely a cache is filled when a question comes: the nearest of fewer are farther away.
 DENSITIES = (1.0, 0.6, 0.25, 0.1)
-# Of replies that say the same, how many are taken for other ones.
+# Of replies that say the same, how many are taken for other ones, and of others, how many for the same as one more.
 APART = 0.05
+TOGETHER = 0.02
 
 
 def is_left_out(text):
@@ -112,6 +113,12 @@ def labelled(data, work, places, matrix):
     return rows
 
 
+def neighbourhoods(data, rows):
+    """Of each row what others are to be in one fold with it: the group of what is asked, or the text itself."""
+    groups = {r["query"]: f"{r['source']}|{r['group']}" for r in lines(f"{data}/stream.jsonl")}
+    return [groups.get(row[1]) or groups.get(row[0]) or min(row[0].lower(), row[1].lower()) for row in rows]
+
+
 def invented(similarity, rng):
     """Others as near as this or less, of which most say what it does."""
     count = int(rng.integers(1, NEAR))
@@ -128,11 +135,14 @@ def neighbours(source, part, matrix, rng):
     # Replies that say the same and were not found to.
     apart = rng.random(len(part)) < APART
     says = np.where(apart, len(groups) + np.arange(len(part)), says)
+    says = np.where(rng.random(len(part)) < TOGETHER, rng.permutation(says), says)
     near = matrix @ matrix.T
     np.fill_diagonal(near, -2.0)
     count = 2 if source == "mixed" else NEIGHBOURS
     for density in DENSITIES:
         for i, asked in enumerate(part):
+            if len(part) <= NEAR:
+                break
             there = rng.random(len(part)) < density
             there[i] = False
             scores = np.where(there, near[i], -2.0)
@@ -199,13 +209,13 @@ def tree(node):
     return out
 
 
-def calibrate(raw, truth):
+def calibrate(raw, truth, weight):
     """Log odds found for log odds given: pooled until they rise, each pool a little towards doubt."""
     order = np.argsort(raw)
-    raw, truth = raw[order], truth[order]
+    raw, truth, weight = raw[order], truth[order], weight[order]
     # Bins are finer where it matters: near certainty.
     edges, left = [], len(raw)
-    step = 60
+    step = 60 * len(raw) / weight.sum()
     while left > 0:
         edges.append(left)
         left -= int(step)
@@ -215,7 +225,8 @@ def calibrate(raw, truth):
     pools = []
     for a, b in zip(edges, edges[1:]):
         if b > a:
-            pools.append([float(raw[a:b].mean()), float(truth[a:b].sum()), float(b - a)])
+            w = weight[a:b]
+            pools.append([float(np.average(raw[a:b], weights=w)), float((truth[a:b] * w).sum()), float(w.sum())])
             while len(pools) > 1 and pools[-2][1] / pools[-2][2] >= pools[-1][1] / pools[-1][2]:
                 x, y = pools[-2], pools.pop()
                 pools[-1] = [(x[0] * x[2] + y[0] * y[2]) / (x[2] + y[2]), x[1] + y[1], x[2] + y[2]]
@@ -229,7 +240,7 @@ def calibrate(raw, truth):
     return xs, ys
 
 
-def fit(name, table, truth, folds, rounds, jobs):
+def fit(name, table, truth, weight, folds, rounds, jobs):
     table = table.copy()
     if name == "lexical":
         table[:, :ENCODER_FIGURES] = 0.0
@@ -238,10 +249,10 @@ def fit(name, table, truth, folds, rounds, jobs):
     raw = np.zeros(len(truth))
     for fold in range(FOLDS):
         rest = folds != fold
-        model = lightgbm.train(parameters, lightgbm.Dataset(table[rest], truth[rest]), rounds)
+        model = lightgbm.train(parameters, lightgbm.Dataset(table[rest], truth[rest], weight=weight[rest]), rounds)
         raw[~rest] = model.predict(table[~rest], raw_score=True)
-    xs, ys = calibrate(raw, truth)
-    model = lightgbm.train(parameters, lightgbm.Dataset(table, truth), rounds)
+    xs, ys = calibrate(raw, truth, weight)
+    model = lightgbm.train(parameters, lightgbm.Dataset(table, truth, weight=weight), rounds)
     trees = [tree(t["tree_structure"]) for t in model.dump_model()["tree_info"]]
     probability = 1 / (1 + np.exp(-np.interp(raw, xs, ys)))
     judge = {
@@ -298,14 +309,15 @@ def main():
     json.dump(scorer, open(first, "w"))
     table, guards = figures(given.binary, rows, given.texts, given.vectors, first, given.work)
     truth = np.array([row[2] for row in rows], float)
-    # The figures of two texts are the same both ways: one fold has both.
-    folds = np.array([zlib.crc32(min(row[:2]).lower().encode()) // 10 % FOLDS for row in rows])
+    folds = np.array([zlib.crc32(key.encode()) // 10 % FOLDS for key in neighbourhoods(given.data, rows)])
+    copies = collections.Counter(tuple(sorted(row[:2])) for row in rows)
+    weight = np.array([1 / copies[tuple(sorted(row[:2]))] for row in rows])
     refused = guards >= 0
     np.savez(f"{given.work}/fit.npz", table=table, truth=truth, guards=guards, folds=folds, source=np.array([r[3] for r in rows]))
     # What a guard refuses is never scored.
     keep = ~refused
     for name, rounds in ROUNDS.items():
-        judge, probability, model = fit(name, table[keep], truth[keep], folds[keep], rounds, given.jobs)
+        judge, probability, model = fit(name, table[keep], truth[keep], weight[keep], folds[keep], rounds, given.jobs)
         scorer[name] = judge
         all_ = np.zeros(len(rows))
         all_[keep] = probability

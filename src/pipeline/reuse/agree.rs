@@ -39,23 +39,33 @@ pub(crate) async fn likeness(
     }
     let left = encoder.vector(kept).await?;
     let right = encoder.vector(fresh).await?;
-    let similarity = cosine(&left, &right);
+    Some(by_vectors((kept, &left), (fresh, &right), scorer, alike_at))
+}
+
+/// The same of replies in other words, with their vectors.
+pub(crate) fn by_vectors(
+    (kept, left): (&str, &[f32]),
+    (fresh, right): (&str, &[f32]),
+    scorer: &Scorer,
+    alike_at: f32,
+) -> Likeness {
+    let similarity = cosine(left, right);
     let is_refused = || {
         let pair = Pair {
             query: &Question::new(fresh),
             entry: &Question::new(kept),
             similarity,
-            query_vector: &right,
-            entry_vector: &left,
+            query_vector: right,
+            entry_vector: left,
             company: Company::NOBODY,
         };
         judge(&pair, scorer).refusal.is_some()
     };
     let is_short = kept.len().max(fresh.len()) <= SHORT_REPLY_BYTES;
-    Some(Likeness {
+    Likeness {
         is_alike: similarity >= alike_at && !(is_short && is_refused()),
         similarity,
-    })
+    }
 }
 
 /// Letters and digits in lower case, a space between words.

@@ -83,7 +83,7 @@ impl Pipeline {
         match core {
             // A reply that was bad where it was asked for is none for others.
             Some(core) if served.is_none() && !is_good => {
-                taken.is_removed = core.index.purge(&Purge::Entry(id)).await > 0;
+                taken.is_removed = core.remove(&Purge::Entry(id)).await > 0;
             }
             Some(core) => taken.is_removed = core.note(id, is_good, None).await,
             None => {}

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use domain::{
-    CacheKey, Compartment, Entry, EntryId, Evidence, FinishReason, Kept, Purge, Reply, WriterId,
+    CacheKey, Compartment, Entry, EntryId, Evidence, FinishReason, Kept, MeaningId, Purge, Reply,
+    WriterId,
 };
 use policy::Compared;
 use policy::reuse::{Class, Judgement};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 
-use super::agree::likeness;
-use super::{CacheEncoder, Core, count};
+use super::agree::{by_vectors, has_equal_words, likeness};
+use super::{CHECKS_MAX, CacheEncoder, Core, count};
 
 /// How often what was learned is saved, where something was.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
@@ -24,6 +25,14 @@ const COMPARE_MAX: Duration = Duration::from_secs(10);
 /// The cosine from which on two replies say the same: two answers to one question by one model are mostly
 /// above 0.9, those to questions that differ in one word below.
 const AGREE_AT: f32 = 0.9;
+
+/// Replies near a fresh one that the encoder compares it with. Those in the same words are found whatever
+/// their number.
+const COMPARED_MAX: usize = 3;
+
+/// Places at the desk that are kept for replies that might have been answered from the cache: what is
+/// learned of those bounds the error.
+const PLACES_FOR_SHADOWS: usize = CHECKS_MAX / 2;
 
 /// The cosine from which on a question that was answered alike adds nothing beside the one that is kept.
 const DUPLICATE_AT: f32 = 0.98;
@@ -106,9 +115,10 @@ impl Planting {
             kept: kept.clone(),
             expires_at: SystemTime::now() + ttl,
             evidence: Evidence::default(),
-            same_as: None,
+            meaning: Some(MeaningId(rand::random())),
         };
-        if self.shadow.is_none() && self.near.is_empty() {
+        let is_spared = self.near.is_empty() || self.desk.capacity() <= PLACES_FOR_SHADOWS;
+        if self.shadow.is_none() && is_spared {
             return self.core.index.keep(entry);
         }
         let check = Check {
@@ -196,7 +206,7 @@ impl Learner {
             let agreeing = self.agree(&entry.kept.reply, &fresh.kept.reply, &encoder);
             let Ok(Some(was_right)) = timeout_at(until, agreeing).await else {
                 count(&self.core.counts.failed);
-                return self.core.index.keep(fresh);
+                return self.core.keep_late(fresh);
             };
             let counts = &self.core.counts;
             count(match was_right {
@@ -209,33 +219,58 @@ impl Learner {
             self.core.note(entry.id, was_right, confirms).await;
             if was_right {
                 if judgement.similarity < DUPLICATE_AT {
-                    fresh.same_as = Some(entry.says());
-                    self.core.index.keep(fresh);
+                    fresh.meaning = Some(entry.meaning());
+                    self.core.keep_late(fresh);
                 }
                 return;
             }
-            differs_from = Some(entry.says());
+            differs_from = Some(entry.meaning());
         }
-        let others = near.iter().filter(|it| Some(it.says()) != differs_from);
-        let finding = self.find_alike(&fresh, others, &encoder);
-        // Who says the same is not known then, and it is kept as one that says something of its own.
-        fresh.same_as = timeout_at(until, finding).await.ok().flatten();
-        self.core.index.keep(fresh);
+        // What was removed meanwhile is compared with nothing.
+        let near = near.iter().filter(|it| {
+            Some(it.meaning()) != differs_from && self.core.index.find(it.id).is_some()
+        });
+        let near: Vec<&Entry> = near.map(Arc::as_ref).collect();
+        let finding = self.find_alike(&fresh.kept.reply, &near, &encoder);
+        // Where none is found it says something of its own.
+        if let Ok(Some(meaning)) = timeout_at(until, finding).await {
+            fresh.meaning = Some(meaning);
+        }
+        self.core.keep_late(fresh);
     }
 
     /// What the first of these entries says whose reply says the same.
     async fn find_alike(
         &self,
-        fresh: &Entry,
-        near: impl Iterator<Item = &Arc<Entry>>,
+        fresh: &Reply,
+        near: &[&Entry],
         encoder: &CacheEncoder,
-    ) -> Option<EntryId> {
-        for entry in near {
-            if self
-                .agree(&entry.kept.reply, &fresh.kept.reply, encoder)
-                .await?
-            {
-                return Some(entry.says());
+    ) -> Option<MeaningId> {
+        let said = said(fresh)?;
+        let texts = near
+            .iter()
+            .filter_map(|it| Some((it.meaning(), said_by(it)?)));
+        let texts: Vec<(MeaningId, String)> = texts.collect();
+        let equal = texts.iter().find(|(_, text)| has_equal_words(text, &said));
+        if let Some((meaning, _)) = equal {
+            return Some(*meaning);
+        }
+        if texts.is_empty() {
+            return None;
+        }
+        let vector = encoder.vector(&said).await?;
+        for (meaning, text) in texts.iter().take(COMPARED_MAX) {
+            let Some(other) = encoder.vector(text).await else {
+                continue;
+            };
+            let likeness = by_vectors(
+                (text, &other),
+                (&said, &vector),
+                &self.core.scorer,
+                AGREE_AT,
+            );
+            if likeness.is_alike {
+                return Some(*meaning);
             }
         }
         None
@@ -243,11 +278,18 @@ impl Learner {
 
     /// Whether two replies say the same; `None` where that cannot be told.
     async fn agree(&self, kept: &Reply, fresh: &Reply, encoder: &CacheEncoder) -> Option<bool> {
-        let text = |reply: &Reply| reply.choices.first().map(|choice| choice.text());
-        let (kept, fresh) = (text(kept)?, text(fresh)?);
+        let (kept, fresh) = (said(kept)?, said(fresh)?);
         let comparing = likeness(&kept, &fresh, encoder, &self.core.scorer, AGREE_AT);
         Some(comparing.await?.is_alike)
     }
+}
+
+fn said(reply: &Reply) -> Option<String> {
+    reply.choices.first().map(|choice| choice.text())
+}
+
+fn said_by(entry: &Entry) -> Option<String> {
+    said(&entry.kept.reply)
 }
 
 impl std::fmt::Debug for Learner {
@@ -257,6 +299,18 @@ impl std::fmt::Debug for Learner {
 }
 
 impl Core {
+    /// Keeps what waited to be compared, unless it was to be removed meanwhile or its request was answered
+    /// anew.
+    fn keep_late(&self, entry: Entry) {
+        let newer = self.index.find(entry.id);
+        if newer.is_some_and(|it| it.kept.kept_at > entry.kept.kept_at) {
+            return;
+        }
+        if !self.removed().takes(&entry, SystemTime::now()) {
+            self.index.keep(entry);
+        }
+    }
+
     /// Notes that an entry was right or wrong, and removes one that is wrong too often. True where it went.
     pub async fn note(&self, id: EntryId, was_right: bool, confirms: Option<WriterId>) -> bool {
         let Some(entry) = self.index.find(id) else {

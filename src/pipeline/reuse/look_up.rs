@@ -16,6 +16,9 @@ use crate::stages::{CacheWish, Missed};
 /// their company.
 const JUDGED: usize = 4;
 
+/// Neighbours that are looked for where teams share.
+const SHARED_NEAR_MAX: usize = 4 * NEAR_MAX;
+
 /// The cosine from which on a neighbour's reply is compared with a fresh one.
 const COMPARED_AT: f32 = 0.5;
 
@@ -70,7 +73,10 @@ pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trac
     if missed.admitted.context.cache != CacheWish::Use {
         return Sought::Missed;
     }
-    let near = reuse.core().index.nearest(&compartment, &vector, NEAR_MAX);
+    let near = reuse
+        .core()
+        .index
+        .nearest(&compartment, &vector, sought(rules));
     let Ok(near) = timeout_at(until, near).await else {
         count(&counts.failed);
         trace.why_not = Some("slow_index");
@@ -92,7 +98,9 @@ pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trac
         let by_probability = a.probability_same.total_cmp(&b.probability_same);
         by_probability.then(a.similarity.total_cmp(&b.similarity))
     });
-    keeping.near = to_be_compared(&near);
+    if reuse.core().scorer.hears_company() {
+        keeping.near = to_be_compared(near.iter().filter(|it| is_heard(rules, &it.entry, team)));
+    }
     let Some((at, company, judgement)) = best else {
         reuse.core().acceptance().found_none();
         count(&counts.missed);
@@ -154,25 +162,43 @@ fn judged(
 /// Of those near, what the others say beside the one at `at`. Who may not answer the team is not heard
 /// either: whoever writes much would have a say in what others are answered.
 fn company(rules: &ReuseRules, near: &[Neighbour], at: usize, team: &TeamId) -> Company {
-    let is_heard = |entry: &Entry| rules.scope == ReuseScope::Team || is_open(rules, entry, team);
     let others = near.iter().enumerate();
-    let others = others.filter(|(place, it)| *place != at && is_heard(&it.entry));
+    let others = others.filter(|(place, it)| *place != at && is_heard(rules, &it.entry, team));
     let others = others.map(|(_, it)| it);
     let heard: Vec<Near> = std::iter::once(&near[at])
         .chain(others)
         .map(|it| Near {
-            says: it.entry.says().0,
+            says: it.entry.meaning().0,
             similarity: it.similarity,
         })
         .collect();
     Company::of(0, &heard)
 }
 
+fn is_heard(rules: &ReuseRules, entry: &Entry, team: &TeamId) -> bool {
+    rules.scope == ReuseScope::Team || is_open(rules, entry, team)
+}
+
+/// Neighbours that the index is asked for: where not all are heard, so many that those who are not do not
+/// crowd the others out soon.
+fn sought(rules: &ReuseRules) -> usize {
+    match rules.scope {
+        ReuseScope::Team => NEAR_MAX,
+        ReuseScope::Shared => SHARED_NEAR_MAX,
+    }
+}
+
 /// Those near enough whose replies a fresh one is compared with: one of all that say the same.
-fn to_be_compared(near: &[Neighbour]) -> Vec<Arc<Entry>> {
+fn to_be_compared<'a>(near: impl Iterator<Item = &'a Neighbour>) -> Vec<Arc<Entry>> {
     let mut some: Vec<Arc<Entry>> = Vec::new();
-    for it in near.iter().filter(|it| it.similarity >= COMPARED_AT) {
-        if some.iter().all(|other| other.says() != it.entry.says()) {
+    let near = near
+        .take(NEAR_MAX)
+        .filter(|it| it.similarity >= COMPARED_AT);
+    for it in near {
+        if some
+            .iter()
+            .all(|other| other.meaning() != it.entry.meaning())
+        {
             some.push(Arc::clone(&it.entry));
         }
     }

@@ -264,6 +264,15 @@ impl Rig {
     }
 
     fn with(row: Arc<Row>, change: impl Fn(&mut ReuseRules)) -> Self {
+        Self::scored(Scorer::bundled().without_encoder(), row, change)
+    }
+
+    /// What is near has a say.
+    fn with_company(change: impl Fn(&mut ReuseRules)) -> Self {
+        Self::scored(Scorer::bundled(), Arc::default(), change)
+    }
+
+    fn scored(scorer: Scorer, row: Arc<Row>, change: impl Fn(&mut ReuseRules)) -> Self {
         let bag = WordBag::new();
         let oracle = Arc::new(Oracle {
             card: Fake::new("fake", Trust::Public, Script::Empty).card.clone(),
@@ -274,7 +283,7 @@ impl Rig {
         change(&mut rules);
         let cache = Arc::new(MapCache::default());
         let (sent, records) = mpsc::channel(64);
-        let (reuse, learner) = Reuse::new(row.clone(), Scorer::bundled().without_encoder());
+        let (reuse, learner) = Reuse::new(row.clone(), scorer);
         let snapshot = priced(snapshot_of(ROUTES, vec![oracle.clone()]));
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: snapshot.with_reuse(Some(rules)),
@@ -685,29 +694,93 @@ const AROUND: [&str; 3] = [
 
 #[tokio::test(start_paused = true)]
 async fn entries_whose_replies_say_the_same_are_known_to() {
-    let rig = Rig::new(|it| it.acceptance.max_wrong_rate = 0.0);
+    let rig = Rig::with_company(|it| it.acceptance.max_wrong_rate = 0.0);
+    let meanings = || -> Vec<MeaningId> {
+        let entries = rig.row.entries.lock().unwrap();
+        entries.iter().map(|it| it.meaning()).collect()
+    };
+    rig.says("Call us.");
+    rig.asks(AROUND[0]).await;
+    rig.asks(AROUND[1]).await;
+    assert!(matches!(meanings()[..], [a, b] if a == b));
+    rig.says("In the app, under Cards.");
+    rig.asks(AROUND[2]).await;
+    // Nothing near it: it is compared with nobody. The one that the last was held against was wrong, and
+    // went.
+    rig.asks(QUESTION).await;
+    assert!(matches!(meanings()[..], [a, b, c] if a != b && b != c && c != a));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_is_answered_anew_says_what_it_says_now() {
+    let rig = Rig::with_company(|it| it.acceptance.max_wrong_rate = 0.0);
     rig.says("Call us.");
     rig.asks(AROUND[0]).await;
     rig.asks(AROUND[1]).await;
     rig.says("In the app, under Cards.");
-    rig.asks(AROUND[2]).await;
-    // Nothing near it: it is compared with nobody.
-    rig.asks(QUESTION).await;
+    let mut asked = parsed("auto", AROUND[0]);
+    asked.context.cache = CacheWish::Refresh;
+    rig.ask(asked).await;
     let entries = rig.row.entries.lock().unwrap().clone();
-    let says: Vec<EntryId> = entries.iter().map(|it| it.says()).collect();
-    let of = |text: &str| {
-        let at = entries.iter().position(|it| it.text == text);
-        says[at.unwrap_or_else(|| panic!("{text} is not kept"))]
-    };
-    assert_eq!(of(AROUND[0]), of(AROUND[1]));
-    assert_ne!(of(AROUND[0]), of(AROUND[2]));
-    assert_ne!(of(QUESTION), of(AROUND[2]));
-    assert_eq!(entries.iter().filter(|it| it.same_as.is_some()).count(), 1);
+    assert_eq!(entries.len(), 2);
+    assert_ne!(entries[0].meaning(), entries[1].meaning());
+}
+
+/// The first of two is kept, the encoder hangs over the second, and meanwhile something is done.
+async fn a_late_reply_after(meanwhile: impl AsyncFn(&Rig)) -> Vec<String> {
+    let rig = Rig::with_company(|it| it.acceptance.max_wrong_rate = 0.0);
+    rig.says("Call us.");
+    rig.asks(AROUND[0]).await;
+    rig.says("Ring us up, and we shall see to it.");
+    let asked = rig.pipeline.run(parsed("auto", AROUND[1])).await.unwrap();
+    *rig.bag.does.lock().unwrap() = Does::Hangs;
+    text(asked).await;
+    meanwhile(&rig).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let entries = rig.row.entries.lock().unwrap();
+    let said = entries
+        .iter()
+        .map(|it| it.kept.reply.choices[0].text().into());
+    said.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_reply_is_not_kept_after_it_was_removed() {
+    let purged = a_late_reply_after(async |rig| {
+        let core = rig.pipeline.works().reuse.as_ref().unwrap().core();
+        core.remove(&Purge::Team("other".into())).await;
+        core.remove(&Purge::Model("auto".into())).await;
+    });
+    assert_eq!(purged.await, Vec::<String>::new());
+    let spared = a_late_reply_after(async |rig| {
+        let core = rig.pipeline.works().reuse.as_ref().unwrap().core();
+        core.remove(&Purge::Team("other".into())).await;
+    });
+    assert_eq!(spared.await.len(), 2);
+    let forgotten = a_late_reply_after(async |rig| {
+        let core = rig.pipeline.works().reuse.as_ref().unwrap().core();
+        core.remove(&Purge::Model("auto".into())).await;
+        for _ in 0..100 {
+            core.remove(&Purge::Team("other".into())).await;
+        }
+    });
+    assert_eq!(forgotten.await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_reply_does_not_take_a_newer_ones_place() {
+    let said = a_late_reply_after(async |rig| {
+        rig.says("Use the app.");
+        let mut asked = parsed("auto", AROUND[1]);
+        asked.context.cache = CacheWish::Refresh;
+        rig.ask(asked).await;
+    });
+    assert_eq!(said.await, ["Call us.", "Use the app."]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_explanation_tells_what_is_near() {
-    let rig = Rig::new(|it| it.acceptance.max_wrong_rate = 0.0);
+    let rig = Rig::with_company(|it| it.acceptance.max_wrong_rate = 0.0);
     rig.says("Call us.");
     for question in AROUND {
         rig.asks(question).await;
@@ -722,7 +795,7 @@ async fn an_explanation_tells_what_is_near() {
 
 #[tokio::test(start_paused = true)]
 async fn who_may_not_answer_a_team_is_not_heard_either() {
-    let rig = Rig::new(|it| {
+    let rig = Rig::with_company(|it| {
         it.scope = ReuseScope::Shared;
         it.acceptance.max_wrong_rate = 0.0;
     });
@@ -746,7 +819,7 @@ async fn who_may_not_answer_a_team_is_not_heard_either() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_cannot_be_compared_is_kept_for_itself() {
-    let rig = Rig::new(|it| it.acceptance.max_wrong_rate = 0.0);
+    let rig = Rig::with_company(|it| it.acceptance.max_wrong_rate = 0.0);
     rig.says("Call us.");
     rig.asks(AROUND[0]).await;
     rig.says("Ring us up, and we shall see to it.");
@@ -756,7 +829,7 @@ async fn a_reply_that_cannot_be_compared_is_kept_for_itself() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     let entries = rig.row.entries.lock().unwrap().clone();
     assert_eq!(entries.len(), 2);
-    assert!(entries.iter().all(|it| it.same_as.is_none()));
+    assert_ne!(entries[0].meaning(), entries[1].meaning());
 }
 
 #[tokio::test(start_paused = true)]

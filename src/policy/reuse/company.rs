@@ -9,7 +9,7 @@ pub const NEAR_MAX: usize = 8;
 /// An entry near the question, as its neighbours see it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Near {
-    /// Equal for entries whose replies were found to say the same.
+    /// A name of what its reply says: equal for those that were found to say the same.
     pub says: u64,
     /// The cosine of its vector and the question's.
     pub similarity: f32,

@@ -231,6 +231,12 @@ impl Scorer {
         self
     }
 
+    /// Whether what else is near has a say in its scores.
+    #[must_use]
+    pub fn hears_company(&self) -> bool {
+        self.knows_encoder
+    }
+
     pub(super) fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }

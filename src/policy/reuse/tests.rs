@@ -46,9 +46,11 @@ fn those_near_have_a_say_and_no_guard_is_talked_round() {
         };
         judge(&pair, scorer()).probability_same
     };
-    let alone = probability(&[1]);
-    assert!(probability(&[1, 1, 1, 1, 1]) > alone + 0.1);
-    assert!(probability(&[1, 2, 3, 4, 5]) < alone);
+    let [alike, alone, other] = [&[1, 1, 1, 1, 1][..], &[1], &[1, 2, 3, 4, 5]].map(probability);
+    assert!(
+        other + 0.1 < alone && alone < alike,
+        "{other} {alone} {alike}"
+    );
     let (query, entry) = (
         Question::new("How do I send 20 pounds?"),
         Question::new("How do I send 25 pounds?"),

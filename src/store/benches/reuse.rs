@@ -20,6 +20,8 @@ const DIMENSIONS: usize = 256;
 const GROUP: u64 = 5;
 const TOPIC_GROUPS: u64 = 20;
 const QUERIES: u64 = 2_000;
+/// Neighbours that the pipeline asks for: `policy::reuse::NEAR_MAX`.
+const NEAR: usize = 8;
 /// Of the queries those held against a look at every entry.
 const CHECKED: usize = 200;
 const COUNTS: [u64; 2] = [1_000, 100_000];
@@ -133,7 +135,7 @@ fn entry(id: u64, in_each: u64) -> Entry {
         },
         expires_at: now + Duration::from_secs(86_400),
         evidence: Evidence::default(),
-        same_as: None,
+        meaning: None,
     }
 }
 
@@ -186,7 +188,7 @@ fn measure(count: u64, in_each: u64) {
             question(id / GROUP, (1 << 39) + at),
         );
         let begun = Instant::now();
-        let found = block_on(index.nearest(&home, &query, 4));
+        let found = block_on(index.nearest(&home, &query, NEAR));
         lookups.push(begun.elapsed());
         if asked.len() < CHECKED {
             asked.push((id, query, found.first().map(|it| it.entry.id.0)));
@@ -256,7 +258,7 @@ fn restart(count: u64) {
         let begun = Instant::now();
         let (index, _drivers) = open().await;
         let first = index
-            .nearest(&compartment_of(0, count), &question(0, 0), 4)
+            .nearest(&compartment_of(0, count), &question(0, 0), NEAR)
             .await;
         let served = begun.elapsed();
         drop(first);

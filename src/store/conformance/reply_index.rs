@@ -57,7 +57,7 @@ pub fn entry_of(bench: &dyn IndexBench, id: u64, angle: f32) -> Entry {
         },
         expires_at: bench.now() + HOUR,
         evidence: Evidence::default(),
-        same_as: None,
+        meaning: None,
     }
 }
 
