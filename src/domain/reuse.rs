@@ -42,8 +42,8 @@ impl fmt::Debug for Compartment {
 #[serde(transparent)]
 pub struct EntryId(pub u64);
 
-/// What a reply says, by a name drawn at random: replies that were found to say the same have one. It tells
-/// nothing of any request.
+/// What a reply says, by a name drawn at random: replies that were found to say the same have one. That of
+/// what an earlier version kept is its entry's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MeaningId(pub u64);

@@ -22,14 +22,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use domain::{Purge, ReplyIndex, ReuseStats};
 use policy::ReuseScope;
 use policy::reuse::{Acceptance, AcceptanceRules, Guard, Scorer};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
-use tracing::warn;
+use tokio::sync::mpsc;
 
 pub use encoder::CacheEncoder;
 pub use feedback::{FeedbackTaken, Rating};
@@ -38,15 +36,12 @@ use removed::Removed;
 pub use trace::{Traced, TracedNeighbour};
 
 pub(crate) use agree::{Likeness, has_equal_words, likeness};
-pub(crate) use learner::{Planting, Seed, Shadow, Task};
+pub(crate) use learner::{Check, Planting, Seed, Shadow};
 pub(crate) use look_up::{Sought, look_up};
 pub(crate) use trace::{Trace, Traces};
 
 /// Replies that wait to be compared. One more is not, and nothing is learned from it.
 const CHECKS_MAX: usize = 256;
-
-/// How long a purge waits for those that wait to be compared.
-const SETTLE_MAX: Duration = Duration::from_secs(30);
 
 /// How replies answer other requests than their own; of a snapshot.
 #[derive(Clone, Debug)]
@@ -72,7 +67,7 @@ pub struct ReuseRules {
 #[derive(Clone)]
 pub struct Reuse {
     core: Arc<Core>,
-    desk: mpsc::Sender<Task>,
+    desk: mpsc::Sender<Box<Check>>,
 }
 
 pub(crate) struct Core {
@@ -96,7 +91,7 @@ impl Core {
 
     /// Removes what is meant, also of replies that wait to be compared. Gives how many entries went.
     pub async fn remove(&self, what: &Purge) -> u64 {
-        self.removed().note(what, SystemTime::now());
+        self.removed().note(what);
         self.index.purge(what).await
     }
 
@@ -179,7 +174,7 @@ impl Reuse {
         &self.core
     }
 
-    pub(crate) fn desk(&self) -> mpsc::Sender<Task> {
+    pub(crate) fn desk(&self) -> mpsc::Sender<Box<Check>> {
         self.desk.clone()
     }
 
@@ -203,20 +198,7 @@ impl Reuse {
         (self.core.index.stats(), counts)
     }
 
-    /// Also of replies that waited to be compared: those are in the index by then, or never will be.
     pub(crate) async fn purge(&self, what: &Purge) -> u64 {
-        let (done, settled) = oneshot::channel();
-        let settling = async {
-            if self.desk.send(Task::Settle(done)).await.is_ok() {
-                // A learner that ended has nothing left to keep.
-                drop(settled.await);
-            }
-        };
-        if timeout(SETTLE_MAX, settling).await.is_err() {
-            warn!(
-                "replies that wait to be compared may be kept after others of theirs were removed"
-            );
-        }
         self.core.remove(what).await
     }
 }

@@ -139,10 +139,10 @@ def neighbours(source, part, matrix, rng):
     near = matrix @ matrix.T
     np.fill_diagonal(near, -2.0)
     count = 2 if source == "mixed" else NEIGHBOURS
+    if len(part) <= NEAR:
+        return rows
     for density in DENSITIES:
         for i, asked in enumerate(part):
-            if len(part) <= NEAR:
-                break
             there = rng.random(len(part)) < density
             there[i] = False
             scores = np.where(there, near[i], -2.0)

@@ -19,7 +19,11 @@ pub(crate) struct Likeness {
 
 /// Whether they are the same but for case, punctuation and white space.
 pub(crate) fn has_equal_words(one: &str, other: &str) -> bool {
-    normal(one) == normal(other)
+    let (one_words, other_words) = (normal(one), normal(other));
+    match one_words.is_empty() {
+        true => one.trim() == other.trim(),
+        false => one_words == other_words,
+    }
 }
 
 /// Compares two replies: they say the same when their words do, or from a cosine of `alike_at` on, unless
@@ -68,10 +72,13 @@ pub(crate) fn by_vectors(
     }
 }
 
-/// Letters and digits in lower case, a space between words.
+/// Signs that say something else than their absence does.
+const SIGNS: &str = "+-<>=%#$€£¥°";
+
+/// Letters, digits and [`SIGNS`] in lower case, a space between words.
 fn normal(text: &str) -> String {
     let words = text
-        .split(|c: char| !c.is_alphanumeric())
+        .split(|c: char| !c.is_alphanumeric() && !SIGNS.contains(c))
         .filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ").to_lowercase()
 }
@@ -85,5 +92,7 @@ mod tests {
         assert!(has_equal_words("It's Paris.", "it s  PARIS"));
         assert!(!has_equal_words("Paris", "Rome"));
         assert!(!has_equal_words("1.5", "15"));
+        assert!(!has_equal_words("-5", "5") && !has_equal_words("C++", "C"));
+        assert!(!has_equal_words("✅", "❌") && has_equal_words(" ✅", "✅"));
     }
 }

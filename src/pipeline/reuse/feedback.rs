@@ -85,7 +85,10 @@ impl Pipeline {
             Some(core) if served.is_none() && !is_good => {
                 taken.is_removed = core.remove(&Purge::Entry(id)).await > 0;
             }
-            Some(core) => taken.is_removed = core.note(id, is_good, None).await,
+            Some(core) => {
+                let kept_at = served.map(|near| near.kept_at);
+                taken.is_removed = core.note(id, kept_at, is_good, None).await;
+            }
             None => {}
         }
         if served.is_none() && !is_good {

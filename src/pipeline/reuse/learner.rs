@@ -10,7 +10,7 @@ use domain::{
 };
 use policy::Compared;
 use policy::reuse::{Class, Judgement};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 
 use super::agree::{by_vectors, has_equal_words, likeness};
@@ -72,19 +72,14 @@ pub(crate) struct Check {
     pub encoder: Arc<CacheEncoder>,
     /// Whose fresh reply it is.
     pub writer: WriterId,
-}
-
-/// What the learner is to do, in the order in which it is told.
-pub(crate) enum Task {
-    Compare(Box<Check>),
-    /// Says that all before it is done.
-    Settle(oneshot::Sender<()>),
+    /// Removals before it began to wait.
+    pub since: u64,
 }
 
 /// What becomes of a finished reply beside the exact key.
 pub(crate) struct Planting {
     pub core: Arc<Core>,
-    pub desk: mpsc::Sender<Task>,
+    pub desk: mpsc::Sender<Box<Check>>,
     pub encoder: Arc<CacheEncoder>,
     pub seed: Seed,
     pub shadow: Option<Shadow>,
@@ -127,9 +122,10 @@ impl Planting {
             near: self.near,
             encoder: self.encoder,
             writer: self.writer,
+            since: self.core.removed().count(),
         };
         match self.desk.try_reserve() {
-            Ok(place) => place.send(Task::Compare(Box::new(check))),
+            Ok(place) => place.send(Box::new(check)),
             Err(_) => {
                 if check.shadow.is_some() {
                     count(&self.core.counts.shadows_dropped);
@@ -154,11 +150,11 @@ fn is_reusable(reply: &Reply) -> bool {
 /// are gone, having saved.
 pub struct Learner {
     core: Arc<Core>,
-    inbox: mpsc::Receiver<Task>,
+    inbox: mpsc::Receiver<Box<Check>>,
 }
 
 impl Learner {
-    pub(super) fn new(core: Arc<Core>, inbox: mpsc::Receiver<Task>) -> Self {
+    pub(super) fn new(core: Arc<Core>, inbox: mpsc::Receiver<Box<Check>>) -> Self {
         Self { core, inbox }
     }
 
@@ -169,10 +165,8 @@ impl Learner {
         let mut saved = self.core.acceptance().clone();
         loop {
             tokio::select! {
-                task = self.inbox.recv() => match task {
-                    Some(Task::Compare(check)) => self.compare(*check).await,
-                    // Whoever asked may have stopped waiting.
-                    Some(Task::Settle(done)) => drop(done.send(())),
+                check = self.inbox.recv() => match check {
+                    Some(check) => self.compare(*check).await,
                     None => break,
                 },
                 _ = saving.tick() => {
@@ -194,6 +188,7 @@ impl Learner {
             near,
             encoder,
             writer,
+            since,
         } = check;
         let until = Instant::now() + COMPARE_MAX;
         let mut differs_from = None;
@@ -206,7 +201,7 @@ impl Learner {
             let agreeing = self.agree(&entry.kept.reply, &fresh.kept.reply, &encoder);
             let Ok(Some(was_right)) = timeout_at(until, agreeing).await else {
                 count(&self.core.counts.failed);
-                return self.core.keep_late(fresh);
+                return self.core.keep_late(fresh, since);
             };
             let counts = &self.core.counts;
             count(match was_right {
@@ -216,27 +211,35 @@ impl Learner {
             self.core.acceptance().learn(class, &judgement, was_right);
             let is_others = fresh.kept.team != entry.kept.team;
             let confirms = Some(writer).filter(|_| was_right && is_others);
-            self.core.note(entry.id, was_right, confirms).await;
+            let kept_at = Some(entry.kept.kept_at);
+            self.core.note(entry.id, kept_at, was_right, confirms).await;
             if was_right {
-                if judgement.similarity < DUPLICATE_AT {
+                // Where the other went meanwhile, it takes its place.
+                let is_new =
+                    judgement.similarity < DUPLICATE_AT || self.core.index.find(entry.id).is_none();
+                if is_new {
                     fresh.meaning = Some(entry.meaning());
-                    self.core.keep_late(fresh);
+                    self.core.keep_late(fresh, since);
                 }
                 return;
             }
             differs_from = Some(entry.meaning());
         }
-        // What was removed meanwhile is compared with nothing.
-        let near = near.iter().filter(|it| {
-            Some(it.meaning()) != differs_from && self.core.index.find(it.id).is_some()
-        });
+        // What was removed or replaced meanwhile is compared with nothing.
+        let is_there = |it: &Entry| {
+            let now = self.core.index.find(it.id);
+            now.is_some_and(|now| now.kept.kept_at == it.kept.kept_at)
+        };
+        let near = near
+            .iter()
+            .filter(|it| Some(it.meaning()) != differs_from && is_there(it));
         let near: Vec<&Entry> = near.map(Arc::as_ref).collect();
         let finding = self.find_alike(&fresh.kept.reply, &near, &encoder);
         // Where none is found it says something of its own.
         if let Ok(Some(meaning)) = timeout_at(until, finding).await {
             fresh.meaning = Some(meaning);
         }
-        self.core.keep_late(fresh);
+        self.core.keep_late(fresh, since);
     }
 
     /// What the first of these entries says whose reply says the same.
@@ -299,21 +302,30 @@ impl std::fmt::Debug for Learner {
 }
 
 impl Core {
-    /// Keeps what waited to be compared, unless it was to be removed meanwhile or its request was answered
-    /// anew.
-    fn keep_late(&self, entry: Entry) {
+    /// Keeps what waited to be compared since there were so many removals, unless it was among those after
+    /// it, or its request was answered anew.
+    fn keep_late(&self, entry: Entry, since: u64) {
+        // Until it is kept nothing is removed: a removal that comes then finds it.
+        let removed = self.removed();
         let newer = self.index.find(entry.id);
-        if newer.is_some_and(|it| it.kept.kept_at > entry.kept.kept_at) {
-            return;
-        }
-        if !self.removed().takes(&entry, SystemTime::now()) {
+        let is_replaced = newer.is_some_and(|it| it.kept.kept_at > entry.kept.kept_at);
+        if !is_replaced && !removed.takes(&entry, since, SystemTime::now()) {
             self.index.keep(entry);
         }
     }
 
     /// Notes that an entry was right or wrong, and removes one that is wrong too often. True where it went.
-    pub async fn note(&self, id: EntryId, was_right: bool, confirms: Option<WriterId>) -> bool {
-        let Some(entry) = self.index.find(id) else {
+    /// One that was kept at another moment than what was judged is left alone.
+    pub async fn note(
+        &self,
+        id: EntryId,
+        kept_at: Option<SystemTime>,
+        was_right: bool,
+        confirms: Option<WriterId>,
+    ) -> bool {
+        let entry = self.index.find(id);
+        let is_meant = |it: &Arc<Entry>| kept_at.is_none_or(|at| it.kept.kept_at == at);
+        let Some(entry) = entry.filter(is_meant) else {
             return false;
         };
         let mut evidence = entry.evidence.clone();

@@ -113,6 +113,7 @@ pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trac
     let verdict = decide(reuse, rules, class, &judgement, &entry, team);
     trace.nearest = Some(Nearest {
         id: entry.id,
+        kept_at: entry.kept.kept_at,
         company,
         judgement,
         verdict,

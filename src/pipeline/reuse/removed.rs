@@ -5,33 +5,45 @@ use std::time::SystemTime;
 
 use domain::{Entry, Purge};
 
-/// Removals that are remembered. Of what was kept before one that is forgotten, nothing is kept late.
-const REMOVALS_MAX: usize = 64;
+/// Removals that are remembered. Of what waits since before one that is forgotten, nothing is kept.
+const REMOVALS_MAX: usize = 1_024;
 
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
-    /// The oldest first.
-    latest: VecDeque<(Purge, SystemTime)>,
-    /// When the last was that is forgotten.
-    forgotten_at: Option<SystemTime>,
+    /// The latest, the oldest first.
+    latest: VecDeque<Purge>,
+    /// How many there were in all.
+    count: u64,
 }
 
 impl Removed {
-    pub fn note(&mut self, what: &Purge, at: SystemTime) {
+    pub fn note(&mut self, what: &Purge) {
         if *what == Purge::Expired {
             return;
         }
-        self.latest.push_back((what.clone(), at));
+        self.latest.push_back(what.clone());
+        self.count += 1;
         if self.latest.len() > REMOVALS_MAX {
-            self.forgotten_at = self.latest.pop_front().map(|(_, at)| at);
+            self.latest.pop_front();
         }
     }
 
-    /// Whether the entry, kept when its reply ended, is among what was to be removed.
-    pub fn takes(&self, entry: &Entry, now: SystemTime) -> bool {
-        let kept_at = entry.kept.kept_at;
-        let is_older = self.forgotten_at.is_some_and(|at| kept_at <= at);
-        let mut meant = self.latest.iter().filter(|(_, at)| kept_at <= *at);
-        is_older || meant.any(|(what, _)| what.takes(entry, now))
+    /// How many there were so far: whoever waits from here on is asked for it later.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether an entry that waits since there were `since` removals is among what went after that.
+    pub fn takes(&self, entry: &Entry, since: u64, now: SystemTime) -> bool {
+        let Ok(after) = usize::try_from(self.count - since.min(self.count)) else {
+            return true;
+        };
+        after > self.latest.len()
+            || self
+                .latest
+                .iter()
+                .rev()
+                .take(after)
+                .any(|what| what.takes(entry, now))
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use domain::{CacheKey, CacheOutcome, Compartment, EntryId, RequestId, TeamId};
 use policy::reuse::{Class, Company, Judgement, Verdict};
@@ -32,6 +33,8 @@ pub(crate) struct Trace {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nearest {
     pub id: EntryId,
+    /// When the entry's reply was made.
+    pub kept_at: SystemTime,
     pub company: Company,
     pub judgement: Judgement,
     pub verdict: Verdict,

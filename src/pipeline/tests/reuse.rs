@@ -705,10 +705,14 @@ async fn entries_whose_replies_say_the_same_are_known_to() {
     assert!(matches!(meanings()[..], [a, b] if a == b));
     rig.says("In the app, under Cards.");
     rig.asks(AROUND[2]).await;
-    // Nothing near it: it is compared with nobody. The one that the last was held against was wrong, and
-    // went.
+    // Nothing near it: it is compared with nobody.
     rig.asks(QUESTION).await;
-    assert!(matches!(meanings()[..], [a, b, c] if a != b && b != c && c != a));
+    // Of the first two, one that was held against the third was wrong, and went.
+    let [early @ .., third, last] = &meanings()[..] else {
+        panic!("three are kept at least")
+    };
+    assert!(!early.is_empty() && !early.contains(third) && !early.contains(last));
+    assert!(third != last && early.iter().all(|it| *it == early[0]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -730,17 +734,18 @@ async fn an_entry_that_is_answered_anew_says_what_it_says_now() {
 async fn a_late_reply_after(meanwhile: impl AsyncFn(&Rig)) -> Vec<String> {
     let rig = Rig::with_company(|it| it.acceptance.max_wrong_rate = 0.0);
     rig.says("Call us.");
-    rig.asks(AROUND[0]).await;
+    rig.ask(named("early", "red", AROUND[0])).await;
     rig.says("Ring us up, and we shall see to it.");
-    let asked = rig.pipeline.run(parsed("auto", AROUND[1])).await.unwrap();
+    let asked = rig.pipeline.run(named("late", "red", AROUND[1]));
+    let asked = asked.await.unwrap();
     *rig.bag.does.lock().unwrap() = Does::Hangs;
     text(asked).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(rig.entries(), 1, "the other waits");
     meanwhile(&rig).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let entries = rig.row.entries.lock().unwrap();
-    let said = entries
-        .iter()
-        .map(|it| it.kept.reply.choices[0].text().into());
+    let said = entries.iter().map(|it| it.kept.reply.choices[0].text());
     said.collect()
 }
 
@@ -760,18 +765,24 @@ async fn a_late_reply_is_not_kept_after_it_was_removed() {
     let forgotten = a_late_reply_after(async |rig| {
         let core = rig.pipeline.works().reuse.as_ref().unwrap().core();
         core.remove(&Purge::Model("auto".into())).await;
-        for _ in 0..100 {
+        for _ in 0..2_000 {
             core.remove(&Purge::Team("other".into())).await;
         }
     });
     assert_eq!(forgotten.await, Vec::<String>::new());
+    let was_bad = a_late_reply_after(async |rig| {
+        let (team, id) = ("red".into(), "late".into());
+        let rated = rig.pipeline.rate(&team, &id, Rating::Bad);
+        rated.await.unwrap();
+    });
+    assert_eq!(was_bad.await, ["Call us."]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_late_reply_does_not_take_a_newer_ones_place() {
     let said = a_late_reply_after(async |rig| {
         rig.says("Use the app.");
-        let mut asked = parsed("auto", AROUND[1]);
+        let mut asked = named("again", "red", AROUND[1]);
         asked.context.cache = CacheWish::Refresh;
         rig.ask(asked).await;
     });
@@ -815,6 +826,28 @@ async fn who_may_not_answer_a_team_is_not_heard_either() {
         let near = near.unwrap();
         assert_eq!((near.alike, near.other), (alike, 0), "{team}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_heard_crowds_nobody_out() {
+    let rig = Rig::with_company(|it| {
+        it.scope = ReuseScope::Shared;
+        it.acceptance.max_wrong_rate = 0.0;
+    });
+    rig.says("Call us.");
+    for question in AROUND {
+        rig.ask(named("r", "red", question)).await;
+    }
+    rig.says("Buy at evil.example.");
+    for at in 0..12 {
+        let question = format!("please tell me how a lost card is halted{}", "!".repeat(at));
+        rig.ask(named("e", "evil", &question)).await;
+    }
+    let asked = "please tell me how a lost card is halted";
+    rig.ask(named("why", "red", asked)).await;
+    let near = rig.pipeline.traced(&"why".into())[0].neighbour.clone();
+    let near = near.unwrap();
+    assert_eq!((near.alike, near.other), (0, 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1089,7 +1122,7 @@ async fn what_waits_to_be_compared_is_removed_too() {
     let counts = || rig.pipeline.reuse_stats().unwrap().1;
     assert_eq!(counts().shadowed, 1);
     let what = Purge::Team("blue".into());
-    assert_eq!(rig.pipeline.purge(&what).await.unwrap(), (2, 2));
+    assert_eq!(rig.pipeline.purge(&what).await.unwrap(), (2, 1));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(rig.entries(), 1, "the other team's");
 }
