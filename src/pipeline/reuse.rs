@@ -197,10 +197,6 @@ impl Reuse {
         };
         (self.core.index.stats(), counts)
     }
-
-    pub(crate) async fn purge(&self, what: &Purge) -> u64 {
-        self.core.remove(what).await
-    }
 }
 
 impl fmt::Debug for Reuse {

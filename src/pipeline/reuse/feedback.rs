@@ -111,7 +111,7 @@ impl Pipeline {
         let works = self.works();
         let exact = works.cache.purge(what).await;
         let others = match &works.reuse {
-            Some(reuse) => reuse.purge(what).await,
+            Some(reuse) => reuse.core().remove(what).await,
             None => 0,
         };
         Ok((exact?, others))

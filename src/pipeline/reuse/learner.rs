@@ -249,26 +249,26 @@ impl Learner {
         near: &[&Entry],
         encoder: &CacheEncoder,
     ) -> Option<MeaningId> {
-        let said = said(fresh)?;
+        let fresh = said(fresh)?;
         let texts = near
             .iter()
-            .filter_map(|it| Some((it.meaning(), said_by(it)?)));
+            .filter_map(|it| Some((it.meaning(), said(&it.kept.reply)?)));
         let texts: Vec<(MeaningId, String)> = texts.collect();
-        let equal = texts.iter().find(|(_, text)| has_equal_words(text, &said));
+        let equal = texts.iter().find(|(_, text)| has_equal_words(text, &fresh));
         if let Some((meaning, _)) = equal {
             return Some(*meaning);
         }
         if texts.is_empty() {
             return None;
         }
-        let vector = encoder.vector(&said).await?;
+        let vector = encoder.vector(&fresh).await?;
         for (meaning, text) in texts.iter().take(COMPARED_MAX) {
             let Some(other) = encoder.vector(text).await else {
                 continue;
             };
             let likeness = by_vectors(
                 (text, &other),
-                (&said, &vector),
+                (&fresh, &vector),
                 &self.core.scorer,
                 AGREE_AT,
             );
@@ -289,10 +289,6 @@ impl Learner {
 
 fn said(reply: &Reply) -> Option<String> {
     reply.choices.first().map(|choice| choice.text())
-}
-
-fn said_by(entry: &Entry) -> Option<String> {
-    said(&entry.kept.reply)
 }
 
 impl std::fmt::Debug for Learner {

@@ -98,9 +98,6 @@ pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trac
         let by_probability = a.probability_same.total_cmp(&b.probability_same);
         by_probability.then(a.similarity.total_cmp(&b.similarity))
     });
-    if reuse.core().scorer.hears_company() {
-        keeping.near = to_be_compared(near.iter().filter(|it| is_heard(rules, &it.entry, team)));
-    }
     let Some((at, company, judgement)) = best else {
         reuse.core().acceptance().found_none();
         count(&counts.missed);
@@ -118,6 +115,10 @@ pub(crate) async fn look_up(reuse: &Reuse, missed: &mut Missed, trace: &mut Trac
         judgement,
         verdict,
     });
+    if verdict != Verdict::Serve && reuse.core().scorer.hears_company() {
+        let heard = near.iter().filter(|it| may_answer(rules, &it.entry, team));
+        keeping.near = to_be_compared(heard);
+    }
     match verdict {
         Verdict::Serve => {
             count(&counts.served);
@@ -164,7 +165,7 @@ fn judged(
 /// either: whoever writes much would have a say in what others are answered.
 fn company(rules: &ReuseRules, near: &[Neighbour], at: usize, team: &TeamId) -> Company {
     let others = near.iter().enumerate();
-    let others = others.filter(|(place, it)| *place != at && is_heard(rules, &it.entry, team));
+    let others = others.filter(|(place, it)| *place != at && may_answer(rules, &it.entry, team));
     let others = others.map(|(_, it)| it);
     let heard: Vec<Near> = std::iter::once(&near[at])
         .chain(others)
@@ -174,10 +175,6 @@ fn company(rules: &ReuseRules, near: &[Neighbour], at: usize, team: &TeamId) -> 
         })
         .collect();
     Company::of(0, &heard)
-}
-
-fn is_heard(rules: &ReuseRules, entry: &Entry, team: &TeamId) -> bool {
-    rules.scope == ReuseScope::Team || is_open(rules, entry, team)
 }
 
 /// Neighbours that the index is asked for: where not all are heard, so many that those who are not do not
@@ -218,16 +215,18 @@ fn decide(
     let evidence = &entry.evidence;
     let mut acceptance = reuse.core().acceptance();
     let verdict = acceptance.decide(&rules.acceptance, class, judgement, evidence, draw);
-    let may_serve =
-        !rules.is_dry && (rules.scope == ReuseScope::Team || is_open(rules, entry, team));
+    let may_serve = !rules.is_dry && may_answer(rules, entry, team);
     match verdict {
         Verdict::Serve if !may_serve => Verdict::Shadow,
         Verdict::Serve | Verdict::Shadow | Verdict::Miss => verdict,
     }
 }
 
-/// Whether the team may be answered with the entry: its own, or one that enough teams came to.
-fn is_open(rules: &ReuseRules, entry: &Entry, team: &TeamId) -> bool {
+/// Whether the team may be answered with the entry: its own, or one that enough teams came to. Where teams
+/// do not share, all are its own.
+fn may_answer(rules: &ReuseRules, entry: &Entry, team: &TeamId) -> bool {
     let Evidence { confirmed_by, .. } = &entry.evidence;
-    entry.kept.team == *team || confirmed_by.len() + 1 >= rules.writers_min
+    rules.scope == ReuseScope::Team
+        || entry.kept.team == *team
+        || confirmed_by.len() + 1 >= rules.writers_min
 }

@@ -731,7 +731,7 @@ async fn an_entry_that_is_answered_anew_says_what_it_says_now() {
 }
 
 /// The first of two is kept, the encoder hangs over the second, and meanwhile something is done.
-async fn a_late_reply_after(meanwhile: impl AsyncFn(&Rig)) -> Vec<String> {
+async fn a_late_reply_after(meanwhile: impl AsyncFn(&Rig)) -> Vec<Arc<Entry>> {
     let rig = Rig::with_company(|it| it.acceptance.max_wrong_rate = 0.0);
     rig.says("Call us.");
     rig.ask(named("early", "red", AROUND[0])).await;
@@ -745,48 +745,64 @@ async fn a_late_reply_after(meanwhile: impl AsyncFn(&Rig)) -> Vec<String> {
     meanwhile(&rig).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let entries = rig.row.entries.lock().unwrap();
-    let said = entries.iter().map(|it| it.kept.reply.choices[0].text());
-    said.collect()
+    entries.clone()
+}
+
+fn said(entries: &[Arc<Entry>]) -> Vec<String> {
+    let entries = entries.iter();
+    entries.map(|it| it.kept.reply.choices[0].text()).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_late_reply_is_not_kept_after_it_was_removed() {
     let purged = a_late_reply_after(async |rig| {
-        let core = rig.pipeline.works().reuse.as_ref().unwrap().core();
-        core.remove(&Purge::Team("other".into())).await;
-        core.remove(&Purge::Model("auto".into())).await;
+        rig.pipeline
+            .purge(&Purge::Team("other".into()))
+            .await
+            .unwrap();
+        rig.pipeline
+            .purge(&Purge::Model("auto".into()))
+            .await
+            .unwrap();
     });
-    assert_eq!(purged.await, Vec::<String>::new());
+    assert!(purged.await.is_empty());
     let spared = a_late_reply_after(async |rig| {
-        let core = rig.pipeline.works().reuse.as_ref().unwrap().core();
-        core.remove(&Purge::Team("other".into())).await;
+        rig.pipeline
+            .purge(&Purge::Team("other".into()))
+            .await
+            .unwrap();
     });
     assert_eq!(spared.await.len(), 2);
     let forgotten = a_late_reply_after(async |rig| {
-        let core = rig.pipeline.works().reuse.as_ref().unwrap().core();
-        core.remove(&Purge::Model("auto".into())).await;
+        rig.pipeline
+            .purge(&Purge::Model("auto".into()))
+            .await
+            .unwrap();
         for _ in 0..2_000 {
-            core.remove(&Purge::Team("other".into())).await;
+            rig.pipeline
+                .purge(&Purge::Team("other".into()))
+                .await
+                .unwrap();
         }
     });
-    assert_eq!(forgotten.await, Vec::<String>::new());
+    assert!(forgotten.await.is_empty());
     let was_bad = a_late_reply_after(async |rig| {
         let (team, id) = ("red".into(), "late".into());
         let rated = rig.pipeline.rate(&team, &id, Rating::Bad);
         rated.await.unwrap();
     });
-    assert_eq!(was_bad.await, ["Call us."]);
+    assert_eq!(said(&was_bad.await), ["Call us."]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_late_reply_does_not_take_a_newer_ones_place() {
-    let said = a_late_reply_after(async |rig| {
+    let kept = a_late_reply_after(async |rig| {
         rig.says("Use the app.");
         let mut asked = named("again", "red", AROUND[1]);
         asked.context.cache = CacheWish::Refresh;
         rig.ask(asked).await;
     });
-    assert_eq!(said.await, ["Call us.", "Use the app."]);
+    assert_eq!(said(&kept.await), ["Call us.", "Use the app."]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -794,11 +810,10 @@ async fn an_explanation_tells_what_is_near() {
     let rig = Rig::with_company(|it| it.acceptance.max_wrong_rate = 0.0);
     rig.says("Call us.");
     for question in AROUND {
-        rig.asks(question).await;
+        rig.ask(named("early", "red", question)).await;
     }
-    let mut asked = parsed("auto", "please tell me how a lost card is halted");
-    asked.context.request_id = "why".into();
-    rig.ask(asked).await;
+    let asked = "please tell me how a lost card is halted";
+    rig.ask(named("why", "red", asked)).await;
     let traced = rig.pipeline.traced(&"why".into());
     let near = traced[0].neighbour.clone().unwrap();
     assert_eq!((near.alike, near.other), (2, 0));
@@ -810,12 +825,7 @@ async fn who_may_not_answer_a_team_is_not_heard_either() {
         it.scope = ReuseScope::Shared;
         it.acceptance.max_wrong_rate = 0.0;
     });
-    let of = |team: &str, question: &str| {
-        let mut asked = parsed("auto", question);
-        asked.principal.team = team.into();
-        asked.context.request_id = team.into();
-        rig.ask(asked)
-    };
+    let of = |team: &str, question: &str| rig.ask(named(team, team, question));
     rig.says("Call us.");
     for question in AROUND {
         of("evil", question).await;
@@ -852,17 +862,12 @@ async fn who_is_not_heard_crowds_nobody_out() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_cannot_be_compared_is_kept_for_itself() {
-    let rig = Rig::with_company(|it| it.acceptance.max_wrong_rate = 0.0);
-    rig.says("Call us.");
-    rig.asks(AROUND[0]).await;
-    rig.says("Ring us up, and we shall see to it.");
-    let asked = rig.pipeline.run(parsed("auto", AROUND[1])).await.unwrap();
-    *rig.bag.does.lock().unwrap() = Does::Hangs;
-    assert_eq!(text(asked).await, "Ring us up, and we shall see to it.");
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let entries = rig.row.entries.lock().unwrap().clone();
-    assert_eq!(entries.len(), 2);
-    assert_ne!(entries[0].meaning(), entries[1].meaning());
+    let kept = a_late_reply_after(async |_| {}).await;
+    assert_eq!(
+        said(&kept),
+        ["Call us.", "Ring us up, and we shall see to it."]
+    );
+    assert_ne!(kept[0].meaning(), kept[1].meaning());
 }
 
 #[tokio::test(start_paused = true)]

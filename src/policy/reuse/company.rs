@@ -36,12 +36,6 @@ pub struct Company {
     share: f32,
 }
 
-impl Default for Company {
-    fn default() -> Self {
-        Self::NOBODY
-    }
-}
-
 impl Company {
     /// Nothing else is near, or nothing is known of it.
     pub const NOBODY: Self = Self {

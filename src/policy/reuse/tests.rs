@@ -7,6 +7,10 @@ use super::*;
 const VECTOR: [f32; 4] = [0.5; 4];
 
 fn judged(query: &str, entry: &str, similarity: f32) -> Judgement {
+    judged_among(query, entry, similarity, Company::NOBODY)
+}
+
+fn judged_among(query: &str, entry: &str, similarity: f32, company: Company) -> Judgement {
     let (query, entry) = (Question::new(query), Question::new(entry));
     let pair = Pair {
         query: &query,
@@ -14,7 +18,7 @@ fn judged(query: &str, entry: &str, similarity: f32) -> Judgement {
         similarity,
         query_vector: &VECTOR,
         entry_vector: &VECTOR,
-        company: Company::NOBODY,
+        company,
     };
     judge(&pair, scorer())
 }
@@ -26,44 +30,28 @@ fn scorer() -> &'static Scorer {
 
 #[test]
 fn those_near_have_a_say_and_no_guard_is_talked_round() {
-    let near = |says: &[u64]| -> Vec<Near> {
+    let among = |query, entry, says: &[u64]| {
         let near = says.iter().zip([0.8, 0.79, 0.78, 0.77, 0.76]);
-        near.map(|(&says, similarity)| Near { says, similarity })
-            .collect()
+        let near: Vec<Near> = near
+            .map(|(&says, similarity)| Near { says, similarity })
+            .collect();
+        judged_among(query, entry, 0.8, Company::of(0, &near))
     };
-    let (query, entry) = (
-        Question::new("My card has not come yet, where is it?"),
-        Question::new("I am still waiting for my new card to arrive"),
-    );
-    let probability = |says: &[u64]| {
-        let pair = Pair {
-            query: &query,
-            entry: &entry,
-            similarity: 0.8,
-            query_vector: &VECTOR,
-            entry_vector: &VECTOR,
-            company: Company::of(0, &near(says)),
-        };
-        judge(&pair, scorer()).probability_same
-    };
-    let [alike, alone, other] = [&[1, 1, 1, 1, 1][..], &[1], &[1, 2, 3, 4, 5]].map(probability);
+    let [alike, alone, other] = [&[1, 1, 1, 1, 1][..], &[1], &[1, 2, 3, 4, 5]].map(|says| {
+        let query = "My card has not come yet, where is it?";
+        let entry = "I am still waiting for my new card to arrive";
+        among(query, entry, says).probability_same
+    });
     assert!(
         other + 0.1 < alone && alone < alike,
         "{other} {alone} {alike}"
     );
-    let (query, entry) = (
-        Question::new("How do I send 20 pounds?"),
-        Question::new("How do I send 25 pounds?"),
+    let refused = among(
+        "How do I send 20 pounds?",
+        "How do I send 25 pounds?",
+        &[1, 1, 1, 1, 1],
     );
-    let pair = Pair {
-        query: &query,
-        entry: &entry,
-        similarity: 0.8,
-        query_vector: &VECTOR,
-        entry_vector: &VECTOR,
-        company: Company::of(0, &near(&[1, 1, 1, 1, 1])),
-    };
-    assert_eq!(judge(&pair, scorer()).refusal, Some(Guard::Number));
+    assert_eq!(refused.refusal, Some(Guard::Number));
 }
 
 #[track_caller]
