@@ -25,11 +25,12 @@ mod judge;
 mod lexicon;
 mod question;
 mod scorer;
+mod unchecked;
 mod words;
 
 pub use acceptance::{Acceptance, AcceptanceRules, Verdict};
-pub use company::{Company, NEAR_MAX, Near};
-pub use compared::{FEATURE_NAMES, FEATURES};
+pub use company::{COMPANY_FIGURES, COMPANY_NAMES, Company, NEAR_MAX, Near};
+pub use compared::{FEATURE_NAMES, FEATURES, OF_PAIR};
 pub use guard::Guard;
 pub use judge::{Judgement, Pair, features, judge, strict_guard};
 pub use question::{Class, Kind, Question, WhyNot};

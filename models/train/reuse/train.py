@@ -41,12 +41,17 @@ ROUNDS = {"encoder": 300, "lexical": 100}
 # The figures of the encoder, which come first, and those of what else is near, which come last: without them the
 # trees go by the words alone.
 ENCODER_FIGURES = 2
-COMPANY_FIGURES = 6
-NEIGHBOURS = 3
+COMPANY_FIGURES = 16
+NEIGHBOURS = 4
 # Entries whose replies are compared: policy's NEAR_MAX.
-NEAR = 8
+NEAR = 16
 # How densely a cache is filled when a question comes: the nearest of fewer are farther away.
 DENSITIES = (1.0, 0.6, 0.25, 0.1)
+# Orders in which a stream comes.
+ORDERS = 4
+# A cosine from which on a right entry is mostly served, and how often.
+FOUND_AT = 0.75
+FOUND = 0.8
 # Of replies that say the same, how many are taken for other ones, and of others, how many for the same as one more.
 APART = 0.05
 TOGETHER = 0.02
@@ -89,27 +94,27 @@ def vectors(texts, files):
     return places, np.concatenate(parts)
 
 
-def labelled(data, work, places, matrix):
+def labelled(data, work, places, matrix, is_wanted):
     """Rows of (text kept, text asked, label, source, what is kept near the asked text, where there the kept one is)."""
     rows = []
+    stream = [r for r in lines(f"{data}/stream.jsonl") if r["split"] == "train" and is_wanted(r["query"])]
+    crowd = np.array(sorted({places[r["query"]] for r in stream}))
     for row in lines(f"{data}/pairs_train.jsonl"):
         source = row["source"].split(":")[0]
         if source == "mutation":
             continue
-        if is_withheld(row["query_a"]) and is_withheld(row["query_b"]):
+        if is_wanted(row["query_a"]) and is_wanted(row["query_b"]):
             rows.append((row["query_a"], row["query_b"], row["same_answer"], source, [], 0))
     rng = np.random.default_rng(6)
     for row in lines(f"{work}/mutated.jsonl"):
-        if row["query_a"] in places and row["query_b"] in places:
+        if row["query_a"] in places and row["query_b"] in places and is_wanted(row["query_a"]):
             changed = (row["query_a"], row["query_b"], row["same_answer"], row["source"])
             rows.append((*changed, [], 0))
             # However much is kept that says the same as the question which was changed, it is another one.
-            similarity = float(matrix[places[row["query_a"]]] @ matrix[places[row["query_b"]]])
-            rows.append((*changed, invented(similarity, rng), 0))
-    stream = [r for r in lines(f"{data}/stream.jsonl") if r["split"] == "train" and is_withheld(r["query"])]
+            rows.append((*changed, invented(places[row["query_a"]], crowd, matrix, rng), 0))
     for source in sorted({r["source"] for r in stream}) + ["mixed"]:
         part = [r for r in stream if source == "mixed" or r["source"] == source]
-        rows += neighbours(source, part, matrix[np.array([places[r["query"]] for r in part])], rng)
+        rows += neighbours(source, part, np.array([places[r["query"]] for r in part]), matrix, rng)
     return rows
 
 
@@ -119,41 +124,39 @@ def neighbourhoods(data, rows):
     return [groups.get(row[1]) or groups.get(row[0]) or min(row[0].lower(), row[1].lower()) for row in rows]
 
 
-def invented(similarity, rng):
-    """Others as near as this or less, of which most say what it does."""
+def invented(kept, crowd, matrix, rng):
+    """What is kept, and the nearest to it, of which most say what it does."""
     count = int(rng.integers(1, NEAR))
-    others = similarity - np.abs(rng.normal(0, 0.08, count))
+    scores = matrix[crowd] @ matrix[kept]
+    scores[crowd == kept] = -2.0
+    others = crowd[np.argpartition(-scores, count)[:count]]
     says = np.where(rng.random(count) < 0.8, 0, np.arange(1, count + 1))
-    return [[0, similarity]] + [[int(a), float(b)] for a, b in zip(says, others)]
+    return [[0, kept]] + [[int(a), int(b)] for a, b in zip(says, others)]
 
 
-def neighbours(source, part, matrix, rng):
-    """The nearest of each request among those that a cache has, which is filled to different degrees."""
+def neighbours(source, part, places, matrix, rng):
+    """What a cache would be asked: requests come in some order, those that it likely answers are not kept."""
     rows = []
     groups = {}
-    says = np.array([groups.setdefault((r["group"], r["source"]), len(groups)) for r in part])
-    # Replies that say the same and were not found to.
-    apart = rng.random(len(part)) < APART
-    says = np.where(apart, len(groups) + np.arange(len(part)), says)
-    says = np.where(rng.random(len(part)) < TOGETHER, rng.permutation(says), says)
-    near = matrix @ matrix.T
-    np.fill_diagonal(near, -2.0)
-    count = 2 if source == "mixed" else NEIGHBOURS
-    if len(part) <= NEAR:
-        return rows
-    for density in DENSITIES:
-        for i, asked in enumerate(part):
-            there = rng.random(len(part)) < density
-            there[i] = False
-            scores = np.where(there, near[i], -2.0)
-            kept = np.argpartition(-scores, NEAR)[:NEAR]
-            kept = [int(j) for j in kept[np.argsort(-scores[kept])] if there[j]]
-            close = [[int(says[j]), float(scores[j])] for j in kept]
-            for at, j in enumerate(kept[:count]):
-                other = part[j]
-                if asked["query"] != other["query"]:
-                    same = int(asked["group"] == other["group"] and asked["source"] == other["source"])
-                    rows.append((other["query"], asked["query"], same, f"stream:{source}", close, at))
+    same_as = np.array([groups.setdefault((r["group"], r["source"]), len(groups)) for r in part])
+    near = matrix[places] @ matrix[places].T
+    for _ in range(ORDERS):
+        # Replies that say the same and were not found to.
+        apart = rng.random(len(part)) < APART
+        says = np.where(apart, len(groups) + np.arange(len(part)), same_as)
+        says = np.where(rng.random(len(part)) < TOGETHER, rng.permutation(says), says)
+        kept = []
+        for i in rng.permutation(len(part)):
+            there = np.array(kept, int)
+            scores = near[i, there]
+            order = np.argsort(-scores)[:NEAR]
+            close = [[int(says[j]), int(places[j])] for j in there[order]]
+            for at, j in enumerate(there[order][:NEIGHBOURS]):
+                if part[i]["query"] != part[j]["query"]:
+                    rows.append((part[j]["query"], part[i]["query"], int(same_as[i] == same_as[j]), f"stream:{source}", close, at))
+            is_found = len(order) and same_as[there[order[0]]] == same_as[i] and scores[order[0]] > FOUND_AT
+            if not (is_found and rng.random() < FOUND):
+                kept.append(int(i))
     return rows
 
 
@@ -240,7 +243,7 @@ def calibrate(raw, truth, weight):
     return xs, ys
 
 
-def fit(name, table, truth, weight, folds, rounds, jobs):
+def fit(name, table, truth, weight, folds, lookups, is_traffic, rounds, jobs):
     table = table.copy()
     if name == "lexical":
         table[:, :ENCODER_FIGURES] = 0.0
@@ -251,7 +254,13 @@ def fit(name, table, truth, weight, folds, rounds, jobs):
         rest = folds != fold
         model = lightgbm.train(parameters, lightgbm.Dataset(table[rest], truth[rest], weight=weight[rest]), rounds)
         raw[~rest] = model.predict(table[~rest], raw_score=True)
-    xs, ys = calibrate(raw, truth, weight)
+    # Of what is found for one question only the best is ever served.
+    best = {}
+    for at, lookup in enumerate(lookups):
+        if lookup not in best or raw[at] > raw[best[lookup]]:
+            best[lookup] = at
+    best = np.array([at for at in sorted(best.values()) if is_traffic[at] or name == "lexical"])
+    xs, ys = calibrate(raw[best], truth[best], weight[best])
     model = lightgbm.train(parameters, lightgbm.Dataset(table, truth, weight=weight), rounds)
     trees = [tree(t["tree_structure"]) for t in model.dump_model()["tree_info"]]
     probability = 1 / (1 + np.exp(-np.interp(raw, xs, ys)))
@@ -298,9 +307,11 @@ def main():
 
     PARAMETERS["num_leaves"] = given.leaves
     places, matrix = vectors(given.texts, given.vectors)
-    rows = labelled(given.data, given.work, places, matrix)
-    if given.half:
-        rows = [row for row in rows if not (is_left_out(row[0]) or is_left_out(row[1]))]
+
+    def is_wanted(text):
+        return is_withheld(text) and not (given.half and is_left_out(text))
+
+    rows = labelled(given.data, given.work, places, matrix, is_wanted)
     print(len(rows), "pairs")
     head = network(given.head) if given.head else None
     leaf = {"trees": [], "raw": [0.0], "calibrated": [0.0]}
@@ -312,12 +323,14 @@ def main():
     folds = np.array([zlib.crc32(key.encode()) // 10 % FOLDS for key in neighbourhoods(given.data, rows)])
     copies = collections.Counter(tuple(sorted(row[:2])) for row in rows)
     weight = np.array([1 / copies[tuple(sorted(row[:2]))] for row in rows])
+    lookups = np.array([id(row[4]) if row[4] else -at for at, row in enumerate(rows)])
+    is_traffic = np.array([not row[3].startswith("mutation") for row in rows])
     refused = guards >= 0
-    np.savez(f"{given.work}/fit.npz", table=table, truth=truth, guards=guards, folds=folds, source=np.array([r[3] for r in rows]))
+    np.savez(f"{given.work}/fit.npz", lookups=lookups, weight=weight, table=table, truth=truth, guards=guards, folds=folds, source=np.array([r[3] for r in rows]))
     # What a guard refuses is never scored.
     keep = ~refused
     for name, rounds in ROUNDS.items():
-        judge, probability, model = fit(name, table[keep], truth[keep], weight[keep], folds[keep], rounds, given.jobs)
+        judge, probability, model = fit(name, table[keep], truth[keep], weight[keep], folds[keep], lookups[keep], is_traffic[keep], rounds, given.jobs)
         scorer[name] = judge
         all_ = np.zeros(len(rows))
         all_[keep] = probability

@@ -167,11 +167,12 @@ fn company(rules: &ReuseRules, near: &[Neighbour], at: usize, team: &TeamId) -> 
     let others = near.iter().enumerate();
     let others = others.filter(|(place, it)| *place != at && may_answer(rules, &it.entry, team));
     let others = others.map(|(_, it)| it);
-    let heard: Vec<Near> = std::iter::once(&near[at])
+    let heard: Vec<Near<'_>> = std::iter::once(&near[at])
         .chain(others)
         .map(|it| Near {
             says: it.entry.meaning().0,
             similarity: it.similarity,
+            vector: &it.entry.vector,
         })
         .collect();
     Company::of(0, &heard)
@@ -212,9 +213,9 @@ fn decide(
     team: &TeamId,
 ) -> Verdict {
     let draw: f64 = rand::random();
-    let evidence = &entry.evidence;
+    let of = (entry.id, &entry.evidence);
     let mut acceptance = reuse.core().acceptance();
-    let verdict = acceptance.decide(&rules.acceptance, class, judgement, evidence, draw);
+    let verdict = acceptance.decide(&rules.acceptance, class, judgement, of, draw);
     let may_serve = !rules.is_dry && may_answer(rules, entry, team);
     match verdict {
         Verdict::Serve if !may_serve => Verdict::Shadow,

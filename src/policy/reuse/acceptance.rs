@@ -12,20 +12,23 @@
 //!   bound lets it.
 //!
 //! Evidence comes from shadows: where the request is answered afresh anyway, a near miss costs nothing
-//! to compare; of would-be hits a share is drawn.
+//! to compare; of would-be hits a share is drawn, the sooner the more doubt gathered on the entry since it
+//! was last looked at.
 
-use domain::Evidence;
+use domain::{EntryId, Evidence};
 use serde::{Deserialize, Serialize};
 
 use super::judge::Judgement;
 use super::question::Class;
+use super::unchecked::Unchecked;
 
 /// What the operator sets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AcceptanceRules {
     /// Wrong hits per request looked up, from 0 to 1.
     pub max_wrong_rate: f64,
-    /// Of would-be hits, how many are answered afresh and compared, from 0 to 1.
+    /// Of would-be hits, how many are answered afresh and compared, from 0 to 1: about so many, doubtful
+    /// ones oftener than sure ones.
     pub shadow_share: f64,
 }
 
@@ -61,7 +64,15 @@ const ERROR_MIN: f64 = 1.0 / 65_536.0;
 
 /// Errors that a band is taken to have made, and to have been expected to make, before any was seen:
 /// how slowly it is swayed.
-const BAND_WEIGHT: f64 = 2.0;
+const BAND_WEIGHT: f64 = 5.0;
+
+/// Most of what is learned comes from near misses. Surer scores are off by more than those are, the same
+/// way: by what near misses were off, to this power.
+const SURER: f64 = 1.5;
+
+/// However seldom near misses were wrong, an error is not believed to be less than this much of what was
+/// expected: what is served is hardly looked at again, so a mistake about it would not be noticed.
+const RATIO_MIN: f64 = 0.8;
 
 /// How many deviations above what was found the believed ratio is.
 const CAUTION: f64 = 0.35;
@@ -80,7 +91,7 @@ const LOOKUPS_FIRST: f64 = 100.0;
 const FIRST: f64 = 3.0;
 
 /// Of what the operator allows, how much is aimed at: the rest is for what the estimates do not know.
-const AIM: f64 = 0.85;
+const AIM: f64 = 0.8;
 
 /// How many deviations of a count of wrong hits must fit between what is aimed at and what is allowed: so
 /// a young cache, of whose few lookups one wrong hit is a large share, is careful.
@@ -92,11 +103,15 @@ const ERROR_TIMES_MAX: f64 = 10.0;
 const ERROR_MAX: f64 = 0.15;
 
 /// Odds of being wrong, of an entry that nobody confirmed and of one that was: times as much.
-const COLD: f64 = 1.1;
-const CONFIRMED: f64 = 0.7;
+const COLD: f64 = 1.15;
+const CONFIRMED: f64 = 0.9;
 
 /// Of an entry that was wrong, for each time more than it was right.
-const WRONG: f64 = 3.0;
+const WRONG: f64 = 2.0;
+
+/// How often a would-be hit is drawn for a shadow, in times of the share, whatever it is. To it comes the
+/// doubt that gathered on the entry.
+const DRAWN: f64 = 0.4;
 
 /// Confirmations beyond this add nothing.
 const CONFIRMED_MAX: u32 = 3;
@@ -109,6 +124,13 @@ struct Band {
 }
 
 impl Band {
+    fn sum(bands: &[Self]) -> Self {
+        Self {
+            expected: bands.iter().map(|band| band.expected).sum(),
+            found: bands.iter().map(|band| band.found).sum(),
+        }
+    }
+
     fn add(&mut self, expected: f64, found: f64) {
         self.expected += expected;
         self.found += found;
@@ -140,6 +162,8 @@ pub struct Acceptance {
     /// Lookups, and of them how many offered an error of each bin; forgotten by and by.
     lookups: f64,
     offered: [f64; BINS],
+    #[serde(skip)]
+    unchecked: Unchecked,
 }
 
 impl Default for Acceptance {
@@ -149,6 +173,7 @@ impl Default for Acceptance {
             all: [Band::default(); BANDS.len()],
             lookups: 0.0,
             offered: [0.0; BINS],
+            unchecked: Unchecked::default(),
         }
     }
 }
@@ -193,7 +218,7 @@ impl Acceptance {
         rules: &AcceptanceRules,
         class: Class,
         judgement: &Judgement,
-        evidence: &Evidence,
+        (entry, evidence): (EntryId, &Evidence),
         draw: f64,
     ) -> Verdict {
         if judgement.refusal.is_some() {
@@ -203,14 +228,15 @@ impl Acceptance {
         let error = self.error(class, judgement, evidence);
         self.look(Some(error));
         let expected = expected_error(judgement);
-        if error <= self.threshold(rules) {
-            return if draw < rules.shadow_share {
-                Verdict::Shadow
-            } else {
-                Verdict::Serve
-            };
+        let threshold = self.threshold(rules);
+        if error <= threshold {
+            let doubt = self.unchecked.gather(entry, error);
+            if draw >= drawn(rules, doubt / threshold) {
+                return Verdict::Serve;
+            }
         }
         if band(expected).is_some() {
+            self.unchecked.check(entry);
             Verdict::Shadow
         } else {
             Verdict::Miss
@@ -248,14 +274,9 @@ impl Acceptance {
         let Some(band) = band(expected) else {
             return expected;
         };
-        // What is known of the class in all bands, and of the band in all classes.
         let bands = &self.classes[class.index()];
-        let of_class = Band {
-            expected: bands.iter().map(|band| band.expected).sum(),
-            found: bands.iter().map(|band| band.found).sum(),
-        };
-        let prior = (of_class.ratio(1.0) * self.all[band].ratio(1.0)).sqrt();
-        let ratio = bands[band].upper(prior);
+        let prior = Band::sum(bands).ratio(Band::sum(&self.all).ratio(1.0));
+        let ratio = bands[band].upper(prior.powf(SURER)).max(RATIO_MIN);
         let odds = expected / (1.0 - expected) * ratio * of_entry(evidence);
         odds / (1.0 + odds)
     }
@@ -329,6 +350,14 @@ fn bin(error: f64) -> usize {
         .rev()
         .find(|bin| bin_start(*bin) <= error)
         .unwrap_or(0)
+}
+
+/// How likely a would-be hit is drawn for a shadow, where so much doubt has gathered on the entry, in parts
+/// of the largest error that is served.
+fn drawn(rules: &AcceptanceRules, doubt: f64) -> f64 {
+    // Of so many draws with the share, that one of them hits: so a share of 1 draws all.
+    let times = DRAWN + doubt;
+    1.0 - (1.0 - rules.shadow_share.clamp(0.0, 1.0)).powf(times)
 }
 
 /// How much an entry's own record changes the odds of its being wrong.

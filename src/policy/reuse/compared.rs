@@ -497,8 +497,9 @@ fn grams(a: &[Word], b: &[Word]) -> f32 {
 }
 
 /// The figures that the scorer's trees look at, in their order. Where both texts have one, the smaller
-/// comes first, so that it does not matter which of the two was asked first.
-pub const FEATURE_NAMES: [&str; FEATURES] = [
+/// comes first, so that it does not matter which of the two was asked first. After them come those of
+/// [`super::COMPANY_NAMES`].
+pub const FEATURE_NAMES: [&str; OF_PAIR] = [
     "similarity",
     "head",
     "only_content_min",
@@ -557,19 +558,13 @@ pub const FEATURE_NAMES: [&str; FEATURES] = [
     "is_english",
     "mark_differs",
     "stop_jaccard",
-    "alike",
-    "other",
-    "alike_nearest",
-    "other_nearest",
-    "lead",
-    "share",
 ];
 
 /// How many there are.
 pub const FEATURES: usize = OF_PAIR + COMPANY_FIGURES;
 
 /// Those of the two texts alone.
-const OF_PAIR: usize = 58;
+pub const OF_PAIR: usize = 58;
 
 impl Compared {
     pub(super) fn features(

@@ -21,7 +21,7 @@ const GROUP: u64 = 5;
 const TOPIC_GROUPS: u64 = 20;
 const QUERIES: u64 = 2_000;
 /// Neighbours that the pipeline asks for: `policy::reuse::NEAR_MAX`.
-const NEAR: usize = 8;
+const NEAR: usize = 16;
 /// Of the queries those held against a look at every entry.
 const CHECKED: usize = 200;
 const COUNTS: [u64; 2] = [1_000, 100_000];

@@ -15,21 +15,27 @@ pub struct LabelledPair {
     pub same_answer: u8,
     #[serde(default)]
     pub source: String,
-    /// What is kept near `query_b`: what each says, by a number, and its cosine.
+    /// What is kept near `query_b`: what each says, by a number, and its place among the texts.
     #[serde(default)]
-    near: Vec<(u64, f32)>,
+    near: Vec<(u64, usize)>,
     /// Where among them `query_a` is.
     #[serde(default)]
     at: usize,
 }
 
 impl LabelledPair {
-    pub fn company(&self) -> Company {
-        let near = self.near.iter();
-        let near: Vec<Near> = near
-            .map(|&(says, similarity)| Near { says, similarity })
-            .collect();
-        Company::of(self.at, &near)
+    pub fn company(&self, vectors: &Vectors) -> Result<Company, Fault> {
+        let asked = vectors.of(&self.query_b)?;
+        let near = self.near.iter().map(|&(says, place)| {
+            let vector = vectors.rows.get(place).ok_or("a place without a vector")?;
+            Ok(Near {
+                says,
+                similarity: cosine(asked, vector),
+                vector,
+            })
+        });
+        let near: Vec<Near<'_>> = near.collect::<Result<_, Fault>>()?;
+        Ok(Company::of(self.at, &near))
     }
 }
 

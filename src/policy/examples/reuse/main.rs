@@ -74,7 +74,7 @@ fn dump(texts: &str, vectors: &str, pairs: &str, out: &str, scorer: &Scorer) -> 
             similarity: data::cosine(u, v),
             query_vector: v,
             entry_vector: u,
-            company: pair.company(),
+            company: pair.company(&vectors)?,
         };
         let (figures, refusal) = features(&pair, scorer);
         for figure in figures {

@@ -1,7 +1,7 @@
 //! A stream of requests against an empty cache: a miss is kept, a hit is right when the two may share
 //! an answer.
 
-use domain::Evidence;
+use domain::{EntryId, Evidence};
 use policy::reuse::{
     Acceptance, AcceptanceRules, Company, Judgement, NEAR_MAX, Near, Pair, Question, Scorer,
     Verdict, judge,
@@ -136,8 +136,9 @@ fn best(
     let says = near.iter().map(|&(other, similarity)| Near {
         says: kept.says[other] as u64,
         similarity,
+        vector: stream.vectors[other],
     });
-    let says: Vec<Near> = says.collect();
+    let says: Vec<Near<'_>> = says.collect();
     near.iter()
         .enumerate()
         .take(NEIGHBOURS)
@@ -181,12 +182,13 @@ pub fn by_score(
     tally
 }
 
-/// As the pipeline goes about it.
+/// As the pipeline goes about it, with the draws that follow from `seed`.
 pub fn ours(
     stream: &Stream<'_>,
     questions: &[Question],
     scorer: &Scorer,
     max_wrong_rate: f64,
+    seed: u64,
 ) -> Tally {
     let rules = AcceptanceRules {
         max_wrong_rate,
@@ -194,7 +196,7 @@ pub fn ours(
     };
     let mut acceptance = Acceptance::new();
     let mut evidence = vec![Evidence::default(); stream.asked.len()];
-    let mut draws = Draws(1);
+    let mut draws = Draws(seed);
     let mut kept = Kept::new(stream);
     let mut tally = Tally::default();
     for at in 0..stream.asked.len() {
@@ -211,7 +213,8 @@ pub fn ours(
             continue;
         };
         let is_right = stream.is_same(at, other);
-        match acceptance.decide(&rules, class, &judgement, &evidence[other], draws.next()) {
+        let entry = (EntryId(other as u64), &evidence[other]);
+        match acceptance.decide(&rules, class, &judgement, entry, draws.next()) {
             Verdict::Serve => {
                 tally.right += u32::from(is_right);
                 tally.wrong += u32::from(!is_right);

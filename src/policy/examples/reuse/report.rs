@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::Evidence;
+use domain::{EntryId, Evidence};
 use policy::reuse::{Acceptance, AcceptanceRules, Company, Pair, Question, Scorer, Verdict, judge};
 
 use crate::Fault;
@@ -12,6 +12,9 @@ use crate::replay::{Stream, Tally, by_score, oracle, ours, questions};
 
 const SCORES: [f32; 6] = [0.6, 0.7, 0.8, 0.9, 0.95, 0.98];
 const BOUNDS: [f64; 3] = [0.005, 0.01, 0.02];
+
+/// Orders of each stream that the acceptance is tried in.
+const ORDERS: u64 = 8;
 
 pub fn all(
     folder: &str,
@@ -96,23 +99,75 @@ fn streams(
             row(&format!("score alone, {at_least:.2}"), &tally);
         }
         for bound in BOUNDS {
-            let tally = ours(&by_ours, &questions, scorer, bound);
-            let best = plain
-                .iter()
-                .filter(|tally| tally.wrong_share() <= bound * 100.0)
-                .map(Tally::hits_share)
-                .fold(0.0, f64::max);
+            let tally = ours(&by_ours, &questions, scorer, bound, 1);
             row(
                 &format!(
                     "**ours, {:.1} %** ({:.2}x the best static; {} shadows, {} not reusable)",
                     bound * 100.0,
-                    tally.hits_share() / best.max(1e-9),
+                    times_static(&tally, &plain, bound),
                     tally.shadows,
                     tally.not_reusable
                 ),
                 &tally,
             );
         }
+        orders(&by_ours.asked, vectors, base, scorer)?;
+    }
+    Ok(())
+}
+
+/// How many times as many hits as the best static threshold that keeps to the bound.
+fn times_static(tally: &Tally, plain: &[Tally], bound: f64) -> f64 {
+    let kept = plain
+        .iter()
+        .filter(|tally| tally.wrong_share() <= bound * 100.0);
+    let best = kept.map(Tally::hits_share).fold(0.0, f64::max);
+    tally.hits_share() / best.max(1e-9)
+}
+
+/// The same requests in other orders: one order says little of a few wrong hits.
+fn orders(
+    asked: &[&Asked],
+    vectors: &Vectors,
+    base: &Vectors,
+    scorer: &Scorer,
+) -> Result<(), Fault> {
+    println!("\n| in {ORDERS} orders | hits % | wrong % | most wrong % | times static | least |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    let mut runs: [Vec<(Tally, f64)>; BOUNDS.len()] = Default::default();
+    for order in 0..ORDERS {
+        let mut asked = asked.to_vec();
+        let mut draws = Draws(order * 7_919 + 1);
+        for at in (1..asked.len()).rev().filter(|_| order > 0) {
+            asked.swap(at, (draws.next() * (at + 1) as f64) as usize);
+        }
+        let (by_base, by_ours) = (
+            Stream::new(asked.clone(), base)?,
+            Stream::new(asked, vectors)?,
+        );
+        let questions = questions(&by_ours);
+        let plain = THRESHOLDS.map(|at_least| threshold(&by_base, at_least, None));
+        for (runs, bound) in runs.iter_mut().zip(BOUNDS) {
+            let tally = ours(&by_ours, &questions, scorer, bound, order * 31 + 1);
+            runs.push((tally, times_static(&tally, &plain, bound)));
+        }
+    }
+    for (runs, bound) in runs.iter().zip(BOUNDS) {
+        let mean =
+            |what: fn(&(Tally, f64)) -> f64| runs.iter().map(what).sum::<f64>() / runs.len() as f64;
+        println!(
+            "| ours, {:.1} % | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} |",
+            bound * 100.0,
+            mean(|(tally, _)| tally.hits_share()),
+            mean(|(tally, _)| tally.wrong_share()),
+            runs.iter()
+                .map(|(tally, _)| tally.wrong_share())
+                .fold(0.0, f64::max),
+            mean(|(_, times)| *times),
+            runs.iter()
+                .map(|(_, times)| *times)
+                .fold(f64::MAX, f64::min),
+        );
     }
     Ok(())
 }
@@ -174,7 +229,7 @@ fn pair_table(
                 &rules,
                 class,
                 &judgement,
-                &Evidence::default(),
+                (EntryId(all.lookups.into()), &Evidence::default()),
                 draws.next(),
             ) {
                 Verdict::Serve => {
