@@ -45,8 +45,6 @@ COMPANY_FIGURES = 16
 NEIGHBOURS = 4
 # Entries whose replies are compared: policy's NEAR_MAX.
 NEAR = 16
-# How densely a cache is filled when a question comes: the nearest of fewer are farther away.
-DENSITIES = (1.0, 0.6, 0.25, 0.1)
 # Orders in which a stream comes.
 ORDERS = 4
 # A cosine from which on a right entry is mostly served, and how often.

@@ -27,8 +27,8 @@ use super::unchecked::Unchecked;
 pub struct AcceptanceRules {
     /// Wrong hits per request looked up, from 0 to 1.
     pub max_wrong_rate: f64,
-    /// Of would-be hits, how many are answered afresh and compared, from 0 to 1: about so many, doubtful
-    /// ones oftener than sure ones.
+    /// Of would-be hits, how many are answered afresh and compared, from 0 to 1: of entries that are sure
+    /// and seldom asked two fifths of it, of doubtful ones that answer often up to four times as many.
     pub shadow_share: f64,
 }
 
@@ -152,10 +152,17 @@ impl Band {
     }
 }
 
+/// Which scores it was learned of. Another number each time they come to mean something else, as after a
+/// new fit: what was learned of others would mislead.
+const LEARNED_OF: u32 = 2;
+
 /// What is learned of answers, of all entries together. Small, of a fixed size, and kept over a restart
 /// as [`Acceptance::to_bytes`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Acceptance {
+    /// [`LEARNED_OF`]; 0 of what earlier versions saved.
+    #[serde(default)]
+    learned_of: u32,
     /// By class, then band.
     classes: Vec<[Band; BANDS.len()]>,
     all: [Band; BANDS.len()],
@@ -169,6 +176,7 @@ pub struct Acceptance {
 impl Default for Acceptance {
     fn default() -> Self {
         Self {
+            learned_of: LEARNED_OF,
             classes: vec![[Band::default(); BANDS.len()]; Class::COUNT],
             all: [Band::default(); BANDS.len()],
             lookups: 0.0,
@@ -195,13 +203,15 @@ impl Acceptance {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let read: Self = serde_json::from_slice(bytes).ok()?;
         let is_count = |x: f64| x.is_finite() && x >= 0.0;
-        let is_sound = read.classes.len() == Class::COUNT
+        let is_part = |x: f64| (0.0..=BAND_MAX).contains(&x);
+        let is_sound = read.learned_of == LEARNED_OF
+            && read.classes.len() == Class::COUNT
             && read
                 .classes
                 .iter()
                 .flatten()
                 .chain(&read.all)
-                .all(|band| is_count(band.expected) && is_count(band.found))
+                .all(|band| is_part(band.expected) && is_part(band.found))
             && is_count(read.lookups)
             && read.offered.iter().all(|count| is_count(*count));
         is_sound.then_some(read)
@@ -234,9 +244,11 @@ impl Acceptance {
             if draw >= drawn(rules, doubt / threshold) {
                 return Verdict::Serve;
             }
+            // A near miss is compared too, and says nothing of what the entry answers.
+            self.unchecked.look_at(entry);
+            return Verdict::Shadow;
         }
         if band(expected).is_some() {
-            self.unchecked.check(entry);
             Verdict::Shadow
         } else {
             Verdict::Miss

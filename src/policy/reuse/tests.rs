@@ -381,6 +381,83 @@ fn an_entry_that_was_wrong_is_believed_less_and_one_that_was_right_more() {
     assert!(error(u32::MAX, u32::MAX).is_finite());
 }
 
+const SURE: Judgement = Judgement {
+    probability_same: 0.995,
+    refusal: None,
+    similarity: 0.9,
+};
+
+#[test]
+fn an_entry_is_looked_at_the_sooner_the_more_doubt_gathered_on_it() {
+    let (rules, class) = (
+        AcceptanceRules::default(),
+        Question::new("why is it so").class(),
+    );
+    // A draw that the floor does not reach and gathered doubt does.
+    let (draw, evidence) = (0.1, Evidence::default());
+    let mut acceptance = Acceptance::new();
+    let near_miss = Judgement {
+        probability_same: 0.8,
+        ..SURE
+    };
+    let mut hits_until_looked_at = |between: Option<&Judgement>| {
+        (1..100).find(|_| {
+            let of = (EntryId(1), &evidence);
+            if let Some(between) = between {
+                let verdict = acceptance.decide(&rules, class, between, of, 0.0);
+                assert_eq!(verdict, Verdict::Shadow);
+            }
+            acceptance.decide(&rules, class, &SURE, of, draw) == Verdict::Shadow
+        })
+    };
+    let first = hits_until_looked_at(None).expect("it comes to be looked at");
+    assert!(first > 1, "{first}");
+    // It begins anew, and near misses put nothing off.
+    let again = hits_until_looked_at(Some(&near_miss)).expect("it comes to be looked at again");
+    assert!(again > 1 && again <= 2 * first, "{first} {again}");
+}
+
+#[test]
+fn however_often_it_was_right_no_error_is_believed_to_be_next_to_none() {
+    let class = Question::new("why is it so").class();
+    let mut acceptance = Acceptance::new();
+    for _ in 0..5_000 {
+        acceptance.learn(class, &SURE, true);
+    }
+    let error = acceptance.error(class, &SURE, &Evidence::default());
+    assert!((0.004..0.005).contains(&error), "{error}");
+}
+
+#[test]
+fn what_near_misses_were_off_counts_for_surer_scores_by_more() {
+    let class = Question::new("why is it so").class();
+    let mut acceptance = Acceptance::new();
+    let near_miss = Judgement {
+        probability_same: 0.8,
+        ..SURE
+    };
+    let before = acceptance.error(class, &SURE, &Evidence::default());
+    // Wrong every other time where one in five was expected.
+    for round in 0..400 {
+        acceptance.learn(class, &near_miss, round % 2 == 0);
+    }
+    let times = acceptance.error(class, &SURE, &Evidence::default()) / before;
+    assert!(times > 2.5, "{times}");
+}
+
+#[test]
+fn what_was_learned_of_other_scores_or_is_past_its_bounds_is_not_taken_over() {
+    let saved = Acceptance::new().to_bytes();
+    let mut saved: serde_json::Value = serde_json::from_slice(&saved).expect("it is JSON");
+    let read = |saved: &serde_json::Value| Acceptance::from_bytes(saved.to_string().as_bytes());
+    assert!(read(&saved).is_some());
+    saved["all"][0]["found"] = 1e308.into();
+    assert!(read(&saved).is_none());
+    saved["all"][0]["found"] = 0.0.into();
+    saved["learned_of"] = 1.into();
+    assert!(read(&saved).is_none());
+}
+
 #[test]
 fn wrong_hits_keep_to_the_bound_even_where_the_scorer_is_too_sure() {
     // The scorer says 1 % and is wrong one time in four; right ones are one lookup in two.
