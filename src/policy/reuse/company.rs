@@ -144,7 +144,6 @@ struct Group {
     /// The sum of their vectors, and the question's product with it: the sum of their cosines.
     sum: Vec<f32>,
     product: f32,
-    nearest: f32,
 }
 
 impl Group {
@@ -154,7 +153,6 @@ impl Group {
             count: 1,
             sum: it.vector.to_vec(),
             product: it.similarity,
-            nearest: it.similarity,
         }
     }
 
@@ -165,7 +163,6 @@ impl Group {
             .zip(it.vector)
             .for_each(|(sum, x)| *sum += x);
         self.product += it.similarity;
-        self.nearest = self.nearest.max(it.similarity);
     }
 
     /// At least [`LENGTH_MIN`], so that it divides.
@@ -181,7 +178,7 @@ impl Group {
     /// The cosine of the question and their mean.
     fn mean(&self) -> f32 {
         if self.count < 2 {
-            return self.nearest;
+            return self.product;
         }
         (self.product / self.length()).clamp(-1.0, 1.0)
     }

@@ -10,8 +10,8 @@ use domain::EntryId;
 /// Entries that doubt is remembered of. Beyond it those with the least are forgotten.
 const UNCHECKED_MAX: usize = 4_096;
 
-/// By entry, the expected errors of what it answered since it was last drawn to be
-/// looked at. Not kept over a restart.
+/// By entry, the expected errors of what it answered since it was last drawn to be looked at. Not kept over
+/// a restart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Unchecked {
     doubt: HashMap<EntryId, f64>,
