@@ -22,21 +22,32 @@ impl Usage {
     /// # Errors
     /// The process has ended, or `/proc` is not there.
     pub fn of(pid: u32) -> io::Result<Usage> {
-        let mut total = Usage::default();
-        for pid in family(pid) {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let rss_kib = |name| kib(&status, name);
-            let (Some(ticks), Some(now), Some(most)) =
-                (cpu_ticks(&stat), rss_kib("VmRSS:"), rss_kib("VmHWM:"))
-            else {
-                return Err(io::ErrorKind::InvalidData.into());
-            };
-            total.cpu += Duration::from_millis(ticks * 1000 / TICKS_PER_S);
-            total.rss_bytes += now * 1024;
-            total.rss_bytes_most += most * 1024;
+        let mut total = Usage::of_one(pid)?;
+        // A child that has ended by now, waited for or not, uses nothing.
+        for of_child in family(pid)
+            .into_iter()
+            .skip(1)
+            .filter_map(|it| Usage::of_one(it).ok())
+        {
+            total.cpu += of_child.cpu;
+            total.rss_bytes += of_child.rss_bytes;
+            total.rss_bytes_most += of_child.rss_bytes_most;
         }
         Ok(total)
+    }
+
+    fn of_one(pid: u32) -> io::Result<Usage> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let rss_bytes = |name| kib(&status, name).map(|it| it * 1024);
+        let used = || {
+            Some(Usage {
+                cpu: Duration::from_millis(cpu_ticks(&stat)? * 1000 / TICKS_PER_S),
+                rss_bytes: rss_bytes("VmRSS:")?,
+                rss_bytes_most: rss_bytes("VmHWM:")?,
+            })
+        };
+        used().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Lets the most memory that the process and its children had be what they have now (proc(5),
@@ -45,8 +56,12 @@ impl Usage {
     /// # Errors
     /// The process has ended, or is another user's.
     pub fn forget_most(pid: u32) -> io::Result<()> {
-        let mut pids = family(pid).into_iter();
-        pids.try_for_each(|pid| fs::write(format!("/proc/{pid}/clear_refs"), "5"))
+        let forget = |pid| fs::write(format!("/proc/{pid}/clear_refs"), "5");
+        for child in family(pid).into_iter().skip(1) {
+            // As above: one that has ended has none to forget.
+            let _maybe_ended = forget(child);
+        }
+        forget(pid)
     }
 }
 
@@ -118,6 +133,31 @@ mod tests {
     fn this_process_uses_memory() {
         let usage = Usage::of(std::process::id()).unwrap();
         assert!(usage.rss_bytes > 100_000, "{usage:?}");
+    }
+
+    #[test]
+    fn a_child_that_ended_and_was_not_waited_for_is_no_error() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 0.2 & echo; exec sleep 60"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        shell.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let is_zombie = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.contains(") Z ")
+        };
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while !family(shell.id()).iter().any(is_zombie) {
+            assert!(std::time::Instant::now() < until, "the child did not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (usage, forgotten) = (Usage::of(shell.id()), Usage::forget_most(shell.id()));
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert!(usage.unwrap().rss_bytes > 0);
+        forgotten.unwrap();
+        assert!(Usage::of(shell.id()).is_err());
     }
 
     /// Of a process of its own: other tests of this one use memory meanwhile.

@@ -66,9 +66,9 @@ impl Watch {
     }
 
     /// # Errors
-    /// The node has ended. A child that ends between two looks is no error.
+    /// The node has ended.
     pub(super) async fn sample(&self, begun: Instant) -> io::Result<SoakSample> {
-        let usage = Usage::of(self.pid).or_else(|_| Usage::of(self.pid))?;
+        let usage = Usage::of(self.pid)?;
         let all = family(self.pid);
         let count = |pid: &u32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         let in_flight = match self.admin {
