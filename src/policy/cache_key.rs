@@ -3,27 +3,27 @@
 //! A key is HMAC-SHA256, under a secret of the node, over the canonical form of the masked request
 //! inside its compartment. Keyed, so that whoever sees the keys cannot test guesses at prompts.
 //!
-//! Canonical form: JSON with sorted keys. What only says how the reply is delivered (`stream`,
-//! `stream_options`) or who asks for the caller's own books (`user`, `metadata`, `store`, ...) is
-//! left out. Every other field takes part as given: an absent `temperature` is not 1, since models
-//! have defaults of their own.
+//! What only says how the reply is delivered (`stream`, `stream_options`) or who asks for the caller's
+//! own books (`user`, `metadata`, `store`, ...) is left out. Every other field takes part as given: an
+//! absent `temperature` is not 1, since models have defaults of their own.
 
 use std::fmt;
 
 use domain::{
-    CacheKey, ChatRequest, Effort, Message, OutputFormat, Part, Reasoning, Sampling, Seal,
-    SealKind, TeamId, Tool, ToolChoice,
+    CacheKey, ChatRequest, Effort, Message, ModelAlias, OutputFormat, Part, Reasoning, Sampling,
+    Seal, SealKind, TeamId, Tokens, Tool, ToolCall, ToolChoice,
 };
 use hmac::{Hmac, Mac};
-use serde_json::{Map, Value, json};
 use sha2::Sha256;
+
+use crate::canonical::{Canonical, Form};
 
 /// Begins every keyed text. Change it when the canonical form changes, so that old replies are
 /// never found under new meanings.
-const FORM: &str = "hedge exact 5";
+const FORM: &str = "hedge exact 6";
 
 /// The same of secrets of single routes.
-const ROUTE_FORM: &str = "hedge route 1";
+const ROUTE_FORM: &str = "hedge route 2";
 
 /// Uninterpreted fields that cannot change a reply's content.
 const BOOKKEEPING_FIELDS: [&str; 8] = [
@@ -64,15 +64,19 @@ impl CacheSecret {
     /// kept under another secret is not found under this one.
     #[must_use]
     pub fn of_route(mut self, rule: &str) -> Self {
-        self.key = self.digest(&json!([ROUTE_FORM, rule]));
+        self.key = self.digest(Form::new(ROUTE_FORM).put(rule));
         self
     }
 
-    /// HMAC-SHA256 of the text that `value` is.
-    pub(crate) fn digest(&self, value: &Value) -> [u8; 32] {
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// HMAC-SHA256 of it.
+    pub(crate) fn digest(&self, form: &Form) -> [u8; 32] {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
-        mac.update(value.to_string().as_bytes());
+        mac.update(form.as_bytes());
         mac.finalize().into_bytes().into()
     }
 }
@@ -102,15 +106,11 @@ pub fn cache_key(
     if masked.choices > 1 || is_opaque || has_remote_part(masked) {
         return None;
     }
-    let mut text = canonical(secret, team, masked);
-    if !headers_used.is_empty() {
-        text["headers"] = seen_headers(headers_used, headers);
-    }
-    if masked.is_raw() {
-        text["raw"] = true.into();
-    }
-    text.sort_all_objects();
-    Some(CacheKey(secret.digest(&text)))
+    let mut form = Form::new(FORM);
+    form.put(&secret.epoch).put(team.as_str());
+    put_request(&mut form, masked, Extent::Whole);
+    put_headers(&mut form, headers_used, headers);
+    Some(CacheKey(secret.digest(&form)))
 }
 
 fn has_remote_part(request: &ChatRequest) -> bool {
@@ -127,157 +127,219 @@ fn has_remote_part(request: &ChatRequest) -> bool {
         })
 }
 
-pub(crate) fn canonical(secret: &CacheSecret, team: &TeamId, request: &ChatRequest) -> Value {
-    let messages: Vec<Value> = request.messages.iter().map(message).collect();
-    let tools: Vec<Value> = request.tools.iter().map(tool).collect();
-    json!({
-        "form": FORM,
-        "epoch": secret.epoch,
-        "team": team.as_str(),
-        "model": request.model.as_str(),
-        "messages": messages,
-        "tools": tools,
-        "tool_choice": tool_choice(&request.tool_choice),
-        "parallel_tool_calls": request.parallel_tool_calls,
-        "sampling": sampling(&request.sampling),
-        "format": format(&request.format),
-        "output_tokens_max": request.output_tokens_max.map(|tokens| tokens.0),
+/// How much of a request there is in a form.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Whole,
+    /// Without what the last message says, and without how freely words are chosen.
+    AroundLast,
+}
+
+pub(crate) fn put_request(form: &mut Form, request: &ChatRequest, extent: Extent) {
+    let ChatRequest {
+        model,
+        messages,
+        tools,
+        tool_choice,
+        parallel_tool_calls,
+        sampling,
+        format,
+        output_tokens_max,
+        prediction,
+        reasoning,
+        extra,
+        betas,
+        // One, and by nothing: what else there is has no key.
+        choices: _,
+        bound_by: _,
+        // How it came and how the reply goes, but for what a prompt itself is.
+        delivery: _,
+        dialect: _,
+        source: _,
+    } = request;
+    let is_around = extent == Extent::AroundLast;
+    let last = messages.len().saturating_sub(1);
+    let mut place = 0;
+    form.put(model).put_each(messages, |form, message| {
+        let is_left_out = is_around && place == last;
+        place += 1;
+        put_message(form, message, is_left_out);
+    });
+    form.put(tools).put(tool_choice).put(parallel_tool_calls);
+    put_sampling(form, sampling, extent);
+    form.put(format)
+        .put(output_tokens_max)
         // A provider bills what it rejects of it, and the reply says so.
-        "prediction": request.prediction.as_ref().map(|prediction| &prediction.content),
-        "reasoning": request.reasoning.map(reasoning),
-        "extra": extra(&request.extra),
-        "betas": request.betas,
-    })
-}
-
-fn reasoning(reasoning: Reasoning) -> Value {
-    json!([
-        reasoning.effort.map(Effort::as_label),
-        reasoning.tokens_max.map(|tokens| tokens.0),
-        reasoning.is_shown,
-    ])
-}
-
-fn seal(seal: &Seal) -> Value {
-    let kind = match seal.kind {
-        SealKind::Signature => "signature",
-        SealKind::Hidden => "hidden",
-    };
-    json!([seal.of.as_label(), kind, seal.data])
+        .put(&prediction.as_ref().map(|prediction| &prediction.content))
+        .put(reasoning)
+        .put_fields(extra, |name| !BOOKKEEPING_FIELDS.contains(&name))
+        .put(betas)
+        .put(&request.is_raw());
 }
 
 /// Each header as the rules see it: its first value, or none.
-pub(crate) fn seen_headers(used: &[String], headers: &[(String, String)]) -> Value {
-    let value = |used: &String| {
+pub(crate) fn put_headers(form: &mut Form, used: &[String], headers: &[(String, String)]) {
+    form.put_each(used, |form, used| {
         let header = headers.iter().find(|(name, _)| name == used);
-        json!(header.map(|(_, value)| value))
-    };
-    used.iter()
-        .map(|used| (used.clone(), value(used)))
-        .collect::<Map<String, Value>>()
-        .into()
-}
-
-fn message(message: &Message) -> Value {
-    let calls: Vec<Value> = message
-        .tool_calls
-        .iter()
-        .map(|call| {
-            json!([
-                call.id,
-                call.name,
-                call.arguments,
-                call.seal.as_ref().map(seal)
-            ])
-        })
-        .collect();
-    json!({
-        "role": message.role.as_label(),
-        "content": content(&message.content),
-        "name": message.name,
-        "tool_calls": calls,
-        "tool_call_id": message.tool_call_id,
-        "is_failure": message.is_failure,
-        "extra": message.extra,
-    })
+        form.put(used).put(&header.map(|(_, value)| value));
+    });
 }
 
 /// One text part and a plain string mean the same; several parts stay apart.
-fn content(parts: &[Part]) -> Value {
-    let parts: Vec<Value> = parts
-        .iter()
-        .map(|part| match part {
-            Part::Text(text) => json!(text),
-            Part::Image(image) => json!({ "image": image.url, "detail": image.detail }),
-            Part::Audio(audio) => json!({ "audio": audio.data, "format": audio.format }),
-            Part::File(file) => json!({ "file": file.url, "name": file.name }),
-            Part::Thought(text) => json!({ "thought": text }),
-            Part::Seal(it) => json!({ "seal": seal(it) }),
-            Part::Other(value) => json!({ "other": value }),
+fn put_message(form: &mut Form, message: &Message, is_content_left_out: bool) {
+    let Message {
+        role,
+        content,
+        name,
+        tool_calls,
+        tool_call_id,
+        is_failure,
+        extra,
+    } = message;
+    let content: &[Part] = if is_content_left_out { &[] } else { content };
+    form.put(role.as_label())
+        .put(content)
+        .put(name)
+        .put(tool_calls)
+        .put(tool_call_id)
+        .put(is_failure)
+        .put(extra);
+}
+
+fn put_sampling(form: &mut Form, sampling: &Sampling, extent: Extent) {
+    let Sampling {
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        seed,
+        stop,
+        frequency_penalty,
+        presence_penalty,
+        logit_bias,
+        logprobs,
+        open,
+    } = sampling;
+    let of_choice = |value: &Option<f32>| value.filter(|_| extent == Extent::Whole);
+    let is_open_said = *open != domain::OpenSampling::default();
+    form.put(&of_choice(temperature))
+        .put(&of_choice(top_p))
+        .put(top_k)
+        .put(min_p)
+        .put(&seed.map(i64::cast_unsigned))
+        .put(stop)
+        .put(frequency_penalty)
+        .put(presence_penalty)
+        .put_each(logit_bias, |form, (token, bias)| {
+            form.put(token).put(bias);
         })
-        .collect();
-    Value::Array(parts)
+        .put(&logprobs.map(u32::from))
+        .put(&is_open_said.then(|| serde_json::to_value(open).ok()));
 }
 
-fn tool(tool: &Tool) -> Value {
-    json!([tool.name, tool.description, tool.parameters, tool.extra])
-}
-
-fn tool_choice(choice: &ToolChoice) -> Value {
-    match choice {
-        ToolChoice::Auto => json!("auto"),
-        ToolChoice::None => json!("none"),
-        ToolChoice::Required => json!("required"),
-        ToolChoice::Named(name) => json!({ "named": name }),
+impl Canonical for ModelAlias {
+    fn put_in(&self, form: &mut Form) {
+        form.put(self.as_str());
     }
 }
 
-/// Numbers by their bits: no rounding makes two settings one.
-fn sampling(sampling: &Sampling) -> Value {
-    let bits = |value: Option<f32>| value.map(f32::to_bits);
-    let bias: Vec<(u32, u32)> = sampling
-        .logit_bias
-        .iter()
-        .map(|(token, bias)| (*token, bias.to_bits()))
-        .collect();
-    json!({
-        "temperature": bits(sampling.temperature),
-        "top_p": bits(sampling.top_p),
-        "top_k": sampling.top_k,
-        "min_p": bits(sampling.min_p),
-        "seed": sampling.seed,
-        "stop": sampling.stop,
-        "frequency_penalty": bits(sampling.frequency_penalty),
-        "presence_penalty": bits(sampling.presence_penalty),
-        "logit_bias": bias,
-        "logprobs": sampling.logprobs,
-        "open": serde_json::to_value(&sampling.open).ok(),
-    })
-}
-
-fn format(format: &OutputFormat) -> Value {
-    match format {
-        OutputFormat::Text => json!("text"),
-        OutputFormat::JsonObject => json!("json_object"),
-        // As written: the order of its members is that of the reply's.
-        OutputFormat::JsonSchema(schema) => json!({ "json_schema": schema.to_string() }),
-        OutputFormat::Regex(regex) => json!({ "regex": regex }),
-        OutputFormat::Choice(texts) => json!({ "choice": texts }),
-        OutputFormat::Grammar(grammar) => json!({ "grammar": grammar }),
+impl Canonical for Tokens {
+    fn put_in(&self, form: &mut Form) {
+        form.put(&self.0);
     }
 }
 
-fn extra(fields: &Map<String, Value>) -> Value {
-    let kept = fields
-        .iter()
-        .filter(|(name, _)| !BOOKKEEPING_FIELDS.contains(&name.as_str()))
-        .map(|(name, value)| (name.clone(), value.clone()));
-    Value::Object(kept.collect())
+impl Canonical for Reasoning {
+    fn put_in(&self, form: &mut Form) {
+        let Self {
+            effort,
+            tokens_max,
+            is_shown,
+        } = self;
+        form.put(&effort.map(Effort::as_label))
+            .put(tokens_max)
+            .put(is_shown);
+    }
+}
+
+impl Canonical for Seal {
+    fn put_in(&self, form: &mut Form) {
+        let Self { of, kind, data } = self;
+        let kind = match kind {
+            SealKind::Signature => "signature",
+            SealKind::Hidden => "hidden",
+        };
+        form.put(of.as_label()).put(kind).put(data);
+    }
+}
+
+impl Canonical for ToolCall {
+    fn put_in(&self, form: &mut Form) {
+        let Self {
+            id,
+            name,
+            arguments,
+            seal,
+        } = self;
+        form.put(id).put(name).put(arguments).put(seal);
+    }
+}
+
+impl Canonical for Part {
+    fn put_in(&self, form: &mut Form) {
+        match self {
+            Part::Text(text) => form.put("text").put(text),
+            Part::Image(image) => form.put("image").put(&image.url).put(&image.detail),
+            Part::Audio(audio) => form.put("audio").put(&audio.data).put(&audio.format),
+            Part::File(file) => form.put("file").put(&file.url).put(&file.name),
+            Part::Thought(text) => form.put("thought").put(text),
+            Part::Seal(seal) => form.put("seal").put(seal),
+            Part::Other(value) => form.put("other").put(value),
+        };
+    }
+}
+
+impl Canonical for Tool {
+    fn put_in(&self, form: &mut Form) {
+        let Self {
+            name,
+            description,
+            parameters,
+            extra,
+        } = self;
+        form.put(name).put(description).put(parameters).put(extra);
+    }
+}
+
+impl Canonical for ToolChoice {
+    fn put_in(&self, form: &mut Form) {
+        match self {
+            ToolChoice::Auto => form.put("auto"),
+            ToolChoice::None => form.put("none"),
+            ToolChoice::Required => form.put("required"),
+            ToolChoice::Named(name) => form.put("named").put(name),
+        };
+    }
+}
+
+impl Canonical for OutputFormat {
+    fn put_in(&self, form: &mut Form) {
+        match self {
+            OutputFormat::Text => form.put("text"),
+            OutputFormat::JsonObject => form.put("json_object"),
+            // As written: the order of its members is that of the reply's.
+            OutputFormat::JsonSchema(schema) => form.put("json_schema").put(&schema.to_string()),
+            OutputFormat::Regex(regex) => form.put("regex").put(regex),
+            OutputFormat::Choice(texts) => form.put("choice").put(texts),
+            OutputFormat::Grammar(grammar) => form.put("grammar").put(grammar),
+        };
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use domain::{Delivery, Extra, Image, Prediction, Role, Tokens};
+    use domain::{Delivery, Extra, Image, Prediction, Role};
+    use serde_json::json;
 
     use super::*;
 
@@ -303,10 +365,35 @@ mod tests {
         serde_json::from_str(json).unwrap()
     }
 
+    fn call(name: &str) -> ToolCall {
+        ToolCall {
+            id: "c".into(),
+            name: name.into(),
+            arguments: "{}".into(),
+            seal: None,
+        }
+    }
+
+    fn tool(name: &str) -> Tool {
+        Tool {
+            name: name.into(),
+            description: None,
+            parameters: json!({}),
+            extra: Extra::new(),
+        }
+    }
+
+    fn thinking(tokens: u32) -> Reasoning {
+        Reasoning {
+            tokens_max: Some(Tokens(tokens)),
+            ..Reasoning::default()
+        }
+    }
+
     #[test]
     fn whatever_may_change_the_reply_changes_the_key() {
         type Change = fn(&mut ChatRequest);
-        let changes: [Change; 31] = [
+        let changes: [Change; 48] = [
             |it| it.betas = vec!["b-1".to_owned()],
             |it| it.dialect = domain::Dialect::Completions,
             |it| it.model = "local".into(),
@@ -339,6 +426,23 @@ mod tests {
             |it| it.model = "pirate".into(),
             |it| it.extra = extra(r#"{"lora": [{"id": 0, "scale": 1.0}]}"#),
             |it| it.extra = extra(r#"{"lora": [{"id": 0, "scale": 0.5}]}"#),
+            |it| it.messages[0].is_failure = true,
+            |it| it.messages[0].extra = extra(r#"{"a": 1}"#),
+            |it| it.messages[0].content = vec![Part::Thought("hi".into())],
+            |it| it.messages[0].tool_calls.push(call("f")),
+            |it| it.messages[0].tool_calls.push(call("g")),
+            |it| it.tools.push(tool("f")),
+            |it| it.tools.push(tool("g")),
+            |it| it.sampling.top_p = Some(0.0),
+            |it| it.sampling.top_k = Some(0),
+            |it| it.sampling.min_p = Some(0.0),
+            |it| it.sampling.seed = Some(-1),
+            |it| it.sampling.frequency_penalty = Some(0.0),
+            |it| it.sampling.presence_penalty = Some(0.0),
+            |it| it.parallel_tool_calls = Some(false),
+            |it| it.reasoning = Some(Reasoning::default()),
+            |it| it.reasoning = Some(thinking(0)),
+            |it| it.reasoning = Some(thinking(1)),
         ];
         let mut seen = vec![key(&request())];
         for (index, change) in changes.iter().enumerate() {

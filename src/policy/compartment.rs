@@ -10,13 +10,16 @@
 //! last user turn ──────────────────────────────────────────────────────────► text
 //! ```
 
-use domain::{ChatRequest, Compartment, Findings, Message, Part, Role, Sampling, TeamId, WriterId};
-use serde_json::{Value, json};
+use domain::{ChatRequest, Compartment, Findings, Message, Part, Role, TeamId, WriterId};
 
-use crate::cache_key::{CacheSecret, canonical, seen_headers};
+use crate::cache_key::{CacheSecret, Extent, put_headers, put_request};
+use crate::canonical::Form;
 
 /// Begins every digest. Change it when what stands in it changes.
-const FORM: &str = "hedge reuse 1";
+const FORM: &str = "hedge reuse 2";
+
+/// The same of writers' names.
+const WRITER_FORM: &str = "hedge writer 2";
 
 /// Who may be answered with whose replies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,14 +119,6 @@ pub fn compared(
     if text.len() > COMPARED_BYTES_MAX {
         return Err(Incomparable::TooLong);
     }
-    let last = masked.messages.len() - 1;
-    let mut rest = masked.clone();
-    rest.messages[last].content.clear();
-    rest.sampling = Sampling {
-        temperature: None,
-        top_p: None,
-        ..rest.sampling
-    };
     let mut placeholders: Vec<&str> = around
         .findings
         .iter()
@@ -131,24 +126,20 @@ pub fn compared(
         .collect();
     placeholders.sort_unstable();
     let owner = match around.scope {
-        ReuseScope::Team => json!({ "team": around.team.as_str() }),
-        ReuseScope::Shared => json!("shared"),
+        ReuseScope::Team => Some(around.team.as_str()),
+        ReuseScope::Shared => None,
     };
     let script = whatlang::detect_script(&text);
-    let mut digested = json!({
-        "reuse": FORM,
-        "owner": owner,
-        // The team stands in `owner`, or nowhere.
-        "request": canonical(secret, &TeamId::new(""), &rest),
-        "warmth": warmth(&masked.sampling),
-        "placeholders": placeholders,
-        "script": script.as_ref().map(|script| script.name()),
-        "encoder": around.encoder,
-        "headers": seen_headers(around.headers_used, around.headers),
-        "raw": masked.is_raw(),
-    });
-    digested.sort_all_objects();
-    let compartment = Compartment(secret.digest(&digested));
+    let mut form = Form::new(FORM);
+    form.put(&secret.epoch()).put(&owner);
+    put_request(&mut form, masked, Extent::AroundLast);
+    put_headers(&mut form, around.headers_used, around.headers);
+    form.put(warmth(masked.sampling.temperature))
+        .put(warmth(masked.sampling.top_p))
+        .put(&placeholders)
+        .put(&script.as_ref().map(|script| script.name()))
+        .put(around.encoder);
+    let compartment = Compartment(secret.digest(&form));
     Ok(Compared { compartment, text })
 }
 
@@ -208,20 +199,19 @@ fn check(request: &ChatRequest, findings: &Findings) -> Result<(), Incomparable>
 }
 
 /// How free the choice of words is, in steps: requests of one step may share a reply.
-fn warmth(sampling: &Sampling) -> Value {
-    let step = |value: Option<f32>| match value {
+fn warmth(value: Option<f32>) -> &'static str {
+    match value {
         None => "unsaid",
         Some(value) if value <= 0.0 => "none",
         Some(value) if value <= LOW_UP_TO => "low",
         Some(_) => "some",
-    };
-    json!([step(sampling.temperature), step(sampling.top_p)])
+    }
 }
 
 /// A team, as entries remember it.
 #[must_use]
 pub fn writer_id(secret: &CacheSecret, team: &TeamId) -> WriterId {
-    let digest = secret.digest(&json!({ "writer": team.as_str() }));
+    let digest = secret.digest(Form::new(WRITER_FORM).put(team.as_str()));
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
     WriterId(u64::from_be_bytes(first))

@@ -41,6 +41,7 @@ mod unmask;
 mod vocabulary;
 
 mod cache_key;
+mod canonical;
 mod compartment;
 pub mod reuse;
 

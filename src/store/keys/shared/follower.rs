@@ -145,8 +145,9 @@ impl Common {
         if was == Some(true) {
             return;
         }
-        self.heard.send_modify(|heard| heard.is_away = Some(true));
+        // Whoever hears of it may look at the count at once.
         self.partings.fetch_add(1, Ordering::Relaxed);
+        self.heard.send_modify(|heard| heard.is_away = Some(true));
         error!(postgres = %self.address, error = %fault, cause = cause(fault),
             "keys that replicas share cannot be asked for: those known go on opening, and none is changed \
              until Postgres answers again");
