@@ -4,6 +4,9 @@ use serde::Deserialize;
 
 use super::compared::FEATURES;
 
+/// Nodes of one tree; one of more is not taken.
+const NODES_MAX: usize = 255;
+
 /// One tree: nodes in arrays. A child below zero is the leaf `!child`.
 #[derive(Debug, Deserialize)]
 pub struct Tree {
@@ -22,14 +25,22 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// True when every walk ends at a leaf that is there: children come after their parents.
+    /// True when every walk ends at a leaf that is there: children come after their parents, and no two
+    /// share one.
     pub fn is_sound(&self) -> bool {
         let nodes = self.feature.len();
+        let mut inner: Vec<i16> = self.left.iter().chain(&self.right).copied().collect();
+        inner.retain(|child| *child >= 0);
+        let count = inner.len();
+        inner.sort_unstable();
+        inner.dedup();
         let is_child = |at: usize, child: i16| match usize::try_from(child) {
             Ok(child) => child > at && child < nodes,
             Err(_) => ((!child) as usize) < self.leaf.len(),
         };
-        self.threshold.len() == nodes
+        nodes <= NODES_MAX
+            && inner.len() == count
+            && self.threshold.len() == nodes
             && self.left.len() == nodes
             && self.right.len() == nodes
             && !self.leaf.is_empty()
@@ -37,27 +48,145 @@ impl Tree {
             && self.feature.iter().all(|at| usize::from(*at) < FEATURES)
             && (0..nodes).all(|at| is_child(at, self.left[at]) && is_child(at, self.right[at]))
     }
+}
 
-    fn value(&self, figures: &[f32; FEATURES]) -> f32 {
-        if self.feature.is_empty() {
-            return self.leaf[0];
+/// One node.
+#[derive(Debug)]
+struct Node {
+    /// A leaf's value, where the feature is [`LEAF`].
+    bound: f32,
+    feature: u16,
+    /// How far on in the array that is where figures above the bound go; others go to the next node.
+    above: u16,
+}
+
+const LEAF: u16 = u16::MAX;
+
+/// Trees in one array, each from its root on, whoever is below a node right after it: a walk goes mostly
+/// from one node to the next.
+#[derive(Debug)]
+pub struct Forest {
+    roots: Vec<u32>,
+    nodes: Vec<Node>,
+}
+
+impl Forest {
+    /// Of trees that are sound.
+    pub fn of(trees: &[Tree]) -> Self {
+        let mut forest = Self {
+            roots: Vec::with_capacity(trees.len()),
+            nodes: Vec::new(),
+        };
+        for tree in trees {
+            forest.roots.push(forest.nodes.len() as u32);
+            forest.plant(tree, if tree.feature.is_empty() { -1 } else { 0 });
         }
-        let mut at = 0usize;
-        loop {
-            let child = if figures[usize::from(self.feature[at])] <= self.threshold[at] {
-                self.left[at]
-            } else {
-                self.right[at]
-            };
-            match usize::try_from(child) {
-                Ok(child) => at = child,
-                Err(_) => return self.leaf[(!child) as usize],
+        forest
+    }
+
+    /// What is at `child` and below.
+    fn plant(&mut self, tree: &Tree, child: i16) {
+        let Ok(at) = usize::try_from(child) else {
+            self.nodes.push(Node {
+                bound: tree.leaf[(!child) as usize],
+                feature: LEAF,
+                above: 0,
+            });
+            return;
+        };
+        let place = self.nodes.len();
+        self.nodes.push(Node {
+            bound: tree.threshold[at],
+            feature: tree.feature[at],
+            above: 0,
+        });
+        self.plant(tree, tree.left[at]);
+        self.nodes[place].above = (self.nodes.len() - place) as u16;
+        self.plant(tree, tree.right[at]);
+    }
+
+    /// The log odds that the trees give together.
+    pub fn log_odds(&self, figures: &[f32; FEATURES]) -> f32 {
+        let value = |root: &u32| {
+            let mut at = *root as usize;
+            loop {
+                let node = &self.nodes[at];
+                if node.feature == LEAF {
+                    return node.bound;
+                }
+                let is_up_to = figures[usize::from(node.feature)] <= node.bound;
+                at += if is_up_to { 1 } else { usize::from(node.above) };
             }
-        }
+        };
+        self.roots.iter().map(value).sum()
     }
 }
 
-/// The log odds that the trees give together.
-pub fn log_odds(trees: &[Tree], figures: &[f32; FEATURES]) -> f32 {
-    trees.iter().map(|tree| tree.value(figures)).sum()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The figure 0 up to 1 and the figure 1 up to 2 are told apart, of three leaves.
+    fn tree() -> Tree {
+        Tree {
+            feature: vec![0, 1],
+            threshold: vec![1.0, 2.0],
+            left: vec![-1, -2],
+            right: vec![1, -3],
+            leaf: vec![0.25, 0.5, 4.0],
+        }
+    }
+
+    fn single(leaf: f32) -> Tree {
+        Tree {
+            feature: Vec::new(),
+            threshold: Vec::new(),
+            left: Vec::new(),
+            right: Vec::new(),
+            leaf: vec![leaf],
+        }
+    }
+
+    #[test]
+    fn each_walk_ends_at_the_leaf_that_the_figures_lead_to() {
+        let trees = [single(10.0), tree(), single(100.0)];
+        assert!(trees.iter().all(Tree::is_sound));
+        let forest = Forest::of(&trees);
+        let of = |first: f32, second: f32| {
+            let mut figures = [0.0; FEATURES];
+            figures[..2].copy_from_slice(&[first, second]);
+            forest.log_odds(&figures) - 110.0
+        };
+        assert_eq!((of(1.0, 9.0), of(0.0, 0.0)), (0.25, 0.25));
+        assert_eq!((of(1.5, 2.0), of(1.5, 2.5)), (0.5, 4.0));
+        // What is no number is not up to any bound.
+        assert_eq!((of(f32::NAN, 0.0), of(f32::NAN, f32::NAN)), (0.5, 4.0));
+        assert_eq!(Forest::of(&[]).log_odds(&[0.0; FEATURES]), 0.0);
+    }
+
+    #[test]
+    fn walks_that_lead_astray_are_unsound() {
+        let changes: [fn(&mut Tree); 8] = [
+            |it| it.left[0] = 1,
+            |it| {
+                // A chain that is longer than is walked.
+                let nodes = NODES_MAX as i16 + 1;
+                it.feature = vec![0; nodes as usize];
+                it.threshold = vec![0.0; nodes as usize];
+                it.left = vec![-1; nodes as usize];
+                it.right = (1..nodes).chain([-2]).collect();
+            },
+            |it| it.right[0] = 2,
+            |it| it.right[0] = 0,
+            |it| it.left[1] = -4,
+            |it| it.feature[0] = FEATURES as u16,
+            |it| it.leaf[0] = f32::NAN,
+            |it| it.threshold.truncate(1),
+        ];
+        for (at, change) in changes.into_iter().enumerate() {
+            let mut tree = tree();
+            change(&mut tree);
+            assert!(!tree.is_sound(), "change {at}");
+        }
+    }
 }

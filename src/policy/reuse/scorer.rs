@@ -7,7 +7,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use serde::Deserialize;
 
 use super::compared::FEATURES;
-use super::forest::{Tree, log_odds};
+use super::forest::{Forest, Tree};
 use super::words::hash;
 
 /// Bytes of a scorer's file; a larger one is refused.
@@ -37,15 +37,34 @@ pub struct Scorer {
     knows_encoder: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 struct Judge {
-    trees: Vec<Tree>,
+    forest: Forest,
     /// Log odds of the trees, rising, and the log odds that were found for them.
     raw: Vec<f32>,
     calibrated: Vec<f32>,
 }
 
-impl Judge {
+/// The same as it is written.
+#[derive(Deserialize)]
+struct WrittenJudge {
+    trees: Vec<Tree>,
+    raw: Vec<f32>,
+    calibrated: Vec<f32>,
+}
+
+impl WrittenJudge {
+    fn read(self) -> Result<Judge, ScorerFault> {
+        if !self.is_sound() {
+            return Err(ScorerFault::Unsound { part: "trees" });
+        }
+        Ok(Judge {
+            forest: Forest::of(&self.trees),
+            raw: self.raw,
+            calibrated: self.calibrated,
+        })
+    }
+
     fn is_sound(&self) -> bool {
         self.trees.iter().all(Tree::is_sound)
             && self.raw.len() == self.calibrated.len()
@@ -58,10 +77,12 @@ impl Judge {
             && self.raw.is_sorted()
             && self.calibrated.is_sorted()
     }
+}
 
+impl Judge {
     /// From 0 to 1.
     fn probability(&self, figures: &[f32; FEATURES]) -> f32 {
-        let raw = log_odds(&self.trees, figures);
+        let raw = self.forest.log_odds(figures);
         let at = self.raw.partition_point(|x| *x <= raw);
         let last = self.raw.len() - 1;
         let odds = if at == 0 {
@@ -179,8 +200,8 @@ struct File {
     /// Words by weight in sixteenths: each key holds words apart by a space.
     vocabulary: HashMap<u8, String>,
     head: Option<Head>,
-    encoder: Judge,
-    lexical: Judge,
+    encoder: WrittenJudge,
+    lexical: WrittenJudge,
 }
 
 impl Scorer {
@@ -193,12 +214,9 @@ impl Scorer {
             return Err(ScorerFault::TooLarge);
         }
         let file: File = serde_json::from_slice(bytes).map_err(ScorerFault::Malformed)?;
-        let unsound = |part| Err(ScorerFault::Unsound { part });
-        if !file.encoder.is_sound() || !file.lexical.is_sound() {
-            return unsound("trees");
-        }
+        let (encoder, lexical) = (file.encoder.read()?, file.lexical.read()?);
         if file.head.as_ref().is_some_and(|head| !head.is_sound()) {
-            return unsound("head");
+            return Err(ScorerFault::Unsound { part: "head" });
         }
         let mut vocabulary = Vocabulary::default();
         for (weight, words) in &file.vocabulary {
@@ -209,8 +227,8 @@ impl Scorer {
         Ok(Self {
             vocabulary,
             head: file.head,
-            encoder: file.encoder,
-            lexical: file.lexical,
+            encoder,
+            lexical,
             knows_encoder: true,
         })
     }
