@@ -10,8 +10,8 @@
 use std::fmt;
 
 use domain::{
-    CacheKey, ChatRequest, Effort, Message, ModelAlias, OutputFormat, Part, Reasoning, Sampling,
-    Seal, SealKind, TeamId, Tokens, Tool, ToolCall, ToolChoice,
+    Audio, CacheKey, ChatRequest, Effort, File, Image, Message, ModelAlias, OutputFormat, Part,
+    Reasoning, Sampling, Seal, SealKind, TeamId, Tokens, Tool, ToolCall, ToolChoice,
 };
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
@@ -149,10 +149,10 @@ pub(crate) fn put_request(form: &mut Form, request: &ChatRequest, extent: Extent
         reasoning,
         extra,
         betas,
-        // One, and by nothing: what else there is has no key.
+        // What asks for several, or is bound to its dialect, has no key.
         choices: _,
         bound_by: _,
-        // How it came and how the reply goes, but for what a prompt itself is.
+        // How it came and how the reply goes, but for `is_raw` below.
         delivery: _,
         dialect: _,
         source: _,
@@ -185,7 +185,7 @@ pub(crate) fn put_headers(form: &mut Form, used: &[String], headers: &[(String, 
     });
 }
 
-/// One text part and a plain string mean the same; several parts stay apart.
+/// A plain string is one text part; several parts stay apart.
 fn put_message(form: &mut Form, message: &Message, is_content_left_out: bool) {
     let Message {
         role,
@@ -289,9 +289,9 @@ impl Canonical for Part {
     fn put_in(&self, form: &mut Form) {
         match self {
             Part::Text(text) => form.put("text").put(text),
-            Part::Image(image) => form.put("image").put(&image.url).put(&image.detail),
-            Part::Audio(audio) => form.put("audio").put(&audio.data).put(&audio.format),
-            Part::File(file) => form.put("file").put(&file.url).put(&file.name),
+            Part::Image(Image { url, detail }) => form.put("image").put(url).put(detail),
+            Part::Audio(Audio { data, format }) => form.put("audio").put(data).put(format),
+            Part::File(File { url, name }) => form.put("file").put(url).put(name),
             Part::Thought(text) => form.put("thought").put(text),
             Part::Seal(seal) => form.put("seal").put(seal),
             Part::Other(value) => form.put("other").put(value),
@@ -338,7 +338,7 @@ impl Canonical for OutputFormat {
 
 #[cfg(test)]
 mod tests {
-    use domain::{Delivery, Extra, Image, Prediction, Role};
+    use domain::{Delivery, Dialect, Extra, Prediction, Role};
     use serde_json::json;
 
     use super::*;
@@ -383,6 +383,51 @@ mod tests {
         }
     }
 
+    fn tool_of(change: impl FnOnce(&mut Tool)) -> Tool {
+        let mut tool = tool("f");
+        change(&mut tool);
+        tool
+    }
+
+    fn call_of(change: impl FnOnce(&mut ToolCall)) -> ToolCall {
+        let mut call = call("f");
+        change(&mut call);
+        call
+    }
+
+    fn reason(request: &mut ChatRequest) -> &mut Reasoning {
+        request.reasoning.insert(Reasoning::default())
+    }
+
+    fn seal(data: &str) -> Seal {
+        Seal {
+            of: Dialect::Anthropic,
+            kind: SealKind::Signature,
+            data: data.into(),
+        }
+    }
+
+    fn image(detail: Option<&str>) -> Part {
+        Part::Image(Image {
+            url: "data:image/png;base64,AA".into(),
+            detail: detail.map(str::to_owned),
+        })
+    }
+
+    fn audio(data: &str, format: &str) -> Part {
+        Part::Audio(Audio {
+            data: data.into(),
+            format: format.into(),
+        })
+    }
+
+    fn file(name: Option<&str>) -> Part {
+        Part::File(File {
+            url: "data:application/pdf;base64,AA".into(),
+            name: name.map(str::to_owned),
+        })
+    }
+
     fn thinking(tokens: u32) -> Reasoning {
         Reasoning {
             tokens_max: Some(Tokens(tokens)),
@@ -393,7 +438,7 @@ mod tests {
     #[test]
     fn whatever_may_change_the_reply_changes_the_key() {
         type Change = fn(&mut ChatRequest);
-        let changes: [Change; 48] = [
+        let changes: [Change; 65] = [
             |it| it.betas = vec!["b-1".to_owned()],
             |it| it.dialect = domain::Dialect::Completions,
             |it| it.model = "local".into(),
@@ -443,6 +488,38 @@ mod tests {
             |it| it.reasoning = Some(Reasoning::default()),
             |it| it.reasoning = Some(thinking(0)),
             |it| it.reasoning = Some(thinking(1)),
+            |it| reason(it).effort = Some(Effort::Low),
+            |it| reason(it).is_shown = Some(false),
+            |it| {
+                it.tools
+                    .push(tool_of(|it| it.description = Some("f".into())))
+            },
+            |it| it.tools.push(tool_of(|it| it.parameters = json!({"a": 1}))),
+            |it| it.tools.push(tool_of(|it| it.extra = extra(r#"{"a": 1}"#))),
+            |it| {
+                it.messages[0]
+                    .tool_calls
+                    .push(call_of(|it| it.id = "d".into()))
+            },
+            |it| {
+                it.messages[0]
+                    .tool_calls
+                    .push(call_of(|it| it.arguments = "[]".into()))
+            },
+            |it| {
+                it.messages[0]
+                    .tool_calls
+                    .push(call_of(|it| it.seal = Some(seal("x"))))
+            },
+            |it| it.messages[0].content.push(Part::Seal(seal("x"))),
+            |it| it.messages[0].content.push(Part::Seal(seal("y"))),
+            |it| it.messages[0].content.push(image(None)),
+            |it| it.messages[0].content.push(image(Some("low"))),
+            |it| it.messages[0].content.push(audio("AA", "wav")),
+            |it| it.messages[0].content.push(audio("AA", "mp3")),
+            |it| it.messages[0].content.push(file(None)),
+            |it| it.messages[0].content.push(file(Some("a"))),
+            |it| it.messages[0].content.clear(),
         ];
         let mut seen = vec![key(&request())];
         for (index, change) in changes.iter().enumerate() {

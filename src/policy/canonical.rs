@@ -4,15 +4,18 @@
 //! ```text
 //! value = tag, and
 //!   none    nothing
+//!   some    a value
 //!   flag    1 byte
 //!   number  8 bytes, little-endian; a fraction by its bits, so no rounding makes two one
 //!   text    its length as a number's 8 bytes, UTF-8
-//!   list    how many, the values
+//!   list    how many, the elements
 //!   fields  how many, each name as text and value, sorted by name
+//!   written a number of JSON's, as text
 //! ```
 //!
-//! Every value says how long it is, so none runs into the next; what is always there stands in a fixed
-//! order, without names.
+//! Every value says how long it is, so none runs into the next. What is made of several stands one after
+//! the other in a fixed order, without names; where there are kinds of it, the first is the kind's name and
+//! says what comes.
 
 use serde_json::{Map, Value};
 
@@ -22,8 +25,8 @@ const NUMBER: u8 = 2;
 const TEXT: u8 = 3;
 const LIST: u8 = 4;
 const FIELDS: u8 = 5;
-/// A number of JSON's, as written.
 const WRITTEN: u8 = 6;
+const SOME: u8 = 7;
 
 /// Bytes that most forms fit in.
 const USUAL: usize = 1024;
@@ -128,7 +131,10 @@ impl Canonical for bool {
 impl<T: Canonical> Canonical for Option<T> {
     fn put_in(&self, form: &mut Form) {
         match self {
-            Some(value) => value.put_in(form),
+            Some(value) => {
+                form.0.push(SOME);
+                value.put_in(form);
+            }
             None => form.0.push(NONE),
         }
     }
@@ -206,6 +212,8 @@ mod tests {
         }
         assert_ne!(bytes(&0.0f32), bytes(&-0.0f32));
         assert_ne!(bytes(&None::<bool>), bytes(&Some(false)));
+        assert_ne!(bytes(&None::<Value>), bytes(&Some(Value::Null)));
+        assert_ne!(bytes(&None::<Option<bool>>), bytes(&Some(None::<bool>)));
         assert_ne!(Form::new("a").as_bytes(), Form::new("a").put("").as_bytes());
     }
 
@@ -214,7 +222,7 @@ mod tests {
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
-            "[ab\\x00-\\x05]{0,3}".prop_map(Value::from),
+            "[ab\\x00-\\x07]{0,12}".prop_map(Value::from),
         ];
         leaf.prop_recursive(3, 12, 3, |inner| {
             prop_oneof![
@@ -225,15 +233,51 @@ mod tests {
         })
     }
 
+    /// As it is, or changed by a little.
+    fn changed(value: &Value, how: usize) -> Value {
+        match value {
+            Value::Array(values) if how.is_multiple_of(3) => {
+                let (head, tail) = values.split_at(how / 3 % (values.len() + 1));
+                json!([head, tail])
+            }
+            Value::Array(values) if how % 3 == 1 => {
+                let changed = values.iter().map(|value| changed(value, how / 3));
+                changed.collect::<Vec<_>>().into()
+            }
+            Value::Object(fields) if how.is_multiple_of(2) => {
+                fields.values().cloned().collect::<Vec<_>>().into()
+            }
+            Value::String(text) if how.is_multiple_of(2) => {
+                let at = how / 2 % (text.len() + 1);
+                json!([text[..at], text[at..]])
+            }
+            Value::Null if how.is_multiple_of(2) => json!([]),
+            Value::Number(number) if how.is_multiple_of(2) => json!(number.to_string()),
+            other => other.clone(),
+        }
+    }
+
     proptest! {
-        /// Also where a text holds what tags and lengths are made of.
+        /// Also where a text holds what tags and lengths are made of, and two differ by little.
         #[test]
-        fn bytes_are_equal_when_what_is_said_is(one in json_value(), other in json_value()) {
+        fn bytes_are_equal_when_what_is_said_is(one in json_value(), how in 0usize..1_000) {
+            let other = changed(&one, how);
             prop_assert_eq!(bytes(&one) == bytes(&other), one == other);
-            // Nor do two values run together.
-            let both = Form::new("test").put(&one).put(&other).as_bytes().to_vec();
-            let list = bytes(&vec![one, other]);
-            prop_assert_ne!(both, list);
+        }
+
+        /// However a row of values is cut into two.
+        #[test]
+        fn values_do_not_run_together(
+            values in prop::collection::vec(json_value(), 1..4),
+            cuts in (0usize..4, 0usize..4),
+        ) {
+            let cut = |at: usize| {
+                let (head, tail) = values.split_at(at.min(values.len()));
+                (head.to_vec(), tail.to_vec())
+            };
+            let (one, other) = (cut(cuts.0), cut(cuts.1));
+            let form = |(a, b): &(Vec<Value>, Vec<Value>)| Form::new("test").put(a).put(b).as_bytes().to_vec();
+            prop_assert_eq!(form(&one) == form(&other), one == other);
         }
 
         #[test]

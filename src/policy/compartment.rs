@@ -271,7 +271,7 @@ mod tests {
         };
         assert_eq!(last("what's hedge").compartment, one.compartment);
         type Change = fn(&mut ChatRequest);
-        let changes: [Change; 16] = [
+        let changes: [Change; 18] = [
             |it| it.model = "local".into(),
             |it| it.messages[0] = Message::new(Role::System, "be long"),
             |it| it.messages[1] = Message::new(Role::User, "hello there"),
@@ -285,6 +285,8 @@ mod tests {
             |it| it.output_tokens_max = Some(Tokens(9)),
             |it| it.sampling.temperature = Some(0.0),
             |it| it.sampling.temperature = Some(1.0),
+            |it| it.sampling.top_p = Some(0.2),
+            |it| it.dialect = domain::Dialect::Completions,
             |it| it.sampling.stop = vec!["x".to_owned()],
             |it| it.extra = serde_json::from_str::<Extra>(r#"{"reasoning": 1}"#).unwrap(),
             |it| it.messages[3] = Message::new(Role::User, "что такое хедж"),

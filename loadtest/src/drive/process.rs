@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 /// The kernel reports processor time in ticks of `USER_HZ`, which is 100 on every Linux that Rust
-/// has a std for (proc(5), fields 14 and 15 of `stat`).
+/// has a std for (proc(5), fields 14 to 17 of `stat`).
 const TICKS_PER_S: u64 = 100;
 
 /// Processor time since the process began, memory now, and the most it was since [`Usage::forget_most`].
@@ -23,31 +23,32 @@ impl Usage {
     /// The process has ended, or `/proc` is not there.
     pub fn of(pid: u32) -> io::Result<Usage> {
         let mut total = Usage::of_one(pid)?;
-        // A child that has ended by now, waited for or not, uses nothing.
-        for of_child in family(pid)
-            .into_iter()
-            .skip(1)
-            .filter_map(|it| Usage::of_one(it).ok())
-        {
-            total.cpu += of_child.cpu;
-            total.rss_bytes += of_child.rss_bytes;
-            total.rss_bytes_most += of_child.rss_bytes_most;
+        if total.rss_bytes == 0 {
+            return Err(io::Error::other("the process has ended"));
+        }
+        for child in family(pid).into_iter().skip(1) {
+            let Some(used) = unless_gone(Usage::of_one(child))? else {
+                continue;
+            };
+            total.cpu += used.cpu;
+            total.rss_bytes += used.rss_bytes;
+            total.rss_bytes_most += used.rss_bytes_most;
         }
         Ok(total)
     }
 
+    /// One that has ended and was not waited for has no memory. The time of those that were is among
+    /// their parent's.
     fn of_one(pid: u32) -> io::Result<Usage> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let rss_bytes = |name| kib(&status, name).map(|it| it * 1024);
-        let used = || {
-            Some(Usage {
-                cpu: Duration::from_millis(cpu_ticks(&stat)? * 1000 / TICKS_PER_S),
-                rss_bytes: rss_bytes("VmRSS:")?,
-                rss_bytes_most: rss_bytes("VmHWM:")?,
-            })
-        };
-        used().ok_or_else(|| io::ErrorKind::InvalidData.into())
+        let rss_bytes = |name| kib(&status, name).unwrap_or(0) * 1024;
+        let ticks = cpu_ticks(&stat).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Usage {
+            cpu: Duration::from_millis(ticks * 1000 / TICKS_PER_S),
+            rss_bytes: rss_bytes("VmRSS:"),
+            rss_bytes_most: rss_bytes("VmHWM:"),
+        })
     }
 
     /// Lets the most memory that the process and its children had be what they have now (proc(5),
@@ -58,10 +59,20 @@ impl Usage {
     pub fn forget_most(pid: u32) -> io::Result<()> {
         let forget = |pid| fs::write(format!("/proc/{pid}/clear_refs"), "5");
         for child in family(pid).into_iter().skip(1) {
-            // As above: one that has ended has none to forget.
-            let _maybe_ended = forget(child);
+            unless_gone(forget(child))?;
         }
         forget(pid)
+    }
+}
+
+/// `None` of a child that has ended meanwhile (proc(5): ENOENT, ESRCH).
+fn unless_gone<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    const ESRCH: i32 = 3;
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -80,13 +91,11 @@ pub(crate) fn family(pid: u32) -> Vec<u32> {
     std::iter::once(pid).chain(children).collect()
 }
 
-/// User and system time. The second field is a name in brackets that may hold anything.
+/// User and system time, and those of children that were waited for. The second field is a name in brackets that may hold anything.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ').skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+    let fields = rest.split(' ').skip(11).take(4);
+    fields.map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
 fn kib(status: &str, name: &str) -> Option<u64> {
@@ -103,8 +112,8 @@ mod tests {
 
     #[test]
     fn a_name_with_brackets_does_not_shift_the_fields() {
-        let stat = "42 (a) b) S 1 42 42 0 -1 4194304 100 0 0 0 7 5 0 0 20 0 1 0 1 1 1";
-        assert_eq!(cpu_ticks(stat), Some(12));
+        let stat = "42 (a) b) S 1 42 42 0 -1 4194304 100 0 0 0 7 5 2 1 20 0 1 0 1 1 1";
+        assert_eq!(cpu_ticks(stat), Some(15));
     }
 
     #[test]

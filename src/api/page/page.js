@@ -46,10 +46,10 @@ function size(bytes) {
   return mib < 1024 ? whole(Math.ceil(mib)) + " MiB" : (mib / 1024).toFixed(1) + " GiB";
 }
 
-// Three digits at least.
+// Three digits, or all before the point.
 function per(rate) {
-  const digits = rate >= 100 ? 0 : rate >= 10 ? 1 : 2;
-  return rate === null ? NOTHING : rate.toLocaleString("en-US", { maximumFractionDigits: digits });
+  const digits = rate >= 100 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 3 };
+  return rate === null ? NOTHING : rate.toLocaleString("en-US", digits);
 }
 
 // A bar of what is used, from 0 to 1. It is beside the numbers and never instead.

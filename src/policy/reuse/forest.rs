@@ -56,7 +56,7 @@ struct Node {
     /// A leaf's value, where the feature is [`LEAF`].
     bound: f32,
     feature: u16,
-    /// How far on in the array that is where figures above the bound go; others go to the next node.
+    /// How many places further on the node is that figures above the bound go to; others go to the next.
     above: u16,
 }
 
@@ -126,14 +126,24 @@ impl Forest {
 mod tests {
     use super::*;
 
-    /// The figure 0 up to 1 and the figure 1 up to 2 are told apart, of three leaves.
+    /// The figure 0 up to 1 or not, then the figure 1 up to 2 or not, or the figure 2 up to 3 or not.
     fn tree() -> Tree {
         Tree {
-            feature: vec![0, 1],
-            threshold: vec![1.0, 2.0],
-            left: vec![-1, -2],
-            right: vec![1, -3],
-            leaf: vec![0.25, 0.5, 4.0],
+            feature: vec![0, 1, 2],
+            threshold: vec![1.0, 2.0, 3.0],
+            left: vec![1, -1, -3],
+            right: vec![2, -2, -4],
+            leaf: vec![0.25, 0.5, 4.0, 8.0],
+        }
+    }
+
+    fn chain(nodes: usize) -> Tree {
+        Tree {
+            feature: vec![0; nodes],
+            threshold: vec![0.0; nodes],
+            left: vec![-1; nodes],
+            right: (1..nodes as i16).chain([-2]).collect(),
+            leaf: vec![1.0, 2.0],
         }
     }
 
@@ -152,33 +162,29 @@ mod tests {
         let trees = [single(10.0), tree(), single(100.0)];
         assert!(trees.iter().all(Tree::is_sound));
         let forest = Forest::of(&trees);
-        let of = |first: f32, second: f32| {
+        let of = |first: f32, second: f32, third: f32| {
             let mut figures = [0.0; FEATURES];
-            figures[..2].copy_from_slice(&[first, second]);
+            figures[..3].copy_from_slice(&[first, second, third]);
             forest.log_odds(&figures) - 110.0
         };
-        assert_eq!((of(1.0, 9.0), of(0.0, 0.0)), (0.25, 0.25));
-        assert_eq!((of(1.5, 2.0), of(1.5, 2.5)), (0.5, 4.0));
+        assert_eq!((of(1.0, 2.0, 9.0), of(0.0, 2.5, 0.0)), (0.25, 0.5));
+        assert_eq!((of(1.5, 0.0, 3.0), of(1.5, 0.0, 3.5)), (4.0, 8.0));
         // What is no number is not up to any bound.
-        assert_eq!((of(f32::NAN, 0.0), of(f32::NAN, f32::NAN)), (0.5, 4.0));
+        assert_eq!(of(f32::NAN, 0.0, f32::NAN), 8.0);
+        let longest = chain(NODES_MAX);
+        assert!(longest.is_sound());
+        assert_eq!(Forest::of(&[longest]).log_odds(&[1.0; FEATURES]), 2.0);
         assert_eq!(Forest::of(&[]).log_odds(&[0.0; FEATURES]), 0.0);
     }
 
     #[test]
     fn walks_that_lead_astray_are_unsound() {
         let changes: [fn(&mut Tree); 8] = [
-            |it| it.left[0] = 1,
-            |it| {
-                // A chain that is longer than is walked.
-                let nodes = NODES_MAX as i16 + 1;
-                it.feature = vec![0; nodes as usize];
-                it.threshold = vec![0.0; nodes as usize];
-                it.left = vec![-1; nodes as usize];
-                it.right = (1..nodes).chain([-2]).collect();
-            },
-            |it| it.right[0] = 2,
+            |it| it.right[0] = 1,
             |it| it.right[0] = 0,
-            |it| it.left[1] = -4,
+            |it| *it = chain(NODES_MAX + 1),
+            |it| it.right[0] = 3,
+            |it| it.left[1] = -5,
             |it| it.feature[0] = FEATURES as u16,
             |it| it.leaf[0] = f32::NAN,
             |it| it.threshold.truncate(1),
