@@ -73,6 +73,10 @@ const dollars = (shown, micros, what) => {
 };
 const exact = (shown, wanted, what) => assert.equal(number(shown), wanted, `${what}: "${shown}"`);
 
+// Requests of all these hours that were answered in these places.
+const inAll = (hours, places = PLACES) =>
+  hours.reduce((all, hour) => places.reduce((sum, place) => sum + hour[place], all), 0);
+
 // Both as of one moment: an hour may begin between them.
 async function shownAndWanted(read) {
   for (let tries = 0; tries < 3; tries += 1) {
@@ -131,9 +135,8 @@ const FIGURES = {
     wanted.hours.forEach((hour, at) => {
       assert.deepEqual(shown.table[at].slice(1, 5).map(number), PLACES.map((place) => hour[place]), shown.table[at][0]);
     });
-    const sum = (place) => wanted.hours.reduce((all, hour) => all + hour[place], 0);
-    exact(shown.all, PLACES.reduce((all, place) => all + sum(place), 0), 'requests in 24 hours');
-    exact(shown.refused, sum('nobody'), 'answered by nobody');
+    exact(shown.all, inAll(wanted.hours), 'requests in 24 hours');
+    exact(shown.refused, inAll(wanted.hours, ['nobody']), 'answered by nobody');
     // Bars are as long as they say, to a pixel.
     const flat = wanted.hours.flatMap((hour, at) => PLACES.map((place) => [hour[place], shown.bars[at][place] ?? 0]));
     const [most, longest] = flat.reduce((best, one) => (one[0] > best[0] ? one : best));
@@ -303,11 +306,10 @@ const ACTING = {
     const before = number(await text(page, 'day-count'));
     await node.fill(REQUESTS + LATER, 3);
     // Not three more than before: where an hour begins meanwhile, the oldest one's are gone.
-    const inAll = () => node.figures().hours.reduce((all, hour) => all + PLACES.reduce((sum, place) => sum + hour[place], 0), 0);
     let shown = before;
     await eventually(async () => {
       shown = number(await text(page, 'day-count'));
-      return shown !== before && shown === inAll();
+      return shown !== before && shown === inAll(node.figures().hours);
     }, 15);
     await node.stop();
     await page.getByText(/^Not up to date: /).waitFor({ timeout: 20_000 });

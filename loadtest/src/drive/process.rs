@@ -91,7 +91,8 @@ pub(crate) fn family(pid: u32) -> Vec<u32> {
     std::iter::once(pid).chain(children).collect()
 }
 
-/// User and system time, and those of children that were waited for. The second field is a name in brackets that may hold anything.
+/// User and system time, and those of children that were waited for. The second field is a name in
+/// brackets that may hold anything.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields = rest.split(' ').skip(11).take(4);
