@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::{EmbedInput, Embedder, HealthState};
+use policy::reuse::product;
 
 /// Vectors remembered by their text, of the two generations each: about 8 MB of 256 components. When one
 /// is full, the one before it goes.
@@ -145,7 +146,7 @@ fn mean(vectors: &[Vec<f32>]) -> Option<Vec<f32>> {
             *sum += value;
         }
     }
-    let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
+    let length = product(&sum, &sum).sqrt();
     // Also false for what is no number.
     if !(length.is_finite() && length > f32::EPSILON) {
         return None;
@@ -161,7 +162,7 @@ pub(super) fn cosine(left: &[f32], right: &[f32]) -> f32 {
     if left.len() != right.len() {
         return 0.0;
     }
-    left.iter().zip(right).map(|(a, b)| a * b).sum()
+    product(left, right)
 }
 
 #[cfg(test)]

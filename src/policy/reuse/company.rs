@@ -3,6 +3,8 @@
 //! One entry that is near may be near by chance. Where the others near the question were answered alike,
 //! it is hardly chance; where they were answered otherwise, the question lies on a border.
 
+use super::product::product;
+
 /// Entries near a question that are looked at. More are left out.
 pub const NEAR_MAX: usize = 16;
 
@@ -167,7 +169,7 @@ impl Group {
 
     /// At least [`LENGTH_MIN`], so that it divides.
     fn length(&self) -> f32 {
-        let length = self.sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let length = product(&self.sum, &self.sum).sqrt();
         if length.is_finite() {
             length.max(LENGTH_MIN)
         } else {
@@ -193,8 +195,7 @@ impl Group {
 
     /// The cosine of their mean and a vector of length 1.
     fn cosine(&self, vector: &[f32]) -> f32 {
-        let product: f32 = self.sum.iter().zip(vector).map(|(x, y)| x * y).sum();
-        product / self.length()
+        product(&self.sum, vector) / self.length()
     }
 }
 

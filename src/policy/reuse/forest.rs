@@ -1,5 +1,7 @@
 //! Boosted trees, as the training scripts write them.
 
+use std::ops::Range;
+
 use serde::Deserialize;
 
 use super::compared::FEATURES;
@@ -105,8 +107,12 @@ impl Forest {
         self.plant(tree, tree.right[at]);
     }
 
-    /// The log odds that the trees give together.
-    pub fn log_odds(&self, figures: &[f32; FEATURES]) -> f32 {
+    pub fn trees(&self) -> usize {
+        self.roots.len()
+    }
+
+    /// The log odds that those of the trees give together.
+    pub fn log_odds(&self, trees: Range<usize>, figures: &[f32; FEATURES]) -> f32 {
         let value = |root: &u32| {
             let mut at = *root as usize;
             loop {
@@ -118,7 +124,7 @@ impl Forest {
                 at += if is_up_to { 1 } else { usize::from(node.above) };
             }
         };
-        self.roots.iter().map(value).sum()
+        self.roots[trees].iter().map(value).sum()
     }
 }
 
@@ -165,7 +171,7 @@ mod tests {
         let of = |first: f32, second: f32, third: f32| {
             let mut figures = [0.0; FEATURES];
             figures[..3].copy_from_slice(&[first, second, third]);
-            forest.log_odds(&figures) - 110.0
+            forest.log_odds(0..3, &figures) - 110.0
         };
         assert_eq!((of(1.0, 2.0, 9.0), of(0.0, 2.5, 0.0)), (0.25, 0.5));
         assert_eq!((of(1.5, 0.0, 3.0), of(1.5, 0.0, 3.5)), (4.0, 8.0));
@@ -173,8 +179,9 @@ mod tests {
         assert_eq!(of(f32::NAN, 0.0, f32::NAN), 8.0);
         let longest = chain(NODES_MAX);
         assert!(longest.is_sound());
-        assert_eq!(Forest::of(&[longest]).log_odds(&[1.0; FEATURES]), 2.0);
-        assert_eq!(Forest::of(&[]).log_odds(&[0.0; FEATURES]), 0.0);
+        assert_eq!(Forest::of(&[longest]).log_odds(0..1, &[1.0; FEATURES]), 2.0);
+        assert_eq!(Forest::of(&[]).log_odds(0..0, &[0.0; FEATURES]), 0.0);
+        assert_eq!(forest.log_odds(2..3, &[0.0; FEATURES]), 100.0);
     }
 
     #[test]

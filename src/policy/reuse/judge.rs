@@ -3,6 +3,7 @@
 use super::company::Company;
 use super::compared::{Compared, FEATURES};
 use super::guard::{Guard, guard, strict};
+use super::product::product;
 use super::question::Question;
 use super::scorer::Scorer;
 
@@ -90,10 +91,7 @@ pub fn strict_guard(query: &Question, entry: &Question, scorer: &Scorer) -> Opti
 const LENGTH_SLACK: f32 = 0.05;
 
 fn vectors_are_sound(pair: &Pair<'_>) -> bool {
-    let is_sound = |vector: &[f32]| {
-        let square: f32 = vector.iter().map(|x| x * x).sum();
-        (square.sqrt() - 1.0).abs() <= LENGTH_SLACK
-    };
+    let is_sound = |vector| (product(vector, vector).sqrt() - 1.0).abs() <= LENGTH_SLACK;
     pair.similarity.is_finite()
         && (-1.01..=1.01).contains(&pair.similarity)
         && pair.query_vector.len() == pair.entry_vector.len()

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::compared::FEATURES;
 use super::forest::{Forest, Tree};
+use super::product::product;
 use super::words::hash;
 
 /// Bytes of a scorer's file; a larger one is refused.
@@ -40,15 +41,26 @@ pub struct Scorer {
 #[derive(Debug)]
 struct Judge {
     forest: Forest,
+    first: First,
     /// Log odds of the trees, rising, and the log odds that were found for them.
     raw: Vec<f32>,
     calibrated: Vec<f32>,
+}
+
+/// The trees that are walked first: where they give less than `least` together, the others are not
+/// walked, for pairs that come to anything do not begin so.
+#[derive(Debug, Default, Deserialize)]
+struct First {
+    trees: usize,
+    least: f32,
 }
 
 /// The same as it is written.
 #[derive(Deserialize)]
 struct WrittenJudge {
     trees: Vec<Tree>,
+    #[serde(default)]
+    first: First,
     raw: Vec<f32>,
     calibrated: Vec<f32>,
 }
@@ -60,6 +72,7 @@ impl WrittenJudge {
         }
         Ok(Judge {
             forest: Forest::of(&self.trees),
+            first: self.first,
             raw: self.raw,
             calibrated: self.calibrated,
         })
@@ -67,6 +80,8 @@ impl WrittenJudge {
 
     fn is_sound(&self) -> bool {
         self.trees.iter().all(Tree::is_sound)
+            && self.first.trees <= self.trees.len()
+            && self.first.least.is_finite()
             && self.raw.len() == self.calibrated.len()
             && !self.raw.is_empty()
             && self
@@ -80,9 +95,14 @@ impl WrittenJudge {
 }
 
 impl Judge {
-    /// From 0 to 1.
+    /// From 0 to 1; the least there is, where the first trees leave no hope.
     fn probability(&self, figures: &[f32; FEATURES]) -> f32 {
-        let raw = self.forest.log_odds(figures);
+        let walk = |trees| self.forest.log_odds(trees, figures);
+        let first = walk(0..self.first.trees);
+        if first < self.first.least {
+            return share(self.calibrated[0]);
+        }
+        let raw = first + walk(self.first.trees..self.forest.trees());
         let at = self.raw.partition_point(|x| *x <= raw);
         let last = self.raw.len() - 1;
         let odds = if at == 0 {
@@ -91,20 +111,36 @@ impl Judge {
             self.calibrated[last]
         } else {
             let (x, y) = (self.raw[at - 1], self.raw[at]);
-            let share = if y > x { (raw - x) / (y - x) } else { 0.0 };
-            self.calibrated[at - 1] + share * (self.calibrated[at] - self.calibrated[at - 1])
+            let part = if y > x { (raw - x) / (y - x) } else { 0.0 };
+            self.calibrated[at - 1] + part * (self.calibrated[at] - self.calibrated[at - 1])
         };
-        1.0 / (1.0 + (-odds).exp())
+        share(odds)
     }
+}
+
+/// The part of one that log odds stand for.
+fn share(log_odds: f32) -> f32 {
+    1.0 / (1.0 + (-log_odds).exp())
 }
 
 /// A small network over two vectors, trained with the encoder: [u*v, |u-v|, cosine], one hidden layer
 /// with a ramp, one figure.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 struct Head {
     dimensions: usize,
+    /// f32[hidden, 2 * dimensions + 1], row-major.
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    out: Vec<f32>,
+    out_bias: f32,
+}
+
+/// The same as it is written.
+#[derive(Deserialize)]
+struct WrittenHead {
+    dimensions: usize,
     hidden: usize,
-    /// f32[hidden, 2 * dimensions + 1], row-major, as whole numbers times `scale` of the row.
+    /// As whole numbers times `scale` of the row.
     weights: Vec<i16>,
     scales: Vec<f32>,
     bias: Vec<f32>,
@@ -112,34 +148,50 @@ struct Head {
     out_bias: f32,
 }
 
-impl Head {
+impl WrittenHead {
+    fn read(self) -> Result<Head, ScorerFault> {
+        if !self.is_sound() {
+            return Err(ScorerFault::Unsound { part: "head" });
+        }
+        let rows = self.weights.chunks_exact(inputs(self.dimensions));
+        let weights = rows.zip(&self.scales).flat_map(|(row, scale)| {
+            let weights = row.iter();
+            weights.map(move |weight| f32::from(*weight) * scale)
+        });
+        Ok(Head {
+            dimensions: self.dimensions,
+            weights: weights.collect(),
+            bias: self.bias,
+            out: self.out,
+            out_bias: self.out_bias,
+        })
+    }
+
     fn is_sound(&self) -> bool {
-        let inputs = 2 * self.dimensions + 1;
         self.dimensions > 0
-            && self.weights.len() == self.hidden * inputs
+            && self.weights.len() == self.hidden * inputs(self.dimensions)
             && [&self.scales, &self.bias, &self.out]
                 .iter()
                 .all(|part| part.len() == self.hidden && part.iter().all(|x| x.is_finite()))
             && self.out_bias.is_finite()
     }
+}
 
+/// What the head looks at, of vectors of so many dimensions.
+fn inputs(dimensions: usize) -> usize {
+    2 * dimensions + 1
+}
+
+impl Head {
     fn figure(&self, u: &[f32], v: &[f32], similarity: f32) -> f32 {
-        let n = self.dimensions;
-        let mut inputs = Vec::with_capacity(2 * n + 1);
-        inputs.extend(u.iter().zip(v).map(|(x, y)| x * y));
-        inputs.extend(u.iter().zip(v).map(|(x, y)| (x - y).abs()));
-        inputs.push(similarity);
-        let rows = self.weights.chunks_exact(2 * n + 1);
-        let mut sum = self.out_bias;
-        for (at, row) in rows.enumerate() {
-            let dot: f32 = row
-                .iter()
-                .zip(&inputs)
-                .map(|(w, x)| f32::from(*w) * x)
-                .sum();
-            sum += (dot * self.scales[at] + self.bias[at]).max(0.0) * self.out[at];
-        }
-        sum
+        let mut looked_at = Vec::with_capacity(inputs(self.dimensions));
+        looked_at.extend(u.iter().zip(v).map(|(x, y)| x * y));
+        looked_at.extend(u.iter().zip(v).map(|(x, y)| (x - y).abs()));
+        looked_at.push(similarity);
+        let rows = self.weights.chunks_exact(looked_at.len());
+        let hidden = rows.zip(&self.bias).zip(&self.out);
+        let sum = hidden.map(|((row, bias), out)| (product(row, &looked_at) + bias).max(0.0) * out);
+        self.out_bias + sum.sum::<f32>()
     }
 }
 
@@ -199,7 +251,7 @@ impl Vocabulary {
 struct File {
     /// Words by weight in sixteenths: each key holds words apart by a space.
     vocabulary: HashMap<u8, String>,
-    head: Option<Head>,
+    head: Option<WrittenHead>,
     encoder: WrittenJudge,
     lexical: WrittenJudge,
 }
@@ -215,9 +267,7 @@ impl Scorer {
         }
         let file: File = serde_json::from_slice(bytes).map_err(ScorerFault::Malformed)?;
         let (encoder, lexical) = (file.encoder.read()?, file.lexical.read()?);
-        if file.head.as_ref().is_some_and(|head| !head.is_sound()) {
-            return Err(ScorerFault::Unsound { part: "head" });
-        }
+        let head = file.head.map(WrittenHead::read).transpose()?;
         let mut vocabulary = Vocabulary::default();
         for (weight, words) in &file.vocabulary {
             for word in words.split(' ').filter(|word| !word.is_empty()) {
@@ -226,7 +276,7 @@ impl Scorer {
         }
         Ok(Self {
             vocabulary,
-            head: file.head,
+            head,
             encoder,
             lexical,
             knows_encoder: true,
@@ -276,5 +326,66 @@ impl Scorer {
         } else {
             self.lexical.probability(figures)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Of two trees the first gives 1 or -1, as the figure 0 is above 0 or not, and the other 8.
+    fn written(first: Option<Value>) -> Value {
+        let trees = json!([
+            {"f": [0], "t": [0.0], "l": [-1], "r": [-2], "v": [-1.0, 1.0]},
+            {"f": [], "t": [], "l": [], "r": [], "v": [8.0]},
+        ]);
+        let mut judge = json!({"trees": trees, "raw": [-20.0, 20.0], "calibrated": [-20.0, 20.0]});
+        if let Some(first) = first {
+            judge["first"] = first;
+        }
+        json!({"vocabulary": {}, "head": null, "encoder": judge, "lexical": judge})
+    }
+
+    fn read(written: &Value) -> Result<Scorer, ScorerFault> {
+        Scorer::parse(written.to_string().as_bytes())
+    }
+
+    #[test]
+    fn where_the_first_trees_leave_no_hope_the_others_are_not_walked() {
+        let of = |first, figure| {
+            let mut figures = [0.0; FEATURES];
+            figures[0] = figure;
+            let scorer = read(&written(first)).expect("it is sound");
+            let walked = scorer.probability(&figures);
+            assert_eq!(scorer.without_encoder().probability(&figures), walked);
+            walked
+        };
+        let first = |least: f32| Some(json!({"trees": 1, "least": least}));
+        let least = share(-20.0);
+        for first in [None, first(-1.0)] {
+            assert_eq!(of(first.clone(), 0.0), share(7.0));
+            assert_eq!(of(first, 1.0), share(9.0));
+        }
+        assert_eq!(of(first(0.5), 0.0), least);
+        assert_eq!(of(first(0.5), 1.0), share(9.0));
+        assert_eq!(of(first(1.5), 1.0), least);
+    }
+
+    #[test]
+    fn first_trees_that_are_not_there_are_unsound() {
+        for first in [
+            json!({"trees": 3, "least": 0.0}),
+            json!({"trees": 1, "least": 1e39}),
+        ] {
+            let read = read(&written(Some(first.clone())));
+            let is_refused = matches!(
+                read,
+                Err(ScorerFault::Unsound { .. } | ScorerFault::Malformed(_))
+            );
+            assert!(is_refused, "{first}");
+        }
+        assert!(read(&written(Some(json!({"trees": 2, "least": 0.0})))).is_ok());
     }
 }

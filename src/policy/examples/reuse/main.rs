@@ -21,7 +21,7 @@ mod report;
 
 use std::io::Write;
 
-use policy::reuse::{FEATURES, Guard, Pair, Question, Scorer, features};
+use policy::reuse::{FEATURES, Guard, Pair, Question, Scorer, features, product};
 
 type Fault = Box<dyn std::error::Error>;
 
@@ -71,7 +71,7 @@ fn dump(texts: &str, vectors: &str, pairs: &str, out: &str, scorer: &Scorer) -> 
         let pair = Pair {
             query: &query,
             entry: &entry,
-            similarity: data::cosine(u, v),
+            similarity: product(u, v),
             query_vector: v,
             entry_vector: u,
             company: pair.company(&vectors)?,

@@ -4,11 +4,11 @@
 use domain::{EntryId, Evidence};
 use policy::reuse::{
     Acceptance, AcceptanceRules, Company, Judgement, NEAR_MAX, Near, Pair, Question, Scorer,
-    Verdict, judge,
+    Verdict, judge, product,
 };
 
 use crate::Fault;
-use crate::data::{Asked, Draws, Vectors, cosine};
+use crate::data::{Asked, Draws, Vectors};
 
 /// Neighbours that are judged for one lookup, as the pipeline does.
 pub const NEIGHBOURS: usize = 4;
@@ -76,7 +76,7 @@ impl<'a> Stream<'a> {
         let similarities = (0..vectors.len())
             .map(|at| {
                 let before = vectors[..at].iter();
-                before.map(|other| cosine(vectors[at], other)).collect()
+                before.map(|other| product(vectors[at], other)).collect()
             })
             .collect();
         Ok(Self {

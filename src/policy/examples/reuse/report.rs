@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use domain::{EntryId, Evidence};
-use policy::reuse::{Acceptance, AcceptanceRules, Company, Pair, Question, Scorer, Verdict, judge};
+use policy::reuse::{
+    Acceptance, AcceptanceRules, Company, Pair, Question, Scorer, Verdict, judge, product,
+};
 
 use crate::Fault;
 use crate::baselines::{THRESHOLDS, per_entry, threshold};
-use crate::data::{Asked, Draws, LabelledPair, LabelledTurns, Vectors, cosine, pairs, rows};
+use crate::data::{Asked, Draws, LabelledPair, LabelledTurns, Vectors, pairs, rows};
 use crate::replay::{Stream, Tally, by_score, oracle, ours, questions};
 
 const SCORES: [f32; 6] = [0.6, 0.7, 0.8, 0.9, 0.95, 0.98];
@@ -194,7 +196,7 @@ fn pair_table(
         let mut tally = Tally::default();
         for pair in labelled {
             tally.lookups += 1;
-            if cosine(base.of(&pair.query_a)?, base.of(&pair.query_b)?) >= at_least {
+            if product(base.of(&pair.query_a)?, base.of(&pair.query_b)?) >= at_least {
                 tally.right += u32::from(pair.same_answer);
                 tally.wrong += u32::from(1 - pair.same_answer);
             }
@@ -261,7 +263,7 @@ fn judged(
     let pair = Pair {
         query,
         entry: &entry,
-        similarity: cosine(u, v),
+        similarity: product(u, v),
         query_vector: u,
         entry_vector: v,
         company: Company::NOBODY,
