@@ -812,6 +812,31 @@ pub const LANGUAGE: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Values that change by themselves: who names one asks for it as it is now, unless the question is about
+/// how it came about.
+pub const VALUE: &[&[&str]] = &[
+    &["exchange", "rate"],
+    &["exchange", "rates"],
+    &["conversion", "rate"],
+    &["interest", "rates"],
+    &["account", "balance"],
+];
+
+/// Said of how a value came about: it was wrong, or how one arrives at it.
+pub const CAME_ABOUT: &[&str] = &[
+    "wrong",
+    "wrongly",
+    "incorrect",
+    "incorrectly",
+    "mistake",
+    "mistaken",
+    "error",
+    "erroneous",
+    "determined",
+    "calculated",
+    "computed",
+];
+
 /// Said of the present moment: what such a question asks for changes by itself.
 pub const PRESENT: &[&[&str]] = &[
     &["today"],
@@ -858,14 +883,10 @@ pub const PRESENT: &[&[&str]] = &[
     &["stock", "price"],
     &["share", "price"],
     &["stock", "market"],
-    &["exchange", "rate"],
-    &["exchange", "rates"],
     &["gold", "price"],
     &["bitcoin", "price"],
     &["price", "of"],
     &["prices", "of"],
-    &["conversion", "rate"],
-    &["interest", "rates"],
     &["traffic", "on"],
     &["live", "score"],
     &["the", "score"],
@@ -873,7 +894,6 @@ pub const PRESENT: &[&[&str]] = &[
     &["recent", "news"],
     &["current", "president"],
     &["current", "status"],
-    &["account", "balance"],
     &["heute"],
     &["morgen"],
     &["gestern"],

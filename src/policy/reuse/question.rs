@@ -284,23 +284,23 @@ fn language(words: &Words) -> Option<u8> {
     (*most > others).then_some(best as u8)
 }
 
-static PRESENT: LazyLock<HashMap<&'static str, Vec<&'static [&'static str]>>> =
-    LazyLock::new(|| {
-        let mut phrases: HashMap<&'static str, Vec<&'static [&'static str]>> = HashMap::new();
-        for phrase in lexicon::PRESENT {
-            phrases.entry(phrase[0]).or_default().push(phrase);
-        }
-        phrases
-    });
+/// Phrases by their first words.
+type Phrases = HashMap<&'static str, Vec<&'static [&'static str]>>;
 
-/// Says something of the present moment.
-fn is_present(words: &[Word]) -> bool {
-    // "now" alone asks for it only where it closes the question.
-    if words.len() > 1 && words.last().is_some_and(|word| &*word.text == "now") {
-        return true;
+static PRESENT: LazyLock<Phrases> = LazyLock::new(|| by_first_words(lexicon::PRESENT));
+static VALUE: LazyLock<Phrases> = LazyLock::new(|| by_first_words(lexicon::VALUE));
+
+fn by_first_words(phrases: &[&'static [&'static str]]) -> Phrases {
+    let mut by_first = Phrases::new();
+    for phrase in phrases {
+        by_first.entry(phrase[0]).or_default().push(phrase);
     }
+    by_first
+}
+
+fn has_phrase(words: &[Word], phrases: &Phrases) -> bool {
     (0..words.len()).any(|at| {
-        PRESENT.get(&*words[at].text).is_some_and(|phrases| {
+        phrases.get(&*words[at].text).is_some_and(|phrases| {
             phrases.iter().any(|phrase| {
                 words.len() - at >= phrase.len()
                     && phrase
@@ -310,4 +310,17 @@ fn is_present(words: &[Word]) -> bool {
             })
         })
     })
+}
+
+/// Says something of the present moment.
+fn is_present(words: &[Word]) -> bool {
+    // "now" alone asks for it only where it closes the question.
+    if words.len() > 1 && words.last().is_some_and(|word| &*word.text == "now") {
+        return true;
+    }
+    let comes_about = || {
+        let mut words = words.iter();
+        words.any(|word| lexicon::CAME_ABOUT.contains(&&*word.text))
+    };
+    has_phrase(words, &PRESENT) || (has_phrase(words, &VALUE) && !comes_about())
 }

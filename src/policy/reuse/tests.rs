@@ -229,6 +229,11 @@ fn a_question_without_words_or_about_the_moment_is_not_reused() {
         ("What's the weather like in Bern", WhyNot::TimeDependent),
         ("What is the price of gold?", WhyNot::TimeDependent),
         ("what time is it", WhyNot::TimeDependent),
+        ("What exchange rate do you offer?", WhyNot::TimeDependent),
+        (
+            "The wrong exchange rate was used today",
+            WhyNot::TimeDependent,
+        ),
         ("where is she now?", WhyNot::TimeDependent),
         ("Wie ist das Wetter in Bern?", WhyNot::TimeDependent),
     ] {
@@ -239,6 +244,8 @@ fn a_question_without_words_or_about_the_moment_is_not_reused() {
         "2 + 2",
         "水の沸点は",
         "Now that I know, why bother?",
+        "The wrong exchange rate was applied to my payment",
+        "How is your exchange rate calculated?",
     ] {
         assert!(Question::new(text).reusable().is_ok(), "{text:?}");
     }
