@@ -211,7 +211,7 @@ impl Node {
         let dimensions = encoders.iter().find_map(EncoderModel::compares);
         let mut reuse = None;
         if let Some((settings, dimensions)) = config.cache.reuse.as_ref().zip(dimensions) {
-            let reusing = reuse::open(settings, dimensions).await;
+            let reusing = reuse::open(config, settings, dimensions).await;
             tasks.spawn(LEARNER, reusing.learner.run());
             if let Some(writing) = reusing.writing {
                 tasks.spawn(ENTRIES, writing);

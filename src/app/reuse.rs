@@ -14,7 +14,7 @@ use pipeline::{CacheEncoder, Learner, Reuse, ReuseRules};
 use policy::CacheSecret;
 use policy::reuse::Scorer;
 use providers::UpstreamConfig;
-use store::{EmbeddedIndex, MemoryIndex};
+use store::{EmbeddedIndex, MemoryIndex, SharedIndex, SharedReuseRules};
 use tracing::warn;
 
 use crate::bundled;
@@ -27,6 +27,8 @@ const SECRET_FILE: &str = "secret";
 /// What a shared secret is for.
 const KEYS: &str = "hedge: keys of shared replies";
 const MARKS: &str = "hedge: marks on shared replies";
+const ENTRIES: &str = "hedge: seals of shared entries";
+const REALM: &str = "hedge: realm of shared entries";
 
 /// What writes the index down.
 pub type Writing = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -39,9 +41,10 @@ pub struct Reusing {
     pub writing: Option<Writing>,
 }
 
-/// An index for vectors of so many components, and what learns of its entries. Where its folder cannot
-/// be had, entries are kept in memory alone, and that is said: a broken cache is a miss.
-pub async fn open(settings: &ReuseSettings, dimensions: usize) -> Reusing {
+/// An index for vectors of so many components, and what learns of its entries: with other replicas', where
+/// they share. Where its folder cannot be had, entries are kept in memory alone, and that is said: a broken
+/// cache is a miss.
+pub async fn open(config: &Config, settings: &ReuseSettings, dimensions: usize) -> Reusing {
     let rules = store::ReuseRules {
         dimensions,
         entries_max: settings.entries_max,
@@ -50,8 +53,12 @@ pub async fn open(settings: &ReuseSettings, dimensions: usize) -> Reusing {
     let clock: store::Clock = Arc::new(SystemTime::now);
     let mut writing: Option<Writing> = None;
     let mut index: Option<Arc<dyn ReplyIndex>> = None;
-    if let Some(dir) = &settings.dir {
-        let encoder = format!("{:?}/{dimensions}", settings.encoder.source);
+    let encoder = format!("{:?}/{dimensions}", settings.encoder.source);
+    if let Some(shared) = shared_entries(config, &encoder, rules) {
+        let (opened, driver) = SharedIndex::open(shared, Arc::clone(&clock)).await;
+        index = Some(opened);
+        writing = Some(Box::pin(driver));
+    } else if let Some(dir) = &settings.dir {
         match EmbeddedIndex::open(dir, &encoder, rules, Arc::clone(&clock)).await {
             Ok((opened, driver)) => {
                 index = Some(opened);
@@ -135,6 +142,28 @@ pub fn renewed(secret: &CacheSecret, config: &Config) -> CacheSecret {
 pub fn shared_marks(config: &Config) -> Option<[u8; 32]> {
     let shared = config.cache.shared.as_ref();
     shared.map(|shared| shared_secret(shared, MARKS))
+}
+
+/// Where entries are shared: with a secret alone, for without one whoever reads Postgres could read them.
+fn shared_entries(
+    config: &Config,
+    encoder: &str,
+    index: store::ReuseRules,
+) -> Option<SharedReuseRules> {
+    let shared = config.cache.shared.as_ref()?;
+    shared.secret.as_ref()?;
+    let realm: String = shared_secret(shared, REALM)[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Some(SharedReuseRules {
+        postgres: config.store.postgres.clone()?,
+        // Replicas with another secret could not read them.
+        realm: format!("{}/{realm}", shared.prefix),
+        encoder: encoder.to_owned(),
+        secret: shared_secret(shared, ENTRIES),
+        index,
+    })
 }
 
 /// The same for all replicas, of what is configured for all of them.

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Mark, MicroUsd, ModelAlias, Reply, Subject, TeamId, Who};
+use crate::{CacheAway, Mark, MicroUsd, ModelAlias, Reply, Subject, TeamId, Who};
 
 /// A keyed digest of everything of a request that must be the same before two texts are compared at
 /// all: whose it is, the model's name, system prompt, earlier turns, tools, format, sampling, headers
@@ -257,8 +257,12 @@ pub trait ReplyIndex: Send + Sync + 'static {
     /// `count`. Not for a request's path.
     fn meant(&self, what: &Purge, after: Option<EntryId>, count: usize) -> Vec<Arc<Entry>>;
 
-    /// Removes what is meant, before it returns. Gives how many entries went.
-    async fn purge(&self, what: &Purge) -> u64;
+    /// Removes what is meant, before it returns: nobody answers with it afterwards. Gives how many entries
+    /// went.
+    ///
+    /// # Errors
+    /// What others keep cannot be reached. Here it is removed.
+    async fn purge(&self, what: &Purge) -> Result<u64, CacheAway>;
 
     fn stats(&self) -> ReuseStats;
 

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{Purge, ReplyIndex, ReuseStats};
+use domain::{CacheAway, Purge, ReplyIndex, ReuseStats};
 use policy::ReuseScope;
 use policy::reuse::{Acceptance, AcceptanceRules, Guard, Scorer};
 use tokio::sync::mpsc;
@@ -90,7 +90,10 @@ impl Core {
     }
 
     /// Removes what is meant, also of replies that wait to be compared. Gives how many entries went.
-    pub async fn remove(&self, what: &Purge) -> u64 {
+    ///
+    /// # Errors
+    /// Those that others keep cannot be reached.
+    pub async fn remove(&self, what: &Purge) -> Result<u64, CacheAway> {
         self.removed().note(what);
         self.index.purge(what).await
     }
@@ -100,6 +103,11 @@ impl Core {
         let state = self.acceptance().to_bytes();
         self.index.save_state(state);
     }
+}
+
+/// Whether the entry that was meant went. Where others cannot be told yet, it did here.
+fn removed(purged: Result<u64, CacheAway>) -> bool {
+    !matches!(purged, Ok(0))
 }
 
 /// What came of looking, since the start.

@@ -3,8 +3,8 @@
 //! Thin on purpose: exact replies, kept responses and keys live in memory and are found there, so but for
 //! the audit log, keys that are made while the node runs, what was used of limits, the replies that outlive
 //! the process and the records of exchanges nothing here touches a disk. What replicas share is elsewhere:
-//! limits are counted and exact replies kept in Redis, records and keys go to Postgres. Both families of a trait run the same conformance
-//! checks.
+//! limits are counted and exact replies kept in Redis; records, keys and replies for other questions go to
+//! Postgres. Both families of a trait run the same conformance checks.
 
 mod audit;
 mod keys;
@@ -56,8 +56,9 @@ pub use redis_address::{
     NoRedisAuthorities, RedisAddress, RedisAddressFault, RedisAuthorities, RedisFault, RedisLook,
 };
 pub use reuse::{
-    Clock, ENTRY_OVERHEAD_BYTES, EmbeddedIndex, MemoryIndex, NEIGHBOURS_MAX, REUSE_QUEUE_MAX,
-    ReuseFileError, ReuseRules, STATE_BYTES_MAX,
+    Clock, ENTRY_OVERHEAD_BYTES, EmbeddedIndex, MemoryIndex, NEIGHBOURS_MAX, REUSE_FOLLOW_EVERY,
+    REUSE_HEARD_MAX, REUSE_QUEUE_MAX, ReuseFileError, ReuseRules, STATE_BYTES_MAX, SharedIndex,
+    SharedReuseRules,
 };
 pub use shared_replies::{
     REPLY_LEASE, REPLY_QUEUE_MAX, ReplyDriver, SharedReplies, SharedReplyCounts, SharedReplyRules,

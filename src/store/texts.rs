@@ -20,4 +20,5 @@ mod tests;
 
 pub use key::{TEXT_KEY_BYTES_MAX, TextKey, TextKeyFault};
 pub use seal::TextKeys;
+pub(crate) use seal::cipher;
 pub use vault::{TEXT_SWEEP_EVERY, TextPolicy, TextVault, TextsHeld};

@@ -144,7 +144,7 @@ async fn a_tag_that_is_none_is_refused_with_its_place() {
 
 /// Replies answer other questions wherever no guard refuses; the encoder is the one that the fixtures
 /// have.
-fn semantic(folder: &TempDir, more: &str) -> String {
+pub fn semantic(folder: &TempDir, more: &str) -> String {
     let mut bytes = std::fs::read(root().join("tests/fixtures/rank-tiny.gguf")).unwrap();
     let key = b"bert.pooling_type";
     let at = bytes.windows(key.len()).position(|window| window == key);

@@ -23,9 +23,9 @@ const REPLICAS: usize = 3;
 /// At once.
 const TOGETHER: usize = 12;
 
-const DATABASE: &str = "hedge";
+pub const DATABASE: &str = "hedge";
 
-fn postgres() -> Option<PostgresServer> {
+pub fn postgres() -> Option<PostgresServer> {
     let server = PostgresServer::start().unwrap()?;
     server.database(DATABASE).unwrap();
     Some(server)

@@ -5,7 +5,9 @@ use http::{HeaderValue, StatusCode};
 use loadtest::FakeUpstream;
 use serde_json::{Value, json};
 
+use crate::cache::{is_loaded, semantic};
 use crate::harness::{Hedge, Reply, ask, chat_request, fake, upstream, with};
+use crate::postgres::{DATABASE, postgres};
 use crate::replicas::server::Server;
 use crate::shared_keys::until_metric_is;
 
@@ -183,4 +185,48 @@ async fn replicas_with_another_secret_or_other_routes_do_not_find_each_others() 
     )
     .await;
     assert_eq!(says(&other[1], "one", "", "").await.route(), "cache:exact");
+}
+
+#[tokio::test]
+async fn a_question_in_other_words_is_answered_at_every_replica_until_one_purges_it() {
+    let (Some(server), Some(postgres)) = (Server::start(), postgres()) else {
+        return;
+    };
+    let (fake, folder) = (fake(), tempfile::tempdir().unwrap());
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, KEY).unwrap();
+    let config = format!(
+        "[local]\nenabled = false\n[offline]\nenabled = false\n\
+         [store]\nredis = '{}'\npostgres = '{}'\nreplicas = 2\nanswer_ms_max = 10000\n{}\n{}",
+        server.url(),
+        postgres.url(DATABASE),
+        semantic(&folder, &format!("secret = 'file:{}'", secret.display())),
+        upstream(&fake, "")
+    );
+    let nodes = [Hedge::launch(&config), Hedge::launch(&config)];
+    for node in &nodes {
+        node.until_ready().await;
+        is_loaded(node).await;
+    }
+    let asked = ask("fake/bench", "What is the capital of France?");
+    let first = nodes[0].chat(&asked).await;
+    assert_eq!(first.route(), "cloud:fake");
+    until_metric_is(&nodes[1], "hedge_cache_entries 1").await;
+    let second = nodes[1]
+        .chat(&ask("fake/bench", "what is the capital of france"))
+        .await;
+    assert_eq!(second.route(), "cache:semantic", "{}", second.reason());
+    assert_eq!(second.content(), first.content());
+
+    // What lies there says nothing of it.
+    let rows = "SELECT count(*), count(*) FILTER (WHERE position('capital'::BYTEA IN entry) > 0)
+        FROM hedge.reuse_entries";
+    assert_eq!(postgres.query(DATABASE, rows).unwrap().trim(), "1|0");
+
+    let told = post(&nodes[1], "/admin/v1/cache/purge", &json!({"all": true})).await;
+    assert_eq!(told.status, StatusCode::OK, "{}", told.text);
+    let again = nodes[0]
+        .chat(&ask("fake/bench", "What's the capital of France?"))
+        .await;
+    assert_eq!(again.route(), "cloud:fake", "{}", again.reason());
 }

@@ -68,8 +68,15 @@ pub fn shared(
             "is of no use: replies are shared with nobody, since there is no Redis for them",
         );
     }
+    let address = address?;
+    if cache.dir.is_some() && secret.is_some() && store.postgres.is_some() {
+        findings.warn(
+            "cache.dir",
+            "is of no use: entries for other questions are shared, in store.postgres",
+        );
+    }
     Some(SharedCacheSettings {
-        address: address?,
+        address,
         prefix: raw.store.prefix.clone(),
         bytes_max: cache.redis_bytes_max,
         look_max: Duration::from_millis(cache.redis_ms_max),
@@ -128,6 +135,20 @@ mod tests {
         assert!(said.is_empty(), "{said:?}");
         let (found, said) = judged(|raw| raw.cache.redis = text("env:PLACE"));
         assert!(found.is_some() && said.is_empty(), "{said:?}");
+    }
+
+    #[test]
+    fn a_folder_is_of_no_use_where_entries_are_in_postgres() {
+        let said = |secret: Option<&str>| {
+            let (_, said) = judged(|raw| {
+                raw.store.redis = text("redis://localhost");
+                raw.store.postgres = text("postgres://localhost/hedge");
+                raw.cache.secret = secret.and_then(text);
+                raw.cache.dir = Some("entries".to_owned());
+            });
+            said.contains(&"cache.dir".to_owned())
+        };
+        assert!(said(Some("env:LONG")) && !said(None));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use domain::{CacheAway, CacheKey, CacheOutcome, Entry, EntryId, Kept, Purge, RequestId, TeamId};
 
 use super::learner::entry_id;
-use super::{Traced, count};
+use super::{Traced, count, removed};
 use crate::trunk::Pipeline;
 
 /// Thumbs.
@@ -83,7 +83,7 @@ impl Pipeline {
         match core {
             // A reply that was bad where it was asked for is none for others.
             Some(core) if served.is_none() && !is_good => {
-                taken.is_removed = core.remove(&Purge::Entry(id)).await > 0;
+                taken.is_removed = removed(core.remove(&Purge::Entry(id)).await);
             }
             Some(core) => {
                 let kept_at = served.map(|near| near.kept_at);
@@ -106,15 +106,15 @@ impl Pipeline {
     /// Removes kept replies. Gives how many went of exact ones, and of those for other requests.
     ///
     /// # Errors
-    /// Exact ones that others keep cannot be reached. The rest went.
+    /// Those that others keep cannot be reached. The rest went.
     pub async fn purge(&self, what: &Purge) -> Result<(u64, u64), CacheAway> {
         let works = self.works();
         let exact = works.cache.purge(what).await;
         let others = match &works.reuse {
             Some(reuse) => reuse.core().remove(what).await,
-            None => 0,
+            None => Ok(0),
         };
-        Ok((exact?, others))
+        Ok((exact?, others?))
     }
 
     /// What a purge would take of exact replies, in order and after one of them: no more than `count`.

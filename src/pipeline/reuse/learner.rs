@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 
 use super::agree::{by_vectors, has_equal_words, likeness};
-use super::{CHECKS_MAX, CacheEncoder, Core, count};
+use super::{CHECKS_MAX, CacheEncoder, Core, count, removed};
 
 /// How often what was learned is saved, where something was.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
@@ -332,7 +332,7 @@ impl Core {
         }
         confirms.iter().for_each(|writer| evidence.confirm(*writer));
         if !was_right && is_condemned(&evidence) {
-            return self.index.purge(&Purge::Entry(id)).await > 0;
+            return removed(self.index.purge(&Purge::Entry(id)).await);
         }
         self.index.learn(id, evidence);
         false

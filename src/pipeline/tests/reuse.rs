@@ -150,11 +150,11 @@ impl ReplyIndex for Row {
         entries.iter().find(|entry| entry.id == id).cloned()
     }
 
-    async fn purge(&self, what: &Purge) -> u64 {
+    async fn purge(&self, what: &Purge) -> Result<u64, CacheAway> {
         let mut entries = self.entries.lock().unwrap();
         let before = entries.len();
         entries.retain(|entry| !what.takes(entry, SystemTime::now()));
-        (before - entries.len()) as u64
+        Ok((before - entries.len()) as u64)
     }
 
     fn meant(&self, what: &Purge, after: Option<EntryId>, count: usize) -> Vec<Arc<Entry>> {

@@ -35,6 +35,9 @@ pub trait IndexBench: Send {
     async fn restart(&mut self) -> bool;
 }
 
+/// What a purge does.
+const GONE: &str = "what is meant is removed";
+
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// An entry of [`Compartment`] `[1; 32]` for an hour, whose vector points to an angle in the first two
@@ -79,7 +82,7 @@ async fn ids_near(bench: &dyn IndexBench, compartment: u8, angle: f32, count: us
 }
 
 async fn empty(bench: &dyn IndexBench) {
-    bench.index().purge(&Purge::All).await;
+    bench.index().purge(&Purge::All).await.expect(GONE);
     bench.settle().await;
     assert_eq!(bench.index().stats().entries, 0, "nothing is left of all");
 }
@@ -241,7 +244,7 @@ async fn forgets_in_time(bench: &dyn IndexBench) {
         "one that is over takes no place from one that is not"
     );
     assert!(bench.index().find(EntryId(1)).is_none());
-    bench.index().purge(&Purge::Expired).await;
+    bench.index().purge(&Purge::Expired).await.expect(GONE);
     bench.settle().await;
     assert_eq!(bench.index().stats().entries, 1);
     assert_eq!(ids_near(bench, 1, 0.0, 10).await, [2]);
@@ -305,7 +308,7 @@ async fn purges_what_is_meant(bench: &dyn IndexBench) {
                 "{purge:?}"
             );
         }
-        let count = bench.index().purge(&purge).await;
+        let count = bench.index().purge(&purge).await.expect(GONE);
         assert_eq!(count, goes.len() as u64, "{purge:?}");
         let mut left = ids_near(bench, 1, 0.0, 10).await;
         left.extend(ids_near(bench, 2, 0.0, 10).await);
@@ -471,7 +474,7 @@ async fn outlives_a_restart(bench: &mut dyn IndexBench) {
     }
     index.learn(EntryId(1), some_evidence());
     bench.settle().await;
-    assert_eq!(index.purge(&Purge::Entry(EntryId(2))).await, 1);
+    assert_eq!(index.purge(&Purge::Entry(EntryId(2))).await.expect(GONE), 1);
     index.save_state(b"before".to_vec());
     index.save_state(b"what was learned \0\xff".to_vec());
     assert_eq!(

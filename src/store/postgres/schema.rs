@@ -11,7 +11,7 @@ use super::PostgresFault;
 
 /// Each brings the schema forward by one version, all that are missing in one transaction. What was
 /// released is never changed.
-pub const MIGRATIONS: [&str; 5] = [
+pub const MIGRATIONS: [&str; 6] = [
     // Names of records are compared byte by byte, as SQLite does.
     r#"
     CREATE TABLE hedge.records (
@@ -105,6 +105,43 @@ pub const MIGRATIONS: [&str; 5] = [
         PRIMARY KEY (replica, digest)
     );
     CREATE INDEX audit_in_order ON hedge.audit (replica, number);
+    "#,
+    // Replies that may answer other questions, sealed; what was removed of them, for those who have not
+    // heard; and what was learned. One sequence numbers every change.
+    r#"
+    CREATE SEQUENCE hedge.reuse_seq;
+    CREATE TABLE hedge.reuse_entries (
+        realm TEXT COLLATE "C" NOT NULL,
+        encoder TEXT COLLATE "C" NOT NULL,
+        id BIGINT NOT NULL,
+        seq BIGINT NOT NULL,
+        origin BIGINT NOT NULL,
+        compartment BYTEA NOT NULL,
+        team BYTEA NOT NULL,
+        model BYTEA NOT NULL,
+        tags TEXT[] COLLATE "C" NOT NULL,
+        marked TEXT COLLATE "C",
+        expires_at_ms BIGINT NOT NULL,
+        vector BYTEA NOT NULL,
+        evidence BYTEA NOT NULL,
+        entry BYTEA NOT NULL,
+        PRIMARY KEY (realm, encoder, id)
+    );
+    CREATE INDEX reuse_entries_in_order ON hedge.reuse_entries (realm, encoder, seq);
+    CREATE INDEX reuse_entries_by_end ON hedge.reuse_entries (realm, expires_at_ms);
+    CREATE TABLE hedge.reuse_purges (
+        realm TEXT COLLATE "C" NOT NULL,
+        seq BIGINT NOT NULL,
+        what TEXT NOT NULL,
+        made_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+        PRIMARY KEY (realm, seq)
+    );
+    CREATE TABLE hedge.reuse_states (
+        realm TEXT COLLATE "C" NOT NULL,
+        encoder TEXT COLLATE "C" NOT NULL,
+        state BYTEA NOT NULL,
+        PRIMARY KEY (realm, encoder)
+    );
     "#,
 ];
 

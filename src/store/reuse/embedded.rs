@@ -1,24 +1,23 @@
-//! Neighbours in memory with a file behind them: a queue that never makes anybody wait, and the driver
-//! behind it, which also brings back what was kept before.
+//! Neighbours in memory with a file behind them, and the driver that writes it and brings back what was kept
+//! before.
 
-use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Compartment, Entry, EntryId, Evidence, Neighbour, Purge, ReplyIndex, ReuseStats};
+use domain::{
+    CacheAway, Compartment, Entry, EntryId, Evidence, Neighbour, Purge, ReplyIndex, ReuseStats,
+};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use super::entries::unix_ms;
-use super::file::{Change, ReuseFileError, Row, RowFile, is_damaged};
+use super::file::{ReuseFileError, Row, RowFile, is_damaged};
+use super::front::{Behind, Change, Front, Task};
 use super::memory::{Clock, MemoryIndex, ReuseRules};
-
-/// Changes that wait for the disk. One more is counted, and is gone with the process.
-pub const REUSE_QUEUE_MAX: usize = 8_192;
 
 /// Changes of one write.
 const BATCH_MAX: usize = 256;
@@ -35,23 +34,10 @@ const PURGE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Purges that the disk has yet to do. With one more, all rows go.
 const OWED_MAX: usize = 64;
 
-/// Of a state; a longer one is not written.
-pub const STATE_BYTES_MAX: usize = 4 << 20;
-
 /// Entries in memory, and in a file so that they outlive the process. Dropped, its driver writes what is
 /// left and ends.
-pub struct EmbeddedIndex {
-    memory: Arc<MemoryIndex>,
-    tasks: mpsc::Sender<Task>,
-    state: watch::Sender<Option<Vec<u8>>>,
-}
-
-enum Task {
-    Change(Change),
-    Purge(Purge, oneshot::Sender<u64>),
-    /// Answered when all before it is written, and what was in the file is in memory.
-    Flush(oneshot::Sender<()>),
-}
+#[derive(Debug)]
+pub struct EmbeddedIndex(Front);
 
 impl EmbeddedIndex {
     /// Opens the file in a folder that is this process's alone. `encoder` tells vectors apart: entries of
@@ -75,11 +61,14 @@ impl EmbeddedIndex {
             }
             Err(error) => return Err(ReuseFileError::Sql(error)),
         };
-        let memory = Arc::new(MemoryIndex::new(rules, clock));
-        let (tasks, queue) = mpsc::channel(REUSE_QUEUE_MAX);
-        let (state, states) = watch::channel(state);
+        let (front, behind) = Front::new(MemoryIndex::new(rules, clock), state);
+        let Behind {
+            memory,
+            queue,
+            states,
+        } = behind;
         let driver = Driver {
-            memory: Arc::clone(&memory),
+            memory,
             queue,
             states,
             file: Some(file),
@@ -89,27 +78,12 @@ impl EmbeddedIndex {
             is_state_due: false,
             is_failing: false,
         };
-        let index = Self {
-            memory,
-            tasks,
-            state,
-        };
-        Ok((Arc::new(index), driver.run()))
+        Ok((Arc::new(Self(front)), driver.run()))
     }
 
     /// Waits until what was kept before is back, and what came since is written.
     pub async fn flush(&self) {
-        let (done, waits) = oneshot::channel();
-        if self.tasks.send(Task::Flush(done)).await.is_ok() {
-            // A driver that ended has nothing left to write.
-            drop(waits.await);
-        }
-    }
-
-    fn tell(&self, change: Change) {
-        if self.tasks.try_send(Task::Change(change)).is_err() {
-            self.memory.count_faults(1);
-        }
+        self.0.flush().await;
     }
 }
 
@@ -121,76 +95,45 @@ impl ReplyIndex for EmbeddedIndex {
         vector: &[f32],
         count: usize,
     ) -> Vec<Neighbour> {
-        self.memory.nearest(compartment, vector, count).await
+        self.0.memory().nearest(compartment, vector, count).await
     }
 
-    fn keep(&self, mut entry: Entry) {
-        let Some(code) = self.memory.code_of(&entry.vector) else {
-            return self.memory.count_faults(1);
-        };
-        entry.vector = Vec::new();
-        let entry = Arc::new(entry);
-        let Some(evicted) = self.memory.take_in(&entry, &code) else {
-            return;
-        };
-        self.tell(Change::Keep(entry, code));
-        for id in evicted {
-            self.tell(Change::Forget(id));
-        }
+    fn keep(&self, entry: Entry) {
+        self.0.keep(entry);
     }
 
     fn learn(&self, id: EntryId, evidence: Evidence) {
-        self.memory.learn(id, evidence.clone());
-        self.tell(Change::Learn(id, evidence));
+        self.0.learn(id, evidence);
     }
 
     fn find(&self, id: EntryId) -> Option<Arc<Entry>> {
-        self.memory.find(id)
+        self.0.memory().find(id)
     }
 
     fn meant(&self, what: &Purge, after: Option<EntryId>, count: usize) -> Vec<Arc<Entry>> {
-        self.memory.meant(what, after, count)
+        self.0.memory().meant(what, after, count)
     }
 
-    async fn purge(&self, what: &Purge) -> u64 {
-        let count = self.memory.purge(what).await;
-        let (done, waits) = oneshot::channel();
-        let on_disk = async {
-            let task = Task::Purge(what.clone(), done);
-            self.tasks.send(task).await.ok()?;
-            waits.await.ok()
-        };
-        match timeout(PURGE_WAIT_MAX, on_disk).await {
-            // Rows that were not back in memory yet went as well.
-            Ok(Some(rows)) => rows.max(count),
-            Ok(None) | Err(_) => {
-                warn!("removed entries may stand in the cache's file for a while");
-                count
-            }
+    async fn purge(&self, what: &Purge) -> Result<u64, CacheAway> {
+        let count = self.0.memory().remove_meant(what).await;
+        let rows = self.0.purge(what, PURGE_WAIT_MAX).await;
+        if rows.is_none() {
+            warn!("removed entries may stand in the cache's file for a while");
         }
+        // Rows that were not back in memory yet went as well.
+        Ok(rows.unwrap_or(0).max(count))
     }
 
     fn stats(&self) -> ReuseStats {
-        self.memory.stats()
+        self.0.memory().stats()
     }
 
     fn load_state(&self) -> Option<Vec<u8>> {
-        self.state.borrow().clone()
+        self.0.load_state()
     }
 
     fn save_state(&self, state: Vec<u8>) {
-        match state.len() <= STATE_BYTES_MAX {
-            true => drop(self.state.send_replace(Some(state))),
-            false => self.memory.count_faults(1),
-        }
-    }
-}
-
-impl fmt::Debug for EmbeddedIndex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EmbeddedIndex")
-            .field("memory", &self.memory)
-            .finish_non_exhaustive()
+        self.0.save_state(state);
     }
 }
 
@@ -326,7 +269,7 @@ impl Driver {
                     self.write(&changes).await;
                     changes.clear();
                     // Rows came back since it was purged in memory.
-                    let count = self.memory.purge(&what).await;
+                    let count = self.memory.remove_meant(&what).await;
                     let rows = self.purge(what).await;
                     // Whoever asked may have stopped waiting.
                     let _ = done.send(rows.unwrap_or(0).max(count));
@@ -396,7 +339,7 @@ impl Driver {
 
     async fn sweep(&mut self) {
         self.pay().await;
-        self.memory.purge(&Purge::Expired).await;
+        self.memory.remove_meant(&Purge::Expired).await;
         self.purge(Purge::Expired).await;
     }
 

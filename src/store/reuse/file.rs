@@ -19,6 +19,7 @@ use tracing::warn;
 
 use super::code::Code;
 use super::entries::unix_ms;
+use super::front::Change;
 use crate::own_files::make_dir;
 use crate::sqlite::{BUSY, CORRUPT, ERROR, NOT_A_DATABASE, code};
 
@@ -84,20 +85,11 @@ pub(super) struct RowFile {
 /// A row as it was read, believed by nobody yet.
 pub(super) struct Row {
     pub seq: i64,
-    id: i64,
-    compartment: Vec<u8>,
-    vector: Vec<u8>,
-    evidence: Vec<u8>,
-    entry: Vec<u8>,
-}
-
-/// What is to be written.
-#[derive(Debug)]
-pub(super) enum Change {
-    /// The entry has no vector; it is in the code.
-    Keep(std::sync::Arc<Entry>, Code),
-    Learn(EntryId, Evidence),
-    Forget(EntryId),
+    pub id: i64,
+    pub compartment: Vec<u8>,
+    pub vector: Vec<u8>,
+    pub evidence: Vec<u8>,
+    pub entry: Vec<u8>,
 }
 
 impl RowFile {
@@ -341,10 +333,6 @@ async fn put(
     entry: &Entry,
     code: &Code,
 ) -> Result<(), sqlx::Error> {
-    let rest = Entry {
-        evidence: Evidence::default(),
-        ..entry.clone()
-    };
     let tags = serde_json::to_string(&entry.kept.tags).map_err(encoding)?;
     sqlx::query(
         "INSERT OR REPLACE INTO entries (id, encoder, compartment, team, model, tags, \
@@ -359,13 +347,21 @@ async fn put(
     .bind(i64::try_from(unix_ms(entry.expires_at)).unwrap_or(i64::MAX))
     .bind(code.bytes())
     .bind(json(&entry.evidence)?)
-    .bind(json(&rest)?)
+    .bind(json(&without_evidence(entry))?)
     .execute(own)
     .await?;
     Ok(())
 }
 
-fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, sqlx::Error> {
+/// Evidence changes, and has a column of its own.
+pub(super) fn without_evidence(entry: &Entry) -> Entry {
+    Entry {
+        evidence: Evidence::default(),
+        ..entry.clone()
+    }
+}
+
+pub(super) fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, sqlx::Error> {
     serde_json::to_vec(value).map_err(encoding)
 }
 

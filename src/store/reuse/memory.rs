@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use domain::{Compartment, Entry, EntryId, Evidence, Neighbour, Purge, ReplyIndex, ReuseStats};
+use domain::{
+    CacheAway, Compartment, Entry, EntryId, Evidence, Neighbour, Purge, ReplyIndex, ReuseStats,
+};
 
 use super::code::{Code, cosine, floats};
 use super::drawer::{Drawer, Parting};
@@ -206,7 +208,7 @@ impl MemoryIndex {
     }
 
     /// Removes what is meant, and gives how many went.
-    async fn remove_meant(&self, what: &Purge) -> u64 {
+    pub(super) async fn remove_meant(&self, what: &Purge) -> u64 {
         let remove = |ids: Vec<EntryId>| {
             let gone = ids.into_iter().filter(|id| self.remove(*id));
             gone.count() as u64
@@ -337,8 +339,8 @@ impl ReplyIndex for MemoryIndex {
         found.take(count).collect()
     }
 
-    async fn purge(&self, what: &Purge) -> u64 {
-        self.remove_meant(what).await
+    async fn purge(&self, what: &Purge) -> Result<u64, CacheAway> {
+        Ok(self.remove_meant(what).await)
     }
 
     fn stats(&self) -> ReuseStats {

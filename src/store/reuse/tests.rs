@@ -1,6 +1,7 @@
 //! The contract, and what bounds do.
 
 mod embedded;
+mod shared;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -195,7 +196,7 @@ async fn threads_that_keep_purge_and_look_leave_rows_and_entries_in_step() {
                     futures::executor::block_on(looking);
                     if at % 50 == 49 {
                         let purge = domain::Purge::Compartment(Compartment([(at % 5) as u8; 32]));
-                        futures::executor::block_on(bench.index.purge(&purge));
+                        futures::executor::block_on(bench.index.purge(&purge)).unwrap();
                     }
                 }
             })
@@ -214,7 +215,7 @@ async fn threads_that_keep_purge_and_look_leave_rows_and_entries_in_step() {
         found += near.len() as u64;
     }
     assert!(found >= stats.entries.min(64), "{found} of {stats:?}");
-    bench.index.purge(&domain::Purge::All).await;
+    bench.index.purge(&domain::Purge::All).await.unwrap();
     let empty = bench.index.stats();
     assert_eq!((empty.entries, empty.bytes, empty.compartments), (0, 0, 0));
 }

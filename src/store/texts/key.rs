@@ -33,6 +33,11 @@ pub enum TextKeyFault {
 }
 
 impl TextKey {
+    /// Of a secret that was drawn or derived.
+    pub(crate) fn of(secret: [u8; SECRET_BYTES]) -> Self {
+        Self(secret)
+    }
+
     /// # Errors
     /// It is not 32 bytes, or none that anybody drew.
     pub fn parse(text: &str) -> Result<Self, TextKeyFault> {

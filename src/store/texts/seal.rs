@@ -119,7 +119,8 @@ fn id_under(key: &TextKey, request_id: &str) -> Vec<u8> {
     key.digest(ID, request_id.as_bytes())[..ID_BYTES].to_vec()
 }
 
-fn cipher(key: &TextKey, salt: &[u8]) -> (Aes256Gcm, [u8; NONCE_BYTES]) {
+/// Of one salt's own: it seals one text.
+pub(crate) fn cipher(key: &TextKey, salt: &[u8]) -> (Aes256Gcm, [u8; NONCE_BYTES]) {
     let cipher = Aes256Gcm::new(&key.digest(KEY, salt).into());
     let digest = key.digest(NONCE, salt);
     let mut nonce = [0; NONCE_BYTES];

@@ -151,7 +151,10 @@ async fn its_files_are_its_users_alone_and_what_is_purged_is_not_in_them() {
     let holds =
         |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|it| it == text.as_bytes());
     assert!(holds(&bytes(&bench), "answer 7"));
-    assert_eq!(bench.own().purge(&Purge::Entry(EntryId(7))).await, 1);
+    assert_eq!(
+        bench.own().purge(&Purge::Entry(EntryId(7))).await.unwrap(),
+        1
+    );
     let left = bytes(&bench);
     assert!(!holds(&left, "answer 7") && !holds(&left, "question 7"));
     assert!(holds(&left, "answer 8"));
@@ -184,7 +187,7 @@ async fn what_was_somebodys_has_left_nothing_in_the_file() {
         },
         Mark([7; Mark::BYTES]),
     );
-    assert_eq!(bench.own().purge(&nobody).await, 0);
+    assert_eq!(bench.own().purge(&nobody).await.unwrap(), 0);
     assert_eq!(left(&bench), 0);
     assert!(
         kept.iter().all(|id| holds(&bench, *id)),
@@ -234,7 +237,11 @@ async fn a_damaged_file_is_set_aside_and_the_index_begins_empty() {
         bench.restart().await;
         bench.settle().await;
         assert_eq!(bench.found(0..400), [300, 301, 302], "{name}");
-        bench.own().purge(&Purge::Tag("spring".to_owned())).await;
+        bench
+            .own()
+            .purge(&Purge::Tag("spring".to_owned()))
+            .await
+            .unwrap();
         assert!(
             !bench.folder().join(ASIDE).exists(),
             "{name}: a purge means it too"
@@ -292,7 +299,7 @@ async fn rows_and_state_of_another_encoder_wait_for_it() {
     bench.own().save_state(b"of two".to_vec());
     // A purge means all that is there.
     let purge = Purge::Compartment(Compartment([1; 32]));
-    assert_eq!(bench.own().purge(&purge).await, 1);
+    assert_eq!(bench.own().purge(&purge).await.unwrap(), 1);
     bench.close().await;
     bench.encoder = "one";
     bench.open().await;
@@ -335,7 +342,7 @@ async fn a_purge_reaches_what_is_not_back_yet() {
     );
     let purging = async {
         // Asked before the driver does a thing.
-        let count = index.purge(&Purge::Model("auto".into())).await;
+        let count = index.purge(&Purge::Model("auto".into())).await.unwrap();
         index.flush().await;
         assert_eq!((count, index.stats().entries), (500, 0));
         drop(index);
@@ -392,7 +399,10 @@ async fn a_file_that_takes_nothing_leaves_the_index_as_one_in_memory() {
     bench.keep(3..6).await;
     assert_eq!(bench.found(0..10), [0, 1, 2, 3, 4, 5]);
     assert_eq!(bench.own().stats().faults, 3, "counted as not written");
-    assert_eq!(bench.own().purge(&Purge::Entry(EntryId(0))).await, 1);
+    assert_eq!(
+        bench.own().purge(&Purge::Entry(EntryId(0))).await.unwrap(),
+        1
+    );
     assert_eq!(
         bench.found(0..10),
         [1, 2, 3, 4, 5],
