@@ -38,6 +38,9 @@ pub struct CacheView {
     pub bytes: u64,
     pub evicted: u64,
     pub faults: u64,
+    /// What replicas share cannot be reached, so that nothing is found.
+    #[serde(default)]
+    pub apart: bool,
     /// Questions that another one's reply answered.
     pub served: u64,
     pub missed: u64,
@@ -108,6 +111,7 @@ pub(crate) async fn stats(State(api): State<Arc<Api>>) -> Response<Body> {
         bytes: stats.bytes,
         evicted: stats.evicted,
         faults: stats.faults,
+        apart: stats.is_apart,
         served: counts.served,
         missed: counts.missed,
         shadowed: counts.shadowed,

@@ -228,6 +228,9 @@ pub struct ReuseStats {
     pub evicted: u64,
     /// Entries that could not be written, read or believed, since the start.
     pub faults: u64,
+    /// What others keep cannot be reached, so that nothing is found.
+    #[serde(default)]
+    pub is_apart: bool,
 }
 
 /// Entries by their nearness. Holds what it is told for as long as it can: it may drop any entry at any

@@ -95,7 +95,11 @@ fn stats(view: &CacheView) -> String {
     ];
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines = rows.map(|(name, count)| format!("{name:width$}  {count}\n"));
-    lines.concat()
+    let apart = match view.apart {
+        true => "what replicas share cannot be reached: nothing is found until Postgres is back\n",
+        false => "",
+    };
+    lines.concat() + apart
 }
 
 fn explained(view: &ExplainView) -> String {

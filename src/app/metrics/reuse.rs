@@ -38,6 +38,7 @@ pub struct ReuseMetrics {
     bytes: Gauge,
     evictions: Counter,
     faults: Counter,
+    apart: Gauge,
 }
 
 impl ReuseMetrics {
@@ -87,6 +88,11 @@ impl ReuseMetrics {
             "Such replies that could not be written, read or believed",
             self.faults.clone(),
         );
+        registry.register(
+            "cache_apart",
+            "1 while the Postgres of such replies cannot be had, and none is found",
+            self.apart.clone(),
+        );
     }
 
     /// Reads the counts anew.
@@ -118,5 +124,6 @@ impl ReuseMetrics {
         self.bytes.set(gauge(stats.bytes));
         raise(&self.evictions, stats.evicted);
         raise(&self.faults, stats.faults);
+        self.apart.set(i64::from(stats.is_apart));
     }
 }

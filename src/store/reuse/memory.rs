@@ -351,6 +351,7 @@ impl ReplyIndex for MemoryIndex {
             bytes: self.entries.bytes(),
             evicted: self.evicted.load(Ordering::Relaxed),
             faults: self.faults.load(Ordering::Relaxed),
+            is_apart: false,
         }
     }
 

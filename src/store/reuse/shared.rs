@@ -229,7 +229,10 @@ impl ReplyIndex for SharedIndex {
     }
 
     fn stats(&self) -> ReuseStats {
-        self.front.memory().stats()
+        ReuseStats {
+            is_apart: !self.hearing.is_recent(),
+            ..self.front.memory().stats()
+        }
     }
 
     fn load_state(&self) -> Option<Vec<u8>> {

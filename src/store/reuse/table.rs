@@ -22,7 +22,11 @@ use super::front::Change;
 use crate::texts::{TextKey, cipher};
 
 /// Rows and purges that are heard of at one go.
-pub const NEWS_MAX: i64 = 512;
+pub const NEWS_MAX: i64 = 256;
+
+/// Of what was asked and answered, as JSON. A larger entry is its replica's alone, so that a page of others' has
+/// a bound.
+pub const ENTRY_BYTES_MAX: usize = 256 << 10;
 
 /// How long a purge is kept for those who have not heard of it.
 pub const PURGES_KEPT_S: f64 = 86_400.0;
@@ -294,6 +298,9 @@ impl Table {
     ) -> Result<(), sqlx::Error> {
         let id = entry.id.0.cast_signed();
         let body = json(&without_evidence(entry))?;
+        if body.len() > ENTRY_BYTES_MAX {
+            return Ok(());
+        }
         let sealed = self.seal(id, &entry.compartment.0, &body)?;
         query(
             "INSERT INTO hedge.reuse_entries (realm, encoder, id, seq, origin, compartment, team, model,

@@ -247,12 +247,14 @@ async fn without_postgres_nothing_answers_and_afterwards_all_is_as_before() {
     server.stop();
     for replica in [&one, &other] {
         replica.until_near(0.3, &[]).await;
+        assert!(replica.own().stats().is_apart);
     }
     // What is removed meanwhile is removed when it is back, before anybody answers.
     assert!(one.own().purge(&Purge::Entry(EntryId(1))).await.is_err());
     server.resume().unwrap();
     for replica in [&one, &other] {
         replica.until_near(0.3, &[2]).await;
+        assert!(!replica.own().stats().is_apart);
     }
 }
 
@@ -280,6 +282,22 @@ async fn what_lies_there_tells_no_question_and_what_was_changed_is_not_believed(
     assert_eq!(late.own().stats().faults, 1);
     let rows = query("SELECT 1 FROM hedge.reuse_entries").fetch_all(&mut own);
     assert!(rows.await.unwrap().is_empty(), "it is removed");
+}
+
+#[tokio::test]
+async fn a_very_long_one_is_its_replicas_alone() {
+    let Some(server) = common() else { return };
+    let postgres = address(server, "reuse_long");
+    let (one, other) = (
+        Replica::new(&postgres, "ours").await,
+        Replica::new(&postgres, "ours").await,
+    );
+    let mut long = entry_of(&one, 1, 0.3);
+    long.text = "long ".repeat(60_000);
+    one.own().keep(long);
+    one.keep(2, 0.301).await;
+    other.until_near(0.3, &[2]).await;
+    assert_eq!(one.near(0.3).await, [1, 2]);
 }
 
 #[tokio::test]
