@@ -39,8 +39,11 @@ PARAMETERS = {
     "deterministic": True,
     "force_row_wise": True,
 }
-# Trees of each.
+# Trees of each, and how many of them are walked first.
 ROUNDS = {"encoder": 700, "lexical": 100}
+FIRST_ROUNDS = {"encoder": 60, "lexical": 10}
+# Of pairs that are as likely the same as not, or likelier, how many may be given up after the first trees.
+GIVEN_UP = 0.001
 # The figures of the encoder, which come first, and those of what else is near, which come last: without them the
 # trees go by the words alone.
 ENCODER_FIGURES = 2
@@ -250,13 +253,14 @@ def fit(name, table, truth, weight, numbers, lookups, is_traffic, rounds, jobs):
         table[:, :ENCODER_FIGURES] = 0.0
         table[:, -COMPANY_FIGURES:] = 0.0
     bags = [PARAMETERS | {"num_threads": jobs, "seed": PARAMETERS["seed"] + bag} for bag in range(BAGS)]
-    raw = np.zeros(len(truth))
+    raw, begun = np.zeros(len(truth)), np.zeros(len(truth))
     for bag, parameters in enumerate(bags):
         folds = (numbers * (2 * bag + 1) + numbers // 1000 * bag) % FOLDS
         for fold in range(FOLDS):
             rest = folds != fold
             model = lightgbm.train(parameters, lightgbm.Dataset(table[rest], truth[rest], weight=weight[rest]), rounds)
             raw[~rest] += model.predict(table[~rest], raw_score=True) / BAGS
+            begun[~rest] += model.predict(table[~rest], raw_score=True, num_iteration=FIRST_ROUNDS[name]) / BAGS
     # Of what is found for one question only the best is ever served.
     best = {}
     for at, lookup in enumerate(lookups):
@@ -264,13 +268,18 @@ def fit(name, table, truth, weight, numbers, lookups, is_traffic, rounds, jobs):
             best[lookup] = at
     best = np.array([at for at in sorted(best.values()) if is_traffic[at] or name == "lexical"])
     xs, ys = calibrate(raw[best], truth[best], weight[best])
-    trees = []
+    first, others = [], []
     for parameters in bags:
         model = lightgbm.train(parameters, lightgbm.Dataset(table, truth, weight=weight), rounds)
-        trees += [tree(t["tree_structure"]) for t in model.dump_model()["tree_info"]]
+        trees = [tree(t["tree_structure"]) for t in model.dump_model()["tree_info"]]
+        first += trees[: FIRST_ROUNDS[name]]
+        others += trees[FIRST_ROUNDS[name] :]
     probability = 1 / (1 + np.exp(-np.interp(raw, xs, ys)))
+    least = float(np.quantile(begun[probability >= 0.5], GIVEN_UP))
+    print(f"{name}: {len(first)} trees first, given up below {least:.2f}: {(begun < least).mean():.2f} of pairs")
     judge = {
-        "trees": trees,
+        "trees": first + others,
+        "first": {"trees": len(first), "least": float(f"{least:.5g}")},
         "raw": [float(f"{x:.5g}") for x in xs],
         "calibrated": [float(f"{y:.5g}") for y in ys],
     }

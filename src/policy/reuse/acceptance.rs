@@ -91,7 +91,7 @@ const LOOKUPS_FIRST: f64 = 100.0;
 const FIRST: f64 = 3.0;
 
 /// Of what the operator allows, how much is aimed at: the rest is for what the estimates do not know.
-const AIM: f64 = 0.75;
+const AIM: f64 = 0.65;
 
 /// How many deviations of a count of wrong hits must fit between what is aimed at and what is allowed: so
 /// a young cache, of whose few lookups one wrong hit is a large share, is careful.
@@ -154,7 +154,7 @@ impl Band {
 
 /// Which scores it was learned of. Another number each time they come to mean something else, as after a
 /// new fit: what was learned of others would mislead.
-const LEARNED_OF: u32 = 3;
+const LEARNED_OF: u32 = 4;
 
 /// What is learned of answers, of all entries together. Small, of a fixed size, and kept over a restart
 /// as [`Acceptance::to_bytes`].
