@@ -229,7 +229,7 @@ async fn note(
 async fn erased(api: &Api, operator: &Operator, subject: &Subject) -> Result<ErasedView, Stopped> {
     let rights = rights(api)?;
     note(api, operator, "data.erase", subject).await?;
-    let (mut replies, mut entries) = (0, 0);
+    let (mut replies, mut entries, mut away) = (0, 0, None);
     let marker = &rights.marker;
     let mut marks = vec![
         marker.mark(&subject.who),
@@ -239,9 +239,17 @@ async fn erased(api: &Api, operator: &Operator, subject: &Subject) -> Result<Era
     marks.dedup_by(|mark, other| mark == other || matches!(subject.who, Who::Tag(_)));
     for mark in marks {
         let purge = Purge::Subject(subject.clone(), mark);
-        let (exact, others) = api.pipeline.purge(&purge).await?;
-        replies += exact;
-        entries += others;
+        // Whatever cannot be reached, the rest goes.
+        match api.pipeline.purge(&purge).await {
+            Ok((exact, others)) => {
+                replies += exact;
+                entries += others;
+            }
+            Err(fault) => away = Some(fault),
+        }
+    }
+    if let Some(away) = away {
+        return Err(away.into());
     }
     let responses = match &api.shelf {
         Some(shelf) => {

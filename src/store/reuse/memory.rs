@@ -81,6 +81,12 @@ impl MemoryIndex {
         self.entries.find(id).is_some()
     }
 
+    /// Whether it still has this entry, and not another one of its name.
+    pub(super) fn holds(&self, entry: &Entry) -> bool {
+        let held = self.entries.find(entry.id);
+        held.is_some_and(|it| it.kept.kept_at == entry.kept.kept_at)
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.entries.count() >= self.rules.entries_max
             || self.entries.bytes() >= self.rules.bytes_max

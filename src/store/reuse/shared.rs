@@ -10,17 +10,19 @@
 //! and not by an extension: a compartment is a small part of all, and an index of all vectors that is filtered
 //! afterwards misses most of such a part.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use domain::{
     CacheAway, Compartment, Entry, EntryId, Evidence, Neighbour, Purge, ReplyIndex, ReuseStats,
 };
 use sqlx::postgres::PgConnection;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
@@ -37,13 +39,13 @@ use crate::{PostgresAddress, PostgresFault};
 pub const REUSE_FOLLOW_EVERY: Duration = Duration::from_millis(250);
 
 /// A replica that has not heard of the others for so long answers nothing: somebody may have removed it.
-pub const REUSE_HEARD_MAX: Duration = Duration::from_secs(1);
+pub const REUSE_HEARD_MAX: Duration = Duration::from_secs(2);
 
-/// Changes of one write.
-const BATCH_MAX: usize = 256;
+/// Changes of one write: others wait for it.
+const BATCH_MAX: usize = 64;
 
 /// Rows that are brought back at one go.
-const PAGE_ROWS: i64 = 256;
+const PAGE_ROWS: i64 = NEWS_MAX;
 
 /// For one exchange with Postgres.
 const ASK_MAX: Duration = Duration::from_secs(10);
@@ -61,6 +63,9 @@ const PURGE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Purges that Postgres has yet to do. With one more, all rows go.
 const OWED_MAX: usize = 64;
+
+/// Purges that were heard of and are held against entries that come late.
+const REMOVED_MAX: usize = 256;
 
 /// Away for longer, what a replica has in memory is read anew: purges may be forgotten by then.
 const AWAY_MAX: Duration = Duration::from_secs(PURGES_KEPT_S as u64 / 2);
@@ -96,12 +101,13 @@ pub struct SharedIndex {
     hearing: Arc<Hearing>,
 }
 
-/// When the others were heard of last.
+/// When the others were heard of last, and what they removed.
 #[derive(Debug)]
 struct Hearing {
     start: Instant,
     /// Milliseconds since, and one; 0: never.
     last: AtomicU64,
+    removed: Mutex<VecDeque<(SystemTime, Purge)>>,
 }
 
 impl Hearing {
@@ -115,7 +121,26 @@ impl Hearing {
             return false;
         };
         let since = self.start.elapsed().as_millis() as u64;
-        since.saturating_sub(last) <= REUSE_HEARD_MAX.as_millis() as u64
+        since.saturating_sub(last) < REUSE_HEARD_MAX.as_millis() as u64
+    }
+
+    fn removed(&self) -> MutexGuard<'_, VecDeque<(SystemTime, Purge)>> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_removed(&self, at: SystemTime, what: &Purge) {
+        let mut removed = self.removed();
+        if removed.len() >= REMOVED_MAX {
+            removed.pop_front();
+        }
+        removed.push_back((at, what.clone()));
+    }
+
+    /// Whether somebody removed what an entry was made of before it came here: it waited to be compared.
+    fn is_removed(&self, entry: &Entry, now: SystemTime) -> bool {
+        let removed = self.removed();
+        let mut later = removed.iter().filter(|(at, _)| *at > entry.kept.kept_at);
+        later.any(|(_, what)| what.takes(entry, now))
     }
 }
 
@@ -158,6 +183,7 @@ impl SharedIndex {
         let hearing = Arc::new(Hearing {
             start: Instant::now(),
             last: AtomicU64::new(0),
+            removed: Mutex::default(),
         });
         let driver = Driver {
             memory,
@@ -170,7 +196,7 @@ impl SharedIndex {
             is_failing: own.is_none(),
             own,
             seen: None,
-            away_since: None,
+            heard_at: None,
             retry_at: Instant::now(),
             owed: Vec::new(),
             flushes: Vec::new(),
@@ -197,11 +223,19 @@ impl ReplyIndex for SharedIndex {
             return Vec::new();
         }
         let memory = self.front.memory();
-        memory.nearest(compartment, vector, count).await
+        let found = memory.nearest(compartment, vector, count).await;
+        if self.hearing.is_recent() {
+            found
+        } else {
+            Vec::new()
+        }
     }
 
     fn keep(&self, entry: Entry) {
-        self.front.keep(entry);
+        let now = self.front.memory().now();
+        if !self.hearing.is_removed(&entry, now) {
+            self.front.keep(entry);
+        }
     }
 
     fn learn(&self, id: EntryId, evidence: Evidence) {
@@ -255,8 +289,8 @@ struct Driver {
     own: Option<PgConnection>,
     /// The number of the last change that is in memory; `None` until what was there is.
     seen: Option<i64>,
-    /// Since when Postgres cannot be had.
-    away_since: Option<Instant>,
+    /// When the others were heard of last, by the wall's clock, which goes on while a machine sleeps.
+    heard_at: Option<SystemTime>,
     retry_at: Instant,
     owed: Vec<Purge>,
     flushes: Vec<oneshot::Sender<()>>,
@@ -281,11 +315,17 @@ impl Driver {
                 count = self.queue.recv_many(&mut tasks, BATCH_MAX) => is_open = count > 0,
                 Ok(()) = self.states.changed() => self.is_state_due = true,
             }
+            // Also where there is always something else to do.
+            while is_open && tasks.len() < BATCH_MAX {
+                match self.queue.try_recv() {
+                    Ok(task) => tasks.push(task),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => is_open = false,
+                }
+            }
             self.connect().await;
             self.bring_back().await;
             self.work_off(&mut tasks).await;
-            // Also where there was nothing to write: what others did is heard.
-            self.write(&[]).await;
             self.save_state().await;
             if is_sweep_due {
                 self.sweep().await;
@@ -308,10 +348,6 @@ impl Driver {
         match self.address.open().await {
             Ok(own) => {
                 self.own = Some(own);
-                let away = self.away_since.take().map(|since| since.elapsed());
-                if away.is_some_and(|away| away > AWAY_MAX) {
-                    self.begin_anew().await;
-                }
                 if std::mem::take(&mut self.is_failing) {
                     info!("kept replies are shared again");
                 }
@@ -324,13 +360,20 @@ impl Driver {
     /// What is in memory may be what was removed.
     async fn begin_anew(&mut self) {
         self.seen = None;
+        self.heard_at = None;
         self.memory.remove_meant(&Purge::All).await;
+    }
+
+    /// Whether it was away for so long that others' purges may be forgotten.
+    fn was_away_long(&self) -> bool {
+        let since = |at| self.memory.now().duration_since(at).ok();
+        let away = self.heard_at.and_then(since);
+        away.is_some_and(|away| away > AWAY_MAX)
     }
 
     fn failed(&mut self, error: &dyn fmt::Display) {
         self.own = None;
         self.retry_at = Instant::now() + RETRY_EVERY;
-        self.away_since.get_or_insert_with(Instant::now);
         if !std::mem::replace(&mut self.is_failing, true) {
             warn!(%error, "kept replies are not shared: Postgres cannot be had");
         }
@@ -363,6 +406,8 @@ impl Driver {
         let Some(last) = self.ask(async |table, own| table.settled(own).await).await else {
             return;
         };
+        // What came before, from here or from a try that failed, may have been removed since.
+        self.memory.remove_meant(&Purge::All).await;
         let mut before = i64::MAX;
         loop {
             let page = self
@@ -393,7 +438,7 @@ impl Driver {
                         memory.take_in(&Arc::new(entry), &code);
                     }
                     Some(_) => {}
-                    None => odd.push(row.id()),
+                    None => odd.push(row),
                 }
             }
             odd
@@ -408,8 +453,8 @@ impl Driver {
             rows = odd.len(),
             "rows of the cache cannot be believed; they are removed"
         );
-        for id in odd {
-            self.ask(async |table, own| table.forget(own, id).await)
+        for row in odd {
+            self.ask(async |table, own| table.forget(own, &row).await)
                 .await;
         }
     }
@@ -422,6 +467,7 @@ impl Driver {
                 // In their order: what was kept before a purge is meant by it.
                 Heard::Purge(what) => {
                     self.take_in(std::mem::take(&mut rows)).await;
+                    self.hearing.note_removed(self.memory.now(), &what);
                     self.memory.remove_meant(&what).await;
                 }
             }
@@ -447,27 +493,36 @@ impl Driver {
                 }
             }
         }
-        if !changes.is_empty() {
-            self.write(&changes).await;
-        }
+        self.write(&changes).await;
     }
 
     /// Hears what others did, and writes what was done here. What Postgres does not take is this replica's alone.
     async fn write(&mut self, changes: &[Change]) {
+        if self.was_away_long() {
+            self.begin_anew().await;
+        }
+        // First without the lock: there may be much.
+        let mut is_writing = false;
         loop {
             let began = Instant::now();
             let now = self.memory.now();
             let Some(seen) = self.seen else {
                 return self.memory.count_faults(changes.len() as u64);
             };
+            // What was removed since it was kept, by whomever, is not written.
+            let is_there = |change: &&Change| match change {
+                Change::Keep(entry, _) => self.memory.holds(entry),
+                Change::Learn(..) | Change::Forget(_) => true,
+            };
+            let meant: Vec<&Change> = changes.iter().filter(is_there).collect();
             let asked = self.ask(async |table, own| {
                 if table.last(own).await? < seen {
                     return Ok(None);
                 }
-                if changes.is_empty() {
-                    return Ok(Some((table.news(own, seen).await?, Vec::new())));
+                match is_writing {
+                    false => Ok(Some((table.news(own, seen).await?, Vec::new()))),
+                    true => table.write(own, seen, &meant, now).await.map(Some),
                 }
-                table.write(own, seen, changes, now).await.map(Some)
             });
             let Some(asked) = asked.await else {
                 return self.memory.count_faults(changes.len() as u64);
@@ -482,10 +537,15 @@ impl Driver {
             for (id, evidence) in learned {
                 self.memory.learn(id, evidence);
             }
-            if is_all {
-                self.hearing.note(began);
+            if !is_all {
+                continue;
+            }
+            self.hearing.note(began);
+            self.heard_at = Some(now);
+            if is_writing || changes.is_empty() {
                 return;
             }
+            is_writing = true;
         }
     }
 
@@ -534,5 +594,3 @@ impl Driver {
             .await;
     }
 }
-
-const _: () = assert!(PAGE_ROWS <= NEWS_MAX);

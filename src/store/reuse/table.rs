@@ -13,7 +13,7 @@ use domain::{
 };
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Connection, FromRow, Row as _, query, query_as, query_scalar};
+use sqlx::{Connection, Executor, FromRow, Row as _, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::entries::unix_ms;
@@ -22,7 +22,7 @@ use super::front::Change;
 use crate::texts::{TextKey, cipher};
 
 /// Rows and purges that are heard of at one go.
-pub const NEWS_MAX: i64 = 256;
+pub const NEWS_MAX: i64 = 64;
 
 /// Of what was asked and answered, as JSON. A larger entry is its replica's alone, so that a page of others' has
 /// a bound.
@@ -32,7 +32,7 @@ pub const ENTRY_BYTES_MAX: usize = 256 << 10;
 pub const PURGES_KEPT_S: f64 = 86_400.0;
 
 /// Of the database, held by who writes: `reuse` in ASCII.
-const LOCK: i64 = 0x72_65_75_73_65;
+pub const LOCK: i64 = 0x72_65_75_73_65;
 
 const SALT_BYTES: usize = 16;
 
@@ -212,7 +212,8 @@ impl Table {
         let (id, compartment) = (line.id?, line.compartment?);
         let (vector, sealed) = (line.vector?, line.entry?);
         // One that cannot be opened is read as one that cannot be believed.
-        let entry = self.open(id, &compartment, &sealed).unwrap_or_default();
+        let entry = self.open(id, [&compartment, &vector], &sealed);
+        let entry = entry.unwrap_or_default();
         Some(Row {
             seq: line.seq,
             id,
@@ -254,14 +255,15 @@ impl Table {
         &self,
         own: &mut PgConnection,
         after: i64,
-        changes: &[Change],
+        changes: &[&Change],
         now: std::time::SystemTime,
     ) -> Result<(News, Vec<(EntryId, Evidence)>), sqlx::Error> {
         let mut own = own.begin().await?;
         lock(&mut own).await?;
-        let news = self.news(&mut own, after).await?;
+        let mut news = self.news(&mut own, after).await?;
         let mut learned = Vec::new();
         if !news.is_all {
+            own.rollback().await?;
             return Ok((news, learned));
         }
         let purges: Vec<&Purge> = news
@@ -286,6 +288,8 @@ impl Table {
                 Change::Forget(_) => {}
             }
         }
+        // Nobody else was given one meanwhile.
+        news.seen = self.last(&mut own).await?;
         own.commit().await?;
         Ok((news, learned))
     }
@@ -301,7 +305,7 @@ impl Table {
         if body.len() > ENTRY_BYTES_MAX {
             return Ok(());
         }
-        let sealed = self.seal(id, &entry.compartment.0, &body)?;
+        let sealed = self.seal(id, [&entry.compartment.0, vector], &body)?;
         query(
             "INSERT INTO hedge.reuse_entries (realm, encoder, id, seq, origin, compartment, team, model,
                 tags, marked, expires_at_ms, vector, evidence, entry)
@@ -329,7 +333,7 @@ impl Table {
         Ok(())
     }
 
-    /// Joins what is known here with what is known there. Gives it where that is more than was known here.
+    /// Joins what is known here with what is known there, and gives it.
     async fn learn(
         &self,
         own: &mut PgConnection,
@@ -361,7 +365,7 @@ impl Table {
         .bind(self.origin)
         .execute(own)
         .await?;
-        Ok((joined != *here).then_some((id, joined)))
+        Ok(Some((id, joined)))
     }
 
     /// Removes what is meant, of every encoder's, and tells the others. Gives how many rows went.
@@ -441,6 +445,8 @@ impl Table {
 
     /// Removes rows beyond a count, those that were changed longest ago, and purges that all have heard of.
     pub async fn trim(&self, own: &mut PgConnection, rows_max: i64) -> Result<(), sqlx::Error> {
+        let mut own = own.begin().await?;
+        lock(&mut own).await?;
         query(
             "DELETE FROM hedge.reuse_entries WHERE realm = $1 AND encoder = $2 AND seq <= (
                 SELECT seq FROM hedge.reuse_entries WHERE realm = $1 AND encoder = $2
@@ -457,20 +463,26 @@ impl Table {
         )
         .bind(&self.realm)
         .bind(PURGES_KEPT_S)
-        .execute(own)
+        .execute(&mut *own)
         .await?;
-        Ok(())
+        own.commit().await
     }
 
-    /// Removes one row that cannot be believed.
-    pub async fn forget(&self, own: &mut PgConnection, id: EntryId) -> Result<(), sqlx::Error> {
-        query("DELETE FROM hedge.reuse_entries WHERE realm = $1 AND encoder = $2 AND id = $3")
-            .bind(&self.realm)
-            .bind(&self.encoder)
-            .bind(id.0.cast_signed())
-            .execute(own)
-            .await?;
-        Ok(())
+    /// Removes one row that cannot be believed, unless it was written anew.
+    pub async fn forget(&self, own: &mut PgConnection, row: &Row) -> Result<(), sqlx::Error> {
+        let mut own = own.begin().await?;
+        lock(&mut own).await?;
+        query(
+            "DELETE FROM hedge.reuse_entries
+             WHERE realm = $1 AND encoder = $2 AND id = $3 AND seq = $4",
+        )
+        .bind(&self.realm)
+        .bind(&self.encoder)
+        .bind(row.id)
+        .bind(row.seq)
+        .execute(&mut *own)
+        .await?;
+        own.commit().await
     }
 
     pub async fn state(&self, own: &mut PgConnection) -> Result<Option<Vec<u8>>, sqlx::Error> {
@@ -499,10 +511,10 @@ impl Table {
     }
 
     /// Under a key of the row's own, as texts that are kept are.
-    fn seal(&self, id: i64, compartment: &[u8], body: &[u8]) -> Result<Vec<u8>, sqlx::Error> {
+    fn seal(&self, id: i64, beside: [&[u8]; 2], body: &[u8]) -> Result<Vec<u8>, sqlx::Error> {
         let salt = Uuid::new_v4().into_bytes();
         let (cipher, nonce) = cipher(&self.key, &salt);
-        let aad = self.authenticated(id, compartment);
+        let aad = self.authenticated(id, beside);
         let payload = Payload {
             msg: body,
             aad: &aad,
@@ -512,10 +524,10 @@ impl Table {
         Ok([&salt[..], &sealed].concat())
     }
 
-    fn open(&self, id: i64, compartment: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    fn open(&self, id: i64, beside: [&[u8]; 2], sealed: &[u8]) -> Option<Vec<u8>> {
         let (salt, body) = sealed.split_at_checked(SALT_BYTES)?;
         let (cipher, nonce) = cipher(&self.key, salt);
-        let aad = self.authenticated(id, compartment);
+        let aad = self.authenticated(id, beside);
         let payload = Payload {
             msg: body,
             aad: &aad,
@@ -523,10 +535,17 @@ impl Table {
         cipher.decrypt(&nonce.into(), payload).ok()
     }
 
-    /// What a row says in the clear and must not be changed: the name it is found by, and its compartment.
-    fn authenticated(&self, id: i64, compartment: &[u8]) -> Vec<u8> {
+    /// What a row says in the clear and must not be changed: the name it is found by, its compartment and its
+    /// vector.
+    fn authenticated(&self, id: i64, beside: [&[u8]; 2]) -> Vec<u8> {
         let mut all = id.to_le_bytes().to_vec();
-        for part in [compartment, self.realm.as_bytes(), self.encoder.as_bytes()] {
+        let [compartment, vector] = beside;
+        for part in [
+            compartment,
+            vector,
+            self.realm.as_bytes(),
+            self.encoder.as_bytes(),
+        ] {
             all.extend_from_slice(&(part.len() as u64).to_le_bytes());
             all.extend_from_slice(part);
         }
@@ -534,7 +553,16 @@ impl Table {
     }
 }
 
+/// At a transaction's start. Who holds it and says nothing more loses it, and who waits for it gives up.
 async fn lock(own: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // What is read after it is as of then, whatever the database's default.
+    for setting in [
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        "SET LOCAL lock_timeout = '5s'",
+        "SET LOCAL idle_in_transaction_session_timeout = '10s'",
+    ] {
+        own.execute(setting).await?;
+    }
     let locking = query("SELECT pg_advisory_xact_lock($1)").bind(LOCK);
     locking.execute(own).await?;
     Ok(())

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use domain::{EntryId, Evidence, Mark, Purge, ReplyIndex, Subject, Who, WriterId};
 use loadtest::PostgresServer;
-use sqlx::{Row as _, query};
+use sqlx::{Connection as _, Row as _, query};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -60,6 +60,8 @@ impl Replica {
         let (index, driver) = SharedIndex::open(self.rules.clone(), self.hands.clock()).await;
         self.index = Some(index);
         self.driver.spawn(driver);
+        // What is kept before it knows what was removed is not shared.
+        self.settle().await;
     }
 
     async fn close(&mut self) {
@@ -83,6 +85,16 @@ impl Replica {
         let entry = entry_of(self, 0, angle);
         let found = self.own().nearest(&entry.compartment, &entry.vector, 9);
         found.await.iter().map(|it| it.entry.id.0).collect()
+    }
+
+    /// Waits until it knows what the others did.
+    async fn hears(&self) {
+        let waiting = async {
+            while self.own().stats().is_apart {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.unwrap();
     }
 
     async fn until_near(&self, angle: f32, ids: &[u64]) {
@@ -223,12 +235,17 @@ async fn what_is_removed_at_one_replica_no_other_answers_with() {
             _ => assert!(one.near(0.3).await.is_empty(), "{what:?}"),
         }
         assert!(other.near(0.3).await.is_empty(), "{what:?}");
+        // Not because it answers nothing at the moment.
+        for replica in [&one, &other] {
+            replica.hears().await;
+            assert!(replica.own().find(EntryId(1)).is_none(), "{what:?}");
+        }
         // Nor does one that was not there.
         let late = Replica::new(&postgres, "ours").await;
         late.settle().await;
         assert!(late.near(0.3).await.is_empty(), "{what:?}");
     }
-    assert_eq!(stranger.near(0.3).await, [9]);
+    stranger.until_near(0.3, &[9]).await;
 }
 
 #[tokio::test]
@@ -249,7 +266,7 @@ async fn without_postgres_nothing_answers_and_afterwards_all_is_as_before() {
         replica.until_near(0.3, &[]).await;
         assert!(replica.own().stats().is_apart);
     }
-    // What is removed meanwhile is removed when it is back, before anybody answers.
+    // What is removed meanwhile is removed when it is back.
     assert!(one.own().purge(&Purge::Entry(EntryId(1))).await.is_err());
     server.resume().unwrap();
     for replica in [&one, &other] {
@@ -262,7 +279,7 @@ async fn without_postgres_nothing_answers_and_afterwards_all_is_as_before() {
 async fn what_lies_there_tells_no_question_and_what_was_changed_is_not_believed() {
     let Some(server) = common() else { return };
     let postgres = address(server, "reuse_sealed");
-    let one = Replica::new(&postgres, "ours").await;
+    let mut one = Replica::new(&postgres, "ours").await;
     one.keep(1, 0.3).await;
     let mut own = postgres.connect().await.unwrap();
     let row = query("SELECT entry FROM hedge.reuse_entries").fetch_one(&mut own);
@@ -272,6 +289,7 @@ async fn what_lies_there_tells_no_question_and_what_was_changed_is_not_believed(
         assert!(!is_in, "{word}");
     }
     // One entry's text under another's name.
+    one.close().await;
     query("UPDATE hedge.reuse_entries SET id = 2, seq = nextval('hedge.reuse_seq'), origin = 0")
         .execute(&mut own)
         .await
@@ -282,6 +300,59 @@ async fn what_lies_there_tells_no_question_and_what_was_changed_is_not_believed(
     assert_eq!(late.own().stats().faults, 1);
     let rows = query("SELECT 1 FROM hedge.reuse_entries").fetch_all(&mut own);
     assert!(rows.await.unwrap().is_empty(), "it is removed");
+}
+
+/// Seen: a reply that waited to be written when another replica removed its like was written after it.
+#[tokio::test]
+async fn what_waits_while_another_removes_it_is_not_written_after() {
+    let Some(server) = common() else { return };
+    let postgres = address(server, "reuse_late");
+    let (one, other) = (
+        Replica::new(&postgres, "ours").await,
+        Replica::new(&postgres, "ours").await,
+    );
+    one.keep(9, 0.9).await;
+    other.until_near(0.9, &[9]).await;
+    // Nobody can write for a while.
+    let mut blocking = postgres.connect().await.unwrap();
+    let mut held = blocking.begin().await.unwrap();
+    query("SELECT pg_advisory_xact_lock($1)")
+        .bind(super::super::table::LOCK)
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    let mut purging = JoinSet::new();
+    let index = Arc::clone(one.own());
+    purging.spawn(async move { index.purge(&Purge::All).await });
+    // It waits for the lock before the other's entry does.
+    let waiting = async {
+        while query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            .fetch_all(&mut *held)
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap();
+    other.own().keep(entry_of(&other, 1, 0.3));
+    held.rollback().await.unwrap();
+    purging.join_next().await.unwrap().unwrap().unwrap();
+    for replica in [&one, &other] {
+        replica.settle().await;
+        replica.hears().await;
+        assert!(replica.own().find(EntryId(1)).is_none());
+        assert!(replica.own().find(EntryId(9)).is_none());
+    }
+    // Nor is what ended before it and waited elsewhere; what comes later is.
+    let mut early = entry_of(&other, 2, 0.3);
+    early.kept.kept_at -= Duration::from_secs(1);
+    other.own().keep(early);
+    other.settle().await;
+    assert!(other.own().find(EntryId(2)).is_none());
+    other.keep(3, 0.3).await;
+    other.until_near(0.3, &[3]).await;
 }
 
 #[tokio::test]
@@ -297,7 +368,7 @@ async fn a_very_long_one_is_its_replicas_alone() {
     one.own().keep(long);
     one.keep(2, 0.301).await;
     other.until_near(0.3, &[2]).await;
-    assert_eq!(one.near(0.3).await, [1, 2]);
+    one.until_near(0.3, &[1, 2]).await;
 }
 
 #[tokio::test]
@@ -306,7 +377,7 @@ async fn a_postgres_that_was_set_back_is_read_anew() {
     let postgres = address(server, "reuse_set_back");
     let one = Replica::new(&postgres, "ours").await;
     one.keep(1, 0.3).await;
-    assert_eq!(one.near(0.3).await, [1]);
+    one.until_near(0.3, &[1]).await;
     let mut own = postgres.connect().await.unwrap();
     for change in [
         "DELETE FROM hedge.reuse_entries",
@@ -315,6 +386,7 @@ async fn a_postgres_that_was_set_back_is_read_anew() {
         query(change).execute(&mut own).await.unwrap();
     }
     one.until_near(0.3, &[]).await;
+    one.settle().await;
     one.keep(2, 0.3).await;
     one.until_near(0.3, &[2]).await;
 }
