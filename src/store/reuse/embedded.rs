@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::entries::unix_ms;
 use super::file::{ReuseFileError, Row, RowFile, is_damaged};
-use super::front::{Behind, Change, Front, Task};
+use super::front::{Behind, Change, Front, Owed, Task};
 use super::memory::{Clock, MemoryIndex, ReuseRules};
 
 /// Changes of one write.
@@ -30,9 +30,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a purge waits for the disk. It is done later where that takes longer.
 const PURGE_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// Purges that the disk has yet to do. With one more, all rows go.
-const OWED_MAX: usize = 64;
 
 /// Entries in memory, and in a file so that they outlive the process. Dropped, its driver writes what is
 /// left and ends.
@@ -73,7 +70,7 @@ impl EmbeddedIndex {
             states,
             file: Some(file),
             unread: Some(i64::MAX),
-            owed: Vec::new(),
+            owed: Owed::default(),
             flushes: Vec::new(),
             is_state_due: false,
             is_failing: false,
@@ -146,7 +143,7 @@ struct Driver {
     /// Rows before this one are not back in memory yet. `None` when all are.
     unread: Option<i64>,
     /// What the disk has yet to remove.
-    owed: Vec<Purge>,
+    owed: Owed,
     flushes: Vec<oneshot::Sender<()>>,
     /// Whether the last state has yet to be written.
     is_state_due: bool,
@@ -305,11 +302,7 @@ impl Driver {
                 Some(rows)
             }
             Err(error) => {
-                if self.owed.len() >= OWED_MAX {
-                    self.owed = vec![Purge::All];
-                } else if !self.owed.contains(&what) {
-                    self.owed.push(what);
-                }
+                self.owed.note(what);
                 self.failed(error).await;
                 None
             }
@@ -317,7 +310,7 @@ impl Driver {
     }
 
     async fn pay(&mut self) {
-        for what in std::mem::take(&mut self.owed) {
+        for what in self.owed.take() {
             self.purge(what).await;
         }
     }

@@ -18,6 +18,9 @@ pub const REUSE_QUEUE_MAX: usize = 8_192;
 /// Of a state; a longer one is not written.
 pub const STATE_BYTES_MAX: usize = 4 << 20;
 
+/// Purges that wait to be written.
+const OWED_MAX: usize = 64;
+
 /// What is to be written.
 #[derive(Debug)]
 pub enum Change {
@@ -46,6 +49,29 @@ pub struct Behind {
     pub memory: Arc<MemoryIndex>,
     pub queue: mpsc::Receiver<Task>,
     pub states: watch::Receiver<Option<Vec<u8>>>,
+}
+
+/// Purges that have yet to be written.
+#[derive(Default)]
+pub struct Owed(Vec<Purge>);
+
+impl Owed {
+    /// With one more than [`OWED_MAX`], all rows go.
+    pub fn note(&mut self, what: Purge) {
+        if self.0.len() >= OWED_MAX {
+            self.0 = vec![Purge::All];
+        } else if !self.0.contains(&what) {
+            self.0.push(what);
+        }
+    }
+
+    pub fn take(&mut self) -> Vec<Purge> {
+        std::mem::take(&mut self.0)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl Front {

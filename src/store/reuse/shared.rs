@@ -29,7 +29,7 @@ use tracing::{info, warn};
 
 use super::entries::unix_ms;
 use super::file::Row;
-use super::front::{Behind, Change, Front, Task};
+use super::front::{Behind, Change, Front, Owed, Task};
 use super::memory::{Clock, MemoryIndex, ReuseRules};
 use super::table::{Heard, NEWS_MAX, News, PURGES_KEPT_S, Table};
 use crate::texts::TextKey;
@@ -60,9 +60,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a purge waits for Postgres. It is done later where that takes longer.
 const PURGE_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// Purges that Postgres has yet to do. With one more, all rows go.
-const OWED_MAX: usize = 64;
 
 /// Purges that were heard of and are held against entries that come late.
 const REMOVED_MAX: usize = 256;
@@ -198,7 +195,7 @@ impl SharedIndex {
             seen: None,
             heard_at: None,
             retry_at: Instant::now(),
-            owed: Vec::new(),
+            owed: Owed::default(),
             flushes: Vec::new(),
             is_state_due: false,
         };
@@ -292,7 +289,7 @@ struct Driver {
     /// When the others were heard of last, by the wall's clock, which goes on while a machine sleeps.
     heard_at: Option<SystemTime>,
     retry_at: Instant,
-    owed: Vec<Purge>,
+    owed: Owed,
     flushes: Vec<oneshot::Sender<()>>,
     is_state_due: bool,
     is_failing: bool,
@@ -556,17 +553,13 @@ impl Driver {
             .ask(async |table, own| table.purge(own, &meant, now_ms).await)
             .await;
         if gone.is_none() {
-            if self.owed.len() >= OWED_MAX {
-                self.owed = vec![Purge::All];
-            } else if !self.owed.contains(&what) {
-                self.owed.push(what);
-            }
+            self.owed.note(what);
         }
         gone
     }
 
     async fn pay(&mut self) {
-        for what in std::mem::take(&mut self.owed) {
+        for what in self.owed.take() {
             self.purge(what).await;
         }
     }
