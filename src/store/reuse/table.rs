@@ -249,8 +249,8 @@ impl Table {
     }
 
     /// Writes changes, all of them or none. First comes what others did: where that is not all yet, nothing is
-    /// written, and where they removed what is to be written, it is not. Gives the evidence of entries of which
-    /// others knew more.
+    /// written, and where they removed what is to be written, it is not. Gives what is known by now of the
+    /// entries that something was learned of.
     pub async fn write(
         &self,
         own: &mut PgConnection,
