@@ -78,6 +78,9 @@ impl Assembly {
         if let Some(routes) = &routes {
             report(&routes.check(&roster), "routes", &mut findings);
         }
+        if let Some(routes) = routes.as_ref().filter(|_| !local.is_empty()) {
+            routes.warm();
+        }
         match (routes, scan) {
             (Some(routes), Some(scan)) if findings.faults.is_empty() => Ok(Self {
                 routes,

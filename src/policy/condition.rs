@@ -1,11 +1,13 @@
 //! One rule's condition, compiled: tests joined by all, any and not.
 
 use std::cell::OnceCell;
+use std::sync::{Arc, OnceLock};
 
 use domain::OutputFormat;
-use regex::{Regex, RegexSet, RegexSetBuilder, SetMatches};
+use regex::Regex;
 
 use crate::features::{Features, MATCHED_BYTES_MAX};
+use crate::pattern_set::{Occurring, PatternSet, Uncompiled};
 use crate::tokens::prefix;
 
 /// A compiled pattern may take this much; a set of patterns as much as eight of them.
@@ -100,29 +102,60 @@ impl FormatKind {
 /// Every pattern of a policy over one text, in sets that are matched in one pass each.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Patterns {
-    sets: Vec<RegexSet>,
+    sets: Vec<Arc<Share>>,
     /// `places[index]` is the pattern's set, and its index in there.
     places: Vec<(usize, usize)>,
 }
 
+/// Patterns of one set.
+#[derive(Debug)]
+struct Share {
+    patterns: Vec<String>,
+    compiled: OnceLock<PatternSet>,
+}
+
 impl Patterns {
-    pub fn compile(patterns: &[&str]) -> Result<Self, regex::Error> {
-        let mut compiled = Self::default();
+    /// Of patterns that are known to compile, which they do when they are first asked for: the default
+    /// routes' take 2 MB, and a node without a model of its own may never ask.
+    pub fn known(patterns: &[&str]) -> Self {
+        let mut known = Self::default();
         for share in shares(patterns) {
-            let set = compiled.sets.len();
+            let set = known.sets.len();
             let places = (0..share.len()).map(|index| (set, index));
-            compiled.places.extend(places);
-            compiled.sets.push(compile_set(share)?);
+            known.places.extend(places);
+            known.sets.push(Arc::new(Share {
+                patterns: share.iter().copied().map(str::to_owned).collect(),
+                compiled: OnceLock::new(),
+            }));
         }
+        known
+    }
+
+    /// Compiles what is not yet.
+    pub fn warm(&self) -> Result<(), Uncompiled> {
+        self.sets.iter().try_for_each(|set| set.compile().map(drop))
+    }
+
+    pub fn compile(patterns: &[&str]) -> Result<Self, Uncompiled> {
+        let compiled = Self::known(patterns);
+        compiled.warm()?;
         Ok(compiled)
     }
 }
 
-fn compile_set(patterns: &[&str]) -> Result<RegexSet, regex::Error> {
-    RegexSetBuilder::new(patterns)
-        .case_insensitive(true)
-        .size_limit(8 * PATTERN_BYTES_MAX)
-        .build()
+impl Share {
+    fn compile(&self) -> Result<&PatternSet, Uncompiled> {
+        if let Some(compiled) = self.compiled.get() {
+            return Ok(compiled);
+        }
+        let compiled = PatternSet::compile(&self.patterns, true, Some(8 * PATTERN_BYTES_MAX))?;
+        Ok(self.compiled.get_or_init(|| compiled))
+    }
+
+    fn occurring(&self, text: &str) -> Occurring {
+        let compiled = self.compile().expect("known to compile");
+        compiled.occurring(text)
+    }
 }
 
 /// Cuts patterns, in their order, into at most [`SETS_MAX`] shares.
@@ -155,7 +188,7 @@ pub(crate) struct Sight<'a> {
 struct Lazy<'a> {
     patterns: &'a Patterns,
     /// One for each set.
-    matched: Vec<OnceCell<SetMatches>>,
+    matched: Vec<OnceCell<Occurring>>,
 }
 
 impl<'a> Lazy<'a> {
@@ -170,8 +203,8 @@ impl<'a> Lazy<'a> {
         wanted.iter().any(|pattern| {
             let (set, index) = self.patterns.places[*pattern];
             self.matched[set]
-                .get_or_init(|| self.patterns.sets[set].matches(prefix(text, MATCHED_BYTES_MAX)))
-                .matched(index)
+                .get_or_init(|| self.patterns.sets[set].occurring(prefix(text, MATCHED_BYTES_MAX)))
+                .has(index)
         })
     }
 }

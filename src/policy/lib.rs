@@ -23,6 +23,7 @@ mod roster;
 mod condition;
 mod features;
 mod needs;
+mod pattern_set;
 mod route;
 mod route_file;
 mod sealing;

@@ -10,9 +10,10 @@ use std::fmt;
 use std::ops::Range;
 
 use domain::{BadRequest, ChatRequest, Fault, Finding, FindingClass, Findings, Trust};
-use regex::{Regex, RegexBuilder, RegexSet};
+use regex::{Regex, RegexBuilder};
 
 use crate::detect::{DETECTORS, Detector, may_find};
+use crate::pattern_set::PatternSet;
 
 /// A request with more distinct values than this is refused: what cannot all be masked must not
 /// leave, and a conversation does not hold so many.
@@ -64,7 +65,7 @@ pub enum ScanRuleFault {
 #[derive(Clone)]
 pub struct ScanRules {
     /// One pass says which of `rules` need a closer look.
-    set: RegexSet,
+    set: PatternSet,
     rules: Vec<Rule>,
     /// Whether all rules are detectors, of which [`may_find`] knows what they need.
     has_detectors_only: bool,
@@ -121,11 +122,8 @@ impl ScanRules {
             let wanted = classes.iter().find(|(class, _)| *class == detector.class);
             rules.extend(wanted.map(|(_, trust_min)| compile_detector(detector, *trust_min)));
         }
-        let patterns = rules.iter().map(|rule| rule.pattern.as_str());
-        let set = regex::RegexSetBuilder::new(patterns)
-            .size_limit(usize::MAX)
-            .build()
-            .expect("each pattern compiled alone");
+        let patterns: Vec<&str> = rules.iter().map(|rule| rule.pattern.as_str()).collect();
+        let set = PatternSet::compile(&patterns, false, None).expect("each pattern compiled alone");
         Ok(Self {
             set,
             rules,
@@ -176,7 +174,7 @@ impl ScanRules {
         // Start to end, none overlapping another: only the last that starts before a match's end can
         // reach into it. A text may hold a hundred thousand matches.
         let mut claimed: BTreeMap<usize, usize> = BTreeMap::new();
-        for index in self.set.matches(text) {
+        for index in self.set.occurring(text).indices() {
             let rule = &self.rules[index];
             rule.each_match(text, &mut |range| {
                 let last_before = claimed.range(..range.end).next_back();
