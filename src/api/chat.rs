@@ -180,8 +180,7 @@ where
     match delivery {
         Delivery::Whole => whole(desk, Box::pin(api.pipeline.run(parsed)).await?).await,
         Delivery::Streamed { .. } => {
-            let pipeline = Arc::clone(&api.pipeline);
-            let opening = Box::pin(async move { pipeline.run(parsed).await });
+            let opening = Box::pin(Arc::clone(&api.pipeline).begin(parsed));
             streamed(desk, opening, Arc::clone(api), signs, seat).await
         }
     }

@@ -116,17 +116,19 @@ impl Host {
     }
 }
 
+/// In a box, for a connection keeps room for one of its service's futures as long as it is open.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 fn open_service(
     front: Arc<Front>,
     signs: Arc<Signs>,
     peer: Peer,
-) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> + Send + use<> {
-    service_fn(move |mut request: Request<Incoming>| {
+) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future = Answering> + Send + use<>
+{
+    service_fn(move |mut request: Request<Incoming>| -> Answering {
         request.extensions_mut().insert(peer);
         let (front, signs) = (Arc::clone(&front), Arc::clone(&signs));
-        async move { Ok(front.answer(&signs, request).await) }
+        Box::pin(async move { Ok(front.answer(&signs, request).await) })
     })
 }
 
@@ -136,7 +138,8 @@ fn guarded_service(
     (key, peer): (AddressKey, Peer),
     front: Arc<Front>,
     signs: Arc<Signs>,
-) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> + Send + use<> {
+) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future = Answering> + Send + use<>
+{
     let answering = {
         let front = Arc::clone(&front);
         tower::service_fn(move |request: Request<Incoming>| -> Answering {
@@ -145,7 +148,7 @@ fn guarded_service(
         })
     };
     let guarded = flood.layer().layer(answering);
-    service_fn(move |mut request: Request<Incoming>| {
+    service_fn(move |mut request: Request<Incoming>| -> Answering {
         let (front, guarded) = (Arc::clone(&front), guarded.clone());
         let Peer(address) = peer;
         let proxies = &front.api.ingress.proxies;
@@ -159,14 +162,14 @@ fn guarded_service(
         request.extensions_mut().insert(peer);
         let sent_id = request.headers().get(X_REQUEST_ID).cloned();
         let refuser = refuser(request.uri().path(), request.headers());
-        async move {
+        Box::pin(async move {
             let mut response = guarded.oneshot(request).await?;
             if !response.headers().contains_key(X_REQUEST_ID) {
                 let id = request_id::from_sent(sent_id.as_ref());
                 front.finish(&mut response, id, refuser);
             }
             Ok(response)
-        }
+        })
     })
 }
 

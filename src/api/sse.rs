@@ -127,7 +127,7 @@ impl SseBody {
         Self {
             state,
             encoder,
-            out: BytesMut::with_capacity(2048),
+            out: BytesMut::with_capacity(1024),
             shows,
             began,
             cost: None,

@@ -16,16 +16,13 @@ use crate::vitals::Ward;
 use crate::walk::{Caller, Walk, route_taken};
 
 pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, Refusal> {
-    let Planned {
-        missed:
-            Missed {
-                mut admitted,
-                findings,
-                keeping,
-                is_for_all: _,
-            },
-        plan,
-    } = planned;
+    let Planned { missed, plan } = planned;
+    let Missed {
+        mut admitted,
+        findings,
+        keeping,
+        is_for_all: _,
+    } = *missed;
     let began = Instant::now();
     let caller = Caller {
         request_id: admitted.context.request_id.clone(),
@@ -76,7 +73,7 @@ pub(crate) async fn open(planned: Planned, ward: &Arc<Ward>) -> Result<Opened, R
     let rules = admitted.snapshot.rescue();
     let lifeline = kept.map(|kept| match kept {
         Ok(request) => {
-            let rescuer = Rescuer::new(walk, begun.candidate, request, rules);
+            let rescuer = Rescuer::new(walk, begun.candidate, *request, rules);
             Lifeline::Ready(Box::new(rescuer))
         }
         Err(lost) => Lifeline::Cut(lost),

@@ -145,11 +145,11 @@ pub(crate) enum Lifeline {
 }
 
 /// A copy of the request, where the plan's route has replies rescued and this one can be.
-pub(crate) fn kept(plan: &Plan, request: &ChatRequest) -> Option<Result<ChatRequest, Lost>> {
+pub(crate) fn kept(plan: &Plan, request: &ChatRequest) -> Option<Result<Box<ChatRequest>, Lost>> {
     match plan.trouble.rescue {
         Rescue::Off => None,
         Rescue::SameModel | Rescue::Any => Some(match unfit(request) {
-            None => Ok(request.clone()),
+            None => Ok(Box::new(request.clone())),
             Some(lost) => Err(lost),
         }),
     }
@@ -310,7 +310,7 @@ impl Rescuer {
             }
             self.attempts_left -= 1;
             let is_last = at + 1 == order.len();
-            let request = self.resumed(*resume, study.tokens);
+            let request = Box::new(self.resumed(*resume, study.tokens));
             let asked = self
                 .walk
                 .resume_one(candidate.clone(), request, *resume, is_last);

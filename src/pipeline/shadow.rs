@@ -202,7 +202,7 @@ pub(crate) fn draw(works: &Works, planned: &Planned) -> Option<Box<Seed>> {
     let (shadows, office) = works.shadows.as_ref()?;
     let Missed {
         admitted, findings, ..
-    } = &planned.missed;
+    } = &*planned.missed;
     let snapshot = &admitted.snapshot;
     let rules = snapshot.shadow()?;
     if works.ward.random() >= rules.share || !is_plain(planned) || !may_leave(planned, rules) {
@@ -217,7 +217,7 @@ pub(crate) fn draw(works: &Works, planned: &Planned) -> Option<Box<Seed>> {
         desk: shadows.desk.clone(),
         counts: Arc::clone(&shadows.counts),
         grain: Grain {
-            request: bounded(admitted.request.clone()),
+            request: bounded(ChatRequest::clone(&admitted.request)),
             findings: Arc::clone(findings),
             snapshot: Arc::clone(snapshot),
             rules: rules.clone(),
@@ -254,7 +254,7 @@ fn is_plain(planned: &Planned) -> bool {
 fn may_leave(planned: &Planned, rules: &ShadowRules) -> bool {
     let Missed {
         admitted, findings, ..
-    } = &planned.missed;
+    } = &*planned.missed;
     let backends = admitted.snapshot.backends();
     let mut candidates = planned.plan.candidates.iter();
     let is_meant = |backend: usize| {

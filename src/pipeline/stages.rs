@@ -45,7 +45,7 @@ pub enum CacheWish {
 
 /// Let in: it has a seat, a receipt, a snapshot, and a model that exists.
 pub(crate) struct Admitted {
-    pub request: ChatRequest,
+    pub request: Box<ChatRequest>,
     pub principal: Principal,
     pub context: RequestContext,
     pub asked: Asked,
@@ -78,7 +78,7 @@ pub(crate) struct Missed {
 
 /// It is known who may answer, in which order.
 pub(crate) struct Planned {
-    pub missed: Missed,
+    pub missed: Box<Missed>,
     pub plan: Plan,
 }
 

@@ -224,8 +224,28 @@ impl Pipeline {
     ///
     /// # Errors
     /// A refusal; nothing was sent to the caller, and its record is left.
-    pub async fn run(&self, parsed: Parsed) -> Result<Answer, Refusal> {
-        let admitted = self.admit(parsed)?;
+    pub fn run(
+        &self,
+        parsed: Parsed,
+    ) -> impl Future<Output = Result<Answer, Refusal>> + Send + use<'_> {
+        // Not in the future, which would keep room for what came in as long as it lives.
+        let admitted = self.admit(parsed);
+        async move { self.take_on(admitted?).await }
+    }
+
+    /// The same, in a future of its own.
+    ///
+    /// # Errors
+    /// As of [`Pipeline::run`].
+    pub fn begin(
+        self: Arc<Self>,
+        parsed: Parsed,
+    ) -> impl Future<Output = Result<Answer, Refusal>> + Send + use<> {
+        let admitted = self.admit(parsed);
+        async move { self.take_on(admitted?).await }
+    }
+
+    async fn take_on(&self, admitted: Box<Admitted>) -> Result<Answer, Refusal> {
         let scanned = if admitted.context.body_bytes <= SCAN_INLINE_BYTES_MAX {
             scan_here(admitted)?
         } else {
@@ -238,7 +258,7 @@ impl Pipeline {
         };
         let mut answer = match self.works.look_up_exact(scanned) {
             Looked::Hit(found) => replay_hit(*found).await,
-            Looked::Missed(missed) => self.fly(*missed).await,
+            Looked::Missed(missed) => self.fly(missed).await,
         }?;
         if let Some(trace) = answer.trace.take() {
             self.works.traces.put(&id, &team, *trace);
@@ -251,7 +271,7 @@ impl Pipeline {
     }
 
     /// With whoever asks the same at the moment, or alone.
-    async fn fly(&self, missed: Missed) -> Result<Answer, Refusal> {
+    async fn fly(&self, missed: Box<Missed>) -> Result<Answer, Refusal> {
         let mut missed = Some(missed);
         for _ in 0..FLIGHTS_MAX {
             let boarded = missed.as_ref().map(|missed| self.board(missed));
@@ -498,7 +518,7 @@ impl Pipeline {
             ..Default::default()
         };
         Ok(Box::new(Admitted {
-            request,
+            request: Box::new(request),
             principal,
             context,
             asked,
@@ -605,7 +625,7 @@ impl Works {
 }
 
 /// What is left to do for a request that has no kept reply of its own.
-async fn go(works: Arc<Works>, missed: Missed) -> Flown {
+async fn go(works: Arc<Works>, missed: Box<Missed>) -> Flown {
     let mut is_for_all = true;
     let outcome = open_for(&works, missed, &mut is_for_all).await;
     Flown {
@@ -616,7 +636,7 @@ async fn go(works: Arc<Works>, missed: Missed) -> Flown {
 
 async fn open_for(
     works: &Works,
-    mut missed: Missed,
+    mut missed: Box<Missed>,
     is_for_all: &mut bool,
 ) -> Result<Answer, Refusal> {
     let mut trace = trace_of(missed.keeping.as_ref());
@@ -680,7 +700,7 @@ fn trace_of(keeping: Option<&Keeping>) -> Option<Trace> {
 }
 
 /// An answer that another request's work is read for.
-async fn join(mut missed: Missed, answer: Answer, reader: Reader) -> Result<Answer, Refusal> {
+async fn join(mut missed: Box<Missed>, answer: Answer, reader: Reader) -> Result<Answer, Refusal> {
     let admitted = &mut missed.admitted;
     if let Err(exhausted) = admitted.receipt.share_mut().take_replay().await {
         let fault = quota::fault(&exhausted);
@@ -810,7 +830,7 @@ fn keeping(admitted: &Admitted, findings: &Findings) -> Option<Keeping> {
     if findings.is_empty() {
         return keeping_of(&admitted.request, admitted, findings);
     }
-    let masked = findings.masked_view(admitted.request.clone(), Trust::Public);
+    let masked = findings.masked_view(ChatRequest::clone(&admitted.request), Trust::Public);
     keeping_of(&masked, admitted, findings)
 }
 
@@ -896,7 +916,7 @@ fn age(kept: &Kept) -> Duration {
     kept.kept_at.elapsed().unwrap_or_default()
 }
 
-pub(crate) fn plan(mut missed: Missed, ward: &Ward) -> Result<Planned, Refusal> {
+pub(crate) fn plan(mut missed: Box<Missed>, ward: &Ward) -> Result<Planned, Refusal> {
     let admitted = &mut missed.admitted;
     let ask = policy::Ask {
         request: &admitted.request,

@@ -200,12 +200,12 @@ impl Walk {
     /// What the caller learns when nobody answers.
     pub async fn open_next(
         &mut self,
-        request: &mut Option<ChatRequest>,
+        request: &mut Option<Box<ChatRequest>>,
         receipt: &mut Receipt,
     ) -> Result<Begun, Fault> {
         while let Some(at) = self.fit_from(self.next) {
             self.next = at + 1;
-            let beside = self.beside(at, request.as_ref());
+            let beside = self.beside(at, request.as_deref());
             if let Some(request) = request.as_ref() {
                 receipt.note_prompt(request);
             }
@@ -253,7 +253,7 @@ impl Walk {
     pub async fn open_one(
         &self,
         candidate: Candidate,
-        request: ChatRequest,
+        request: Box<ChatRequest>,
         is_last: bool,
     ) -> Result<Result<Begun, Failed>, Fault> {
         let body_bytes = self.caller.body_bytes;
@@ -270,7 +270,7 @@ impl Walk {
     pub async fn resume_one(
         &self,
         candidate: Candidate,
-        request: ChatRequest,
+        request: Box<ChatRequest>,
         resume: Resume,
         is_last: bool,
     ) -> Result<Result<Begun, Failed>, Fault> {
@@ -333,7 +333,10 @@ impl Walk {
             (candidates[at].clone(), candidates[beside].clone())
         };
         let body_bytes = self.caller.body_bytes;
-        let call = match self.seal(&first, request.clone(), body_bytes).await? {
+        let call = match self
+            .seal(&first, Box::new(request.clone()), body_bytes)
+            .await?
+        {
             Ok(call) => call,
             Err(error) => {
                 self.next = at + 1;
@@ -346,7 +349,9 @@ impl Walk {
             if !self.ward.take_retry() {
                 return None;
             }
-            let call = self.seal(&second, request.clone(), body_bytes).await;
+            let call = self
+                .seal(&second, Box::new(request.clone()), body_bytes)
+                .await;
             Some(other.run(call.ok()?.ok()?))
         };
         let race = race(one.run(call), late, start).await;
@@ -408,11 +413,11 @@ impl Walk {
     async fn seal(
         &self,
         candidate: &Candidate,
-        request: ChatRequest,
+        request: Box<ChatRequest>,
         body_bytes: usize,
     ) -> Result<Result<Outbound, BackendError>, Fault> {
         let (request, body_bytes) = if request.has_image_addresses() {
-            match self.with_images(candidate, request).await {
+            match Box::pin(self.with_images(candidate, request)).await {
                 Ok((request, bytes)) => (request, body_bytes + bytes),
                 Err(error) => return Ok(Err(error)),
             }
@@ -424,7 +429,7 @@ impl Walk {
             let model = candidate.model.clone();
             let trust = self.snapshot.backends()[candidate.backend].card().trust;
             let findings = Arc::clone(&self.findings);
-            move || Outbound::seal(id, model, request, &findings, trust)
+            move || Outbound::seal(id, model, *request, &findings, trust)
         };
         let sealed = if body_bytes <= SCAN_INLINE_BYTES_MAX || self.findings.is_empty() {
             seal()
@@ -444,8 +449,8 @@ impl Walk {
     async fn with_images(
         &self,
         candidate: &Candidate,
-        request: ChatRequest,
-    ) -> Result<(ChatRequest, usize), BackendError> {
+        request: Box<ChatRequest>,
+    ) -> Result<(Box<ChatRequest>, usize), BackendError> {
         let takes = self.snapshot.backends()[candidate.backend].image_addresses(&request);
         let rules = match wanted(&request, takes, self.snapshot.images())? {
             Wanted::Addresses => return Ok((request, 0)),
@@ -453,7 +458,7 @@ impl Walk {
         };
         let fetching = || rules.fetch(&request, &self.findings);
         match self.images.get_or_init(fetching).await {
-            Ok(fetched) => Ok((fetched.put_into(request), fetched.bytes)),
+            Ok(fetched) => Ok((Box::new(fetched.put_into(*request)), fetched.bytes)),
             Err(error) => Err(error.clone()),
         }
     }
@@ -691,7 +696,10 @@ pub(crate) fn label_of(card: &BackendCard, model: &str) -> RouteLabel {
 }
 
 /// The request, moved to the last candidate and copied for the ones before it.
-fn take_or_clone(request: &mut Option<ChatRequest>, is_last: bool) -> Option<ChatRequest> {
+fn take_or_clone(
+    request: &mut Option<Box<ChatRequest>>,
+    is_last: bool,
+) -> Option<Box<ChatRequest>> {
     if is_last {
         request.take()
     } else {
