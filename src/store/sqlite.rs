@@ -18,6 +18,10 @@ const BUSY_MAX: Duration = Duration::from_secs(5);
 /// The write-ahead log is cut back to this where it grew longer.
 const LOG_BYTES_KEPT: &str = "8388608";
 
+/// What a connection keeps of its file, in KiB, as a negative number; SQLite's default is four times that.
+/// The system keeps the rest, for all connections together.
+const CACHE_KIB: &str = "-512";
+
 /// SQLite's primary result codes.
 pub(crate) const ERROR: i32 = 1;
 /// Another process has the file.
@@ -49,6 +53,7 @@ pub(crate) async fn open(path: &Path) -> Result<Option<SqliteConnection>, sqlx::
         .synchronous(SqliteSynchronous::Full)
         .pragma("journal_size_limit", LOG_BYTES_KEPT)
         .pragma("secure_delete", "ON")
+        .pragma("cache_size", CACHE_KIB)
         .busy_timeout(BUSY_MAX)
         .disable_statement_logging();
     let mut connection = SqliteConnection::connect_with(&options).await?;

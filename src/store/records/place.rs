@@ -95,11 +95,7 @@ impl FilePlace {
 
     async fn try_write(&mut self, batch: &[KeptRecord]) -> Result<(), FileError> {
         let connection = self.connect().await?;
-        // One statement is one transaction. It is as long as the batch, so that none is asked for again.
-        let mut statement = row::insert(batch);
-        let statement = statement.build().persistent(false);
-        connection.execute(statement).await?;
-        Ok(())
+        Ok(row::write(connection, batch).await?)
     }
 
     /// Removes some of what is too old or too much. True where there is more.

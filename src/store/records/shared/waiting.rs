@@ -84,11 +84,7 @@ impl Waiting {
         if used_bytes(connection).await? > bytes_max {
             return Err(WaitingFault::Full);
         }
-        let mut statement = row::insert(batch);
-        connection
-            .execute(statement.build().persistent(false))
-            .await?;
-        Ok(())
+        Ok(row::write(connection, batch).await?)
     }
 
     /// The first that come after `after`, a name, in the order of their names.
