@@ -26,6 +26,7 @@ mod node;
 mod otel;
 mod quotas;
 mod reload;
+mod resident;
 mod retention;
 mod reuse;
 mod signals;

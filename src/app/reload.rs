@@ -32,6 +32,19 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Of files as they are now, which is as they were read: a node that starts may take a while until it
+    /// first looks.
+    pub fn of(files: &[PathBuf]) -> Self {
+        let seen = |file: &PathBuf| {
+            let found = std::fs::metadata(file).ok();
+            (file.clone(), found.map(|found| mark(&found)))
+        };
+        Self {
+            known: files.iter().map(seen).collect(),
+            last: Marks::new(),
+        }
+    }
+
     /// Waits until one of `files` has changed. A file is new to it the first time that it is named, and that is no
     /// change. Cancel safe: what was not told is found by the next call.
     pub async fn changed(&mut self, files: impl Fn() -> Vec<PathBuf>) {
@@ -121,6 +134,22 @@ mod tests {
         for (number, (look, is_news)) in looks.into_iter().enumerate() {
             assert_eq!(watch.is_news(marks(look)), is_news, "look {number}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_before_the_first_look_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ["there", "not yet"].map(|name| folder.path().join(name));
+        std::fs::write(&files[0], "one").unwrap();
+        for (file, text) in files.iter().zip(["other", "new"]) {
+            let mut watch = Watch::of(&files);
+            std::fs::write(file, text).unwrap();
+            watch.changed(|| files.to_vec()).await;
+        }
+        let mut watch = Watch::of(&files);
+        let changed = watch.changed(|| files.to_vec());
+        let waited = tokio::time::timeout(LOOK_EVERY * 5, changed).await;
+        assert!(waited.is_err(), "nothing changed");
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use crate::local::Located;
 use crate::node::Node;
 use crate::reload::Watch;
 use crate::signals::{Signals, Word};
-use crate::{banner, client, embedder, local, sealed, telemetry, terminal};
+use crate::{banner, client, embedder, local, resident, sealed, telemetry, terminal};
 
 /// For blocking work that nobody waits for any more, such as a model still loading.
 const LEAVE_MAX: Duration = Duration::from_millis(500);
@@ -67,6 +67,7 @@ fn serve_as(
     load: impl Fn() -> Result<(Config, Vec<ConfigFault>), config::ConfigFaults>,
 ) -> anyhow::Result<ExitCode> {
     let (config, warnings) = load()?;
+    let watch = Watch::of(&config.watched);
     if config
         .local
         .as_ref()
@@ -90,7 +91,9 @@ fn serve_as(
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let served = runtime.block_on(run(&config, &warnings, || load().map(|(config, _)| config)));
+    let served = runtime.block_on(run(&config, &warnings, watch, || {
+        load().map(|(config, _)| config)
+    }));
     runtime.shutdown_timeout(LEAVE_MAX);
     served.map(|()| ExitCode::SUCCESS)
 }
@@ -117,6 +120,7 @@ fn quiet_aborts(environment: &BTreeMap<String, String>) {
 async fn run(
     config: &Config,
     warnings: &[ConfigFault],
+    mut watch: Watch,
     reload: impl Fn() -> Result<Config, config::ConfigFaults>,
 ) -> anyhow::Result<()> {
     for warning in warnings {
@@ -157,8 +161,9 @@ async fn run(
     }
     let encoders = embedder::locate(config, &located.names())?;
     let node = Node::start(config, &located, encoders, http.transport()).await?;
+    resident::forget_start();
     announce(config, &located, &node);
-    let (mut watch, files) = (Watch::default(), RefCell::new(config.watched.clone()));
+    let files = RefCell::new(config.watched.clone());
     let next = async || {
         tokio::select! {
             word = signals.next() => word,

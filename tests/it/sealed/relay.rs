@@ -9,7 +9,7 @@ use http::Method;
 use loadtest::FakeUpstream;
 use tempfile::TempDir;
 
-use crate::harness::{Hedge, hedge, open, request};
+use crate::harness::{Hedge, eventually, hedge, open, request};
 
 pub const RELAY: &str = "relay-hq";
 pub const EDGE: &str = "branch-7";
@@ -215,8 +215,13 @@ impl Relay {
         self.joined_edge(more).await
     }
 
-    /// Starts the edge that has joined.
+    /// Starts the edge that has joined, once the relay knows it: a file that was put there by hand it sees
+    /// at its next look.
     pub async fn joined_edge(&self, more: &str) -> Hedge {
+        eventually("the relay knows its edge", async || {
+            !self.metrics().await.contains("\nhedge_relay_edges 0\n")
+        })
+        .await;
         let relays = std::fs::read_to_string(self.path("hedge.toml")).unwrap();
         Hedge::start(&format!("{more}\n[local]\nenabled = false\n{relays}")).await
     }
