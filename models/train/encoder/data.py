@@ -7,11 +7,12 @@ import json
 import os
 import zlib
 
-WITHHELD = 8
+# Tenths of the texts, by their checksums.
+WITHHELD = "8,9"
 
 
 def is_withheld(text):
-    return zlib.crc32(text.lower().strip().encode()) % 10 >= WITHHELD
+    return str(zlib.crc32(text.lower().strip().encode()) % 10) in WITHHELD.split(",")
 
 
 def lines(folder, name):

@@ -246,10 +246,12 @@ def main():
     p.add_argument("--changed", type=float, default=0.2, help="changed questions and grouped texts, for each pair")
     p.add_argument("--every", type=int, default=500, help="steps between checkpoints and scores")
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--withheld", default=data.WITHHELD, metavar="TENTHS", help="of the texts, in place of the usual ones")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
     os.makedirs(a.out, exist_ok=True)
+    data.WITHHELD = a.withheld
     for given in a.share:
         source, _, share = given.partition("=")
         SHARES[source] = float(share)

@@ -1,9 +1,10 @@
 """Writes the pairs that the scorer is fitted on: texts the encoder was not trained on, only.
 
-    python pairs.py DATA WORK
+    python pairs.py DATA WORK [TENTHS]
 
 DATA is the folder of the labelled data, WORK one for what is made. Writes WORK/mutated.txt, one JSON
-string a line: texts that are not in DATA and need vectors like the others.
+string a line: texts that are not in DATA and need vectors like the others. TENTHS are those that another
+encoder was not trained on ("4,5,6,7").
 """
 
 import json
@@ -12,13 +13,15 @@ import re
 import sys
 import zlib
 
-
 from mutate import DIFFERENT, SAME, word
 
+# Tenths of the texts, by their checksums.
+WITHHELD = "8,9"
 
-def is_withheld(text):
+
+def is_withheld(text, tenths=WITHHELD):
     """The encoder's training leaves these out."""
-    return zlib.crc32(text.strip().lower().encode()) % 10 >= 8
+    return str(zlib.crc32(text.strip().lower().encode()) % 10) in tenths.split(",")
 
 
 def lines(path):
@@ -27,17 +30,17 @@ def lines(path):
             yield json.loads(line)
 
 
-def main(data, work):
+def main(data, work, tenths=WITHHELD):
     rng = random.Random(20)
     sources = {}
     for row in lines(f"{data}/pairs_train.jsonl"):
         if row["source"].startswith("mutation") or row["source"].startswith("language"):
             continue
         for text in (row["query_a"], row["query_b"]):
-            if is_withheld(text):
+            if is_withheld(text, tenths):
                 sources.setdefault(row["source"], set()).add(text)
     for row in lines(f"{data}/stream.jsonl"):
-        if row["split"] == "train" and is_withheld(row["query"]):
+        if row["split"] == "train" and is_withheld(row["query"], tenths):
             sources.setdefault(row["source"], set()).add(row["query"])
     pool = sorted({w for t in sources["qqp"] for w in re.findall(r"[a-z]{5,}", t)})
     wanted = {"qqp": 450, "banking77": 220, "clinc150": 60, "hwu64": 60, "snips": 40, "stsb": 40, "cannot": 40}

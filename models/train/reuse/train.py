@@ -1,12 +1,14 @@
 """Fits the scorer of pairs and writes it as `policy::reuse` reads it.
 
     python train.py DATA WORK TEXTS VECTORS OUT --binary REUSE [--head HEAD] [--jobs N]
+        [--sibling TENTHS WORK TEXTS VECTORS HEAD]
 
 DATA is the folder of the labelled data; only its `train` parts are read, and of those only texts that
 the encoder was not trained on. WORK holds what `pairs.py` made. TEXTS and VECTORS are as the example
 `reuse` takes them, several files with commas between, and must hold the mutated texts too. REUSE is that
 example, built: it computes the figures, so that what is trained on is what is computed when serving.
-HEAD is the pair network that the encoder was trained with, as JSON.
+HEAD is the pair network that the encoder was trained with, as JSON. A sibling is an encoder made the same
+way that was not trained on other tenths of the texts: what it says of those is fitted on too.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import zlib
 import lightgbm
 import numpy as np
 
-from pairs import is_withheld, lines
+from pairs import WITHHELD, is_withheld, lines
 
 FOLDS = 3
 # Fits whose mean is taken: one alone is off by five hits in a hundred, and gains nothing by more trees, where three do.
@@ -44,6 +46,8 @@ ROUNDS = {"encoder": 700, "lexical": 100}
 FIRST_ROUNDS = {"encoder": 60, "lexical": 10}
 # Of pairs that are as likely the same as not, or likelier, how many may be given up after the first trees.
 GIVEN_UP = 0.001
+# What a pair of a sibling's counts beside one of the encoder's own. Odds are found by the encoder's own alone.
+SIBLING_WEIGHT = 0.3
 # The figures of the encoder, which come first, and those of what else is near, which come last: without them the
 # trees go by the words alone.
 ENCODER_FIGURES = 2
@@ -247,7 +251,7 @@ def calibrate(raw, truth, weight):
     return xs, ys
 
 
-def fit(name, table, truth, weight, numbers, lookups, is_traffic, rounds, jobs):
+def fit(name, table, truth, weight, numbers, lookups, is_own, is_traffic, rounds, jobs):
     table = table.copy()
     if name == "lexical":
         table[:, :ENCODER_FIGURES] = 0.0
@@ -266,7 +270,7 @@ def fit(name, table, truth, weight, numbers, lookups, is_traffic, rounds, jobs):
     for at, lookup in enumerate(lookups):
         if lookup not in best or raw[at] > raw[best[lookup]]:
             best[lookup] = at
-    best = np.array([at for at in sorted(best.values()) if is_traffic[at] or name == "lexical"])
+    best = np.array([at for at in sorted(best.values()) if is_own[at] and (is_traffic[at] or name == "lexical")])
     xs, ys = calibrate(raw[best], truth[best], weight[best])
     first, others = [], []
     for parameters in bags:
@@ -314,30 +318,44 @@ def main():
         arguments.add_argument(name)
     arguments.add_argument("--binary", required=True)
     arguments.add_argument("--head")
+    arguments.add_argument(
+        "--sibling", nargs=5, action="append", default=[], metavar=("TENTHS", "WORK", "TEXTS", "VECTORS", "HEAD")
+    )
     arguments.add_argument("--jobs", type=int, default=1)
     arguments.add_argument("--leaves", type=int, default=PARAMETERS["num_leaves"])
     arguments.add_argument("--half", action="store_true", help="leave half of the texts out, for tuning what comes after")
     given = arguments.parse_args()
 
     PARAMETERS["num_leaves"] = given.leaves
-    places, matrix = vectors(given.texts, given.vectors)
-
-    def is_wanted(text):
-        return is_withheld(text) and not (given.half and is_left_out(text))
-
-    rows = labelled(given.data, given.work, places, matrix, is_wanted)
-    print(len(rows), "pairs")
-    head = network(given.head) if given.head else None
     leaf = {"trees": [], "raw": [0.0], "calibrated": [0.0]}
-    scorer = {"vocabulary": vocabulary(given.data), "head": head, "encoder": leaf, "lexical": leaf}
-    first = f"{given.work}/first.json"
-    json.dump(scorer, open(first, "w"))
-    table, guards = figures(given.binary, rows, given.texts, given.vectors, first, given.work)
+    scorer = {"vocabulary": vocabulary(given.data), "head": None, "encoder": leaf, "lexical": leaf}
+    own = (WITHHELD, given.work, given.texts, given.vectors, given.head)
+    rows, tables, guards, is_own = [], [], [], []
+    for tenths, work, texts, files, head in [*given.sibling, own]:
+        places, matrix = vectors(texts, files)
+
+        def is_wanted(text):
+            return is_withheld(text, tenths) and not (given.half and is_left_out(text))
+
+        part = labelled(given.data, work, places, matrix, is_wanted)
+        print(len(part), "pairs of tenths", tenths)
+        # The last one's stays: what serves is the encoder's own.
+        scorer["head"] = network(head) if head else None
+        first = f"{work}/first.json"
+        with open(first, "w") as out:
+            json.dump(scorer, out)
+        table, refusing = figures(given.binary, part, texts, files, first, work)
+        rows += part
+        tables.append(table)
+        guards.append(refusing)
+        is_own.append(np.full(len(part), tenths == WITHHELD))
+    table, guards, is_own = (np.concatenate(parts) for parts in (tables, guards, is_own))
     truth = np.array([row[2] for row in rows], float)
     # Rows of one number are always in one fold.
     numbers = np.array([zlib.crc32(key.encode()) // 10 % 1_000_003 for key in neighbourhoods(given.data, rows)])
     copies = collections.Counter(tuple(sorted(row[:2])) for row in rows)
     weight = np.array([1 / copies[tuple(sorted(row[:2]))] for row in rows])
+    weight[~is_own] *= SIBLING_WEIGHT
     lookups = np.array([id(row[4]) if row[4] else -at for at, row in enumerate(rows)])
     is_traffic = np.array([not row[3].startswith("mutation") for row in rows])
     refused = guards >= 0
@@ -345,7 +363,7 @@ def main():
     # What a guard refuses is never scored.
     keep = ~refused
     for name, rounds in ROUNDS.items():
-        judge, probability, model = fit(name, table[keep], truth[keep], weight[keep], numbers[keep], lookups[keep], is_traffic[keep], rounds, given.jobs)
+        judge, probability, model = fit(name, table[keep], truth[keep], weight[keep], numbers[keep], lookups[keep], is_own[keep], is_traffic[keep], rounds, given.jobs)
         scorer[name] = judge
         all_ = np.zeros(len(rows))
         all_[keep] = probability

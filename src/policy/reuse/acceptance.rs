@@ -154,7 +154,7 @@ impl Band {
 
 /// Which scores it was learned of. Another number each time they come to mean something else, as after a
 /// new fit: what was learned of others would mislead.
-const LEARNED_OF: u32 = 4;
+const LEARNED_OF: u32 = 5;
 
 /// What is learned of answers, of all entries together. Small, of a fixed size, and kept over a restart
 /// as [`Acceptance::to_bytes`].
