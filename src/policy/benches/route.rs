@@ -97,3 +97,10 @@ fn scan_1_kb(bencher: Bencher<'_, '_>) {
 fn parse_default_routes() -> bool {
     RoutePolicy::parse("default.toml", black_box(DEFAULT_ROUTES)).is_ok()
 }
+
+/// What the first request pays for that its rules decide about, on a node without a model of its own.
+#[divan::bench]
+fn parse_and_compile_default_routes() {
+    let policy = RoutePolicy::parse("default.toml", black_box(DEFAULT_ROUTES));
+    policy.expect("it parses").warm();
+}
