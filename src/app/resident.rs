@@ -34,8 +34,8 @@ mod linux {
             let address = ptr::without_provenance_mut::<c_void>(start);
             #[expect(unsafe_code, reason = "no call that is safe unmaps pages")]
             // SAFETY: the area is of the program's own file, which is never unmapped while it runs, and
-            // private, and none of its pages was written to: what is read there is the file's content
-            // before and after.
+            // private, and none of its pages is another than the file's, here or swapped out: what is read
+            // there is the file's content before and after.
             unsafe {
                 madvise(address, end - start, Advice::LinuxDontNeed)?;
             }
@@ -43,25 +43,52 @@ mod linux {
         Ok(())
     }
 
-    /// The areas of `program` in what `/proc/self/smaps` says that cannot be written to and of which no
-    /// page is a copy of this process's own, as relocated ones are.
+    /// An area, and what is said of its pages.
+    #[derive(Default)]
+    struct Area {
+        range: Range<usize>,
+        is_of_program: bool,
+        has_pages: bool,
+        /// Said to have none that are this process's own, as relocated ones are: neither here nor swapped out.
+        has_no_copies: [bool; 2],
+    }
+
+    impl Area {
+        /// Whether nothing is lost with its pages. An emulator that says nothing of them says that there are
+        /// none.
+        fn is_as_filed(&self) -> bool {
+            self.is_of_program && self.has_pages && self.has_no_copies == [true; 2]
+        }
+    }
+
+    /// The areas of `program` in what `/proc/self/smaps` says that cannot be written to, and that hold what is
+    /// in the file.
     fn unwritten(maps: &str, program: &Path) -> Vec<Range<usize>> {
-        let mut areas = Vec::new();
-        let mut area = None;
+        let mut areas: Vec<Area> = Vec::new();
         for line in maps.lines() {
             let mut fields = line.split_ascii_whitespace();
             let (Some(first), Some(second)) = (fields.next(), fields.next()) else {
                 continue;
             };
-            if first == "Anonymous:" {
-                areas.extend(area.take().filter(|_| second == "0"));
-            } else if let Some(range) = range(first) {
+            if let Some(range) = range(first) {
                 let is_fixed = matches!(second, "r--p" | "r-xp");
                 let path = line.find('/').map(|at| Path::new(&line[at..]));
-                area = (is_fixed && path == Some(program)).then_some(range);
+                areas.push(Area {
+                    range,
+                    is_of_program: is_fixed && path == Some(program),
+                    ..Area::default()
+                });
+            } else if let Some(area) = areas.last_mut() {
+                match first {
+                    "Rss:" => area.has_pages = second != "0",
+                    "Anonymous:" => area.has_no_copies[0] = second == "0",
+                    "Swap:" => area.has_no_copies[1] = second == "0",
+                    _ => {}
+                }
             }
         }
-        areas
+        areas.retain(Area::is_as_filed);
+        areas.into_iter().map(|area| area.range).collect()
     }
 
     fn range(text: &str) -> Option<Range<usize>> {
@@ -75,33 +102,36 @@ mod linux {
     mod tests {
         use super::*;
 
-        const MAPS: &str = "\
-5000-6000 r--p 00000000 fe:00 77   /opt/my hedge/bin/hedge
-Rss:                   4 kB
-Anonymous:             0 kB
-6000-9000 r-xp 00001000 fe:00 77   /opt/my hedge/bin/hedge
-Rss:                   8 kB
-Anonymous:             0 kB
-VmFlags: rd ex mr mw me
-9000-a000 r--p 00004000 fe:00 77   /opt/my hedge/bin/hedge
-Anonymous:             4 kB
-a000-b000 rw-p 00005000 fe:00 77   /opt/my hedge/bin/hedge
-Anonymous:             0 kB
-b000-c000 r--s 00000000 fe:00 78   /opt/models/tiny.gguf
-Anonymous:             0 kB
-d000-e000 rw-p 00000000 00:00 0    [heap]
-Anonymous:             0 kB
-e000-f000 r-xp 00000000 00:00 0
-Anonymous:             0 kB
-f000-f800 r-xp 00000000 fe:00 79   /lib/libc.so.6
-Anonymous:             0 kB
-";
+        /// One area of a file as the kernel tells of it.
+        fn area(head: &str, path: &str, pages: [u32; 3]) -> String {
+            let [rss, anonymous, swap] = pages;
+            format!(
+                "{head} 00001000 fe:00 77   {path}\nSize:  12 kB\nRss:  {rss} kB\n\
+                 Anonymous:  {anonymous} kB\nAnonHugePages:  0 kB\nSwap:  {swap} kB\nVmFlags: rd ex mr\n"
+            )
+        }
 
         #[test]
         fn only_what_the_program_s_file_still_holds_is_let_go() {
-            let areas = unwritten(MAPS, Path::new("/opt/my hedge/bin/hedge"));
+            let program = "/opt/my hedge/bin/hedge";
+            let maps = [
+                area("5000-6000 r--p", program, [4, 0, 0]),
+                area("6000-9000 r-xp", program, [8, 0, 0]),
+                // Relocated, and the same swapped out.
+                area("9000-a000 r--p", program, [4, 4, 0]),
+                area("a000-b000 r--p", program, [4, 0, 4]),
+                // An emulator that tells nothing.
+                area("b000-c000 r--p", program, [0, 0, 0]),
+                area("c000-d000 rw-p", program, [4, 0, 0]),
+                area("d000-e000 r--s", "/opt/models/tiny.gguf", [4, 0, 0]),
+                area("e000-f000 r-xp", "/lib/libc.so.6", [4, 0, 0]),
+                "f000-f100 rw-p 00000000 00:00 0    [heap]\nRss: 4 kB\nAnonymous: 0 kB\nSwap: 0 kB\n".into(),
+                "f100-f200 r-xp 00000000 00:00 0\nRss: 4 kB\nAnonymous: 0 kB\nSwap: 0 kB\n".into(),
+            ];
+            let maps = maps.concat();
+            let areas = unwritten(&maps, Path::new(program));
             assert_eq!(areas, [0x5000..0x6000, 0x6000..0x9000]);
-            assert!(unwritten(MAPS, Path::new("/opt/models/tiny.gguf")).is_empty());
+            assert!(unwritten(&maps, Path::new("/opt/models/tiny.gguf")).is_empty());
         }
 
         #[test]
@@ -109,10 +139,12 @@ Anonymous:             0 kB
             for maps in [
                 "",
                 "\n\n",
-                "- r-xp / /a\nAnonymous: 0 kB",
-                "9-1 r-xp 0 0 0 /a\nAnonymous: 0 kB",
-                "zz-1 r-xp 0 0 0 /a\nAnonymous: 0 kB",
+                "- r-xp / /a\nRss: 4\nAnonymous: 0 kB\nSwap: 0 kB",
+                "9-1 r-xp 0 0 0 /a\nRss: 4\nAnonymous: 0 kB\nSwap: 0 kB",
+                "zz-1 r-xp 0 0 0 /a\nRss: 4\nAnonymous: 0 kB\nSwap: 0 kB",
                 "1-2 r-xp 0 0 0 /a",
+                "1-2 r-xp 0 0 0 /a\nRss: 4\nAnonymous: 0 kB",
+                "Rss: 4\nAnonymous: 0 kB\nSwap: 0 kB",
             ] {
                 assert!(unwritten(maps, Path::new("/a")).is_empty(), "{maps}");
             }

@@ -1,7 +1,7 @@
 //! One rule's condition, compiled: tests joined by all, any and not.
 
 use std::cell::OnceCell;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use domain::OutputFormat;
 use regex::Regex;
@@ -112,6 +112,8 @@ pub(crate) struct Patterns {
 struct Share {
     patterns: Vec<String>,
     compiled: OnceLock<PatternSet>,
+    /// Held by who compiles; others wait.
+    compiling: Mutex<()>,
 }
 
 impl Patterns {
@@ -126,6 +128,7 @@ impl Patterns {
             known.sets.push(Arc::new(Share {
                 patterns: share.iter().copied().map(str::to_owned).collect(),
                 compiled: OnceLock::new(),
+                compiling: Mutex::new(()),
             }));
         }
         known
@@ -145,6 +148,13 @@ impl Patterns {
 
 impl Share {
     fn compile(&self) -> Result<&PatternSet, Uncompiled> {
+        if let Some(compiled) = self.compiled.get() {
+            return Ok(compiled);
+        }
+        let _one = self
+            .compiling
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(compiled) = self.compiled.get() {
             return Ok(compiled);
         }

@@ -26,8 +26,9 @@ const BYTES_PER_STATE_MIN: usize = 10;
 pub(crate) struct PatternSet(Arc<Compiled>);
 
 struct Compiled {
-    /// Fast, and gives up: at letters beyond ASCII where a pattern asks for the edge of a word.
-    automaton: DFA,
+    /// Fast, and gives up: at letters beyond ASCII where a pattern asks for the edge of a word. `None` of
+    /// patterns so large that it would have no room to work in.
+    automaton: Option<DFA>,
     /// Slow, and always finds.
     machine: PikeVM,
     scratch: Pool<Scratch, NewScratch>,
@@ -36,7 +37,7 @@ struct Compiled {
 type NewScratch = Box<dyn Fn() -> Scratch + Send + Sync + UnwindSafe + RefUnwindSafe>;
 
 struct Scratch {
-    automaton: dfa::Cache,
+    automaton: Option<dfa::Cache>,
     machine: Option<pikevm::Cache>,
 }
 
@@ -51,7 +52,7 @@ pub(crate) struct Uncompiled(Box<thompson::BuildError>);
 
 impl fmt::Debug for PatternSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PatternSet({})", self.0.automaton.pattern_len())
+        write!(f, "PatternSet({})", self.0.machine.pattern_len())
     }
 }
 
@@ -75,20 +76,18 @@ impl PatternSet {
             .match_kind(MatchKind::All)
             .unicode_word_boundary(true)
             .minimum_cache_clear_count(Some(CLEARED_MAX))
-            .minimum_bytes_per_state(Some(BYTES_PER_STATE_MIN))
-            // However many patterns there are, the least that can work is made room for.
-            .skip_cache_capacity_check(true);
+            .minimum_bytes_per_state(Some(BYTES_PER_STATE_MIN));
         let automaton = DFA::builder()
             .configure(config)
             .build_from_nfa(nfa.clone())
-            .expect("nothing asked of it can be refused");
+            .ok();
         let machine = PikeVM::builder()
             .configure(PikeVM::config().match_kind(MatchKind::All))
             .build_from_nfa(nfa)
             .expect("nothing asked of it can be refused");
         let made = automaton.clone();
         let new: NewScratch = Box::new(move || Scratch {
-            automaton: made.create_cache(),
+            automaton: made.as_ref().map(DFA::create_cache),
             machine: None,
         });
         Ok(Self(Arc::new(Compiled {
@@ -106,11 +105,16 @@ impl PatternSet {
             scratch,
         } = &*self.0;
         let input = Input::new(text);
-        let mut found = regex_automata::PatternSet::new(automaton.pattern_len());
+        let mut found = regex_automata::PatternSet::new(machine.pattern_len());
         let mut scratch = scratch.get();
-        let read =
-            automaton.try_which_overlapping_matches(&mut scratch.automaton, &input, &mut found);
-        if read.is_err() {
+        let is_read = automaton
+            .as_ref()
+            .zip(scratch.automaton.as_mut())
+            .is_some_and(|(automaton, scratch)| {
+                let read = automaton.try_which_overlapping_matches(scratch, &input, &mut found);
+                read.is_ok()
+            });
+        if !is_read {
             let scratch = scratch
                 .machine
                 .get_or_insert_with(|| machine.create_cache());
@@ -178,10 +182,10 @@ mod tests {
 
     #[test]
     fn a_set_larger_than_its_scratch_is_searched_all_the_same() {
-        let set = PatternSet::compile(&[r"\w{80}", r"x\b", "y"], true, None).unwrap();
-        assert_eq!(indices(&set, &"wörter".repeat(20)), [0]);
-        assert_eq!(indices(&set, &"z".repeat(100_000)), [0]);
-        assert_eq!(indices(&set, "an x, an X"), [1]);
+        let set = PatternSet::compile(&["y{300000}", r"x\b", "z"], true, None).unwrap();
+        assert!(set.0.automaton.is_none());
+        assert_eq!(indices(&set, "an x, an X, xü"), [1]);
+        assert_eq!(indices(&set, "yyz"), [2]);
     }
 
     proptest! {

@@ -23,6 +23,7 @@
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use regex::RegexBuilder;
 use toml::{Table, Value};
@@ -39,6 +40,9 @@ use crate::trouble::Trouble;
 pub const DEFAULT_ROUTES: &str = include_str!("../../routes/default.toml");
 /// The policy that never leaves this machine.
 pub const LOCAL_ONLY_ROUTES: &str = include_str!("../../routes/local-only.toml");
+
+/// The patterns of each of these, over what users say and over instructions.
+static BUNDLED: [OnceLock<[Patterns; 2]>; 2] = [const { OnceLock::new() }; 2];
 
 /// More rules than this in one file are refused.
 pub const RULES_MAX: usize = 512;
@@ -120,12 +124,7 @@ impl RoutePolicy {
         let default = read_default(&mut root, &outcomes, &mut faults);
         let rules = read_rules(&mut root, &outcomes, &mut reader, &mut faults);
         root.finish(&mut faults);
-        let is_bundled = [DEFAULT_ROUTES, LOCAL_ONLY_ROUTES].contains(&toml);
-        let mut gather = |patterns: Vec<Pattern>| match is_bundled {
-            true => Patterns::known(&texts_of(&patterns)),
-            false => compile_all(patterns, &mut faults),
-        };
-        let (said, instructed) = (gather(reader.said), gather(reader.instructed));
+        let [said, instructed] = compiled(toml, [reader.said, reader.instructed], &mut faults);
         faults.into_result(RoutePolicy {
             file: file_name.to_owned(),
             outcomes,
@@ -232,6 +231,17 @@ fn syntax_fault(toml: &str, error: &toml::de::Error) -> String {
 
 fn texts_of(patterns: &[Pattern]) -> Vec<&str> {
     patterns.iter().map(|it| it.text.as_str()).collect()
+}
+
+/// Those of bundled rules are compiled when they are first asked for, once for all policies.
+fn compiled(toml: &str, patterns: [Vec<Pattern>; 2], faults: &mut Faults) -> [Patterns; 2] {
+    let mut bundled = [DEFAULT_ROUTES, LOCAL_ONLY_ROUTES].iter().zip(&BUNDLED);
+    match bundled.find(|(text, _)| **text == toml) {
+        Some((_, known)) => known
+            .get_or_init(|| patterns.map(|some| Patterns::known(&texts_of(&some))))
+            .clone(),
+        None => patterns.map(|some| compile_all(some, faults)),
+    }
 }
 
 /// Compiles patterns together, and alone only to find those at fault.

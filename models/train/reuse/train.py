@@ -331,7 +331,8 @@ def main():
     scorer = {"vocabulary": vocabulary(given.data), "head": None, "encoder": leaf, "lexical": leaf}
     own = (WITHHELD, given.work, given.texts, given.vectors, given.head)
     rows, tables, guards, is_own = [], [], [], []
-    for tenths, work, texts, files, head in [*given.sibling, own]:
+    for who in [*given.sibling, own]:
+        tenths, work, texts, files, head = who
         places, matrix = vectors(texts, files)
 
         def is_wanted(text):
@@ -348,7 +349,7 @@ def main():
         rows += part
         tables.append(table)
         guards.append(refusing)
-        is_own.append(np.full(len(part), tenths == WITHHELD))
+        is_own.append(np.full(len(part), who is own))
     table, guards, is_own = (np.concatenate(parts) for parts in (tables, guards, is_own))
     truth = np.array([row[2] for row in rows], float)
     # Rows of one number are always in one fold.

@@ -17,7 +17,7 @@ use crate::{Outbox, PostgresAddress};
 /// Records that wait to be written. One more is dropped and counted: some ten seconds of a busy node.
 pub const RECORD_QUEUE_MAX: usize = 16_384;
 
-/// Of one transaction: as many as one statement of SQLite has values for.
+/// Of one transaction.
 pub const RECORD_BATCH_MAX: usize = 896;
 
 /// How long a record waits for others to be written with. What a crash may lose is this and the time that
