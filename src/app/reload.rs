@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 /// Between two looks.
@@ -25,7 +26,7 @@ struct Mark {
 type Marks = BTreeMap<PathBuf, Option<Mark>>;
 
 /// What was seen of the files at the last looks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watch {
     known: Marks,
     last: Marks,
@@ -35,12 +36,8 @@ impl Watch {
     /// Of files as they are now, which is as they were read: a node that starts may take a while until it
     /// first looks.
     pub fn of(files: &[PathBuf]) -> Self {
-        let seen = |file: &PathBuf| {
-            let found = std::fs::metadata(file).ok();
-            (file.clone(), found.map(|found| mark(&found)))
-        };
         Self {
-            known: files.iter().map(seen).collect(),
+            known: look(files),
             last: Marks::new(),
         }
     }
@@ -49,8 +46,10 @@ impl Watch {
     /// change. Cancel safe: what was not told is found by the next call.
     pub async fn changed(&mut self, files: impl Fn() -> Vec<PathBuf>) {
         loop {
-            let now = look(files()).await;
-            if self.is_news(now) {
+            let files = files();
+            // It fails where the node ends.
+            let now = spawn_blocking(move || look(&files)).await;
+            if now.is_ok_and(|now| self.is_news(now)) {
                 return;
             }
             sleep(LOOK_EVERY).await;
@@ -71,16 +70,12 @@ impl Watch {
     }
 }
 
-async fn look(files: Vec<PathBuf>) -> Marks {
-    let mut marks = Marks::new();
-    for file in files {
-        let mark = tokio::fs::metadata(&file)
-            .await
-            .ok()
-            .map(|found| mark(&found));
-        marks.insert(file, mark);
-    }
-    marks
+fn look(files: &[PathBuf]) -> Marks {
+    let seen = |file: &PathBuf| {
+        let found = std::fs::metadata(file).ok();
+        (file.clone(), found.map(|found| mark(&found)))
+    };
+    files.iter().map(seen).collect()
 }
 
 fn mark(found: &std::fs::Metadata) -> Mark {
@@ -109,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_change_counts_once_it_stays_and_once() {
-        let mut watch = Watch::default();
+        let mut watch = Watch::of(&[]);
         let looks = [
             (&[("a", Some(1))][..], false),
             (&[("a", Some(1))], false),
@@ -157,7 +152,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [file, next] = ["hedge.toml", "next"].map(|name| folder.path().join(name));
         std::fs::write(&file, "one").unwrap();
-        let mut watch = Watch::default();
+        let mut watch = Watch::of(&[]);
         let files = || vec![file.clone()];
         let waited = tokio::time::timeout(LOOK_EVERY * 5, watch.changed(files)).await;
         assert!(waited.is_err(), "nothing changed");

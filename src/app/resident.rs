@@ -43,28 +43,28 @@ mod linux {
         Ok(())
     }
 
-    /// An area, and what is said of its pages.
-    #[derive(Default)]
-    struct Area {
+    /// An area that cannot be written to, and the KiB that are said of it; empty where nothing is.
+    struct Area<'a> {
         range: Range<usize>,
-        is_of_program: bool,
-        has_pages: bool,
-        /// Said to have none that are this process's own, as relocated ones are: neither here nor swapped out.
-        has_no_copies: [bool; 2],
+        here: &'a str,
+        /// Of this process's own, as relocated pages are.
+        copied: &'a str,
+        swapped: &'a str,
     }
 
-    impl Area {
-        /// Whether nothing is lost with its pages. An emulator that says nothing of them says that there are
+    impl Area<'_> {
+        /// Whether nothing is lost with its pages. An emulator that knows nothing of them says that there are
         /// none.
         fn is_as_filed(&self) -> bool {
-            self.is_of_program && self.has_pages && self.has_no_copies == [true; 2]
+            !["", "0"].contains(&self.here) && [self.copied, self.swapped] == ["0"; 2]
         }
     }
 
     /// The areas of `program` in what `/proc/self/smaps` says that cannot be written to, and that hold what is
     /// in the file.
     fn unwritten(maps: &str, program: &Path) -> Vec<Range<usize>> {
-        let mut areas: Vec<Area> = Vec::new();
+        let mut areas = Vec::new();
+        let mut area: Option<Area<'_>> = None;
         for line in maps.lines() {
             let mut fields = line.split_ascii_whitespace();
             let (Some(first), Some(second)) = (fields.next(), fields.next()) else {
@@ -73,20 +73,23 @@ mod linux {
             if let Some(range) = range(first) {
                 let is_fixed = matches!(second, "r--p" | "r-xp");
                 let path = line.find('/').map(|at| Path::new(&line[at..]));
-                areas.push(Area {
+                areas.extend(area.take());
+                area = (is_fixed && path == Some(program)).then_some(Area {
                     range,
-                    is_of_program: is_fixed && path == Some(program),
-                    ..Area::default()
+                    here: "",
+                    copied: "",
+                    swapped: "",
                 });
-            } else if let Some(area) = areas.last_mut() {
+            } else if let Some(area) = &mut area {
                 match first {
-                    "Rss:" => area.has_pages = second != "0",
-                    "Anonymous:" => area.has_no_copies[0] = second == "0",
-                    "Swap:" => area.has_no_copies[1] = second == "0",
+                    "Rss:" => area.here = second,
+                    "Anonymous:" => area.copied = second,
+                    "Swap:" => area.swapped = second,
                     _ => {}
                 }
             }
         }
+        areas.extend(area);
         areas.retain(Area::is_as_filed);
         areas.into_iter().map(|area| area.range).collect()
     }
