@@ -5,10 +5,10 @@
 use std::net::IpAddr;
 
 use domain::{Fault, KeyDigest, KeySecret, KeyTrouble, Principal};
+use hashing::sha256;
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap, HeaderName};
 use ipnet::IpNet;
-use sha2::{Digest, Sha256};
 
 use crate::server::Api;
 
@@ -70,7 +70,7 @@ pub(crate) fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
 }
 
 pub(crate) fn digest(key: &[u8]) -> KeyDigest {
-    KeyDigest(Sha256::digest(key).into())
+    KeyDigest(sha256(key))
 }
 
 /// Who is behind `peer`: itself, or whom proxies of the operator's say that they speak for. Of

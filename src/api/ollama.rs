@@ -11,10 +11,10 @@ use axum::extract::State;
 use axum::routing::MethodFilter;
 use bytes::Bytes;
 use domain::{Ability, Fault, ModelAlias, Principal, RequestId};
+use hashing::sha256;
 use http::header::CONTENT_TYPE;
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response};
 use pipeline::{Named, NamedWork, Pipeline, Refusal};
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use wire::ollama::{
     ModelDetails, ModelTag, RunningModel, Shown, decode_embed, decode_embeddings, decode_show,
@@ -205,7 +205,7 @@ fn parameter_size(count: u64) -> String {
 
 /// Of the name, for there is none of the file: clients tell models apart by it, and show its beginning.
 fn digest(name: &str) -> String {
-    let digest = Sha256::digest(name);
+    let digest = sha256(name);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

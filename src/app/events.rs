@@ -13,12 +13,11 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use domain::{LimitWarning, LimitWatch, Scope, WhenSpent};
-use hmac::{Hmac, Mac};
+use hashing::HmacKey;
 use providers::Secret;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, StatusCode, Url};
 use serde::Serialize;
-use sha2::Sha256;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -296,12 +295,11 @@ impl fmt::Debug for EventDriver {
 }
 
 fn sign(secret: &Secret, at: &str, body: &str) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
-        .expect("HMAC takes a key of any length");
+    let mut mac = HmacKey::new(secret.expose().as_bytes()).begin();
     mac.update(at.as_bytes());
     mac.update(b".");
     mac.update(body.as_bytes());
-    let digest = mac.finalize().into_bytes();
+    let digest = mac.finish();
     let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("v1={digits}")
 }

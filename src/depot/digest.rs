@@ -6,9 +6,9 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
 
+use hashing::Sha256;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest, Sha256};
 
 /// A file's digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,7 +17,7 @@ pub struct Sha256Digest([u8; 32]);
 impl Sha256Digest {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        Self(hashing::sha256(bytes))
     }
 
     #[must_use]
@@ -36,7 +36,7 @@ impl Sha256Digest {
     }
 
     pub(crate) fn finish(hasher: Sha256) -> Self {
-        Self(hasher.finalize().into())
+        Self(hasher.finish())
     }
 }
 

@@ -12,8 +12,8 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use domain::{BackendError, ChatRequest, Part};
+use hashing::sha256;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
-use sha2::{Digest, Sha256};
 
 /// Images of one request. More would fill any context.
 pub(crate) const IMAGES_MAX: usize = 16;
@@ -114,7 +114,7 @@ impl ImageFile {
         let file = Self {
             path,
             format,
-            digest: Sha256::digest(&bytes).into(),
+            digest: sha256(&bytes),
             bytes,
         };
         match file.reader().into_dimensions() {

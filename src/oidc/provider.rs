@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use domain::{Attempt, AuthorizationResponse, Identity, IdentityProvider, SignInFault};
+use hashing::sha256;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
@@ -110,7 +110,7 @@ impl Provider {
 
     async fn address(&self, attempt: &Attempt) -> Result<Url, OidcError> {
         let mut url = self.document().await?.authorization.clone();
-        let challenge = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(&attempt.verifier));
+        let challenge = BASE64_URL_SAFE_NO_PAD.encode(sha256(&attempt.verifier));
         url.query_pairs_mut()
             .append_pair("response_type", "code")
             .append_pair("client_id", &self.rules.client_id)

@@ -13,8 +13,7 @@ use domain::{
     Audio, CacheKey, ChatRequest, Effort, File, Image, Message, ModelAlias, OutputFormat, Part,
     Reasoning, Sampling, Seal, SealKind, TeamId, Tokens, Tool, ToolCall, ToolChoice,
 };
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use hashing::HmacKey;
 
 use crate::canonical::{Canonical, Form};
 
@@ -40,7 +39,7 @@ const BOOKKEEPING_FIELDS: [&str; 8] = [
 /// The secret that cache keys are made under; drawn anew at each start or read from configuration.
 #[derive(Clone)]
 pub struct CacheSecret {
-    key: [u8; 32],
+    key: HmacKey,
     epoch: u64,
 }
 
@@ -48,7 +47,7 @@ impl CacheSecret {
     #[must_use]
     pub fn new(secret: [u8; 32]) -> Self {
         Self {
-            key: secret,
+            key: HmacKey::new(&secret),
             epoch: 0,
         }
     }
@@ -64,7 +63,7 @@ impl CacheSecret {
     /// kept under another secret is not found under this one.
     #[must_use]
     pub fn of_route(mut self, rule: &str) -> Self {
-        self.key = self.digest(Form::new(ROUTE_FORM).put(rule));
+        self.key = HmacKey::new(&self.digest(Form::new(ROUTE_FORM).put(rule)));
         self
     }
 
@@ -74,10 +73,7 @@ impl CacheSecret {
 
     /// HMAC-SHA256 of it.
     pub(crate) fn digest(&self, form: &Form) -> [u8; 32] {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
-        mac.update(form.as_bytes());
-        mac.finalize().into_bytes().into()
+        self.key.sign(form.as_bytes())
     }
 }
 

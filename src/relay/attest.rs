@@ -14,7 +14,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sha2_011::{Digest, Sha256, Sha512};
+use sha2::{Digest, Sha256, Sha512};
 
 use crate::manifest::{Evidence, IdentityPin, Manifest, TrustedManifest};
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use aws_lc_rs::signature::{ED25519 as ED25519_VERIFIES, Ed25519KeyPair, ParsedPublicKey};
 use ed25519_dalek::VerifyingKey;
 use hkdf::hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2_011::Sha256;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::sealed::{PROOF_LABEL, ProofSecret};

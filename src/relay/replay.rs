@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use sha2_011::{Digest, Sha256};
+use sha2::{Digest, Sha256};
 
 use crate::once::{Met, OnceSet};
 use crate::sealed::EncDigest;

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hkdf::hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2_011::Sha256;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::proof::{Unproven, names};

@@ -5,12 +5,12 @@ use std::fmt;
 use std::time::Duration;
 
 use domain::{KeyDigest, KeyDirectory, KeyTrouble, Limit, Principal, Scope};
-use sha2::{Digest, Sha256};
+use hashing::sha256;
 
 /// The digest under which a key is known. The only thing to do with a key's text.
 #[must_use]
 pub fn digest_key(key: &str) -> KeyDigest {
-    KeyDigest(Sha256::digest(key.as_bytes()).into())
+    KeyDigest(sha256(key))
 }
 
 /// A fixed list of keys. Without any, callers need none.

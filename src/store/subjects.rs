@@ -6,8 +6,7 @@ use std::io;
 use std::path::Path;
 
 use domain::{Mark, Marker, Subject, Who};
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use hashing::{Hmac, HmacKey};
 use uuid::Uuid;
 
 use crate::own_files::make_dir;
@@ -43,7 +42,7 @@ impl SubjectSecret {
         // Each has 122 bits of the system's randomness: three of them are more than enough.
         let mut mac = Self(bytes).mac(b"hedge: fresh");
         (0..3).for_each(|_| mac.update(Uuid::new_v4().as_bytes()));
-        bytes.copy_from_slice(&mac.finalize().into_bytes());
+        bytes.copy_from_slice(&mac.finish());
         Self(bytes)
     }
 
@@ -97,7 +96,7 @@ impl SubjectSecret {
         let mut mac = self.mac(NOBODY);
         update(&mut mac, &ended_us.to_le_bytes());
         update(&mut mac, request_id.as_bytes());
-        let digest = mac.finalize().into_bytes();
+        let digest = mac.finish();
         let digits = digest.iter().take(Mark::BYTES);
         digits.map(|byte| format!("{byte:02x}")).collect()
     }
@@ -107,16 +106,15 @@ impl SubjectSecret {
         &self.0
     }
 
-    fn mac(&self, word: &[u8]) -> Hmac<Sha256> {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+    fn mac(&self, word: &[u8]) -> Hmac {
+        let mut mac = HmacKey::new(&self.0).begin();
         update(&mut mac, word);
         mac
     }
 }
 
-fn update(mac: &mut Hmac<Sha256>, part: &[u8]) {
-    mac.update(&(part.len() as u64).to_le_bytes());
+fn update(mac: &mut Hmac, part: &[u8]) {
+    mac.update((part.len() as u64).to_le_bytes());
     mac.update(part);
 }
 
@@ -125,7 +123,7 @@ impl Marker for SubjectSecret {
         let mut mac = self.mac(MARK);
         update(&mut mac, who.as_label().as_bytes());
         update(&mut mac, who.name().as_bytes());
-        let digest: [u8; 32] = mac.finalize().into_bytes().into();
+        let digest = mac.finish();
         let mut mark = [0; Mark::BYTES];
         mark.copy_from_slice(&digest[..Mark::BYTES]);
         Mark(mark)
@@ -135,7 +133,7 @@ impl Marker for SubjectSecret {
         let mut mac = self.mac(TRACE);
         update(&mut mac, subject.who.as_label().as_bytes());
         update(&mut mac, subject.who.name().as_bytes());
-        let digest = mac.finalize().into_bytes();
+        let digest = mac.finish();
         let digits = digest.iter().take(TRACE_BYTES);
         digits.map(|byte| format!("{byte:02x}")).collect()
     }

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use hashing::sha256;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::harness::{Hedge, Reply, ask, chat_request, hedge, root, with};
 
@@ -94,7 +94,7 @@ async fn send_as(hedge: &Hedge, key: &str, body: &Value) -> Reply {
 }
 
 fn key(name: &str, models: &str) -> String {
-    let digest = Sha256::digest(name.as_bytes());
+    let digest = sha256(name.as_bytes());
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("[[keys]]\nname = \"{name}\"\nsecret = \"sha256:{digest}\"\n{models}\n")
 }

@@ -3,9 +3,9 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use hashing::sha256;
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
-use sha2::{Digest, Sha256};
 
 use crate::harness::{Hedge, ask, chat_request, fake};
 
@@ -83,7 +83,7 @@ async fn only_hosts_and_origins_of_this_machine_are_let_in() {
 #[tokio::test]
 async fn keys_are_asked_for_where_there_are_any() {
     let fake = fake();
-    let digest: String = Sha256::digest(b"sk-right")
+    let digest: String = sha256(b"sk-right")
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();

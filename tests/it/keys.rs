@@ -4,10 +4,10 @@ use std::process::Output;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use hashing::sha256;
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::harness::{
     Hedge, Reply, ask, chat_request, eventually, fake, hedge, open, request, with,
@@ -651,7 +651,7 @@ async fn secrets_stand_nowhere_and_every_change_is_in_the_audit_log() {
         places.push(std::fs::read(hedge.data_path(name)).unwrap());
     }
     for secret in [&first, &second] {
-        let digest: [u8; 32] = Sha256::digest(secret).into();
+        let digest = sha256(secret);
         let digits: String = digest.iter().map(|it| format!("{it:02x}")).collect();
         for place in &places {
             let shown = String::from_utf8_lossy(&place[..place.len().min(200)]);

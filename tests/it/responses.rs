@@ -1,9 +1,9 @@
 //! OpenAI's responses: made here and in the cloud, kept, gone on from, and forgotten.
 
 use bytes::Bytes;
+use hashing::sha256;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::harness::{Hedge, Reply, eventually, fake, open, request, upstream, with};
 
@@ -137,7 +137,7 @@ async fn what_is_not_to_be_kept_is_not() {
 #[tokio::test]
 async fn one_team_never_sees_anothers() {
     let key = |name: &str| {
-        let digest = Sha256::digest(name.as_bytes());
+        let digest = sha256(name.as_bytes());
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("[[keys]]\nname = '{name}'\nteam = 'of {name}'\nsecret = 'sha256:{digest}'\n")
     };

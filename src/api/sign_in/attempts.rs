@@ -9,8 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use domain::Attempt;
-use hmac::{Hmac, Mac};
-use sha2::{Digest, Sha256};
+use hashing::{HmacKey, sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
@@ -79,11 +78,10 @@ impl Attempts {
 
     fn attempt(&self, ticket: &[u8; TICKET_BYTES]) -> Attempt {
         let derived = |purpose: &str| {
-            let mac = Hmac::<Sha256>::new_from_slice(&self.key);
-            let mut mac = mac.expect("HMAC takes keys of any length");
+            let mut mac = HmacKey::new(&self.key).begin();
             mac.update(purpose.as_bytes());
             mac.update(ticket);
-            encode(&mac.finalize().into_bytes())
+            encode(&mac.finish())
         };
         Attempt {
             state: derived("state:"),
@@ -94,7 +92,7 @@ impl Attempts {
 }
 
 fn digest(ticket: &str) -> [u8; 32] {
-    Sha256::digest(ticket).into()
+    sha256(ticket)
 }
 
 /// As cookies and addresses can have it.

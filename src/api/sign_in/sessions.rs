@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
+use hashing::sha256;
 use tokio::time::Instant;
 
 use crate::operators::Operator;
@@ -96,7 +96,7 @@ impl Session {
 }
 
 fn digest(secret: &str) -> [u8; 32] {
-    Sha256::digest(secret).into()
+    sha256(secret)
 }
 
 #[cfg(test)]
@@ -143,7 +143,7 @@ mod tests {
         let mut sessions = Sessions::new(RULES);
         sessions.open("a-secret", "olga".into(), olga(), now);
         let kept: [u8; 32] = *sessions.all.keys().next().unwrap();
-        assert_eq!(kept, <[u8; 32]>::from(Sha256::digest("a-secret")));
+        assert_eq!(kept, sha256("a-secret"));
         assert_eq!(format!("{sessions:?}"), "Sessions(1)");
         sessions.close("another");
         assert!(sessions.find("a-secret", now).is_some());

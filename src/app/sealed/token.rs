@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hashing::sha256;
 use rand::CryptoRng;
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 /// How long a token may be used.
@@ -24,7 +24,7 @@ const PREFIX: &str = "hedge-join-1.";
 pub type Fingerprint = [u8; 32];
 
 pub fn fingerprint(bytes: &[u8]) -> Fingerprint {
-    Sha256::digest(bytes).into()
+    sha256(bytes)
 }
 
 /// In hexadecimal digits.

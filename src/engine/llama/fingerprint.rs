@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use sha2::{Digest, Sha256};
+use hashing::Sha256;
 
 use crate::decoder::Fingerprint;
 use crate::llama::raw::{self, Sizes};
@@ -35,7 +35,7 @@ pub(super) fn fingerprint(path: &Path, sizes: Sizes) -> io::Result<Fingerprint> 
     digest.update(metadata.len().to_le_bytes());
     if metadata.len() <= WHOLE_BYTES_MAX {
         io::copy(&mut file, &mut digest)?;
-        return Ok(digest.finalize().into());
+        return Ok(digest.finish());
     }
     let modified = metadata.modified()?.duration_since(UNIX_EPOCH);
     digest.update(modified.unwrap_or_default().as_nanos().to_le_bytes());
@@ -43,5 +43,5 @@ pub(super) fn fingerprint(path: &Path, sizes: Sizes) -> io::Result<Fingerprint> 
         file.seek(SeekFrom::Start(metadata.len() / PIECES * piece))?;
         io::copy(&mut (&mut file).take(PIECE_BYTES), &mut digest)?;
     }
-    Ok(digest.finalize().into())
+    Ok(digest.finish())
 }

@@ -18,9 +18,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use hmac::{Hmac, Mac};
+use hashing::{Hmac, HmacKey};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 use tracing::warn;
 
 use crate::decoder::{Fingerprint, Token};
@@ -61,21 +60,17 @@ struct Head {
 
 /// This node's own, known to nobody else.
 #[derive(Clone)]
-pub(super) struct Key([u8; 32]);
+pub(super) struct Key(HmacKey);
 
 impl Key {
     pub(super) fn random() -> Self {
-        Self(rand::random())
+        Self(HmacKey::new(&rand::random::<[u8; 32]>()))
     }
 
     pub(super) fn tag(&self, parts: &[&[u8]]) -> [u8; TAG_BYTES] {
-        let mut mac = self.mac();
+        let mut mac = self.0.begin();
         parts.iter().for_each(|part| mac.update(part));
-        mac.finalize().into_bytes().into()
-    }
-
-    fn mac(&self) -> Hmac<Sha256> {
-        Hmac::new_from_slice(&self.0).expect("HMAC takes keys of any length")
+        mac.finish()
     }
 }
 
@@ -204,10 +199,12 @@ impl Disk {
         file.read_exact(&mut head)?;
         let mut tag = [0; TAG_BYTES];
         file.read_exact(&mut tag)?;
-        let mut mac = self.key.mac();
+        let mut mac = self.key.0.begin();
         mac.update(&opening);
         mac.update(&head);
-        mac.verify_slice(&tag).map_err(|_| Unsound::Damaged)?;
+        if !mac.is(&tag) {
+            return Err(Unsound::Damaged);
+        }
         let ours: Head = postcard::from_bytes(&head).map_err(|_| Unsound::Damaged)?;
         if ours.fingerprint != self.fingerprint {
             return Err(Unsound::Foreign);
@@ -233,7 +230,7 @@ impl Disk {
         let mut file = open(path)?;
         let length = file.metadata()?.len();
         let (head, head_tag) = self.head(&mut file, length)?;
-        let mut mac = self.key.mac();
+        let mut mac = self.key.0.begin();
         mac.update(&head_tag);
         // Its length is the file's own, as was just checked.
         let state_bytes = usize::try_from(head.state_bytes).map_err(|_| Unsound::Damaged)?;
@@ -309,7 +306,7 @@ impl Disk {
             .mode(0o600)
             .open(part)?;
         head.iter().try_for_each(|bytes| file.write_all(bytes))?;
-        let mut mac = self.key.mac();
+        let mut mac = self.key.0.begin();
         mac.update(head.last().unwrap_or(&&[][..]));
         for chunk in state.chunks(CHUNK_BYTES) {
             if is_late() {
@@ -318,7 +315,7 @@ impl Disk {
             mac.update(chunk);
             file.write_all(chunk)?;
         }
-        file.write_all(&mac.finalize().into_bytes())?;
+        file.write_all(&mac.finish())?;
         Ok(true)
     }
 
@@ -337,7 +334,7 @@ pub(super) struct Reading {
     id: FileId,
     path: PathBuf,
     file: File,
-    mac: Hmac<Sha256>,
+    mac: Hmac,
     state: Vec<u8>,
     /// How much of it was read.
     read: usize,
@@ -382,8 +379,9 @@ impl Reading {
         }
         let mut tag = [0; TAG_BYTES];
         self.file.read_exact(&mut tag)?;
-        let mac = self.mac.clone();
-        mac.verify_slice(&tag).map_err(|_| Unsound::Damaged)?;
+        if !self.mac.clone().is(&tag) {
+            return Err(Unsound::Damaged);
+        }
         Ok(true)
     }
 }
@@ -411,18 +409,18 @@ fn key(path: &Path) -> io::Result<Key> {
     if let Ok(mut file) = open(path) {
         let mut key = [0; 32];
         if file.metadata()?.len() == key.len() as u64 && file.read_exact(&mut key).is_ok() {
-            return Ok(Key(key));
+            return Ok(Key(HmacKey::new(&key)));
         }
     }
     remove_file(path);
-    let key = Key::random();
+    let key: [u8; 32] = rand::random();
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    file.write_all(&key.0)?;
-    Ok(key)
+    file.write_all(&key)?;
+    Ok(Key(HmacKey::new(&key)))
 }
 
 /// A file of this user's own that nobody else may read or write.

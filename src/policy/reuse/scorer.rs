@@ -7,7 +7,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use serde::Deserialize;
 
 use super::compared::FEATURES;
-use super::forest::{Forest, Tree};
+use super::forest::{Forest, TREES_MAX, Tree};
 use super::product::product;
 use super::words::hash;
 
@@ -40,15 +40,17 @@ pub struct Scorer {
 
 #[derive(Debug)]
 struct Judge {
-    forest: Forest,
-    first: First,
+    /// The trees that are asked first, and the others. Where the first give less than `least` together, the
+    /// others are not asked, for pairs that come to anything do not begin so.
+    first: Forest,
+    rest: Forest,
+    least: f32,
     /// Log odds of the trees, rising, and the log odds that were found for them.
     raw: Vec<f32>,
     calibrated: Vec<f32>,
 }
 
-/// The trees that are walked first: where they give less than `least` together, the others are not
-/// walked, for pairs that come to anything do not begin so.
+/// How many trees are asked first, and what they come to at least where the others are asked.
 #[derive(Debug, Default, Deserialize)]
 struct First {
     trees: usize,
@@ -70,16 +72,19 @@ impl WrittenJudge {
         if !self.is_sound() {
             return Err(ScorerFault::Unsound { part: "trees" });
         }
+        let (first, rest) = self.trees.split_at(self.first.trees);
         Ok(Judge {
-            forest: Forest::of(&self.trees),
-            first: self.first,
+            first: Forest::of(first),
+            rest: Forest::of(rest),
+            least: self.first.least,
             raw: self.raw,
             calibrated: self.calibrated,
         })
     }
 
     fn is_sound(&self) -> bool {
-        self.trees.iter().all(Tree::is_sound)
+        self.trees.len() <= TREES_MAX
+            && self.trees.iter().all(Tree::is_sound)
             && self.first.trees <= self.trees.len()
             && self.first.least.is_finite()
             && self.raw.len() == self.calibrated.len()
@@ -97,12 +102,11 @@ impl WrittenJudge {
 impl Judge {
     /// From 0 to 1; the least there is, where the first trees leave no hope.
     fn probability(&self, figures: &[f32; FEATURES]) -> f32 {
-        let walk = |trees| self.forest.log_odds(trees, figures);
-        let first = walk(0..self.first.trees);
-        if first < self.first.least {
+        let first = self.first.log_odds(figures);
+        if first < self.least {
             return share(self.calibrated[0]);
         }
-        let raw = first + walk(self.first.trees..self.forest.trees());
+        let raw = first + self.rest.log_odds(figures);
         let at = self.raw.partition_point(|x| *x <= raw);
         let last = self.raw.len() - 1;
         let odds = if at == 0 {
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_first_trees_leave_no_hope_the_others_are_not_walked() {
+    fn where_the_first_trees_leave_no_hope_the_others_are_not_asked() {
         let of = |first, figure| {
             let mut figures = [0.0; FEATURES];
             figures[0] = figure;

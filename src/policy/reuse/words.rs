@@ -168,7 +168,7 @@ struct Reader {
 
 /// The running digest of words beyond the bound.
 mod digest {
-    use sha2::{Digest, Sha256};
+    use hashing::Sha256;
 
     pub struct Tail(Sha256);
 
@@ -183,7 +183,7 @@ mod digest {
         }
 
         pub fn finish(self) -> u64 {
-            let digest = self.0.finalize();
+            let digest = self.0.finish();
             let mut bytes = [0; 8];
             bytes.copy_from_slice(&digest[..8]);
             // 0 stands for "there is none".

@@ -7,8 +7,7 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use hmac::{Hmac, Mac};
-use sha2::{Digest, Sha256};
+use hashing::{HmacKey, sha256};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
@@ -45,7 +44,7 @@ pub(super) fn authorization(identity: Identity<'_>, request: Signed<'_>, date: &
         ..
     } = identity;
     let scope = format!("{day}/{region}/{service}/aws4_request");
-    let digest = hex(&Sha256::digest(canonical(request)));
+    let digest = hex(&sha256(canonical(request)));
     let to_sign = format!("{ALGORITHM}\n{date}\n{scope}\n{digest}");
     let mut key = format!("AWS4{}", identity.secret_key).into_bytes();
     for word in [day, region, service, "aws4_request", &to_sign] {
@@ -70,7 +69,7 @@ fn canonical(request: Signed<'_>) -> String {
         writeln!(text, "{name}:{value}").expect("writing to memory cannot fail");
     }
     let names = names(request);
-    let body = hex(&Sha256::digest(request.body));
+    let body = hex(&sha256(request.body));
     write!(text, "\n{names}\n{body}").expect("writing to memory cannot fail");
     text
 }
@@ -137,9 +136,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 fn keyed_hash(key: &[u8], text: &[u8]) -> Vec<u8> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("keys of any length are taken");
-    mac.update(text);
-    mac.finalize().into_bytes().to_vec()
+    HmacKey::new(key).sign(text).to_vec()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use rand::RngExt as _;
 use reqwest::Url;
-use sha2_011::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 

@@ -5,7 +5,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use sha2_011::{Digest, Sha256};
+use sha2::{Digest, Sha256};
 
 use crate::key_config::KeyConfig;
 use crate::limits::{CHUNK_BYTES_MAX, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};

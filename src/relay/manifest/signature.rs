@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sha2_011::{Digest, Sha256};
+use sha2::{Digest, Sha256};
 
 use super::document::Manifest;
 use super::identity::{IdentityKey, IdentityPin};

@@ -1,6 +1,6 @@
 //! Whether an edge may believe a manifest, and which key it then seals to.
 
-use sha2_011::{Digest, Sha256};
+use sha2::{Digest, Sha256};
 
 use super::document::{MANIFEST_VERSION, Manifest, PROTOCOL};
 use super::identity::IdentityPin;

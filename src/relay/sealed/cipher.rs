@@ -5,7 +5,7 @@ use std::fmt;
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes128Gcm, Aes256Gcm, KeyInit};
 use hkdf::Hkdf;
-use sha2_011::Sha256;
+use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{SealFault, Unopened};

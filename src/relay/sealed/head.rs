@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sha2_011::{Digest, Sha256};
+use sha2::{Digest, Sha256};
 
 use super::Form;
 use crate::suite::{Aead, Ciphers, KDF_ID, Kem, Suite};

@@ -186,6 +186,6 @@ fn what_holds_a_secret_is_wiped_when_it_is_dropped() {
     assert!(is_wiped::<aes_gcm::Aes256Gcm>());
     assert!(is_wiped::<x25519_dalek::StaticSecret>());
     assert!(is_wiped::<ed25519_dalek::SigningKey>());
-    assert!(is_wiped::<sha2_011::block_api::Sha256VarCore>());
+    assert!(is_wiped::<sha2::block_api::Sha256VarCore>());
     assert!(is_wiped::<crate::ProofSecret>());
 }

@@ -70,7 +70,7 @@ fn the_proof_is_made_over_both_names_with_their_lengths() {
     let [_, (prover, _)] = pairs();
     let proof = prover.prove("branch-7", "k3", "relay-1", &own).unwrap();
     let said = [b"relay/1 edge proof\0\0\x08branch-7\0\x07relay-1", &own[..]].concat();
-    let mut mac = Hmac::<sha2_011::Sha256>::new_from_slice(&[4; 32]).unwrap();
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&[4; 32]).unwrap();
     mac.update(&said);
     let expected = crate::structured::bytes(&mac.finalize().into_bytes());
     let written = format!("id=\"branch-7\";key=\"k3\";alg=\"hmac-sha256\";proof={expected}");

@@ -79,7 +79,7 @@ fn sessions_of_one_request_differ_by_their_names() {
 fn the_key_and_the_proof_are_made_over_both_names() {
     use hkdf::hmac::{Hmac, KeyInit as _, Mac as _};
     let mac = |key: &[u8], said: &[u8]| {
-        let mut mac = Hmac::<sha2_011::Sha256>::new_from_slice(key).unwrap();
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key).unwrap();
         mac.update(said);
         mac.finalize().into_bytes()
     };

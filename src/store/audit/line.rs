@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use domain::{AdminChange, SealedEntry};
+use hashing::sha256;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{LINE_BYTES_MAX, TEXT_BYTES_MAX};
 
@@ -176,7 +176,7 @@ pub(super) enum Unreadable {
 
 fn digest(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(bytes)
+    sha256(bytes)
         .iter()
         .fold(String::with_capacity(HASH_BYTES), |mut text, byte| {
             let _ = write!(text, "{byte:02x}");

@@ -5,8 +5,7 @@ use std::io;
 use std::path::Path;
 
 use domain::KeyDigest;
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use hashing::HmacKey;
 use subtle::ConstantTimeEq;
 
 use crate::secret_file::{self, SECRET_BYTES};
@@ -87,10 +86,7 @@ impl TagSecret {
     }
 
     fn hash(&self, bytes: &[u8]) -> KeyTag {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
-        mac.update(bytes);
-        KeyTag(mac.finalize().into_bytes().into())
+        KeyTag(HmacKey::new(&self.0).sign(bytes))
     }
 }
 

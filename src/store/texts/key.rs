@@ -6,8 +6,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use hashing::HmacKey;
 
 use crate::secret_file::{self, SECRET_BYTES};
 
@@ -73,13 +72,12 @@ impl TextKey {
 
     /// HMAC-SHA-256 under the key, of what it is for and of what is meant.
     pub(super) fn digest(&self, purpose: &[u8], part: &[u8]) -> [u8; 32] {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        let mut mac = HmacKey::new(&self.0).begin();
         for part in [purpose, part] {
-            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update((part.len() as u64).to_le_bytes());
             mac.update(part);
         }
-        mac.finalize().into_bytes().into()
+        mac.finish()
     }
 }
 

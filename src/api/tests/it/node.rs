@@ -16,9 +16,9 @@ use domain::{
     TextPart, TextToRead, Tier, Tokenizer, Tokens, Trust, Usage,
 };
 use futures::{StreamExt, stream};
+use hashing::sha256;
 use pipeline::{CacheRules, Parts, Patience, Pipeline, QueueRules, Snapshot};
 use policy::{CacheSecret, RoutePolicy, ScanRules};
-use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -347,7 +347,7 @@ impl Recipe {
             dimensions: 2,
             input_tokens_max: 512,
         });
-        let digest = self.key.map(|key| KeyDigest(Sha256::digest(key).into()));
+        let digest = self.key.map(|key| KeyDigest(sha256(key)));
         let (pipeline, recorder) = Pipeline::new(Parts {
             snapshot: Snapshot::new(
                 RoutePolicy::parse("test.toml", ROUTES).unwrap(),

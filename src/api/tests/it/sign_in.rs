@@ -12,7 +12,7 @@ use domain::{
     AdminChange, Attempt, AuthorizationResponse, ChangeLog, Identity, IdentityProvider, KeyDigest,
     NoLog, SignInFault,
 };
-use sha2::{Digest, Sha256};
+use hashing::sha256;
 
 use crate::client::{Raw, ask};
 use crate::node::{Node, Recipe};
@@ -123,7 +123,7 @@ impl Place {
             tokens: vec![AdminToken {
                 name: "grafana".into(),
                 role: Role::Viewer,
-                digest: KeyDigest(Sha256::digest("the-token").into()),
+                digest: KeyDigest(sha256("the-token")),
             }],
             sign_in: Some(Arc::new(sign_in)),
             changes: Some(Arc::clone(&log) as _),

@@ -3,7 +3,7 @@
 
 use hkdf::Hkdf;
 use serde_json::Value;
-use sha2_011::Sha256;
+use sha2::Sha256;
 
 use super::schedule::Sender;
 use crate::sealed::{Cipher, Derived};

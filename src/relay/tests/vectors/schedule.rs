@@ -5,7 +5,7 @@ use aes_gcm::aead::Aead as _;
 use aes_gcm::aead::Payload;
 use aes_gcm::{Aes128Gcm, KeyInit};
 use hkdf::Hkdf;
-use sha2_011::Sha256;
+use sha2::Sha256;
 use x25519_dalek::{PublicKey, StaticSecret};
 
 /// RFC 9180, section 4: `LabeledExtract`.

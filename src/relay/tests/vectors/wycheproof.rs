@@ -4,7 +4,7 @@ use aes_gcm::aead::Payload;
 use aes_gcm::{Aes128Gcm, Aes256Gcm, KeyInit};
 use hkdf::Hkdf;
 use serde_json::Value;
-use sha2_011::Sha256;
+use sha2::Sha256;
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use crate::tests::support::{field, number, shared};
