@@ -200,7 +200,7 @@ impl Disk {
         let mut tag = [0; TAG_BYTES];
         file.read_exact(&mut tag)?;
         let mut mac = self.key.0.begin();
-        mac.update(&opening);
+        mac.update(opening);
         mac.update(&head);
         if !mac.is(&tag) {
             return Err(Unsound::Damaged);
@@ -231,7 +231,7 @@ impl Disk {
         let length = file.metadata()?.len();
         let (head, head_tag) = self.head(&mut file, length)?;
         let mut mac = self.key.0.begin();
-        mac.update(&head_tag);
+        mac.update(head_tag);
         // Its length is the file's own, as was just checked.
         let state_bytes = usize::try_from(head.state_bytes).map_err(|_| Unsound::Damaged)?;
         Ok(Reading {

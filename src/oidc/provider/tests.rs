@@ -213,8 +213,7 @@ impl Script {
         if shown != "hedge:s3cret%3A%25%2B%20%C3%A9" && shown != format!("hedge:{SECRET}") {
             return (Some(401), json!({"error": "invalid_client"}));
         }
-        let challenge =
-            BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(fields["code_verifier"].as_bytes()));
+        let challenge = BASE64_URL_SAFE_NO_PAD.encode(sha256(fields["code_verifier"].as_bytes()));
         assert_eq!(fields["grant_type"], "authorization_code");
         assert_eq!(
             fields["redirect_uri"],
