@@ -88,7 +88,8 @@ fn cpu() -> Line {
     Line::warn(
         "cpu",
         format!("{found}; this build does not use its AVX-512"),
-        "build here with RUSTFLAGS=-Ctarget-cpu=native, or use a release with dynamic back ends",
+        "build here with no RUSTFLAGS set (.cargo/config.toml is for the CPU at hand), or use a release with \
+         dynamic back ends",
     )
 }
 
