@@ -85,12 +85,12 @@ impl Forest {
         let mut splits: Vec<(u16, Split)> = Vec::new();
         let mut leaves = Vec::new();
         let mut begins_at = Vec::with_capacity(trees.len());
-        for (at, tree) in (0..).zip(trees) {
+        for (at, tree) in trees.iter().enumerate() {
             begins_at.push(leaves.len() as u32);
             let root = if tree.feature.is_empty() { -1 } else { 0 };
             let mut planting = Planting {
                 tree,
-                at,
+                at: at as u16,
                 splits: &mut splits,
                 leaves: &mut leaves,
                 count: 0,
