@@ -45,11 +45,15 @@ pub(crate) fn refuse_foreign_parts(
     Ok(())
 }
 
-/// Settings that the APIs of closed models lack.
+/// Settings that the APIs of closed models lack. Ollama's clients write some with every request, as its server
+/// has defaults for them; to others those are hints.
 ///
 /// # Errors
 /// [`BackendError::Declined`] with the first such field, or [`BackendError::Unable`].
 pub(crate) fn refuse_open_sampling(request: &ChatRequest) -> Result<(), BackendError> {
+    if request.dialect == Dialect::Ollama {
+        return Ok(());
+    }
     let sampling = &request.sampling;
     if !sampling.logit_bias.is_empty() {
         return Err(BackendError::Unable(Ability::LogitBias));
@@ -208,6 +212,9 @@ mod tests {
         for (name, set) in set {
             let mut request = request();
             set(&mut request);
+            request.dialect = Dialect::Ollama;
+            refuse_open_sampling(&request).unwrap();
+            request.dialect = Dialect::OpenAi;
             let error = refuse_open_sampling(&request).unwrap_err();
             assert_eq!(param(&error), Some(name));
         }

@@ -1,7 +1,12 @@
 //! A record as a row.
 
+use std::array;
+use std::sync::LazyLock;
+
 use domain::KeptRecord;
-use sqlx::{Connection, Executor, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{Connection, Executor, Sqlite, SqliteConnection, query};
 
 use super::columns::Columns;
 
@@ -15,11 +20,25 @@ const INSERT: &str = "
         hedge_cost_microusd, made_microusd, counterfactual_microusd, basis, saved_by,
         masked, first_content_us, took_us, retries, failed, rescues, marks,
         shadow_of, agreement, similarity_permille
-    ) ";
+    ) VALUES ";
 
-/// Rows of one statement. SQLite has some 150 bytes for each value of a statement that runs: with a whole
-/// batch in one it took 4 MB, and kept them.
-const STATEMENT_ROWS: usize = 64;
+/// Of [`INSERT`].
+const COLUMNS: usize = 34;
+
+/// Rows of the statements, the most first. They are few, and so prepared once: to prepare one takes longer
+/// than to run it. And they are short: SQLite keeps some 150 bytes for each value of a statement, so that a
+/// whole batch in one took 4 MB.
+const STATEMENT_ROWS: [usize; 3] = [32, 4, 1];
+
+static STATEMENTS: LazyLock<[String; STATEMENT_ROWS.len()]> = LazyLock::new(|| {
+    let row = format!("({})", vec!["?"; COLUMNS].join(","));
+    array::from_fn(|at| {
+        format!(
+            "{INSERT}{}",
+            vec![row.as_str(); STATEMENT_ROWS[at]].join(",")
+        )
+    })
+});
 
 /// Writes `batch` in one transaction, on the disk when this returns.
 pub async fn write(
@@ -27,55 +46,66 @@ pub async fn write(
     batch: &[KeptRecord],
 ) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    for rows in batch.chunks(STATEMENT_ROWS) {
-        // It is as long as its rows, so that none is asked for again.
-        let mut statement = insert(rows);
-        let statement = statement.build().persistent(false);
-        transaction.execute(statement).await?;
-    }
+    insert(&mut transaction, batch).await?;
     transaction.commit().await
 }
 
-/// The statement that writes `batch`, which has one record at least.
-pub fn insert(batch: &[KeptRecord]) -> QueryBuilder<Sqlite> {
-    let mut statement = QueryBuilder::new(INSERT);
-    statement.push_values(batch, |mut row, it| {
-        row.push_bind(it.ended_us)
-            .push_bind(it.request_id.clone())
-            .push_bind(it.key.clone())
-            .push_bind(it.team.clone())
-            .push_bind(it.model_asked.clone())
-            .push_bind(it.place.clone())
-            .push_bind(it.backend.clone())
-            .push_bind(it.model.clone())
-            .push_bind(it.reason.clone())
-            .push_bind(it.cache.clone())
-            .push_bind(it.outcome.clone())
-            .push_bind(it.fault.clone())
-            .push_bind(it.input_tokens)
-            .push_bind(it.output_tokens)
-            .push_bind(it.cached_tokens)
-            .push_bind(it.cache_write_tokens)
-            .push_bind(it.reasoning_tokens)
-            .push_bind(it.is_counted)
-            .push_bind(it.cost_microusd)
-            .push_bind(it.hedge_cost_microusd)
-            .push_bind(it.made_microusd)
-            .push_bind(it.counterfactual_microusd)
-            .push_bind(it.basis.clone())
-            .push_bind(it.saved_by.clone())
-            .push_bind(it.masked)
-            .push_bind(it.first_content_us)
-            .push_bind(it.took_us)
-            .push_bind(it.retries)
-            .push_bind(it.failed)
-            .push_bind(it.rescues)
-            .push_bind(it.marks.clone())
-            .push_bind(it.shadow_of.clone())
-            .push_bind(it.agreement.clone())
-            .push_bind(it.similarity_permille);
-    });
+/// Writes `batch`, in statements of their own.
+pub async fn insert(
+    connection: &mut SqliteConnection,
+    batch: &[KeptRecord],
+) -> Result<(), sqlx::Error> {
+    let mut left = batch;
+    for (rows, statement) in STATEMENT_ROWS.into_iter().zip(STATEMENTS.iter()) {
+        let chunks = left.chunks_exact(rows);
+        left = chunks.remainder();
+        for chunk in chunks {
+            let bound = chunk.iter().fold(query(statement.as_str()), bind);
+            connection.execute(bound).await?;
+        }
+    }
+    Ok(())
+}
+
+type Statement = Query<'static, Sqlite, SqliteArguments>;
+
+/// In the order of [`INSERT`].
+fn bind(statement: Statement, it: &KeptRecord) -> Statement {
     statement
+        .bind(it.ended_us)
+        .bind(it.request_id.as_str())
+        .bind(it.key.as_deref())
+        .bind(it.team.as_str())
+        .bind(it.model_asked.as_str())
+        .bind(it.place.as_str())
+        .bind(it.backend.as_deref())
+        .bind(it.model.as_deref())
+        .bind(it.reason.as_str())
+        .bind(it.cache.as_str())
+        .bind(it.outcome.as_str())
+        .bind(it.fault.as_deref())
+        .bind(it.input_tokens)
+        .bind(it.output_tokens)
+        .bind(it.cached_tokens)
+        .bind(it.cache_write_tokens)
+        .bind(it.reasoning_tokens)
+        .bind(it.is_counted)
+        .bind(it.cost_microusd)
+        .bind(it.hedge_cost_microusd)
+        .bind(it.made_microusd)
+        .bind(it.counterfactual_microusd)
+        .bind(it.basis.as_deref())
+        .bind(it.saved_by.as_deref())
+        .bind(it.masked)
+        .bind(it.first_content_us)
+        .bind(it.took_us)
+        .bind(it.retries)
+        .bind(it.failed)
+        .bind(it.rescues)
+        .bind(it.marks.as_deref())
+        .bind(it.shadow_of.as_deref())
+        .bind(it.agreement.as_deref())
+        .bind(it.similarity_permille)
 }
 
 /// # Errors

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use domain::{KeptRecord, RecordFault, RecordShelf, RecordSink, Since};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{Connection, Executor, query_scalar};
+use sqlx::{Connection, Executor, query, query_scalar};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -27,8 +27,7 @@ fn record(ended_us: i64) -> KeptRecord {
 }
 
 async fn write(file: &mut SqliteConnection, batch: &[KeptRecord]) {
-    let mut statement = super::row::insert(batch);
-    file.execute(statement.build()).await.unwrap();
+    super::row::insert(file, batch).await.unwrap();
 }
 
 /// Not a measurement: what is waited for comes.
@@ -163,6 +162,35 @@ async fn a_batch_that_is_written_again_writes_nothing_twice() {
         .await
         .unwrap();
     assert_eq!(count, 1);
+}
+
+/// Whatever statements they are cut into.
+#[tokio::test]
+async fn batches_of_every_length_are_written_whole() {
+    let folder = TempDir::new().unwrap();
+    let mut file = super::file::open(folder.path(), FILE_NAME, SystemTime::now())
+        .await
+        .unwrap();
+    for count in [0, 1, 3, 4, 5, 31, 32, 33, 39, 101] {
+        let mut batch: Vec<KeptRecord> = (1..=count).map(record).collect();
+        for (at, record) in batch.iter_mut().enumerate() {
+            record.reason = format!("of {at}");
+        }
+        super::row::write(&mut file, &batch).await.unwrap();
+        let rows = query("SELECT * FROM records ORDER BY ended_us")
+            .fetch_all(&mut file)
+            .await
+            .unwrap();
+        let read: Vec<KeptRecord> = rows
+            .iter()
+            .map(|row| super::row::read(row).unwrap())
+            .collect();
+        assert_eq!(read, batch);
+        query("DELETE FROM records")
+            .execute(&mut file)
+            .await
+            .unwrap();
+    }
 }
 
 #[tokio::test]

@@ -126,7 +126,8 @@ impl Writer<'_> {
         self.said()
     }
 
-    /// What was said, without thoughts and empty texts.
+    /// What was said, without thoughts and empty texts. White space alone is refused where nothing else is
+    /// said ("text content blocks must contain non-whitespace text").
     fn said(&self) -> Result<Vec<Value>, BackendError> {
         let mut blocks = Vec::with_capacity(self.message.content.len());
         for (at, part) in self.message.content.iter().enumerate() {
@@ -138,6 +139,7 @@ impl Writer<'_> {
     fn block(&self, at: usize, part: &Part) -> Result<Option<Value>, BackendError> {
         let mut block = match part {
             Part::Text(text) if text.is_empty() => return Ok(None),
+            Part::Text(text) if !self.is_own && text.trim().is_empty() => return Ok(None),
             Part::Text(text) => json!({"type": "text", "text": text}),
             Part::Image(image) => self.image(at, image)?,
             Part::File(file) => self.document(at, file)?,

@@ -68,6 +68,7 @@ pub use decode_request::decode_count;
 pub use encode_reply::encode_count;
 pub use halves::Messages;
 pub use request_body::MAX_TOKENS_DEFAULT;
+pub(crate) use thinking::{Thinking, thinking_for, top_p_for};
 
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,14 @@
 //! A request's JSON, written from `domain` alone.
 
 use domain::{
-    Ability, BackendError, ChatRequest, Delivery, Dialect, OpenSampling, OutputFormat, Reasoning,
-    Sampling, Tokens, Tool, ToolChoice,
+    Ability, BackendError, ChatRequest, Delivery, Dialect, OpenSampling, OutputFormat, Sampling,
+    Tokens, Tool, ToolChoice,
 };
 use serde_json::{Map, Value, json};
 
 use super::encode_blocks::{Prompt, content};
 use super::leftovers::put;
-use super::thinking::{Thinking, thinking};
+use super::thinking::{Thinking, thinking_for, top_p_for};
 
 use crate::numbers::shortest;
 use crate::own_tools;
@@ -31,13 +31,11 @@ pub(super) fn request_body(model: &str, request: &ChatRequest) -> Result<Value, 
     }
     body.insert("messages".into(), prompt.messages().into());
     add_tools(&mut body, request);
-    add_sampling(&mut body, request, is_own)?;
-    let thinking = match request.reasoning {
+    add_sampling(&mut body, model, request)?;
+    let thinking = match is_own {
         // A request of this dialect has it among its own fields.
-        Some(reasoning) if !is_own && leaves_room(request) => {
-            thinking_for(model, reasoning, request)
-        }
-        _ => Thinking::default(),
+        true => Thinking::default(),
+        false => thinking_for(model, request),
     };
     let bound = request
         .output_tokens_max
@@ -79,10 +77,18 @@ fn refuse_unsayable(request: &ChatRequest) -> Result<(), BackendError> {
     let unknown = [
         ("frequency_penalty", asked(sampling.frequency_penalty)),
         ("presence_penalty", asked(sampling.presence_penalty)),
-        ("min_p", asked(sampling.min_p)),
     ];
-    let unknown = unknown.into_iter().chain(open_fields(&sampling.open));
-    match unknown.into_iter().find(|(_, is_asked)| *is_asked) {
+    // Ollama's clients write these with every request: to others than its models they are hints.
+    let is_ollamas = request.dialect == Dialect::Ollama;
+    let open = [("min_p", asked(sampling.min_p))]
+        .into_iter()
+        .chain(open_fields(&sampling.open))
+        .filter(|_| !is_ollamas);
+    match unknown
+        .into_iter()
+        .chain(open)
+        .find(|(_, is_asked)| *is_asked)
+    {
         Some((field, _)) => Err(BackendError::declined(
             field,
             "this provider has nothing like it; leave it out or name another model",
@@ -145,9 +151,10 @@ fn tool_body(tool: &Tool) -> Value {
 
 fn add_sampling(
     body: &mut Map<String, Value>,
+    model: &str,
     request: &ChatRequest,
-    is_own: bool,
 ) -> Result<(), BackendError> {
+    let is_own = request.dialect == Dialect::Anthropic;
     let Sampling {
         temperature,
         top_p,
@@ -155,7 +162,11 @@ fn add_sampling(
         stop,
         ..
     } = &request.sampling;
-    for (name, value) in [("temperature", temperature), ("top_p", top_p)] {
+    let top_p = match is_own {
+        true => *top_p,
+        false => top_p_for(model, &request.sampling),
+    };
+    for (name, value) in [("temperature", *temperature), ("top_p", top_p)] {
         body.extend(value.map(|value| (name.to_owned(), shortest(value))));
     }
     // 0 stands for all tokens.
@@ -172,23 +183,6 @@ fn add_sampling(
         body.insert("stop_sequences".into(), stop.clone().into());
     }
     Ok(())
-}
-
-/// Whether thinking may be asked for beside the request's other wishes (guide "Extended thinking",
-/// read 2026-11): it goes with no other temperature than 1, no `top_k` and no forced tool.
-fn leaves_room(request: &ChatRequest) -> bool {
-    let sampling = &request.sampling;
-    let forces_tool = match request.tool_choice {
-        ToolChoice::Required | ToolChoice::Named(_) => true,
-        ToolChoice::Auto | ToolChoice::None => false,
-    };
-    let is_heated = sampling.temperature.is_some_and(|heat| heat < 1.0);
-    let is_cut = sampling.top_k.is_some_and(|top_k| top_k > 0);
-    !(forces_tool || is_heated || is_cut)
-}
-
-fn thinking_for(model: &str, reasoning: Reasoning, request: &ChatRequest) -> Thinking {
-    thinking(model, reasoning, request.output_tokens_max)
 }
 
 fn add_output_config(

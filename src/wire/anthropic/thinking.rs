@@ -15,7 +15,7 @@
 //!
 //! A budget becomes the effort of the first row that has as much.
 
-use domain::{Effort, Reasoning, Tokens};
+use domain::{ChatRequest, Dialect, Effort, Part, Reasoning, Role, Sampling, Tokens, ToolChoice};
 use serde_json::{Map, Value, json};
 
 use super::decode_settings::BUDGET_TOKENS_MIN;
@@ -84,7 +84,7 @@ fn word_of(effort: Effort) -> &'static str {
 
 /// What stands in the body for `reasoning`.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Thinking {
+pub(crate) struct Thinking {
     pub thinking: Option<Value>,
     /// Of `output_config`.
     pub effort: Option<&'static str>,
@@ -92,8 +92,62 @@ pub(super) struct Thinking {
     pub budget: u32,
 }
 
+/// What stands in the body for the thoughts that `request`, of another dialect, asks for.
+pub(crate) fn thinking_for(model: &str, request: &ChatRequest) -> Thinking {
+    let knob = Knob::of(model);
+    match request.reasoning {
+        Some(reasoning) if leaves_room(knob, request) => {
+            thinking(model, reasoning, request.output_tokens_max)
+        }
+        Some(_) | None => Thinking::default(),
+    }
+}
+
+/// `top_p`, as far as `model` takes it beside the rest: one of 1 says nothing, and Claude from 4.1 on does not
+/// take it together with a temperature ("`temperature` and `top_p` cannot both be specified"), which
+/// says more.
+pub(crate) fn top_p_for(model: &str, sampling: &Sampling) -> Option<f32> {
+    let is_claude = Knob::of(model) != Knob::Other;
+    let top_p = sampling.top_p.filter(|top_p| *top_p < 1.0 || !is_claude);
+    top_p.filter(|_| sampling.temperature.is_none() || !is_claude)
+}
+
+/// Whether thinking may be asked for beside the request's other wishes (guide "Extended thinking",
+/// read 2026-11): it goes with no other temperature than 1, no `top_p` below 0.95, no `top_k`, no forced tool
+/// and no turn to go on with.
+fn leaves_room(knob: Knob, request: &ChatRequest) -> bool {
+    let sampling = &request.sampling;
+    let forces_tool = match request.tool_choice {
+        ToolChoice::Required | ToolChoice::Named(_) => true,
+        ToolChoice::Auto | ToolChoice::None => false,
+    };
+    let is_heated = sampling.temperature.is_some_and(|heat| heat < 1.0);
+    let is_cut = sampling.top_k.is_some_and(|top_k| top_k > 0)
+        || sampling.temperature.is_none() && sampling.top_p.is_some_and(|top_p| top_p < 0.95);
+    let last = request.messages.last();
+    let is_begun = last.is_some_and(|message| message.role == Role::Assistant);
+    !(forces_tool
+        || is_heated
+        || is_cut
+        || is_begun
+        || knob == Knob::Budget && lost_thoughts(request))
+}
+
+/// Whether the last turn called tools after thoughts that are not here any more: dialects without a place for
+/// signatures lose them, and with a budget that turn has to begin with its thoughts ("Expected `thinking` or
+/// `redacted_thinking`, but found `tool_use`").
+fn lost_thoughts(request: &ChatRequest) -> bool {
+    let mut messages = request.messages.iter().rev();
+    let turn = messages.find(|message| message.role == Role::Assistant);
+    turn.is_some_and(|turn| {
+        let is_vouched =
+            |part: &Part| matches!(part, Part::Seal(seal) if seal.of == Dialect::Anthropic);
+        !turn.tool_calls.is_empty() && !turn.content.iter().any(is_vouched)
+    })
+}
+
 /// `reply_max`: what the caller leaves thoughts and text together; a budget has to be less.
-pub(super) fn thinking(model: &str, reasoning: Reasoning, reply_max: Option<Tokens>) -> Thinking {
+fn thinking(model: &str, reasoning: Reasoning, reply_max: Option<Tokens>) -> Thinking {
     let effort = reasoning.effort.or(reasoning.tokens_max.map(effort_of));
     let knob = Knob::of(model);
     match (knob, effort) {

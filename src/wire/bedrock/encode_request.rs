@@ -1,10 +1,11 @@
 //! Encodes a request.
 
 use bytes::Bytes;
-use domain::{Ability, BackendError, ChatRequest, Dialect, Effort, OutputFormat, Tool, ToolChoice};
+use domain::{Ability, BackendError, ChatRequest, Dialect, OutputFormat, Tokens, Tool, ToolChoice};
 use serde_json::{Map, Value, json};
 
 use super::messages_body::{messages_body, system_body};
+use crate::anthropic::{MAX_TOKENS_DEFAULT, Thinking, thinking_for, top_p_for};
 use crate::numbers::shortest;
 use crate::unsayable::{refuse_foreign_parts, refuse_grammars, refuse_open_sampling};
 
@@ -21,18 +22,22 @@ pub(super) fn encode_request(model: &str, request: &ChatRequest) -> Result<Bytes
     if let Some(system) = system_body(request)? {
         body.insert("system".into(), system);
     }
-    let config = inference_body(request);
+    let thinking = match is_anthropics(model) {
+        true => thinking_for(model, request),
+        false => Thinking::default(),
+    };
+    let config = inference_body(model, request, &thinking);
     if !config.is_empty() {
         body.insert("inferenceConfig".into(), config.into());
     }
     if let Some(tools) = tools_body(request)? {
         body.insert("toolConfig".into(), tools);
     }
-    let own = model_body(model, request)?;
+    let own = model_body(model, request, thinking.thinking)?;
     if !own.is_empty() {
         body.insert("additionalModelRequestFields".into(), own.into());
     }
-    let output = output_body(model, request);
+    let output = output_body(request, thinking.effort);
     if !output.is_empty() {
         body.insert("outputConfig".into(), output.into());
     }
@@ -82,14 +87,19 @@ fn refuse_unsayable(request: &ChatRequest) -> Result<(), BackendError> {
     }
 }
 
-fn inference_body(request: &ChatRequest) -> Map<String, Value> {
+fn inference_body(model: &str, request: &ChatRequest, thinking: &Thinking) -> Map<String, Value> {
     let mut config = Map::new();
-    let bound = request.output_tokens_max;
+    // Thoughts count, and their budget has to be less than the bound.
+    let beside_thoughts =
+        (thinking.budget > 0).then(|| Tokens(MAX_TOKENS_DEFAULT.0.saturating_add(thinking.budget)));
+    let bound = request.output_tokens_max.or(beside_thoughts);
     config.extend(bound.map(|bound| ("maxTokens".into(), bound.0.into())));
-    let decimals = [
-        ("temperature", request.sampling.temperature),
-        ("topP", request.sampling.top_p),
-    ];
+    let sampling = &request.sampling;
+    let top_p = match is_anthropics(model) {
+        true => top_p_for(model, sampling),
+        false => sampling.top_p,
+    };
+    let decimals = [("temperature", sampling.temperature), ("topP", top_p)];
     for (name, value) in decimals {
         config.extend(value.map(|value| (name.to_owned(), shortest(value))));
     }
@@ -146,7 +156,11 @@ fn tool_body(tool: &Tool) -> Value {
 }
 
 /// What stands in a model's own words.
-fn model_body(model: &str, request: &ChatRequest) -> Result<Map<String, Value>, BackendError> {
+fn model_body(
+    model: &str,
+    request: &ChatRequest,
+    thinking: Option<Value>,
+) -> Result<Map<String, Value>, BackendError> {
     let mut own = Map::new();
     // 0 is all tokens, as without a word.
     if let Some(top_k) = request.sampling.top_k.filter(|top_k| *top_k > 0) {
@@ -161,14 +175,7 @@ fn model_body(model: &str, request: &ChatRequest) -> Result<Map<String, Value>, 
             ));
         }
     }
-    let budget = request.reasoning.and_then(|reasoning| reasoning.tokens_max);
-    if let Some(budget) = budget.filter(|_| is_anthropics(model)) {
-        let thinking = match budget.0 {
-            0 => json!({"type": "disabled"}),
-            tokens => json!({"type": "enabled", "budget_tokens": tokens}),
-        };
-        own.insert("thinking".into(), thinking);
-    }
+    own.extend(thinking.map(|thinking| ("thinking".into(), thinking)));
     Ok(own)
 }
 
@@ -176,7 +183,7 @@ fn is_anthropics(model: &str) -> bool {
     model.contains("anthropic.")
 }
 
-fn output_body(model: &str, request: &ChatRequest) -> Map<String, Value> {
+fn output_body(request: &ChatRequest, effort: Option<&'static str>) -> Map<String, Value> {
     let mut output = Map::new();
     if let OutputFormat::JsonSchema(format) = &request.format {
         let schema = format.get("schema").cloned().unwrap_or_else(|| json!({}));
@@ -190,15 +197,6 @@ fn output_body(model: &str, request: &ChatRequest) -> Map<String, Value> {
         let format = json!({"type": "json_schema", "structure": {"jsonSchema": definition}});
         output.insert("textFormat".into(), format);
     }
-    let effort = request.reasoning.filter(|it| it.tokens_max.is_none());
-    let word = effort.and_then(|it| it.effort).map(|effort| match effort {
-        Effort::None | Effort::Minimal | Effort::Low => "low",
-        Effort::Medium => "medium",
-        Effort::High => "high",
-        Effort::XHigh => "xhigh",
-    });
-    if let Some(word) = word.filter(|_| is_anthropics(model)) {
-        output.insert("effort".into(), word.into());
-    }
+    output.extend(effort.map(|effort| ("effort".into(), effort.into())));
     output
 }

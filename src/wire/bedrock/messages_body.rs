@@ -54,7 +54,7 @@ pub(super) fn system_body(request: &ChatRequest) -> Result<Option<Value>, Backen
         }
         for (part_at, part) in message.content.iter().enumerate() {
             match part {
-                Part::Text(text) if text.is_empty() => {}
+                Part::Text(text) if text.trim().is_empty() => {}
                 Part::Text(text) => blocks.push(json!({ "text": text })),
                 Part::Other(block) => blocks.push(block.clone()),
                 Part::Thought(_) | Part::Seal(_) => {}

@@ -290,10 +290,9 @@ fn models_have_their_own_words() {
     };
     let enabled = json!({"thinking": {"type": "enabled", "budget_tokens": 2048}});
     assert_eq!(own(CLAUDE, &thinking(2048)), enabled);
-    assert_eq!(
-        own(CLAUDE, &thinking(0)),
-        json!({"thinking": {"type": "disabled"}})
-    );
+    assert_eq!(own(CLAUDE, &thinking(0)), Value::Null);
+    let bound = sent(CLAUDE, &thinking(2048)).unwrap()["inferenceConfig"].clone();
+    assert_eq!(bound, json!({"maxTokens": 8192 + 2048}));
     assert_eq!(own("amazon.nova-pro-v1:0", &thinking(2048)), Value::Null);
     let top_k = with(|it| it.sampling.top_k = Some(40));
     assert_eq!(own(CLAUDE, &top_k), json!({"top_k": 40}));
@@ -301,17 +300,56 @@ fn models_have_their_own_words() {
         own("us.amazon.nova-pro-v1:0", &top_k),
         json!({"inferenceConfig": {"topK": 40}})
     );
-    for (effort, word) in [(Effort::Low, "low"), (Effort::XHigh, "xhigh")] {
+    let adaptive = json!({"type": "adaptive", "display": "summarized"});
+    for (model, effort, thinking, word) in [
+        (CLAUDE, Effort::None, Value::Null, Value::Null),
+        (
+            CLAUDE,
+            Effort::Low,
+            json!({"type": "enabled", "budget_tokens": 1024}),
+            Value::Null,
+        ),
+        (
+            "us.anthropic.claude-sonnet-4-6-v1",
+            Effort::None,
+            Value::Null,
+            Value::Null,
+        ),
+        (
+            "us.anthropic.claude-sonnet-4-6-v1",
+            Effort::Low,
+            adaptive.clone(),
+            json!("low"),
+        ),
+        (
+            "anthropic.claude-opus-5-v1:0",
+            Effort::XHigh,
+            adaptive,
+            json!("xhigh"),
+        ),
+        ("meta.llama4", Effort::High, Value::Null, Value::Null),
+    ] {
         let request = with(|it| {
             it.reasoning = Some(Reasoning {
                 effort: Some(effort),
                 ..Reasoning::default()
             });
         });
-        let output = |model| sent(model, &request).unwrap()["outputConfig"].clone();
-        assert_eq!(output(CLAUDE), json!({ "effort": word }));
-        assert_eq!(output("meta.llama4"), Value::Null);
+        let sent = sent(model, &request).unwrap();
+        let written = &sent["additionalModelRequestFields"]["thinking"];
+        assert_eq!(*written, thinking, "{model}");
+        assert_eq!(sent["outputConfig"]["effort"], word, "{model}");
     }
+    let both = with(|it| {
+        it.sampling.temperature = Some(0.5);
+        it.sampling.top_p = Some(0.25);
+    });
+    let config = |model| sent(model, &both).unwrap()["inferenceConfig"].clone();
+    assert_eq!(config(CLAUDE), json!({"temperature": 0.5}));
+    assert_eq!(
+        config("meta.llama4"),
+        json!({"temperature": 0.5, "topP": 0.25})
+    );
     let schema = json!({"name": "n", "schema": {"type": "object"}, "strict": true});
     let request = with(|it| it.format = OutputFormat::JsonSchema(schema.clone()));
     let expected = json!({"textFormat": {"type": "json_schema", "structure": {"jsonSchema": {

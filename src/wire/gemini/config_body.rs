@@ -1,6 +1,8 @@
 //! `generationConfig`, written from `domain`.
 
-use domain::{BackendError, ChatRequest, Effort, OutputFormat, Reasoning, Sampling};
+use domain::{
+    BackendError, ChatRequest, Dialect, Effort, OutputFormat, Reasoning, Sampling, Tokens,
+};
 use serde_json::{Map, Value, json};
 
 use super::decode_config::CHOICES_MAX;
@@ -40,7 +42,10 @@ pub(super) fn config_body(
         }
     }
     if let Some(reasoning) = request.reasoning {
-        let thinking = thinking_body(model, reasoning);
+        let thinking = match request.dialect {
+            Dialect::Gemini => as_said(model, reasoning),
+            _ => thinking_body(model, reasoning),
+        };
         if !thinking.is_empty() {
             config.insert("thinkingConfig".into(), thinking.into());
         }
@@ -82,30 +87,115 @@ fn add_sampling(config: &mut Map<String, Value>, sampling: &Sampling) -> Result<
     Ok(())
 }
 
-/// Models up to 2.5 take a budget, later ones a level; those that cannot do without thoughts think
-/// as little as they can. The budgets are those of Google's own table ("OpenAI compatibility",
-/// "Thinking", read 2026-11).
+/// What another dialect's caller wants, in the words that the model knows: one that it does not know, or
+/// that it cannot follow, is a refusal. Models of 2.5 take a budget, later ones a level; those that cannot
+/// do without thoughts think as little as they can, and those that do not think are told nothing. The
+/// budgets are those of Google's own table ("OpenAI compatibility", "Thinking", read 2026-11).
 fn thinking_body(model: &str, reasoning: Reasoning) -> Map<String, Value> {
     let mut thinking = Map::new();
-    let name = model.strip_prefix("models/").unwrap_or(model);
-    let takes_budgets = name.starts_with("gemini-2");
+    // No budget is no wish to think.
+    let budget = reasoning.tokens_max.filter(|budget| *budget > Tokens(0));
+    let effort = match reasoning.tokens_max {
+        Some(_) => Some(Effort::None),
+        None => reasoning.effort,
+    };
+    match Knob::of(model) {
+        Knob::None => return thinking,
+        Knob::Budget { least } => {
+            let budget = budget.map(|it| it.0).or(effort.map(budget_of));
+            let budget = budget.map(|it| it.max(least));
+            thinking.extend(budget.map(|it| ("thinkingBudget".into(), it.into())));
+        }
+        // They take budgets too.
+        Knob::Level { .. } if let Some(budget) = budget => {
+            thinking.insert("thinkingBudget".into(), budget.0.into());
+        }
+        Knob::Level { least, has_medium } => {
+            let level = effort.map(|effort| match effort.max(least) {
+                Effort::Medium if !has_medium => Effort::High,
+                effort => effort,
+            });
+            thinking.extend(level.map(|it| ("thinkingLevel".into(), level_of(it).into())));
+        }
+    }
+    add_showing(&mut thinking, reasoning);
+    thinking
+}
+
+/// What a caller of this dialect said.
+fn as_said(model: &str, reasoning: Reasoning) -> Map<String, Value> {
+    let mut thinking = Map::new();
     if let Some(budget) = reasoning.tokens_max {
         thinking.insert("thinkingBudget".into(), budget.0.into());
     } else if let Some(effort) = reasoning.effort {
-        let (budget, level) = match effort {
-            Effort::None => (0, "MINIMAL"),
-            Effort::Minimal => (1_024, "MINIMAL"),
-            Effort::Low => (1_024, "LOW"),
-            Effort::Medium => (8_192, "MEDIUM"),
-            Effort::High | Effort::XHigh => (24_576, "HIGH"),
+        match Knob::of(model) {
+            Knob::Budget { .. } => {
+                thinking.insert("thinkingBudget".into(), budget_of(effort).into())
+            }
+            Knob::None | Knob::Level { .. } => {
+                thinking.insert("thinkingLevel".into(), level_of(effort).into())
+            }
         };
-        if takes_budgets {
-            thinking.insert("thinkingBudget".into(), budget.into());
-        } else {
-            thinking.insert("thinkingLevel".into(), level.into());
-        }
     }
+    add_showing(&mut thinking, reasoning);
+    thinking
+}
+
+fn add_showing(thinking: &mut Map<String, Value>, reasoning: Reasoning) {
     let is_shown = reasoning.is_shown;
     thinking.extend(is_shown.map(|is_shown| ("includeThoughts".into(), is_shown.into())));
-    thinking
+}
+
+/// How a model is told to think.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knob {
+    /// It does not think.
+    None,
+    Budget {
+        least: u32,
+    },
+    Level {
+        least: Effort,
+        has_medium: bool,
+    },
+}
+
+impl Knob {
+    /// By its name (guide "Thinking", and what the models themselves answer, as known in 2026-11).
+    fn of(model: &str) -> Self {
+        let name = model.rsplit('/').next().unwrap_or(model);
+        let is = |beginning: &str| name.starts_with(beginning);
+        if ["gemini-1", "gemini-2.0", "gemma"].into_iter().any(is) {
+            return Knob::None;
+        }
+        if is("gemini-2") {
+            let least = if is("gemini-2.5-pro") { 128 } else { 0 };
+            return Knob::Budget { least };
+        }
+        Knob::Level {
+            least: match is("gemini-3-flash") || is("gemini-3.1-flash") {
+                true => Effort::Minimal,
+                false => Effort::Low,
+            },
+            has_medium: !is("gemini-3-pro"),
+        }
+    }
+}
+
+fn budget_of(effort: Effort) -> u32 {
+    match effort {
+        Effort::None => 0,
+        Effort::Minimal | Effort::Low => 1_024,
+        Effort::Medium => 8_192,
+        Effort::High | Effort::XHigh => 24_576,
+    }
+}
+
+fn level_of(effort: Effort) -> &'static str {
+    match effort {
+        Effort::None | Effort::Minimal => "MINIMAL",
+        Effort::Low => "LOW",
+        Effort::Medium => "MEDIUM",
+        Effort::High | Effort::XHigh => "HIGH",
+    }
 }

@@ -52,7 +52,10 @@ fn request_body(model: &str, request: &ChatRequest) -> Result<Value, BackendErro
     if !tools.is_empty() {
         body.insert("tools".into(), tools.into());
     }
-    if let Some(calling) = calling_body(&request.tool_choice) {
+    // Without functions there is no word on calling them (400 "Function calling config is set without
+    // function_declarations").
+    let may_choose = is_own || !request.tools.is_empty();
+    if let Some(calling) = calling_body(&request.tool_choice).filter(|_| may_choose) {
         let config = json!({ "functionCallingConfig": calling });
         body.insert("toolConfig".into(), config);
     }

@@ -18,6 +18,7 @@
 //! | a result of a call that failed | its text begins with `[the call failed]`, and is read so |
 //! | the seal of a call | where Google has it (`seals.rs`); other makers' to clients alone |
 //! | seals of thoughts | left out |
+//! | images and files that a tool returned | in a message of the user after it |
 //! | parts that nobody here interprets, tools of other providers | declined |
 
 mod embed_client;
@@ -42,6 +43,7 @@ mod encode_chunk;
 mod encode_reply;
 
 // Encode request.
+mod effort;
 mod encode_request;
 mod quirks;
 mod request_body;
@@ -61,10 +63,11 @@ pub(crate) use decode_request::{
     read_delivery, read_drawing, read_logprobs,
 };
 pub(crate) use decode_tools::read_tools;
+pub(crate) use effort::{effort_for, refuses_to_think};
 pub(crate) use encode_reply::{UsageBody, logprobs_of};
 pub(crate) use encode_request::splice;
 pub(crate) use reply_shape::{TOP_LOGPROBS_MAX, token_logprobs_of};
-pub(crate) use request_body::{NEWER_OUTPUT_BOUND, effort, request_body};
+pub(crate) use request_body::{NEWER_OUTPUT_BOUND, request_body};
 
 pub use decode_chunk::ChunkDecoder;
 pub use decode_error::{ErrorReply, decode_error};

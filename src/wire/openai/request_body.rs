@@ -1,11 +1,12 @@
 //! A request's JSON, written from `domain` alone.
 
 use domain::{
-    ChatRequest, Delivery, Dialect, Effort, Extra, Message, OutputFormat, Part, Prediction,
-    Reasoning, Role, Sampling, Tokens, Tool, ToolCall, ToolChoice,
+    ChatRequest, Delivery, Dialect, Extra, Message, OutputFormat, Part, Prediction, Role, Sampling,
+    Tool, ToolCall, ToolChoice,
 };
 use serde_json::{Map, Value, json};
 
+use super::effort::effort_for;
 use super::failures;
 use super::seals::{self, ExtraContent};
 use crate::numbers::shortest;
@@ -21,10 +22,7 @@ pub(crate) fn request_body(model: &str, request: &ChatRequest) -> Value {
     // Fields found inside content parts need the parts to stand where they stood.
     let has_nested = request.dialect == Dialect::OpenAi
         && request.extra.keys().any(|name| name.starts_with('/'));
-    let messages = request.messages.iter();
-    let messages: Vec<Value> = messages
-        .map(|message| message_body(message, has_nested, request.dialect))
-        .collect();
+    let messages = message_bodies(request, has_nested);
     body.insert("messages".into(), messages.into());
     add_tools(&mut body, request);
     add_sampling(&mut body, &request.sampling);
@@ -59,7 +57,7 @@ pub(crate) fn request_body(model: &str, request: &ChatRequest) -> Value {
     if let Some(prediction) = &request.prediction {
         body.insert("prediction".into(), prediction_body(prediction, has_nested));
     }
-    if let Some(effort) = request.reasoning.and_then(effort) {
+    if let Some(effort) = effort_for(model, request) {
         body.insert("reasoning_effort".into(), effort.as_label().into());
     }
     if request.choices != 1 {
@@ -82,15 +80,71 @@ pub(crate) fn request_body(model: &str, request: &ChatRequest) -> Value {
     body
 }
 
-/// The effort, or the one that stands for a bound on thoughts.
-pub(crate) fn effort(reasoning: Reasoning) -> Option<Effort> {
-    let by_bound = |tokens: Tokens| match tokens.0 {
-        0 => Effort::None,
-        1..=1_024 => Effort::Low,
-        1_025..=8_192 => Effort::Medium,
-        _ => Effort::High,
-    };
-    reasoning.effort.or(reasoning.tokens_max.map(by_bound))
+/// OpenAI lets no result of a tool hold anything but text ("Image URLs are only allowed for messages with role
+/// 'user'"). What else other dialects have there goes into a message after the results, which must follow
+/// the calls without a gap.
+fn message_bodies(request: &ChatRequest, has_nested: bool) -> Vec<Value> {
+    let is_own = request.dialect == Dialect::OpenAi;
+    let mut bodies = Vec::with_capacity(request.messages.len());
+    let mut moved = Vec::new();
+    for message in &request.messages {
+        let is_result = message.role == Role::Tool;
+        if !is_result {
+            bodies.extend(shown(&mut moved));
+        }
+        let media = match is_result && !is_own {
+            true => media_of(message),
+            false => Vec::new(),
+        };
+        if media.is_empty() {
+            bodies.push(message_body(message, has_nested, request.dialect));
+            continue;
+        }
+        bodies.push(message_body(
+            &without_media(message),
+            false,
+            request.dialect,
+        ));
+        let id = message.tool_call_id.as_deref().unwrap_or_default();
+        moved.push(json!({"type": "text", "text": format!("Returned by the tool call {id}:")}));
+        moved.extend(media);
+    }
+    bodies.extend(shown(&mut moved));
+    bodies
+}
+
+fn media_of(message: &Message) -> Vec<Value> {
+    let media = message.content.iter().filter(|part| is_media(part));
+    media.filter_map(part_body).collect()
+}
+
+fn is_media(part: &Part) -> bool {
+    match part {
+        Part::Image(_) | Part::Audio(_) | Part::File(_) => true,
+        Part::Text(_) | Part::Other(_) | Part::Thought(_) | Part::Seal(_) => false,
+    }
+}
+
+/// The result of a tool, in words alone.
+fn without_media(message: &Message) -> Message {
+    let words = message.content.iter().filter(|part| !is_media(part));
+    let mut content: Vec<Part> = words.cloned().collect();
+    if content.is_empty() {
+        content.push(Part::Text("It is in the next message.".to_owned()));
+    }
+    Message {
+        content,
+        name: message.name.clone(),
+        tool_call_id: message.tool_call_id.clone(),
+        is_failure: message.is_failure,
+        ..Message::new(message.role, "")
+    }
+}
+
+/// The message that shows what was moved, where something was.
+fn shown(moved: &mut Vec<Value>) -> Option<Value> {
+    let parts = std::mem::take(moved);
+    (!parts.is_empty()).then(|| json!({"role": "user", "content": parts}))
 }
 
 fn message_body(message: &Message, has_nested: bool, dialect: Dialect) -> Value {
@@ -110,6 +164,8 @@ fn message_body(message: &Message, has_nested: bool, dialect: Dialect) -> Value 
     }
     let content = match parts.as_slice() {
         [] if message.role == Role::Assistant => Value::Null,
+        // A list has one part at least.
+        [] => "".into(),
         [Part::Text(text)] if !has_nested => text.as_str().into(),
         parts => parts
             .iter()

@@ -1,16 +1,19 @@
 //! Encodes a request, as a client.
 
-use bytes::BufMut;
-use bytes::{Bytes, BytesMut};
+use std::borrow::Cow;
+
+use bytes::{BufMut, Bytes, BytesMut};
 use domain::{
-    BackendError, ChatRequest, Delivery, Dialect, Extra, Message, OutputFormat, Part, Role,
+    BackendError, ChatRequest, Delivery, Dialect, Effort, Extra, Message, OutputFormat, Part, Role,
     SealKind, Tool, ToolChoice,
 };
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::opaque_seal::opaque;
 use crate::foreign_seal;
 use crate::numbers::shortest;
+use crate::openai::{effort_for, refuses_to_think};
 use crate::splice::{Members, put_json, put_member};
 use crate::unsayable::{refuse_bound, refuse_grammars, refuse_open_sampling};
 
@@ -117,7 +120,10 @@ fn splice(source: &[u8], model: &str, delivery: Delivery) -> Option<Bytes> {
     put_member(&mut out, "model", |out| put_json(out, model));
     for (name, value) in &members {
         if !OWN.contains(&name.as_ref()) {
-            put_member(&mut out, name, |out| out.put_slice(value.get().as_bytes()));
+            put_member(&mut out, name, |out| match name.as_ref() {
+                "input" => put_input(out, value),
+                _ => out.put_slice(value.get().as_bytes()),
+            });
         }
     }
     put_member(&mut out, "store", |out| out.put_slice(b"false"));
@@ -126,6 +132,70 @@ fn splice(source: &[u8], model: &str, delivery: Delivery) -> Option<Bytes> {
     }
     out.put_u8(b'}');
     Some(out.freeze())
+}
+
+/// The items as they came, but for thoughts. Each is sealed together with the id that its maker gave it, which
+/// callers do not know, since replies have ids of ours: it goes back without one. And one that is not sealed
+/// goes nowhere: its maker, who keeps nothing, would look for it by its id.
+fn put_input(out: &mut BytesMut, input: &RawValue) {
+    // Escapes may spell anything.
+    let may_have_thoughts = ["reasoning", "\\u"]
+        .iter()
+        .any(|it| input.get().contains(it));
+    let items = may_have_thoughts
+        .then(|| serde_json::from_str::<Vec<&RawValue>>(input.get()).ok())
+        .flatten();
+    let Some(items) = items else {
+        return out.put_slice(input.get().as_bytes());
+    };
+    out.put_u8(b'[');
+    let mut is_first = true;
+    for item in items {
+        let written = match thought(item) {
+            None => Some(Bytes::copy_from_slice(item.get().as_bytes())),
+            Some(members) => without_id(&members),
+        };
+        if let Some(written) = written {
+            if !is_first {
+                out.put_u8(b',');
+            }
+            is_first = false;
+            out.put_slice(&written);
+        }
+    }
+    out.put_u8(b']');
+}
+
+/// The members of an item that is a thought.
+fn thought(item: &RawValue) -> Option<Members<'_>> {
+    let members: Members<'_> = serde_json::from_str(item.get()).ok()?;
+    let kind = member(&members, "type")?;
+    (text(kind).as_deref() == Some("reasoning")).then_some(members)
+}
+
+/// `None` for a thought that is not sealed.
+fn without_id(Members(members): &Members<'_>) -> Option<Bytes> {
+    let is_sealed = |(name, value): &(Cow<'_, str>, &RawValue)| {
+        name == "encrypted_content" && text(value).is_some_and(|seal| !seal.is_empty())
+    };
+    if !members.iter().any(is_sealed) {
+        return None;
+    }
+    let mut out = BytesMut::new();
+    for (name, value) in members.iter().filter(|(name, _)| name != "id") {
+        put_member(&mut out, name, |out| out.put_slice(value.get().as_bytes()));
+    }
+    out.put_u8(b'}');
+    Some(out.freeze())
+}
+
+fn member<'a>(Members(members): &Members<'a>, name: &str) -> Option<&'a RawValue> {
+    let found = members.iter().find(|(known, _)| known == name);
+    found.map(|(_, value)| *value)
+}
+
+fn text(value: &RawValue) -> Option<Cow<'_, str>> {
+    serde_json::from_str(value.get()).ok()
 }
 
 fn body(model: &str, request: &ChatRequest) -> Value {
@@ -147,7 +217,7 @@ fn body(model: &str, request: &ChatRequest) -> Value {
     let parallel = request.parallel_tool_calls;
     body.extend(parallel.map(|it| ("parallel_tool_calls".into(), it.into())));
     add_text(&mut body, request);
-    add_reasoning(&mut body, request);
+    add_reasoning(&mut body, model, request);
     let bound = request.output_tokens_max;
     // OpenAI takes no less.
     body.extend(bound.map(|it| {
@@ -289,13 +359,18 @@ fn add_text(body: &mut Map<String, Value>, request: &ChatRequest) {
     }
 }
 
-/// Thoughts come sealed, so that they can go back though nothing is kept there.
-fn add_reasoning(body: &mut Map<String, Value>, request: &ChatRequest) {
+/// Thoughts come sealed, so that they can go back though nothing is kept there. A model that is not to think
+/// has none, and one that cannot does not know the word.
+fn add_reasoning(body: &mut Map<String, Value>, model: &str, request: &ChatRequest) {
     let Some(reasoning) = request.reasoning else {
         return;
     };
+    if refuses_to_think(model, request) {
+        return;
+    }
+    let effort = effort_for(model, request);
     let mut written = Map::new();
-    if let Some(effort) = crate::openai::effort(reasoning) {
+    if let Some(effort) = effort {
         written.insert("effort".into(), effort.as_label().into());
     }
     if reasoning.is_shown == Some(true) {
@@ -303,7 +378,9 @@ fn add_reasoning(body: &mut Map<String, Value>, request: &ChatRequest) {
     }
     if !written.is_empty() {
         body.insert("reasoning".into(), written.into());
-        include(body, "reasoning.encrypted_content");
+        if effort != Some(Effort::None) {
+            include(body, "reasoning.encrypted_content");
+        }
     }
 }
 

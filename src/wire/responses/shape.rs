@@ -1,9 +1,10 @@
 //! What is read of a provider's response object and its items.
 
-use domain::{BackendError, FinishReason, Seal, ToolCall, Usage};
+use domain::{BackendError, BadRequest, FinishReason, Seal, ToolCall, Usage};
 use serde_json::Value;
 
 use super::opaque_seal::seal;
+use crate::error_words::{CONTEXT_CODE, cut};
 use crate::numbers::Count;
 
 /// Output items of one reply.
@@ -40,14 +41,45 @@ pub(super) fn reason(response: &Value, has_calls: bool) -> Result<FinishReason, 
     }
 }
 
-/// An error object of a response or of a stream.
+/// An error object of a response or of a stream. It comes after a status of 200, so its code alone tells whose
+/// fault it is (OpenAI's API reference, "Response", `error.code`, read 2026-12).
 pub(super) fn failure(error: &Value) -> BackendError {
-    match error["code"].as_str() {
-        Some("rate_limit_exceeded") => BackendError::RateLimited { retry_after: None },
-        Some("server_is_overloaded" | "overloaded") => BackendError::Overloaded {
+    let code = error["code"].as_str().unwrap_or_default();
+    match code {
+        "rate_limit_exceeded" | "insufficient_quota" => {
+            BackendError::RateLimited { retry_after: None }
+        }
+        "server_is_overloaded" | "overloaded" => BackendError::Overloaded {
             retry_after: OVERLOADED_WAIT,
         },
-        Some(_) | None => BackendError::Failed { status: 500 },
+        // The first is said of prompts that its usage policy does not let pass.
+        "invalid_prompt"
+        | "content_filter"
+        | "content_policy_violation"
+        | "image_content_policy_violation" => BackendError::ContentRefused {
+            reason: reason_of(error, code),
+        },
+        CONTEXT_CODE => rejected(error, code),
+        code if code.starts_with("invalid_") || code.contains("image") => rejected(error, code),
+        _ => BackendError::Failed { status: 500 },
+    }
+}
+
+fn rejected(error: &Value, code: &str) -> BackendError {
+    BackendError::Rejected {
+        status: 400,
+        reason: reason_of(error, code),
+    }
+}
+
+fn reason_of(error: &Value, code: &str) -> BadRequest {
+    BadRequest {
+        param: filled(&error["param"]).map(|param| cut(&param)),
+        code: Some(cut(code)),
+        message: match filled(&error["message"]) {
+            Some(message) => cut(&message),
+            None => "the upstream refused the request and gave no reason".to_owned(),
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 use domain::{
-    Audio, Dry, Effort, File, Image, Message, Part, Role, Seal, SealKind, SourceBody, ToolCall,
+    Audio, Dry, Effort, File, Image, Message, Part, Reasoning, Role, Seal, SealKind, SourceBody,
+    ToolCall,
 };
 
 use super::super::decode_request::decode_request;
@@ -458,8 +459,144 @@ fn thoughts_take_their_budget_beside_the_reply_and_yield_to_other_wishes() {
     assert_eq!(budget(|it| it.sampling.temperature = Some(0.5)), none);
     assert_eq!(budget(|it| it.sampling.top_k = Some(5)), none);
     assert_eq!(budget(|it| it.tool_choice = ToolChoice::Required), none);
-    let warm = |it: &mut ChatRequest| it.sampling.temperature = Some(1.0);
-    assert_eq!(budget(warm), json!([8192, MAX_TOKENS_DEFAULT.0 + 8192]));
+    assert_eq!(budget(|it| it.sampling.top_p = Some(0.5)), none);
+    assert_eq!(
+        budget(|it| it.messages.push(Message::new(Role::Assistant, "So"))),
+        none
+    );
+    let some = json!([8192, MAX_TOKENS_DEFAULT.0 + 8192]);
+    assert_eq!(budget(|it| it.sampling.temperature = Some(1.0)), some);
+    assert_eq!(budget(|it| it.sampling.top_p = Some(0.95)), some);
+}
+
+/// Dialects without a place for signatures bring calls back without the thoughts before them.
+#[test]
+fn who_called_tools_after_thoughts_that_are_lost_thinks_no_more_by_budget() {
+    let seal = |of| {
+        Part::Seal(Seal {
+            of,
+            kind: SealKind::Signature,
+            data: "c2ln".into(),
+        })
+    };
+    let call = ToolCall {
+        id: "c1".into(),
+        name: "f".into(),
+        arguments: "{}".into(),
+        seal: None,
+    };
+    let result = Message {
+        tool_call_id: Some("c1".into()),
+        ..Message::new(Role::Tool, "3")
+    };
+    let asked = |parts: Vec<Part>, calls: Vec<ToolCall>| ChatRequest {
+        reasoning: Some(Reasoning {
+            effort: Some(Effort::Low),
+            ..Reasoning::default()
+        }),
+        messages: vec![
+            user("go"),
+            Message {
+                content: parts,
+                tool_calls: calls,
+                ..Message::new(Role::Assistant, "")
+            },
+            result.clone(),
+        ],
+        ..ask()
+    };
+    let thinks = |model: &str, request: &ChatRequest| {
+        let written = request_body(model, request).unwrap();
+        written.get("thinking").is_some()
+    };
+    let lost = asked(vec![seal(Dialect::Gemini)], vec![call.clone()]);
+    assert!(!thinks("claude-opus-4-5", &lost));
+    assert!(thinks("claude-opus-4-6", &lost));
+    assert!(thinks("kimi-k3", &lost));
+    let kept = asked(
+        vec![Part::Thought("hm".into()), seal(Dialect::Anthropic)],
+        vec![call],
+    );
+    assert!(thinks("claude-opus-4-5", &kept));
+    let said = asked(vec![Part::Text("fine".into())], Vec::new());
+    assert!(thinks("claude-opus-4-5", &said));
+}
+
+#[test]
+fn a_temperature_and_a_top_p_are_one_too_many_for_claude() {
+    let written = |model: &str, dialect, temperature, top_p| {
+        let mut request = ask();
+        request.dialect = dialect;
+        request.sampling.temperature = temperature;
+        request.sampling.top_p = top_p;
+        let body = request_body(model, &request).unwrap();
+        (body["temperature"].as_f64(), body["top_p"].as_f64())
+    };
+    let (openai, own) = (Dialect::OpenAi, Dialect::Anthropic);
+    for (model, dialect, asked, sent) in [
+        (
+            "claude-opus-4-5",
+            openai,
+            (Some(0.5), Some(0.25)),
+            (Some(0.5), None),
+        ),
+        (
+            "claude-opus-4-5",
+            openai,
+            (Some(0.5), Some(1.0)),
+            (Some(0.5), None),
+        ),
+        ("claude-opus-4-5", openai, (None, Some(1.0)), (None, None)),
+        (
+            "claude-opus-4-5",
+            openai,
+            (None, Some(0.25)),
+            (None, Some(0.25)),
+        ),
+        (
+            "claude-opus-4-5",
+            own,
+            (Some(0.5), Some(1.0)),
+            (Some(0.5), Some(1.0)),
+        ),
+        (
+            "kimi-k3",
+            openai,
+            (Some(0.5), Some(0.25)),
+            (Some(0.5), Some(0.25)),
+        ),
+    ] {
+        let (temperature, top_p) = asked;
+        assert_eq!(written(model, dialect, temperature, top_p), sent, "{model}");
+    }
+}
+
+#[test]
+fn what_others_clients_always_write_and_white_space_stay_behind() {
+    let mut request = ask();
+    request.dialect = Dialect::Ollama;
+    request.sampling.min_p = Some(0.1);
+    request.sampling.open.typical_p = Some(0.5);
+    let mut turn = Message::new(Role::Assistant, "\n\n");
+    turn.tool_calls = vec![ToolCall {
+        id: "c1".into(),
+        name: "f".into(),
+        arguments: "{}".into(),
+        seal: None,
+    }];
+    request.messages = vec![user(" "), user("go"), turn];
+    let written = body(&request);
+    let call = json!({"type": "tool_use", "id": "c1", "name": "f", "input": {}});
+    assert_eq!(
+        written["messages"],
+        json!([
+            {"role": "user", "content": "go"},
+            {"role": "assistant", "content": [call]},
+        ])
+    );
+    request.dialect = Dialect::Anthropic;
+    request.sampling = Sampling::default();
+    assert_eq!(body(&request)["messages"][0]["content"][0]["text"], " ");
 }
 
 #[test]

@@ -139,17 +139,34 @@ fn thoughts_are_bound_in_the_words_of_the_models_age() {
         (Effort::High, 24_576, "HIGH"),
         (Effort::XHigh, 24_576, "HIGH"),
     ] {
-        check(
-            "gemini-2.5-flash",
-            effort(word),
-            json!({"thinkingBudget": budget}),
-        );
-        check(
-            "models/gemini-3-pro",
-            effort(word),
-            json!({"thinkingLevel": level}),
-        );
+        let budget_of = |least: u64| json!({"thinkingBudget": least.max(budget)});
+        let level_of = |level: &str| json!({"thinkingLevel": level});
+        // Pro cannot do without, and has no least level; the first of them no middle one either.
+        let of_pro = level.replace("MINIMAL", "LOW");
+        for (model, said) in [
+            ("gemini-2.5-flash", budget_of(0)),
+            ("gemini-2.5-pro", budget_of(128)),
+            ("models/gemini-3-flash-preview", level_of(level)),
+            ("gemini-3.1-pro-preview", level_of(&of_pro)),
+            ("gemini-3.8-flash", level_of(&of_pro)),
+            (
+                "models/gemini-3-pro",
+                level_of(&of_pro.replace("MEDIUM", "HIGH")),
+            ),
+            ("gemini-1.5-pro", Value::Null),
+            ("gemini-2.0-flash", Value::Null),
+            ("gemma-3-27b-it", Value::Null),
+        ] {
+            check(model, effort(word), said);
+        }
     }
+    let none = Reasoning {
+        tokens_max: Some(Tokens(0)),
+        ..Reasoning::default()
+    };
+    check("gemini-2.5-pro", none, json!({"thinkingBudget": 128}));
+    check("gemini-3-pro", none, json!({"thinkingLevel": "LOW"}));
+    check("gemini-2.0-flash", none, Value::Null);
     let budget = Reasoning {
         effort: Some(Effort::High),
         tokens_max: Some(Tokens(512)),

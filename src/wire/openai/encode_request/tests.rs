@@ -1,4 +1,4 @@
-use domain::{Extra, Message, Role, SourceBody};
+use domain::{Extra, Image, Message, Part, Role, SourceBody};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -125,6 +125,59 @@ fn expect_lists_of_parts(body: &mut Value, extra: &Extra) {
             message["content"] = json!([{"type": "text", "text": text}]);
         }
     }
+}
+
+#[test]
+fn what_is_no_text_of_a_tools_result_comes_after_the_results() {
+    let result = |id: &str, content: Vec<Part>| Message {
+        content,
+        tool_call_id: Some(id.to_owned()),
+        ..Message::new(Role::Tool, "")
+    };
+    let picture = |name: &str| {
+        Part::Image(Image {
+            url: format!("data:image/png;base64,{name}"),
+            detail: None,
+        })
+    };
+    let text = |text: &str| Part::Text(text.to_owned());
+    let messages = vec![
+        Message::new(Role::User, "look"),
+        result("a", vec![text("one"), picture("AAAA"), text("two")]),
+        result("b", vec![picture("BBBB")]),
+        result("c", vec![text("three")]),
+        result("d", Vec::new()),
+        Message::new(Role::User, "well?"),
+        result("e", vec![picture("CCCC")]),
+    ];
+    let mut request = ChatRequest::new("m", messages);
+    request.dialect = Dialect::Anthropic;
+    let sent: Value = serde_json::from_str(&encoded(&request)).unwrap();
+    let tool =
+        |id: &str, content: Value| json!({"role": "tool", "tool_call_id": id, "content": content});
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let image = |name: &str| json!({"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{name}")}});
+    assert_eq!(
+        sent["messages"],
+        json!([
+            {"role": "user", "content": "look"},
+            tool("a", json!([part("one"), part("two")])),
+            tool("b", json!("It is in the next message.")),
+            tool("c", json!("three")),
+            tool("d", json!("")),
+            {"role": "user", "content": [
+                part("Returned by the tool call a:"), image("AAAA"),
+                part("Returned by the tool call b:"), image("BBBB"),
+            ]},
+            {"role": "user", "content": "well?"},
+            tool("e", json!("It is in the next message.")),
+            {"role": "user", "content": [part("Returned by the tool call e:"), image("CCCC")]},
+        ])
+    );
+    // Who speaks the dialect knows what its provider takes.
+    request.dialect = Dialect::OpenAi;
+    let sent: Value = serde_json::from_str(&encoded(&request)).unwrap();
+    assert_eq!(sent["messages"][2]["content"], json!([image("BBBB")]));
 }
 
 #[test]

@@ -158,6 +158,37 @@ fn a_stream_without_its_end_is_interrupted_and_a_failure_is_told() {
     );
     check(r#"{"type":"error","error":{"code":"x"}}"#, "failed");
     check(
+        r#"{"type":"error","code":"insufficient_quota","message":"a"}"#,
+        "rate_limited",
+    );
+    check(
+        r#"{"type":"response.failed","response":{"status":"failed","error":{"code":"invalid_prompt"}}}"#,
+        "content_refused",
+    );
+    for code in [
+        "context_length_exceeded",
+        "invalid_image_url",
+        "image_too_large",
+    ] {
+        let error = format!(r#""error":{{"code":"{code}","message":"no\nsuch"}}"#);
+        let whole = format!(r#"{{"status":"failed","output":[],{error}}}"#);
+        let of_reply = crate::responses::decode_reply::decode_reply(whole.as_bytes()).unwrap_err();
+        let data = format!(r#"data: {{"type":"error",{error}}}"#);
+        let events = decode(&[data.as_bytes(), b"\n\n"]);
+        let of_stream = events.last().unwrap().as_ref().unwrap_err();
+        for error in [&of_reply, of_stream] {
+            let BackendError::Rejected {
+                status: 400,
+                reason,
+            } = error
+            else {
+                panic!("{code}: {error:?}");
+            };
+            assert_eq!(reason.code.as_deref(), Some(code));
+            assert_eq!(reason.message, "no such");
+        }
+    }
+    check(
         r#"{"type":"response.failed","response":{"status":"failed","error":{"code":"server_error"}}}"#,
         "failed",
     );

@@ -119,6 +119,122 @@ fn received_bytes_go_out_as_they_came_but_for_what_is_ours() {
 }
 
 #[test]
+fn thoughts_go_back_sealed_and_without_the_ids_that_callers_were_given() {
+    let sent = |input: &str| {
+        let mut asked = request();
+        asked.messages.truncate(1);
+        asked.source = Some(SourceBody {
+            dialect: Dialect::Responses,
+            bytes: Bytes::from(format!(r#"{{"model":"m","input":{input}}}"#)),
+        });
+        let sent = encode_request("up", &asked).unwrap();
+        let sent = String::from_utf8(sent.to_vec()).unwrap();
+        let input = sent.strip_prefix(r#"{"model":"up","input":"#).unwrap();
+        let input = input.strip_suffix(r#","store":false,"stream":true}"#);
+        input.unwrap().to_owned()
+    };
+    let asked = r#"{"role":"user", "content":"of reasoning"}"#;
+    let said = r#"{"id":"msg_1","type":"message","role":"assistant","content":[]}"#;
+    for (thought, written) in [
+        (
+            r#"{"id":"rs_1","type":"reasoning","summary": [ ],"encrypted_content":"ZQ=="}"#,
+            Some(r#"{"type":"reasoning","summary":[ ],"encrypted_content":"ZQ=="}"#),
+        ),
+        (
+            r#"{"type":"r\u0065asoning","\u0069d":"rs_1","encrypted_content":"ZQ=="}"#,
+            Some(r#"{"type":"r\u0065asoning","encrypted_content":"ZQ=="}"#),
+        ),
+        (
+            r#"{"id":"rs_1","type":"reasoning","summary":[{"type":"summary_text","text":"a"}]}"#,
+            None,
+        ),
+        (
+            r#"{"type":"reasoning","summary":[],"encrypted_content":null}"#,
+            None,
+        ),
+        (
+            r#"{"type":"reasoning","summary":[],"encrypted_content":""}"#,
+            None,
+        ),
+    ] {
+        let written = written.map(|it| format!("{it},")).unwrap_or_default();
+        assert_eq!(
+            sent(&format!("[{asked},{thought},{said}]")),
+            format!("[{asked},{written}{said}]")
+        );
+        let alone = written.trim_end_matches(',');
+        assert_eq!(sent(&format!("[{thought}]")), format!("[{alone}]"));
+    }
+    for input in [r#""on reasoning""#, "[]", "[ 7, \"reasoning\" ]"] {
+        let kept = sent(input).replace(' ', "");
+        assert_eq!(kept, input.replace(' ', ""), "{input}");
+    }
+}
+
+#[test]
+fn who_is_not_to_think_seals_nothing() {
+    let sent = |model: &str, dialect: Dialect, effort: Effort| {
+        let mut asked = request();
+        asked.dialect = dialect;
+        asked.reasoning = Some(Reasoning {
+            effort: Some(effort),
+            ..Reasoning::default()
+        });
+        let sent = encode_request(model, &asked).unwrap();
+        let sent: Value = serde_json::from_slice(&sent).unwrap();
+        (sent["reasoning"].clone(), sent["include"].clone())
+    };
+    let sealed = json!(["reasoning.encrypted_content"]);
+    for (model, dialect, effort, reasoning, include) in [
+        (
+            "gpt-4o",
+            Dialect::Anthropic,
+            Effort::None,
+            Value::Null,
+            Value::Null,
+        ),
+        (
+            "gpt-4o",
+            Dialect::Ollama,
+            Effort::High,
+            Value::Null,
+            Value::Null,
+        ),
+        (
+            "gpt-5",
+            Dialect::Ollama,
+            Effort::None,
+            json!({"effort": "minimal"}),
+            sealed.clone(),
+        ),
+        (
+            "gpt-5.1",
+            Dialect::Ollama,
+            Effort::None,
+            json!({"effort": "none"}),
+            Value::Null,
+        ),
+        (
+            "gpt-4o",
+            Dialect::OpenAi,
+            Effort::None,
+            json!({"effort": "none"}),
+            Value::Null,
+        ),
+        (
+            "gpt-4o",
+            Dialect::OpenAi,
+            Effort::Low,
+            json!({"effort": "low"}),
+            sealed,
+        ),
+    ] {
+        let wanted = (reasoning, include);
+        assert_eq!(sent(model, dialect, effort), wanted, "{model} {dialect:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_said_is_declined_by_name() {
     type Change = fn(&mut ChatRequest);
     let cases: [(&str, Change); 7] = [
