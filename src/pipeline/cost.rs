@@ -3,10 +3,30 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use domain::{ChatEvent, ChatRequest, MicroUsd, Price, Tokens, Usage};
+use domain::{ChatEvent, ChatRequest, MicroUsd, Part, Price, Tokens, Usage};
 
 /// Of prompt and reply each, what is kept to count tokens by. The rest counts in proportion.
 const SAMPLE_BYTES_MAX: usize = 4 * 1024;
+
+/// What an image comes to at most with the providers that are known: 2,048 x 2,048 pixels in tiles.
+const IMAGE_TOKENS: u64 = 3_000;
+
+/// Bytes of a file or a recording, as base64 text, that count as one token.
+const MEDIA_TOKEN_BYTES: u64 = 8;
+
+/// What images, sound and files come to at most. It is held, and paid by who leaves before a provider has
+/// counted them.
+pub(crate) fn media_tokens(request: &ChatRequest) -> u64 {
+    let parts = request.messages.iter().flat_map(|it| &it.content);
+    let tokens = parts.map(|part| match part {
+        Part::Image(_) => IMAGE_TOKENS,
+        Part::Audio(audio) => (audio.data.len() as u64).div_ceil(MEDIA_TOKEN_BYTES),
+        Part::File(file) => (file.url.len() as u64).div_ceil(MEDIA_TOKEN_BYTES),
+        // Their texts are counted as such.
+        Part::Other(_) | Part::Text(_) | Part::Thought(_) | Part::Seal(_) => 0,
+    });
+    tokens.sum()
+}
 
 /// An exchange's cost, known once its reply has ended.
 #[derive(Clone, Default)]
@@ -41,6 +61,8 @@ impl fmt::Debug for Cost {
 /// Watches one exchange.
 pub(crate) struct Meter {
     prompt: Sample,
+    /// Of images, sound and files, as they were held.
+    media_tokens: u64,
     reply: Sample,
     price: Option<Price>,
     /// Of the parts that ended, where several backends had one. `None` once a price was not known.
@@ -52,6 +74,7 @@ impl Default for Meter {
     fn default() -> Self {
         Self {
             prompt: Sample::default(),
+            media_tokens: 0,
             reply: Sample::default(),
             price: None,
             spent: Some(MicroUsd(0)),
@@ -64,11 +87,12 @@ impl Meter {
     /// The request as it will be sent, or nearly so: values that are masked count as themselves.
     pub fn read(&mut self, request: &ChatRequest) {
         request.texts(&mut |text| self.prompt.take(text));
+        self.media_tokens = media_tokens(request);
     }
 
     /// Whether it knows the request.
     pub fn has_read(&self) -> bool {
-        self.prompt.bytes > 0
+        self.prompt.bytes > 0 || self.media_tokens > 0
     }
 
     /// Whether anything was said.
@@ -100,8 +124,9 @@ impl Meter {
 
     /// What prompt and reply come to by our own count.
     pub fn count(&self) -> Usage {
+        let prompt = u64::from(self.prompt.tokens().0) + self.media_tokens;
         Usage {
-            prompt_tokens: self.prompt.tokens(),
+            prompt_tokens: Tokens(u32::try_from(prompt).unwrap_or(u32::MAX)),
             completion_tokens: self.reply.tokens(),
             ..Usage::default()
         }

@@ -328,26 +328,44 @@ impl Flight {
             if let Some(ended) = &state.ended {
                 return Poll::Ready(ended.clone().map(Err));
             }
-            if state.is_closed && state.held_bytes > HELD_BYTES_MAX {
-                return Poll::Pending;
-            }
-            let Stage::Streaming { events, .. } = &mut state.stage else {
-                return Poll::Ready(Some(Err(BackendError::Interrupted)));
-            };
-            let waker = futures::task::waker(Arc::clone(&self.bell));
-            match events.poll_next_unpin(&mut Context::from_waker(&waker)) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(event))) => {
-                    state.hold(event);
-                    if !state.is_closed && state.held_bytes > HELD_BYTES_MAX {
-                        self.close(state);
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => self.end(state, Some(error)),
-                Poll::Ready(None) => self.end(state, None),
-            }
-            self.bell.ring();
+            ready!(self.poll_more(state));
         }
+    }
+
+    /// Reads on without taking anything, to the end.
+    fn poll_driven(&self, reader: &Reader, cx: &mut Context<'_>) -> Poll<()> {
+        self.bell.enlist(reader.seat, cx.waker());
+        let Ok(mut state) = self.state.lock() else {
+            return Poll::Ready(());
+        };
+        while state.ended.is_none() {
+            ready!(self.poll_more(&mut state));
+        }
+        Poll::Ready(())
+    }
+
+    /// One event more, or the end.
+    fn poll_more(&self, state: &mut State) -> Poll<()> {
+        if state.is_closed && state.held_bytes > HELD_BYTES_MAX {
+            return Poll::Pending;
+        }
+        let Stage::Streaming { events, .. } = &mut state.stage else {
+            self.end(state, Some(BackendError::Interrupted));
+            return Poll::Ready(());
+        };
+        let waker = futures::task::waker(Arc::clone(&self.bell));
+        match ready!(events.poll_next_unpin(&mut Context::from_waker(&waker))) {
+            Some(Ok(event)) => {
+                state.hold(event);
+                if !state.is_closed && state.held_bytes > HELD_BYTES_MAX {
+                    self.close(state);
+                }
+            }
+            Some(Err(error)) => self.end(state, Some(error)),
+            None => self.end(state, None),
+        }
+        self.bell.ring();
+        Poll::Ready(())
     }
 
     fn end(&self, state: &mut State, error: Option<BackendError>) {
@@ -426,6 +444,11 @@ impl Reader {
     /// What the work came to.
     pub async fn opened(&self) -> Told {
         poll_fn(|cx| self.flight.poll_opened(self, cx)).await
+    }
+
+    /// Keeps the work going for all, until it is done. Who leads may have left.
+    pub async fn drive(&self) {
+        poll_fn(|cx| self.flight.poll_driven(self, cx)).await;
     }
 
     /// The stream, from its first event.

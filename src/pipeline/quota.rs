@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use domain::{
     ChatRequest, EmbedInput, ExchangeRecord, Exhausted, Fault, Grant, KeyId, Left, Limit, Measure,
-    MicroUsd, Part, Price, Quotas, RouteTaken, Shortage, Tokens, Usage, Use, WhenSpent,
+    MicroUsd, Price, Quotas, RouteTaken, Shortage, Tokens, Usage, Use, WhenSpent,
 };
 use policy::Candidate;
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Refusal;
+use crate::cost::media_tokens;
 use crate::queue::{Lines, Place};
 use crate::receipt::Receipt;
 use crate::snapshot::Snapshot;
@@ -29,12 +30,6 @@ const PAID_TOKEN_BYTES: u64 = 2;
 
 /// What a message has beside its text, in tokens.
 const MESSAGE_TOKENS: u64 = 16;
-
-/// What an image comes to at most with the providers that are known: 2,048 x 2,048 pixels in tiles.
-const IMAGE_TOKENS: u64 = 3_000;
-
-/// Bytes of a file or a recording, as base64 text, that count as one token.
-const MEDIA_TOKEN_BYTES: u64 = 8;
 
 /// A reply whose caller names no bound is bounded by this where a limit counts what it writes, or by
 /// what is left of the limit where that is less.
@@ -392,17 +387,7 @@ impl Extent {
 
 /// What a prompt comes to at most, in tokens of so many bytes.
 fn prompt_tokens(request: &ChatRequest, token_bytes: u64) -> u64 {
-    let mut tokens = Extent::of(request).tokens(token_bytes);
-    for part in request.messages.iter().flat_map(|message| &message.content) {
-        tokens += match part {
-            Part::Image(_) => IMAGE_TOKENS,
-            Part::Audio(audio) => (audio.data.len() as u64).div_ceil(MEDIA_TOKEN_BYTES),
-            Part::File(file) => (file.url.len() as u64).div_ceil(MEDIA_TOKEN_BYTES),
-            // Their texts are among those above.
-            Part::Other(_) | Part::Text(_) | Part::Thought(_) | Part::Seal(_) => 0,
-        };
-    }
-    tokens
+    Extent::of(request).tokens(token_bytes) + media_tokens(request)
 }
 
 /// What a prompt and a reply cost at most.

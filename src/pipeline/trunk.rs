@@ -1,5 +1,6 @@
 //! The trunk: it reads like the table in `docs/architecture.md`.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -643,7 +644,7 @@ async fn open_for(
     // Kept by another's flight, perhaps, since this one looked.
     if let Some(kept) = works.find(&missed.admitted, missed.keeping.as_ref()) {
         let found = Found::exact(missed.admitted, missed.findings, kept, trace);
-        return replay_hit(found).await;
+        return replay_for(found, is_for_all).await;
     }
     let began = Instant::now();
     let fetched = works.fetch(&missed.admitted, missed.keeping.as_ref()).await;
@@ -651,7 +652,7 @@ async fn open_for(
     missed.admitted.since = Instant::now();
     if let Some(kept) = fetched {
         let found = Found::exact(missed.admitted, missed.findings, kept, trace);
-        return replay_hit(found).await;
+        return replay_for(found, is_for_all).await;
     }
     if let (Some(reuse), Some(trace)) = (&works.reuse, &mut trace) {
         let began = Instant::now();
@@ -667,7 +668,7 @@ async fn open_for(
                 cache: CacheUse::Semantic { similarity, age },
                 trace: Some(trace.clone()),
             };
-            return replay_hit(found).await;
+            return replay_for(found, is_for_all).await;
         }
     }
     let planned = plan(missed, &works.ward)?;
@@ -694,6 +695,13 @@ async fn open_for(
     })
 }
 
+/// A kept reply is for all, and a limit of the one who leads is not.
+async fn replay_for(found: Found, is_for_all: &mut bool) -> Result<Answer, Refusal> {
+    let answer = replay_hit(found).await;
+    *is_for_all = answer.is_ok();
+    answer
+}
+
 /// To be filled with what the cache does; `None` where it has no part.
 fn trace_of(keeping: Option<&Keeping>) -> Option<Trace> {
     keeping.map(|keeping| Trace::new(keeping.key, CacheOutcome::Missed))
@@ -702,7 +710,17 @@ fn trace_of(keeping: Option<&Keeping>) -> Option<Trace> {
 /// An answer that another request's work is read for.
 async fn join(mut missed: Box<Missed>, answer: Answer, reader: Reader) -> Result<Answer, Refusal> {
     let admitted = &mut missed.admitted;
-    if let Err(exhausted) = admitted.receipt.share_mut().take_replay().await {
+    // The work goes on meanwhile, for it may hold what is waited for.
+    let driven = async {
+        reader.drive().await;
+        std::future::pending::<Infallible>().await
+    };
+    let taken = tokio::select! {
+        biased;
+        taken = admitted.receipt.share_mut().take_replay() => taken,
+        never = driven => match never {},
+    };
+    if let Err(exhausted) = taken {
         let fault = quota::fault(&exhausted);
         return Err(refuse(&mut admitted.receipt, fault, None));
     }

@@ -418,6 +418,43 @@ async fn a_limit_of_the_leaders_is_not_the_others() {
     assert_eq!(cloud.calls().len(), 1);
 }
 
+/// The same where the reply is kept: it is for all, and the leader's limit is not.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_may_not_have_a_kept_reply_does_not_keep_it_from_others() {
+    let cloud = Fake::new("fake", Trust::Public, Script::Says("yes"));
+    let mut bench = bench(vec![cloud.clone()], 64);
+    let (sent, records) = mpsc::channel(64);
+    let (pipeline, recorder) = Pipeline::new(Parts {
+        snapshot: priced(snapshot(vec![cloud.clone()])),
+        cache: Arc::<Elsewhere>::default(),
+        reuse: None,
+        shadows: None,
+        keys: Arc::new(NoKeys),
+        quotas: Some(Arc::new(purse())),
+        queueing: QueueRules::default(),
+        sinks: vec![Arc::new(Sent(sent))],
+        exchanges_max: 64,
+    });
+    bench._recorder.spawn(recorder.run());
+    (bench.pipeline, bench.records) = (pipeline, records);
+    assert_eq!(
+        text(bench.pipeline.run(streamed()).await.unwrap()).await,
+        "yes"
+    );
+    let mut poor = streamed();
+    poor.principal.limits = vec![limit(Measure::Requests, 0)].into();
+    let runs = [poor, streamed(), streamed()].map(|it| bench.pipeline.run(it));
+    let mut outcomes = join_all(runs).await.into_iter();
+    let refused = outcomes.next().unwrap().unwrap_err();
+    assert!(matches!(refused.fault, Fault::RateLimited { .. }));
+    for answer in outcomes {
+        let answer = answer.unwrap();
+        assert_eq!(answer.route.to_string(), "cache:exact");
+        assert_eq!(text(answer).await, "yes");
+    }
+    assert_eq!(cloud.calls().len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_joins_pays_for_a_request() {
     let cloud = Fake::new(

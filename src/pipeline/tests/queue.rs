@@ -187,6 +187,25 @@ async fn a_place_that_is_free_goes_to_who_has_waited_longest() {
     assert_eq!(scene.waiting(), 0);
 }
 
+/// The first holds the place, and after it has left nobody else polls what it led.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_place_of_the_work_it_joined_keeps_that_going() {
+    let scene = Scene::new(&[places(1)], 8);
+    let ask = || {
+        let mut parsed = parsed("local", "the same");
+        parsed.principal.limits = Arc::clone(&scene.limits);
+        Box::pin(scene.bench.pipeline.run(parsed))
+    };
+    let first = ask().await.unwrap();
+    let mut second = ask();
+    assert!(poll!(&mut second).is_pending());
+    drop(first);
+    let began = Instant::now();
+    assert_eq!(text(second.await.unwrap()).await, "yes");
+    assert!(began.elapsed() <= Duration::from_secs(1));
+    assert_eq!(scene.fake.calls(), ["the same"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn keys_take_turns_at_a_limit_that_they_share() {
     let scene = Scene::new(&[places(1)], 8);

@@ -297,6 +297,34 @@ async fn a_caller_that_leaves_pays_for_what_was_said() {
     assert_eq!(settled.cost.0.unsigned_abs(), input + 10 * output);
 }
 
+/// Who leaves a question about a picture pays for the picture, which no provider has counted by then.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_pays_for_what_it_showed() {
+    let (cloud, local) = two(Script::Echoes);
+    let purse = Purse::default();
+    let bench = counting(&purse, vec![cloud, local]);
+    let picture = Part::Image(Image {
+        url: "data:image/png;base64,iVBORw0KGgo=".into(),
+        detail: None,
+    });
+    for (content, least) in [
+        (
+            vec![Part::Text("what is it?".into()), picture.clone()],
+            3_001,
+        ),
+        (vec![picture], 3_000),
+    ] {
+        let mut asked = asked("fake/big", &[limit(Measure::Cost, 1_000_000_000)]);
+        asked.request.messages[0].content = content;
+        let mut answer = bench.pipeline.run(asked).await.unwrap();
+        drop(answer.stream.next().await);
+        drop(answer);
+        let settled = purse.settled();
+        let input = settled.last().unwrap().input_tokens;
+        assert!((least..least + 100).contains(&input), "{settled:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_fails_gives_all_back_but_its_request() {
     let failing = Script::Fails(BackendError::Failed { status: 500 });
