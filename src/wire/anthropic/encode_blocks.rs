@@ -126,8 +126,8 @@ impl Writer<'_> {
         self.said()
     }
 
-    /// What was said, without thoughts and empty texts. White space alone is refused where nothing else is
-    /// said ("text content blocks must contain non-whitespace text").
+    /// What was said, without thoughts and empty texts. White space alone is refused as well: "text content
+    /// blocks must contain non-whitespace text" (anomalyco/opencode#31259).
     fn said(&self) -> Result<Vec<Value>, BackendError> {
         let mut blocks = Vec::with_capacity(self.message.content.len());
         for (at, part) in self.message.content.iter().enumerate() {

@@ -22,7 +22,10 @@
 //! | `seed`, a prediction, `user`, `metadata`, `service_tier`, speakers' names, an image's `detail` | left out: hints |
 //! | system messages amid the others | moved to the front, where the system prompt stands |
 //! | thoughts without a signature of Anthropic's, seals of others | left out |
-//! | reasoning effort beside a temperature, `top_k` or a forced tool | left out: this dialect takes one or the other |
+//! | texts of white space alone | left out: this dialect refuses them |
+//! | `top_p` of 1 or beside a temperature, for Claude | left out: newer models take one of both |
+//! | reasoning effort beside a temperature, `top_k`, `top_p` below 0.95 or a forced tool | left out: this dialect takes one or the other |
+//! | the same for Claude before 4.6, after calls without their signed thought or with a reply begun | left out: this dialect refuses it |
 //! | no bound on the reply | [`MAX_TOKENS_DEFAULT`] |
 //!
 //! What a caller of this dialect asks for and other dialects have no word for: `cache_control`,
@@ -68,7 +71,7 @@ pub use decode_request::decode_count;
 pub use encode_reply::encode_count;
 pub use halves::Messages;
 pub use request_body::MAX_TOKENS_DEFAULT;
-pub(crate) use thinking::{Thinking, thinking_for, top_p_for};
+pub(crate) use thinking::{Block, Thinking, thinking_for, top_p_for};
 
 #[cfg(test)]
 mod tests;

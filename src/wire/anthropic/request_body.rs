@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::encode_blocks::{Prompt, content};
 use super::leftovers::put;
-use super::thinking::{Thinking, thinking_for, top_p_for};
+use super::thinking::{Block, Thinking, thinking_for, top_p_for};
 
 use crate::numbers::shortest;
 use crate::own_tools;
@@ -29,14 +29,21 @@ pub(super) fn request_body(model: &str, request: &ChatRequest) -> Result<Value, 
     if !system.is_empty() {
         body.insert("system".into(), content(system));
     }
-    body.insert("messages".into(), prompt.messages().into());
-    add_tools(&mut body, request);
-    add_sampling(&mut body, model, request)?;
+    let messages = prompt.messages();
+    if messages.is_empty() && !is_own {
+        return Err(BackendError::declined(
+            "messages",
+            "the chosen model needs a message that says something besides system prompts",
+        ));
+    }
     let thinking = match is_own {
         // A request of this dialect has it among its own fields.
         true => Thinking::default(),
-        false => thinking_for(model, request),
+        false => thinking_for(model, request, &messages, kind),
     };
+    body.insert("messages".into(), messages.into());
+    add_tools(&mut body, request);
+    add_sampling(&mut body, model, request)?;
     let bound = request
         .output_tokens_max
         .unwrap_or(Tokens(MAX_TOKENS_DEFAULT.0.saturating_add(thinking.budget)));
@@ -51,6 +58,14 @@ pub(super) fn request_body(model: &str, request: &ChatRequest) -> Result<Value, 
         add_extra(&mut body, request);
     }
     Ok(body)
+}
+
+fn kind(block: &Value) -> Block {
+    match block["type"].as_str() {
+        Some("thinking" | "redacted_thinking") => Block::Thought,
+        Some("tool_use") => Block::Call,
+        _ => Block::Other,
+    }
 }
 
 /// What there is no word for, and no doing without.

@@ -1,8 +1,9 @@
-//! How another dialect's reasoning is asked for in this one, as a client.
+//! How another dialect's reasoning is asked for in this one and of Bedrock's Claude, as a client.
 //!
-//! Claude models before 4.6 take a budget of tokens; those from 4.6 on decide for themselves, and are
-//! told an effort; from 5 on they refuse a budget (guides "Extended thinking", "Adaptive thinking"
-//! and "Effort", read 2026-11). Models of other makers behind this dialect take the budget's form.
+//! Claude models before 3.7 do not think; those before 4.6 take a budget of tokens; those from 4.6 on
+//! decide for themselves, and are told an effort; from 4.7 on they refuse a budget (guides "Extended
+//! thinking", "Adaptive thinking" and "Effort", read 2026-11). Models of other makers behind this
+//! dialect take the budget's form.
 //!
 //! | effort | budget, tokens | effort of `output_config` |
 //! | --- | --- | --- |
@@ -10,12 +11,12 @@
 //! | minimal, low | 1,024 | `low` |
 //! | medium | 8,192 | `medium` |
 //! | high | 24,576 | `high` |
-//! | xhigh | 32,768 | `xhigh` |
+//! | xhigh | 32,768 | `xhigh`; `high` for 4.6, which has no such word |
 //! | not said, and thoughts are to be shown | 8,192 | nothing; thinking is on |
 //!
 //! A budget becomes the effort of the first row that has as much.
 
-use domain::{ChatRequest, Dialect, Effort, Part, Reasoning, Role, Sampling, Tokens, ToolChoice};
+use domain::{ChatRequest, Effort, Reasoning, Sampling, Tokens, ToolChoice};
 use serde_json::{Map, Value, json};
 
 use super::decode_settings::BUDGET_TOKENS_MIN;
@@ -25,10 +26,12 @@ use super::decode_settings::BUDGET_TOKENS_MIN;
 enum Knob {
     /// Not Claude's: `disabled` or a budget.
     Other,
+    /// Claude before 3.7.
+    Never,
     /// Claude before 4.6.
     Budget,
     /// Claude 4.6 and later of 4.
-    Adaptive,
+    Adaptive { most: Effort },
     /// Claude 5 and later.
     AlwaysAdaptive,
 }
@@ -50,8 +53,13 @@ impl Knob {
         match (major, minor.unwrap_or(0)) {
             // A name without a version stands for the newest.
             (0, _) | (5.., _) => Knob::AlwaysAdaptive,
-            (4, 6..) => Knob::Adaptive,
-            _ => Knob::Budget,
+            (4, 7..) => Knob::Adaptive {
+                most: Effort::XHigh,
+            },
+            // "`xhigh` requires Opus 4.7+" (anthropics/claude-code#92387).
+            (4, 6) => Knob::Adaptive { most: Effort::High },
+            (4, _) | (3, 7..) => Knob::Budget,
+            (1..=3, _) => Knob::Never,
         }
     }
 }
@@ -92,13 +100,28 @@ pub(crate) struct Thinking {
     pub budget: u32,
 }
 
-/// What stands in the body for the thoughts that `request`, of another dialect, asks for.
-pub(crate) fn thinking_for(model: &str, request: &ChatRequest) -> Thinking {
+/// A block of a message as it is written, as far as thoughts depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Block {
+    /// With its maker's word for it.
+    Thought,
+    Call,
+    Other,
+}
+
+/// What stands in the body for the thoughts that `request`, of another dialect, asks for. `messages`
+/// are written already, and `block` knows their blocks.
+pub(crate) fn thinking_for(
+    model: &str,
+    request: &ChatRequest,
+    messages: &[Value],
+    block: fn(&Value) -> Block,
+) -> Thinking {
     let knob = Knob::of(model);
+    let may_think =
+        leaves_room(knob, request) && (knob != Knob::Budget || may_begin(messages, block));
     match request.reasoning {
-        Some(reasoning) if leaves_room(knob, request) => {
-            thinking(model, reasoning, request.output_tokens_max)
-        }
+        Some(reasoning) if may_think => thinking(model, reasoning, request.output_tokens_max),
         Some(_) | None => Thinking::default(),
     }
 }
@@ -113,8 +136,8 @@ pub(crate) fn top_p_for(model: &str, sampling: &Sampling) -> Option<f32> {
 }
 
 /// Whether thinking may be asked for beside the request's other wishes (guide "Extended thinking",
-/// read 2026-11): it goes with no other temperature than 1, no `top_p` below 0.95, no `top_k`, no forced tool
-/// and no turn to go on with.
+/// read 2026-11): it goes with no other temperature than 1, no `top_k`, no forced tool and, for Claude,
+/// no `top_p` below 0.95.
 fn leaves_room(knob: Knob, request: &ChatRequest) -> bool {
     let sampling = &request.sampling;
     let forces_tool = match request.tool_choice {
@@ -122,28 +145,28 @@ fn leaves_room(knob: Knob, request: &ChatRequest) -> bool {
         ToolChoice::Auto | ToolChoice::None => false,
     };
     let is_heated = sampling.temperature.is_some_and(|heat| heat < 1.0);
-    let is_cut = sampling.top_k.is_some_and(|top_k| top_k > 0)
-        || sampling.temperature.is_none() && sampling.top_p.is_some_and(|top_p| top_p < 0.95);
-    let last = request.messages.last();
-    let is_begun = last.is_some_and(|message| message.role == Role::Assistant);
-    !(forces_tool
-        || is_heated
-        || is_cut
-        || is_begun
-        || knob == Knob::Budget && lost_thoughts(request))
+    let is_cut = sampling.top_k.is_some_and(|top_k| top_k > 0);
+    let is_narrow = knob != Knob::Other
+        && sampling.temperature.is_none()
+        && sampling.top_p.is_some_and(|top_p| top_p < 0.95);
+    !(forces_tool || is_heated || is_cut || is_narrow)
 }
 
-/// Whether the last turn called tools after thoughts that are not here any more: dialects without a place for
-/// signatures lose them, and with a budget that turn has to begin with its thoughts ("Expected `thinking` or
-/// `redacted_thinking`, but found `tool_use`").
-fn lost_thoughts(request: &ChatRequest) -> bool {
-    let mut messages = request.messages.iter().rev();
-    let turn = messages.find(|message| message.role == Role::Assistant);
-    turn.is_some_and(|turn| {
-        let is_vouched =
-            |part: &Part| matches!(part, Part::Seal(seal) if seal.of == Dialect::Anthropic);
-        !turn.tool_calls.is_empty() && !turn.content.iter().any(is_vouched)
-    })
+/// Whether a budget may stand beside these messages. Calls and their results are one turn with the
+/// reply that follows, and that turn has to begin with a signed thought: "Expected `thinking` or
+/// `redacted_thinking`, but found `tool_use`" (deepset-ai/haystack-core-integrations#2146). Dialects
+/// without a place for signatures lose it. Nor does a budget go with a reply that is begun (guide
+/// "Extended thinking"). Adaptive thinking asks for neither.
+fn may_begin(messages: &[Value], block: fn(&Value) -> Block) -> bool {
+    let is_assistants = |message: &Value| message["role"] == "assistant";
+    if messages.last().is_some_and(is_assistants) {
+        return false;
+    }
+    let said = messages.iter().rev().filter(|it| is_assistants(it));
+    let blocks = said.map(|message| message["content"].as_array().map_or(&[][..], Vec::as_slice));
+    let is_call = |it: &Value| block(it) == Block::Call;
+    let mut turn = blocks.take_while(|blocks| blocks.iter().any(is_call));
+    turn.all(|blocks| blocks.first().map(block) == Some(Block::Thought))
 }
 
 /// `reply_max`: what the caller leaves thoughts and text together; a budget has to be less.
@@ -151,9 +174,10 @@ fn thinking(model: &str, reasoning: Reasoning, reply_max: Option<Tokens>) -> Thi
     let effort = reasoning.effort.or(reasoning.tokens_max.map(effort_of));
     let knob = Knob::of(model);
     match (knob, effort) {
+        (Knob::Never, _) => Thinking::default(),
         (_, None) if reasoning.is_shown != Some(true) => Thinking::default(),
         // Who is to be shown thoughts wants some, and says nothing of how many.
-        (Knob::Adaptive | Knob::AlwaysAdaptive, None) => Thinking {
+        (Knob::Adaptive { .. } | Knob::AlwaysAdaptive, None) => Thinking {
             thinking: Some(adaptive(reasoning.is_shown)),
             ..Thinking::default()
         },
@@ -164,12 +188,17 @@ fn thinking(model: &str, reasoning: Reasoning, reply_max: Option<Tokens>) -> Thi
             thinking: Some(json!({"type": "disabled"})),
             ..Thinking::default()
         },
-        (Knob::Budget | Knob::Adaptive, Some(Effort::None)) => Thinking::default(),
+        (Knob::Budget | Knob::Adaptive { .. }, Some(Effort::None)) => Thinking::default(),
         (Knob::AlwaysAdaptive, Some(Effort::None)) => Thinking {
             effort: Some(word_of(Effort::None)),
             ..Thinking::default()
         },
-        (Knob::Adaptive | Knob::AlwaysAdaptive, Some(effort)) => Thinking {
+        (Knob::Adaptive { most }, Some(effort)) => Thinking {
+            thinking: Some(adaptive(reasoning.is_shown)),
+            effort: Some(word_of(effort.min(most))),
+            budget: 0,
+        },
+        (Knob::AlwaysAdaptive, Some(effort)) => Thinking {
             thinking: Some(adaptive(reasoning.is_shown)),
             effort: Some(word_of(effort)),
             budget: 0,
@@ -219,16 +248,19 @@ mod tests {
 
     #[test]
     fn a_models_name_says_how_it_is_told_to_think() {
+        let adaptive = |most| Knob::Adaptive { most };
         for (model, knob) in [
+            ("anthropic.claude-v2:1", Knob::Never),
+            ("claude-3-opus-20240229", Knob::Never),
+            ("claude-3-5-haiku-20241022", Knob::Never),
             ("claude-3-7-sonnet-latest", Knob::Budget),
-            ("claude-3-5-haiku-20241022", Knob::Budget),
             ("claude-sonnet-4-20250514", Knob::Budget),
             ("claude-opus-4-1-20250805", Knob::Budget),
             ("anthropic.claude-opus-4-20250514-v1:0", Knob::Budget),
             ("claude-haiku-4-5@20251001", Knob::Budget),
-            ("claude-opus-4-6", Knob::Adaptive),
-            ("us.anthropic.claude-sonnet-4-6-v1", Knob::Adaptive),
-            ("anthropic/claude-opus-4.8", Knob::Adaptive),
+            ("claude-opus-4-6", adaptive(Effort::High)),
+            ("us.anthropic.claude-sonnet-4-6-v1", adaptive(Effort::High)),
+            ("anthropic/claude-opus-4.8", adaptive(Effort::XHigh)),
             ("claude-sonnet-5", Knob::AlwaysAdaptive),
             ("claude-fable-5-1", Knob::AlwaysAdaptive),
             ("claude-haiku-5-5-20261001", Knob::AlwaysAdaptive),
@@ -272,6 +304,13 @@ mod tests {
             let thinking = json!({"type": "adaptive", "display": "summarized"});
             assert_eq!(newer.thinking, Some(thinking));
         }
+        // The word came with 4.7.
+        let most = Some(Effort::XHigh);
+        for (model, word) in [("claude-opus-4-6", "high"), ("claude-opus-4-7", "xhigh")] {
+            assert_eq!(asked(model, most, None, None).effort, Some(word));
+        }
+        let older = asked("claude-3-5-sonnet-latest", most, None, None);
+        assert_eq!(older, Thinking::default());
         let none = Some(Effort::None);
         let disabled = json!({"type": "disabled"});
         assert_eq!(asked("kimi", none, None, None).thinking, Some(disabled));

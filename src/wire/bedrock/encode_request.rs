@@ -5,7 +5,7 @@ use domain::{Ability, BackendError, ChatRequest, Dialect, OutputFormat, Tokens, 
 use serde_json::{Map, Value, json};
 
 use super::messages_body::{messages_body, system_body};
-use crate::anthropic::{MAX_TOKENS_DEFAULT, Thinking, thinking_for, top_p_for};
+use crate::anthropic::{Block, MAX_TOKENS_DEFAULT, Thinking, thinking_for, top_p_for};
 use crate::numbers::shortest;
 use crate::unsayable::{refuse_foreign_parts, refuse_grammars, refuse_open_sampling};
 
@@ -18,14 +18,15 @@ pub(super) fn encode_request(model: &str, request: &ChatRequest) -> Result<Bytes
     refuse_foreign_parts(request, Dialect::Bedrock)?;
     refuse_unsayable(request)?;
     let mut body = Map::new();
-    body.insert("messages".into(), messages_body(request)?);
+    let messages = messages_body(request)?;
+    let thinking = match is_anthropics(model) {
+        true => thinking_for(model, request, &messages, kind),
+        false => Thinking::default(),
+    };
+    body.insert("messages".into(), messages.into());
     if let Some(system) = system_body(request)? {
         body.insert("system".into(), system);
     }
-    let thinking = match is_anthropics(model) {
-        true => thinking_for(model, request),
-        false => Thinking::default(),
-    };
     let config = inference_body(model, request, &thinking);
     if !config.is_empty() {
         body.insert("inferenceConfig".into(), config.into());
@@ -44,6 +45,15 @@ pub(super) fn encode_request(model: &str, request: &ChatRequest) -> Result<Bytes
     Ok(serde_json::to_vec(&body)
         .expect("a value tree always serializes")
         .into())
+}
+
+fn kind(block: &Value) -> Block {
+    let has = |member: &str| block.get(member).is_some();
+    match () {
+        () if has("reasoningContent") => Block::Thought,
+        () if has("toolUse") => Block::Call,
+        () => Block::Other,
+    }
 }
 
 fn refuse_unsayable(request: &ChatRequest) -> Result<(), BackendError> {

@@ -79,7 +79,7 @@ fn declined(at: usize, part_at: usize, why: &str) -> BackendError {
     BackendError::declined(format!("messages[{at}].content[{part_at}]"), why)
 }
 
-pub(super) fn messages_body(request: &ChatRequest) -> Result<Value, BackendError> {
+pub(super) fn messages_body(request: &ChatRequest) -> Result<Vec<Value>, BackendError> {
     let mut messages: Vec<(&str, Vec<Value>)> = Vec::new();
     let mut documents = 0;
     for (at, message) in request.messages.iter().enumerate() {

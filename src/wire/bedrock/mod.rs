@@ -23,7 +23,9 @@
 //! | `tool_choice: none` after calls, calls without `tools` | declined |
 //! | images and files by address, media types that Bedrock does not list | declined |
 //! | arguments in the history that are no JSON object | declined |
-//! | a bound on thoughts, of models but Anthropic's | left to the model |
+//! | how much to think, of models but Anthropic's | left to the model |
+//! | the same of Claude, `top_p` beside a temperature | as in Anthropic's own dialect |
+//! | texts of white space alone | left out: Bedrock refuses them |
 //! | where a system prompt stands | all of them go into `system`, in order |
 //! | messages of one role in a row | one message: Bedrock wants roles to alternate |
 //! | thoughts without a signature of Bedrock's, other providers' seals | left out |

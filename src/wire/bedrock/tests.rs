@@ -357,6 +357,96 @@ fn models_have_their_own_words() {
     assert_eq!(sent("m", &request).unwrap()["outputConfig"], expected);
 }
 
+/// Sonnet 4.5 and those before it answered 400 to an effort, and Opus 4.7 to a budget.
+#[test]
+fn a_claude_is_told_to_think_in_the_words_of_its_age() {
+    let budget = |tokens: u32| json!({"thinking": {"type": "enabled", "budget_tokens": tokens}});
+    let adaptive = || json!({"thinking": {"type": "adaptive", "display": "summarized"}});
+    let word = |effort: &str| json!({ "effort": effort });
+    let nothing = || Value::Null;
+    let efforts = |effort| Reasoning {
+        effort: Some(effort),
+        ..Reasoning::default()
+    };
+    let tokens = |tokens| Reasoning {
+        tokens_max: Some(Tokens(tokens)),
+        ..Reasoning::default()
+    };
+    let older = "us.anthropic.claude-3-7-sonnet-20250219-v1:0";
+    let opus = "global.anthropic.claude-opus-4-6-v1";
+    let newest = "anthropic.claude-opus-5";
+    for (model, reasoning, own, output) in [
+        (CLAUDE, efforts(Effort::Medium), budget(8192), nothing()),
+        (older, efforts(Effort::Low), budget(1024), nothing()),
+        (CLAUDE, tokens(2048), budget(2048), nothing()),
+        (CLAUDE, efforts(Effort::None), nothing(), nothing()),
+        (CLAUDE, tokens(0), nothing(), nothing()),
+        (opus, efforts(Effort::Low), adaptive(), word("low")),
+        (opus, efforts(Effort::XHigh), adaptive(), word("high")),
+        (opus, efforts(Effort::None), nothing(), nothing()),
+        (newest, tokens(2048), adaptive(), word("medium")),
+        (newest, efforts(Effort::XHigh), adaptive(), word("xhigh")),
+        (newest, efforts(Effort::None), nothing(), word("low")),
+        ("amazon.nova-pro-v1:0", tokens(2048), nothing(), nothing()),
+        ("meta.llama4", efforts(Effort::High), nothing(), nothing()),
+    ] {
+        let request = with(|it| it.reasoning = Some(reasoning));
+        let body = sent(model, &request).unwrap();
+        let name = format!("{model} {reasoning:?}");
+        assert_eq!(body["additionalModelRequestFields"], own, "{name}");
+        assert_eq!(body["outputConfig"], output, "{name}");
+        let budget = own["thinking"]["budget_tokens"].as_u64();
+        let bound = budget.map(|it| json!({"maxTokens": it + 8192}));
+        assert_eq!(body["inferenceConfig"], bound.unwrap_or_default(), "{name}");
+    }
+}
+
+#[test]
+fn a_budget_goes_only_beside_a_turn_that_began_with_a_signed_thought() {
+    let thinking = |model: &str, content: Vec<Part>| {
+        let request = with(|it| {
+            it.tools = vec![tool("f")];
+            let mut call = call("c", "{}");
+            call.content = content.clone();
+            it.messages.extend([call, result("c", "x")]);
+            it.reasoning = Some(Reasoning {
+                effort: Some(Effort::Low),
+                ..Reasoning::default()
+            });
+        });
+        let body = sent(model, &request).unwrap();
+        body["additionalModelRequestFields"]["thinking"]["type"].clone()
+    };
+    let signed = |of| {
+        let seal = Seal {
+            of,
+            kind: SealKind::Signature,
+            data: "c2ln".into(),
+        };
+        vec![Part::Thought("hm".into()), Part::Seal(seal)]
+    };
+    for (content, expected) in [
+        (Vec::new(), Value::Null),
+        (signed(Dialect::Anthropic), Value::Null),
+        (signed(Dialect::Bedrock), json!("enabled")),
+    ] {
+        assert_eq!(thinking(CLAUDE, content.clone()), expected);
+        let newer = thinking("anthropic.claude-sonnet-4-6", content);
+        assert_eq!(newer, json!("adaptive"));
+    }
+}
+
+#[test]
+fn blank_texts_say_nothing() {
+    let request = with(|it| {
+        it.messages[0].content.push(Part::Text("\n".into()));
+        it.messages.insert(0, Message::new(Role::System, " \n"));
+        it.messages.push(Message::new(Role::Assistant, " "));
+    });
+    let expected = json!({"messages": [{"role": "user", "content": [{"text": "hi"}]}]});
+    assert_eq!(sent("m", &request).unwrap(), expected);
+}
+
 #[test]
 fn a_model_stands_in_the_path_encoded() {
     let streamed = Delivery::Streamed {

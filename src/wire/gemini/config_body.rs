@@ -42,9 +42,9 @@ pub(super) fn config_body(
         }
     }
     if let Some(reasoning) = request.reasoning {
-        let thinking = match request.dialect {
-            Dialect::Gemini => as_said(model, reasoning),
-            _ => thinking_body(model, reasoning),
+        let thinking = match request.dialect == Dialect::Gemini {
+            true => as_said(model, reasoning),
+            false => thinking_body(model, reasoning),
         };
         if !thinking.is_empty() {
             config.insert("thinkingConfig".into(), thinking.into());
@@ -101,9 +101,9 @@ fn thinking_body(model: &str, reasoning: Reasoning) -> Map<String, Value> {
     };
     match Knob::of(model) {
         Knob::None => return thinking,
-        Knob::Budget { least } => {
+        Knob::Budget { least, most } => {
             let budget = budget.map(|it| it.0).or(effort.map(budget_of));
-            let budget = budget.map(|it| it.max(least));
+            let budget = budget.map(|it| it.clamp(least, most));
             thinking.extend(budget.map(|it| ("thinkingBudget".into(), it.into())));
         }
         // They take budgets too.
@@ -153,6 +153,7 @@ enum Knob {
     None,
     Budget {
         least: u32,
+        most: u32,
     },
     Level {
         least: Effort,
@@ -169,11 +170,21 @@ impl Knob {
             return Knob::None;
         }
         if is("gemini-2") {
-            let least = if is("gemini-2.5-pro") { 128 } else { 0 };
-            return Knob::Budget { least };
+            let (least, most) = match is("gemini-2.5-pro") {
+                true => (128, 32_768),
+                false => (0, 24_576),
+            };
+            return Knob::Budget { least, most };
         }
+        // Pro never had MINIMAL, and Flash has none from 3.7 on.
+        let brief = [
+            "gemini-3-flash",
+            "gemini-3.1-flash",
+            "gemini-3.5-flash",
+            "gemini-3.6-flash",
+        ];
         Knob::Level {
-            least: match is("gemini-3-flash") || is("gemini-3.1-flash") {
+            least: match brief.into_iter().any(is) {
                 true => Effort::Minimal,
                 false => Effort::Low,
             },

@@ -27,6 +27,8 @@
 //! | where a system prompt stands | all of them go into `systemInstruction`, in order |
 //! | a speaker's `name`, an image's `detail`, a file's name, a prediction | left out: hints |
 //! | `strict` of tools and schemas | left out: schemas always bind here |
+//! | how much to think | as near as the model can be told, and nothing where it does not think |
+//! | a choice of tools without tools | left out: Google refuses it |
 //! | another provider's seals | left out: nobody else can read them |
 //!
 //! And as a server:

@@ -7,6 +7,8 @@ local LONGEST = 4503599627370496 -- 52 days
 local MOST = 9007199254740991
 -- Windows that begin no further apart are the same, in another time zone.
 local ZONES_APART = 43200
+-- One of those on which clocks are set back.
+local LONGEST_DAY = 90000
 -- An account is kept so long after its window, for exchanges that are not over.
 local KEPT_AFTER = 172800
 
@@ -78,9 +80,8 @@ local function lives(lease)
 end
 
 -- Of a limit that does not refill: what was settled, and what is held by whom, in the window that begins
--- so, or in the one that is there where that is the later one.
-local function account(key, begin)
-  local found = { key = key, window = begin, settled = 0, held = 0, mine = 0, is_later = false }
+-- and ends so, or in the one that is there where that is the later one.
+local function account(key, begin, finish)
   local fields = redis.call('HGETALL', key)
   local window
   for i = 1, #fields, 2 do
@@ -88,6 +89,16 @@ local function account(key, begin)
       window = tonumber(fields[i + 1])
     end
   end
+  -- A replica whose clock was ahead while it was alone: what it used is of the window that there is, or of
+  -- the day that is so many days before. Months are not so many days before; where there is none, it is not
+  -- known which it was.
+  local is_lost = false
+  if begin > unix and finish > begin then
+    local length = finish - begin
+    is_lost = not window and length > LONGEST_DAY
+    begin = window or begin - math.ceil((begin - unix) / length) * length
+  end
+  local found = { key = key, window = begin, settled = 0, held = 0, mine = 0, is_later = is_lost }
   if not window then
     return found
   end

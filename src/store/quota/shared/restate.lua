@@ -6,7 +6,7 @@ if not gen or not lives(mine) then
 end
 local reply, i = { 'restated', unix }, 2
 for k = 3, #KEYS do
-  local found = account(KEYS[k], tonumber(ARGV[i + 2]))
+  local found = account(KEYS[k], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]))
   if not found.is_later then
     found.settled = math.max(found.settled, tonumber(ARGV[i + 1]))
     write(found, tonumber(ARGV[i]), tonumber(ARGV[i + 3]))

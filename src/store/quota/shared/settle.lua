@@ -24,7 +24,7 @@ end
 local reply, i = { 'settled', unix }, 4 + 2 * records
 for k = 6, #KEYS do
   if ARGV[i] == 'account' then
-    local found = account(KEYS[k], tonumber(ARGV[i + 3]))
+    local found = account(KEYS[k], tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4]))
     if is_new and not found.is_later then
       found.settled = math.min(found.settled + tonumber(ARGV[i + 2]), MOST)
       write(found, math.max(found.mine - tonumber(ARGV[i + 1]), 0), tonumber(ARGV[i + 4]))

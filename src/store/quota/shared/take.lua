@@ -17,7 +17,7 @@ for k = 3, #KEYS do
     if unix < begin or (part.finish > 0 and unix >= part.finish) then
       return { 'window', unix }
     end
-    part.account = account(KEYS[k], begin)
+    part.account = account(KEYS[k], begin, part.finish)
     local left = tonumber(ARGV[i + 2]) - part.account.settled - part.account.held
     fits = fits and part.units <= math.max(left, 0)
     i = i + 5

@@ -489,6 +489,49 @@ async fn a_replica_whose_clock_is_wrong_counts_in_the_same_day() {
     }
 }
 
+/// Nor does one end the day for all that counted alone with a clock that was ahead.
+#[tokio::test]
+async fn a_clock_that_was_ahead_while_alone_begins_no_day() {
+    for (period, days, is_known) in [
+        (Period::Day, 1, true),
+        (Period::Day, 9, false),
+        (Period::Month, 400, true),
+    ] {
+        let Some(server) = Server::start_lasting() else {
+            return;
+        };
+        let mut replicas = Replicas::over(server, 2).await;
+        let limits = [budget(100, period)];
+        if is_known {
+            replicas.all[1]
+                .take(&limits, 60)
+                .await
+                .unwrap()
+                .settle(of(60));
+            replicas.settled().await;
+        }
+        replicas.server.stop();
+        let one = &replicas.all[0];
+        one.apart().await;
+        one.clock.store(days * 86_400, Ordering::SeqCst);
+        one.take(&limits, 1).await.unwrap().settle(of(1));
+        replicas.server.run();
+        for replica in &replicas.all {
+            replica.shared().await;
+        }
+        replicas.settled().await;
+        let left = if is_known { 39 } else { 99 };
+        assert_eq!(replicas.all[1].left(&limits[0]).await, left, "{days}");
+        replicas.all[1]
+            .take(&limits, 9)
+            .await
+            .unwrap()
+            .settle(of(9));
+        replicas.settled().await;
+        assert_eq!(replicas.all[0].left(&limits[0]).await, left - 9, "{days}");
+    }
+}
+
 /// Keys of another type, or with nonsense in them, are no reason to fall over.
 #[tokio::test]
 async fn a_redis_with_nonsense_in_it_is_as_one_that_is_away() {

@@ -130,6 +130,43 @@ fn system_messages_come_first_and_turns_of_one_role_are_one() {
     assert_eq!(written["messages"], turns);
 }
 
+/// Anthropic answered 400: "text content blocks must contain non-whitespace text".
+#[test]
+fn blank_texts_say_nothing() {
+    let mut blank_result = Message::new(Role::Tool, " \n");
+    blank_result.tool_call_id = Some("c".into());
+    let mut request = ChatRequest {
+        messages: vec![
+            Message::new(Role::System, "\n\n"),
+            user("a"),
+            assistant(vec![Part::Text("\n".into())], vec![call("c", "")]),
+            blank_result,
+            user("\t"),
+            Message::new(Role::Assistant, " "),
+            user("b "),
+        ],
+        ..ask()
+    };
+    let written = body(&request);
+    assert_eq!(written.get("system"), None);
+    let turns = json!([
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [
+            {"type": "tool_use", "id": "c", "name": "f", "input": {}},
+        ]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "c"},
+            {"type": "text", "text": "b "},
+        ]},
+    ]);
+    assert_eq!(written["messages"], turns);
+    request.messages = vec![Message::new(Role::System, "a"), user(" ")];
+    assert_eq!(refused(&request), "messages");
+    request.dialect = Dialect::Anthropic;
+    let own = body(&request);
+    assert_eq!(own["messages"], json!([{"role": "user", "content": " "}]));
+}
+
 #[test]
 fn a_system_message_amid_the_others_stays_for_those_who_wrote_it_there() {
     let source = br#"{"model":"m","max_tokens":5,"messages":[{"role":"system","content":"a"},
@@ -148,6 +185,15 @@ fn assistant(content: Vec<Part>, tool_calls: Vec<ToolCall>) -> Message {
         content,
         tool_calls,
         ..Message::new(Role::Assistant, "")
+    }
+}
+
+fn call(id: &str, arguments: &str) -> ToolCall {
+    ToolCall {
+        id: id.into(),
+        name: "f".into(),
+        arguments: arguments.into(),
+        seal: None,
     }
 }
 
@@ -214,12 +260,6 @@ fn thoughts_go_back_signed_or_not_at_all() {
 
 #[test]
 fn calls_and_results_keep_their_ids_and_arguments() {
-    let call = |id: &str, arguments: &str| ToolCall {
-        id: id.into(),
-        name: "f".into(),
-        arguments: arguments.into(),
-        seal: None,
-    };
     let result = |id: &str, is_failure: bool| Message {
         tool_call_id: Some(id.into()),
         is_failure,
@@ -520,6 +560,96 @@ fn who_called_tools_after_thoughts_that_are_lost_thinks_no_more_by_budget() {
     assert!(thinks("claude-opus-4-5", &kept));
     let said = asked(vec![Part::Text("fine".into())], Vec::new());
     assert!(thinks("claude-opus-4-5", &said));
+}
+
+/// A chat of OpenAI's, in its second request, was answered 400: "Expected `thinking` or
+/// `redacted_thinking`, but found `tool_use`".
+#[test]
+fn a_budget_goes_only_beside_a_turn_that_began_with_a_signed_thought() {
+    let thought = || vec![Part::Thought("hm".into())];
+    let own = |kind| {
+        let seal = seal(Dialect::Anthropic, kind);
+        thought().into_iter().chain([seal]).collect::<Vec<Part>>()
+    };
+    let signed = || own(SealKind::Signature);
+    let of_another = || vec![seal(Dialect::Gemini, SealKind::Signature)];
+    let text_first = || {
+        let text = Part::Text("a".into());
+        std::iter::once(text).chain(signed()).collect::<Vec<Part>>()
+    };
+    let calling = |content: Vec<Part>| assistant(content, vec![call("c", "")]);
+    let said = || Message::new(Role::Assistant, "ok");
+    let result = || Message {
+        tool_call_id: Some("c".into()),
+        ..Message::new(Role::Tool, "1")
+    };
+    for (case, messages, may_think) in [
+        ("unsigned", vec![calling(thought()), result()], false),
+        ("bare", vec![calling(Vec::new()), result()], false),
+        ("another's", vec![calling(of_another()), result()], false),
+        ("text first", vec![calling(text_first()), result()], false),
+        ("signed", vec![calling(signed()), result()], true),
+        (
+            "hidden",
+            vec![calling(own(SealKind::Hidden)), result()],
+            true,
+        ),
+        (
+            "told to go on",
+            vec![calling(Vec::new()), result(), user("go on")],
+            false,
+        ),
+        (
+            "in two messages",
+            vec![
+                assistant(signed(), Vec::new()),
+                calling(Vec::new()),
+                result(),
+            ],
+            true,
+        ),
+        (
+            "bare, then signed",
+            vec![calling(Vec::new()), result(), calling(signed()), result()],
+            false,
+        ),
+        (
+            "signed, then bare",
+            vec![calling(signed()), result(), calling(Vec::new()), result()],
+            false,
+        ),
+        (
+            "over",
+            vec![calling(Vec::new()), result(), said(), user("and?")],
+            true,
+        ),
+        ("begun", vec![said()], false),
+        (
+            "begun, blank",
+            vec![Message::new(Role::Assistant, " ")],
+            true,
+        ),
+    ] {
+        let request = ChatRequest {
+            messages: std::iter::once(user("hi")).chain(messages).collect(),
+            reasoning: Some(Reasoning {
+                effort: Some(Effort::Low),
+                ..Reasoning::default()
+            }),
+            ..ask()
+        };
+        let thinking = |model| {
+            let written = request_body(model, &request).unwrap();
+            written.get("thinking").map(|it| it["type"].clone())
+        };
+        let enabled = may_think.then(|| json!("enabled"));
+        assert_eq!(thinking("claude-opus-4-5"), enabled, "{case}");
+        assert_eq!(
+            thinking("claude-opus-4-6"),
+            Some(json!("adaptive")),
+            "{case}"
+        );
+    }
 }
 
 #[test]

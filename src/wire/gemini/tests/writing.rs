@@ -147,6 +147,7 @@ fn thoughts_are_bound_in_the_words_of_the_models_age() {
             ("gemini-2.5-flash", budget_of(0)),
             ("gemini-2.5-pro", budget_of(128)),
             ("models/gemini-3-flash-preview", level_of(level)),
+            ("gemini-3.6-flash", level_of(level)),
             ("gemini-3.1-pro-preview", level_of(&of_pro)),
             ("gemini-3.8-flash", level_of(&of_pro)),
             (
@@ -165,6 +166,13 @@ fn thoughts_are_bound_in_the_words_of_the_models_age() {
         ..Reasoning::default()
     };
     check("gemini-2.5-pro", none, json!({"thinkingBudget": 128}));
+    let vast = Reasoning {
+        tokens_max: Some(Tokens(60_000)),
+        ..Reasoning::default()
+    };
+    // "The thinking budget (52428) is invalid."
+    check("gemini-2.5-pro", vast, json!({"thinkingBudget": 32_768}));
+    check("gemini-2.5-flash", vast, json!({"thinkingBudget": 24_576}));
     check("gemini-3-pro", none, json!({"thinkingLevel": "LOW"}));
     check("gemini-2.0-flash", none, Value::Null);
     let budget = Reasoning {
@@ -354,6 +362,10 @@ fn formats_and_choices_have_their_words() {
         request.tool_choice = choice;
         let body = sent("m", &request).unwrap();
         assert_eq!(body["toolConfig"]["functionCallingConfig"], expected);
+        // "Function calling config is set without function_declarations."
+        request.tools.clear();
+        let body = sent("m", &request).unwrap();
+        assert_eq!(body.get("toolConfig"), None);
     }
 }
 
