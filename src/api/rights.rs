@@ -245,11 +245,8 @@ async fn erased(api: &Api, operator: &Operator, subject: &Subject) -> Result<Era
                 replies += exact;
                 entries += others;
             }
-            Err(fault) => away = Some(fault),
+            Err(fault) => away = Some(Stopped::from(fault)),
         }
-    }
-    if let Some(away) = away {
-        return Err(away.into());
     }
     let responses = match &api.shelf {
         Some(shelf) => {
@@ -260,18 +257,29 @@ async fn erased(api: &Api, operator: &Operator, subject: &Subject) -> Result<Era
         None => 0,
     };
     let limits = match &subject.who {
-        Who::User(user) => rights.counts.forget(subject.team.as_ref(), user).await?,
+        Who::User(user) => {
+            let forgotten = rights.counts.forget(subject.team.as_ref(), user).await;
+            forgotten.unwrap_or_else(|fault| {
+                away = Some(fault.into());
+                0
+            })
+        }
         // What a tag may use the operator's configuration says, and how much of it was used stays.
         Who::Tag(_) => 0,
     };
     let texts = match &api.texts {
         Some(shelf) => {
-            if !api.pipeline.until_texts_settled().await {
-                return Err(busy().into());
-            }
-            let mark = rights.marker.mark(&subject.who);
-            let erased = shelf.erase(subject, &mark).await;
-            erased.map_err(|fault| text_fault(&fault))?
+            let erased = if api.pipeline.until_texts_settled().await {
+                let mark = rights.marker.mark(&subject.who);
+                let erased = shelf.erase(subject, &mark).await;
+                erased.map_err(|fault| text_fault(&fault))
+            } else {
+                Err(busy())
+            };
+            erased.unwrap_or_else(|fault| {
+                away = Some(fault.into());
+                0
+            })
         }
         None => 0,
     };
@@ -283,6 +291,9 @@ async fn erased(api: &Api, operator: &Operator, subject: &Subject) -> Result<Era
             ..domain::RecordsErased::default()
         },
     };
+    if let Some(away) = away {
+        return Err(away);
+    }
     Ok(ErasedView {
         records: records.records,
         texts,

@@ -60,7 +60,7 @@ impl Counter {
         }
     }
 
-    fn is_of_user(&self) -> bool {
+    pub fn is_of_user(&self) -> bool {
         self.scope.is_of_user()
     }
 

@@ -96,13 +96,14 @@ pub struct SharedQuotas {
     asks: mpsc::Sender<Ask>,
     lists: mpsc::Sender<users::List>,
     answer_max: Duration,
-    client: Client,
     keys: Keys,
 }
 
 /// What the askers and the driver have in common.
 struct Desk {
     book: Mutex<Book>,
+    /// The node of a cluster that has our keys, or what was configured.
+    client: Mutex<Client>,
     /// There is something to settle.
     unsettled: Notify,
     /// Somebody wants to know how limits stand.
@@ -138,6 +139,7 @@ impl SharedQuotas {
         let book = Book::new(calendar, Arc::new(clock), rules.replicas, rules.when_apart);
         let desk = Arc::new(Desk {
             book: Mutex::new(book),
+            client: Mutex::new(client.clone()),
             unsettled: Notify::new(),
             look: Notify::new(),
             trouble: Notify::new(),
@@ -154,7 +156,6 @@ impl SharedQuotas {
             asks,
             lists,
             answer_max: rules.answer_max,
-            client: client.clone(),
             keys: Keys::new(&rules.prefix),
         };
         let driver = SharedDriver::new(desk, inbox, listed, client, rules);
@@ -320,6 +321,11 @@ impl Quotas for SharedQuotas {
 }
 
 impl Desk {
+    fn client(&self) -> MutexGuard<'_, Client> {
+        // A client is replaced whole.
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         // Whoever panicked holding it was at arithmetic, which leaves no half of anything.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)

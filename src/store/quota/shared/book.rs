@@ -39,6 +39,12 @@ pub const BACKS_MAX: usize = 16_384;
 /// Limits whose standing is remembered. Of others it is known when they were taken from.
 pub const KNOWN_MAX: usize = 16_384;
 
+/// How often room is made among them, at most: all are gone through for it.
+const CLEAR_NANOS: u64 = 1_000_000_000;
+
+/// How often it is looked which users' windows are over.
+const SWEEP_NANOS: u64 = 600 * 1_000_000_000;
+
 /// What nobody asked for so long is not looked at any more.
 const ASKED_NANOS_MAX: u64 = 3_600 * 1_000_000_000;
 
@@ -163,7 +169,13 @@ pub struct Book {
     sent: Option<Batch>,
     batches: u64,
     known: HashMap<Counter, Known>,
+    /// When room was last made there.
+    cleared_at: u64,
     changed: HashSet<Counter>,
+    /// Users' accounts that were given out to be written down, and when their window began.
+    written: HashMap<Counter, u64>,
+    /// When it was last looked which of them are over.
+    swept_at: u64,
     /// Limits with thresholds, as they were last taken from.
     watched: HashMap<Counter, Limit>,
     /// Whose limits were taken from here.
@@ -200,7 +212,10 @@ impl Book {
             sent: None,
             batches: 0,
             known: HashMap::new(),
+            cleared_at: 0,
             changed: HashSet::new(),
+            written: HashMap::new(),
+            swept_at: 0,
             watched: HashMap::new(),
             users: Users::default(),
             generation: None,
@@ -453,7 +468,9 @@ impl Book {
     }
 
     fn has_room(&mut self, now: Moment) -> bool {
-        if self.known.len() >= KNOWN_MAX {
+        let is_time = now.nanos.saturating_sub(self.cleared_at) >= CLEAR_NANOS;
+        if self.known.len() >= KNOWN_MAX && is_time {
+            self.cleared_at = now.nanos;
             self.known
                 .retain(|_, known| now.nanos.saturating_sub(known.asked_at) <= ASKED_NANOS_MAX);
         }
@@ -676,7 +693,8 @@ impl Book {
         };
         if !self.unsettled.contains_key(&place) && self.unsettled.len() >= UNSETTLED_MAX {
             self.lost = self.lost.saturating_add(1);
-            return;
+            // It is not told, and is not held either when it is next stated what is.
+            return self.release(&place, units);
         }
         let delta = self.unsettled.entry(place).or_default();
         delta.released = delta.released.saturating_add(units);
@@ -781,14 +799,19 @@ impl Book {
                 counter,
                 begin: window.begin,
             };
-            if let Some(held) = self.held.get_mut(&place) {
-                held.units = held.units.saturating_sub(released);
-                if held.units == 0 {
-                    self.held.remove(&place);
-                }
-            }
+            self.release(&place, released);
         }
         warnings
+    }
+
+    fn release(&mut self, place: &Place, units: u64) {
+        let Some(held) = self.held.get_mut(place) else {
+            return;
+        };
+        held.units = held.units.saturating_sub(units);
+        if held.units == 0 {
+            self.held.remove(place);
+        }
     }
 
     /// The shared counts greet us again: which generation they are, and which batch they counted last.
@@ -1092,8 +1115,45 @@ impl Book {
     }
 
     /// What was settled in each account that changed since the last call, by all replicas as far as is
-    /// known, and by this one.
+    /// known, and by this one. Nothing for a user whose window is over: users may never ask again.
     pub fn settled(&mut self) -> Vec<Settled> {
+        let mut settled = self.settled_since();
+        for was in &settled {
+            let counter = counter_of(was);
+            if was.amount > 0 && counter.is_of_user() {
+                self.written.insert(counter, was.window_begin);
+            } else {
+                self.written.remove(&counter);
+            }
+        }
+        let now = (self.clock)().nanos;
+        if now.saturating_sub(self.swept_at) >= SWEEP_NANOS {
+            self.swept_at = now;
+            settled.extend(self.sweep());
+        }
+        settled
+    }
+
+    /// Those that were written and are over.
+    fn sweep(&mut self) -> Vec<Settled> {
+        let begun = |counter: &Counter| self.window(counter).begin;
+        let over = self.written.iter();
+        let over = over.filter(|(counter, begin)| is_over(**begin, begun(counter)));
+        let over: Vec<(Counter, u64)> = over.map(|(it, begin)| (it.clone(), *begin)).collect();
+        let nothing = over.into_iter().map(|(counter, window_begin)| {
+            self.written.remove(&counter);
+            Settled {
+                scope: counter.scope,
+                measure: counter.measure,
+                period: counter.period,
+                window_begin,
+                amount: 0,
+            }
+        });
+        nothing.collect()
+    }
+
+    fn settled_since(&mut self) -> Vec<Settled> {
         let changed = std::mem::take(&mut self.changed);
         let settled = changed.into_iter().filter_map(|counter| {
             if counter.measure == Measure::Concurrency || counter.refills_in().is_some() {
@@ -1186,11 +1246,13 @@ impl Book {
             if was.measure == Measure::Concurrency || was.period.refills_in().is_some() {
                 continue;
             }
-            let counter = Counter {
-                scope: was.scope,
-                measure: was.measure,
-                period: was.period,
-            };
+            let counter = counter_of(&was);
+            if counter.is_of_user() {
+                self.written.insert(counter.clone(), was.window_begin);
+                if is_over(was.window_begin, self.window(&counter).begin) {
+                    continue;
+                }
+            }
             let seen = Seen::Account {
                 window_begin: was.window_begin,
                 settled: was.amount,
@@ -1202,6 +1264,19 @@ impl Book {
         }
         self.changed.clear();
     }
+}
+
+fn counter_of(settled: &Settled) -> Counter {
+    Counter {
+        scope: settled.scope.clone(),
+        measure: settled.measure,
+        period: settled.period,
+    }
+}
+
+/// Whether a window that began `then` is over, where the one that is now began `now`.
+fn is_over(then: u64, now: u64) -> bool {
+    now > then.saturating_add(super::super::local::ZONES_APART)
 }
 
 impl Counter {

@@ -48,6 +48,9 @@ const GATHER: Duration = Duration::from_secs(1);
 /// For what is yet to be settled when the node ends.
 const FINISH_MAX: Duration = Duration::from_secs(2);
 
+/// Leases of ours that a new one takes over from. Older ones have ended by themselves, or soon do.
+const LEASES_KEPT: usize = 16;
+
 /// Names of records that are removed in one call.
 const WRITTEN_BATCH_MAX: usize = 1_000;
 
@@ -67,13 +70,12 @@ pub struct SharedDriver {
     lists: mpsc::Receiver<users::List>,
     /// As configured.
     home: Client,
-    /// The node of a cluster that has our keys, or the same.
-    client: Client,
     rules: SharedRules,
     scripts: Arc<Scripts>,
     /// Of this replica, so far.
     leases: u64,
-    last_lease: String,
+    /// The latest of them.
+    last_leases: Vec<String>,
 }
 
 /// Shared counts that can be asked.
@@ -94,19 +96,18 @@ impl SharedDriver {
         desk: Arc<Desk>,
         asks: mpsc::Receiver<Ask>,
         lists: mpsc::Receiver<users::List>,
-        client: Client,
+        home: Client,
         rules: SharedRules,
     ) -> Self {
         Self {
             desk,
             asks,
             lists,
-            home: client.clone(),
-            client,
+            home,
             rules,
             scripts: Arc::default(),
             leases: 0,
-            last_lease: String::new(),
+            last_leases: Vec::new(),
         }
     }
 
@@ -169,21 +170,25 @@ impl SharedDriver {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(call_max))
             .set_response_timeout(Some(call_max));
-        let connecting = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
+        let client = self.desk.client().clone();
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
         let connection = connecting.await?;
         self.leases += 1;
         let lease = format!("{}#{}", self.rules.replica, self.leases);
-        let last = std::mem::replace(&mut self.last_lease, lease.clone());
+        let last_leases = self.last_leases.clone();
+        self.last_leases.push(lease.clone());
+        if self.last_leases.len() > LEASES_KEPT {
+            self.last_leases.remove(0);
+        }
         let mut caller = Caller {
             connection,
             keys: Keys::new(&self.rules.prefix),
             replica: self.rules.replica.clone(),
             lease,
+            last_leases,
             lease_micros: u64::try_from(self.rules.lease.as_micros()).unwrap_or(u64::MAX),
         };
-        let welcome = caller.hello(&self.scripts, &last).await?;
+        let welcome = caller.hello(&self.scripts).await?;
         let is_other = self
             .desk
             .book()
@@ -222,7 +227,8 @@ impl SharedDriver {
     /// The node of a cluster that has our keys may be another one. One that cannot be reached is asked for
     /// anew where we were told to begin.
     fn follow(&mut self, broken: &Broken) {
-        self.client = self.moved(broken).unwrap_or_else(|| self.home.clone());
+        let there = self.moved(broken).unwrap_or_else(|| self.home.clone());
+        *self.desk.client() = there;
     }
 
     fn moved(&self, broken: &Broken) -> Option<Client> {

@@ -54,7 +54,8 @@ impl SharedQuotas {
                 }
                 sleep(LOOK_EVERY).await;
             }
-            let mut connection = self.client.get_multiplexed_async_connection().await?;
+            let client = self.desk.client().clone();
+            let mut connection = client.get_multiplexed_async_connection().await?;
             let count = forget(&mut connection, &self.keys, team, user).await?;
             // What was seen of it meanwhile.
             self.desk.book().forget(team, user);

@@ -66,17 +66,33 @@ end
 
 local alive = {}
 
+-- What a lease is called that another of the same replica took over from: it holds to its end, so that what
+-- it holds is nobody else's until the other has said that it holds that, and may not speak.
+local function replaced(lease)
+  return 'replaced:' .. lease
+end
+
 -- Whether a lease holds. One that has ended is removed, and with it all that is held under it.
 local function lives(lease)
   if alive[lease] == nil then
-    local ends = redis.call('ZSCORE', KEYS[2], lease)
+    local name = lease
+    local ends = redis.call('ZSCORE', KEYS[2], name)
+    if not ends then
+      name = replaced(lease)
+      ends = redis.call('ZSCORE', KEYS[2], name)
+    end
     local is_over = ends and tonumber(ends) < at and not is_quiet and lease ~= mine
     if is_over then
-      redis.call('ZREM', KEYS[2], lease)
+      redis.call('ZREM', KEYS[2], name)
     end
     alive[lease] = ends and not is_over or false
   end
   return alive[lease]
+end
+
+-- Whether our lease may speak.
+local function may_speak()
+  return gen and redis.call('ZSCORE', KEYS[2], mine)
 end
 
 -- Of a limit that does not refill: what was settled, and what is held by whom, in the window that begins

@@ -245,6 +245,8 @@ pub struct Caller {
     pub keys: Keys,
     pub replica: String,
     pub lease: String,
+    /// Those of ours that it takes over from.
+    pub last_leases: Vec<String>,
     pub lease_micros: u64,
 }
 
@@ -328,7 +330,9 @@ impl Caller {
 
     pub async fn restate(&mut self, scripts: &Scripts, stated: &[Stated]) -> Result<Reply, Broken> {
         let mut call = self.call(&scripts.restate);
-        call.arg(&self.lease);
+        call.arg(&self.lease)
+            .arg(self.last_leases.len())
+            .arg(&self.last_leases);
         for account in stated {
             call.key(self.keys.counter(&account.counter))
                 .arg(account.held.min(MOST))
@@ -339,9 +343,12 @@ impl Caller {
         reply(call.invoke_async(&mut self.connection).await?)
     }
 
+    /// Once all is stated that is held.
     pub async fn renew(&mut self, scripts: &Scripts) -> Result<Reply, Broken> {
         let mut call = self.call(&scripts.renew);
-        call.arg(&self.lease).arg(self.lease_micros);
+        call.arg(&self.lease)
+            .arg(self.lease_micros)
+            .arg(&self.last_leases);
         reply(call.invoke_async(&mut self.connection).await?)
     }
 
@@ -407,15 +414,15 @@ impl Caller {
             .collect())
     }
 
-    /// Begins this lease in place of `last`.
-    pub async fn hello(&mut self, scripts: &Scripts, last: &str) -> Result<Welcome, Broken> {
+    /// Begins this lease in place of the last ones.
+    pub async fn hello(&mut self, scripts: &Scripts) -> Result<Welcome, Broken> {
         let mut call = self.call(&scripts.hello);
         call.key(self.keys.batch(&self.replica));
         call.arg(&self.lease)
-            .arg(last)
             .arg(self.lease_micros)
             .arg(self.run().await?)
-            .arg(&self.lease);
+            .arg(&self.lease)
+            .arg(&self.last_leases);
         welcome(call.invoke_async(&mut self.connection).await?)
     }
 

@@ -8,7 +8,7 @@
 local RECORDS_MAX = 100000
 local RECORDS_KEPT = 604800
 
-if not gen or not lives(mine) then
+if not may_speak() then
   return { 'lost' }
 end
 local is_new = tonumber(ARGV[2]) > tonumber(redis.call('GET', KEYS[3]) or '0')

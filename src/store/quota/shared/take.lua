@@ -1,7 +1,7 @@
 -- Takes from all limits or from none. KEYS from the third: the limits'. ARGV: our lease, then for each
 -- limit 'refills', time of the units, depth or 'account', units, amount, begin, end.
 
-if not gen or not lives(mine) then
+if not may_speak() then
   return { 'lost' }
 end
 local parts, fits, i = {}, true, 2

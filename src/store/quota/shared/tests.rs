@@ -1,6 +1,7 @@
 //! Over a Redis that each test starts for itself. Where none is installed they say so and pass.
 
 mod book;
+mod leases;
 #[expect(dead_code, reason = "TLS is for the black-box tests alone")]
 pub mod server;
 
@@ -582,6 +583,13 @@ async fn the_node_of_a_cluster_that_has_the_keys_is_found() {
     assert_eq!(replicas.all[1].left(&limits[0]).await, 90);
     drop(taken);
     assert!(second.ask(&["KEYS", "*"]).contains("{test}:state"));
+    // There, too, a user is forgotten.
+    let theirs = [of_user("red", "anna", Measure::Cost, Period::Day)];
+    let one = &replicas.all[0];
+    one.take(&theirs, 10).await.unwrap().settle(of(10));
+    one.settled().await;
+    let anna = domain::UserId::new("anna");
+    assert_eq!(one.quotas.forget(None, &anna).await.unwrap(), 1);
 }
 
 fn of_user(team: &str, user: &str, measure: Measure, per: Period) -> Limit {

@@ -2,11 +2,12 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use domain::{Limit, Measure, MicroUsd, Period, Scope, Thresholds, Use, WhenSpent};
 
 use super::super::super::calendar::Calendar;
-use super::super::super::local::Moment;
+use super::super::super::local::{Moment, Settled};
 use super::super::book::{BATCH_MAX, Book, UNSETTLED_MAX, WhenApart};
 use super::super::script::{Entry, Seen};
 
@@ -147,9 +148,87 @@ fn what_waits_has_a_bound_and_what_is_beyond_it_is_counted() {
         exchange(&mut book, &team.to_string(), 1, 1);
     }
     assert_eq!(book.lost(), 3);
+    // Those that are not told are not held for ever.
+    assert_eq!(book.held(), UNSETTLED_MAX as u64);
     // One that waits already takes more.
     exchange(&mut book, "0", 1, 1);
     assert_eq!((book.lost(), book.unsettled()), (3, UNSETTLED_MAX));
     let batch = book.batch().unwrap();
     assert!(batch.entries.len() <= BATCH_MAX);
+}
+
+/// Of users that never ask again nothing is written down for ever, be it by this process or by the next.
+#[test]
+fn what_users_used_in_days_that_are_over_is_written_no_more() {
+    const DAY: u64 = 86_400;
+    let unix = Arc::new(AtomicU64::new(100 * DAY));
+    let book = || {
+        let shared = Arc::clone(&unix);
+        let clock = Arc::new(move || {
+            let unix = shared.load(Ordering::Relaxed);
+            Moment {
+                nanos: unix * 1_000_000_000,
+                unix,
+            }
+        });
+        let three = NonZeroU32::new(3).unwrap();
+        let mut book = Book::new(Calendar::utc(), clock, three, WhenApart::Share);
+        assert!(!book.greeted("first", 0, unix.load(Ordering::Relaxed)));
+        book
+    };
+    let linked = |mut book: Book| {
+        while let Err(stated) = book.restated() {
+            let seen = stated.iter().map(|it| Seen::Account {
+                window_begin: it.window.begin,
+                settled: it.settled,
+                held: it.held,
+            });
+            let seen: Vec<Seen> = seen.collect();
+            book.heard(&stated, &seen);
+        }
+        book
+    };
+    let limits = ["anna", "red"].map(|who| Limit {
+        scope: match who {
+            "red" => Scope::Team("red".into()),
+            user => Scope::User("red".into(), user.into()),
+        },
+        per: Period::Day,
+        ..budget("red")
+    });
+    let mut first = linked(book());
+    let wants = first.wants(&limits, of(10));
+    let seen = [10, 10].map(|held| Seen::Account {
+        window_begin: 100 * DAY,
+        settled: 0,
+        held,
+    });
+    let (parts, _) = first.grant(wants, &seen);
+    first.settle(&parts, of(7));
+    let written = first.settled();
+    let amounts = |settled: &[Settled]| -> Vec<(bool, u64)> {
+        let amounts = settled.iter();
+        let amounts = amounts.map(|it| (matches!(it.scope, Scope::User(..)), it.amount));
+        let mut amounts: Vec<_> = amounts.collect();
+        amounts.sort_unstable();
+        amounts
+    };
+    assert_eq!(amounts(&written), [(false, 7), (true, 7)]);
+    unix.store(102 * DAY, Ordering::Relaxed);
+    assert_eq!(amounts(&first.settled()), [(true, 0)]);
+    unix.store(103 * DAY, Ordering::Relaxed);
+    assert!(first.settled().is_empty(), "once");
+
+    let mut next = book();
+    next.restore(written.iter().cloned());
+    let mut next = linked(next);
+    assert_eq!(amounts(&next.settled()), [(true, 0)]);
+    // The same day it is gone on from.
+    unix.store(100 * DAY + 9, Ordering::Relaxed);
+    let mut next = book();
+    next.restore(written);
+    let mut next = linked(next);
+    assert!(next.settled().is_empty());
+    let (anna, _) = next.left(&limits[..1]);
+    assert_eq!(anna[0].amount, 993);
 }
