@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use api::Rights;
 use async_trait::async_trait;
 use domain::{
-    AdminChange, ChangeLog, CountedUse, CountsAway, Mark, Marker, NoLog, Subject, TeamId,
-    UserCounts, UserId, Who,
+    AdminChange, ChangeLog, CountedUse, CountsAway, KeptRecord, Mark, Marker, NoLog, RecordFault,
+    RecordName, RecordRights, RecordsErased, Subject, TeamId, UserCounts, UserId, Who,
 };
 
 use crate::client::ask;
@@ -62,6 +62,65 @@ impl Marker for OneMark {
     fn trace(&self, _: &Subject) -> String {
         "0123456789abcdef".to_owned()
     }
+}
+
+/// Counts that cannot be asked, and records that say how often they were.
+struct Away(Arc<Asked>);
+
+#[async_trait]
+impl UserCounts for Away {
+    async fn of(
+        &self,
+        _: Option<&TeamId>,
+        _: &UserId,
+        _: usize,
+    ) -> Result<Vec<CountedUse>, CountsAway> {
+        Err(CountsAway("away".into()))
+    }
+
+    async fn forget(&self, _: Option<&TeamId>, _: &UserId) -> Result<u64, CountsAway> {
+        Err(CountsAway("away".into()))
+    }
+}
+
+#[async_trait]
+impl RecordRights for Away {
+    async fn of(
+        &self,
+        _: &Subject,
+        _: u32,
+        _: Option<RecordName>,
+    ) -> Result<Vec<KeptRecord>, RecordFault> {
+        Ok(Vec::new())
+    }
+
+    async fn erase(&self, _: &Subject) -> Result<RecordsErased, RecordFault> {
+        self.0.0.fetch_add(1, Ordering::Relaxed);
+        Ok(RecordsErased::default())
+    }
+}
+
+/// What was seen: a Redis that was not found kept the records of whoever was to be forgotten.
+#[tokio::test]
+async fn what_cannot_be_reached_holds_up_nothing_that_is_to_be_removed() {
+    let (log, asked) = (Arc::new(Log::default()), Arc::new(Asked::default()));
+    let node = Recipe {
+        changes: Some(log as _),
+        rights: Some(Rights {
+            marker: Arc::new(OneMark),
+            records: Some(Arc::new(Away(Arc::clone(&asked)))),
+            counts: Arc::new(Away(Arc::clone(&asked))),
+            is_marking: true,
+        }),
+        ..Recipe::default()
+    };
+    let node = node.start().await;
+    let body = r#"{"user":"anna"}"#;
+    let head = "POST /admin/v1/data/erase HTTP/1.1\r\nhost: localhost\r\n";
+    let lines = "content-type: application/json\r\ncontent-length: 15\r\n";
+    let raw = ask(node.admin, format!("{head}{lines}\r\n{body}")).await;
+    assert_eq!(raw.status, 503);
+    assert_eq!(asked.0.load(Ordering::Relaxed), 1);
 }
 
 /// What was seen: the disk of an audit log that was open became full, and what was somebody's was handed out
