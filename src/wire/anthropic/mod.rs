@@ -71,7 +71,7 @@ pub use decode_request::decode_count;
 pub use encode_reply::encode_count;
 pub use halves::Messages;
 pub use request_body::MAX_TOKENS_DEFAULT;
-pub(crate) use thinking::{Block, Thinking, thinking_for, top_p_for};
+pub(crate) use thinking::{Block, Drawing, Thinking, drawing_for, thinking_for};
 
 #[cfg(test)]
 mod tests;

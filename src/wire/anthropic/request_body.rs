@@ -1,14 +1,14 @@
 //! A request's JSON, written from `domain` alone.
 
 use domain::{
-    Ability, BackendError, ChatRequest, Delivery, Dialect, OpenSampling, OutputFormat, Sampling,
-    Tokens, Tool, ToolChoice,
+    Ability, BackendError, ChatRequest, Delivery, Dialect, OpenSampling, OutputFormat, Tokens,
+    Tool, ToolChoice,
 };
 use serde_json::{Map, Value, json};
 
 use super::encode_blocks::{Prompt, content};
 use super::leftovers::put;
-use super::thinking::{Block, Thinking, thinking_for, top_p_for};
+use super::thinking::{Block, Drawing, Thinking, drawing_for, thinking_for};
 
 use crate::numbers::shortest;
 use crate::own_tools;
@@ -170,23 +170,25 @@ fn add_sampling(
     request: &ChatRequest,
 ) -> Result<(), BackendError> {
     let is_own = request.dialect == Dialect::Anthropic;
-    let Sampling {
-        temperature,
-        top_p,
-        top_k,
-        stop,
-        ..
-    } = &request.sampling;
-    let top_p = match is_own {
-        true => *top_p,
-        false => top_p_for(model, &request.sampling),
+    let sampling = &request.sampling;
+    let drawing = match is_own {
+        true => Drawing {
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            // 0 stands for all tokens.
+            top_k: sampling.top_k.filter(|top_k| *top_k > 0),
+        },
+        false => drawing_for(model, sampling),
     };
-    for (name, value) in [("temperature", *temperature), ("top_p", top_p)] {
+    for (name, value) in [
+        ("temperature", drawing.temperature),
+        ("top_p", drawing.top_p),
+    ] {
         body.extend(value.map(|value| (name.to_owned(), shortest(value))));
     }
-    // 0 stands for all tokens.
-    let top_k = top_k.filter(|top_k| *top_k > 0);
+    let top_k = drawing.top_k;
     body.extend(top_k.map(|top_k| ("top_k".into(), top_k.into())));
+    let stop = &sampling.stop;
     let is_blank = |stop: &String| stop.chars().all(char::is_whitespace);
     if let Some(at) = stop.iter().position(is_blank).filter(|_| !is_own) {
         return Err(BackendError::declined(

@@ -37,6 +37,15 @@ enum Knob {
 }
 
 impl Knob {
+    /// Claude from 4.7 on.
+    fn draws_as_it_will(self) -> bool {
+        match self {
+            Knob::Adaptive { most } => most == Effort::XHigh,
+            Knob::AlwaysAdaptive => true,
+            Knob::Other | Knob::Never | Knob::Budget => false,
+        }
+    }
+
     /// `claude-sonnet-4-6`, `anthropic.claude-opus-4-20250514-v1:0`, `claude-3-7-sonnet-latest`.
     fn of(model: &str) -> Self {
         let lower = model.to_ascii_lowercase();
@@ -118,37 +127,59 @@ pub(crate) fn thinking_for(
     block: fn(&Value) -> Block,
 ) -> Thinking {
     let knob = Knob::of(model);
+    let drawing = drawing_for(model, &request.sampling);
     let may_think =
-        leaves_room(knob, request) && (knob != Knob::Budget || may_begin(messages, block));
+        leaves_room(knob, drawing, request) && (knob != Knob::Budget || may_begin(messages, block));
     match request.reasoning {
         Some(reasoning) if may_think => thinking(model, reasoning, request.output_tokens_max),
         Some(_) | None => Thinking::default(),
     }
 }
 
-/// `top_p`, as far as `model` takes it beside the rest: one of 1 says nothing, and Claude from 4.1 on does not
-/// take it together with a temperature ("`temperature` and `top_p` cannot both be specified"), which
-/// says more.
-pub(crate) fn top_p_for(model: &str, sampling: &Sampling) -> Option<f32> {
-    let is_claude = Knob::of(model) != Knob::Other;
-    let top_p = sampling.top_p.filter(|top_p| *top_p < 1.0 || !is_claude);
-    top_p.filter(|_| sampling.temperature.is_none() || !is_claude)
+/// How tokens are drawn, as far as a model of Claude's takes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Drawing {
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    pub top_k: Option<u32>,
+}
+
+/// What `model` is told of another dialect's wishes. Claude from 4.7 on draws as it will and refuses to be told
+/// ("`temperature` is deprecated for this model", guide "What's new in Claude 4.7", read 2026-12). From 4.1
+/// on it takes a temperature or a `top_p` ("cannot both be specified"), of which the first says more.
+pub(crate) fn drawing_for(model: &str, sampling: &Sampling) -> Drawing {
+    // 0 stands for all tokens.
+    let top_k = sampling.top_k.filter(|top_k| *top_k > 0);
+    let Sampling {
+        temperature, top_p, ..
+    } = *sampling;
+    match Knob::of(model) {
+        Knob::Other => Drawing {
+            temperature,
+            top_p,
+            top_k,
+        },
+        knob if knob.draws_as_it_will() => Drawing::default(),
+        _ => Drawing {
+            temperature,
+            // One of 1 says nothing.
+            top_p: top_p.filter(|top_p| *top_p < 1.0 && temperature.is_none()),
+            top_k,
+        },
+    }
 }
 
 /// Whether thinking may be asked for beside the request's other wishes (guide "Extended thinking",
 /// read 2026-11): it goes with no other temperature than 1, no `top_k`, no forced tool and, for Claude,
 /// no `top_p` below 0.95.
-fn leaves_room(knob: Knob, request: &ChatRequest) -> bool {
-    let sampling = &request.sampling;
+fn leaves_room(knob: Knob, drawing: Drawing, request: &ChatRequest) -> bool {
     let forces_tool = match request.tool_choice {
         ToolChoice::Required | ToolChoice::Named(_) => true,
         ToolChoice::Auto | ToolChoice::None => false,
     };
-    let is_heated = sampling.temperature.is_some_and(|heat| heat < 1.0);
-    let is_cut = sampling.top_k.is_some_and(|top_k| top_k > 0);
-    let is_narrow = knob != Knob::Other
-        && sampling.temperature.is_none()
-        && sampling.top_p.is_some_and(|top_p| top_p < 0.95);
+    let is_heated = drawing.temperature.is_some_and(|heat| heat < 1.0);
+    let is_cut = drawing.top_k.is_some();
+    let is_narrow = knob != Knob::Other && drawing.top_p.is_some_and(|top_p| top_p < 0.95);
     !(forces_tool || is_heated || is_cut || is_narrow)
 }
 

@@ -1,11 +1,13 @@
 //! Encodes a request.
 
 use bytes::Bytes;
-use domain::{Ability, BackendError, ChatRequest, Dialect, OutputFormat, Tokens, Tool, ToolChoice};
+use domain::{
+    Ability, BackendError, ChatRequest, Dialect, OutputFormat, Sampling, Tokens, Tool, ToolChoice,
+};
 use serde_json::{Map, Value, json};
 
 use super::messages_body::{messages_body, system_body};
-use crate::anthropic::{Block, MAX_TOKENS_DEFAULT, Thinking, thinking_for, top_p_for};
+use crate::anthropic::{Block, Drawing, MAX_TOKENS_DEFAULT, Thinking, drawing_for, thinking_for};
 use crate::numbers::shortest;
 use crate::unsayable::{refuse_foreign_parts, refuse_grammars, refuse_open_sampling};
 
@@ -105,11 +107,11 @@ fn inference_body(model: &str, request: &ChatRequest, thinking: &Thinking) -> Ma
     let bound = request.output_tokens_max.or(beside_thoughts);
     config.extend(bound.map(|bound| ("maxTokens".into(), bound.0.into())));
     let sampling = &request.sampling;
-    let top_p = match is_anthropics(model) {
-        true => top_p_for(model, sampling),
-        false => sampling.top_p,
-    };
-    let decimals = [("temperature", sampling.temperature), ("topP", top_p)];
+    let drawing = drawing(model, sampling);
+    let decimals = [
+        ("temperature", drawing.temperature),
+        ("topP", drawing.top_p),
+    ];
     for (name, value) in decimals {
         config.extend(value.map(|value| (name.to_owned(), shortest(value))));
     }
@@ -172,8 +174,7 @@ fn model_body(
     thinking: Option<Value>,
 ) -> Result<Map<String, Value>, BackendError> {
     let mut own = Map::new();
-    // 0 is all tokens, as without a word.
-    if let Some(top_k) = request.sampling.top_k.filter(|top_k| *top_k > 0) {
+    if let Some(top_k) = drawing(model, &request.sampling).top_k {
         if is_anthropics(model) {
             own.insert("top_k".into(), top_k.into());
         } else if model.contains("amazon.nova") {
@@ -187,6 +188,18 @@ fn model_body(
     }
     own.extend(thinking.map(|thinking| ("thinking".into(), thinking)));
     Ok(own)
+}
+
+fn drawing(model: &str, sampling: &Sampling) -> Drawing {
+    match is_anthropics(model) {
+        true => drawing_for(model, sampling),
+        false => Drawing {
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            // 0 is all tokens, as without a word.
+            top_k: sampling.top_k.filter(|top_k| *top_k > 0),
+        },
+    }
 }
 
 fn is_anthropics(model: &str) -> bool {

@@ -36,6 +36,21 @@ pub(crate) fn refuses_to_think(model: &str, request: &ChatRequest) -> bool {
     !is_openais(request.dialect) && Thinking::of(model) == Thinking::Never
 }
 
+/// Whether `model` takes another dialect's temperature and what is like it. While they think, OpenAI's own
+/// do not ("Only the default (1) value is supported").
+pub(crate) fn draws_as_told(model: &str, request: &ChatRequest) -> bool {
+    if is_openais(request.dialect) || model.contains("gpt-oss") {
+        return true;
+    }
+    match Thinking::of(model) {
+        Thinking::Unknown | Thinking::Never => true,
+        Thinking::Within(efforts) => {
+            let told = effort_for(model, request).unwrap_or(Effort::None);
+            *efforts.start() == Effort::None && told == Effort::None
+        }
+    }
+}
+
 fn is_openais(dialect: Dialect) -> bool {
     match dialect {
         Dialect::OpenAi | Dialect::Completions | Dialect::Responses => true,
@@ -153,6 +168,34 @@ mod tests {
                 assert_eq!(told(model, dialect, Effort::None), none, "{model}");
                 assert_eq!(told(model, dialect, Effort::XHigh), most, "{model}");
             }
+        }
+    }
+
+    #[test]
+    fn a_model_that_thinks_is_not_told_how_to_draw() {
+        let request = |dialect, asked| ChatRequest {
+            dialect,
+            reasoning: Some(Reasoning {
+                effort: asked,
+                ..Reasoning::default()
+            }),
+            ..ChatRequest::new("m", vec![Message::new(Role::User, "hi")])
+        };
+        for (model, quiet, thinking) in [
+            ("gpt-4o", true, true),
+            ("gpt-5-chat-latest", true, true),
+            ("openai/gpt-oss-20b", true, true),
+            ("qwen3", true, true),
+            ("o3-mini", false, false),
+            ("gpt-5-nano", false, false),
+            ("gpt-5.1-codex", false, false),
+            ("gpt-5.1", true, false),
+        ] {
+            let draws = |asked| draws_as_told(model, &request(Dialect::Ollama, asked));
+            assert_eq!((draws(None), draws(Some(Effort::None))), (quiet, quiet));
+            assert_eq!(draws(Some(Effort::High)), thinking, "{model}");
+            let own = request(Dialect::OpenAi, Some(Effort::High));
+            assert!(draws_as_told(model, &own));
         }
     }
 

@@ -63,7 +63,7 @@ pub(crate) use decode_request::{
     read_delivery, read_drawing, read_logprobs,
 };
 pub(crate) use decode_tools::read_tools;
-pub(crate) use effort::{effort_for, refuses_to_think};
+pub(crate) use effort::{draws_as_told, effort_for, refuses_to_think};
 pub(crate) use encode_reply::{UsageBody, logprobs_of};
 pub(crate) use encode_request::splice;
 pub(crate) use reply_shape::{TOP_LOGPROBS_MAX, token_logprobs_of};

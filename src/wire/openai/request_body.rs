@@ -6,7 +6,7 @@ use domain::{
 };
 use serde_json::{Map, Value, json};
 
-use super::effort::effort_for;
+use super::effort::{draws_as_told, effort_for};
 use super::failures;
 use super::seals::{self, ExtraContent};
 use crate::numbers::shortest;
@@ -25,7 +25,7 @@ pub(crate) fn request_body(model: &str, request: &ChatRequest) -> Value {
     let messages = message_bodies(request, has_nested);
     body.insert("messages".into(), messages.into());
     add_tools(&mut body, request);
-    add_sampling(&mut body, &request.sampling);
+    add_sampling(&mut body, &request.sampling, draws_as_told(model, request));
     match &request.format {
         OutputFormat::Text => {}
         OutputFormat::JsonObject => {
@@ -282,7 +282,7 @@ fn tool_body(tool: &Tool, dialect: Dialect) -> Value {
     json!({"type": "function", "function": function})
 }
 
-fn add_sampling(body: &mut Map<String, Value>, sampling: &Sampling) {
+fn add_sampling(body: &mut Map<String, Value>, sampling: &Sampling, draws_as_told: bool) {
     let decimals = [
         ("temperature", sampling.temperature),
         ("top_p", sampling.top_p),
@@ -290,7 +290,7 @@ fn add_sampling(body: &mut Map<String, Value>, sampling: &Sampling) {
         ("frequency_penalty", sampling.frequency_penalty),
         ("presence_penalty", sampling.presence_penalty),
     ];
-    for (name, value) in decimals {
+    for (name, value) in decimals.into_iter().filter(|_| draws_as_told) {
         body.extend(value.map(|value| (name.to_owned(), shortest(value))));
     }
     body.extend(sampling.top_k.map(|top_k| ("top_k".into(), top_k.into())));

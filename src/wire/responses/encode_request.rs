@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::opaque_seal::opaque;
 use crate::foreign_seal;
 use crate::numbers::shortest;
-use crate::openai::{effort_for, refuses_to_think};
+use crate::openai::{draws_as_told, effort_for, refuses_to_think};
 use crate::splice::{Members, put_json, put_member};
 use crate::unsayable::{refuse_bound, refuse_grammars, refuse_open_sampling};
 
@@ -229,7 +229,10 @@ fn body(model: &str, request: &ChatRequest) -> Value {
     for (name, value) in [
         ("temperature", request.sampling.temperature),
         ("top_p", request.sampling.top_p),
-    ] {
+    ]
+    .into_iter()
+    .filter(|_| draws_as_told(model, request))
+    {
         body.extend(value.map(|value| (name.to_owned(), shortest(value))));
     }
     if let Some(best) = request.sampling.logprobs {

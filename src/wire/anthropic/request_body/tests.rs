@@ -690,6 +690,13 @@ fn a_temperature_and_a_top_p_are_one_too_many_for_claude() {
             (Some(0.5), Some(1.0)),
         ),
         (
+            "claude-opus-4-7",
+            openai,
+            (Some(0.5), Some(0.25)),
+            (None, None),
+        ),
+        ("claude-sonnet-5", own, (Some(0.5), None), (Some(0.5), None)),
+        (
             "kimi-k3",
             openai,
             (Some(0.5), Some(0.25)),
@@ -725,7 +732,7 @@ fn what_others_clients_always_write_and_white_space_stay_behind() {
         ])
     );
     request.dialect = Dialect::Anthropic;
-    request.sampling = Sampling::default();
+    request.sampling = domain::Sampling::default();
     assert_eq!(body(&request)["messages"][0]["content"][0]["text"], " ");
 }
 
