@@ -217,7 +217,7 @@ impl Walk {
             let step = match beside {
                 Some((beside, late)) => {
                     let Some(request) = request else { break };
-                    Box::pin(self.open_hedged(at, beside, late, request)).await?
+                    Box::pin(self.open_hedged(at, beside, late, request, receipt)).await?
                 }
                 None => {
                     let is_last = self.fit_from(self.next).is_none();
@@ -327,6 +327,7 @@ impl Walk {
         beside: usize,
         late: Duration,
         request: &ChatRequest,
+        receipt: &mut Receipt,
     ) -> Result<Step, Fault> {
         let (first, second) = {
             let candidates = &self.plan.candidates;
@@ -352,7 +353,15 @@ impl Walk {
             let call = self
                 .seal(&second, Box::new(request.clone()), body_bytes)
                 .await;
-            Some(other.run(call.ok()?.ok()?))
+            let call = call.ok()?.ok()?;
+            // Whoever leaves while both work has to pay for what both were asked.
+            let begun = Hedged {
+                outcome: HedgeOutcome::Lost,
+                loser: second.clone(),
+                is_cancelled: true,
+            };
+            self.note_hedge(Some(begun), receipt);
+            Some(other.run(call))
         };
         let race = race(one.run(call), late, start).await;
         let failed = |candidate: &Candidate, error: Option<BackendError>| -> Vec<Failed> {
@@ -388,6 +397,8 @@ impl Walk {
                 (step, beside + 1)
             }
             Race::BothFailed(error, other) => {
+                // None was cancelled.
+                receipt.note(|record| record.hedge = None);
                 let step = Step {
                     failed: vec![Failed::new(&first, error), Failed::new(&second, other)],
                     begun: None,

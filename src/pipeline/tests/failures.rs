@@ -751,6 +751,36 @@ async fn a_late_first_event_starts_a_second_candidate_and_the_first_to_speak_is_
     }
 }
 
+/// Both have the prompt by then.
+#[tokio::test(start_paused = true)]
+async fn who_leaves_while_two_are_asked_is_recorded_with_both() {
+    let ms = Duration::from_millis;
+    let turn = move |call| {
+        let wait = if call < 60 { 100 } else { 10_000 };
+        Turn::After(ms(wait), Box::new(says("a")))
+    };
+    for (left_after, loser) in [(50, None), (250, Some("b"))] {
+        let a = Arc::new(Provider::new("a", turn));
+        let b = Arc::new(Provider::always(
+            "b",
+            Turn::After(ms(10_000), Box::new(says("b"))),
+        ));
+        let mut scene = scene(&[a, Arc::clone(&b)], "hedge = true");
+        for _ in 0..60 {
+            scene.ask("auto", "hi").await;
+            scene.records.recv().await.unwrap();
+        }
+        let asking = tokio::time::timeout(ms(left_after), scene.ask("auto", "hi"));
+        assert!(asking.await.is_err());
+        let record = scene.records.recv().await.unwrap();
+        assert_eq!(record.route.unwrap().backend.as_str(), "a");
+        let hedge = record.hedge;
+        let named = hedge.as_ref().map(|it| it.loser.backend.as_str());
+        assert_eq!(named, loser);
+        assert_eq!(b.calls(), usize::from(loser.is_some()));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn hedges_are_paid_for_by_the_retry_budget() {
     let a = Arc::new(Provider::new("a", |call| {
