@@ -236,6 +236,19 @@ impl ChatRequest {
         self.dialect == Dialect::Completions
     }
 
+    /// What texts that are JSON say where they have escapes, as results of tools do: [`ChatRequest::texts`] has
+    /// them as they are written.
+    pub fn escaped_texts(&self, visit: &mut dyn FnMut(&str)) {
+        let parts = self.messages.iter().flat_map(|message| &message.content);
+        for part in parts {
+            let (Part::Text(text) | Part::Thought(text)) = part else {
+                continue;
+            };
+            let pieces = Piece::all_of(text).unwrap_or_default();
+            pieces.iter().for_each(|piece| piece.visit(visit));
+        }
+    }
+
     /// Every text a person may have written, in reading order: message parts, names, ids, arguments
     /// of tool calls, tools' descriptions and schemas, the prediction, stop strings and what is like
     /// them, uninterpreted parts and fields;
@@ -319,7 +332,9 @@ impl ChatRequest {
             });
             for part in &mut message.content {
                 match part {
-                    Part::Text(text) | Part::Thought(text) => rewrite(text),
+                    Part::Text(text) | Part::Thought(text) => {
+                        rewrite_text(text, rewrite);
+                    }
                     Part::Other(value) => rewrite_texts_of(value, rewrite),
                     Part::Seal(_) | Part::Audio(_) => {}
                     Part::File(file) => {
@@ -339,13 +354,7 @@ impl ChatRequest {
             for call in &mut message.tool_calls {
                 rewrite(&mut call.id);
                 rewrite(&mut call.name);
-                match Piece::all_of(&call.arguments) {
-                    Some(mut pieces) => {
-                        pieces.iter_mut().for_each(|piece| piece.rewrite(rewrite));
-                        call.arguments = pieces.iter().map(Piece::as_written).collect();
-                    }
-                    None => rewrite(&mut call.arguments),
-                }
+                rewrite_arguments(&mut call.arguments, rewrite);
             }
             if let Some(id) = &mut message.tool_call_id {
                 rewrite(id);
@@ -442,6 +451,34 @@ fn texts_of_fields(fields: &Map<String, Value>, visit: &mut dyn FnMut(&str)) {
     }
 }
 
+/// Of a text that is JSON with escapes what it says, and then what is left of it as written.
+fn rewrite_text(text: &mut String, rewrite: &mut dyn FnMut(&mut String)) {
+    if let Some(rewritten) = Piece::all_of(text).map(|pieces| rewritten(pieces, rewrite)) {
+        *text = rewritten;
+    }
+    rewrite(text);
+}
+
+/// Stays JSON where it was: a number of which something else is made becomes a string.
+fn rewrite_arguments(arguments: &mut String, rewrite: &mut dyn FnMut(&mut String)) {
+    if let Some(pieces) = Piece::all_of(arguments) {
+        *arguments = rewritten(pieces, rewrite);
+        return;
+    }
+    let mut plain = arguments.clone();
+    rewrite(&mut plain);
+    let is_broken = plain != *arguments && Piece::of_json(&plain).is_none();
+    *arguments = match is_broken.then(|| Piece::of_json(arguments)).flatten() {
+        Some(pieces) => rewritten(pieces, rewrite),
+        None => plain,
+    };
+}
+
+fn rewritten(mut pieces: Vec<Piece<'_>>, rewrite: &mut dyn FnMut(&mut String)) -> String {
+    pieces.iter_mut().for_each(|piece| piece.rewrite(rewrite));
+    pieces.iter().map(Piece::as_written).collect()
+}
+
 fn rewrite_texts_of(value: &mut Value, rewrite: &mut dyn FnMut(&mut String)) {
     match value {
         Value::String(text) => rewrite(text),
@@ -489,10 +526,12 @@ impl<'a> Piece<'a> {
     /// The pieces of `json`, or `None` where it says what it means: nothing in it is escaped, or it
     /// is no JSON.
     fn all_of(json: &'a str) -> Option<Vec<Self>> {
-        let has_escapes = json.contains('\\');
-        if !has_escapes || serde_json::from_str::<serde::de::IgnoredAny>(json).is_err() {
-            return None;
-        }
+        json.contains('\\').then(|| Self::of_json(json)).flatten()
+    }
+
+    /// The pieces of whatever is JSON.
+    fn of_json(json: &'a str) -> Option<Vec<Self>> {
+        serde_json::from_str::<serde::de::IgnoredAny>(json).ok()?;
         let mut pieces = Vec::new();
         let mut rest = json;
         while !rest.is_empty() {
@@ -976,9 +1015,13 @@ mod tests {
             rewritten.push(text.clone());
             text.insert(0, '<');
         });
+        // A number that becomes a text is written anew.
+        rewritten.dedup();
         assert_eq!(rewritten, expected);
         // The name is left out.
         let mut wanted: Vec<String> = expected[1..].iter().map(|it| format!("<{it}")).collect();
+        let number = wanted.iter().position(|it| it == "<108").unwrap();
+        wanted[number] = "\"<108\"".to_owned();
         // What was escaped in the arguments is so no more, so they are one text.
         let arguments = request.messages[0].tool_calls[1].arguments.clone();
         wanted.splice(10..15, [arguments]);

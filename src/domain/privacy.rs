@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
-use crate::{ChatRequest, Priority, RequestId, TeamId, TraceContext};
+use crate::{ChatRequest, OutputFormat, Priority, RequestId, TeamId, TraceContext};
 
 /// How far a destination is trusted, least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +75,8 @@ pub struct Findings {
     found: Vec<Finding>,
     /// Of values written in a way that masking does not reach.
     trust_least: Option<Trust>,
+    /// The reply is to be JSON: values that are put back into it stand inside of strings.
+    is_reply_json: bool,
 }
 
 impl Findings {
@@ -90,6 +92,7 @@ impl Findings {
         Self {
             found,
             trust_least: None,
+            is_reply_json: false,
         }
     }
 
@@ -99,6 +102,24 @@ impl Findings {
     pub fn only_for(mut self, trust_least: Option<Trust>) -> Self {
         self.trust_least = trust_least;
         self
+    }
+
+    /// Whether the text of the reply was asked for as JSON.
+    #[must_use]
+    pub fn for_reply_in(mut self, format: &OutputFormat) -> Self {
+        self.is_reply_json = match format {
+            OutputFormat::JsonObject | OutputFormat::JsonSchema(_) => true,
+            OutputFormat::Text
+            | OutputFormat::Regex(_)
+            | OutputFormat::Choice(_)
+            | OutputFormat::Grammar(_) => false,
+        };
+        self
+    }
+
+    #[must_use]
+    pub fn is_reply_json(&self) -> bool {
+        self.is_reply_json
     }
 
     /// The least trusted destination that may be asked at all; `None`: any.

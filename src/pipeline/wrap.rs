@@ -16,7 +16,7 @@ use domain::{
 };
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, stream};
-use policy::Unmasker;
+use policy::{Room, Unmasker};
 
 use crate::answer::{Answer, CacheUse, RouteLabel};
 use crate::keep::Tee;
@@ -296,6 +296,7 @@ impl Stream for Wrapped {
 struct Unmask {
     /// `None` when there is nothing to put back.
     findings: Option<Findings>,
+    room: Room,
     tails: Vec<(Channel, Unmasker)>,
 }
 
@@ -338,8 +339,17 @@ impl Unmask {
         let findings = (!findings.is_empty()).then(|| findings.clone());
         Self {
             findings,
+            room: Room::default(),
             tails: Vec::new(),
         }
+    }
+
+    fn unmasker(&self, findings: &Findings, is_json: bool) -> Unmasker {
+        let unmasker = match is_json {
+            true => Unmasker::in_json(findings),
+            false => Unmasker::new(findings),
+        };
+        unmasker.within(&self.room)
     }
 
     /// Every event passes as it is.
@@ -362,6 +372,11 @@ impl Unmask {
                 mut part,
             } => {
                 let arguments = std::mem::take(&mut part.arguments);
+                // It comes whole.
+                if let Some(name) = &mut part.name {
+                    let mut unmasker = self.unmasker(findings, false);
+                    *name = unmasker.push(name) + &unmasker.finish();
+                }
                 if part.id.is_some() || part.name.is_some() || part.seal.is_some() {
                     out.push_back(Ok(ChatEvent::ToolCall {
                         choice,
@@ -377,7 +392,7 @@ impl Unmask {
                 out.push_back(Ok(ChatEvent::Seal { choice, seal }));
             }
             ChatEvent::StopString { choice, text } => {
-                let mut unmasker = Unmasker::new(findings);
+                let mut unmasker = self.unmasker(findings, false);
                 let text = unmasker.push(&text) + &unmasker.finish();
                 self.flush(out, |channel| channel.choice() == choice);
                 out.push_back(Ok(ChatEvent::StopString { choice, text }));
@@ -407,10 +422,12 @@ impl Unmask {
         let at = match self.tails.iter().position(|(open, _)| *open == channel) {
             Some(at) => at,
             None => {
-                let unmasker = match channel {
-                    Channel::Text { .. } | Channel::Thought { .. } => Unmasker::new(findings),
-                    Channel::Arguments { .. } => Unmasker::in_json(findings),
+                let is_json = match channel {
+                    Channel::Text { .. } => findings.is_reply_json(),
+                    Channel::Thought { .. } => false,
+                    Channel::Arguments { .. } => true,
                 };
+                let unmasker = self.unmasker(findings, is_json);
                 self.tails.push((channel, unmasker));
                 self.tails.len() - 1
             }

@@ -82,16 +82,29 @@ pub(crate) fn may_find(text: &str) -> bool {
     text.contains("-----BEGIN ") || text.contains("eyJ")
 }
 
+/// The letter before. In JSON within a text an end of line is written out, and is no letter.
 fn before(text: &str, at: usize) -> Option<char> {
-    text[..at].chars().next_back()
+    let head = &text[..at];
+    let is_written_out = ["\\n", "\\r", "\\t"].iter().any(|it| head.ends_with(it));
+    if is_written_out {
+        return Some(' ');
+    }
+    head.chars().next_back()
 }
 
 fn after(text: &str, at: usize) -> Option<char> {
     text[at..].chars().next()
 }
 
+/// Whether a value that ends here goes on. Scripts without spaces, and those that join what follows to a
+/// name, begin right behind one.
 fn is_word(edge: Option<char>) -> bool {
-    edge.is_some_and(|edge| edge.is_alphanumeric() || edge == '_')
+    edge.is_some_and(|edge| edge.is_ascii_alphanumeric() || edge == '_' || is_spaced(edge))
+}
+
+/// Letters of Latin, Greek, Cyrillic and Armenian, which all come before Hebrew.
+fn is_spaced(letter: char) -> bool {
+    !letter.is_ascii() && letter < '\u{590}' && letter.is_alphanumeric()
 }
 
 /// Where a private key's last line is looked for. One of 16,384 bits takes 13 KiB.
@@ -191,15 +204,43 @@ fn password_in_address(text: &str, found: Range<usize>) -> Option<Range<usize>> 
 
 fn email(text: &str, found: Range<usize>) -> Option<Range<usize>> {
     let address = &text[found.clone()];
-    let is_part = is_word(before(text, found.start))
-        || matches!(before(text, found.start), Some('@' | '%' | '.'))
-        || matches!(after(text, found.end), Some('@'))
-        || is_word(after(text, found.end));
+    let start = name_start(text, found.start)?;
+    let tail = text[found.end..].strip_prefix('_');
+    // As `_ann@example.com_` is emphasised.
+    let goes_on = match tail {
+        Some(tail) => is_word(after(tail, 0)),
+        None => is_word(after(text, found.end)),
+    };
+    let is_part = goes_on || matches!(after(text, found.end), Some('@'));
     // `git@host:path` and `ssh user@host` name machines; only the first is told apart here.
     let is_remote = address.starts_with("git@");
     let has_double_dot = address.contains("..");
-    let is_host = is_in_authority(&text[..found.start]);
-    (!is_part && !is_remote && !has_double_dot && !is_host).then_some(found)
+    let is_host = is_in_authority(&text[..start]);
+    (!is_part && !is_remote && !has_double_dot && !is_host).then_some(start..found.end)
+}
+
+/// Where the name before the `@` begins: it may have letters that are not ASCII's (RFC 6531). `None` where
+/// what comes before belongs to it and is no name.
+fn name_start(text: &str, start: usize) -> Option<usize> {
+    /// Of a name (RFC 5321, section 4.5.3.1.1).
+    const NAME_BYTES_MAX: usize = 64;
+    match before(text, start) {
+        Some('@' | '%' | '.') => None,
+        Some('_') => {
+            let is_emphasis = !is_word(before(text, start - 1));
+            is_emphasis.then_some(start)
+        }
+        Some(letter) if is_spaced(letter) => {
+            let letters = text[..start].char_indices().rev();
+            let is_name = |letter: char| {
+                letter.is_ascii_alphanumeric() || is_spaced(letter) || "._%+'-".contains(letter)
+            };
+            let name = letters.take_while(|(_, letter)| is_name(*letter));
+            let (first, _) = name.last()?;
+            (start - first <= NAME_BYTES_MAX && before(text, first) != Some('@')).then_some(first)
+        }
+        edge => (!is_word(edge)).then_some(start),
+    }
 }
 
 /// True when `before` ends inside `scheme://user:`, so that what follows is a password and a host.
@@ -209,7 +250,8 @@ fn is_in_authority(before: &str) -> bool {
     let near = before.len().saturating_sub(LOOKED_BACK_BYTES);
     let tail = &before[before.ceil_char_boundary(near)..];
     tail.rfind("://").is_some_and(|scheme| {
-        let ends_it = |letter: char| letter.is_whitespace() || matches!(letter, '/' | '?' | '#');
+        let ends_it =
+            |letter: char| letter.is_whitespace() || "/?#\"'<>()[]{},;|\\".contains(letter);
         !tail[scheme + 3..].contains(ends_it)
     })
 }
@@ -223,6 +265,60 @@ fn digits(text: &str) -> Vec<u8> {
 }
 
 fn card(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    if !has_start(text, &found) {
+        return None;
+    }
+    if is_card(text, &found) {
+        return Some(found);
+    }
+    // An expiry or a code behind it was taken along.
+    let shorter = cuts(&text[found.clone()]).map(|length| found.start..found.start + length);
+    let mut cards = shorter.filter(|cut| text[cut.clone()].contains([' ', '-']) || cut.len() >= 13);
+    cards.find(|cut| is_laid_out(&text[cut.clone()]) && is_card(text, cut) && has_end(text, cut))
+}
+
+/// The lengths of `written` without its last group, its last two and so on, the longest first.
+fn cuts(written: &str) -> impl Iterator<Item = usize> {
+    let separators = written.char_indices().rev();
+    separators
+        .filter(|(_, letter)| matches!(letter, ' ' | '-' | '.'))
+        .map(|(at, _)| at)
+}
+
+/// The groups in which cards show their numbers.
+fn is_laid_out(written: &str) -> bool {
+    let groups: Vec<usize> = written.split([' ', '-']).map(str::len).collect();
+    matches!(
+        groups[..],
+        [13..=19] | [4, 4, 4, 4] | [4, 6, 5] | [4, 6, 4] | [4, 4, 4, 4, 3]
+    )
+}
+
+/// The same of what comes before.
+fn has_start(text: &str, card: &Range<usize>) -> bool {
+    let head = text[..card.start].trim_end_matches([' ', '-']);
+    let group = head.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let is_apart = head.len() == card.start || group < 4;
+    is_apart
+        || [19, 17, 16, 15].into_iter().any(|length| {
+            let last = head.len().saturating_sub(length)..head.len();
+            let written = text.get(last.clone());
+            written.is_some_and(|it| is_laid_out(it) && is_card(text, &last))
+        })
+}
+
+/// Whether what follows the card is no group of the same list of numbers, or the next card.
+fn has_end(text: &str, card: &Range<usize>) -> bool {
+    let rest = text[card.end..].trim_start_matches([' ', '-']);
+    let group = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let starts = text.len() - rest.len();
+    let next = text.get(starts..starts + card.len());
+    group < 4
+        || next
+            .is_some_and(|next| is_laid_out(next) && is_card(text, &(starts..starts + card.len())))
+}
+
+fn is_card(text: &str, found: &Range<usize>) -> bool {
     let is_inside = |edge: Option<char>| is_word(edge) || edge == Some('.');
     let next = after(text, found.end);
     let next_but_one = text[found.end..].chars().nth(1);
@@ -230,12 +326,12 @@ fn card(text: &str, found: Range<usize>) -> Option<Range<usize>> {
         matches!(next, Some('-' | '.')) && next_but_one.is_some_and(char::is_alphanumeric);
     let comes_from = matches!(before(text, found.start), Some('-' | '+' | '#' | '/' | '='));
     if is_inside(before(text, found.start)) || is_word(next) || goes_on || comes_from {
-        return None;
+        return false;
     }
     let written = &text[found.clone()];
     let number = digits(written);
     let has_one_separator = !(written.contains(' ') && written.contains('-'));
-    (has_one_separator && is_issued(&number) && passes_luhn(&number)).then_some(found)
+    number.len() >= 13 && has_one_separator && is_issued(&number) && passes_luhn(&number)
 }
 
 /// ISO/IEC 7812 check digit.
@@ -414,16 +510,30 @@ const COUNTRY_CODE_3_PAIRS: [u8; 16] = [
 ];
 
 fn phone(text: &str, found: Range<usize>) -> Option<Range<usize>> {
+    if is_phone(text, &found) {
+        return Some(found);
+    }
+    /// More is another kind of number.
+    const GROUPS_CUT_MAX: usize = 2;
+    // An hour or a count behind it was taken along.
+    let shorter = cuts(&text[found.clone()]).take(GROUPS_CUT_MAX);
+    let mut shorter = shorter.map(|length| found.start..found.start + length);
+    shorter.find(|cut| after(text, cut.end) == Some(' ') && is_phone(text, cut))
+}
+
+fn is_phone(text: &str, found: &Range<usize>) -> bool {
     let is_sum = is_word(before(text, found.start))
         || matches!(before(text, found.start), Some('+' | ')' | '.' | '-'));
     let next_but_one = text[found.end..].chars().nth(1);
     let goes_on = is_word(after(text, found.end))
         || (matches!(after(text, found.end), Some('.' | '-' | ':' | '/'))
             && next_but_one.is_some_and(|it| it.is_ascii_digit()));
-    if is_sum || goes_on {
-        return None;
-    }
     let number = digits(&text[found.clone()]);
+    /// Of any.
+    const DIGITS_MIN: usize = 7;
+    if is_sum || goes_on || number.len() < DIGITS_MIN {
+        return false;
+    }
     let pair = number[0] * 10 + number[1];
     let is_dialled = match number[0] {
         1 => number.len() == 11 && number[1] >= 2 && number[4] >= 2,
@@ -437,7 +547,7 @@ fn phone(text: &str, found: Range<usize>) -> Option<Range<usize>> {
             is_assigned && (9..=15).contains(&number.len())
         }
     };
-    (is_dialled && !is_date(&number)).then_some(found)
+    is_dialled && !is_date(&number)
 }
 
 /// `+20240131...`: an added line of a patch that begins with a date, rather than a call to Egypt.

@@ -84,4 +84,4 @@ pub use sealing::{Sealing, UNSEALED, check_sealed_aliases};
 pub use template::{Date, TEMPLATE_BYTES_MAX, Templates};
 pub use tokens::{TOKENIZED_BYTES_MAX, count_tokens, embed_text, warm_up};
 pub use trouble::{Rescue, Trouble, WhenOffline, rescuers};
-pub use unmask::Unmasker;
+pub use unmask::{RESTORED_BYTES_MAX, Room, Unmasker};

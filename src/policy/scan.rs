@@ -138,6 +138,7 @@ impl ScanRules {
     pub fn scan(&self, request: &ChatRequest) -> Result<Findings, Fault> {
         let mut found = Found::default();
         request.texts(&mut |text| self.scan_text(text, &mut found));
+        request.escaped_texts(&mut |text| self.scan_text(text, &mut found));
         let trust_least = self.scan_patterns(request);
         if found.order.is_empty() {
             return Ok(Findings::default().only_for(trust_least));
@@ -145,7 +146,8 @@ impl ScanRules {
         if found.order.len() > FINDINGS_MAX {
             return Err(too_many());
         }
-        Ok(name_findings(found, request).only_for(trust_least))
+        let findings = name_findings(found, request).only_for(trust_least);
+        Ok(findings.for_reply_in(&request.format))
     }
 
     /// The trust that values inside patterns ask for where escapes keep them from being masked.
@@ -205,13 +207,35 @@ impl Rule {
                 }
             }
             Check::BuiltIn(check) => {
-                for candidate in self.pattern.find_iter(text) {
-                    if let Some(range) = check(text, candidate.range()) {
-                        visit(range);
-                    }
+                let mut at = 0;
+                while let Some(candidate) = self.pattern.find_at(text, at) {
+                    // A pattern takes as much as it can: what was not the value may hold the next one.
+                    at = match check(text, candidate.range()) {
+                        Some(range) => {
+                            let end = range.end.max(candidate.start() + 1);
+                            visit(range);
+                            end
+                        }
+                        None => resumed(self.class, &candidate),
+                    };
                 }
             }
         }
+    }
+}
+
+/// Where to look on behind a candidate that was none: values of these classes are short, and may begin with
+/// any of its groups.
+fn resumed(class: FindingClass, candidate: &regex::Match<'_>) -> usize {
+    match class {
+        FindingClass::Iban | FindingClass::Card | FindingClass::Phone => {
+            let group = candidate.as_str().find([' ', '-', '.']);
+            group.map_or(candidate.end(), |at| candidate.start() + at + 1)
+        }
+        FindingClass::Secret
+        | FindingClass::Email
+        | FindingClass::NationalId
+        | FindingClass::Custom => candidate.end(),
     }
 }
 

@@ -1,21 +1,48 @@
 //! Putting the values back into a reply, piece by piece.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use domain::Findings;
 
 /// Restores placeholders in a stream of text. Give one to each text that grows on its own: a
 /// choice's answer, its thoughts, each tool call's arguments.
 ///
-/// Only exact placeholders are restored; in JSON, `<` and `>` may be escaped. At most the longest
+/// What values add is bounded by [`RESTORED_BYTES_MAX`], since a reply may name a long one often; beyond it
+/// placeholders stay. Only exact placeholders are restored; in JSON, `<` and `>` may be escaped. At most the longest
 /// placeholder's length as written, less one byte, is held back.
 #[derive(Clone)]
 pub struct Unmasker {
     /// Placeholder and what replaces it.
     pairs: Vec<(String, String)>,
     notation: Notation,
+    room: Room,
     /// The end of what came, which may be the beginning of a placeholder.
     held: String,
+}
+
+/// What values may add to one reply.
+pub const RESTORED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How much values may still add, to all texts of a reply together.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<AtomicUsize>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(RESTORED_BYTES_MAX)))
+    }
+}
+
+impl Room {
+    fn take(&self, bytes: usize) -> bool {
+        let left = |left: usize| left.checked_sub(bytes);
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        taken.is_ok()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,8 +131,16 @@ impl Unmasker {
                 .map(|finding| (finding.placeholder.clone(), value(&finding.value)))
                 .collect(),
             notation,
+            room: Room::default(),
             held: String::new(),
         }
+    }
+
+    /// Shares `room` with the reply's other texts.
+    #[must_use]
+    pub fn within(mut self, room: &Room) -> Self {
+        self.room = room.clone();
+        self
     }
 
     /// Takes the next piece and gives what is certain of the text so far.
@@ -122,7 +157,8 @@ impl Unmasker {
             rest = &rest[open..];
             match self.beginning(rest) {
                 Beginning::Placeholder(length, value) => {
-                    restored.push_str(value);
+                    let has_room = self.room.take(value.len());
+                    restored.push_str(if has_room { value } else { &rest[..length] });
                     rest = &rest[length..];
                 }
                 Beginning::Part => {

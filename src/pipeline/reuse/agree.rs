@@ -1,6 +1,6 @@
 //! Whether two replies say the same.
 
-use policy::reuse::{Company, Pair, Question, Scorer, judge};
+use policy::reuse::{Company, Marks, Pair, Question, Scorer, judge};
 
 use super::CacheEncoder;
 use super::encoder::cosine;
@@ -22,7 +22,7 @@ pub(crate) fn has_equal_words(one: &str, other: &str) -> bool {
     let (one_words, other_words) = (normal(one), normal(other));
     match one_words.is_empty() {
         true => one.trim() == other.trim(),
-        false => one_words == other_words,
+        false => one_words == other_words && Marks::of(one) == Marks::of(other),
     }
 }
 

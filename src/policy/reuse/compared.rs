@@ -50,6 +50,11 @@ pub struct Compared {
     pub near: f32,
 
     pub numbers: [u32; 2],
+    /// Numbers of the same digits that are written otherwise.
+    pub number_marks_differ: bool,
+    /// Texts of the same words with other symbols or, where little is left without them, courtesies.
+    pub symbols_differ: bool,
+    pub courtesies_differ: bool,
     pub units: [u32; 2],
     pub unit_differs: bool,
     pub dates: [u32; 2],
@@ -216,6 +221,7 @@ impl Compared {
             .take_while(|&i| is_pair(a.len() - 1 - i, b.len() - 1 - i))
             .count();
         let (ma, mb) = (&a[front..a.len() - back], &b[front..b.len() - back]);
+        let has_same_words = ma.is_empty() && mb.is_empty() && typos == 0 && endings == 0;
         let heavy = |words: &[Word]| words.iter().map(weight).fold(0.0, f32::max);
         let is_known = |words: &[Word]| words.iter().all(|word| vocabulary.is_common(word.hash));
 
@@ -293,7 +299,7 @@ impl Compared {
             inversions,
             stop_matched,
             middle: [ma.len() as u32, mb.len() as u32],
-            is_same: ma.is_empty() && mb.is_empty() && typos == 0 && endings == 0,
+            is_same: has_same_words,
             middle_weight: [heavy(ma), heavy(mb)],
             middle_known: u32::from(is_known(ma)) + u32::from(is_known(mb)),
             middle_near: match (ma, mb) {
@@ -309,6 +315,10 @@ impl Compared {
             } else {
                 1.0
             },
+            number_marks_differ: query.marks.numbers != entry.marks.numbers
+                && alone(|word| word.traits.is_number) == [0, 0],
+            symbols_differ: query.marks.symbols != entry.marks.symbols && has_same_words,
+            courtesies_differ: query.words.courtesies != entry.words.courtesies && has_same_words,
             numbers: alone(|word| word.traits.is_number),
             units: alone(|word| word.traits.unit.is_some()),
             unit_differs,

@@ -115,11 +115,14 @@ pub(super) fn guard(compared: &Compared) -> Option<Guard> {
                     && c.only[more].share >= ADDED_SHARE
             }),
         ),
-        (Guard::Code, both(c.code) || (is_small && either(c.code))),
-        (Guard::Quote, both(c.quotes)),
+        (
+            Guard::Code,
+            both(c.code) || (is_small && either(c.code)) || c.symbols_differ,
+        ),
+        (Guard::Quote, both(c.quotes) || c.courtesies_differ),
         (
             Guard::Number,
-            both(c.numbers) || (is_small && either(c.numbers)),
+            both(c.numbers) || (is_small && either(c.numbers)) || c.number_marks_differ,
         ),
         (Guard::Unit, c.unit_differs),
         (Guard::Date, both(c.dates) || (is_small && either(c.dates))),

@@ -5,11 +5,13 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use super::lexicon;
+use super::marks::Marks;
 use super::words::{Script, Word, Words};
 
 /// What is compared of a request: the last user turn, masked.
 pub struct Question {
     pub(super) words: Words,
+    pub(super) marks: Marks,
     pub(super) kind: Kind,
     /// The word that asks, "how many" or "when", as [`asking`] counts them.
     pub(super) asking: Option<u8>,
@@ -154,6 +156,7 @@ impl Question {
             language: language(&words),
             negations,
             is_present: is_present(&words.words),
+            marks: Marks::of(text),
             words,
         }
     }

@@ -82,6 +82,49 @@ fn check_refused(query: &str, entry: &str, guard: Guard) {
     );
 }
 
+/// The same words, and other questions.
+#[test]
+fn how_numbers_are_written_symbols_and_courtesies_that_are_asked_about_may_not_differ() {
+    for (query, entry, guard) in [
+        (
+            "Is .5 mg of lorazepam safe?",
+            "Is 5 mg of lorazepam safe?",
+            Guard::Number,
+        ),
+        (
+            "Darf ich 1,5 mg davon nehmen?",
+            "Darf ich 15 mg davon nehmen?",
+            Guard::Number,
+        ),
+        ("What is 10^-3?", "What is 10^3?", Guard::Number),
+        ("What is abs(-5)?", "What is abs(5)?", Guard::Number),
+        ("Sort [1,2,3] for me", "Sort [12,3] for me", Guard::Number),
+        ("What is 12 × 4?", "What is 12 ÷ 4?", Guard::Code),
+        ("What is 12 - 4?", "What is 12 / 4?", Guard::Code),
+        ("What does ≤ mean?", "What does ≥ mean?", Guard::Code),
+        ("What is 100 ₩ worth?", "What is 100 ₽ worth?", Guard::Code),
+        ("What does 🙏 mean?", "What does 💀 mean?", Guard::Code),
+        (
+            "What does && do in bash?",
+            "What does || do in bash?",
+            Guard::Code,
+        ),
+        (
+            "Good morning in Italian?",
+            "Good evening in Italian?",
+            Guard::Quote,
+        ),
+        ("Thank you in Japanese?", "Sorry in Japanese?", Guard::Quote),
+        (
+            "How do you say please?",
+            "How do you say thanks?",
+            Guard::Quote,
+        ),
+    ] {
+        check_refused(query, entry, guard);
+    }
+}
+
 #[test]
 fn what_must_not_differ_is_refused_whatever_the_similarity() {
     for (query, entry, guard) in [

@@ -59,6 +59,9 @@ pub struct Words {
     pub tail: u64,
     /// Letters or digits of any script stood in it.
     pub has_words: bool,
+    /// A digest of the courtesies that were taken off a text of which next to nothing is left: they may be what
+    /// is asked about. 0 otherwise.
+    pub courtesies: u64,
     /// White space alone.
     pub is_blank: bool,
     pub has_question_mark: bool,
@@ -417,12 +420,13 @@ impl Words {
                 .iter_mut()
                 .for_each(|word| word.traits.is_quoted = false);
         }
-        let without = strip(&mut words);
+        let (without, courtesies) = strip(&mut words);
         Self {
             count: reader.count - without,
             words,
             tail: reader.tail.map_or(0, digest::Tail::finish),
             has_words,
+            courtesies,
             is_blank: text.trim().is_empty(),
             has_question_mark,
             script,
@@ -454,9 +458,12 @@ fn is_ordinal(c: char) -> bool {
     matches!(c, 's' | 'n' | 'r' | 't' | 'S' | 'N' | 'R' | 'T')
 }
 
-/// Takes courtesies off both ends, and says how many words that were. A text of nothing else keeps
-/// them.
-fn strip(words: &mut Vec<Word>) -> usize {
+/// Content words of a text of which its courtesies may be the rest.
+const LEFT_MAX: usize = 1;
+
+/// Takes courtesies off both ends, and says how many words that were, and which. A text of nothing else
+/// keeps them.
+fn strip(words: &mut Vec<Word>) -> (usize, u64) {
     let mut from = 0;
     let mut until = words.len();
     while let Some(length) = courtesy(&words[from..until]) {
@@ -479,12 +486,20 @@ fn strip(words: &mut Vec<Word>) -> usize {
         }
     }
     if from >= until {
-        return 0;
+        return (0, 0);
     }
     let without = words.len() - (until - from);
+    let left = words[from..until].iter().filter(|word| word.is_content());
+    let courtesies = match left.count() {
+        0..=LEFT_MAX => {
+            let taken = words[..from].iter().chain(&words[until..]);
+            taken.fold(0_u64, |sum, word| sum.rotate_left(5) ^ word.hash)
+        }
+        _ => 0,
+    };
     words.truncate(until);
     words.drain(..from);
-    without
+    (without, courtesies)
 }
 
 /// How many words of courtesy come first; something must be left after them.

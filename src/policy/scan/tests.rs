@@ -4,7 +4,7 @@ use domain::{Message, OutputFormat, Role};
 use proptest::prelude::*;
 
 use super::*;
-use crate::Unmasker;
+use crate::{RESTORED_BYTES_MAX, Room, Unmasker};
 
 static RULES: LazyLock<ScanRules> = LazyLock::new(ScanRules::default);
 
@@ -46,6 +46,145 @@ fn addresses_are_found_and_look_alikes_are_not() {
             "git@github.com:a/b.git user@localhost",
         ),
         ("a@b@c.de @handle x@y", "a@b@c.de @handle x@y"),
+    ]);
+}
+
+/// Of a number that is masked a string is made, so that a call's arguments stay an object.
+#[test]
+fn a_number_among_arguments_is_masked_as_a_string() {
+    for (arguments, wanted) in [
+        (r#"{"card":4111111111111111}"#, r#"{"card":"<CARD_1>"}"#),
+        (
+            r#"{"card": 4111111111111111, "as": "4111111111111111 x"}"#,
+            r#"{"card": "<CARD_1>", "as": "<CARD_1> x"}"#,
+        ),
+        (r#"{"card":"4111111111111111"}"#, r#"{"card":"<CARD_1>"}"#),
+        ("card: 4111111111111111", "card: <CARD_1>"),
+    ] {
+        let mut request = request("go on");
+        request.messages[0].tool_calls = vec![domain::ToolCall {
+            id: "c".into(),
+            name: "pay".into(),
+            arguments: arguments.into(),
+            seal: None,
+        }];
+        let findings = RULES.scan(&request).unwrap();
+        let masked = findings.masked_view(request, Trust::Public);
+        assert_eq!(masked.messages[0].tool_calls[0].arguments, wanted);
+    }
+}
+
+/// A short reply may name a long value often.
+#[test]
+fn what_values_add_to_a_reply_is_bounded() {
+    let key = format!("-----BEGIN PRIVATE KEY-----\n{}", "A".repeat(1_000_000));
+    let findings = RULES.scan(&request(&key)).unwrap();
+    let room = Room::default();
+    let mut all = 0;
+    for _ in 0..2 {
+        let mut unmasker = Unmasker::new(&findings).within(&room);
+        let restored = unmasker.push(&"<SECRET_1>".repeat(10_000));
+        assert!(restored.ends_with("<SECRET_1>"));
+        all += restored.len();
+    }
+    assert!(all > 10_000_000 && all < RESTORED_BYTES_MAX + 200_000);
+}
+
+/// Patterns take as much as they can, and what they took beyond a value is not lost with it.
+#[test]
+fn values_behind_and_before_others_are_found() {
+    check(&[
+        (
+            "from DE89370400440532013000 to GB29NWBK60161331926819",
+            "from <IBAN_1> to <IBAN_2>",
+        ),
+        (
+            "DE89370400440532013000 GB29NWBK60161331926819 and AT611904300234573201",
+            "<IBAN_1> <IBAN_2> and <IBAN_3>",
+        ),
+        ("Ref RE42 DE89 3704 0044 0532 0130 00", "Ref RE42 <IBAN_1>"),
+        (
+            "Invoice AB12 DE89370400440532013000",
+            "Invoice AB12 <IBAN_1>",
+        ),
+        ("4111 1111 1111 1111 12/27 123", "<CARD_1> 12/27 123"),
+        ("4111111111111111 123", "<CARD_1> 123"),
+        ("378282246310005 12/27", "<CARD_1> 12/27"),
+        ("2 4111 1111 1111 1111", "2 <CARD_1>"),
+        (
+            "4111 1111 1111 1111 5555 5555 5555 4444",
+            "<CARD_1> <CARD_2>",
+        ),
+        (
+            "1234 4111 1111 1111 1111, 4111 1111 1111 1111 1234",
+            "1234 4111 1111 1111 1111, 4111 1111 1111 1111 1234",
+        ),
+        ("+1 415 555 2671 24/7", "<PHONE_1> 24/7"),
+        ("+1 415 555 2671 10:30", "<PHONE_1> 10:30"),
+        ("+49 30 901820 9:00", "<PHONE_1> 9:00"),
+        ("+1 415 555 2671 2 people", "<PHONE_1> 2 people"),
+    ]);
+}
+
+#[test]
+fn an_address_behind_another_one_is_no_host() {
+    check(&[
+        (
+            r#"{"url":"https://ann.example","email":"ann@example.com"}"#,
+            r#"{"url":"https://ann.example","email":"<EMAIL_1>"}"#,
+        ),
+        (
+            "Ann,https://ann.example,ann@example.com",
+            "Ann,https://ann.example,<EMAIL_1>",
+        ),
+        (
+            "[site](https://ann.example),ann@example.com",
+            "[site](https://ann.example),<EMAIL_1>",
+        ),
+        (
+            "https://ann:pw@db.example.com",
+            "https://ann:pw@db.example.com",
+        ),
+    ]);
+}
+
+#[test]
+fn scripts_without_spaces_and_emphasis_hide_nothing() {
+    check(&[
+        ("联系邮箱ann@example.com谢谢", "联系邮箱<EMAIL_1>谢谢"),
+        ("メールはann@example.comです", "メールは<EMAIL_1>です"),
+        ("메일은ann@example.com입니다", "메일은<EMAIL_1>입니다"),
+        ("电话+8613812345678", "电话<PHONE_1>"),
+        ("卡号4111111111111111。", "卡号<CARD_1>。"),
+        ("账号DE89370400440532013000", "账号<IBAN_1>"),
+        (
+            "_ann@example.com_ or *b@c.io*",
+            "_<EMAIL_1>_ or *<EMAIL_2>*",
+        ),
+        ("jürgen.müller@example.de", "<EMAIL_1>"),
+        (
+            "x4111111111111111 é4111111111111111",
+            "x4111111111111111 é4111111111111111",
+        ),
+    ]);
+}
+
+/// JSON within a text, whole or in part.
+#[test]
+fn escapes_in_texts_hide_nothing() {
+    check(&[
+        (
+            r#"{"stdout":"name\n4111 1111 1111 1111\n+49 30 901820\tDE89370400440532013000"}"#,
+            r#"{"stdout":"name\n<CARD_1>\n<PHONE_1>\t<IBAN_1>"}"#,
+        ),
+        (
+            r#"{"phone":"\u002B4930901820"}"#,
+            r#"{"phone":"<PHONE_1>"}"#,
+        ),
+        (
+            r#"It said {"a":"b\n4111111111111111"}."#,
+            r#"It said {"a":"b\n<CARD_1>"}."#,
+        ),
     ]);
 }
 

@@ -197,7 +197,7 @@ fn read_message(
     let content = item.required("content")?;
     let content = read_content(&path.field("content"), content, extra)?;
     // What is of the reply alone.
-    item.take("phase");
+    keep(&mut item, "phase", extra);
     item.leave_to(extra);
     if role != Role::Assistant {
         messages.push(Message {
@@ -265,6 +265,22 @@ fn read_content(path: &Path<'_>, value: Value, extra: &mut Extra) -> Result<Vec<
     }
 }
 
+/// What no model reads is kept where it says something, for it may be personal and is in the received bytes.
+fn keep(fields: &mut Fields<'_>, name: &str, extra: &mut Extra) {
+    let Some(value) = fields.take(name) else {
+        return;
+    };
+    let is_plain = match &value {
+        Value::Array(items) => items.is_empty(),
+        Value::String(word) => word.bytes().all(|it| it.is_ascii_lowercase() || it == b'_'),
+        Value::Null | Value::Bool(_) => true,
+        Value::Number(_) | Value::Object(_) => false,
+    };
+    if !is_plain {
+        extra.insert(fields.path.field(name).pointer(), value);
+    }
+}
+
 fn read_part(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Part, BadRequest> {
     let mut part = Fields::open(path, value)?;
     let kind = part
@@ -273,8 +289,8 @@ fn read_part(path: Path<'_>, value: Value, extra: &mut Extra) -> Result<Part, Ba
     let read = match kind.as_str() {
         "input_text" | "output_text" | "text" => {
             // Of a reply that comes back.
-            part.take("annotations");
-            part.take("logprobs");
+            keep(&mut part, "annotations", extra);
+            keep(&mut part, "logprobs", extra);
             text(&mut part, "text").map(Part::Text)
         }
         "refusal" => text(&mut part, "refusal").map(Part::Text),

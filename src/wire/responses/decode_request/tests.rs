@@ -242,6 +242,22 @@ fn thoughts_and_calls_of_one_turn_are_one_message() {
     assert!(messages[1].is_failure);
 }
 
+/// It is in the received bytes, which leave as they are where nothing is found.
+#[test]
+fn what_no_model_reads_is_looked_through_all_the_same() {
+    let part = json!({"type": "output_text", "text": "see there", "logprobs": [],
+        "annotations": [{"type": "url_citation", "title": "ann@example.com", "url": "https://x/"}]});
+    let body = asked(json!({"input": [
+        {"type": "message", "role": "assistant", "phase": "final_answer", "content": [part]},
+        {"type": "message", "role": "user", "content": "go on"},
+    ]}));
+    let request = decode(&body).unwrap();
+    let mut is_seen = false;
+    request.texts(&mut |text| is_seen |= text == "ann@example.com");
+    assert!(is_seen);
+    assert_eq!(request.extra.len(), 1);
+}
+
 #[test]
 fn words_that_only_newer_models_know_go_on() {
     let body =
