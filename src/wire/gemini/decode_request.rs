@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use domain::{BadRequest, ChatRequest, Delivery, Dialect, Extra, Message, ModelAlias, SourceBody};
+use memchr::memmem;
 
 use super::decode_config::read_config;
 use super::decode_contents::{read_contents, read_system};
@@ -49,8 +50,11 @@ pub(super) fn decode_request(
     }
     let mut fields = spelling::open(Path::Root, value, &NAMES)?;
     let mut extra = Extra::new();
-    // The path's word counts. A body that has one of its own is written anew.
+    // The path's word counts. A body that has one of its own is written anew, as is one with names of
+    // pictures or sound, which are kept nowhere and may be personal.
     let has_model = fields.string("model")?.is_some();
+    let may_name = |name: &str| memmem::find(body, name.as_bytes()).is_some();
+    let is_plain = !has_model && !may_name("displayName") && !may_name("display_name");
     let mut messages: Vec<Message> = read_system(&mut fields, &mut extra)?.into_iter().collect();
     read_contents(&mut fields, &mut messages, &mut extra)?;
     let tools = read_tools(&mut fields, &mut extra)?;
@@ -70,7 +74,7 @@ pub(super) fn decode_request(
         delivery,
         extra,
         dialect: Dialect::Gemini,
-        source: (!has_model).then(|| SourceBody {
+        source: is_plain.then(|| SourceBody {
             dialect: Dialect::Gemini,
             bytes: body.clone(),
         }),

@@ -502,3 +502,16 @@ fn allowed_functions_leave_the_others_out() {
     check("NONE", &[], ToolChoice::None, &["f", "g", "h"]);
     check("AUTO", &[], ToolChoice::Auto, &["f", "g", "h"]);
 }
+
+/// It is kept nowhere, and so is not looked through.
+#[test]
+fn a_pictures_name_does_not_leave_as_it_came() {
+    for name in ["displayName", "display_name"] {
+        let blob = json!({"mimeType": "image/png", "data": "AAAA", name: "ann@example.com.png"});
+        let body = json!({"contents": [{"role": "user", "parts": [{"inlineData": blob}]}]});
+        let request = decode(&body).unwrap();
+        assert!(request.source.is_none(), "{name}");
+        let sent = Gemini.encode_request("m", &request).unwrap();
+        assert!(memchr::memmem::find(&sent, b"ann@").is_none());
+    }
+}
