@@ -271,8 +271,14 @@ fn card(text: &str, found: Range<usize>) -> Option<Range<usize>> {
     if is_card(text, &found) {
         return Some(found);
     }
+    // Every layout begins so.
+    let written = &text[found.clone()];
+    let first = written.bytes().take_while(u8::is_ascii_digit).count();
+    if first != 4 && first < 13 {
+        return None;
+    }
     // An expiry or a code behind it was taken along.
-    let shorter = cuts(&text[found.clone()]).map(|length| found.start..found.start + length);
+    let shorter = cuts(written).map(|length| found.start..found.start + length);
     let mut cards = shorter.filter(|cut| text[cut.clone()].contains([' ', '-']) || cut.len() >= 13);
     cards.find(|cut| is_laid_out(&text[cut.clone()]) && is_card(text, cut) && has_end(text, cut))
 }
@@ -298,7 +304,7 @@ fn is_laid_out(written: &str) -> bool {
 fn has_start(text: &str, card: &Range<usize>) -> bool {
     let head = text[..card.start].trim_end_matches([' ', '-']);
     let group = head.bytes().rev().take_while(u8::is_ascii_digit).count();
-    let is_apart = head.len() == card.start || group < 4;
+    let is_apart = head.len() == card.start || group != 4;
     is_apart
         || [19, 17, 16, 15].into_iter().any(|length| {
             let last = head.len().saturating_sub(length)..head.len();
@@ -313,7 +319,7 @@ fn has_end(text: &str, card: &Range<usize>) -> bool {
     let group = rest.bytes().take_while(u8::is_ascii_digit).count();
     let starts = text.len() - rest.len();
     let next = text.get(starts..starts + card.len());
-    group < 4
+    group != 4
         || next
             .is_some_and(|next| is_laid_out(next) && is_card(text, &(starts..starts + card.len())))
 }

@@ -225,18 +225,27 @@ impl Rule {
 }
 
 /// Where to look on behind a candidate that was none: values of these classes are short, and may begin with
-/// any of its groups.
+/// any of its groups, or a card with one of four digits.
 fn resumed(class: FindingClass, candidate: &regex::Match<'_>) -> usize {
-    match class {
-        FindingClass::Iban | FindingClass::Card | FindingClass::Phone => {
-            let group = candidate.as_str().find([' ', '-', '.']);
-            group.map_or(candidate.end(), |at| candidate.start() + at + 1)
+    const SEPARATORS: [char; 3] = [' ', '-', '.'];
+    let written = candidate.as_str();
+    let found = match class {
+        FindingClass::Iban | FindingClass::Phone => written.find(SEPARATORS).map(|at| at + 1),
+        FindingClass::Card => {
+            // The last may go on behind the candidate.
+            let last = written.rfind(SEPARATORS).map(|at| at + 1);
+            let mut separators = written.match_indices(SEPARATORS).map(|(at, _)| at + 1);
+            separators.find(|at| {
+                let group = written[*at..].split(SEPARATORS).next();
+                group.is_some_and(|group| group.len() >= 4) || Some(*at) == last
+            })
         }
         FindingClass::Secret
         | FindingClass::Email
         | FindingClass::NationalId
-        | FindingClass::Custom => candidate.end(),
-    }
+        | FindingClass::Custom => None,
+    };
+    found.map_or(candidate.end(), |at| candidate.start() + at)
 }
 
 fn compile_detector(detector: &Detector, trust_min: Trust) -> Rule {
