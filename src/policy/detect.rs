@@ -278,9 +278,8 @@ fn card(text: &str, found: Range<usize>) -> Option<Range<usize>> {
         return None;
     }
     // An expiry or a code behind it was taken along.
-    let shorter = cuts(written).map(|length| found.start..found.start + length);
-    let mut cards = shorter.filter(|cut| text[cut.clone()].contains([' ', '-']) || cut.len() >= 13);
-    cards.find(|cut| is_laid_out(&text[cut.clone()]) && is_card(text, cut) && has_end(text, cut))
+    let mut shorter = cuts(written).map(|length| found.start..found.start + length);
+    shorter.find(|cut| is_laid_out(&text[cut.clone()]) && is_card(text, cut) && has_end(text, cut))
 }
 
 /// The lengths of `written` without its last group, its last two and so on, the longest first.
@@ -300,7 +299,7 @@ fn is_laid_out(written: &str) -> bool {
     )
 }
 
-/// The same of what comes before.
+/// Whether what comes before the card is no group of the same list of numbers, or the last card.
 fn has_start(text: &str, card: &Range<usize>) -> bool {
     let head = text[..card.start].trim_end_matches([' ', '-']);
     let group = head.bytes().rev().take_while(u8::is_ascii_digit).count();
@@ -313,7 +312,7 @@ fn has_start(text: &str, card: &Range<usize>) -> bool {
         })
 }
 
-/// Whether what follows the card is no group of the same list of numbers, or the next card.
+/// The same of what follows it.
 fn has_end(text: &str, card: &Range<usize>) -> bool {
     let rest = text[card.end..].trim_start_matches([' ', '-']);
     let group = rest.bytes().take_while(u8::is_ascii_digit).count();

@@ -289,6 +289,7 @@ impl Compared {
                 .max_by(|x, y| weight(x.0).total_cmp(&weight(y.0)))
                 .is_some_and(|(_, fate)| *fate != Fate::Alone)
         };
+        let numbers = alone(|word| word.traits.is_number);
         Self {
             only,
             len: [a.len() as u32, b.len() as u32],
@@ -315,11 +316,10 @@ impl Compared {
             } else {
                 1.0
             },
-            number_marks_differ: query.marks.numbers != entry.marks.numbers
-                && alone(|word| word.traits.is_number) == [0, 0],
+            number_marks_differ: query.marks.numbers != entry.marks.numbers && numbers == [0, 0],
             symbols_differ: query.marks.symbols != entry.marks.symbols && has_same_words,
             courtesies_differ: query.words.courtesies != entry.words.courtesies && has_same_words,
-            numbers: alone(|word| word.traits.is_number),
+            numbers,
             units: alone(|word| word.traits.unit.is_some()),
             unit_differs,
             dates: alone(|word| word.traits.date.is_some()),

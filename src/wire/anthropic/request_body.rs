@@ -172,12 +172,7 @@ fn add_sampling(
     let is_own = request.dialect == Dialect::Anthropic;
     let sampling = &request.sampling;
     let drawing = match is_own {
-        true => Drawing {
-            temperature: sampling.temperature,
-            top_p: sampling.top_p,
-            // 0 stands for all tokens.
-            top_k: sampling.top_k.filter(|top_k| *top_k > 0),
-        },
+        true => Drawing::as_said(sampling),
         false => drawing_for(model, sampling),
     };
     for (name, value) in [

@@ -144,27 +144,31 @@ pub(crate) struct Drawing {
     pub top_k: Option<u32>,
 }
 
+impl Drawing {
+    pub(crate) fn as_said(sampling: &Sampling) -> Self {
+        Self {
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            // 0 stands for all tokens.
+            top_k: sampling.top_k.filter(|top_k| *top_k > 0),
+        }
+    }
+}
+
 /// What `model` is told of another dialect's wishes. Claude from 4.7 on draws as it will and refuses to be told
 /// ("`temperature` is deprecated for this model", guide "What's new in Claude 4.7", read 2026-12). From 4.1
 /// on it takes a temperature or a `top_p` ("cannot both be specified"), of which the first says more.
 pub(crate) fn drawing_for(model: &str, sampling: &Sampling) -> Drawing {
-    // 0 stands for all tokens.
-    let top_k = sampling.top_k.filter(|top_k| *top_k > 0);
-    let Sampling {
-        temperature, top_p, ..
-    } = *sampling;
+    let said = Drawing::as_said(sampling);
     match Knob::of(model) {
-        Knob::Other => Drawing {
-            temperature,
-            top_p,
-            top_k,
-        },
+        Knob::Other => said,
         knob if knob.draws_as_it_will() => Drawing::default(),
         _ => Drawing {
-            temperature,
             // One of 1 says nothing.
-            top_p: top_p.filter(|top_p| *top_p < 1.0 && temperature.is_none()),
-            top_k,
+            top_p: said
+                .top_p
+                .filter(|top_p| *top_p < 1.0 && said.temperature.is_none()),
+            ..said
         },
     }
 }

@@ -193,12 +193,7 @@ fn model_body(
 fn drawing(model: &str, sampling: &Sampling) -> Drawing {
     match is_anthropics(model) {
         true => drawing_for(model, sampling),
-        false => Drawing {
-            temperature: sampling.temperature,
-            top_p: sampling.top_p,
-            // 0 is all tokens, as without a word.
-            top_k: sampling.top_k.filter(|top_k| *top_k > 0),
-        },
+        false => Drawing::as_said(sampling),
     }
 }
 
