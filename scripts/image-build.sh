@@ -12,7 +12,8 @@ cd "$(dirname "$0")/.."
 export RUSTFLAGS='-C link-arg=-Wl,-rpath,$ORIGIN/lib'
 # llama.cpp's libraries need each other, and the program's path does not hold for them.
 export CMAKE_INSTALL_RPATH='$ORIGIN'
-# As in .cargo/config.toml, which is not here.
+# These as in .cargo/config.toml, which is not here.
+export CMAKE_PROJECT_ggml_INCLUDE=$PWD/src/engine/ggml.cmake
 export JEMALLOC_SYS_WITH_MALLOC_CONF=background_thread:true,dirty_decay_ms:10,muzzy_decay_ms:0,thp:never
 # Kernels for arm64 have pages of 4, 16 or 64 KiB, and jemalloc runs on those of what it was built for
 # or smaller.

@@ -70,6 +70,8 @@ pub(crate) struct Order {
     pub texts: VecDeque<(usize, Vec<Token>)>,
     vectors: Vec<Vec<f32>>,
     left: usize,
+    /// A text of it is in the batch under way.
+    has_turn: bool,
     /// One of its vectors is none.
     is_broken: bool,
     answer: oneshot::Sender<Answer>,
@@ -259,6 +261,7 @@ impl Encoding {
         queue.orders.push_back(Order {
             vectors: vec![Vec::new(); texts.len()],
             left: texts.len(),
+            has_turn: false,
             is_broken: false,
             texts: texts.into_iter().enumerate().collect(),
             answer,
@@ -375,6 +378,9 @@ fn pack(queue: &mut Queue) -> (Vec<Order>, Vec<Packed>) {
         .orders
         .drain(..queue.orders.len().min(PACK_TEXTS_MAX as usize))
         .collect();
+    for order in &mut taken {
+        order.has_turn = false;
+    }
     loop {
         let before = packed.len();
         for (at, order) in taken.iter_mut().enumerate() {
@@ -387,6 +393,7 @@ fn pack(queue: &mut Queue) -> (Vec<Order>, Vec<Packed>) {
             }
             if let Some((index, tokens)) = order.texts.pop_front() {
                 count += tokens.len();
+                order.has_turn = true;
                 packed.push(Packed {
                     order: at,
                     index,
@@ -416,10 +423,10 @@ fn put_back(desk: &Desk, orders: Vec<Order>) {
                 Ok(order.vectors)
             };
             let _ = order.answer.send(answer);
-        } else if order.left == order.vectors.len() {
-            waiting.push_back(order);
-        } else {
+        } else if order.has_turn {
             queue.orders.push_back(order);
+        } else {
+            waiting.push_back(order);
         }
     }
     while let Some(order) = waiting.pop_back() {

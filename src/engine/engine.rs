@@ -12,7 +12,7 @@ use domain::{
     ChatTemplate, Health, HealthState, ModelCard, Outbound, OutputFormat, Resume, Tokenizer,
     Tokens, ToolChoice, Trust,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{error, info};
 
 use crate::adapters::{Adapters, Chosen};
@@ -38,9 +38,15 @@ use crate::sight::Sight;
 use crate::turns::Turns;
 use crate::voice::VoiceRules;
 
-/// Prompts rendered and tokenized, and formats read, at once. Further ones wait, so that a burst of long texts cannot
-/// take every core from the engine's thread.
+/// Prompts rendered and tokenized, and formats read, at once. Further ones wait, so that a burst of
+/// long texts cannot take every core from the engine's thread.
 const PREPARING_MAX: usize = 2;
+
+/// Of them long ones: a burst of these leaves room for short ones, which may be another team's.
+const PREPARING_LONG_MAX: usize = 1;
+
+/// Texts of a request beyond which it counts as long: some ten milliseconds of tokenizing.
+const SHORT_BYTES_MAX: usize = 64 * 1024;
 
 /// Requests whose images are looked at, at once: one projector looks at one image at a time.
 const VIEWING_MAX: usize = 1;
@@ -57,6 +63,7 @@ pub struct Engine {
     /// `None` for a vocabulary that takes no formats.
     grammars: Option<Arc<Grammars>>,
     preparing: Arc<Semaphore>,
+    preparing_long: Arc<Semaphore>,
     reading: Turns,
     viewing: Turns,
     /// All tokens that end a reply.
@@ -160,6 +167,7 @@ impl Engine {
             mind: Arc::new(mind),
             grammars,
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
+            preparing_long: Arc::new(Semaphore::new(PREPARING_LONG_MAX)),
             reading: Turns::new(READING_MAX, READING_WAITS_MAX),
             viewing: Turns::new(VIEWING_MAX, config.queue_max),
             ends,
@@ -242,10 +250,12 @@ impl Engine {
         call: &Outbound,
         images: Vec<Arc<Seen>>,
     ) -> Result<Ready, BackendError> {
-        let permit = Arc::clone(&self.preparing)
-            .acquire_owned()
-            .await
-            .map_err(|_| BackendError::Engine("it has stopped"))?;
+        // In this order, so that no long one waits with a permit that a short one could have.
+        let long_permit = match is_long(call.request()) {
+            true => Some(turn(&self.preparing_long).await?),
+            false => None,
+        };
+        let permit = turn(&self.preparing).await?;
         let mind = Arc::clone(&self.mind);
         let grammars = self.grammars.clone();
         let output_default = self.config.output_tokens_default;
@@ -254,7 +264,7 @@ impl Engine {
         let (request, team) = (call.request().clone(), call.team().cloned());
         let work = tokio::task::spawn_blocking(move || {
             // Held to the end, whichever way it comes.
-            let _permit = permit;
+            let _permits = (permit, long_permit);
             let grammar = match &grammars {
                 Some(grammars) => grammars.grammar(team.as_ref(), &request)?,
                 None => None,
@@ -270,7 +280,9 @@ impl Engine {
                 mind.context_tokens,
                 output_default,
             )?;
-            let seed = sampling.seed.unwrap_or_else(rand::random);
+            // -1 asks for a random one, as of llama-server and vLLM.
+            let seed = sampling.seed.filter(|seed| *seed != -1);
+            let seed = seed.unwrap_or_else(rand::random);
             let samplers = (0..choices).map(|choice| {
                 sampling.seed = Some(seed.wrapping_add(choice));
                 Sampler::new(&sampling, temperature_default, 0).at_prompt(
@@ -470,6 +482,17 @@ impl Drop for Closing {
             let _ = ending.send(());
         }
     }
+}
+
+async fn turn(line: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, BackendError> {
+    let permit = Arc::clone(line).acquire_owned().await;
+    permit.map_err(|_| BackendError::Engine("it has stopped"))
+}
+
+fn is_long(request: &ChatRequest) -> bool {
+    let mut bytes = 0;
+    request.texts(&mut |text| bytes += text.len());
+    bytes > SHORT_BYTES_MAX
 }
 
 fn card(config: &EngineConfig, mind: &Mind, has_grammars: bool) -> BackendCard {

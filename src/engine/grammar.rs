@@ -384,6 +384,7 @@ impl Allowed {
         Self(set)
     }
 
+    #[cfg(test)]
     pub(crate) fn has(&self, token: usize) -> bool {
         token < self.0.len() && self.0.get(token)
     }

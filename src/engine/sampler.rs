@@ -15,6 +15,7 @@
 //! where two tokens are almost equally likely.
 
 mod cuts;
+mod dense;
 mod repeats;
 mod surprise;
 
@@ -30,6 +31,9 @@ use crate::gallery::is_of_image;
 use crate::grammar::Allowed;
 use crate::sampler::repeats::{Dryness, Repeats};
 use crate::sampler::surprise::Surprise;
+
+/// Weights that are summed up together, to find the one drawn without a look at each.
+const STRETCH: usize = 512;
 
 /// How one reply's tokens are drawn.
 #[derive(Debug)]
@@ -54,12 +58,16 @@ pub(crate) struct Sampler {
     /// Tokens that end the reply.
     stops: Vec<Token>,
     random: StdRng,
+    /// The logits that a token is drawn by, then the weights.
+    weights: Vec<f32>,
+    /// Sums of stretches of them.
+    sums: Vec<f64>,
     scratch: Vec<Candidate>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
-    token: usize,
+    token: u32,
     /// A logit, then a probability that need not be scaled to a sum of 1.
     weight: f32,
 }
@@ -95,6 +103,8 @@ impl Sampler {
                 .filter_map(|token| Token::try_from(*token).ok())
                 .collect(),
             random: StdRng::seed_from_u64(sampling.seed.map_or(seed, i64::cast_unsigned)),
+            weights: Vec::new(),
+            sums: Vec::new(),
             scratch: Vec::new(),
         }
     }
@@ -139,12 +149,17 @@ impl Sampler {
             self.fill(logits);
             match allowed {
                 // Before anything is compared or counted: the shares are of what may be drawn.
-                Some(allowed) => self
-                    .scratch
-                    .retain(|candidate| allowed.has(candidate.token)),
+                Some(allowed) => self.gather(allowed.tokens()),
                 None => self.forbid(),
             }
-            self.pick(logits.len())?
+            if allowed.is_none() && self.draws_from_all(logits.len()) {
+                self.draw_from_all()?
+            } else {
+                if allowed.is_none() {
+                    self.gather(0..logits.len());
+                }
+                self.pick(logits.len())?
+            }
         };
         let token = Token::try_from(token).ok()?;
         if self.frequency_penalty != 0.0 || self.presence_penalty != 0.0 {
@@ -188,45 +203,94 @@ impl Sampler {
         best.map(|(token, _)| token)
     }
 
-    /// Fills the scratch with the logits, biased and penalised.
+    /// Takes the logits as weights, biased and penalised.
     fn fill(&mut self, logits: &[f32]) {
-        self.scratch.clear();
-        self.scratch
-            .extend(logits.iter().enumerate().map(|(token, logit)| Candidate {
-                token,
-                weight: if logit.is_finite() {
-                    *logit
-                } else {
-                    f32::NEG_INFINITY
-                },
+        self.weights.clear();
+        self.weights
+            .extend(logits.iter().map(|logit| match logit.is_finite() {
+                true => *logit,
+                false => f32::NEG_INFINITY,
             }));
         for (token, bias) in &self.bias {
-            if let Some(candidate) = self.scratch.get_mut(*token) {
-                candidate.weight += bias;
+            if let Some(weight) = self.weights.get_mut(*token) {
+                *weight += bias;
             }
         }
         if let Some(repeats) = &self.repeats {
-            repeats.apply(&mut self.scratch);
+            repeats.apply(&mut self.weights);
         }
         for (token, count) in &self.counts {
             let at = usize::try_from(*token).unwrap_or(usize::MAX);
-            if let Some(candidate) = self.scratch.get_mut(at) {
-                candidate.weight -= self.frequency_penalty * *count as f32 + self.presence_penalty;
+            if let Some(weight) = self.weights.get_mut(at) {
+                *weight -= self.frequency_penalty * *count as f32 + self.presence_penalty;
             }
         }
         if let Some(dry) = &self.dry {
-            dry.apply(&mut self.scratch);
+            dry.apply(&mut self.weights);
         }
     }
 
     fn forbid(&mut self) {
         for token in &self.forbidden {
-            if let Some(candidate) = self.scratch.get_mut(*token) {
-                candidate.weight = f32::NEG_INFINITY;
+            if let Some(weight) = self.weights.get_mut(*token) {
+                *weight = f32::NEG_INFINITY;
             }
         }
     }
 
+    /// Makes candidates of these tokens.
+    fn gather(&mut self, tokens: impl Iterator<Item = usize>) {
+        let weights = &self.weights;
+        let candidate = |token: usize| {
+            let weight = *weights.get(token)?;
+            let token = u32::try_from(token).ok()?;
+            Some(Candidate { token, weight })
+        };
+        self.scratch.clear();
+        self.scratch.extend(tokens.filter_map(candidate));
+    }
+
+    /// True where by chance any token may come, of `size`.
+    fn draws_from_all(&self, size: usize) -> bool {
+        self.temperature > 0.0
+            && self.top_n_sigma.is_none()
+            && (self.top_k == 0 || self.top_k >= size)
+            && self.typical_p.is_none()
+            && self.top_p >= 1.0
+            && self.min_p <= 0.0
+            && self.xtc.is_none()
+            && self.surprise.is_none()
+    }
+
+    /// What [`Sampler::pick`] does where nothing is cut.
+    fn draw_from_all(&mut self) -> Option<usize> {
+        let best = dense::greatest(&self.weights);
+        if best == f32::NEG_INFINITY {
+            return None;
+        }
+        dense::weigh(&mut self.weights, best, self.temperature);
+        let stretches = self.weights.chunks(STRETCH);
+        self.sums.clear();
+        self.sums.extend(stretches.clone().map(dense::sum));
+        let all: f64 = self.sums.iter().sum();
+        let mut left = self.random.random::<f64>() * all;
+        for (nth, (stretch, sum)) in stretches.zip(&self.sums).enumerate() {
+            if left >= *sum {
+                left -= sum;
+                continue;
+            }
+            for (at, weight) in stretch.iter().enumerate() {
+                left -= f64::from(*weight);
+                if left < 0.0 {
+                    return Some(nth * STRETCH + at);
+                }
+            }
+        }
+        // Rounding may leave a crumb: it belongs to the last that weighs anything.
+        self.weights.iter().rposition(|weight| *weight > 0.0)
+    }
+
+    /// One of the candidates, out of a vocabulary of `size`.
     fn pick(&mut self, size: usize) -> Option<usize> {
         let best = heaviest(&self.scratch);
         if best == f32::NEG_INFINITY {
@@ -237,7 +301,7 @@ impl Sampler {
                 .scratch
                 .iter()
                 .find(|candidate| candidate.weight == best);
-            return found.map(|candidate| candidate.token);
+            return found.map(|candidate| candidate.token as usize);
         }
         if let Some(surprise) = &self.surprise {
             weigh(&mut self.scratch, best, self.temperature);
@@ -249,7 +313,7 @@ impl Sampler {
         if let Some(surprise) = &mut self.surprise {
             surprise.learn(share);
         }
-        Some(token)
+        Some(token as usize)
     }
 
     /// From logits, of which `best` is the greatest, to the weights of what may be drawn.
@@ -263,10 +327,12 @@ impl Sampler {
             cuts::typical(&mut self.scratch, share);
         }
         self.keep_top_p();
-        // The likeliest has weight 1, unless it was not typical.
-        let most = self.typical_p.map_or(1.0, |_| heaviest(&self.scratch));
-        let least = self.min_p * most;
-        self.scratch.retain(|candidate| candidate.weight >= least);
+        if self.min_p > 0.0 {
+            // The likeliest has weight 1, unless it was not typical.
+            let most = self.typical_p.map_or(1.0, |_| heaviest(&self.scratch));
+            let least = self.min_p * most;
+            self.scratch.retain(|candidate| candidate.weight >= least);
+        }
         if let Some(xtc) = self.xtc
             && self.random.random::<f32>() < xtc.probability
         {
@@ -298,7 +364,7 @@ impl Sampler {
     }
 
     /// A candidate by chance, and its share of all weight.
-    fn draw_by_weight(&mut self) -> Option<(usize, f64)> {
+    fn draw_by_weight(&mut self) -> Option<(u32, f64)> {
         // Selection above leaves the order to chance; the draw must not depend on it.
         self.scratch
             .sort_unstable_by_key(|candidate| candidate.token);
@@ -328,7 +394,7 @@ impl Sampler {
 /// From logits to probabilities up to a factor: `best` becomes 1.
 fn weigh(candidates: &mut [Candidate], best: f32, temperature: f32) {
     for candidate in candidates {
-        candidate.weight = ((candidate.weight - best) / temperature).exp();
+        candidate.weight = dense::weight(candidate.weight, best, temperature);
     }
 }
 
@@ -343,7 +409,7 @@ fn heavier_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
 
 /// The index of the greatest number; the first of equals.
 fn likeliest(logits: &[f32]) -> Option<usize> {
-    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let best = dense::greatest(logits);
     if best == f32::NEG_INFINITY {
         return None;
     }

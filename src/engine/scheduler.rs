@@ -375,6 +375,7 @@ impl<D: Decoder> Scheduler<D> {
     /// Puts slices of prompts into the batch, `budget` tokens in all.
     fn read(&mut self, reading: Vec<usize>, mut budget: u32) {
         let mut is_first = true;
+        let mut spent: u32 = 0;
         let reading = self.shortest_first(reading);
         for slot in self.firsts_first(reading) {
             if !self.may_resume(slot) || self.awaits(slot) || self.follows(slot) {
@@ -392,18 +393,20 @@ impl<D: Decoder> Scheduler<D> {
                 && taken < left
                 && let Some(job) = &mut self.slots[slot].job
             {
-                job.passed_over = job.passed_over.saturating_add(1);
+                job.passed_over = job.passed_over.saturating_add(spent);
             }
+            spent = spent.saturating_add(taken);
             is_first = false;
         }
     }
 
-    /// `reading`, which is in order of age, by what is left of each prompt.
+    /// `reading`, which is in order of age, by what is left of each prompt, less half of what was
+    /// computed of others while it waited: with all of it, equal ones would take turns and end late.
     fn shortest_first(&self, mut reading: Vec<usize>) -> Vec<usize> {
         reading.sort_by_key(|slot| {
             let slot = &self.slots[*slot];
             let passed_over = slot.job.as_ref().map_or(0, |job| job.passed_over);
-            slot.pending() / passed_over.saturating_add(1)
+            slot.pending().saturating_sub(passed_over / 2)
         });
         reading
     }

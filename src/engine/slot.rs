@@ -55,8 +55,10 @@ pub(crate) struct Job {
     outbox: VecDeque<ChatEvent>,
     /// The order of admission; the lowest is the oldest.
     pub admitted: u64,
-    /// Steps in which its prompt waited for shorter ones.
+    /// Tokens of other prompts that were computed while its own waited.
     pub passed_over: u32,
+    /// Firsts of teams that were admitted while it was set back.
+    pub overtaken: u32,
     admitted_at: Instant,
     stalled_since: Option<Instant>,
     output_max: u32,
@@ -100,6 +102,7 @@ impl Slot {
             outbox: VecDeque::from([started]),
             admitted,
             passed_over: 0,
+            overtaken: 0,
             admitted_at: now,
             stalled_since: None,
             output_max: request.output_max,

@@ -24,7 +24,7 @@ use crate::queue::Request;
 const AHEAD_OF_BATCH_MAX: u32 = 8;
 
 /// Requests that may pass the next in turn by a spare slot, while the cache has no room for it.
-const OVERTAKERS_MAX: u32 = 16;
+pub(crate) const OVERTAKERS_MAX: u32 = 16;
 
 /// A team counts as present while it sent one of so many last requests.
 const PRESENT_REQUESTS: u64 = 1_024;

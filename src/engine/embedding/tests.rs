@@ -153,6 +153,17 @@ async fn a_batch_is_packed_up_to_its_bound_and_a_long_text_goes_alone() {
 
 #[tokio::test]
 async fn a_short_request_waits_for_a_batch_of_a_long_one_not_for_all() {
+    assert!(batches_beside_a_long_one(vec![20]).await <= 4);
+}
+
+/// Also where each of its texts fills a batch.
+#[tokio::test]
+async fn requests_of_several_texts_take_turns() {
+    assert!(batches_beside_a_long_one(vec![200; 4]).await <= 10);
+}
+
+/// How many are computed until one of these lengths is answered that came after one of fifty texts.
+async fn batches_beside_a_long_one(lengths: Vec<usize>) -> usize {
     let bench = bench(1_000_000, true);
     let ask = |lengths: Vec<usize>| {
         let embedder = Arc::clone(&bench.embedder);
@@ -164,7 +175,7 @@ async fn a_short_request_waits_for_a_batch_of_a_long_one_not_for_all() {
     while bench.batches.try_recv().is_err() {
         tokio::task::yield_now().await;
     }
-    let short = ask(vec![20]);
+    let short = ask(lengths);
     let asked = || {
         let queue = bench.embedder.encoding.desk().queue();
         queue
@@ -184,14 +195,10 @@ async fn a_short_request_waits_for_a_batch_of_a_long_one_not_for_all() {
         }
         tokio::task::yield_now().await;
     }
-    let batches = served.load(Ordering::SeqCst);
-    assert!(
-        batches <= 4,
-        "the short request waited for {batches} batches"
-    );
     assert!(!long.is_finished());
     drop(bench.gate);
     long.abort();
+    served.load(Ordering::SeqCst)
 }
 
 #[tokio::test]

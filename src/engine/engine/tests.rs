@@ -112,6 +112,20 @@ async fn many_readers_slow_and_quick_all_get_their_own() {
 }
 
 #[tokio::test]
+async fn long_prompts_that_are_to_be_prepared_hold_up_no_short_one() {
+    let (engine, _driver) = start(ECHO, |_| (), |_| ());
+    let _held = super::turn(&engine.preparing_long).await.unwrap();
+    let text = "x".repeat(super::SHORT_BYTES_MAX + 1);
+    let mut longs = Vec::new();
+    for _ in 0..super::PREPARING_MAX + 1 {
+        let mut long = engine.chat(sealed(request(&text, |_| ())));
+        assert!(futures::poll!(&mut long).is_pending());
+        longs.push(long);
+    }
+    ask(&engine, request("short", |_| ())).await.unwrap();
+}
+
+#[tokio::test]
 async fn one_more_than_may_wait_is_overloaded() {
     let (engine, _driver) = start(
         ECHO,

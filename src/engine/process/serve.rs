@@ -162,8 +162,9 @@ impl Hall {
                     self.guests.remove(&id);
                 }
                 _ = beat.tick() => {
-                    pulse(tenant, outbox, told);
+                    // First, while nothing is there to be written but what nobody reads.
                     alive(tenant, outbox, stride);
+                    pulse(tenant, outbox, told);
                     tell_drafts(tenant, outbox, &mut self.drafts);
                     tell_vitals(tenant, outbox, &mut self.vitals);
                 }

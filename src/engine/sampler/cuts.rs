@@ -98,17 +98,17 @@ mod tests {
     use super::*;
 
     /// What stays of tokens with these weights.
-    fn left(weights: &[f32], cut: impl FnOnce(&mut Vec<Candidate>)) -> Vec<usize> {
+    fn left(weights: &[f32], cut: impl FnOnce(&mut Vec<Candidate>)) -> Vec<u32> {
         let mut candidates: Vec<Candidate> = weights
             .iter()
-            .enumerate()
-            .map(|(token, weight)| Candidate {
+            .zip(0..)
+            .map(|(weight, token)| Candidate {
                 token,
                 weight: *weight,
             })
             .collect();
         cut(&mut candidates);
-        let mut tokens: Vec<usize> = candidates.iter().map(|one| one.token).collect();
+        let mut tokens: Vec<u32> = candidates.iter().map(|one| one.token).collect();
         tokens.sort_unstable();
         tokens
     }

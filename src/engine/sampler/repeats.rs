@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use domain::{Dry, RepeatPenalty};
 
-use super::Candidate;
 use crate::decoder::{Token, Vocabulary};
 
 /// Beyond these, what a penalty makes of a logit is no number that sampling could go by.
@@ -55,15 +54,15 @@ impl Repeats {
     }
 
     /// `candidates` hold logits, each at the index of its token.
-    pub(super) fn apply(&self, candidates: &mut [Candidate]) {
+    pub(super) fn apply(&self, weights: &mut [f32]) {
         for token in self.counts.keys() {
-            let Some(candidate) = at(candidates, *token) else {
+            let Some(weight) = at(weights, *token) else {
                 continue;
             };
-            if candidate.weight <= 0.0 {
-                candidate.weight *= self.penalty;
+            if *weight <= 0.0 {
+                *weight *= self.penalty;
             } else {
-                candidate.weight /= self.penalty;
+                *weight /= self.penalty;
             }
         }
     }
@@ -130,7 +129,7 @@ impl Dryness {
     }
 
     /// As for [`Repeats::apply`].
-    pub(super) fn apply(&self, candidates: &mut [Candidate]) {
+    pub(super) fn apply(&self, weights: &mut [f32]) {
         let from = self.tokens.len().saturating_sub(self.tokens_max);
         let window = &self.tokens[from..];
         let allowed = self.rule.allowed as usize;
@@ -142,8 +141,8 @@ impl Dryness {
             if length < allowed || self.is_breaker(token) {
                 continue;
             }
-            if let Some(candidate) = at(candidates, token) {
-                candidate.weight -= self.penalty(length - allowed);
+            if let Some(weight) = at(weights, token) {
+                *weight -= self.penalty(length - allowed);
             }
         }
     }
@@ -205,8 +204,8 @@ fn contains(text: &[u8], needle: &[u8]) -> bool {
     text.windows(needle.len().max(1)).any(|part| part == needle)
 }
 
-fn at(candidates: &mut [Candidate], token: Token) -> Option<&mut Candidate> {
-    candidates.get_mut(usize::try_from(token).ok()?)
+fn at(weights: &mut [f32], token: Token) -> Option<&mut f32> {
+    weights.get_mut(usize::try_from(token).ok()?)
 }
 
 fn window(tokens_max: Option<u32>) -> usize {
@@ -220,20 +219,6 @@ mod tests {
     use super::*;
     use crate::fake::FakeVocabulary;
 
-    fn candidates(logits: &[f32]) -> Vec<Candidate> {
-        let logits = logits.iter().enumerate();
-        logits
-            .map(|(token, weight)| Candidate {
-                token,
-                weight: *weight,
-            })
-            .collect()
-    }
-
-    fn weights(candidates: &[Candidate]) -> Vec<f32> {
-        candidates.iter().map(|one| one.weight).collect()
-    }
-
     #[test]
     fn what_was_said_in_the_window_is_divided_or_multiplied() {
         let mut repeats = Repeats::new(RepeatPenalty {
@@ -244,12 +229,12 @@ mod tests {
         [0, 1, 2, 2]
             .into_iter()
             .for_each(|token| repeats.note(token));
-        let mut row = candidates(&[4.0, 4.0, -4.0, 4.0]);
+        let mut row = [4.0, 4.0, -4.0, 4.0];
         repeats.apply(&mut row);
-        assert_eq!(weights(&row), [4.0, 2.0, -8.0, 4.0]);
+        assert_eq!(row, [4.0, 2.0, -8.0, 4.0]);
         repeats.note(900);
         repeats.apply(&mut row);
-        assert_eq!(weights(&row), [4.0, 2.0, -16.0, 4.0], "ids beyond the row");
+        assert_eq!(row, [4.0, 2.0, -16.0, 4.0], "ids beyond the row");
     }
 
     /// Seen: 1e-38 made infinite logits, and no token could be drawn from them.
@@ -260,9 +245,9 @@ mod tests {
             tokens_max: None,
         });
         repeats.note(0);
-        let mut row = candidates(&[30.0, 1.0]);
+        let mut row = [30.0, 1.0];
         repeats.apply(&mut row);
-        assert_eq!(weights(&row), [3_000.0, 1.0]);
+        assert_eq!(row, [3_000.0, 1.0]);
     }
 
     fn dry(text: &str, change: impl FnOnce(&mut Dry)) -> Vec<(char, f32)> {
@@ -276,10 +261,10 @@ mod tests {
         change(&mut rule);
         let mut dryness = Dryness::new(&rule, Arc::new(FakeVocabulary::default()));
         text.bytes().for_each(|byte| dryness.note(byte.into()));
-        let mut row = candidates(&[0.0; 256]);
+        let mut row = [0.0; 256];
         dryness.apply(&mut row);
-        let hit = row.iter().filter(|one| one.weight != 0.0);
-        hit.map(|one| (one.token as u8 as char, one.weight))
+        let hit = (0..=u8::MAX).zip(row).filter(|(_, weight)| *weight != 0.0);
+        hit.map(|(token, weight)| (char::from(token), weight))
             .collect()
     }
 

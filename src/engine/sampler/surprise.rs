@@ -92,9 +92,9 @@ mod tests {
     use super::*;
 
     fn candidates(weights: &[f32]) -> Vec<Candidate> {
-        let weights = weights.iter().enumerate();
+        let weights = weights.iter().zip(0..);
         weights
-            .map(|(token, weight)| Candidate {
+            .map(|(weight, token)| Candidate {
                 token,
                 weight: *weight,
             })
@@ -109,10 +109,10 @@ mod tests {
         })
     }
 
-    fn left(surprise: &Surprise, weights: &[f32]) -> Vec<usize> {
+    fn left(surprise: &Surprise, weights: &[f32]) -> Vec<u32> {
         let mut all = candidates(weights);
         surprise.cut(&mut all, weights.len());
-        let mut tokens: Vec<usize> = all.iter().map(|one| one.token).collect();
+        let mut tokens: Vec<u32> = all.iter().map(|one| one.token).collect();
         tokens.sort_unstable();
         tokens
     }

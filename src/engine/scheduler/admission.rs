@@ -7,7 +7,7 @@
 use super::{Decoder, HEADROOM_TOKENS, Instant, Request, SHARED_TOKENS_MIN, Scheduler};
 use crate::config::PrefixScope;
 use crate::forecast::{Outlook, tokens_left};
-use crate::waiting::{Place, Seat};
+use crate::waiting::{OVERTAKERS_MAX, Place, Seat};
 
 impl<D: Decoder> Scheduler<D> {
     pub(super) fn admit(&mut self, now: Instant) {
@@ -54,8 +54,12 @@ impl<D: Decoder> Scheduler<D> {
         if !self.has_free_slot() || self.shared.waiting() == 0 {
             return false;
         }
-        // Those set back wait for room anyway.
-        let expected = self.expected(|slot| !self.slots[slot].is_set_back);
+        // Those set back wait for room anyway, but not for ever.
+        let expected = self.expected(|slot| {
+            let slot = &self.slots[slot];
+            let overtaken = slot.job.as_ref().map_or(0, |job| job.overtaken);
+            !slot.is_set_back || overtaken >= OVERTAKERS_MAX
+        });
         let room = self.shape.kv_tokens.saturating_sub(expected);
         let yielding = self.yielding();
         let gain = yielding.map_or(0, |slot| self.slots[slot].expected(HEADROOM_TOKENS));
@@ -70,6 +74,10 @@ impl<D: Decoder> Scheduler<D> {
         };
         if let Some(slot) = yielding.filter(|_| is_short) {
             self.set_back(slot);
+        }
+        let set_back = self.slots.iter_mut().filter(|slot| slot.is_set_back);
+        for job in set_back.filter_map(|slot| slot.job.as_mut()) {
+            job.overtaken = job.overtaken.saturating_add(1);
         }
         self.begin(request, seat, now);
         true

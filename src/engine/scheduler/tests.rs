@@ -613,6 +613,25 @@ fn the_shortest_prompt_goes_first_and_none_waits_for_ever() {
 }
 
 #[test]
+fn prompts_of_one_length_are_read_one_after_the_other() {
+    let mut bench = Bench::new(SHAPE);
+    let _talking = bench.ask(&format!("{}>", "t".repeat(100)));
+    bench.run_until_talking();
+    let ask = |bench: &mut Bench, letter: &str| {
+        bench.ask_with(&letter.repeat(96), |request| request.output_max = 1)
+    };
+    let mut first = ask(&mut bench, "a");
+    let mut second = ask(&mut bench, "b");
+    let mut steps = 0;
+    while !has_ended(&mut first) {
+        bench.step();
+        steps += 1;
+    }
+    assert!(!has_ended(&mut second));
+    assert!(steps <= 96 / 16 + 1, "{steps} steps for six slices");
+}
+
+#[test]
 fn a_memory_that_cannot_be_cut_is_computed_anew() {
     let mut bench = Bench::with(SHAPE, |decoder| decoder.is_recurrent = true);
     for _ in 0..2 {

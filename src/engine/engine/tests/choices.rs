@@ -37,8 +37,12 @@ async fn each_choice_is_what_its_seed_gives_alone() {
     let end = ask(&engine, hot(Some(i64::MAX), 2)).await.unwrap();
     let first = ask(&engine, hot(Some(i64::MIN), 1)).await.unwrap();
     assert_eq!(end.choices[1].text(), first.choices[0].text());
-    let unseeded = ask(&engine, hot(None, 2)).await.unwrap();
-    assert_ne!(unseeded.choices[0].text(), unseeded.choices[1].text());
+    for seed in [None, Some(-1)] {
+        let unseeded = ask(&engine, hot(seed, 2)).await.unwrap();
+        assert_ne!(unseeded.choices[0].text(), unseeded.choices[1].text());
+        let again = ask(&engine, hot(seed, 1)).await.unwrap();
+        assert_ne!(unseeded.choices[0].text(), again.choices[0].text());
+    }
 }
 
 #[tokio::test]

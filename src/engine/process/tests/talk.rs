@@ -314,6 +314,32 @@ async fn an_engine_that_hangs_in_a_step_is_replaced_and_one_that_rests_is_not() 
     bench.stop().await;
 }
 
+/// What it says of its health, at each step anew, does not stand in for what says that it lives.
+#[tokio::test]
+async fn a_long_prompt_of_many_steps_is_not_taken_for_a_hang() {
+    let slow = life(|stream| async move {
+        let build = |decoder: &mut FakeDecoder| {
+            decoder.shape.batch_tokens = 8;
+            let pause = || std::thread::sleep(Duration::from_millis(60));
+            let pauses = (0..40).map(|_| Mishap::At(8, Box::new(pause)));
+            decoder.mishaps.lock().unwrap().extend(pauses);
+        };
+        let served = serve(stream, chats(move |config| load_with(config, build))).await;
+        Death::Exit(served.is_err().into())
+    });
+    let config = config(|config| {
+        config.slots_max = 1;
+        config.hang_max = Duration::from_millis(EngineConfig::HANG_MS_LEAST);
+    });
+    let bench = start(config, Nursery::of([slow])).await.unwrap();
+    // Both rates are known only after a reply.
+    bench.ask(request("abc>", |_| ())).await.unwrap();
+    let long = format!("{}>", "x".repeat(250));
+    bench.ask(request(&long, |_| ())).await.unwrap();
+    assert_eq!(bench.nursery.launches(), 1);
+    bench.stop().await;
+}
+
 #[tokio::test]
 async fn health_is_the_childs() {
     let (bench, _) = bench(|config| {

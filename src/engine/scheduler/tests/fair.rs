@@ -213,6 +213,38 @@ fn two_firsts_that_were_set_back_come_to_their_end() {
     }
 }
 
+/// Two teams that each keep one chat under way leave no moment without one.
+#[test]
+fn a_chat_that_was_set_back_is_not_overtaken_for_ever() {
+    let shape = Shape {
+        kv_tokens: 300,
+        context_tokens: 240,
+        ..CROWD
+    };
+    let mut bench = bench(shape);
+    let mut set_back = ask(&bench, "many", &format!("{}>", "s".repeat(100)));
+    while bench.scheduler.slots[0].held < 170 {
+        bench.step();
+    }
+    let short = |nth: usize| long(nth)[30..].to_owned();
+    let mut streams = vec![("one", ask(&bench, "one", &short(0)))];
+    (0..20).for_each(|_| _ = bench.step());
+    bench.scheduler.set_back(0);
+    streams.push(("two", ask(&bench, "two", &short(1))));
+    let mut steps = 0;
+    while !has_ended(&mut set_back) {
+        bench.step();
+        steps += 1;
+        assert!(steps < 2_000, "it never begins again");
+        for (team, stream) in &mut streams {
+            if has_ended(stream) {
+                *stream = ask(&bench, team, &short(steps));
+            }
+        }
+    }
+    assert!(steps > 100, "it gave way: {steps}");
+}
+
 /// Seen: of a chat that was set back for the first of a team nothing was saved.
 #[test]
 fn what_gives_way_to_the_first_of_a_team_is_saved() {
