@@ -26,6 +26,7 @@ built=$(ls -td "$target"/build/llama-cpp-sys-2-*/out | head -n 1)
 mkdir -p "$out/lib"
 cp "$target/hedge" LICENSE-APACHE LICENSE-MIT "$out/"
 cp -a "$built"/lib/*.so* "$built"/backends/*.so "$out/lib/"
-# Debian 12's GCC gets AMX wrong (see .cargo/config.toml); those processors take the next back end.
+# AMX, which src/engine/tiles.h mends for Debian 12's GCC, has not been tried in an image: those
+# processors take the next back end.
 rm -f "$out"/lib/libggml-cpu-sapphirerapids.so
 strip --strip-unneeded "$out"/lib/*.so*
